@@ -1,0 +1,198 @@
+"""From the core's `SubmitBatch` to a `BatchOrder`: where each input of the batch is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphflow.engine.core import Core
+from graphflow.engine.events import SubmitBatch
+from graphflow.errors import ValueUnavailable
+from graphflow.graph import Dep, DepKind, Node, Source
+from graphflow.history.memory import MemoryHistory
+from graphflow.mapping import FailedInput, SkippedInput, slice_of
+from graphflow.orders import (
+    BatchOrder,
+    Column,
+    Elements,
+    Gathered,
+    Given,
+    Input,
+    Lane,
+    Literals,
+    Ref,
+    SlotSource,
+    StepOrder,
+    Whole,
+)
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+
+__all__ = ["Dispatcher"]
+
+_BAD = FAILED_CODES | {Code.CANCELLED}
+
+
+class Dispatcher:
+    """Builds orders from the core's books and the history.
+
+    Parameters
+    ----------
+    failure
+        Gives the exception of a failed (node, index).
+    filler
+        A column whose only entry is None.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        core: Core,
+        history: MemoryHistory,
+        filler: Ref,
+        failure: Callable[[int, int | None], BaseException],
+    ) -> None:
+        self._run_id = run_id
+        self._core = core
+        self._history = history
+        self._filler = filler
+        self._failure = failure
+        self._gathered: dict[tuple[int, bool, bool], Gathered] = {}
+        self.buffers: dict[tuple[int, int], dict[int, Any]] = {}
+        """Items taken from iterators and not ended yet, by (node, slot), then index."""
+
+    def order(self, command: SubmitBatch) -> BatchOrder:
+        """The order for a command. O(nodes x dependencies + parts of the inputs)."""
+        inputs: list[Input] = []
+        steps: list[StepOrder] = []
+        places = {node: number for number, node in enumerate(command.nodes)}
+        for number, node_id in enumerate(command.nodes):
+            book = self._core.books[node_id]
+            node = book.node
+            assert node.program is not None
+            slots: dict[int, SlotSource] = {}
+            for dep in node.deps:
+                if dep.slot < 0:
+                    continue
+                if dep.kind is DepKind.ITEMS and dep.upstream in places:
+                    slots[dep.slot] = Lane(places[dep.upstream])
+                    continue
+                slots[dep.slot] = len(inputs)
+                inputs.append(self._input(node, dep, command.indices))
+            for source in node.sources:
+                slots[source.slot] = len(inputs)
+                inputs.append(self._literals(node, source, command.indices))
+            steps.append(
+                StepOrder(
+                    node=node_id,
+                    program=node.program,
+                    slots=tuple(slots[slot] for slot in range(len(slots))),
+                    tries=command.tries[number],
+                    wants_info=book.wants_info,
+                )
+            )
+        return BatchOrder(
+            id=command.batch,
+            run_id=self._run_id,
+            steps=tuple(steps),
+            indices=command.indices,
+            width=command.width,
+            inputs=tuple(inputs),
+            slice_seconds=command.slice_seconds,
+        )
+
+    def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:
+        if source.length is None:
+            buffer = self.buffers[(node.id, source.slot)]
+            return Literals([buffer[i] for i in indices])
+        if isinstance(indices, range):
+            return Literals(slice_of(source.values, indices.start, indices.stop))
+        return Literals([source.values[i] for i in indices])
+
+    def _input(self, node: Node, dep: Dep, indices: Sequence[int]) -> Input:
+        if dep.kind is DepKind.VALUE:
+            return self._whole(node, dep, 0)
+        if dep.kind is DepKind.PICK:
+            assert dep.index is not None
+            return self._whole(node, dep, dep.index)
+        if dep.kind is DepKind.GATHER:
+            return self._gather(node, dep)
+        if dep.kind is DepKind.ELEMENTS:
+            place = self._history.node(dep.upstream).place(0)
+            if place is None:
+                raise ValueUnavailable(f"the value of {self._core.books[dep.upstream].node.name} is not there")
+            return Elements(place.ref, place.position)
+        upstream = self._core.books[dep.upstream]
+        parts = tuple(self._history.node(dep.upstream).parts(indices, self._filler))
+        overrides = {
+            position: self._stand_in(node, dep.upstream, i)
+            for position, i in enumerate(indices)
+            if upstream.states[i] in _BAD
+        }
+        return Column(parts, overrides)
+
+    def _stand_in(self, node: Node, upstream: int, index: int | None) -> Any:
+        error = self._failure(upstream, index)
+        return FailedInput(error) if node.is_builtin else error
+
+    def _whole(self, node: Node, dep: Dep, index: int) -> Input:
+        upstream = self._core.books[dep.upstream]
+        code = upstream.states[index] if index < len(upstream.states) else upstream.final
+        if upstream.failed_whole:
+            code = Code.FAILED
+        if code in _BAD:
+            return Given(self._stand_in(node, dep.upstream, index if upstream.node.is_mapped else None))
+        if code == Code.SKIPPED:
+            return Given(SkippedInput() if node.is_builtin and dep.allows_failure else None)
+        place = self._history.node(dep.upstream).place(index)
+        if place is None:
+            raise ValueUnavailable(f"the value of {upstream.node.name} is not there")
+        return Whole(place.ref, place.position)
+
+    def _gather(self, node: Node, dep: Dep) -> Gathered | Given:
+        upstream = self._core.books[dep.upstream]
+        keeps_places = node.is_builtin and dep.allows_failure
+        cached = self._gathered.get((dep.upstream, node.is_builtin, keeps_places))
+        if cached is not None:
+            return cached
+        if upstream.width is None:
+            return Given(self._stand_in(node, dep.upstream, None))
+        gathered = self.gathered(dep.upstream, node, keeps_places=keeps_places)
+        if upstream.is_final:
+            self._gathered[(dep.upstream, node.is_builtin, keeps_places)] = gathered
+        return gathered
+
+    def gathered(self, upstream_id: int, node: Node | None, *, keeps_places: bool = False) -> Gathered:
+        """All items of a mapped node, in index order; skipped ones drop out."""
+        upstream = self._core.books[upstream_id]
+        width = upstream.width or 0
+        states = upstream.states
+        overrides: dict[int, Any] = {}
+        dropped: list[int] = []
+        if states.count(Code.COMPLETED, 0, width) + states.count(Code.CACHED, 0, width) < width:
+            for i in range(width):
+                code = states[i]
+                if code in _BAD and node is not None:
+                    overrides[i] = self._stand_in(node, upstream_id, i)
+                elif code == Code.SKIPPED:
+                    if keeps_places:
+                        overrides[i] = SkippedInput()
+                    else:
+                        dropped.append(i)
+        return Gathered(
+            id=f"{self._run_id}/{upstream_id}/{len(overrides)}",
+            parts=tuple(self._history.node(upstream_id).parts(range(width), self._filler)),
+            dropped=tuple(dropped),
+            overrides=overrides,
+        )
+
+    def forget_ended(self, node_id: int, indices: Sequence[int]) -> None:
+        """Items from iterators that ended need no copy here any more."""
+        book = self._core.books[node_id]
+        for source in book.node.sources:
+            buffer = self.buffers.get((node_id, source.slot))
+            if buffer:
+                members = [self._core.books[member] for member in book.stage.members]
+                for i in indices:
+                    if all(member.states[i] in FINAL_CODES for member in members):
+                        buffer.pop(i, None)
