@@ -18,7 +18,7 @@ from graphflow.cli.terminal import ProgressMode
 __all__ = ["LiveProgress", "NoProgress", "PlainProgress", "Progress", "make_progress"]
 
 _PLAIN_SECONDS = 10.0
-_PLAIN_FRACTION = 0.05
+_PLAIN_FRACTION = 0.05 - 1e-9  # 0.06 - 0.01 is a hair less than 0.05
 _GLYPHS = {
     "Completed": ("✔", "green"),
     "Cached": ("✔", "green"),
@@ -155,13 +155,7 @@ class LiveProgress:
             glyph, style = _GLYPHS.get(row.state.name, ("○", "dim"))
             if row.state.is_failed() or row.state.is_crashed():
                 glyph, style = "✘", "red"
-            bar = (
-                ProgressBar(
-                    total=max(1, row.width or 1), completed=row.done if row.width != 0 else 1, width=24
-                )
-                if row.is_mapped
-                else ""
-            )
+            bar = ProgressBar(total=1.0, completed=row.fraction or 0.0, width=24) if row.is_mapped else ""
             notes = [f"{count:,} {name}" for name, count in _exceptional(row) if count]
             pace = format_rate(row.rate) if row.is_mapped else ""
             end = format_seconds(row.seconds) if row.state.is_final() else ""

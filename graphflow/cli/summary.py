@@ -86,9 +86,8 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> No
     if run.exception is not None and (not paragraphs or is_verbose):
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:
-        paragraphs.append(
-            f"{followers:,} {'item' if followers == 1 else 'items'} did not run because of that"
-        )
+        what = "task run" if followers == 1 else "task runs"
+        paragraphs.append(f"{followers:,} {what} did not start because of that")
     for paragraph in paragraphs:
         console.print(paragraph, markup=False, soft_wrap=True)
 
