@@ -1,0 +1,74 @@
+"""How large the next batch is: a time slice with a count cap, so that no estimate can be badly wrong.
+
+A worker gets a range and a deadline, returns what it finished and gives the rest back. The count cap
+follows from the measured seconds per item and, near the end, from the remaining work (factoring:
+S. Hummel et al., 1992).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Slice", "next_slice", "updated_mean"]
+
+SLICE_SECONDS = 0.25
+FIRST_SLICE_SECONDS = 0.05
+FLOOR_SECONDS = 0.01
+DRIVER_SECONDS_PER_BATCH = 0.0006
+MAX_ITEMS = 131_072
+MAX_INLINE_NBYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The size of a batch: at most `count` items, begun within `seconds` (None for no limit)."""
+
+    count: int
+    seconds: float | None
+
+
+def next_slice(
+    *,
+    remaining: int,
+    mean_seconds: float | None,
+    slots: int,
+    batch_size: int | None = None,
+    item_nbytes: int = 8,
+) -> Slice:
+    """The next batch of a stage with `remaining` ready items.
+
+    Parameters
+    ----------
+    remaining
+        Items that could be sent now, 1 or more.
+    mean_seconds
+        Seconds per item as measured so far, None before the first report.
+    slots
+        Batches that run at the same time.
+    batch_size
+        The user's fixed size, which switches the time slice off.
+    item_nbytes
+        What one item's inline input weighs.
+    """
+    if batch_size is not None:
+        return Slice(min(batch_size, remaining), None)
+    slots = max(slots, 1)
+    budget = max(SLICE_SECONDS, 4 * slots * DRIVER_SECONDS_PER_BATCH)
+    floor = max(FLOOR_SECONDS, 1.5 * slots * DRIVER_SECONDS_PER_BATCH)
+    cap = max(1, min(MAX_ITEMS, MAX_INLINE_NBYTES // max(item_nbytes, 1)))
+    tail = math.ceil(remaining / (2 * slots))
+    if mean_seconds is None:
+        # No probing with single items: the deadline protects.
+        return Slice(min(tail, cap), max(FIRST_SLICE_SECONDS, floor))
+    mean = max(mean_seconds, 1e-8)
+    count = min(int(2 * budget / mean) + 1, max(tail, int(floor / mean)), cap, remaining)
+    return Slice(max(count, 1), budget)
+
+
+def updated_mean(mean: float | None, *, elapsed: float, items: int) -> float | None:
+    """The running mean of seconds per item after a batch; recent batches weigh more."""
+    if items <= 0:
+        return mean
+    seconds = elapsed / items
+    return seconds if mean is None else 0.7 * mean + 0.3 * seconds

@@ -1,0 +1,199 @@
+"""Every error that graphflow raises, in one tree under `GraphflowError`.
+
+An error's text says what was asked, what was found and what to do; ids and numbers are attributes.
+Every error survives pickling.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "BackendError",
+    "BackendUnreachable",
+    "CrossRunError",
+    "CycleError",
+    "FlowFailed",
+    "FlowTimedOut",
+    "ForcingError",
+    "GraphflowError",
+    "ItemCrashed",
+    "ItemTimedOut",
+    "MapFailed",
+    "MapTypeError",
+    "MapWidthError",
+    "ParameterError",
+    "RemoteError",
+    "RunCancelled",
+    "SerializationError",
+    "TargetError",
+    "TaskOptionError",
+    "TransitionError",
+    "UpstreamFailed",
+    "ValueUnavailable",
+]
+
+
+def _restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class GraphflowError(Exception):
+    """The base of all errors of graphflow."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+class TaskOptionError(GraphflowError, ValueError, TypeError):
+    """An option of a task or a flow is wrong; raised when the decorator is applied."""
+
+
+class ParameterError(GraphflowError, ValueError, TypeError):
+    """A flow was called with parameters that are missing, unknown or of the wrong type.
+
+    Raised before anything runs.
+    """
+
+
+class MapTypeError(GraphflowError, TypeError):
+    """An input of a map is of a kind that is not mapped; names the helper to use."""
+
+
+class MapWidthError(GraphflowError, ValueError):
+    """Mapped inputs that are zipped differ in length; `widths` holds each argument's."""
+
+    def __init__(self, message: str, *, widths: dict[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.widths = dict(widths or {})
+
+
+class CrossRunError(GraphflowError, ValueError):
+    """A future of one run was given to a task of another."""
+
+
+class CycleError(GraphflowError, ValueError):
+    """A node would depend on itself, or a container contains itself."""
+
+
+class ForcingError(GraphflowError, RuntimeError):
+    """A future was forced where nothing can run: while a graph is built, or inside a task."""
+
+
+class TransitionError(GraphflowError, ValueError):
+    """A state was asked to change in a way that the transition table forbids."""
+
+
+class SerializationError(GraphflowError):
+    """An argument, a result or a task cannot be carried to, or back from, a worker."""
+
+
+class ValueUnavailable(GraphflowError, LookupError):
+    """A value was asked for that the run does not have (not finished, failed, or let go)."""
+
+
+class ItemTimedOut(GraphflowError, TimeoutError):
+    """An item ran longer than its task's `timeout_seconds`."""
+
+
+class ItemCrashed(GraphflowError, RuntimeError):
+    """An item's worker died, twice, while this item was executing."""
+
+
+class RunCancelled(GraphflowError, RuntimeError):
+    """The run, or what the future stands for, was cancelled."""
+
+
+class FlowTimedOut(GraphflowError, TimeoutError):
+    """A flow ran longer than its `timeout_seconds`."""
+
+
+class BackendError(GraphflowError, RuntimeError):
+    """The backend failed: its cluster died, lost all workers, or cannot do what was asked."""
+
+
+class BackendUnreachable(BackendError, ConnectionError):
+    """The scheduler's address does not answer."""
+
+
+class TargetError(GraphflowError, ValueError):
+    """The target of a command (file.py:flow) cannot be loaded."""
+
+
+class RemoteError(GraphflowError):
+    """Stands for an exception that could not be carried over from its worker.
+
+    Parameters
+    ----------
+    type_name
+        The qualified name of the original exception's type.
+    message
+        Its text.
+    remote_traceback
+        Its formatted traceback, user frames only.
+    """
+
+    def __init__(self, type_name: str, message: str, remote_traceback: str = "") -> None:
+        super().__init__(type_name, message, remote_traceback)
+        self.type_name = type_name
+        self.message = message
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class UpstreamFailed(GraphflowError):
+    """Something did not run because what it needs failed.
+
+    `root` names the failure at the bottom, `path` the tasks between it and this one.
+    """
+
+    def __init__(self, message: str, *, root: str = "", path: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.root = root
+        self.path = tuple(path)
+
+
+class _Group(ExceptionGroup[Exception]):
+    """An exception group that survives pickling with its attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), (self.message, list(self.exceptions)), dict(self.__dict__))
+
+
+class MapFailed(_Group):
+    """Items of a map failed.
+
+    `exceptions` holds the distinct originals, at most a hundred of them; `failed` and `width` are counts,
+    `indices` the first failed map indices.
+    """
+
+    failed: int = 0
+    width: int | None = None
+    indices: tuple[int, ...] = ()
+
+    def derive(self, excs: Sequence[Exception]) -> MapFailed:
+        group = MapFailed(self.message, list(excs))
+        group.__dict__.update(self.__dict__)
+        return group
+
+
+class FlowFailed(_Group):
+    """Several nodes of a flow failed and nothing that the user wrote took their failures."""
+
+    def derive(self, excs: Sequence[Exception]) -> FlowFailed:
+        return FlowFailed(self.message, list(excs))
+
+
+def _register() -> None:
+    for cls in (MapFailed, FlowFailed):
+        copyreg.pickle(cls, _Group.__reduce__)  # type: ignore[arg-type]
+
+
+_register()

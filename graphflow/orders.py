@@ -1,0 +1,191 @@
+"""What goes out to a backend: programs, the inputs of a batch, and the batch itself.
+
+All are plain values. A `Program` is one node's function with the shape of its call; a `BatchOrder` says
+which items of which programs to run, and where their inputs are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from graphflow.policies import TaskOptions
+
+__all__ = [
+    "BatchOrder",
+    "Column",
+    "Elements",
+    "Gathered",
+    "Given",
+    "Hole",
+    "Input",
+    "Lane",
+    "Literals",
+    "Program",
+    "Ref",
+    "SlotSource",
+    "Spread",
+    "StepOrder",
+    "Whole",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A place in a call's arguments that is filled per item; `slot` numbers the program's inputs."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A `Hole` whose value is spread over several arguments: a tuple by place, a mapping by name."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One node's function and the shape of its call.
+
+    `args` and `kwargs` hold constants and `Hole`s, nested in plain containers as the user wrote them;
+    `has_nested` tells whether any hole is deeper than the top level.
+    """
+
+    id: str
+    fn: Callable[..., Any]
+    kind: Literal["sync", "async", "builtin"]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    has_nested: bool
+    options: TaskOptions
+    node_name: str
+    node_key: str
+    flow_name: str
+    is_mapped: bool
+    parameter_names: tuple[str, ...] = ()
+    flow_parameters: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """Where a column of values lives.
+
+    kinds: `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
+    `offset` of a file that driver and workers share), `remote` (held by the backend under `id`).
+    """
+
+    kind: Literal["local", "inline", "file", "remote"]
+    id: str
+    count: int
+    nbytes: int = 0
+    data: Any = None
+    path: str = ""
+    offset: int = 0
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A constant that the driver has: the same for each item."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """One stored value, the same for each item: entry `position` of a column."""
+
+    ref: Ref
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Literals:
+    """One value per position, given by the user's own sequence."""
+
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One stored value per position: the entries of the parts, one part after the other.
+
+    `overrides` replaces positions (an upstream failure that the task asked to see).
+    """
+
+    parts: tuple[tuple[Ref, Sequence[int]], ...]
+    overrides: Mapping[int, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A whole mapped node as one list in index order, the same for each item.
+
+    `dropped` are places in the list without a value (skipped items); `overrides` replaces places.
+    """
+
+    id: str
+    parts: tuple[tuple[Ref, Sequence[int]], ...]
+    dropped: tuple[int, ...] = ()
+    overrides: Mapping[int, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """One element of a stored sequence per position: `value[i]` for each of the batch's indices."""
+
+    ref: Ref
+    position: int
+
+
+Input = Given | Whole | Literals | Column | Gathered | Elements
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The value that an earlier step of the same batch made for the same item."""
+
+    step: int
+
+
+SlotSource = Lane | int
+"""Where a slot's value comes from: an earlier step of the batch, or the batch's input of that number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOrder:
+    """One task of a stage in a batch.
+
+    `tries` holds the attempts already used, one byte per position, or None for none at all.
+    `wants_info` asks for the value's length, because something maps over it.
+    """
+
+    node: int
+    program: Program
+    slots: tuple[SlotSource, ...]
+    tries: bytes | None = None
+    wants_info: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOrder:
+    """A time-boxed run of items of one stage.
+
+    `indices` are map indices, one per position; the unit of `slice_seconds` is seconds, None for no limit.
+    """
+
+    id: int
+    run_id: str
+    steps: tuple[StepOrder, ...]
+    indices: Sequence[int]
+    width: int | None
+    inputs: tuple[Input, ...]
+    slice_seconds: float | None
+
+    @property
+    def label(self) -> str:
+        """A readable name for the batch: the first task's."""
+        return self.steps[0].program.options.name
