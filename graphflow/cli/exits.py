@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from enum import IntEnum
 
 import typer
-from graphflow.errors import BackendError, GraphflowError, ParameterError, TargetError
 
 from graphflow.cli.terminal import say_error
 from graphflow.cli.tracebacks import full_text
+from graphflow.errors import BackendError, GraphflowError, ParameterError, TargetError
 
 __all__ = ["ExitCode", "code_of", "errors_become_exit_codes"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from graphflow.errors import UpstreamFailed
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from rich.text import Text
 from graphflow.cli.failures import describe, group_failures
 from graphflow.cli.meter import NodeRow, format_rate, format_seconds
 from graphflow.cli.tracebacks import full_text, user_text
+from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
     from graphflow.runs import Run

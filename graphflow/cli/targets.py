@@ -12,10 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from graphflow.cli.tracebacks import user_text
 from graphflow.errors import TargetError
 from graphflow.flows import Flow
-
-from graphflow.cli.tracebacks import user_text
 
 __all__ = ["load_flow"]
 

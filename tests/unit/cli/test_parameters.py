@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphflow.errors import ParameterError
 
 from graphflow.cli.parameters import parse_parameters
+from graphflow.errors import ParameterError
 
 
 @pytest.mark.parametrize(
