@@ -42,7 +42,8 @@ def _split(target: str) -> tuple[str, str | None]:
 
 
 def _is_file(place: str) -> bool:
-    return place.endswith(".py") or os.sep in place or "/" in place or Path(place).is_file()
+    is_path = place.endswith(".py") or os.sep in place or place in (".", "..")
+    return is_path or Path(place).is_file()
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,10 @@ def test_a_completed_run_writes_its_value_to_stdout_and_a_table_to_stderr(cli: C
     done = cli("run", "jobs.py:good", "--backend", "inline")
 
     assert (done.code, done.out) == (0, "2.083333333333333\n")
-    lines = done.err.splitlines()
+    lines = [line.strip() for line in done.err.splitlines()]
     header = next(line for line in lines if line.split()[:2] == ["node", "state"])
     assert header.split() == ["node", "state", "items", "completed", "failed", "rate", "time"]
-    (inverse,) = [
-        line for line in lines if line.startswith("inverse") and "Completed  " in line and "/4" not in line
-    ]
+    (inverse,) = [line for line in lines if line.startswith("inverse") and "4/4" not in line]
     assert inverse.split()[:4] == ["inverse", "Completed", "4", "4"]
     assert "Completed" in lines[-1]
 
@@ -267,7 +266,7 @@ def test_the_graph_as_json_is_one_document(cli: Cli, jobs: Path) -> None:
 def test_the_version_names_what_graphflow_stands_on(cli: Cli) -> None:
     lines = cli("version").out.splitlines()
 
-    assert lines[0].startswith("graphflow 0.")
+    assert lines[0].startswith("graphflow ")
     assert {line.split()[0] for line in lines} >= {"graphflow", "python", "dask", "distributed"}
 
 
@@ -323,7 +322,7 @@ def test_the_demo_fails_if_the_plain_loop_disagrees(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.py").write_text("words\n", encoding="utf-8")
-    monkeypatch.setattr("graphflow.cli.demo.count_plainly", lambda folder, limit: {"other": 1})
+    monkeypatch.setattr("graphflow.cli.demo.count_plainly", lambda folder, limit: Counter(other=1))
 
     done = cli("demo", "--folder", folder, "--backend", "inline")
 
