@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from graphflow.states import transition_table
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,3 +53,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     ]
 
     assert missing == []
+
+
+def test_the_table_of_moves_is_the_codes_own() -> None:
+    assert transition_table() in (ROOT / "docs" / "states.md").read_text(encoding="utf-8")
