@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from enum import StrEnum
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,17 @@ from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
-from graphflow.cli.terminal import OutputFormat, ProgressMode, make_console, write_data
+from graphflow.cli.terminal import (
+    OutputFormat,
+    ProgressMode,
+    make_console,
+    only_data_on_stdout,
+    write_data,
+)
 from graphflow.examples.wordcount import standard_library, word_count
 
 if TYPE_CHECKING:
+    from graphflow.flows import Flow
     from graphflow.runs import Run
 
 __all__ = ["app", "main"]
@@ -98,7 +105,7 @@ def run(
     """
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
-        flow = load_flow(target)
+        flow = _load(target)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
         code = run_and_show(flow, parameters, backend=backend, manner=manner)
     raise typer.Exit(code)
@@ -116,9 +123,10 @@ def graph(
 ) -> None:
     """Print the graph of a flow without running it."""
     with errors_become_exit_codes(is_verbose=verbose):
-        flow = load_flow(target)
+        flow = _load(target)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
-        built = flow.graph(**parameters)
+        with only_data_on_stdout():
+            built = flow.graph(**parameters)
         match format:
             case GraphFormat.MERMAID:
                 text = built.to_mermaid()
@@ -169,6 +177,11 @@ def version() -> None:
     write_data(f"python {platform.python_version()}")
     for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx"):
         write_data(f"{package} {_installed(package)}")
+
+
+def _load(target: str) -> Flow[Any, Any]:
+    with only_data_on_stdout():
+        return load_flow(target)
 
 
 def _installed(package: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -125,8 +124,6 @@ class LiveProgress:
         self._live = Live(
             console=console,
             auto_refresh=False,
-            # Prints of the flow's body must not tear the table; but piped data must stay on stdout.
-            redirect_stdout=sys.stdout.isatty(),
             vertical_overflow="crop",
         )
 

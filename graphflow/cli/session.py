@@ -23,6 +23,7 @@ from graphflow.cli.terminal import (
     ProgressMode,
     choose_progress,
     make_console,
+    only_data_on_stdout,
     write_data,
 )
 
@@ -61,13 +62,14 @@ def run_and_show(
     mode = choose_progress(asked, is_terminal=console.is_terminal)
     interrupts = Interrupts()
     with opened(backend) as chosen, _logs_on(console, manner):
-        run = run_flow(
-            flow,
-            parameters,
-            backend=chosen,
-            progress=make_progress(mode, console),
-            interrupts=interrupts,
-        )
+        with only_data_on_stdout():
+            run = run_flow(
+                flow,
+                parameters,
+                backend=chosen,
+                progress=make_progress(mode, console),
+                interrupts=interrupts,
+            )
         if not manner.is_quiet:
             show_summary(run, Meter().read(run.nodes, now=time.time()), console)
         code = _code_of_run(run, interrupts)

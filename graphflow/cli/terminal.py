@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 
 from rich.console import Console
 
-__all__ = ["OutputFormat", "ProgressMode", "choose_progress", "make_console", "say_error", "write_data"]
+__all__ = [
+    "OutputFormat",
+    "ProgressMode",
+    "choose_progress",
+    "make_console",
+    "only_data_on_stdout",
+    "say_error",
+    "write_data",
+]
 
 
 class OutputFormat(StrEnum):
@@ -52,6 +61,35 @@ def choose_progress(
         return asked
     is_plain = not is_terminal or bool(environ.get("CI")) or environ.get("TERM") == "dumb"
     return ProgressMode.PLAIN if is_plain else ProgressMode.LIVE
+
+
+@contextmanager
+def only_data_on_stdout() -> Iterator[None]:
+    """Send what user code prints meanwhile to stderr, that of child processes too.
+
+    So stdout can be piped: it has the value, or the JSON document, and nothing else.
+    """
+    stdout, descriptor = sys.stdout, _descriptor_of_stdout()
+    stdout.flush()
+    saved = None if descriptor is None else os.dup(descriptor)
+    if descriptor is not None:
+        os.dup2(2, descriptor)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        if descriptor is not None and saved is not None:
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def _descriptor_of_stdout() -> int | None:
+    """1 where stdout is the process's own; None where a test or a notebook put something in its place."""
+    try:
+        return 1 if sys.stdout.fileno() == 1 else None
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def say_error(text: str, *, details: str = "") -> None:

@@ -59,6 +59,24 @@ def exiting() -> None:
     return exits()
 """
 
+NOISY = """
+import os
+from graphflow import flow, task
+
+print("at import")
+
+@task
+def noisy(x: int) -> int:
+    print("in the task")
+    os.write(1, b"at a low level")
+    return x
+
+@flow
+def noise() -> list[int]:
+    print("in the body")
+    return noisy.map([0, 1])
+"""
+
 
 @pytest.fixture
 def jobs(folder: Path) -> Path:
@@ -224,6 +242,17 @@ def test_prints_of_a_flow_that_logs_them_are_shown_on_stderr(cli: Cli, jobs: Pat
 
     assert done.out == "1\n"
     assert "hello from the flow" in done.err
+
+
+@pytest.mark.parametrize("backend", ["inline", "processes:1"])
+def test_stdout_has_the_data_alone_whatever_user_code_prints(folder: Path, backend: str) -> None:
+    (folder / "noisy.py").write_text(NOISY, encoding="utf-8")
+
+    command = [sys.executable, "-m", "graphflow", "run", "noisy.py", "--backend", backend]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[0, 1]\n"
+    assert all(text in done.stderr for text in ("at import", "in the body", "in the task", "at a low level"))
 
 
 @pytest.mark.parametrize("spec", ["inline", "threads", "threads:2", "processes:1"])
