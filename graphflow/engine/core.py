@@ -558,7 +558,7 @@ class Core:
         stage.alone.clear()
 
     def _check_end(self, book: NodeBook) -> None:
-        if book.is_final or book.width is None or book.stage.width is None and book.ended < book.width:
+        if book.is_final or book.width is None or (book.stage.width is None and book.ended < book.width):
             return
         if book.ended >= book.width:
             self._finalize(book, derive_code(book))
