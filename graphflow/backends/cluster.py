@@ -255,7 +255,9 @@ class DaskBackend:
                     n_workers=self._slots,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=None,
+                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
+                    dashboard_address=":0",
+                    scheduler_kwargs={"dashboard": False},
                     silence_logs=logging.CRITICAL,
                     **self._cluster_kwargs,
                 )
