@@ -45,6 +45,7 @@ def _table(rows: Sequence[NodeRow]) -> Table:
         ("completed", lambda row: _number(row.completed)),
         ("cached", lambda row: _number(row.cached)),
         ("skipped", lambda row: _number(row.skipped)),
+        ("retries", lambda row: _number(row.retries)),
         ("failed", lambda row: _number(row.failed)),
         ("cancelled", lambda row: _number(row.cancelled)),
         ("rate", lambda row: format_rate(row.rate) if row.is_mapped else ""),
