@@ -108,7 +108,7 @@ class Meter:
         done = completed + cached + skipped + failed + cancelled
         seconds = _seconds(node, now)
         is_final = state.is_final()
-        rate = done / seconds if is_final and seconds else self._rate(node.id, done, now)
+        rate = done / seconds if is_final and seconds else self._rate(node, done, now)
         width = node.width if node.is_mapped else 1
         left = None if width is None or is_final else width - done
         return NodeRow(
@@ -130,8 +130,10 @@ class Meter:
             seconds=seconds,
         )
 
-    def _rate(self, node: int, done: int, now: float) -> float | None:
-        samples = self._samples.setdefault(node, deque())
+    def _rate(self, node: NodeView, done: int, now: float) -> float | None:
+        if node.started is None:  # waiting, for a cluster to come up for instance, says nothing of its pace
+            return None
+        samples = self._samples.setdefault(node.id, deque([(node.started.timestamp(), 0)]))
         samples.append((now, done))
         while len(samples) > 2 and now - samples[0][0] > _WINDOW_SECONDS:
             samples.popleft()
