@@ -31,6 +31,7 @@ from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.columns import decode, read_file, write_pack
 from graphflow.runner.journal import executing
+from graphflow.runner.worker import Stored, set_stopped
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
 
 if TYPE_CHECKING:
@@ -407,8 +408,6 @@ class DaskBackend:
         name = f"shared-{uuid.uuid4().hex}"
         if self._shares_disk:
             return write_pack(self._base / "shared", name, [data])[0]
-        from graphflow.runner.worker import Stored
-
         future = self._client.scatter(Stored(b"", {name: data}), hash=False)
         self._shared[name] = future
         return Ref(kind="remote", id=name, count=0, nbytes=len(data))
@@ -579,12 +578,8 @@ class DaskBackend:
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return
-        from graphflow.runner.worker import set_stopped
-
-        try:
-            client.run(set_stopped, run_id, wait=False, on_error="ignore")
-        except Exception:
-            logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+        # A worker that holds its interpreter's lock answers late: nobody waits for it here.
+        threading.Thread(target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True).start()
         if not hard:
             return
         with self._lock:
@@ -657,6 +652,13 @@ def _quietly(action: Callable[[], Any]) -> None:
         action()
     except Exception:
         logger.debug("closing failed", exc_info=True)
+
+
+def _tell_stop(client: Client, run_id: str) -> None:
+    try:
+        client.run(set_stopped, run_id, on_error="ignore")
+    except Exception:
+        logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
 
 
 def _takes_n_workers(client: Client) -> bool:

@@ -210,6 +210,7 @@ class Batch:
                         recorder = self._failed(single, position, error, now, end, recorder)
                         if single.states[position] == Code.RETRYING:
                             recorder = self._careful(single, position, guard, recorder)
+                            single.context.attempt = 1
                         end = clock()
                 else:
                     recorder = self._lane(position, guard, recorder)
