@@ -47,6 +47,7 @@ CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
+NO_WORKERS_SECONDS = 30.0
 
 _BOOT_SOURCE = '''
 def _graphflow_boot(payload, folder, topic, blocks):
@@ -524,6 +525,7 @@ class DaskBackend:
     def _poll(self) -> None:
         """Watch the number of workers, and whether the scheduler still answers."""
         gone_since: float | None = None
+        idle_since: float | None = None
         while not self._closing.wait(POLL_SECONDS):
             client = self._client
             if client is None:
@@ -534,6 +536,18 @@ class DaskBackend:
                     measured = self._measure()
                 except Exception:
                     continue
+                if measured.slots or measured.is_elastic:
+                    idle_since = None
+                else:
+                    idle_since = idle_since or time.monotonic()
+                    if time.monotonic() - idle_since > NO_WORKERS_SECONDS:
+                        self._broken(
+                            BackendError(
+                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; see why they do not come back "
+                                "(memory? a module that ends the process?), then run again"
+                            )
+                        )
+                        return
                 if measured != self._capacity:
                     self._capacity = measured
                     for state in list(self._runs.values()):
