@@ -155,7 +155,9 @@ class Ledger:
         if root is not None:
             return root in self.outcomes
         causes = FAILED_CODES | {Code.CANCELLED} if code is Code.UPSTREAM_FAILED else FINAL_CODES
-        return any(self._found(dep, index) & causes for dep in self.nodes[node].deps)
+        deps = self.nodes[node].deps
+        # A trigger may refuse to run a task that depends on nothing.
+        return not deps or any(self._found(dep, index) & causes for dep in deps)
 
     def _found(self, dep: Dep, index: int) -> set[int]:
         """Durable codes of what a dependency takes."""

@@ -65,8 +65,16 @@ class Oracle:
 
     def _node(self, id_: int) -> Expected:
         if id_ not in self.expected:
-            self.expected[id_] = self._evaluate(self.nodes[id_])
+            node = self.nodes[id_]
+            expected = self._evaluate(node)
+            expected.is_lazy = self._is_lazy(node)
+            self.expected[id_] = expected
         return self.expected[id_]
+
+    def _is_lazy(self, node: Node) -> bool:
+        return any(source.length is None for source in node.sources) or any(
+            dep.kind is DepKind.ITEMS and self.expected[dep.upstream].is_lazy for dep in node.deps
+        )
 
     def _evaluate(self, node: Node) -> Expected:
         for dep in node.deps:
@@ -174,14 +182,14 @@ class Oracle:
             return self._ended(node, Code.UPSTREAM_FAILED if set(gone) != {Code.SKIPPED} else Code.SKIPPED)
         widths.update(upstream.width for upstream in upstreams if upstream.width is not None)
         iterators = [self.scenario.iterators[node.id, source.slot] for source in node.sources if source.length is None]
-        expected = Expected(is_lazy=bool(iterators) or any(upstream.is_lazy for upstream in upstreams))
+        expected = Expected()
         bound = min(widths, default=None)
         widths.update(iterator.length for iterator in iterators)
         # An iterator that gives more than the others have is never asked for its end.
         expected.is_failed_whole = len(widths) > 1 or any(
             iterator.raises for iterator in iterators if bound is None or iterator.length <= bound
         )
-        if len(widths) > 1 and not expected.is_lazy:
+        if len(widths) > 1 and not self._is_lazy(node):
             return self._failed_whole(node)
         return self._run(node, min(widths), expected)
 
