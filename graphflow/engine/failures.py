@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphflow.engine.books import NodeBook, first_failed
-from graphflow.graph import DepKind
+from graphflow.graph import Dep, DepKind
 from graphflow.policies import all_successful
 from graphflow.states import FAILED_CODES, Code
 
@@ -43,19 +43,42 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
         index = None
     elif book.states[index] != Code.UPSTREAM_FAILED:
         return None
-    elif index in book.graft_roots:
-        return book.graft_roots[index], None
-    for dep in book.node.deps:
-        upstream = books[dep.upstream]
-        item = index if dep.kind is DepKind.ITEMS else dep.index if dep.kind is DepKind.PICK else None
-        if item is not None and item < len(upstream.states):
-            if upstream.states[item] in _BAD:
-                return dep.upstream, item
-        elif upstream.final in _BAD or upstream.failed_whole:
-            if upstream.failed_whole or not upstream.states:
-                return dep.upstream, None
-            return dep.upstream, first_failed(upstream)
-    return None
+    causes = _causes(books, book, index)
+    if not causes:
+        return None
+    node, item = causes[0]
+    upstream = books[node]
+    if item is None or item >= len(upstream.states):
+        item = None if upstream.failed_whole else first_failed(upstream)
+    return node, item
+
+
+def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) -> list[Place]:
+    """The failures that an upstream failure of a node, or of one item of it, comes from.
+
+    The item-wise inputs count only where nothing else had decided already: they may be still under way.
+    """
+    if index is not None and index in book.graft_roots:
+        return [(book.graft_roots[index], None)]
+    is_plain = book.node.trigger is all_successful
+    constants = [dep for dep in book.node.deps if dep.kind is not DepKind.ITEMS and _has_failed(books, dep, None)]
+    deciding = [dep for dep in constants if (is_plain and not dep.allows_failure) or dep.kind is DepKind.ELEMENTS]
+    if not deciding:
+        item_wise = [dep for dep in book.node.deps if dep.kind is DepKind.ITEMS]
+        gone = [dep for dep in item_wise if books[dep.upstream].width is None and books[dep.upstream].final in _BAD]
+        deciding = gone or [dep for dep in item_wise if _has_failed(books, dep, index)]
+        if not gone and not is_plain:
+            deciding += constants
+    return [(dep.upstream, index if dep.kind is DepKind.ITEMS else dep.index) for dep in deciding]
+
+
+def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> bool:
+    """Whether what a dependency takes has failed."""
+    upstream = books[dep.upstream]
+    item = index if dep.kind is DepKind.ITEMS else dep.index
+    if item is not None and item < len(upstream.states):
+        return upstream.states[item] in _BAD
+    return upstream.failed_whole or upstream.final in _BAD or upstream.failed_count() > 0
 
 
 # -- failures that were handed to somebody ------------------------------------------------------------------
@@ -65,20 +88,16 @@ def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
     """A node begins to run although something failed that it takes as a whole: the user asked to see it."""
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
-        if dep.kind is not DepKind.ITEMS and (own_trigger or dep.allows_failure):
-            upstream = books[dep.upstream]
-            if upstream.failed_whole or upstream.final in FAILED_CODES or upstream.failed_count():
-                hand_over(books, dep.upstream, dep.index)
+        if dep.kind is not DepKind.ITEMS and (own_trigger or dep.allows_failure) and _has_failed(books, dep, None):
+            hand_over(books, dep.upstream, dep.index)
 
 
 def hand_over_lane(books: Mapping[int, NodeBook], book: NodeBook, index: int) -> None:
     """One item begins to run although the upstream item failed."""
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
-        if dep.kind is DepKind.ITEMS and (own_trigger or dep.allows_failure):
-            upstream = books[dep.upstream]
-            if index < len(upstream.states) and upstream.states[index] in FAILED_CODES:
-                hand_over(books, dep.upstream, index)
+        if dep.kind is DepKind.ITEMS and (own_trigger or dep.allows_failure) and _has_failed(books, dep, index):
+            hand_over(books, dep.upstream, index)
 
 
 def hand_over(books: Mapping[int, NodeBook], node: int, index: int | None) -> None:
@@ -93,22 +112,8 @@ def hand_over(books: Mapping[int, NodeBook], node: int, index: int | None) -> No
             book.is_handled = True
             if book.counts[Code.UPSTREAM_FAILED] or book.final == Code.UPSTREAM_FAILED:
                 todo += [(root, None) for root in book.graft_roots.values()]
-                todo += _inputs(books, book, None)
+                todo += _causes(books, book, None)
         elif item not in book.handled_items:
             book.handled_items.add(item)
             if book.states[item] == Code.UPSTREAM_FAILED:
-                if item in book.graft_roots:
-                    todo.append((book.graft_roots[item], None))
-                todo += _inputs(books, book, item)
-
-
-def _inputs(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) -> list[Place]:
-    """The failures that an upstream failure of a node, or of one item of it, comes from."""
-    places: list[Place] = []
-    for dep in book.node.deps:
-        upstream = books[dep.upstream]
-        if dep.kind is DepKind.ITEMS:
-            places.append((dep.upstream, index))
-        elif upstream.final in FAILED_CODES or upstream.failed_whole or upstream.failed_count():
-            places.append((dep.upstream, dep.index))
-    return places
+                todo += _causes(books, book, item)

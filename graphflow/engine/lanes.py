@@ -52,8 +52,8 @@ def _judge(trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]]) -> Verdi
             if (_has_failed(counts) or whole_failed) and not dep.allows_failure:
                 return Verdict.FAIL
             # A scalar that was skipped has no value to hand on; of a gather, only the skipped items drop out.
-            if counts.skipped and not counts.successful and not counts.failed and dep.kind is not DepKind.ORDER:
-                skips = True
+            is_skipped = counts.skipped and not counts.successful and not counts.failed and not whole_failed
+            skips = skips or bool(is_skipped and dep.kind is not DepKind.ORDER)
         else:
             total.update(counts)
             if whole_failed and not counts.failed:

@@ -284,7 +284,7 @@ class Oracle:
                     for index, attempts in enumerate(expected.attempts):
                         if attempts and self.expected[dep.upstream].items[index] in FAILED_CODES:
                             self._hand(dep.upstream, index, handed)
-                elif expected.has_run and self.expected[dep.upstream].has_failed:
+                elif expected.has_run and self._counts(dep, None).failed:
                     self._hand(dep.upstream, dep.index, handed)
         return tuple(sorted(id_ for id_, expected in self.expected.items() if self._is_unhandled(id_, expected, handed)))
 
@@ -311,8 +311,22 @@ class Oracle:
             fragment = self.scenario.fragments.get((id_, place))
             if fragment is not None and fragment.root in self.expected:
                 self._hand(fragment.root, None, handed)
-        for dep in self.nodes[id_].deps:
-            if dep.kind is DepKind.ITEMS:
-                self._hand(dep.upstream, index, handed)
-            elif self.expected[dep.upstream].has_failed:
-                self._hand(dep.upstream, dep.index, handed)
+                if index is not None:
+                    return
+        for dep in self._causes(self.nodes[id_]):
+            self._hand(dep.upstream, index if dep.kind is DepKind.ITEMS else dep.index, handed)
+
+    def _causes(self, node: Node) -> list[Dep]:
+        """The dependencies by which a node comes to be `UpstreamFailed`: constants decide before items do."""
+        is_plain = node.trigger is all_successful
+        constants = [dep for dep in node.deps if dep.kind is not DepKind.ITEMS and self._counts(dep, None).failed]
+        blocking = [
+            dep for dep in constants if dep.kind is DepKind.ELEMENTS or (is_plain and not dep.allows_failure)
+        ]
+        item_wise = [dep for dep in node.deps if dep.kind is DepKind.ITEMS]
+        gone = [
+            dep
+            for dep in item_wise
+            if self.expected[dep.upstream].width is None and self.expected[dep.upstream].has_failed
+        ]
+        return blocking or gone or item_wise + ([] if is_plain else constants)
