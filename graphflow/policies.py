@@ -56,7 +56,7 @@ NOT_SET = NotSet()
 # -- signals -----------------------------------------------------------------------------------------
 
 
-class Signal(Exception):  # noqa: N818 - a signal is not an error
+class Signal(Exception):
     """Raised in a task's body to end the attempt in a certain state."""
 
 

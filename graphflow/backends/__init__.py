@@ -1,0 +1,122 @@
+"""Backends: where batches run.
+
+`inline()` and `threads()` need nothing but this process; `processes()` and `dask()` load distributed when
+they are started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from graphflow.backends.local import InlineBackend, ThreadsBackend
+from graphflow.errors import BackendError
+from graphflow.ports import Backend
+
+if TYPE_CHECKING:
+    from graphflow.backends.cluster import DaskBackend
+
+__all__ = ["dask", "inline", "processes", "resolve", "threads"]
+
+
+def inline() -> InlineBackend:
+    """Run batches in the thread that waits for them, one at a time; a debugger works."""
+    return InlineBackend()
+
+
+def threads(slots: int | None = None) -> ThreadsBackend:
+    """Run batches on `slots` threads of this process; by default the number of cores plus four."""
+    return ThreadsBackend(slots)
+
+
+def processes(slots: int | None = None) -> DaskBackend:
+    """Run batches on a local Dask cluster of `slots` worker processes; by default one per core.
+
+    It needs no `__main__` guard. The cluster starts at the first run and lives until `close()`, the end of
+    a `with` block, or the interpreter's end.
+    """
+    from graphflow.backends.cluster import DaskBackend
+
+    return DaskBackend.local(slots)
+
+
+def dask(
+    *,
+    address: str | None = None,
+    scheduler_file: str | None = None,
+    client: Any = None,
+    cluster: Any = None,
+    cluster_class: Any = None,
+    cluster_kwargs: Mapping[str, Any] | None = None,
+    adapt_kwargs: Mapping[str, Any] | None = None,
+    client_kwargs: Mapping[str, Any] | None = None,
+) -> DaskBackend:
+    """Run batches on a Dask cluster: exactly one of an address, a scheduler file, a client, a cluster or a class.
+
+    A client or cluster that is given stays open; one that is made from `cluster_class` (a class or its
+    dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend.
+
+    Raises
+    ------
+    BackendError
+        If none or several are given.
+    """
+    from graphflow.backends.cluster import DaskBackend
+
+    return DaskBackend(
+        address=address,
+        scheduler_file=scheduler_file,
+        client=client,
+        cluster=cluster,
+        cluster_class=cluster_class,
+        cluster_kwargs=cluster_kwargs,
+        adapt_kwargs=adapt_kwargs,
+        client_kwargs=client_kwargs,
+    )
+
+
+def resolve(spec: Any) -> tuple[Backend, bool]:
+    """A backend from what a user may give, and whether the run that asked for it owns (and closes) it.
+
+    Takes None (the default, threads), a name (`inline`, `threads`, `threads:8`, `processes`,
+    `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
+    `distributed` client or cluster, or a backend.
+
+    Raises
+    ------
+    BackendError
+        For anything else.
+    """
+    if spec is None:
+        return threads(), True
+    if isinstance(spec, str):
+        return _by_name(spec), True
+    if isinstance(spec, Backend):
+        return spec, False
+    if hasattr(spec, "scheduler_info") and hasattr(spec, "submit"):
+        return dask(client=spec), True
+    if hasattr(spec, "scheduler_address"):
+        return dask(cluster=spec), True
+    raise BackendError(f"{spec!r} is no backend; {_HINT}")
+
+
+_HINT = (
+    'give "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
+    '"tcp://host:8786", the path of a scheduler file, a Dask client or cluster, or one of graphflow.backends'
+)
+
+
+def _by_name(spec: str) -> Backend:
+    name, _, count = spec.partition(":")
+    if name in ("threads", "processes") and "/" not in spec:
+        if count and not (count.isdigit() and int(count) > 0):
+            raise BackendError(f"backend {spec!r}: {count!r} is no number of slots; write {name}:4, say")
+        slots = int(count) if count else None
+        return threads(slots) if name == "threads" else processes(slots)
+    if spec == "inline":
+        return inline()
+    if "://" in spec:
+        return dask(address=spec)
+    if spec.endswith(".json"):
+        return dask(scheduler_file=spec)
+    raise BackendError(f"there is no backend {spec!r}; {_HINT}")

@@ -2,7 +2,7 @@
 
 `Core.handle(event, now)` returns commands. Work per event is O(items reported + out-degree).
 The idea of such a machine: distributed's `worker_state_machine`, and FoundationDB's simulated cluster.
-Its parts: `opening` (when a stage starts, how wide it is), `dispatch` (what runs next), `outcomes` (how things
+Its parts: `opening` (when a stage starts, how wide it is), `queues` (what runs next), `outcomes` (how things
 end), `failures` (where a failure comes from, who saw it); `lanes` and `plan` decide, `books` and `state` hold.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from graphflow.engine import events as ev
 from graphflow.engine.batching import updated_mean
 from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
-from graphflow.engine.dispatch import MAX_CRASHES, Dispatcher
+from graphflow.engine.queues import MAX_CRASHES, Dispatcher
 from graphflow.engine.failures import hand_over, root_of
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import end_if_complete, end_items, end_whole, set_items, set_width
@@ -236,7 +236,7 @@ class Core:
             return
         for anomaly in step.anomalies:
             index = done[anomaly.position]
-            if anomaly.code != book.states[index] or anomaly.attempt != book.attempts[index]:
+            if anomaly.code != book.states[index] or min(anomaly.attempt, 255) != book.attempts[index]:
                 continue  # The worker went on after it.
             if anomaly.code == Code.AWAITING_RETRY:
                 heapq.heappush(self._retries, (self.run.now + anomaly.delay, stage.id, step.node, index))

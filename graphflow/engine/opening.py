@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graphflow.engine import events as ev
 from graphflow.engine.books import SUCCESS_BYTES, NodeBook, Stage
-from graphflow.engine.dispatch import Dispatcher
+from graphflow.engine.queues import Dispatcher
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
 from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_stage, fail_stage, set_width
 from graphflow.engine.state import RunState

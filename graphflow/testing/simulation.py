@@ -436,18 +436,20 @@ class Simulation:
             if attempt <= item.failures:
                 if attempt > script.retries:
                     return item.error, attempt
+                # Some retries need no wait: these are made at once.
+                delay = script.delay_seconds if attempt % 2 else 0.0
                 anomalies.append(
                     Anomaly(
                         position=position,
                         attempt=attempt,
-                        code=Code.AWAITING_RETRY,
+                        code=Code.AWAITING_RETRY if delay else Code.RETRYING,
                         started=self.now,
                         duration=0.0,
-                        delay=script.delay_seconds if attempt % 2 else 0.0,
+                        delay=delay,
                         outcome=item.error,
                     )
                 )
-                if anomalies[-1].delay:
+                if delay:
                     return Code.AWAITING_RETRY, attempt
                 continue
             match item.then:

@@ -1,0 +1,285 @@
+"""Backends in this process: the calling thread, and a pool of threads. They import nothing heavy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from graphflow.errors import BackendError
+from graphflow.orders import BatchOrder, Ref
+from graphflow.policies import TaskOptions
+from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
+from graphflow.reports import Report
+from graphflow.runner.batch import SerializationFailure, run_batch
+
+__all__ = ["InlineBackend", "ThreadsBackend"]
+
+logger = logging.getLogger("graphflow.backends")
+Deliver = Callable[[BackendEvent], None]
+
+
+def refuse_placement(name: str, options: TaskOptions) -> None:
+    """Raise if a task asks for a place on a cluster, which this backend is not."""
+    asked = [
+        f"{what}={value!r}" for what, value in (("resources", dict(options.resources)), ("workers", options.workers)) if value
+    ]
+    if asked:
+        raise BackendError(
+            f"task {options.name!r} asks for {', '.join(asked)}, but backend {name} has no such thing; run the flow on "
+            "a Dask cluster whose workers offer it: backend=graphflow.backends.dask(address=...)"
+        )
+
+
+class LocalHost:
+    """The process of a local backend, as a batch sees it: values stay the objects that they are."""
+
+    is_local = True
+
+    def __init__(self, worker: str, stopped: dict[str, bool], give_up: Callable[[Report], None]) -> None:
+        self.worker = worker
+        self._stopped = stopped
+        self._give_up = give_up
+
+    def load(self, ref: Ref) -> list[Any]:
+        """The list itself."""
+        values: list[Any] = ref.data
+        return values
+
+    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+        """Keep the lists as they are."""
+        return [Ref(kind="local", id="", count=len(column), data=column) for column in columns]
+
+    def note(self, batch: int, index: int) -> None:
+        """Nothing to remember: a crash would take the driver too."""
+
+    def is_stopped(self, run_id: str) -> bool:
+        """Whether the run asked its batches to stop."""
+        return run_id in self._stopped
+
+    def give_up(self, report: Report) -> None:
+        """Deliver the report of a batch whose thread is stuck, and replace the thread."""
+        self._give_up(report)
+
+
+class _LocalBackend:
+    """What both local backends have in common."""
+
+    is_local = True
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Deliver] = {}
+        self._stopped: dict[str, bool] = {}
+
+    def check(self, options: TaskOptions) -> None:
+        """Refuse what only a cluster has."""
+        refuse_placement(self.name, options)
+
+    @property
+    def name(self) -> str:
+        """How logs and errors name it."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Nothing to bring up."""
+
+    def open_run(self, run_id: str, deliver: Deliver) -> None:
+        """Begin a run."""
+        self._runs[run_id] = deliver
+
+    def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
+        """The values of columns."""
+        return [ref.data for ref in refs]
+
+    def free(self, refs: Iterable[Ref]) -> None:
+        """Nothing to do: a list lives as long as something refers to it."""
+
+    def close_run(self, run_id: str) -> None:
+        """End a run."""
+        self._runs.pop(run_id, None)
+        self._stopped[run_id] = True
+
+    def _deliver(self, run_id: str, event: BackendEvent) -> None:
+        deliver = self._runs.get(run_id)
+        if deliver is not None:
+            deliver(event)
+
+
+class InlineBackend(_LocalBackend):
+    """Batches run in the thread that waits for them: a debugger works, and so do thread-bound resources."""
+
+    runs_in_caller = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: dict[str, deque[BatchOrder]] = {}
+
+    @property
+    def name(self) -> str:
+        return "inline()"
+
+    def capacity(self) -> Capacity:
+        """One batch at a time, none waiting."""
+        return Capacity(slots=1, queue=0)
+
+    def submit(self, order: BatchOrder) -> None:
+        """Keep a batch for the next `step`."""
+        self._waiting.setdefault(order.run_id, deque()).append(order)
+
+    def step(self, run_id: str) -> bool:
+        """Run one batch here."""
+        waiting = self._waiting.get(run_id)
+        if not waiting:
+            return False
+        order = waiting.popleft()
+        host = LocalHost("inline", self._stopped, lambda report: self._deliver(run_id, BatchDone(report)))
+        report = run_batch(order, host)
+        if report is not None:
+            self._deliver(run_id, BatchDone(report))
+        return True
+
+    def stop(self, run_id: str, *, hard: bool = False) -> None:
+        """Batches that wait are withdrawn; the caller's thread itself is stopped by nobody."""
+        self._stopped[run_id] = True
+        for order in self._waiting.pop(run_id, ()):
+            self._deliver(run_id, BatchLost(batch=order.id, had_started=False))
+
+    def close_run(self, run_id: str) -> None:
+        super().close_run(run_id)
+        self._waiting.pop(run_id, None)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class ThreadsBackend(_LocalBackend):
+    """A pool of threads in this process; it starts in milliseconds.
+
+    Parameters
+    ----------
+    slots
+        How many batches run at once; by default the number of cores plus four, at most 32.
+    """
+
+    runs_in_caller = False
+
+    def __init__(self, slots: int | None = None) -> None:
+        super().__init__()
+        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+            raise BackendError(f"threads(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
+        self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._flying: dict[tuple[str, int], bool] = {}
+        self._names = 0
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    @property
+    def name(self) -> str:
+        return f"threads({self._slots})"
+
+    def capacity(self) -> Capacity:
+        """As many slots as threads."""
+        return Capacity(slots=self._slots, queue=1)
+
+    def submit(self, order: BatchOrder) -> None:
+        """Queue a batch; threads are started as they are needed."""
+        with self._lock:
+            if self._is_closed:
+                raise BackendError(f"{self.name} is closed")
+            self._flying[(order.run_id, order.id)] = True
+            if len(self._threads) < self._slots:
+                self._add_thread()
+        self._orders.put(order)
+
+    def _add_thread(self) -> None:
+        self._names += 1
+        thread = threading.Thread(target=self._work, name=f"graphflow-worker-{self._names}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        thread = threading.current_thread()
+        while True:
+            order = self._orders.get()
+            if order is None:
+                return
+            key = (order.run_id, order.id)
+            with self._lock:
+                if key not in self._flying:
+                    continue
+            order_now = order
+
+            def give_up(report: Report, order: BatchOrder = order_now) -> None:
+                self._replace(thread)
+                self._end(order, BatchDone(report))
+
+            host = LocalHost(thread.name, self._stopped, give_up)
+            try:
+                report = run_batch(order, host)
+            except BaseException as error:
+                logger.debug("batch %s failed outside its items", order.id, exc_info=True)
+                self._end(order, BatchLost(batch=order.id, reason=f"{type(error).__name__}: {error}"))
+                continue
+            if report is None:
+                return
+            self._end(order, BatchDone(report))
+            del order, host, report, give_up, order_now
+            if thread not in self._threads:
+                return
+
+    def _end(self, order: BatchOrder, event: BackendEvent) -> None:
+        with self._lock:
+            if self._flying.pop((order.run_id, order.id), None) is None:
+                return
+        self._deliver(order.run_id, event)
+
+    def _replace(self, thread: threading.Thread) -> None:
+        with self._lock:
+            if thread in self._threads:
+                self._threads.remove(thread)
+                if not self._is_closed:
+                    self._add_thread()
+
+    def step(self, run_id: str) -> bool:
+        """Batches do not run in the caller."""
+        return False
+
+    def stop(self, run_id: str, *, hard: bool = False) -> None:
+        """Batches stop between items; `hard` gives up the threads that still execute one."""
+        self._stopped[run_id] = True
+        if not hard:
+            return
+        with self._lock:
+            lost = [key for key in self._flying if key[0] == run_id]
+            for key in lost:
+                del self._flying[key]
+            old, self._threads = self._threads, []
+            for _ in old:
+                self._orders.put(None)
+            self._orders, stale = queue.SimpleQueue(), self._orders
+            waiting: list[BatchOrder] = []
+            while not stale.empty():
+                order = stale.get()
+                if order is not None and order.run_id != run_id:
+                    waiting.append(order)
+            for _ in old:
+                stale.put(None)
+            for order in waiting:
+                self._add_thread()
+                self._orders.put(order)
+        for _, batch in lost:
+            self._deliver(run_id, BatchLost(batch=batch, had_started=False))
+
+    def close(self) -> None:
+        """Let the threads end; one that is stuck ends with the process."""
+        with self._lock:
+            self._is_closed = True
+            for _ in self._threads:
+                self._orders.put(None)
+            self._threads.clear()

@@ -1,0 +1,91 @@
+"""The `--backend` option."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from graphflow.ports import Backend
+
+__all__ = ["BackendSpec", "opened", "parse_backend"]
+
+_NAMES = ("inline", "threads", "processes")
+_LOCAL = re.compile(r"(?P<name>threads|processes)(:(?P<slots>.*))?")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+]*://.+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """Where to run: one of the names with its slots, an address, or a scheduler file."""
+
+    name: str = ""
+    slots: int | None = None
+    address: str | None = None
+    scheduler_file: str | None = None
+
+
+def parse_backend(text: str) -> BackendSpec:
+    """What a `--backend` asks for; raises Typer's usage error where it is none of the forms."""
+    if text == "inline":
+        return BackendSpec(name="inline")
+    if match := _LOCAL.fullmatch(text):
+        return BackendSpec(name=match["name"], slots=_slots(match["slots"], text))
+    if _ADDRESS.fullmatch(text):
+        return BackendSpec(name="dask", address=text)
+    if text.endswith(".json"):
+        if not Path(text).is_file():
+            raise typer.BadParameter(f"there is no scheduler file {text!r}")
+        return BackendSpec(name="dask", scheduler_file=text)
+    close = difflib.get_close_matches(text.partition(":")[0], _NAMES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise typer.BadParameter(
+        f"{text!r} is no backend: say inline, threads[:N], processes[:N], tcp://host:port, tls://host:port, "
+        f"or the path of a scheduler file (.json).{hint}"
+    )
+
+
+def _slots(text: str | None, whole: str) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(
+            f"{whole!r}: the number of slots must be a whole number of at least 1, not {text!r}"
+        )
+    return int(text)
+
+
+@contextmanager
+def opened(spec: BackendSpec | None) -> Iterator[Backend | None]:
+    """The backend of a spec, closed at the end; None leaves the choice to the flow."""
+    if spec is None:
+        yield None
+        return
+    backend = _make(spec)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _make(spec: BackendSpec) -> Backend:
+    from graphflow import backends
+
+    match spec.name:
+        case "inline":
+            return backends.inline()
+        case "threads":
+            return backends.threads(slots=spec.slots)
+        case "processes":
+            return backends.processes(slots=spec.slots)
+        case _ if spec.address is not None:
+            return backends.dask(address=spec.address)
+        case _:
+            return backends.dask(scheduler_file=spec.scheduler_file)

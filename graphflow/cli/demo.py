@@ -1,0 +1,40 @@
+"""What `graphflow demo` shows after its run: the top words, and whether a plain loop agrees."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from graphflow.cli.meter import format_seconds
+from graphflow.examples.wordcount import count_plainly
+
+__all__ = ["check_against_plain_loop", "show_top_words"]
+
+
+def show_top_words(words: Counter[str], console: Console, *, number: int = 10) -> None:
+    """The most frequent words, as a table on stdout."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("word")
+    table.add_column("times", justify="right")
+    for word, times in words.most_common(number):
+        table.add_row(word, f"{times:,}")
+    console.print(table)
+
+
+def check_against_plain_loop(
+    words: Counter[str], console: Console, *, folder: str, limit: int | None = None
+) -> bool:
+    """Count again with a plain loop, say whether the answers are the same, and return it."""
+    begin = time.perf_counter()
+    expected = count_plainly(folder, limit)
+    seconds = time.perf_counter() - begin
+    is_same = words == expected
+    console.print(f"same as a plain loop: {'yes' if is_same else 'no'} (it took {format_seconds(seconds)})")
+    if not is_same:
+        differing = sorted(word for word in words.keys() | expected.keys() if words[word] != expected[word])
+        console.print(f"{len(differing):,} words differ, such as {', '.join(differing[:5])}")
+    return is_same

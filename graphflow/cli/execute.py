@@ -1,0 +1,128 @@
+"""Running a flow under the eyes of a person: progress while it runs, and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from graphflow.cli.meter import Meter
+from graphflow.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from graphflow.flows import Flow
+    from graphflow.ports import Backend
+    from graphflow.runs import Run
+
+__all__ = ["Interrupts", "run_flow"]
+
+_REFRESH_SECONDS = 0.1
+
+
+class Interrupts:
+    """Ctrl-C while a run is on: the first drains it, the second cancels it, a third ends the program.
+
+    The signal handler only counts; the watching thread acts, as the interrupted thread may hold a lock.
+    Before there is a run to stop, and from the third time on, Ctrl-C is Python's `KeyboardInterrupt`.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_armed = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.count += 1
+        if not self.is_armed or self.count > 2:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle SIGINT here; does nothing outside the main thread, which gets no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self.handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class Watcher:
+    """The thread that shows progress and passes interrupts on, some times a second."""
+
+    def __init__(self, run: Run, progress: Progress, interrupts: Interrupts) -> None:
+        self._run = run
+        self._progress = progress
+        self._interrupts = interrupts
+        self._meter = Meter()
+        self._acted = 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="graphflow-progress", daemon=True)
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        self._progress.start()
+        try:
+            while not self._is_over.wait(_REFRESH_SECONDS):
+                self._act()
+                self._show()
+        finally:
+            now = time.time()
+            self._progress.stop(self._meter.read(self._run.nodes, now=now), now=now)
+
+    def _show(self) -> None:
+        now = time.time()
+        self._progress.show(self._meter.read(self._run.nodes, now=now), now=now)
+
+    def _act(self) -> None:
+        count = self._interrupts.count
+        if count >= 1 and self._acted == 0:
+            self._acted = 1
+            self._progress.say(
+                "interrupted: no new items are started, running ones end; Ctrl-C again to cancel"
+            )
+            self._run.drain()
+        if count >= 2 and self._acted == 1:
+            self._acted = 2
+            self._progress.say("cancelling: running items are stopped")
+            self._run.cancel()
+
+
+def run_flow(
+    flow: Flow[Any, Any],
+    parameters: Mapping[str, Any],
+    *,
+    backend: Backend | None = None,
+    progress: Progress,
+    interrupts: Interrupts | None = None,
+) -> Run:
+    """Run a flow to its end, whatever that is, and return the run.
+
+    Raises
+    ------
+    ParameterError
+        If the parameters do not fit the flow; nothing ran.
+    BackendError
+        If the backend cannot be started or reached.
+    """
+    interrupts = interrupts or Interrupts()
+    chosen = flow if backend is None else flow.with_options(backend=backend)
+    with interrupts.installed():
+        run = chosen.start(**parameters)
+        interrupts.is_armed = True
+        with Watcher(run, progress, interrupts):
+            run.wait()
+    return run

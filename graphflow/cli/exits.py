@@ -1,0 +1,52 @@
+"""Exit codes, and how an error becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from graphflow.cli.terminal import say_error
+from graphflow.cli.tracebacks import full_text
+from graphflow.errors import BackendError, GraphflowError, ParameterError, TargetError
+
+__all__ = ["ExitCode", "code_of", "errors_become_exit_codes"]
+
+
+class ExitCode(IntEnum):
+    """What the shell is told."""
+
+    COMPLETED = 0
+    FAILED = 1
+    USAGE = 2
+    CANNOT_LOAD = 3
+    INFRASTRUCTURE = 5
+    INTERRUPTED = 130
+
+
+def code_of(error: BaseException) -> ExitCode:
+    """The exit code that an error stands for."""
+    match error:
+        case KeyboardInterrupt():
+            return ExitCode.INTERRUPTED
+        case BackendError():
+            return ExitCode.INFRASTRUCTURE
+        case TargetError() | ParameterError():
+            return ExitCode.CANNOT_LOAD
+        case _:
+            return ExitCode.FAILED
+
+
+@contextmanager
+def errors_become_exit_codes(*, is_verbose: bool = False) -> Iterator[None]:
+    """Show an error of graphflow as text, without a traceback unless asked, and exit with its code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except GraphflowError as error:
+        say_error(str(error), details=full_text(error) if is_verbose else "")
+        raise typer.Exit(code_of(error)) from None

@@ -1,0 +1,97 @@
+"""Failures of a run, grouped, so that a thousand equal ones are one paragraph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from graphflow.cli.tracebacks import full_text
+
+__all__ = ["FailureGroup", "FailureView", "describe", "group_failures"]
+
+_NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
+_INDICES_SHOWN = 8
+
+
+class FailureView(Protocol):
+    """What the command line reads of one failed item."""
+
+    @property
+    def index(self) -> int | None: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def inputs(self) -> str: ...
+    @property
+    def exception(self) -> BaseException: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def traceback(self) -> str: ...
+
+
+@dataclass(slots=True)
+class FailureGroup:
+    """Failures of one node with one kind of exception from one place; the first stands for all."""
+
+    node: str
+    first: FailureView
+    indices: list[int] = field(default_factory=list)
+    count: int = 0
+
+
+def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGroup]:
+    """The groups of a node's failures, largest first.
+
+    Two failures are of one group if exception type, text (numbers apart) and innermost user frame agree.
+    """
+    groups: dict[tuple[str, str, str], FailureGroup] = {}
+    for failure in failures:
+        group = groups.setdefault(_signature(failure), FailureGroup(node, failure))
+        group.count += 1
+        if failure.index is not None and len(group.indices) <= _INDICES_SHOWN:
+            group.indices.append(failure.index)
+    return sorted(groups.values(), key=lambda group: -group.count)
+
+
+def describe(group: FailureGroup, *, is_verbose: bool = False) -> str:
+    """A group as text: how many, what, where, the first one's inputs and traceback."""
+    first = group.first
+    lines = [f"{group.count:,} × {_what(first.exception)}" if group.count > 1 else _what(first.exception)]
+    lines.append(f"  in {group.node}{_places(group)}")
+    details = [f"label {first.label!r}"] if first.label and first.label != group.node else []
+    details += [f"inputs {first.inputs}"] if first.inputs else []
+    details += [f"{first.attempts} attempts"] if first.attempts > 1 else []
+    if details:
+        which = f"first, #{first.index}: " if first.index is not None else ""
+        lines.append(f"  {which}{', '.join(details)}")
+    text = full_text(first.exception) if is_verbose else first.traceback
+    lines += [f"  {line}" for line in text.rstrip().splitlines()]
+    return "\n".join(lines)
+
+
+def _what(error: BaseException) -> str:
+    name = getattr(error, "type_name", None) or type(error).__name__
+    text = str(getattr(error, "message", None) or error).strip()
+    return f"{name}: {text}" if text else str(name)
+
+
+def _places(group: FailureGroup) -> str:
+    if not group.indices:
+        return ""
+    shown = ", ".join(str(index) for index in group.indices[:_INDICES_SHOWN])
+    more = ", ..." if group.count > min(len(group.indices), _INDICES_SHOWN) else ""
+    return f", {'item' if group.count == 1 else 'items'} {shown}{more}"
+
+
+def _signature(failure: FailureView) -> tuple[str, str, str]:
+    error = failure.exception
+    name = str(getattr(error, "type_name", None) or type(error).__qualname__)
+    return name, _NUMBERS.sub("#", str(error))[:200], _last_frame(failure.traceback.splitlines())
+
+
+def _last_frame(lines: Sequence[str]) -> str:
+    frames = [line for line in lines if line.lstrip().startswith('File "')]
+    return frames[-1] if frames else ""

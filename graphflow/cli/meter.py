@@ -1,0 +1,160 @@
+"""What a run's nodes have done, as rows of numbers: counts, rates and what is left."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from graphflow.states import State
+
+__all__ = ["Meter", "NodeRow", "NodeView", "format_eta", "format_rate", "format_seconds"]
+
+_WINDOW_SECONDS = 5.0
+_FAILED = ("Failed", "TimedOut", "UpstreamFailed", "Crashed")
+
+
+class NodeView(Protocol):
+    """What the command line reads of a node of a run."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def width(self) -> int | None: ...
+    @property
+    def is_mapped(self) -> bool: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def started(self) -> datetime | None: ...
+    @property
+    def ended(self) -> datetime | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRow:
+    """One node at one moment. `done` counts all items that ended, however; `width` may be unknown."""
+
+    id: int
+    name: str
+    state: State
+    is_mapped: bool
+    width: int | None
+    done: int
+    completed: int
+    cached: int
+    skipped: int
+    failed: int
+    cancelled: int
+    retrying: int
+    rate: float | None
+    eta_seconds: float | None
+    seconds: float | None
+
+    @property
+    def fraction(self) -> float | None:
+        """How much is done, from 0 to 1; None where the width is unknown."""
+        if self.width is None:
+            return None
+        return 1.0 if self.width == 0 else min(1.0, self.done / self.width)
+
+    @property
+    def started_nothing(self) -> bool:
+        """Whether there is nothing to tell yet."""
+        return (
+            not self.done and not self.retrying and not self.state.is_running() and not self.state.is_final()
+        )
+
+
+class Meter:
+    """Makes rows, and measures each node's rate over the last seconds. Knows no clock: `now` is given."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, deque[tuple[float, int]]] = {}
+
+    def read(self, nodes: Iterable[NodeView], *, now: float) -> list[NodeRow]:
+        """A row per node; `now` is in seconds since the epoch, as the nodes' times are."""
+        return [self._row(node, now) for node in nodes]
+
+    def _row(self, node: NodeView, now: float) -> NodeRow:
+        counts = node.counts
+        state = node.state
+        completed = counts.get("Completed", 0)
+        cached = counts.get("Cached", 0)
+        skipped = counts.get("Skipped", 0)
+        cancelled = counts.get("Cancelled", 0)
+        failed = sum(counts.get(name, 0) for name in _FAILED)
+        done = completed + cached + skipped + failed + cancelled
+        seconds = _seconds(node, now)
+        is_final = state.is_final()
+        rate = done / seconds if is_final and seconds else self._rate(node.id, done, now)
+        left = None if node.width is None or is_final else node.width - done
+        return NodeRow(
+            id=node.id,
+            name=node.name,
+            state=state,
+            is_mapped=node.is_mapped,
+            width=node.width,
+            done=done,
+            completed=completed,
+            cached=cached,
+            skipped=skipped,
+            failed=failed,
+            cancelled=cancelled,
+            retrying=counts.get("AwaitingRetry", 0) + counts.get("Retrying", 0),
+            rate=rate,
+            eta_seconds=left / rate if left and rate else None,
+            seconds=seconds,
+        )
+
+    def _rate(self, node: int, done: int, now: float) -> float | None:
+        samples = self._samples.setdefault(node, deque())
+        samples.append((now, done))
+        while len(samples) > 2 and now - samples[0][0] > _WINDOW_SECONDS:
+            samples.popleft()
+        begin, before = samples[0]
+        return (done - before) / (now - begin) if now > begin else None
+
+
+def _seconds(node: NodeView, now: float) -> float | None:
+    if node.started is None:
+        return None
+    end = node.ended.timestamp() if node.ended is not None else now
+    return max(0.0, end - node.started.timestamp())
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration for people: `0.03 s`, `12.4 s`, `3:05`, `2:00:09`."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return format_eta(seconds)
+
+
+def format_eta(seconds: float | None) -> str:
+    """Minutes and seconds, such as `0:21`, with hours where there are some."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def format_rate(rate: float | None) -> str:
+    """Items per second: `212k/s`, `9.1k/s`, `410/s`, `3.2/s`."""
+    if not rate:
+        return ""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if rate >= size:
+            value = rate / size
+            return f"{value:.0f}{unit}/s" if value >= 100 else f"{value:.1f}{unit}/s"
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s"

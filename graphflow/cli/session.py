@@ -1,0 +1,130 @@
+"""One run on the command line, from its start to its exit code."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from graphflow.cli.backend_option import BackendSpec, opened
+from graphflow.cli.document import run_document, value_text
+from graphflow.cli.execute import Interrupts, run_flow
+from graphflow.cli.exits import ExitCode, code_of
+from graphflow.cli.meter import Meter
+from graphflow.cli.progress import make_progress
+from graphflow.cli.summary import show_failures, show_summary
+from graphflow.cli.terminal import (
+    OutputFormat,
+    ProgressMode,
+    choose_progress,
+    make_console,
+    only_data_on_stdout,
+    write_data,
+)
+
+if TYPE_CHECKING:
+    from graphflow.flows import Flow
+    from graphflow.runs import Run
+
+__all__ = ["Manner", "run_and_show"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a run is shown."""
+
+    output: OutputFormat = OutputFormat.TABLE
+    progress: ProgressMode = ProgressMode.AUTO
+    is_quiet: bool = False
+    is_verbose: bool = False
+
+
+def run_and_show(
+    flow: Flow[Any, Any],
+    parameters: Mapping[str, Any],
+    *,
+    backend: BackendSpec | None = None,
+    manner: Manner,
+    finish: Callable[[Run], ExitCode] | None = None,
+) -> ExitCode:
+    """Run a flow, show it in its manner, and return the exit code.
+
+    `finish` takes the place of writing the value: it is called with a completed run while the backend is
+    still open, and its code counts.
+    """
+    console = make_console()
+    asked = ProgressMode.OFF if manner.is_quiet else manner.progress
+    mode = choose_progress(asked, is_terminal=console.is_terminal)
+    interrupts = Interrupts()
+    with opened(backend) as chosen, _logs_on(console, manner):
+        with only_data_on_stdout():
+            run = run_flow(
+                flow,
+                parameters,
+                backend=chosen,
+                progress=make_progress(mode, console),
+                interrupts=interrupts,
+            )
+        if not manner.is_quiet:
+            show_summary(run, Meter().read(run.nodes, now=time.time()), console)
+        code = _code_of_run(run, interrupts)
+        if not run.state.is_completed():
+            show_failures(run, console, is_verbose=manner.is_verbose)
+        if finish is not None and code is ExitCode.COMPLETED:
+            return finish(run)
+        _write_result(run, manner)
+        return code
+
+
+def _write_result(run: Run, manner: Manner) -> None:
+    if manner.output is OutputFormat.JSON:
+        write_data(run_document(run))
+    elif run.state.is_completed() and run.value is not None:
+        write_data(value_text(run.value))
+
+
+def _code_of_run(run: Run, interrupts: Interrupts) -> ExitCode:
+    if run.state.is_completed():
+        return ExitCode.COMPLETED
+    if interrupts.count:
+        return ExitCode.INTERRUPTED
+    if run.exception is not None and code_of(run.exception) is ExitCode.INFRASTRUCTURE:
+        return ExitCode.INFRASTRUCTURE
+    return ExitCode.FAILED
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log records as lines of the console, so that a live table is not torn."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._console.print(self.format(record), markup=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def _logs_on(console: Console, manner: Manner) -> Iterator[None]:
+    """Show graphflow's log records on stderr meanwhile: the user's from INFO, warnings of the rest."""
+    logger = logging.getLogger("graphflow")
+    handler = _ConsoleHandler(console)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    level = logging.ERROR if manner.is_quiet else logging.DEBUG if manner.is_verbose else logging.INFO
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before

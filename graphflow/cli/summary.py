@@ -1,0 +1,113 @@
+"""How a run ended: a table of its nodes, and its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphflow.cli.failures import describe, group_failures
+from graphflow.cli.meter import NodeRow, format_rate, format_seconds
+from graphflow.cli.tracebacks import full_text, user_text
+from graphflow.errors import UpstreamFailed
+
+if TYPE_CHECKING:
+    from graphflow.runs import Run
+
+__all__ = ["show_failures", "show_summary"]
+
+_ROWS_SHOWN = 60
+_GROUPS_SHOWN = 5
+
+
+def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
+    """One line for the run, and a table: rows are nodes, columns what became of their items."""
+    seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+    style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
+    line = Text.assemble(
+        f"{run.flow_name}  run {run.id}  ", (run.state.name, style), f"  {format_seconds(seconds)}"
+    )
+    if rows:
+        console.print(_table(rows))
+    console.print(line)
+
+
+def _table(rows: Sequence[NodeRow]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("node", overflow="fold")
+    table.add_column("state")
+    columns = [
+        ("items", lambda row: _number(row.width) if row.width is not None else "?"),
+        ("completed", lambda row: _number(row.completed)),
+        ("cached", lambda row: _number(row.cached)),
+        ("skipped", lambda row: _number(row.skipped)),
+        ("failed", lambda row: _number(row.failed)),
+        ("cancelled", lambda row: _number(row.cancelled)),
+        ("rate", lambda row: format_rate(row.rate) if row.is_mapped else ""),
+        ("time", lambda row: format_seconds(row.seconds)),
+    ]
+    always = {"items", "completed", "failed", "rate", "time"}
+    shown = [(name, cell) for name, cell in columns if name in always or any(cell(row) for row in rows)]
+    for name, _ in shown:
+        table.add_column(name, justify="right")
+    for row in rows[:_ROWS_SHOWN]:
+        table.add_row(
+            Text(row.name), Text(row.state.name, style=_style(row)), *[cell(row) for _, cell in shown]
+        )
+    if len(rows) > _ROWS_SHOWN:
+        table.add_row(f"… and {len(rows) - _ROWS_SHOWN:,} more nodes")
+    return table
+
+
+def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> None:
+    """The failures, grouped by exception, each group with its first traceback and where it happened.
+
+    What only failed because something upstream did is counted, not repeated.
+    """
+    followers = 0
+    paragraphs: list[str] = []
+    for node in run.nodes:
+        if not _has_failed(node.counts):
+            continue
+        own = []
+        for failure in node.failures():
+            if isinstance(failure.exception, UpstreamFailed):
+                followers += 1
+            else:
+                own.append(failure)
+        groups = group_failures(node.name, own)
+        paragraphs += [describe(group, is_verbose=is_verbose) for group in groups[:_GROUPS_SHOWN]]
+        if len(groups) > _GROUPS_SHOWN:
+            paragraphs.append(f"… and {len(groups) - _GROUPS_SHOWN} more kinds of failure in {node.name}")
+    if run.exception is not None and (not paragraphs or is_verbose):
+        paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
+    if followers:
+        what = "task run" if followers == 1 else "task runs"
+        paragraphs.append(f"{followers:,} {what} did not start because of that")
+    for paragraph in paragraphs:
+        console.print(paragraph, markup=False, soft_wrap=True)
+
+
+def _body_failure(error: BaseException, *, is_verbose: bool) -> str:
+    name = type(error).__name__
+    head = f"{name}: {error}" if str(error) else name
+    frames = full_text(error) if is_verbose else user_text(error)
+    return f"{head}\n{frames}" if frames else head
+
+
+def _has_failed(counts: Iterable[str]) -> bool:
+    return not {"Failed", "TimedOut", "UpstreamFailed", "Crashed"}.isdisjoint(counts)
+
+
+def _number(number: int | None) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _style(row: NodeRow) -> str:
+    if row.state.is_completed():
+        return "green"
+    return "red" if row.state.is_failed() or row.state.is_crashed() else "yellow"

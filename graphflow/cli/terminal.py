@@ -1,0 +1,107 @@
+"""The two streams: data goes to stdout, everything that a person reads meanwhile to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+
+from rich.console import Console
+
+__all__ = [
+    "OutputFormat",
+    "ProgressMode",
+    "choose_progress",
+    "make_console",
+    "only_data_on_stdout",
+    "say_error",
+    "write_data",
+]
+
+
+class OutputFormat(StrEnum):
+    """What stdout gets."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ProgressMode(StrEnum):
+    """How a run is shown while it runs."""
+
+    AUTO = "auto"
+    LIVE = "live"
+    PLAIN = "plain"
+    OFF = "off"
+
+
+def make_console(*, stdout: bool = False, environ: Mapping[str, str] = os.environ) -> Console:
+    """A console on stderr, or on stdout.
+
+    Colour follows `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`. What is not a terminal is not cut to a width.
+    """
+    stream = sys.stdout if stdout else sys.stderr
+    is_terminal = stream.isatty()
+    return Console(
+        file=stream,
+        highlight=False,
+        soft_wrap=not is_terminal,
+        width=None if is_terminal else 160,
+        no_color=True if "NO_COLOR" in environ or environ.get("TERM") == "dumb" else None,
+    )
+
+
+def choose_progress(
+    asked: ProgressMode, *, is_terminal: bool, environ: Mapping[str, str] = os.environ
+) -> ProgressMode:
+    """What `auto` means here: live on a terminal that can, plain lines in a log, in CI and elsewhere."""
+    if asked is not ProgressMode.AUTO:
+        return asked
+    is_plain = not is_terminal or bool(environ.get("CI")) or environ.get("TERM") == "dumb"
+    return ProgressMode.PLAIN if is_plain else ProgressMode.LIVE
+
+
+@contextmanager
+def only_data_on_stdout() -> Iterator[None]:
+    """Send what user code prints meanwhile to stderr, that of child processes too.
+
+    So stdout can be piped: it has the value, or the JSON document, and nothing else.
+    """
+    stdout, descriptor = sys.stdout, _descriptor_of_stdout()
+    stdout.flush()
+    saved = None if descriptor is None else os.dup(descriptor)
+    if descriptor is not None:
+        os.dup2(2, descriptor)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        if descriptor is not None and saved is not None:
+            os.dup2(saved, descriptor)
+            os.close(saved)
+
+
+def _descriptor_of_stdout() -> int | None:
+    """1 where stdout is the process's own; None where a test or a notebook put something in its place."""
+    try:
+        return 1 if sys.stdout.fileno() == 1 else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def say_error(text: str, *, details: str = "") -> None:
+    """One error on stderr, `details` (a traceback) before it."""
+    console = make_console()
+    if details:
+        console.print(details.rstrip(), markup=False)
+    console.print("error:", style="bold red", end=" ")
+    console.print(text, markup=False)
+
+
+def write_data(text: str) -> None:
+    """A line of data on stdout, and nothing else."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,503 @@
+"""The driver: performs the core's commands on the backend, the history and the clock, and tells it what came back.
+
+It decides nothing. One thread handles all events of a run; with a backend that runs in the caller there is
+no such thread, and whoever waits does its work.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphflow.engine import events as ev
+from graphflow.engine.core import Core
+from graphflow.engine.dispatch import Dispatcher
+from graphflow.engine.hooks import Hooks
+from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
+from graphflow.graph import Node
+from graphflow.history.memory import MemoryHistory, Place
+from graphflow.orders import Ref
+from graphflow.ports import (
+    Backend,
+    BackendEvent,
+    BackendFailed,
+    BatchDone,
+    BatchLost,
+    CapacityChanged,
+    RunEvent,
+)
+from graphflow.recording import Fragment
+from graphflow.reports import ErrorRecord
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("graphflow.driver")
+PULL_SECONDS = 0.05
+
+
+class Driver:
+    """Owns one run: the core, the history and the run's part of a backend.
+
+    Parameters
+    ----------
+    run_id, flow_name
+        What this run is.
+    backend
+        Where batches run; it is started here, but closed by its owner.
+    adopt
+        Gives the nodes of a fragment ids (and names) of this run.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        flow_name: str,
+        backend: Backend,
+        adopt: Callable[[Fragment, Node, int], tuple[Sequence[Node], int]],
+        make_run_view: Callable[[int, int | None], Any] | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.flow_name = flow_name
+        self.backend = backend
+        self.history = MemoryHistory()
+        self.is_finished = False
+        self.outcome: ev.FinishRun | None = None
+        self.failure: BaseException | None = None
+        """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
+        backend.start()
+        self.core = Core(capacity=backend.capacity())
+        filler = Ref(kind="local", id="none", count=1, data=[None])
+        if not backend.is_local:
+            filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
+        self.dispatcher = Dispatcher(
+            run_id=run_id, core=self.core, history=self.history, filler=filler, failure=self.exception_of
+        )
+        self.hooks = Hooks(make_run_view)
+        self._adopt = adopt
+        self._subscribers: list[Callable[[RunEvent], None]] = []
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._timer: float | None = None
+        self._interruption: BaseException | None = None
+        self._changed = threading.Condition()
+        self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._pull_threads: list[threading.Thread] = []
+        self._thread: threading.Thread | None = None
+        self._pumping = threading.RLock()
+        backend.open_run(run_id, self._deliver)
+        if not backend.runs_in_caller:
+            self._thread = threading.Thread(target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True)
+            self._thread.start()
+
+    # -- told from outside, by any thread ---------------------------------------------------------------
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand an event to the core, in order with all others."""
+        self._inbox.put(lambda: self._handle(event))
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Run something on the driver's thread."""
+        self._inbox.put(action)
+
+    def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
+        """Call back, on the driver's thread, for each change."""
+        self._subscribers.append(callback)
+
+    def _deliver(self, event: BackendEvent) -> None:
+        if isinstance(event, BatchDone):
+            report = event.report
+            self._inbox.put(lambda: self._handle(ev.BatchReported(report)))
+        elif isinstance(event, BatchLost):
+            lost = ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
+            if event.reason:
+                logger.warning("run %s: batch %s was lost: %s", self.run_id, event.batch, event.reason)
+            self._inbox.put(lambda: self._handle(lost))
+        elif isinstance(event, CapacityChanged):
+            capacity = event.capacity
+            self._inbox.put(lambda: self._handle(ev.CapacitySet(capacity)))
+        else:
+            assert isinstance(event, BackendFailed)
+            error = event.error
+            self._inbox.put(lambda: self._fail(error))
+
+    # -- waiting ----------------------------------------------------------------------------------------
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until `ready()` holds; False after `timeout` seconds.
+
+        `ready` is called after each event; it must be cheap. With an inline backend, this call runs batches.
+
+        Raises
+        ------
+        BackendError
+            If the run cannot go on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._thread is None or threading.current_thread() is self._thread:
+            return self._pump(ready, deadline)
+        with self._changed:
+            while not ready():
+                self._raise_failure()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        while not ready():
+            self._raise_failure()
+            with self._pumping:
+                if self._drain():
+                    continue
+                if self.backend.step(self.run_id):
+                    continue
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return False
+            self._take(deadline)
+        return True
+
+    def _take(self, deadline: float | None) -> None:
+        """Wait for the next thing to do, the timer or the deadline."""
+        ends = [each for each in (self._timer, deadline) if each is not None]
+        timeout = min(ends) - time.monotonic() if ends else 0.5
+        if timeout > 0:
+            try:
+                action = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                action = None
+            self._do(action)
+        self._check_timer()
+
+    def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
+        """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
+
+        def register() -> None:
+            if ready() or self.failure is not None or self.is_finished:
+                callback()
+            else:
+                self._waiters.append((ready, callback))
+
+        if self._thread is None:
+            register()
+        else:
+            self._inbox.put(register)
+
+    def interrupt(self, error: BaseException | None) -> None:
+        """Let whoever waits raise `error`; None takes that back. The run itself goes on."""
+        self._interruption = error
+        self._inbox.put(None)
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self._interruption is not None:
+            raise self._interruption
+
+    # -- the loop ---------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self.is_finished and self.failure is None:
+            timeout = None if self._timer is None else max(0.0, self._timer - time.monotonic())
+            try:
+                action = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                action = None
+            self._do(action)
+            self._drain()
+            self._check_timer()
+            self._notify()
+        self._notify()
+
+    def _drain(self) -> bool:
+        """Do all that waits in the inbox; False if there was nothing."""
+        did = False
+        while not self.is_finished:
+            try:
+                action = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            self._do(action)
+            did = True
+        self._check_timer()
+        if did:
+            self._notify()
+        return did
+
+    def _do(self, action: Callable[[], None] | None) -> None:
+        if action is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            logger.debug("run %s: the engine failed", self.run_id, exc_info=True)
+            broken = GraphflowError(
+                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug of "
+                "graphflow, please report it with the traceback"
+            )
+            broken.__cause__ = error
+            self._fail(error if isinstance(error, GraphflowError) else broken)
+
+    def _check_timer(self) -> None:
+        if self._timer is not None and time.monotonic() >= self._timer:
+            self._timer = None
+            self._handle(ev.TimerDue())
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._waiters:
+            kept = []
+            for ready, callback in self._waiters:
+                if ready() or self.failure is not None or self.is_finished:
+                    callback()
+                else:
+                    kept.append((ready, callback))
+            self._waiters = kept
+        with self._changed:
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None and not self.is_finished:
+            if not isinstance(error, GraphflowError):
+                wrapped = BackendError(f"{self.backend.name}: {type(error).__name__}: {error}")
+                wrapped.__cause__ = error
+                error = wrapped
+            self.failure = error
+            self._notify()
+
+    # -- performing commands ----------------------------------------------------------------------------
+
+    def _handle(self, event: ev.Event) -> None:
+        if self.is_finished:
+            return
+        for command in self.core.handle(event, time.monotonic()):
+            self._perform(command)
+
+    def _perform(self, command: ev.Command) -> None:
+        if isinstance(command, ev.SubmitBatch):
+            self.hooks.running(self.core, command)
+            self.backend.submit(self.dispatcher.order(command))
+        elif isinstance(command, ev.CommitReport):
+            self._commit(command)
+        elif isinstance(command, ev.ItemsEnded):
+            self.history.ended(command.node, command.indices, time.time())
+            self.hooks.ended(self.core, command.node, command.indices)
+            self._emit("items", command.node, Code(command.code).state_name, len(command.indices))
+        elif isinstance(command, ev.NodeChanged):
+            self.history.node_changed(command.node, command.code, time.time())
+            self._emit("node", command.node, Code(command.code).state_name)
+        elif isinstance(command, ev.NodeFailed):
+            if command.error is not None:
+                self.history.errors[command.node] = command.error
+        elif isinstance(command, ev.GraftItem):
+            self._graft(command)
+        elif isinstance(command, ev.Alias):
+            place = self.history.node(command.root).place(0)
+            if place is not None:
+                self.history.node(command.node).alias(command.index, place)
+        elif isinstance(command, ev.SetTimer):
+            self._timer = command.at
+        elif isinstance(command, ev.PullSource):
+            self._pull(command)
+        elif isinstance(command, ev.StopBatches):
+            self.backend.stop(self.run_id, hard=command.hard)
+        else:
+            self._finish(command)
+
+    def _commit(self, command: ev.CommitReport) -> None:
+        report = command.report
+        self.history.commit(report, command.indices)
+        if not self.backend.is_local:
+            _echo(report.logs)
+        for step in report.steps:
+            if self.dispatcher.buffers:
+                leader = self.core.books[step.node].stage.leader
+                indices = list(command.indices)
+                self.call(lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices))
+            self.hooks.reported(self.core, step, command.indices)
+            self._emit("items", step.node, "", report.reached)
+
+    def _graft(self, command: ev.GraftItem) -> None:
+        fragment = command.fragment
+        parent = self.core.books[command.node].node
+        if isinstance(fragment, ErrorRecord):
+            self.history.errors[command.node] = self.history.restored(fragment)
+            answer = ev.Grafted(node=command.node, index=command.index, failed=True)
+        else:
+            nodes, root = self._adopt(fragment, parent, command.index)
+            answer = ev.Grafted(node=command.node, index=command.index, nodes=nodes, root=root)
+        # Queued, not nested: a chain of grafts never grows the stack.
+        self.tell(answer)
+
+    def _finish(self, command: ev.FinishRun) -> None:
+        self.outcome = command
+        self.history.run_changed(command.code, time.time())
+        self.hooks.flush()
+        self.is_finished = True
+        self._emit("run", None, Code(command.code).state_name)
+        self._notify()
+
+    def _emit(self, kind: str, node: int | None, state: str, count: int = 0) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(RunEvent(kind=kind, run_id=self.run_id, node=node, state=state, count=count))
+            except Exception:
+                logger.exception("run %s: a subscriber failed", self.run_id)
+
+    # -- iterators --------------------------------------------------------------------------------------
+
+    def _pull(self, command: ev.PullSource) -> None:
+        book = self.core.books[command.node]
+        source = next(each for each in book.node.sources if each.slot == command.slot)
+        buffer = self.dispatcher.buffers.setdefault((command.node, command.slot), {})
+        start = book.stage.pulled[command.slot]
+
+        def take() -> None:
+            taken = 0
+            error: BaseException | None = None
+            ended = False
+            deadline = time.monotonic() + PULL_SECONDS
+            try:
+                while taken < command.count and (taken == 0 or time.monotonic() < deadline):
+                    buffer[start + taken] = next(source.values)
+                    taken += 1
+            except StopIteration:
+                ended = True
+            except BaseException as raised:
+                error = raised
+            if error is not None:
+                self.history.errors[command.node] = error
+            self.tell(
+                ev.SourceAdvanced(
+                    node=command.node, slot=command.slot, count=taken, ended=ended, failed=error is not None
+                )
+            )
+
+        if self._thread is None:
+            self.call(take)
+            return
+        threading.Thread(target=take, name="graphflow-source", daemon=True).start()
+
+    # -- asked by views ---------------------------------------------------------------------------------
+
+    def code_of(self, node: int, index: int | None = None) -> Code:
+        """The state of a node, or of one of its items, as a code."""
+        book = self.core.books.get(node)
+        if book is None:
+            return Code.PENDING
+        if index is not None:
+            if index < len(book.states):
+                return Code(book.states[index])
+            return Code(book.final) if book.final else Code.PENDING
+        if book.final:
+            return Code(book.final)
+        return Code.RUNNING if book.has_started else Code.PENDING
+
+    def is_final(self, node: int, index: int | None = None) -> bool:
+        """Whether a node, or one of its items, has an outcome."""
+        book = self.core.books.get(node)
+        if book is None:
+            return False
+        if book.is_final:
+            return True
+        return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
+
+    def fetch(self, places: Sequence[Place]) -> list[Any]:
+        """Values by place; columns are fetched once each."""
+        refs = {id(place.ref): place.ref for place in places}
+        columns = dict(zip(refs, self.backend.fetch(list(refs.values())), strict=True))
+        return [columns[id(place.ref)][place.position] for place in places]
+
+    def exception_of(self, node: int, index: int | None = None) -> BaseException:
+        """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
+        book = self.core.books[node]
+        code = self.code_of(node, index)
+        whole = self.history.errors.get(node)
+        if whole is not None and (index is None or code not in FINAL_CODES or book.failed_whole):
+            return whole
+        at = index if index is not None else 0
+        record = self.history.last_error(node, at)
+        if record is not None and code != Code.CANCELLED:
+            error = self.history.restored(record)
+            if not (code == Code.UPSTREAM_FAILED and not isinstance(error, UpstreamFailed)):
+                return error
+        if code == Code.UPSTREAM_FAILED:
+            return self._upstream_failed(node, index)
+        if code == Code.CRASHED:
+            from_index = f"[{index}]" if book.node.is_mapped else ""
+            return _crashed(f"{book.node.name}{from_index}")
+        if code == Code.CANCELLED:
+            return RunCancelled(f"{book.node.name} was cancelled before it ended")
+        if whole is not None:
+            return whole
+        return GraphflowError(f"{book.node.name} ended {code.state_name}")
+
+    def _upstream_failed(self, node: int, index: int | None) -> BaseException:
+        root, item, path = self.core.root_of(node, index if self.core.books[node].node.is_mapped else None)
+        names = [self.core.books[each].node.name for each in path]
+        root_name = self.core.books[root].node.name
+        if item is not None and self.core.books[root].node.is_mapped:
+            root_name += f"[{item}]"
+        if root == node:
+            return UpstreamFailed(f"{root_name} did not run, because something that it needs failed", root=root_name)
+        cause = self.exception_of(root, item)
+        own = self.core.books[node].node.name + (f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else "")
+        via = f" (through {', '.join(reversed(names[1:]))})" if len(names) > 1 else ""
+        error = UpstreamFailed(
+            f"{own} did not run, because {root_name} failed{via}: {type(cause).__name__}: {cause}",
+            root=root_name,
+            path=tuple(reversed(names)),
+        )
+        error.__cause__ = cause
+        return error
+
+    def failed_indices(self, node: int) -> list[int]:
+        """The indices of a node's failed items, ascending."""
+        states = self.core.books[node].states
+        if not any(states.count(code) for code in FAILED_CODES):
+            return []
+        return [i for i, code in enumerate(states) if code in FAILED_CODES]
+
+    def close(self) -> None:
+        """Give up the run's part of the backend."""
+        self.is_finished = True
+        self._inbox.put(None)
+        self.backend.close_run(self.run_id)
+        self.hooks.close()
+
+
+def _crashed(name: str) -> BaseException:
+    from graphflow.errors import ItemCrashed
+
+    return ItemCrashed(
+        f"{name} was executing when its worker died, twice (a segmentation fault, os._exit, or out of memory); "
+        "the items around it went on"
+    )
+
+
+def _echo(records: Sequence[Any]) -> None:
+    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
+    for record in records:
+        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
+        if target.isEnabledFor(record.level):
+            target.log(
+                record.level,
+                "%s",
+                record.message,
+                extra={"run_id": record.run_id, "node": record.node, "map_index": record.index},
+            )
+
+
+def _none() -> bytes:
+    import pickle
+
+    return pickle.dumps([None], protocol=5)
+
+
+_PICKLED_NONE = _none()

@@ -1,0 +1,1 @@
+"""Examples that ship with the package; `graphflow demo` runs the first."""

@@ -1,0 +1,456 @@
+"""Futures: the lazy handles of nodes' outputs. Forcing one starts what is recorded and waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+from graphflow.engine import events as ev
+from graphflow.engine.driver import Driver
+from graphflow.errors import ForcingError, GraphflowError, TaskOptionError
+from graphflow.graph import Node
+from graphflow.mapping import (
+    SpreadOver,
+    classify,
+    flattened,
+    item_pairs,
+    product_of,
+    refusal,
+    table_rows,
+)
+from graphflow.recording import Handle, Recorder
+from graphflow.runs import Failure, Item, RunRecorder, node_exception, value_of
+from graphflow.states import FAILED_CODES, Code, State
+
+__all__ = [
+    "DoneAndNotDone",
+    "Future",
+    "MappedFuture",
+    "as_completed",
+    "flatten",
+    "items",
+    "product",
+    "rows",
+    "starmap",
+    "wait",
+]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Future(Handle, Generic[R]):
+    """The output of a call, or of one item of a map.
+
+    `result()`, `await`, `bool`, `len`, `str` and formatting force it; `repr` never does.
+    """
+
+    __slots__ = ("_n_outputs",)
+
+    def __init__(self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None) -> None:
+        super().__init__(recorder, node, index)
+        self._n_outputs = n_outputs
+
+    # -- forcing ----------------------------------------------------------------------------------------
+
+    def _started(self) -> Driver:
+        """The driver, with everything recorded so far started."""
+        recorder = self._recorder
+        if not isinstance(recorder, RunRecorder):
+            if recorder.is_fragment:
+                raise ForcingError(
+                    f"the future of {self._node.name} was forced inside a running task; a task returns the futures of "
+                    "the calls it makes (they run in its place), or calls the plain function: task.fn(...)"
+                )
+            raise ForcingError(
+                f"the future of {self._node.name} was forced while the graph of {recorder.flow_name!r} is only "
+                "built, not run; use flow.run(...) for a flow whose shape depends on values"
+            )
+        recorder.flush()
+        return recorder.driver
+
+    def _is_done(self, driver: Driver) -> bool:
+        return driver.is_final(self._node.id, self._index)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
+        if timeout is not None and timeout < 0:
+            raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+        driver = self._started()
+        return driver.wait(lambda: self._is_done(driver), timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """The value; starts what is recorded and waits for it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait at most, None for as long as it takes.
+        raise_on_failure
+            If False, a failure is returned as its exception.
+
+        Raises
+        ------
+        TimeoutError
+            If it does not end in time.
+        ForcingError
+            Where nothing can run: inside a task, or while a graph is built.
+        Exception
+            What the task failed with; `UpstreamFailed` if something before it failed.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self._name()} did not end within {timeout:g} s; it is {self.state.name}")
+        return self._outcome(raise_on_failure)
+
+    def _outcome(self, raise_on_failure: bool = True) -> R:
+        recorder = self._recorder
+        assert isinstance(recorder, RunRecorder)
+        driver = recorder.driver
+        error = self._exception(driver)
+        if error is None:
+            if driver.code_of(self._node.id, self._index) == Code.SKIPPED:
+                return None  # type: ignore[return-value]
+            return value_of(driver, self._node, self._index)  # type: ignore[no-any-return]
+        driver.tell(ev.FailureHandled(self._node.id, self._index))
+        if raise_on_failure:
+            raise error
+        return error  # type: ignore[return-value]
+
+    def _exception(self, driver: Driver) -> BaseException | None:
+        index = self._index if self._node.is_mapped else 0
+        code = driver.code_of(self._node.id, index)
+        if code in FAILED_CODES or code == Code.CANCELLED:
+            return driver.exception_of(self._node.id, index)
+        if self._index is not None and code == Code.PENDING:
+            book = driver.core.books[self._node.id]
+            if book.width is not None and self._index >= book.width:
+                return IndexError(f"{self._node.name} has {book.width} items; there is no item {self._index}")
+            return driver.exception_of(self._node.id, None)
+        return None
+
+    async def _async_result(self) -> R:
+        driver = self._started()
+        await wait_in_loop(driver, lambda: self._is_done(driver))
+        return self._outcome()
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._async_result().__await__()
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def _name(self) -> str:
+        return self._node.name if self._index is None else f"{self._node.name}[{self._index}]"
+
+    @property
+    def state(self) -> State:
+        """Where it stands; does not start anything."""
+        recorder = self._recorder
+        if not isinstance(recorder, RunRecorder) or not recorder.has_driver:
+            return State.of(Code.PENDING)
+        driver = recorder.driver
+        index = self._index if self._node.is_mapped else None
+        code = driver.code_of(self._node.id, index)
+        data: Any = None
+        if code in FAILED_CODES or code == Code.CANCELLED:
+            data = self._exception(driver) if self._index is not None or not self._node.is_mapped else None
+        return State.of(code, message="" if data is None else f"{type(data).__name__}: {data}", data=data)
+
+    def failures(self) -> list[Failure]:
+        """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
+
+        Whoever asks has been handed the failures: they do not fail the flow any more.
+        """
+        self.wait()
+        recorder = self._recorder
+        assert isinstance(recorder, RunRecorder)
+        driver = recorder.driver
+        driver.tell(ev.FailureHandled(self._node.id, self._index))
+        if self._index is not None:
+            codes = [self._index] if driver.code_of(self._node.id, self._index) in FAILED_CODES else []
+        else:
+            codes = driver.failed_indices(self._node.id)
+        return [Failure(Item(driver, self._node, index)) for index in codes]
+
+    def __repr__(self) -> str:
+        return f"<Future {self._name()}: {self.state.name}>"
+
+    def __str__(self) -> str:
+        return str(self.result())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.result(), spec)
+
+    def __bool__(self) -> bool:
+        return bool(self.result())
+
+    def __len__(self) -> int:
+        return len(self.result())  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    # -- composing --------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Future[Any]:
+        """A future of `value[key]`; nothing runs yet."""
+        if isinstance(key, Handle):
+            return Future(self._recorder, self._recorder.getitem(self, key))
+        return Future(self._recorder, self._recorder.getitem(self, key))
+
+    def __iter__(self) -> Iterator[Future[Any]]:
+        """Futures of the elements; forces the value only if their number is not declared."""
+        count = self._n_outputs if self._n_outputs is not None else len(self)
+        return iter([self[i] for i in range(count)])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"the future of {self._name()} has no attribute {name!r}; for an attribute of its value, force it: "
+            f"future.result().{name}"
+        )
+
+    def __getstate__(self) -> Any:
+        raise GraphflowError(
+            f"the future of {self._name()} cannot be pickled: futures belong to their run; give it to a task as an "
+            "argument, or send its value: future.result()"
+        )
+
+    def __reduce__(self) -> Any:
+        return self.__getstate__()
+
+
+class MappedFuture(Future[list[R]], Generic[R]):
+    """The output of a map: a sequence of futures, one per item, in index order.
+
+    Its result is the list of the items' values; items that were skipped drop out of it.
+    """
+
+    __slots__ = ()
+
+    def _width(self) -> int:
+        known = self._recorder.known_width(self._node)
+        if known is not None:
+            return known
+        driver = self._started()
+        book = driver.core.books
+
+        def ready() -> bool:
+            return self._node.id in book and (book[self._node.id].width is not None or book[self._node.id].is_final)
+
+        driver.wait(ready)
+        width = book[self._node.id].width
+        if width is None:
+            driver.tell(ev.FailureHandled(self._node.id, None))
+            raise driver.exception_of(self._node.id, None)
+        return width
+
+    def _exception(self, driver: Driver) -> BaseException | None:
+        code = driver.code_of(self._node.id)
+        book = driver.core.books[self._node.id]
+        if not (code in FAILED_CODES or code == Code.CANCELLED or book.failed_count()):
+            return None
+        if code == Code.CANCELLED and not book.failed_count():
+            return driver.exception_of(self._node.id, None)
+        return node_exception(driver, self._node)
+
+    def __len__(self) -> int:
+        return self._width()
+
+    def __bool__(self) -> bool:
+        return self._width() > 0
+
+    @overload
+    def __getitem__(self, key: int) -> Future[R]: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
+    def __getitem__(self, key: Any) -> Any:
+        """The future of one item, or a list of them for a slice; nothing runs yet unless the width is needed."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(self._width()))]
+        if isinstance(key, bool) or not isinstance(key, int):
+            raise TypeError(f"a mapped future is indexed by map index, a whole number, not {key!r}")
+        if key < 0:
+            key += self._width()
+        known = self._recorder.known_width(self._node)
+        if key < 0 or (known is not None and key >= known):
+            raise IndexError(f"{self._node.name} has {self._width()} items; there is no such item")
+        return Future(self._recorder, self._node, key)
+
+    def __iter__(self) -> Iterator[Future[R]]:
+        """The items' futures, in order; waits for the width where it is not known."""
+        return (Future(self._recorder, self._node, i) for i in range(self._width()))
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[Future[R]]:
+        """The items' futures as they end, however; `TimeoutError` after `timeout` seconds."""
+        yield from as_completed(self, timeout=timeout)
+
+    def filter(self, predicate: Any) -> Future[list[R]]:
+        """The values for which `predicate` (a task or a plain function) is true; it runs item by item.
+
+        Items that failed stay what they are for a map over the outcome: their lanes are UpstreamFailed.
+        """
+        from graphflow.tasks import Task
+
+        task: Any = predicate if isinstance(predicate, Task) else Task(predicate)
+        flags = task.map(self)
+        return Future(self._recorder, self._recorder.compress(self, flags))
+
+    def __repr__(self) -> str:
+        width = self._recorder.known_width(self._node)
+        return f"<MappedFuture {self._node.name}[{'?' if width is None else width}]: {self.state.name}>"
+
+
+async def wait_in_loop(driver: Driver, ready: Callable[[], bool]) -> None:
+    """Wait without blocking the running event loop."""
+    if driver.backend.runs_in_caller:
+        driver.wait(ready)
+        return
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(done.set)
+        except RuntimeError:
+            # The loop was closed in the meantime: nobody waits there any more.
+            return
+
+    driver.when(ready, wake)
+    await done.wait()
+    if driver.failure is not None and not ready():
+        raise driver.failure
+
+
+class DoneAndNotDone(NamedTuple):
+    """What `wait` gives: futures that ended, and futures that did not."""
+
+    done: list[Future[Any]]
+    not_done: list[Future[Any]]
+
+
+def _as_futures(futures: Any) -> list[Future[Any]]:
+    if isinstance(futures, MappedFuture):
+        return list(futures)
+    if isinstance(futures, Future):
+        return [futures]
+    chosen = list(futures)
+    for each in chosen:
+        if not isinstance(each, Future):
+            raise TaskOptionError(f"a list of futures was expected, but it holds {each!r}")
+    return chosen
+
+
+def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) -> Iterator[Future[R]]:
+    """Futures as they end, however; starts what is recorded.
+
+    Raises
+    ------
+    TimeoutError
+        If some have not ended after `timeout` seconds.
+    """
+    left = _as_futures(futures)
+    if not left:
+        return
+    deadline = None if timeout is None else time.monotonic() + timeout
+    drivers = {id(each._recorder): each._started() for each in left}
+    total = len(left)
+    while left:
+        done = [each for each in left if each._is_done(drivers[id(each._recorder)])]
+        if done:
+            chosen = {id(each) for each in done}
+            left = [each for each in left if id(each) not in chosen]
+            yield from done
+            continue
+        remaining = None if deadline is None else deadline - time.monotonic()
+        waiting = left
+        driver = next(iter(drivers.values()))
+        if not driver.wait(lambda: any(each._is_done(drivers[id(each._recorder)]) for each in waiting), remaining):
+            raise TimeoutError(f"{len(left)} of {total} futures did not end within {timeout:g} s")
+
+
+def wait(futures: Iterable[Future[Any]], timeout: float | None = None) -> DoneAndNotDone:
+    """Wait for futures to end; gives those that did within `timeout` seconds, and those that did not."""
+    chosen = _as_futures(futures)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for each in chosen:
+        if not each.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            break
+    done = [each for each in chosen if each._is_done(each._started())]
+    ended = {id(each) for each in done}
+    return DoneAndNotDone(done, [each for each in chosen if id(each) not in ended])
+
+
+# -- helpers for mapped arguments ----------------------------------------------------------------------
+
+
+def _recorder_of(*values: Any) -> Recorder | None:
+    for value in values:
+        if isinstance(value, Handle):
+            return value._recorder
+        if isinstance(value, list | tuple):
+            found = _recorder_of(*value)
+            if found is not None:
+                return found
+    return None
+
+
+def flatten(values: Any) -> Any:
+    """One level of nesting less: of a mapped future or a future of lists (as a future), or of plain lists."""
+    recorder = _recorder_of(values)
+    if recorder is not None:
+        return Future(recorder, recorder.flatten(values))
+    if classify(values) == "iterator":
+        return (each for part in values for each in part)
+    return list(flattened(values))
+
+
+def items(values: Any) -> Any:
+    """The (key, value) pairs of a dict, or the sorted elements of a set, to map over; takes futures too."""
+    recorder = _recorder_of(values)
+    if recorder is not None:
+        return Future(recorder, recorder.helper("items", values))
+    return item_pairs(values)
+
+
+def rows(values: Any) -> Any:
+    """The rows of a DataFrame as dicts, to map over; takes futures too."""
+    recorder = _recorder_of(values)
+    if recorder is not None:
+        return Future(recorder, recorder.helper("rows", values))
+    return table_rows(values)
+
+
+def product(*pools: Any, **named: Any) -> Any:
+    """The Cartesian product of sequences, to map over: `add.map(product(xs, ys))`.
+
+    The elements are spread over the task's arguments (by name with `product(lr=..., depth=...)`); a task
+    that takes one argument gets the tuple. The last sequence varies fastest.
+    """
+    if not pools and not named:
+        raise TaskOptionError("product(...) needs at least one sequence")
+    recorder = _recorder_of(*pools, *named.values())
+    value = Future(recorder, recorder.product(pools, named)) if recorder is not None else product_of(*pools, **named)
+    return SpreadOver(value, arity=len(pools), names=tuple(named), prefers_pair=True)
+
+
+def starmap(values: Any, arguments: Any = None) -> Any:
+    """Spread each element of a sequence over the task's arguments: `add.map(starmap([(1, 2), (3, 4)]))`.
+
+    Tuples are spread by place, mappings by name. `starmap(task, values)` is short for
+    `task.map(starmap(values))`.
+    """
+    if arguments is not None:
+        return values.map(starmap(arguments))
+    if isinstance(values, SpreadOver):
+        return SpreadOver(values.value)
+    if not isinstance(values, Handle) and classify(values) == "refused":
+        raise TaskOptionError(f"starmap(...): {refusal(values)}")
+    return SpreadOver(values)
+
+

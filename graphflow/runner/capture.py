@@ -1,0 +1,110 @@
+"""Logs and prints of tasks, kept per item: with run, node, index and attempt, bounded in size."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import sys
+import threading
+import time
+from typing import Any
+
+from graphflow.context import FLOW, RUNNING, FlowContext, TaskContext
+from graphflow.reports import LogRecord
+
+__all__ = ["LogSink", "capture_logging", "capture_prints"]
+
+MAX_LINES_PER_SINK = 10_000
+MAX_LINE = 8_192
+_lock = threading.Lock()
+_installed: set[str] = set()
+
+
+class LogSink:
+    """The log of one batch, or of one flow body; keeps the first lines and counts what it drops."""
+
+    def __init__(self, *, worker: str = "", tees: bool = True, max_lines: int = MAX_LINES_PER_SINK) -> None:
+        self.records: list[LogRecord] = []
+        self.dropped = 0
+        self.tees = tees
+        """Whether prints also go to the process's own stdout."""
+        self._worker = worker
+        self._max_lines = max_lines
+
+    def add(self, context: TaskContext | FlowContext, level: int, message: str, logger: str) -> None:
+        """Keep a line."""
+        if len(self.records) >= self._max_lines:
+            self.dropped += 1
+            return
+        if len(message) > MAX_LINE:
+            message = f"{message[:MAX_LINE]}... ({len(message)} characters)"
+        is_task = isinstance(context, TaskContext)
+        self.records.append(
+            LogRecord(
+                timestamp=time.time(),
+                level=level,
+                message=message,
+                logger=logger,
+                node=context.node if is_task else "",  # type: ignore[union-attr]
+                index=context.map_index if is_task else None,  # type: ignore[union-attr]
+                attempt=context.attempt,
+                worker=self._worker,
+                run_id=context.run_id,
+            )
+        )
+
+
+def _current() -> TaskContext | FlowContext | None:
+    return RUNNING.get() or FLOW.get()
+
+
+def capture_logging() -> None:
+    """Let records of the standard library's loggers reach the log of the item that emits them.
+
+    A record factory is wrapped, once per process; no handler or level is touched.
+    """
+    with _lock:
+        if "logging" in _installed:
+            return
+        _installed.add("logging")
+        make = logging.getLogRecordFactory()
+
+        def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+            record = make(*args, **kwargs)
+            context = _current()
+            if context is not None and context.sink is not None and not record.name.startswith("distributed"):
+                try:
+                    message = record.getMessage()
+                except Exception:
+                    message = str(record.msg)
+                context.sink.add(context, record.levelno, message, record.name)
+            return record
+
+        logging.setLogRecordFactory(factory)
+
+
+def capture_prints() -> None:
+    """Let `print` reach the log of an item that asks for it (`log_prints`); installed once per process."""
+    with _lock:
+        if "print" in _installed:
+            return
+        _installed.add("print")
+        plain = builtins.print
+
+        def tee(*args: Any, **kwargs: Any) -> None:
+            context = _current()
+            if (
+                context is None
+                or not context.log_prints
+                or context.sink is None
+                or kwargs.get("file") not in (None, sys.stdout)
+            ):
+                plain(*args, **kwargs)
+                return
+            separator = kwargs.get("sep")
+            text = (" " if separator is None else separator).join(str(each) for each in args)
+            context.sink.add(context, logging.INFO, text, "print")
+            if context.sink.tees:
+                plain(*args, **kwargs)
+
+        builtins.print = tee

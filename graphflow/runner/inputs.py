@@ -1,0 +1,159 @@
+"""The inputs of a batch, made ready: each slot becomes a constant or a list with one entry per position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphflow.mapping import FailedInput, PartialList, slice_of, snapshot
+from graphflow.orders import (
+    BatchOrder,
+    Column,
+    Elements,
+    Gathered,
+    Given,
+    Hole,
+    Input,
+    Literals,
+    Program,
+    Ref,
+    Spread,
+    Whole,
+)
+
+__all__ = ["Constant", "Loader", "Ready", "make_call", "ready_inputs"]
+
+Loader = Callable[[Ref], list[Any]]
+
+
+class Constant:
+    """A slot with the same value for each item."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+Ready = Constant | Sequence[Any]
+
+
+def ready_inputs(order: BatchOrder, load: Loader) -> list[Ready]:
+    """Load what the batch's inputs refer to."""
+    return [_ready(each, order, load) for each in order.inputs]
+
+
+def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
+    if isinstance(source, Given):
+        return Constant(source.value)
+    if isinstance(source, Literals):
+        return source.values
+    if isinstance(source, Whole):
+        return Constant(load(source.ref)[source.position])
+    if isinstance(source, Column):
+        column = _joined(source.parts, load)
+        if source.overrides:
+            column = list(column)
+            for position, value in source.overrides.items():
+                column[position] = value
+        return column
+    if isinstance(source, Gathered):
+        values = list(_joined(source.parts, load))
+        for place, value in source.overrides.items():
+            values[place] = value
+        if source.dropped:
+            gone = set(source.dropped)
+            values = [value for place, value in enumerate(values) if place not in gone]
+        return Constant(values)
+    assert isinstance(source, Elements)
+    sequence = snapshot_once(load(source.ref)[source.position])
+    indices = order.indices
+    if isinstance(indices, range):
+        return slice_of(sequence, indices.start, indices.stop)
+    return [sequence[i] for i in indices]
+
+
+def snapshot_once(value: Any) -> Any:
+    """A sequence that elements can be taken from by place."""
+    return value if isinstance(value, list) else snapshot(value)
+
+
+def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
+    values: list[Any] = []
+    for ref, positions in parts:
+        column = load(ref)
+        if isinstance(positions, range) and positions.step == 1:
+            if len(parts) == 1 and positions.start == 0 and positions.stop == len(column):
+                return column
+            values += column[positions.start : positions.stop]
+        else:
+            values += [column[position] for position in positions]
+    return values
+
+
+def failed_input(value: Any) -> BaseException | None:
+    """The failure behind a value that stands for one."""
+    if type(value) is FailedInput:
+        return value.error
+    if type(value) is PartialList:
+        return value.first_failure()
+    return None
+
+
+def _fill(template: Any, values: Sequence[Any]) -> Any:
+    kind = type(template)
+    if kind is Hole:
+        return values[template.slot]
+    if kind is list or kind is set or kind is frozenset:
+        return kind(_fill(each, values) for each in template)
+    if kind is dict:
+        return {_fill(key, values): _fill(each, values) for key, each in template.items()}
+    if isinstance(template, tuple):
+        parts = [_fill(each, values) for each in template]
+        return template._make(parts) if hasattr(template, "_make") else tuple(parts)
+    return template
+
+
+def make_call(program: Program, slots: Sequence[Ready]) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A function that gives the arguments of the call at a position."""
+    constants = [each.value if isinstance(each, Constant) else None for each in slots]
+    lanes = [(number, each) for number, each in enumerate(slots) if not isinstance(each, Constant)]
+    nested = program.has_nested
+    args, kwargs = program.args, program.kwargs
+    spreads = any(type(each) is Spread for each in (*args, *kwargs.values()))
+
+    if not spreads and not nested and not kwargs and len(args) == 1 and type(args[0]) is Hole and lanes:
+        column = lanes[0][1]
+
+        def single(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return (column[position],), {}
+
+        return single
+
+    def general(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        values = list(constants)
+        for number, lane in lanes:
+            values[number] = lane[position]
+        if not spreads:
+            if nested:
+                return tuple(_fill(each, values) for each in args), {k: _fill(v, values) for k, v in kwargs.items()}
+            return (
+                tuple(values[each.slot] if type(each) is Hole else each for each in args),
+                {key: values[each.slot] if type(each) is Hole else each for key, each in kwargs.items()},
+            )
+        new_args: list[Any] = []
+        new_kwargs: dict[str, Any] = {}
+        for each in args:
+            if type(each) is Spread:
+                value = values[each.slot]
+                if isinstance(value, Mapping):
+                    new_kwargs.update(value)
+                else:
+                    new_args.extend(value)
+            else:
+                new_args.append(_fill(each, values))
+        for key, each in kwargs.items():
+            new_kwargs[key] = _fill(each, values)
+        return tuple(new_args), new_kwargs
+
+    return general

@@ -1,0 +1,389 @@
+"""Tasks: decorated functions with policies. A call records a node and gives a future."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import typing
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from graphflow.backends import resolve
+from graphflow.context import RECORDER
+from graphflow.errors import TaskOptionError
+from graphflow.futures import Future, MappedFuture, starmap
+from graphflow.ids import run_id
+from graphflow.policies import TaskOptions, Trigger
+from graphflow.ports import Backend
+from graphflow.recording import Callee, Handle, Recorder
+from graphflow.runs import RunRecorder
+
+__all__ = ["Task", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTIONS = (
+    "name",
+    "description",
+    "tags",
+    "version",
+    "retries",
+    "retry_delay_seconds",
+    "retry_jitter_factor",
+    "retry_on",
+    "retry_condition_fn",
+    "timeout_seconds",
+    "trigger",
+    "task_run_name",
+    "log_prints",
+    "on_running",
+    "on_completion",
+    "on_failure",
+    "n_outputs",
+    "batch_size",
+    "concurrency",
+    "resources",
+    "priority",
+    "workers",
+)
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """A readable name of any callable."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine or an async generator."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    call = getattr(type(fn), "__call__", None)
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (fn, call)
+        if each is not None
+    )
+
+
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of a callable, None where Python does not know it."""
+    try:
+        return inspect.signature(fn)
+    except (TypeError, ValueError):
+        return None
+
+
+class Task(Generic[P, R]):
+    """A function with policies; made by `task`.
+
+    Calling it in a flow records a node and gives a future; nothing runs yet. `task.fn` is the function.
+    """
+
+    def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
+        if isinstance(fn, staticmethod):
+            fn = fn.__func__
+        if isinstance(fn, Task):
+            raise TaskOptionError(f"{fn!r} is a task already; use its with_options(...) to change options")
+        if isinstance(fn, type) or not callable(fn):
+            raise TaskOptionError(f"@task takes a function or another callable, not {fn!r}")
+        self.fn: Callable[P, Any] = fn
+        self._given = dict(options)
+        name = function_name(fn)
+        self.options = TaskOptions.checked(f"task {options.get('name') or name!r}", options, name=name)
+        self.is_async = is_async(fn)
+        if self.options.concurrency is not None and not self.is_async:
+            raise TaskOptionError(
+                f"task {self.options.name!r}: concurrency={self.options.concurrency} is for async def tasks, whose items "
+                "run concurrently in one slot; a plain function runs one item per slot"
+            )
+        self._signature = signature_of(fn)
+        self._callee = Callee(
+            fn=fn,
+            options=self.options,
+            kind="async" if self.is_async else "sync",
+            signature=self._signature,
+        )
+        functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn).__call__, updated=())
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.options.name
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """Its tags."""
+        return self.options.tags
+
+    def __repr__(self) -> str:
+        return f"<Task {self.options.name}>"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Task[..., R]:
+        if instance is None:
+            return self
+        bound: Task[..., R] = Task(self.fn.__get__(instance, owner), **self._given)  # type: ignore[attr-defined]
+        return bound
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.fn, self._given)
+
+    def with_options(self, **options: Any) -> Task[P, R]:
+        """A copy with some options changed; tags add up.
+
+        Raises
+        ------
+        TaskOptionError
+            If an option is unknown or wrong.
+        """
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise TaskOptionError(unknown_option(f"task {self.options.name!r}", unknown[0], _OPTIONS))
+        merged = {**self._given, **options}
+        if options.get("tags") is not None:
+            TaskOptions.checked(f"task {self.options.name!r}", {"tags": options["tags"]}, name="x")
+            merged["tags"] = [*self.options.tags, *options["tags"]]
+        return Task(self.fn, **merged)
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> Future[R]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Future[R]:
+        """Record a call; gives the future of its value. `wait_for=[...]` only orders it after others."""
+        wait_for = self._wait_for(kwargs)
+        recorder = current_recorder([*args, *kwargs.values(), wait_for])
+        node = recorder.call(self._callee, args, kwargs, wait_for=wait_for)
+        return Future(recorder, node, n_outputs=self._n_outputs())
+
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    @overload
+    def submit(self, *args: Any, **kwargs: Any) -> Future[R]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
+        """Record a call and start everything recorded so far; gives the future at once."""
+        future = self(*args, **kwargs)
+        if isinstance(future._recorder, RunRecorder):
+            future._recorder.flush()
+        return future
+
+    def map(self, *args: Any, **kwargs: Any) -> MappedFuture[R]:
+        """Record a map: sequences, iterators and futures of them are zipped, all else is constant.
+
+        Raises
+        ------
+        MapTypeError
+            If an argument cannot be mapped (a dict, a set, a DataFrame), or none is.
+        MapWidthError
+            If lengths are known and differ.
+        """
+        wait_for = self._wait_for(kwargs)
+        recorder = current_recorder([*args, *kwargs.values(), wait_for])
+        return MappedFuture(recorder, recorder.map(self._callee, args, kwargs, wait_for=wait_for))
+
+    def starmap(self, values: Any, **kwargs: Any) -> MappedFuture[R]:
+        """Record a map that spreads each element over the arguments: `add.starmap([(1, 2), (3, 4)])`."""
+        return self.map(starmap(values), **kwargs)
+
+    def _wait_for(self, kwargs: dict[str, Any]) -> Any:
+        if self._signature is not None and "wait_for" in self._signature.parameters:
+            return None
+        return kwargs.pop("wait_for", None)
+
+    def _n_outputs(self) -> int | None:
+        if self.options.n_outputs is not None:
+            return self.options.n_outputs
+        annotation = getattr(self.fn, "__annotations__", {}).get("return")
+        if isinstance(annotation, str):
+            try:
+                annotation = typing.get_type_hints(self.fn).get("return")
+            except Exception:
+                return None
+        if typing.get_origin(annotation) is tuple:
+            parts = typing.get_args(annotation)
+            if parts and parts[-1] is not Ellipsis:
+                return len(parts)
+        return None
+
+
+def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    return Task(fn, **options)
+
+
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
+    """The text for an option that does not exist, with the nearest one that does."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+    return f"{owner} has no option {name!r}{hint}"
+
+
+# -- outside flows ---------------------------------------------------------------------------------------
+
+
+class _Outside:
+    """The recording of calls outside any flow: one per thread, as long as futures of it live."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def recorder(self, values: Iterable[Any]) -> Recorder:
+        """The recording that the futures among `values` belong to, else the thread's own."""
+        for value in values:
+            if isinstance(value, Handle) and isinstance(value._recorder, RunRecorder):
+                return value._recorder
+        found: Recorder | None = None
+        kept = getattr(self._local, "recorder", None)
+        if kept is not None:
+            found = kept()
+        if found is None:
+            found = _outside_recorder()
+            self._local.recorder = weakref.ref(found)
+        return found
+
+
+class _OutsideRecorder(RunRecorder):
+    """A recording outside flows; its backend is closed when nothing refers to it any more."""
+
+
+def _outside_recorder() -> _OutsideRecorder:
+    opened: list[Backend] = []
+
+    def make() -> Backend:
+        backend, _ = resolve(None)
+        opened.append(backend)
+        return backend
+
+    recorder = _OutsideRecorder(flow_name="outside", run_id=run_id(), make_backend=make)
+    weakref.finalize(recorder, _close_all, opened)
+    return recorder
+
+
+def _close_all(backends: list[Backend]) -> None:
+    for backend in backends:
+        backend.close()
+
+
+_OUTSIDE = _Outside()
+
+
+def current_recorder(values: Iterable[Any]) -> Recorder:
+    """The recording that a call made here belongs to."""
+    recorder = RECORDER.get()
+    if recorder is not None:
+        return recorder
+    return _OUTSIDE.recorder(values)
+
+
+# -- the decorator -----------------------------------------------------------------------------------------
+
+
+@overload
+def task(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tags: Iterable[str] | None = None,
+    version: str | None = None,
+    retries: int = 0,
+    retry_delay_seconds: float | timedelta | list[float] | Callable[[int], list[float]] | None = None,
+    retry_jitter_factor: float | None = None,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]] | None = None,
+    retry_condition_fn: Callable[..., Any] | None = None,
+    timeout_seconds: float | timedelta | None = None,
+    trigger: Trigger | Callable[..., bool] | None = None,
+    task_run_name: str | Callable[..., str] | None = None,
+    log_prints: bool | None = None,
+    on_running: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_completion: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_failure: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    n_outputs: int | None = None,
+    batch_size: int | str | None = None,
+    concurrency: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    priority: int = 0,
+    workers: Iterable[str] | None = None,
+) -> _Decorator: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function; bare, or with options.
+
+    Parameters
+    ----------
+    name, description, tags, version
+        What it is called and how it is marked; the name is the function's by default.
+    retries, retry_delay_seconds, retry_jitter_factor
+        How often a failed attempt is tried again, and after how many seconds: a number, a list whose last
+        entry repeats, or a callable of the number of retries such as `exponential_backoff(2)`. A waiting
+        retry holds no slot. Jitter factor f adds a random share of 0 to f times the delay.
+    retry_on, retry_condition_fn
+        Retry only these exception types; only if the callable of (task, task_run, state) says so.
+    timeout_seconds
+        How long one attempt of one item may run.
+    trigger
+        When it runs, by the upstream states; `all_successful` by default.
+    task_run_name
+        The label of its runs: a template over the parameters, or a callable.
+    log_prints
+        Whether prints reach the log; the flow's setting by default.
+    on_running, on_completion, on_failure
+        Functions of (task, task_run, state), called on the driver. For a mapped item, `on_running` is
+        called when its outcome is known, before the others.
+    n_outputs
+        How many futures unpacking gives, where no `tuple[...]` annotation tells.
+    batch_size
+        Items per batch; `"auto"` by default.
+    concurrency
+        For `async def` tasks: items that run concurrently in one slot, 64 by default.
+    resources, priority, workers
+        Where and how early batches run on a Dask cluster.
+
+    Raises
+    ------
+    TaskOptionError
+        If an option is unknown or wrong.
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise TaskOptionError(unknown_option("@task", unknown[0], _OPTIONS))
+    if fn is not None:
+        return Task(fn, **options)
+    return _Decorator(options)
+
+
+class _Decorator:
+    """`@task(...)` with options, waiting for its function."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        # Options are checked where they are written, not where the function stands.
+        TaskOptions.checked("@task", options, name="task")
+        self._options = options
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    def __call__(self, fn: Any, /) -> Any:
+        return Task(fn, **self._options)
+
+
+def in_task() -> bool:
+    """Whether a task runs in this context."""
+    recorder = RECORDER.get()
+    return recorder is not None and recorder.is_fragment
+
+

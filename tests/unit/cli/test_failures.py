@@ -1,0 +1,155 @@
+"""Failures in groups, and a run as a document."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from graphflow.cli.document import run_document, value_text
+from graphflow.cli.failures import describe, group_failures
+from graphflow.cli.tracebacks import is_user_frame, user_text
+from graphflow.errors import RemoteError
+from graphflow.states import Code, State
+
+FRAMES = 'Traceback (user frames only):\n  File "crawl.py", line {line}, in fetch\n    raise\n'
+
+
+@dataclass
+class Failure:
+    index: int | None
+    exception: BaseException
+    label: str | None = None
+    inputs: str = ""
+    attempts: int = 1
+    traceback: str = FRAMES.format(line=3)
+
+
+def test_failures_that_differ_in_numbers_only_are_one_group() -> None:
+    failures = [Failure(i, ValueError(f"document {i} is empty")) for i in range(12)]
+    failures.append(Failure(12, KeyError("title")))
+
+    groups = group_failures("load", failures)
+
+    assert [(group.count, type(group.first.exception)) for group in groups] == [
+        (12, ValueError),
+        (1, KeyError),
+    ]
+    assert groups[0].first.index == 0
+
+
+def test_the_same_exception_from_another_line_is_another_group() -> None:
+    failures = [
+        Failure(0, ValueError("empty")),
+        Failure(1, ValueError("empty"), traceback=FRAMES.format(line=9)),
+    ]
+
+    assert len(group_failures("load", failures)) == 2
+
+
+def test_a_group_tells_how_many_what_where_and_the_first_one() -> None:
+    failures = [
+        Failure(492 + i, ValueError("empty document"), label=f"doc-{i}", inputs="path='a'", attempts=3)
+        for i in range(12)
+    ]
+
+    text = describe(group_failures("load", failures)[0])
+
+    assert text.splitlines() == [
+        "12 × ValueError: empty document",
+        "  in load, items 492, 493, 494, 495, 496, 497, 498, 499, ...",
+        "  first, #492: label 'doc-0', inputs path='a', 3 attempts",
+        "  Traceback (user frames only):",
+        '    File "crawl.py", line 3, in fetch',
+        "      raise",
+    ]
+
+
+def test_an_exception_that_could_not_be_carried_over_shows_its_own_name() -> None:
+    failure = Failure(0, RemoteError("crawl.Odd", "cannot be pickled"))
+
+    assert describe(group_failures("load", [failure])[0]).startswith(
+        "crawl.Odd: cannot be pickled\n  in load, item 0"
+    )
+
+
+def test_frames_of_the_engine_are_not_shown() -> None:
+    import graphflow
+
+    assert not is_user_frame(graphflow.__file__)
+    assert not is_user_frame("<frozen importlib._bootstrap>")
+    assert not is_user_frame("/x/lib/python3.11/site-packages/distributed/worker.py")
+    assert is_user_frame("/x/lib/python3.11/site-packages/pandas/core.py")
+    assert is_user_frame("/home/me/crawl.py")
+
+
+def test_a_traceback_of_user_frames_names_the_line() -> None:
+    try:
+        raise ValueError("boom")
+    except ValueError as error:
+        text = user_text(error)
+
+    assert "test_failures.py" in text
+    assert 'raise ValueError("boom")' in text
+    assert user_text(ValueError("never raised")) == ""
+
+
+def test_a_value_is_json_where_it_can_be() -> None:
+    assert value_text({"a": [1, "é"]}) == '{"a": [1, "é"]}'
+    assert value_text({1, 2}) == "{1, 2}"
+    assert value_text(float("nan")) == "nan"
+
+
+def finished_run(value: Any) -> Any:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    node = SimpleNamespace(
+        id=0,
+        name="load",
+        task_name="load",
+        state=State.of(Code.FAILED),
+        is_mapped=True,
+        width=2,
+        counts={"Completed": 1, "Failed": 1},
+        started=begin,
+        ended=begin + timedelta(seconds=1.5),
+        failures=lambda: [Failure(1, ValueError("empty"), label="doc")],
+    )
+    return SimpleNamespace(
+        id="01ABC",
+        name="calm-run",
+        flow_name="crawl",
+        state=State.of(Code.COMPLETED),
+        started=begin,
+        ended=begin + timedelta(seconds=2),
+        value=value,
+        exception=None,
+        nodes=[node],
+    )
+
+
+def test_a_run_is_one_json_document() -> None:
+    document = json.loads(run_document(finished_run({"n": 1})))
+
+    assert document["schema"] == "graphflow.run/1"
+    assert document["state"] == {"type": "Completed", "name": "Completed", "message": ""}
+    assert document["started"] == "2026-01-01T00:00:00Z"
+    assert document["duration_seconds"] == 2.0
+    assert document["value"] == {"n": 1}
+    (node,) = document["nodes"]
+    assert node["counts"] == {"Completed": 1, "Failed": 1}
+    assert node["failures"] == [
+        {
+            "index": 1,
+            "label": "doc",
+            "attempts": 1,
+            "exception": {"type": "ValueError", "message": "empty", "traceback": FRAMES.format(line=3)},
+        }
+    ]
+
+
+def test_a_value_that_is_not_json_is_given_as_its_repr() -> None:
+    document = json.loads(run_document(finished_run({1, 2})))
+
+    assert (document["value"], document["value_repr"]) == (None, "{1, 2}")
