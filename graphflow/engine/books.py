@@ -155,8 +155,10 @@ class Stage:
     again: dict[tuple[int, ...], deque[int]] = field(default_factory=dict)
     alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
     paused: list[int] = field(default_factory=list)
-    crashes: dict[int, int] = field(default_factory=dict)
-    """Suspects: how often each index was found executing in a dead worker."""
+    suspects: set[int] = field(default_factory=set)
+    """Indices that may have killed a worker: they go alone, task by task."""
+    crashes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
     item_nbytes: int = 8
     is_queued: bool = False
@@ -259,4 +261,6 @@ def derive_code(book: NodeBook) -> Code:
 
 def first_failed(book: NodeBook) -> int | None:
     """The first item that failed or was cancelled."""
-    return next((i for i, code in enumerate(book.states) if code in FAILED_CODES or code == Code.CANCELLED), None)
+    return next(
+        (i for i, code in enumerate(book.states) if code in FAILED_CODES or code == Code.CANCELLED), None
+    )

@@ -2,8 +2,9 @@
 
 `Core.handle(event, now)` returns commands. Work per event is O(items reported + out-degree).
 The idea of such a machine: distributed's `worker_state_machine`, and FoundationDB's simulated cluster.
-Its parts: `opening` (when a stage starts, how wide it is), `queues` (what runs next), `outcomes` (how things
-end), `failures` (where a failure comes from, who saw it); `lanes` and `plan` decide, `books` and `state` hold.
+Its parts: `opening` (when a stage starts, how wide it is), `queues` (what runs next), `outcomes` (how
+things end), `failures` (where a failure comes from, who saw it); `lanes` and `plan` decide, `books` and
+`state` hold.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from typing import Any
 from graphflow.engine import events as ev
 from graphflow.engine.batching import updated_mean
 from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
-from graphflow.engine.queues import MAX_CRASHES, Dispatcher
 from graphflow.engine.failures import hand_over, root_of
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import end_if_complete, end_items, end_whole, set_items, set_width
 from graphflow.engine.plan import depth_of, stage_to_join
-from graphflow.engine.state import DependencyEnded, ItemsEndedUpstream, RootEnded, RunState, UpstreamGone, WidthKnown
+from graphflow.engine.queues import MAX_CRASHES, Dispatcher
+from graphflow.engine.state import (
+    DependencyEnded,
+    ItemsEndedUpstream,
+    RootEnded,
+    RunState,
+    UpstreamGone,
+    WidthKnown,
+)
 from graphflow.graph import DepKind, Node
 from graphflow.ports import Capacity
 from graphflow.reports import Report, StepReport, ValueInfo
@@ -63,10 +71,11 @@ class Core:
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
-        """Take one event; `now` is in seconds of any steady clock. Returns commands, to be performed in order."""
+        """Take one event at `now`, in seconds of a steady clock; the commands are to be performed in order."""
         run = self.run
         run.now = now
-        run.commands = commands = []
+        commands: list[ev.Command] = []
+        run.commands = commands
         self._handlers[type(event)](event)
         self._release_due()
         self._work_off()
@@ -286,6 +295,8 @@ class Core:
                 book.info = _info_of(root)
         elif code in FAILED_CODES:
             code = Code.UPSTREAM_FAILED
+            if book.is_handled or index in book.handled_items:
+                hand_over(self.books, root.node.id, None)
         end_items(self.run, book, (index,), code)
         self.opener.continue_lane(book.stage, index)
 
@@ -365,8 +376,12 @@ class Core:
             return
         self.is_finished = True
         unhandled = tuple(node for node, book in run.books.items() if book.unhandled())
-        cancelled = any(book.counts[Code.CANCELLED] or book.final == Code.CANCELLED for book in run.books.values())
-        code = Code.CANCELLED if run.is_stopping and cancelled else Code.FAILED if unhandled else Code.COMPLETED
+        cancelled = any(
+            book.counts[Code.CANCELLED] or book.final == Code.CANCELLED for book in run.books.values()
+        )
+        code = (
+            Code.CANCELLED if run.is_stopping and cancelled else Code.FAILED if unhandled else Code.COMPLETED
+        )
         run.commands.append(ev.FinishRun(code, unhandled))
 
 

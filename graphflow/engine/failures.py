@@ -19,7 +19,9 @@ Place = tuple[int, int | None]
 # -- causes -----------------------------------------------------------------------------------------------
 
 
-def root_of(books: Mapping[int, NodeBook], node_id: int, index: int | None = None) -> tuple[int, int | None, list[int]]:
+def root_of(
+    books: Mapping[int, NodeBook], node_id: int, index: int | None = None
+) -> tuple[int, int | None, list[int]]:
     """The failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
     path: list[int] = []
     place: Place = (node_id, index)
@@ -43,32 +45,39 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
         index = None
     elif book.states[index] != Code.UPSTREAM_FAILED:
         return None
-    causes = _causes(books, book, index)
-    if not causes:
-        return None
-    node, item = causes[0]
-    upstream = books[node]
-    if item is None or item >= len(upstream.states):
-        item = None if upstream.failed_whole else first_failed(upstream)
-    return node, item
+    for node, item in _causes(books, book, index):
+        upstream = books[node]
+        if item is not None and item < len(upstream.states):
+            if upstream.states[item] in _BAD:
+                return node, item
+        elif upstream.failed_whole or upstream.final in _BAD:
+            return node, None if upstream.failed_whole else first_failed(upstream)
+    return None
 
 
 def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) -> list[Place]:
     """The failures that an upstream failure of a node, or of one item of it, comes from.
 
-    The item-wise inputs count only where nothing else had decided already: they may be still under way.
+    The item-wise inputs count only where nothing else had decided already; then all of them do, for another
+    may be under way still, and fail too.
     """
     if index is not None and index in book.graft_roots:
         return [(book.graft_roots[index], None)]
     is_plain = book.node.trigger is all_successful
-    constants = [dep for dep in book.node.deps if dep.kind is not DepKind.ITEMS and _has_failed(books, dep, None)]
-    deciding = [dep for dep in constants if (is_plain and not dep.allows_failure) or dep.kind is DepKind.ELEMENTS]
+    constants = [
+        dep for dep in book.node.deps if dep.kind is not DepKind.ITEMS and _has_failed(books, dep, None)
+    ]
+    deciding = [
+        dep for dep in constants if (is_plain and not dep.allows_failure) or dep.kind is DepKind.ELEMENTS
+    ]
     if not deciding:
         item_wise = [dep for dep in book.node.deps if dep.kind is DepKind.ITEMS]
-        gone = [dep for dep in item_wise if books[dep.upstream].width is None and books[dep.upstream].final in _BAD]
-        deciding = gone or [dep for dep in item_wise if _has_failed(books, dep, index)]
-        if not gone and not is_plain:
-            deciding += constants
+        gone = [
+            dep
+            for dep in item_wise
+            if books[dep.upstream].width is None and books[dep.upstream].final in _BAD
+        ]
+        deciding = gone or item_wise + ([] if is_plain else constants)
     return [(dep.upstream, index if dep.kind is DepKind.ITEMS else dep.index) for dep in deciding]
 
 
@@ -88,7 +97,11 @@ def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
     """A node begins to run although something failed that it takes as a whole: the user asked to see it."""
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
-        if dep.kind is not DepKind.ITEMS and (own_trigger or dep.allows_failure) and _has_failed(books, dep, None):
+        if (
+            dep.kind is not DepKind.ITEMS
+            and (own_trigger or dep.allows_failure)
+            and _has_failed(books, dep, None)
+        ):
             hand_over(books, dep.upstream, dep.index)
 
 
@@ -96,7 +109,11 @@ def hand_over_lane(books: Mapping[int, NodeBook], book: NodeBook, index: int) ->
     """One item begins to run although the upstream item failed."""
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
-        if dep.kind is DepKind.ITEMS and (own_trigger or dep.allows_failure) and _has_failed(books, dep, index):
+        if (
+            dep.kind is DepKind.ITEMS
+            and (own_trigger or dep.allows_failure)
+            and _has_failed(books, dep, index)
+        ):
             hand_over(books, dep.upstream, index)
 
 

@@ -1,4 +1,4 @@
-"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Pure functions over the books."""
+"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Functions of the books."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def _counts(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -
         return Counts({Code(upstream.states[index]).state_name: 1})
     if dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states):
         return Counts({Code(upstream.states[dep.index]).state_name: 1})
-    if dep.kind in (DepKind.GATHER, DepKind.ORDER, DepKind.ITEMS) and upstream.node.is_mapped and upstream.width:
+    if (
+        dep.kind in (DepKind.GATHER, DepKind.ORDER, DepKind.ITEMS)
+        and upstream.node.is_mapped
+        and upstream.width
+    ):
         return upstream.state_counts()
     return Counts({Code(upstream.final).state_name: 1}) if upstream.final else Counts()
 
@@ -70,7 +74,7 @@ def _judge(trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]]) -> Verdi
 
 
 def _part(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> tuple[Dep, Counts, bool]:
-    """What one dependency tells a trigger; last, whether the upstream failed beside the items that are taken."""
+    """What one dependency tells a trigger; last, whether its upstream failed beside the items it takes."""
     upstream = books[dep.upstream]
     takes_item = dep.kind is DepKind.ITEMS or (
         dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states)
@@ -98,7 +102,9 @@ def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:
     return _judge(node.trigger, parts)
 
 
-def lane_plan(stage: Stage, books: Mapping[int, NodeBook], index: int) -> tuple[dict[int, Verdict], tuple[int, ...]]:
+def lane_plan(
+    stage: Stage, books: Mapping[int, NodeBook], index: int
+) -> tuple[dict[int, Verdict], tuple[int, ...]]:
     """What to do with one item of a stage: members decided without running, and members to run now.
 
     Members that still wait (for a retry, a graft, a batch under way) and what needs them are in neither.
@@ -144,7 +150,7 @@ def _judge_item(
     decided: Mapping[int, Verdict],
     runs: Collection[int],
 ) -> Verdict:
-    """Decide one item whose upstream items are final, decided, or about to run before it in the same batch."""
+    """Decide one item whose upstream items are final, decided, or run just before it in the same batch."""
     if not in_lane:
         return Verdict.RUN  # The node was decided as a whole.
     parts: list[tuple[Dep, Counts, bool]] = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from graphflow.engine import events as ev
 from graphflow.engine.books import SUCCESS_BYTES, NodeBook, Stage
-from graphflow.engine.queues import Dispatcher
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
-from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_stage, fail_stage, set_width
+from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_whole, set_width
+from graphflow.engine.queues import Dispatcher
 from graphflow.engine.state import RunState
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
 from graphflow.graph import DepKind
@@ -47,17 +47,18 @@ class Opener:
         stage.is_open = True
         run, leader = self._run, self._run.leader_of(stage)
         if run.is_stopping:
-            end_stage(run, stage, Code.CANCELLED)
+            for member in stage.members:
+                end_whole(run, run.books[member], Code.CANCELLED, leader.node.fixed_width)
             return
         missing = self._missing_pick(leader)
         if missing is not None:
-            fail_stage(run, stage, missing)
+            self._fail(stage, missing)
             return
         verdict = judge_node(leader, run.books)
         if verdict is Verdict.BROKEN_TRIGGER:
-            fail_stage(run, stage, _broken_trigger(leader))
+            self._fail(stage, _broken_trigger(leader))
         elif verdict is not Verdict.RUN:
-            end_stage(run, stage, _ENDS[verdict])
+            self._end(stage, _ENDS[verdict], leader.node.fixed_width)
         elif leader.node.is_mapped:
             self._open_map(stage, leader)
         else:
@@ -65,11 +66,46 @@ class Opener:
             stage.add_fresh(0, 1)
             self._dispatcher.enqueue(stage)
 
+    def _fail(self, stage: Stage, error: Exception) -> None:
+        """A map or a task fails beside its items, before any of them began."""
+        self._mark_failed(self._run.leader_of(stage), error)
+        self._end(stage, Code.FAILED, None)
+
+    def _mark_failed(self, book: NodeBook, error: Exception | None) -> None:
+        book.failed_whole = True
+        self._run.commands.append(ev.NodeFailed(node=book.node.id, error=error))
+
+    def _end(self, stage: Stage, code: Code, width: int | None) -> None:
+        """A stage ends before any of its items began; each member as it would if it were not fused."""
+        run = self._run
+        end_whole(run, run.leader_of(stage), code, width)
+        for member in stage.members[1:]:
+            book = run.books[member]
+            missing = self._missing_pick(book)
+            if missing is not None:
+                self._mark_failed(book, missing)
+                end_whole(run, book, Code.FAILED, None)
+                continue
+            verdict = judge_node(book, run.books)
+            inputs = [run.books[dep.upstream] for dep in book.node.deps if dep.kind is DepKind.ITEMS]
+            gone = {upstream.final for upstream in inputs if upstream.width is None}
+            if verdict is not Verdict.RUN:
+                end_whole(run, book, _ENDS[verdict], None)
+            elif gone:
+                end_whole(run, book, Code.SKIPPED if gone == {Code.SKIPPED} else Code.UPSTREAM_FAILED, None)
+            else:
+                is_skipped = all(upstream.final == Code.SKIPPED for upstream in inputs)
+                end_whole(run, book, Code.SKIPPED if is_skipped else Code.UPSTREAM_FAILED, width)
+
     def _missing_pick(self, leader: NodeBook) -> Exception | None:
         for dep in leader.node.deps:
             if dep.kind is DepKind.PICK and dep.index is not None:
                 upstream = self._run.books[dep.upstream]
-                if upstream.width is not None and dep.index >= upstream.width and upstream.final in SUCCESS_BYTES:
+                if (
+                    upstream.width is not None
+                    and dep.index >= upstream.width
+                    and upstream.final in SUCCESS_BYTES
+                ):
                     has = f"only {upstream.width} items, counted from 0" if upstream.width else "no items"
                     return ValueUnavailable(
                         f"{leader.node.name} needs item {dep.index} of {upstream.node.name}, which has {has}"
@@ -87,11 +123,11 @@ class Opener:
             if dep.kind is DepKind.ELEMENTS:
                 info = run.books[dep.upstream].info
                 if info is None or info.kind != "sized":
-                    fail_stage(run, stage, _unmappable(leader, run.books[dep.upstream], dep.argument))
+                    self._fail(stage, _unmappable(leader, run.books[dep.upstream], dep.argument))
                     return
                 _know_width(stage, dep.argument, info.length)
         if _has_conflict(stage):
-            fail_stage(run, stage, _width_error(leader, stage))
+            self._fail(stage, _width_error(leader, stage))
             return
         upstreams = [run.books[upstream] for upstream in stage.upstreams]
         stage.needs = len(stage.pulled) + len(upstreams)
@@ -132,7 +168,9 @@ class Opener:
 
     def _know_upstream_width(self, stage: Stage, upstream: NodeBook) -> None:
         if upstream.width is not None:
-            _know_width(stage, stage.upstreams[upstream.node.id][0].argument or upstream.node.name, upstream.width)
+            _know_width(
+                stage, stage.upstreams[upstream.node.id][0].argument or upstream.node.name, upstream.width
+            )
 
     def _decide_width(self, stage: Stage) -> None:
         """Set the width once nothing is undecided, or end what can have none.
@@ -143,21 +181,22 @@ class Opener:
         run, leader = self._run, self._run.leader_of(stage)
         if run.is_stopping or leader.is_final or stage.width is not None or stage.undecided:
             return
-        gone = {run.books[upstream].final for upstream in stage.upstreams if run.books[upstream].width is None}
+        gone = {
+            run.books[upstream].final for upstream in stage.upstreams if run.books[upstream].width is None
+        }
         if gone:
-            end_stage(run, stage, Code.SKIPPED if gone == {Code.SKIPPED} else Code.UPSTREAM_FAILED)
+            code = Code.SKIPPED if gone == {Code.SKIPPED} else Code.UPSTREAM_FAILED
+            self._end(stage, code, leader.node.fixed_width)
             return
         self._drop_iterators(stage, leader)
         has_conflict = _has_conflict(stage)
         if has_conflict and not stage.is_lazy:
-            fail_stage(run, stage, _width_error(leader, stage))
+            self._fail(stage, _width_error(leader, stage))
             return
         if len(stage.exhausted) < len(stage.pulled):
             return
         if has_conflict or stage.has_raised:
-            leader.failed_whole = True
-            error = None if stage.has_raised else _width_error(leader, stage)
-            run.commands.append(ev.NodeFailed(node=leader.node.id, error=error))
+            self._mark_failed(leader, None if stage.has_raised else _width_error(leader, stage))
         stage.width = min(stage.widths.values())
         for member in stage.members:
             book = run.books[member]
@@ -181,7 +220,12 @@ class Opener:
         run, stage = self._run, self._run.books[event.node].stage
         leader = run.leader_of(stage)
         stage.pulling.discard(event.slot)
-        if run.is_stopping or leader.is_final or event.slot not in stage.pulled or event.slot in stage.exhausted:
+        if (
+            run.is_stopping
+            or leader.is_final
+            or event.slot not in stage.pulled
+            or event.slot in stage.exhausted
+        ):
             return
         before = stage.pulled[event.slot]
         stage.pulled[event.slot] = before + event.count
@@ -281,7 +325,7 @@ def _width_error(leader: NodeBook, stage: Stage) -> Exception:
 
 def _broken_trigger(book: NodeBook) -> Exception:
     return GraphflowError(
-        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception when it was asked to decide; "
+        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception when asked to decide; "
         "a trigger takes the counts of the upstream states and returns True or False"
     )
 
@@ -289,7 +333,9 @@ def _broken_trigger(book: NodeBook) -> Exception:
 def _unmappable(leader: NodeBook, upstream: NodeBook, argument: str) -> Exception:
     info = upstream.info
     if info is None:
-        return MapTypeError(f"{leader.node.name} is mapped over {upstream.node.name}, which gave no value to map over")
+        return MapTypeError(
+            f"{leader.node.name} is mapped over {upstream.node.name}, which gave no value to map over"
+        )
     name = argument or "its argument"
     return MapTypeError(
         f"{leader.node.name} cannot be mapped over {name}: {upstream.node.name} returned a {info.type_name}. "

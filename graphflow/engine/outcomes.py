@@ -6,10 +6,17 @@ from collections.abc import Iterable, Sequence
 
 from graphflow.engine import events as ev
 from graphflow.engine.books import NodeBook, Stage, derive_code
-from graphflow.engine.state import DependencyEnded, ItemsEndedUpstream, RootEnded, RunState, UpstreamGone, WidthKnown
+from graphflow.engine.state import (
+    DependencyEnded,
+    ItemsEndedUpstream,
+    RootEnded,
+    RunState,
+    UpstreamGone,
+    WidthKnown,
+)
 from graphflow.states import FINAL_CODES, Code
 
-__all__ = ["announce", "end_if_complete", "end_items", "end_stage", "end_whole", "fail_stage", "set_items", "set_width"]
+__all__ = ["announce", "end_if_complete", "end_items", "end_whole", "set_items", "set_width"]
 
 
 def announce(run: RunState, book: NodeBook, code: Code) -> None:
@@ -79,25 +86,6 @@ def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> N
         end_items(run, book, range(book.width) if len(still_open) == book.width else still_open, code)
     else:
         _finalize(run, book, code)
-
-
-def end_stage(run: RunState, stage: Stage, code: Code) -> None:
-    """All members of a stage end before any of their items began."""
-    width = run.leader_of(stage).node.fixed_width
-    for member in stage.members:
-        end_whole(run, run.books[member], code, width)
-
-
-def fail_stage(run: RunState, stage: Stage, error: Exception) -> None:
-    """A stage fails beside its items: the leader is Failed, what is fused with it UpstreamFailed."""
-    leader = run.leader_of(stage)
-    leader.failed_whole = True
-    run.commands.append(ev.NodeFailed(node=leader.node.id, error=error))
-    for member in stage.members:
-        book = run.books[member]
-        code = Code.FAILED if book is leader else Code.UPSTREAM_FAILED
-        end_whole(run, book, code, None)
-    stage.clear()
 
 
 def set_width(run: RunState, book: NodeBook, width: int) -> None:

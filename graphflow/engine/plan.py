@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from graphflow.engine.books import SUCCESS_BYTES, NodeBook, Stage
 from graphflow.graph import Dep, DepKind, Node
@@ -40,10 +40,16 @@ def stage_to_join(node: Node, books: Mapping[int, NodeBook]) -> Stage | None:
     leader = books[stage.leader].node
     if leader.fuse_key != node.fuse_key or leader.batch_size != node.batch_size:
         return None
-    if outside and (leader.sources or any(upstream not in stage.upstreams for upstream in outside)):
+    if outside and not _waits_only_for_items(leader, outside, stage):
         return None
     constants = [dep for dep in node.deps if dep.kind is not DepKind.ITEMS]
     return stage if all(_adds_nothing(dep, leader, books) for dep in constants) else None
+
+
+def _waits_only_for_items(leader: Node, outside: Sequence[int], stage: Stage) -> bool:
+    """Whether a stage that takes these nodes' items cannot end before theirs are decided."""
+    only_items = not leader.sources and all(dep.kind is DepKind.ITEMS for dep in leader.deps)
+    return only_items and all(upstream in stage.upstreams for upstream in outside)
 
 
 def _adds_nothing(dep: Dep, leader: Node, books: Mapping[int, NodeBook]) -> bool:
@@ -51,7 +57,8 @@ def _adds_nothing(dep: Dep, leader: Node, books: Mapping[int, NodeBook]) -> bool
     if dep.kind is DepKind.ELEMENTS:
         return False
     if leader.trigger is all_successful and any(
-        (own.upstream, own.kind, own.index, own.allows_failure) == (dep.upstream, dep.kind, dep.index, dep.allows_failure)
+        (own.upstream, own.kind, own.index, own.allows_failure)
+        == (dep.upstream, dep.kind, dep.index, dep.allows_failure)
         for own in leader.deps
     ):
         return True

@@ -56,7 +56,7 @@ class Dispatcher:
 
     def queue_item(self, stage: Stage, nodes: tuple[int, ...], index: int) -> None:
         """One item is ready for some members of its stage; a suspect of a crash goes alone, task by task."""
-        if index in stage.crashes:
+        if index in stage.suspects:
             nodes = nodes[:1]
             stage.add_alone(nodes, [index])
         else:
@@ -108,10 +108,18 @@ class Dispatcher:
             nodes, indices = stage.take_again(size.count)
             self._submit(stage, nodes, indices, size.seconds, is_fresh=False)
         else:
-            self._submit(stage, tuple(stage.members), stage.take_fresh(size.count), size.seconds, is_fresh=True)
+            self._submit(
+                stage, tuple(stage.members), stage.take_fresh(size.count), size.seconds, is_fresh=True
+            )
 
     def _submit(
-        self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int], seconds: float | None, *, is_fresh: bool
+        self,
+        stage: Stage,
+        nodes: tuple[int, ...],
+        indices: Sequence[int],
+        seconds: float | None,
+        *,
+        is_fresh: bool,
     ) -> None:
         run = self._run
         self._batches += 1
@@ -185,7 +193,7 @@ class Dispatcher:
             middle = (len(indices) + 1) // 2
             for part in ([*indices[:middle]], [*indices[middle:]]):
                 if len(part) == 1:
-                    flight.stage.crashes.setdefault(part[0], 0)
+                    flight.stage.suspects.add(part[0])
                     self._unmark(flight.nodes, part)
                     self.queue_item(flight.stage, flight.nodes, part[0])
                 elif part:
@@ -197,12 +205,14 @@ class Dispatcher:
     def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
         """An item's worker died while it was executing: alone once more, task by task, then `Crashed`."""
         run, stage = self._run, flight.stage
-        stage.crashes[index] = stage.crashes.get(index, 0) + 1
+        stage.suspects.add(index)
         self._unmark(flight.nodes, (index,))
+        for node in flight.nodes:
+            stage.crashes[node, index] = stage.crashes.get((node, index), 0) + 1
         if len(flight.nodes) == 1:
             book = run.books[flight.nodes[0]]
             book.attempts[index] = min(255, book.attempts[index] + 1)
-            if stage.crashes[index] >= MAX_CRASHES:
+            if stage.crashes[book.node.id, index] >= MAX_CRASHES:
                 end_items(run, book, (index,), Code.CRASHED)
                 return stage, index
         self.queue_item(stage, flight.nodes, index)

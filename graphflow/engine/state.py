@@ -1,4 +1,4 @@
-"""What the parts of the core share while they handle an event: the books, the commands, and notices to each other.
+"""What the parts of the core share while they handle an event: books, commands, and notices to each other.
 
 A notice is a consequence that waits for its turn, so that no part calls into another while that is half done.
 """
@@ -13,7 +13,15 @@ from graphflow.engine.books import Flight, NodeBook, Stage
 from graphflow.engine.events import Command
 from graphflow.ports import Capacity
 
-__all__ = ["DependencyEnded", "ItemsEndedUpstream", "Notice", "RootEnded", "RunState", "UpstreamGone", "WidthKnown"]
+__all__ = [
+    "DependencyEnded",
+    "ItemsEndedUpstream",
+    "Notice",
+    "RootEnded",
+    "RunState",
+    "UpstreamGone",
+    "WidthKnown",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a run has promised so far, kept from its commands alone, and the invariants that each command must hold.
+"""What a run has promised so far, kept from its commands alone, and what each command must hold to.
 
 The ledger is the simulator's history: what it holds is durable. It knows nothing of the core's books.
 """
@@ -15,7 +15,7 @@ from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 __all__ = ["Ledger", "Violation"]
 
 
-class Violation(AssertionError):  # noqa: N818 - it is no error of the code that raises it
+class Violation(AssertionError):
     """The core broke a promise; the text says which, where and when."""
 
 
@@ -68,7 +68,9 @@ class Ledger:
         if self.is_stopping:
             raise Violation(f"batch {order.batch} was sent although the run is stopping")
         if len(self.flying) >= capacity.slots * (1 + capacity.queue):
-            raise Violation(f"batch {order.batch} exceeds {capacity}: {len(self.flying)} batches are under way")
+            raise Violation(
+                f"batch {order.batch} exceeds {capacity}: {len(self.flying)} batches are under way"
+            )
         if order.batch in self.flying or not len(order.indices) or not order.nodes:
             raise Violation(f"batch {order.batch} is empty or was sent twice: {order}")
         if len(set(order.indices)) != len(order.indices):
@@ -90,11 +92,15 @@ class Ledger:
                 if place in self.busy:
                     raise Violation(f"item {index} of node {node} is under way twice")
                 if self.due.get(place, 0.0) > now + 1e-9:
-                    raise Violation(f"item {index} of node {node} was sent before its time, {self.due[place]}")
+                    raise Violation(
+                        f"item {index} of node {node} was sent before its time, {self.due[place]}"
+                    )
                 told = 0 if tries is None else tries[position]
                 known = attempts.get(index, 0)
                 if not known <= told <= known + self.deaths.get(place, 0):
-                    raise Violation(f"item {index} of node {node} had {known} attempts; its batch says {told}")
+                    raise Violation(
+                        f"item {index} of node {node} had {known} attempts; its batch says {told}"
+                    )
                 self.busy.add(place)
         self.flying[order.batch] = order
 
@@ -106,19 +112,25 @@ class Ledger:
                 if dep.upstream in order.nodes[:step]:
                     continue
                 missing = [index for index in order.indices if not self.is_ended(dep.upstream, index)]
-            elif dep.kind is DepKind.PICK and dep.index is not None and self.is_ended(dep.upstream, dep.index):
+            elif (
+                dep.kind is DepKind.PICK and dep.index is not None and self.is_ended(dep.upstream, dep.index)
+            ):
                 continue
             else:
                 missing = [] if dep.upstream in self.outcomes else [-1]
             if missing:
-                raise Violation(f"node {node.id} was sent before its input, node {dep.upstream}, was committed")
+                raise Violation(
+                    f"node {node.id} was sent before its input, node {dep.upstream}, was committed"
+                )
 
     def commit(self, command: ev.CommitReport, now: float) -> None:
         """Make a report durable; each item ends once."""
         report = command.report
         order = self.flying.get(report.batch)
         if order is None or [*command.indices] != [*order.indices[: len(command.indices)]]:
-            raise Violation(f"a report of batch {report.batch} was committed that is not under way, or for other items")
+            raise Violation(
+                f"a report of batch {report.batch} was committed that is not under way, or for other items"
+            )
         for step in report.steps:
             for position, index in enumerate(command.indices):
                 self._set(step.node, index, step.states[position])
@@ -132,7 +144,9 @@ class Ledger:
     def _set(self, node: int, index: int, code: int) -> None:
         before = self.states[node].get(index, 0)
         if before in FINAL_CODES:
-            raise Violation(f"item {index} of node {node} ended twice: {Code(before).name}, then {Code(code).name}")
+            raise Violation(
+                f"item {index} of node {node} ended twice: {Code(before).name}, then {Code(code).name}"
+            )
         if node in self.outcomes:
             raise Violation(f"item {index} of node {node} became {Code(code).name} after its node had ended")
         self.states[node][index] = code
@@ -145,9 +159,15 @@ class Ledger:
         for index in command.indices:
             place = (command.node, index)
             if place in self.busy:
-                raise Violation(f"item {index} of node {command.node} ended as {code.name} while it was under way")
-            if code in (Code.UPSTREAM_FAILED, Code.SKIPPED) and not self._has_cause(command.node, index, code):
-                raise Violation(f"item {index} of node {command.node} ended as {code.name} with nothing to show for it")
+                raise Violation(
+                    f"item {index} of node {command.node} ended as {code.name} while it was under way"
+                )
+            if code in (Code.UPSTREAM_FAILED, Code.SKIPPED) and not self._has_cause(
+                command.node, index, code
+            ):
+                raise Violation(
+                    f"item {index} of node {command.node} ended as {code.name} with nothing to show for it"
+                )
             self._set(command.node, index, code)
 
     def _has_cause(self, node: int, index: int, code: Code) -> bool:
@@ -176,9 +196,8 @@ class Ledger:
         node, code = command.node, Code(command.code)
         if node in self.outcomes:
             raise Violation(f"node {node} became {code.name} after it had ended")
-        if command.width is not None:
-            if self.widths.setdefault(node, command.width) != command.width:
-                raise Violation(f"the width of node {node} changed from {self.widths[node]} to {command.width}")
+        if command.width is not None and self.widths.setdefault(node, command.width) != command.width:
+            raise Violation(f"the width of node {node} changed from {self.widths[node]} to {command.width}")
         if code not in FINAL_CODES:
             return
         states = self.states[node]

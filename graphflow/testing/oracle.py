@@ -36,7 +36,11 @@ class Expected:
     @property
     def has_failed(self) -> bool:
         """Whether anything about it failed."""
-        return self.code in FAILED_CODES or self.is_failed_whole or any(code in FAILED_CODES for code in self.items)
+        return (
+            self.code in FAILED_CODES
+            or self.is_failed_whole
+            or any(code in FAILED_CODES for code in self.items)
+        )
 
     @property
     def has_run(self) -> bool:
@@ -111,7 +115,9 @@ class Oracle:
             return Code.UPSTREAM_FAILED
         if Code.SKIPPED in codes:
             is_plain = node.trigger is all_successful
-            fails = is_plain and any(self._counts(dep, None).failed and not dep.allows_failure for dep in constants)
+            fails = is_plain and any(
+                self._counts(dep, None).failed and not dep.allows_failure for dep in constants
+            )
             return Code.UPSTREAM_FAILED if fails else Code.SKIPPED
         return None
 
@@ -121,7 +127,11 @@ class Oracle:
             return Counts([upstream.items[index].state_name])
         if dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.items):
             return Counts([upstream.items[dep.index].state_name])
-        if dep.kind in (DepKind.GATHER, DepKind.ORDER) and self.nodes[dep.upstream].is_mapped and upstream.items:
+        if (
+            dep.kind in (DepKind.GATHER, DepKind.ORDER)
+            and self.nodes[dep.upstream].is_mapped
+            and upstream.items
+        ):
             counts = Counts(code.state_name for code in upstream.items)
             if upstream.is_failed_whole and not counts.failed:
                 counts["Failed"] += 1
@@ -181,7 +191,9 @@ class Oracle:
         if gone:
             return self._ended(node, Code.UPSTREAM_FAILED if set(gone) != {Code.SKIPPED} else Code.SKIPPED)
         widths.update(upstream.width for upstream in upstreams if upstream.width is not None)
-        iterators = [self.scenario.iterators[node.id, source.slot] for source in node.sources if source.length is None]
+        iterators = [
+            self.scenario.iterators[node.id, source.slot] for source in node.sources if source.length is None
+        ]
         expected = Expected()
         bound = min(widths, default=None)
         widths.update(iterator.length for iterator in iterators)
@@ -221,11 +233,7 @@ class Oracle:
                 self._node(each.id)
             code = self.expected[fragment.root].code
             return (
-                Code.COMPLETED
-                if code in _SUCCESS
-                else Code.UPSTREAM_FAILED
-                if code in FAILED_CODES
-                else code
+                Code.COMPLETED if code in _SUCCESS else Code.UPSTREAM_FAILED if code in FAILED_CODES else code
             ), attempts
         codes = {
             "complete": Code.COMPLETED,
@@ -286,7 +294,11 @@ class Oracle:
                             self._hand(dep.upstream, index, handed)
                 elif expected.has_run and self._counts(dep, None).failed:
                     self._hand(dep.upstream, dep.index, handed)
-        return tuple(sorted(id_ for id_, expected in self.expected.items() if self._is_unhandled(id_, expected, handed)))
+        return tuple(
+            sorted(
+                id_ for id_, expected in self.expected.items() if self._is_unhandled(id_, expected, handed)
+            )
+        )
 
     @staticmethod
     def _is_unhandled(id_: int, expected: Expected, handed: set[tuple[int, int | None]]) -> bool:
@@ -305,7 +317,9 @@ class Oracle:
             return
         handed.add((id_, index))
         codes = expected.items if index is None else [expected.items[index]]
-        if Code.UPSTREAM_FAILED not in codes and not (index is None and expected.code is Code.UPSTREAM_FAILED):
+        if Code.UPSTREAM_FAILED not in codes and not (
+            index is None and expected.code is Code.UPSTREAM_FAILED
+        ):
             return
         for place in range(len(expected.items)) if index is None else [index]:
             fragment = self.scenario.fragments.get((id_, place))
@@ -319,7 +333,9 @@ class Oracle:
     def _causes(self, node: Node) -> list[Dep]:
         """The dependencies by which a node comes to be `UpstreamFailed`: constants decide before items do."""
         is_plain = node.trigger is all_successful
-        constants = [dep for dep in node.deps if dep.kind is not DepKind.ITEMS and self._counts(dep, None).failed]
+        constants = [
+            dep for dep in node.deps if dep.kind is not DepKind.ITEMS and self._counts(dep, None).failed
+        ]
         blocking = [
             dep for dep in constants if dep.kind is DepKind.ELEMENTS or (is_plain and not dep.allows_failure)
         ]

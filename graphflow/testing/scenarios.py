@@ -44,7 +44,6 @@ class NodeScript:
 
     retries: int = 0
     delay_seconds: float = 0.0
-    """Seconds before a retry; at 0 the worker retries at once, within the batch."""
     seconds: float = 0.01
     info: ValueInfo | None = None
     items: Mapping[int, ItemScript] = field(default_factory=dict)
@@ -52,6 +51,10 @@ class NodeScript:
     def item(self, index: int) -> ItemScript:
         """The script of one item."""
         return self.items.get(index, PLAIN)
+
+    def delay(self, index: int, attempt: int) -> float:
+        """Seconds until an item is tried again; every other retry is made at once."""
+        return self.delay_seconds * (1 + index * 7 % 5) if attempt % 2 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +128,16 @@ class Scenario:
 
         def shaped(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
             return tuple(
-                replace(node, fuse_key=node.fuse_key if is_fused else None, batch_size=batch_size) for node in nodes
+                replace(node, fuse_key=node.fuse_key if is_fused else None, batch_size=batch_size)
+                for node in nodes
             )
 
         return replace(
             self,
             rounds=tuple(shaped(each) for each in self.rounds),
             fragments={
-                place: replace(fragment, nodes=shaped(fragment.nodes)) for place, fragment in self.fragments.items()
+                place: replace(fragment, nodes=shaped(fragment.nodes))
+                for place, fragment in self.fragments.items()
             },
         )
 
@@ -172,9 +177,9 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.width = self.rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 7, 12))
+        self.width = self.rng.choice((0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20))
         self.batch_size = self.rng.choice((None, None, 1, 2, 3))
-        self.trouble = self.rng.choice((0.0, 0.3, 0.6))
+        self.trouble = self.rng.choice((0.0, 0.5, 0.9))
         self.scripts: dict[int, NodeScript] = {}
         self.fragments: dict[tuple[int, int], Fragment] = {}
         self.iterators: dict[tuple[int, int], IteratorScript] = {}
@@ -189,11 +194,17 @@ class _Maker:
             if turn:
                 forced.append(rng.choice(scope).id if rng.random() < 0.6 else None)
             start = len(scope)
-            for _ in range(rng.choice((1, 2, 3, 3, 4, 5))):
+            for _ in range(rng.choice((2, 3, 3, 4, 5, 6))):
                 scope.append(self.node(scope, depth=0))
+            if rng.random() < 0.15:
+                self.diamond(scope)
+            if rng.random() < 0.05:
+                self.storm(scope)
             rounds.append(tuple(scope[start:]))
-        seen = frozenset(node.id for node in scope if rng.random() < 0.3) if rng.random() < 0.3 else frozenset()
-        capacity = Capacity(slots=rng.choice((1, 2, 2, 4)), queue=rng.choice((0, 1, 1)))
+        seen = (
+            frozenset(node.id for node in scope if rng.random() < 0.3) if rng.random() < 0.3 else frozenset()
+        )
+        capacity = Capacity(slots=rng.choice((1, 1, 2, 4)), queue=rng.choice((0, 1, 1)))
         faults = self.faults() if has_faults else Faults()
         return Scenario(
             seed=self.seed,
@@ -216,7 +227,9 @@ class _Maker:
             moment = 0.0
             for _ in range(rng.randrange(1, 4)):
                 moment += rng.random() * 2
-                capacities.append((moment, Capacity(slots=rng.choice((0, 1, 1, 2, 3)), queue=rng.choice((0, 1)))))
+                capacities.append(
+                    (moment, Capacity(slots=rng.choice((0, 1, 1, 2, 3)), queue=rng.choice((0, 1))))
+                )
             capacities.append((moment + 1.0, Capacity(slots=rng.choice((1, 2)))))
         return Faults(
             loses=rng.choice((0.0, 0.1, 0.3)),
@@ -240,12 +253,12 @@ class _Maker:
         sources: list[Source] = []
         is_mapped = rng.random() < 0.65
         if is_mapped:
-            for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
+            for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 3))):
                 self.mapped_input(id_, scope, deps, sources)
         if scope:
             for _ in range(rng.choice((0, 0, 1) if is_mapped else (0, 1, 1, 2, 2, 3))):
                 deps.append(self.constant(scope, len(deps) + len(sources)))
-        own_trigger = rng.random() < 0.2
+        own_trigger = rng.random() < 0.15
         node = Node(
             id=id_,
             key=str(id_),
@@ -256,11 +269,66 @@ class _Maker:
             sources=tuple(sources),
             trigger=rng.choice(_TRIGGERS) if own_trigger else all_successful,
             fuse_key=rng.choice(("one", "one", "one", "one", "two", None)),
-            batch_size=self.batch_size if rng.random() < 0.9 else 2,
+            batch_size=self.batch_size if rng.random() < 0.95 else 2,
             priority=rng.choice((0, 0, 0, 1)),
         )
         self.scripts[id_] = self.script(node, depth)
         return node
+
+    def diamond(self, scope: list[Node]) -> None:
+        """Four nodes in one stage, of which two wait side by side for retries: items overtake each other."""
+        width = self.rng.choice((self.width, 16))
+        first = self.chained(scope, width=width, needs=())
+        left = self.chained(scope, width=width, needs=(first,), trouble=0.7)
+        right = self.chained(scope, width=width, needs=(first,), trouble=0.7)
+        self.chained(scope, width=width, needs=(left, right))
+
+    def storm(self, scope: list[Node]) -> None:
+        """A map of which nearly all items are tried again, each at its own time."""
+        self.chained(scope, width=16, needs=(), trouble=0.9, batch_size=self.rng.choice((3, 4, 5)))
+
+    def chained(
+        self,
+        scope: list[Node],
+        *,
+        width: int,
+        needs: tuple[int, ...],
+        trouble: float = 0.0,
+        batch_size: int | None = None,
+    ) -> int:
+        """A plain mapped node; returns its id."""
+        rng = self.rng
+        self.ids += 1
+        id_ = self.ids
+        deps = [
+            Dep(upstream=need, kind=DepKind.ITEMS, slot=slot, argument=_ARGUMENTS[slot])
+            for slot, need in enumerate(needs)
+        ]
+        scope.append(
+            Node(
+                id=id_,
+                key=str(id_),
+                name=f"n{id_}",
+                task_name=f"n{id_}",
+                is_mapped=True,
+                deps=tuple(deps),
+                sources=() if needs else (Source(slot=0, argument="a", length=width),),
+                fuse_key="one",
+                batch_size=batch_size or self.batch_size,
+            )
+        )
+        retries = rng.choice((1, 2, 3))
+        self.scripts[id_] = NodeScript(
+            retries=retries,
+            delay_seconds=rng.choice((0.1, 0.3)),
+            seconds=rng.choice((0.01, 0.5)),
+            items={
+                index: self.item_script(id_, index, retries, depth=2)
+                for index in range(width)
+                if rng.random() < trouble
+            },
+        )
+        return id_
 
     def mapped_input(self, id_: int, scope: list[Node], deps: list[Dep], sources: list[Source]) -> None:
         rng = self.rng
@@ -313,7 +381,7 @@ class _Maker:
         )
 
     def some_width(self) -> int:
-        return self.width if self.rng.random() < 0.9 else self.rng.randrange(0, 6)
+        return self.width if self.rng.random() < 0.96 else self.rng.randrange(0, 6)
 
     # -- what items do ----------------------------------------------------------------------------------
 
@@ -323,7 +391,7 @@ class _Maker:
         retries = rng.choice((0, 0, 1, 2, 3))
         if rng.random() < self.trouble:
             places = self.width + 1 if node.is_mapped else 1
-            for _ in range(rng.choice((1, 1, 2, 3)) if node.is_mapped else 1):
+            for _ in range(rng.choice((1, 2, 3, 4)) if node.is_mapped else 1):
                 index = rng.randrange(places)
                 items[index] = self.item_script(node.id, index, retries, depth)
         return NodeScript(
