@@ -95,14 +95,14 @@ class NodeBook:
             counts["Pending"] += pending
         return counts
 
-    def mark(self, index: int, code: Code) -> None:
-        """Move one item between states that are not final."""
-        before = self.states[index]
-        if before:
-            self.counts[before] -= 1
-        if code:
-            self.counts[code] += 1
-        self.states[index] = code
+    def mark_all(self, indices: Sequence[int], code: Code) -> None:
+        """Move items between states that are not final."""
+        states, counts = self.states, self.counts
+        for index in indices:
+            counts[states[index]] -= 1
+            states[index] = code
+        counts[code] += len(indices)
+        counts[Code.PENDING] = 0
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
@@ -182,6 +182,8 @@ class Stage:
 
     def add_again(self, nodes: tuple[int, ...], indices: Sequence[int], *, in_front: bool = False) -> None:
         """Add single indices for some members."""
+        if not len(indices):
+            return
         self.ready += len(indices)
         queue = self.again.setdefault(nodes, deque())
         if in_front:

@@ -71,7 +71,7 @@ class Core:
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
-        """Take one event at `now`, in seconds of a steady clock; the commands are to be performed in order."""
+        """Take one event at `now`, in seconds of a steady clock; the commands are performed in order."""
         run = self.run
         run.now = now
         commands: list[ev.Command] = []
@@ -232,8 +232,7 @@ class Core:
             for node in flight.nodes:
                 self._cancel(self.books[node], done)
         elif not flight.is_fresh:
-            for index in done:
-                self.opener.continue_lane(stage, index)
+            self.opener.continue_lanes(stage, done)
         self.dispatcher.enqueue(stage)
 
     def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
@@ -313,7 +312,7 @@ class Core:
     def _run_again(self, node: int, index: int, waiting_as: Code) -> None:
         book = self.books[node]
         if book.states[index] == waiting_as:
-            book.mark(index, Code.PENDING)
+            book.mark_all((index,), Code.PENDING)
             self.opener.continue_lane(book.stage, index)
 
     def _set_timer(self) -> None:

@@ -150,7 +150,7 @@ class Opener:
         states = upstream.states
         if upstream.ended == len(states):
             self.meet(stage, range(len(states)))
-        else:
+        elif upstream.ended:
             self.meet(stage, [i for i, code in enumerate(states) if code in FINAL_CODES])
 
     # -- widths -----------------------------------------------------------------------------------------
@@ -271,15 +271,35 @@ class Opener:
         limit = max(indices) + 1 if not isinstance(indices, range) else indices.stop
         for member in stage.members:
             run.books[member].grow(limit)
-        is_plain = not stage.upstreams or run.leader_of(stage).node.trigger is all_successful
+        leader = run.leader_of(stage).node
+        is_plain = not stage.upstreams or leader.trigger is all_successful
         if is_plain and all(_all_succeeded(run.books[upstream], indices) for upstream in stage.upstreams):
             if isinstance(indices, range):
                 stage.add_fresh(indices.start, indices.stop)
             else:
                 for index in indices:
                     stage.add_fresh(index, index + 1)
+        elif is_plain and len(stage.upstreams) == 1 and not any(dep.allows_failure for dep in leader.deps):
+            self._sort_by_upstream(stage, run.books[next(iter(stage.upstreams))], indices)
         else:
             for index in indices:
+                self.continue_lane(stage, index)
+
+    def _sort_by_upstream(self, stage: Stage, upstream: NodeBook, indices: Sequence[int]) -> None:
+        """Items whose only upstream item ended one way or another: run, skip or fail all members alike."""
+        states = upstream.states
+        self._dispatcher.queue_items(stage, [i for i in indices if states[i] in SUCCESS_BYTES])
+        skipped = [i for i in indices if states[i] == Code.SKIPPED]
+        failed = [i for i in indices if states[i] not in SUCCESS_BYTES and states[i] != Code.SKIPPED]
+        for member in stage.members:
+            end_items(self._run, self._run.books[member], skipped, Code.SKIPPED)
+            end_items(self._run, self._run.books[member], failed, Code.UPSTREAM_FAILED)
+
+    def continue_lanes(self, stage: Stage, indices: Sequence[int]) -> None:
+        """Go on with the items of which any member has not ended."""
+        members = [self._run.books[member].states for member in stage.members]
+        for index in indices:
+            if any(states[index] not in FINAL_CODES for states in members):
                 self.continue_lane(stage, index)
 
     def continue_lane(self, stage: Stage, index: int) -> None:

@@ -64,19 +64,22 @@ class Dispatcher:
         self._mark(nodes, (index,))
         self.enqueue(stage)
 
-    def _mark(self, nodes: tuple[int, ...], indices: Iterable[int]) -> None:
+    def queue_items(self, stage: Stage, indices: Sequence[int]) -> None:
+        """Single items are ready for all members of their stage."""
+        nodes = tuple(stage.members)
+        stage.add_again(nodes, indices)
+        self._mark(nodes, indices)
+        self.enqueue(stage)
+
+    def _mark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
         """Items wait singly in a queue."""
         for node in nodes:
-            book = self._run.books[node]
-            for index in indices:
-                book.mark(index, Code.SCHEDULED)
+            self._run.books[node].mark_all(indices, Code.SCHEDULED)
 
-    def _unmark(self, nodes: tuple[int, ...], indices: Iterable[int]) -> None:
+    def _unmark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
         """Items are as if they had never been sent."""
         for node in nodes:
-            book = self._run.books[node]
-            for index in indices:
-                book.mark(index, Code.PENDING)
+            self._run.books[node].mark_all(indices, Code.PENDING)
 
     # -- batches ----------------------------------------------------------------------------------------
 
@@ -150,11 +153,13 @@ class Dispatcher:
             dep.kind is DepKind.ITEMS and (dep.allows_failure or book.node.trigger is not all_successful)
             for dep in book.node.deps
         )
-        for index in indices:
-            book.mark(index, Code.RETRYING if book.attempts[index] else Code.RUNNING)
-            if sees_failures:
+        tries = bytes([book.attempts[index] for index in indices])
+        book.mark_all([index for index, tried in zip(indices, tries, strict=True) if not tried], Code.RUNNING)
+        book.mark_all([index for index, tried in zip(indices, tries, strict=True) if tried], Code.RETRYING)
+        if sees_failures:
+            for index in indices:
                 hand_over_lane(self._run.books, book, index)
-        return bytes(book.attempts[index] for index in indices)
+        return tries
 
     def hand_back(self, flight: Flight, rest: Sequence[int]) -> None:
         """What a batch did not reach goes to the front again, or ends if the run is stopping."""

@@ -11,7 +11,7 @@ import pytest
 
 from graphflow.engine import core as core_module
 from graphflow.engine import events as ev
-from graphflow.engine import lanes, opening, outcomes, queues
+from graphflow.engine import lanes, opening, outcomes, plan, queues
 from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
 from graphflow.engine.core import Core
 from graphflow.engine.failures import hand_over
@@ -112,7 +112,7 @@ def forgets_a_success(patch: pytest.MonkeyPatch) -> type[Core]:
             if len(done) > 2 and step.states[-1] == Code.COMPLETED and not self.is_stopping:
                 book = self.books[step.node]
                 book.ended -= 1
-                book.mark(done[-1], Code.PENDING)
+                book.mark_all((done[-1],), Code.PENDING)
                 self.dispatcher.queue_item(stage, (step.node,), done[-1])
 
     return Mutated
@@ -297,7 +297,7 @@ def zips_to_the_shortest(patch: pytest.MonkeyPatch) -> type[Core]:
 @mutant
 def fuses_whatever_the_trigger(patch: pytest.MonkeyPatch) -> type[Core]:
     """A node whose trigger is its own is decided by the worker, as if it had none."""
-    join = core_module.stage_to_join
+    join = plan.stage_to_join
 
     def careless(node: Any, books: Any) -> Stage | None:
         return join(replace(node, trigger=all_successful), books)
