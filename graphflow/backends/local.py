@@ -61,6 +61,9 @@ class LocalHost:
         """Whether the run asked its batches to stop."""
         return run_id in self._stopped
 
+    def ending(self) -> None:
+        """Lists outlive the thread."""
+
     def give_up(self, report: Report) -> None:
         """Deliver the report of a batch whose thread is stuck, and replace the thread."""
         self._give_up(report)

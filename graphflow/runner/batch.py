@@ -58,6 +58,10 @@ class BatchHost(Protocol):
         """Whether the run asked its batches to stop."""
         ...
 
+    def ending(self) -> None:
+        """What is stored from now on must outlive this process."""
+        ...
+
     def give_up(self, report: Report) -> None:
         """An item is stuck for good: deliver the report without it, and see to its thread or process."""
         ...
@@ -206,6 +210,7 @@ class Batch:
                         recorder = self._failed(single, position, error, now, end, recorder)
                         if single.states[position] == Code.RETRYING:
                             recorder = self._careful(single, position, guard, recorder)
+                            single.context.attempt = 1
                         end = clock()
                 else:
                     recorder = self._lane(position, guard, recorder)
@@ -590,6 +595,7 @@ class Batch:
         for later in self.steps[self.steps.index(step) + 1 :]:
             if later.in_lane:
                 self._lane_goes_on(later, position)
+        self.host.ending()
         self.host.give_up(self.report(position + 1))
 
     def report(self, reached: int) -> Report:
@@ -692,8 +698,9 @@ def _timed_out(step: _Step, timeout: float) -> ItemTimedOut:
     return ItemTimedOut(f"{step.context.node}{place} ran longer than timeout_seconds={timeout:g}")
 
 
-def _upstream(step: _Step, problem: BaseException) -> UpstreamFailed:
-    if isinstance(problem, UpstreamFailed):
+def _upstream(step: _Step, problem: BaseException) -> GraphflowError:
+    if isinstance(problem, UpstreamFailed | SerializationError):
+        # An argument that could not be sent is the item's own failure.
         return problem
     text = f"{step.context.node} did not run, because an input failed: {type(problem).__name__}: {problem}"
     error = UpstreamFailed(text, root=f"{type(problem).__name__}: {problem}")

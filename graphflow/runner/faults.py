@@ -16,7 +16,7 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.errors import ItemTimedOut
+from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.reports import ErrorRecord
 from graphflow.states import Code, State
@@ -164,7 +164,7 @@ def decide(
         return Decision(outcome, outcome)
     if retry.retry_on is not None and not isinstance(error, retry.retry_on):
         return Decision(outcome, outcome)
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception) or isinstance(error, SerializationError):
         # SystemExit, KeyboardInterrupt and their like end the item, not the worker; they are not retried.
         return Decision(outcome, outcome)
     if retry.condition is not None and not _condition_holds(

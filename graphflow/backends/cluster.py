@@ -1,0 +1,711 @@
+"""The Dask backend: a local cluster of processes, or any cluster that Dask can reach.
+
+Dask sees a bootstrap that is pickled by value, and bytes. A report comes back as one event on the worker's
+stream, sent before its task ends; the task's own result is kept only as a fallback. Retries, timeouts and
+crashes are graphflow's business: Dask's re-runs are not relied on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphflow.backends.local import Deliver
+from graphflow.backends.spawning import leave_main_out
+from graphflow.errors import BackendError, BackendUnreachable, SerializationError, ValueUnavailable
+from graphflow.orders import BatchOrder, Ref
+from graphflow.policies import TaskOptions
+from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
+from graphflow.runner.columns import decode, read_file, write_pack
+from graphflow.runner.journal import executing
+from graphflow.runner.worker import Stored, set_stopped
+from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["DaskBackend"]
+
+logger = logging.getLogger("graphflow.backends.dask")
+CONNECT_SECONDS = 5.0
+POLL_SECONDS = 0.5
+FALLBACK_SECONDS = 1.0
+LOST_SCHEDULER_SECONDS = 10.0
+
+_BOOT_SOURCE = '''
+def _graphflow_boot(payload, folder, topic, blocks):
+    from distributed import get_worker
+    from graphflow.runner.worker import Stored, run_payload
+    import pickle
+    worker = get_worker()
+    columns = {}
+    for block in blocks:
+        columns.update(block.columns)
+    def emit(data):
+        worker.log_event(topic, {"report": data})
+    data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
+    emit(data)
+    return Stored(data, kept)
+'''
+
+
+def _bootstrap() -> Callable[..., Any]:
+    """The function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(_BOOT_SOURCE, "<graphflow bootstrap>", "exec"), space)  # noqa: S102 - our own constant text
+    boot: Callable[..., Any] = space["_graphflow_boot"]
+    return boot
+
+
+_PROBE_SOURCE = '''
+def _graphflow_probe(path):
+    import sys
+    found = {"python": list(sys.version_info[:3])}
+    try:
+        import graphflow, cloudpickle, distributed
+        found["cloudpickle"] = cloudpickle.__version__
+        found["distributed"] = distributed.__version__
+        found["graphflow"] = graphflow.__version__
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    try:
+        with open(path) as file:
+            found["token"] = file.read()
+    except OSError:
+        found["token"] = None
+    return found
+'''
+
+
+def _probe() -> Callable[..., Any]:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(_PROBE_SOURCE, "<graphflow probe>", "exec"), space)  # noqa: S102 - our own constant text
+    probe: Callable[..., Any] = space["_graphflow_probe"]
+    return probe
+
+
+class _Flight:
+    """A batch that Dask has."""
+
+    __slots__ = ("future", "order")
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+        self.future: Future | None = None
+
+
+class _RunState:
+    """What the backend holds of one run."""
+
+    def __init__(self, deliver: Deliver, folder: Path | None, topic: str) -> None:
+        self.deliver = deliver
+        self.folder = folder
+        self.topic = topic
+        self.flights: dict[int, _Flight] = {}
+        self.is_closed = False
+
+
+class DaskBackend:
+    """Batches run on a Dask cluster; made by `graphflow.backends.processes` and `graphflow.backends.dask`."""
+
+    runs_in_caller = False
+    is_local = False
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        scheduler_file: str | None = None,
+        client: Any = None,
+        cluster: Any = None,
+        cluster_class: Any = None,
+        cluster_kwargs: Mapping[str, Any] | None = None,
+        adapt_kwargs: Mapping[str, Any] | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        slots: int | None = None,
+        is_own_local: bool = False,
+    ) -> None:
+        given = {
+            "address": address,
+            "scheduler_file": scheduler_file,
+            "client": client,
+            "cluster": cluster,
+            "cluster_class": cluster_class,
+        }
+        chosen = [name for name, value in given.items() if value is not None]
+        if not is_own_local and len(chosen) != 1:
+            found = " and ".join(chosen) if chosen else "none"
+            raise BackendError(
+                f"dask(...) takes exactly one of address, scheduler_file, client, cluster, cluster_class; given: {found}"
+            )
+        if (cluster_kwargs or adapt_kwargs) and cluster_class is None and not is_own_local:
+            raise BackendError("dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given")
+        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+            raise BackendError(f"processes(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        self._address = address
+        self._scheduler_file = scheduler_file
+        self._given_client = client
+        self._given_cluster = cluster
+        self._cluster_class = cluster_class
+        self._cluster_kwargs = dict(cluster_kwargs or {})
+        self._adapt_kwargs = dict(adapt_kwargs or {})
+        self._client_kwargs = dict(client_kwargs or {})
+        self._slots = slots or os.cpu_count() or 1
+        self._is_own_local = is_own_local
+        self._client: Client | None = None
+        self._cluster: Any = None
+        self._base: Path | None = None
+        self._shares_disk = False
+        self._runs: dict[str, _RunState] = {}
+        self._blocks: dict[str, Future] = {}
+        self._shared: dict[str, Future] = {}
+        self._boot = _bootstrap()
+        self._encoder: OrderEncoder | None = None
+        self._capacity = Capacity(slots=1)
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._is_failed = False
+
+    @classmethod
+    def local(cls, slots: int | None = None) -> DaskBackend:
+        """A local cluster of worker processes with one thread each."""
+        return cls(slots=slots, is_own_local=True)
+
+    def __enter__(self) -> DaskBackend:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """How logs and errors name it."""
+        if self._is_own_local:
+            return f"processes({self._slots})"
+        if self._client is not None and self._client.scheduler is not None:
+            return f"dask({self._client.scheduler.address})"
+        return f"dask({self._address or self._scheduler_file or self._cluster_class or 'a given cluster'})"
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """The address of Dask's own dashboard, where there is one."""
+        return self._client.dashboard_link if self._client is not None else None
+
+    # -- starting ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start or reach the cluster; calling it again does nothing.
+
+        Raises
+        ------
+        BackendUnreachable
+            If nobody answers at the address.
+        BackendError
+            If the cluster cannot be started, or its workers do not fit this process.
+        """
+        with self._lock:
+            if self._client is not None:
+                return
+            if self._closing.is_set():
+                raise BackendError(f"{self.name} is closed")
+            try:
+                self._client = self._connect()
+                self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
+                self._check_workers()
+            except BaseException:
+                self._shut_down()
+                raise
+            self._encoder = OrderEncoder(share=self._share, by_value=not self._is_own_local)
+            self._capacity = self._measure()
+            self._client.subscribe_topic("all", self._on_cluster_event)
+            self._poller = threading.Thread(target=self._poll, name="graphflow-dask", daemon=True)
+            self._poller.start()
+            atexit.register(self.close)
+
+    def _connect(self) -> Client:
+        import dask
+        from distributed import Client, LocalCluster
+
+        settings: dict[str, Any] = {
+            "distributed.scheduler.allowed-failures": 0,
+            "distributed.scheduler.worker-ttl": None,
+            "distributed.admin.low-level-log-length": 10,
+        }
+        arguments: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT_SECONDS, **self._client_kwargs}
+        if self._is_own_local or self._cluster_class is not None:
+            leave_main_out()
+        if self._is_own_local:
+            with dask.config.set(settings):
+                self._cluster = LocalCluster(
+                    n_workers=self._slots,
+                    threads_per_worker=1,
+                    processes=True,
+                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
+                    dashboard_address=":0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.CRITICAL,
+                    **self._cluster_kwargs,
+                )
+                return Client(self._cluster, **arguments)
+        if self._cluster_class is not None:
+            with dask.config.set(settings):
+                self._cluster = _cluster_class(self._cluster_class)(**self._cluster_kwargs)
+                if self._adapt_kwargs:
+                    self._cluster.adapt(**self._adapt_kwargs)
+                return Client(self._cluster, **arguments)
+        if self._given_client is not None:
+            client: Client = self._given_client
+            if getattr(client, "asynchronous", False):
+                raise BackendError("dask(client=...) takes a synchronous client; make one with Client(address)")
+            return client
+        if self._given_cluster is not None:
+            return Client(self._given_cluster, **arguments)
+        where = self._address or self._scheduler_file
+        try:
+            if self._scheduler_file is not None:
+                if not Path(self._scheduler_file).exists():
+                    raise BackendUnreachable(f"there is no scheduler file {self._scheduler_file}")
+                return Client(scheduler_file=self._scheduler_file, **arguments)
+            return Client(self._address, **arguments)
+        except (OSError, ValueError) as error:
+            if isinstance(error, BackendUnreachable):
+                raise
+            raise BackendUnreachable(
+                f"no Dask scheduler answers at {where} within {CONNECT_SECONDS:g} s ({type(error).__name__}: {error}); "
+                "is it running, and is the address right?"
+            ) from error
+
+    def _check_workers(self) -> None:
+        """Refuse workers that could not run batches, and see whether they share this machine's disk."""
+        assert self._client is not None and self._base is not None
+        token = uuid.uuid4().hex
+        path = self._base / "token"
+        path.write_text(token)
+        found = self._client.run(_probe(), str(path))
+        if not found and not self._is_elastic():
+            raise BackendError(f"{self.name} has no workers; start some, then run again")
+        for worker, facts in found.items():
+            _check_facts(worker, facts)
+        loopback = self._client.scheduler is not None and re.match(
+            r"(tcp|tls)://(127\.|localhost|\[::1\])|inproc://", self._client.scheduler.address
+        )
+        self._shares_disk = bool(loopback) and all(facts["token"] == token for facts in found.values())
+
+    def _is_elastic(self) -> bool:
+        cluster = self._cluster or self._given_cluster
+        return bool(self._adapt_kwargs) or bool(getattr(cluster, "_adaptive", None))
+
+    def _workers(self) -> Mapping[str, Any]:
+        assert self._client is not None
+        info = self._client.scheduler_info(n_workers=-1) if _takes_n_workers(self._client) else self._client.scheduler_info()
+        workers: Mapping[str, Any] = info["workers"]
+        return workers
+
+    def _measure(self) -> Capacity:
+        slots = sum(int(each["nthreads"]) for each in self._workers().values())
+        is_elastic = self._is_elastic()
+        return Capacity(slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic)
+
+    def capacity(self) -> Capacity:
+        """One slot per thread of all workers."""
+        return self._capacity
+
+    def check(self, options: TaskOptions) -> None:
+        """Refuse a task whose resources or workers no worker has."""
+        if not (options.resources or options.workers) or self._client is None or self._is_elastic():
+            return
+        workers = self._workers()
+        if options.workers:
+            known = {name for address, each in workers.items() for name in (address, str(each.get("name", "")))}
+            hosts = {address.rpartition(":")[0].rpartition("/")[2] for address in workers}
+            missing = [each for each in options.workers if each not in known and each not in hosts]
+            if missing:
+                raise BackendError(
+                    f"task {options.name!r} asks for workers {missing}, but {self.name} has {sorted(workers)}"
+                )
+        for name, amount in options.resources:
+            most = max((float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0)
+            if most < amount:
+                raise BackendError(
+                    f"task {options.name!r} asks for {name}={amount:g} on one worker, but the most that a worker of "
+                    f"{self.name} offers is {most:g}; start workers with --resources {name}={amount:g}"
+                )
+
+    # -- runs -------------------------------------------------------------------------------------------
+
+    def open_run(self, run_id: str, deliver: Deliver) -> None:
+        """Begin a run. Its files live as long as the object that `deliver` belongs to."""
+        assert self._client is not None and self._base is not None
+        folder: Path | None = None
+        if self._shares_disk:
+            folder = self._base / f"run-{run_id}"
+            folder.mkdir(mode=0o700)
+            owner = getattr(deliver, "__self__", None)
+            weakref.finalize(owner if owner is not None else self, shutil.rmtree, folder, ignore_errors=True)
+        topic = f"graphflow-{run_id}-{uuid.uuid4().hex[:8]}"
+        state = _RunState(deliver, folder, topic)
+        with self._lock:
+            self._runs[run_id] = state
+        self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
+
+    def submit(self, order: BatchOrder) -> None:
+        """Send a batch to the scheduler."""
+        state = self._runs.get(order.run_id)
+        if state is None or self._client is None or self._encoder is None:
+            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+        flight = _Flight(order)
+        with self._lock:
+            state.flights[order.id] = flight
+        try:
+            payload = self._encoder.encode(order)
+        except SerializationError as error:
+            self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
+            return
+        options = order.steps[0].program.options
+        name = re.sub(r"[^\w.]+", "_", order.label) or "task"
+        # Futures of stored columns make Dask bring them to the worker.
+        needed = {ref.id for ref in refs_of(order) if ref.kind == "remote"}
+        blocks = list({id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values())
+        blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
+        try:
+            future = self._client.submit(
+                self._boot,
+                payload,
+                str(state.folder) if state.folder is not None else None,
+                state.topic,
+                blocks,
+                key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
+                pure=False,
+                retries=0,
+                priority=options.priority,
+                resources=dict(options.resources) or None,
+                workers=list(options.workers) or None,
+            )
+        except Exception as error:
+            self._end(state, order.id, BatchLost(batch=order.id, had_started=False))
+            self._broken(error)
+            return
+        flight.future = future
+        run_id, batch = order.run_id, order.id
+        future.add_done_callback(lambda done: self._on_done(run_id, batch, done))
+
+    def _share(self, data: bytes) -> Ref:
+        """Bytes that all workers reach, sent once."""
+        assert self._client is not None and self._base is not None
+        name = f"shared-{uuid.uuid4().hex}"
+        if self._shares_disk:
+            return write_pack(self._base / "shared", name, [data])[0]
+        future = self._client.scatter(Stored(b"", {name: data}), hash=False)
+        self._shared[name] = future
+        return Ref(kind="remote", id=name, count=0, nbytes=len(data))
+
+    # -- what comes back --------------------------------------------------------------------------------
+
+    def _end(self, state: _RunState, batch: int, event: BatchDone | BatchLost) -> None:
+        """Deliver the end of a batch, once."""
+        with self._lock:
+            flight = state.flights.pop(batch, None)
+            if flight is None or state.is_closed:
+                return
+            if isinstance(event, BatchDone) and flight.future is not None:
+                for step in event.report.steps:
+                    for ref in (step.values, step.labels):
+                        if ref is not None and ref.kind == "remote":
+                            self._blocks[ref.id] = flight.future
+        state.deliver(event)
+
+    def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
+        state = self._runs.get(run_id)
+        if state is None:
+            return
+        try:
+            report = decode_report(message["report"])
+        except Exception as error:
+            logger.exception("a report of run %s cannot be read", run_id)
+            self._broken(error)
+            return
+        self._end(state, report.batch, BatchDone(report))
+
+    def _on_done(self, run_id: str, batch: int, future: Future) -> None:
+        """Dask says that the task of a batch ended; usually its report is here already."""
+        state = self._runs.get(run_id)
+        if state is None or batch not in state.flights:
+            return
+        status = future.status
+        if status == "finished":
+            timer = threading.Timer(FALLBACK_SECONDS, self._fall_back, (run_id, batch, future))
+            timer.daemon = True
+            timer.start()
+        elif status == "error":
+            self._on_error(state, run_id, batch, future)
+        elif not self._closing.is_set():
+            client = self._client
+            if client is not None and client.status == "running":
+                self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
+
+    def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
+        """The event with the report did not come: take it from the task's result."""
+        state = self._runs.get(run_id)
+        if state is None or batch not in state.flights:
+            return
+        try:
+            stored = future.result(timeout=30)
+            self._on_report(run_id, {"report": stored.report})
+        except Exception as error:
+            self._end(state, batch, self._lost(run_id, batch, f"{type(error).__name__}: {error}"))
+
+    def _on_error(self, state: _RunState, run_id: str, batch: int, future: Future) -> None:
+        from distributed import KilledWorker
+
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            self._end(state, batch, self._lost(run_id, batch, "its worker died"))
+            return
+        flight = state.flights.get(batch)
+        if flight is None:
+            return
+        problem = BackendError(f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}")
+        self._end(state, batch, BatchDone(refused_report(flight.order, problem, worker="driver")))
+
+    def _lost(self, run_id: str, batch: int, reason: str) -> BatchLost:
+        if self._base is None or not self._shares_disk:
+            return BatchLost(batch=batch, reason=reason)
+        index = executing(self._base / "journal", run_id, batch)
+        return BatchLost(batch=batch, executing=index, had_started=index is not None, reason=reason if index is not None else "")
+
+    def _on_cluster_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        message = event[1]
+        if not isinstance(message, Mapping) or message.get("action") != "remove-worker" or message.get("expected"):
+            return
+        keys = set(message.get("processing-tasks") or ())
+        with self._lock:
+            gone = [
+                (state, run_id, batch, flight)
+                for run_id, state in self._runs.items()
+                for batch, flight in state.flights.items()
+                if flight.future is not None and flight.future.key in keys
+            ]
+        for state, run_id, batch, flight in gone:
+            lost = self._lost(run_id, batch, f"worker {message.get('worker')} died")
+            client, future = self._client, flight.future
+            if client is not None and future is not None:
+                # Before Dask runs it again by itself. This is the client's own thread, so nothing may block.
+                client.loop.add_callback(lambda client=client, future=future: client.cancel([future], asynchronous=True))
+            self._end(state, batch, lost)
+
+    def _broken(self, error: BaseException) -> None:
+        """The cluster is gone: tell all runs, once."""
+        with self._lock:
+            if self._is_failed or self._closing.is_set():
+                return
+            self._is_failed = True
+            states = [state for state in self._runs.values() if not state.is_closed]
+        for state in states:
+            state.deliver(BackendFailed(error))
+
+    def _poll(self) -> None:
+        """Watch the number of workers, and whether the scheduler still answers."""
+        gone_since: float | None = None
+        while not self._closing.wait(POLL_SECONDS):
+            client = self._client
+            if client is None:
+                return
+            if client.status == "running":
+                gone_since = None
+                try:
+                    measured = self._measure()
+                except Exception:
+                    continue
+                if measured != self._capacity:
+                    self._capacity = measured
+                    for state in list(self._runs.values()):
+                        if not state.is_closed:
+                            state.deliver(CapacityChanged(measured))
+                continue
+            gone_since = gone_since or time.monotonic()
+            if client.status == "closed" or time.monotonic() - gone_since > LOST_SCHEDULER_SECONDS:
+                self._broken(BackendError(f"{self.name}: the connection to the Dask scheduler is lost; batches under way are lost with it"))
+                return
+
+    # -- values -----------------------------------------------------------------------------------------
+
+    def step(self, run_id: str) -> bool:
+        """Batches do not run in the caller."""
+        return False
+
+    def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
+        """The values of columns, each fetched once."""
+        return [self._fetch(ref) for ref in refs]
+
+    def _fetch(self, ref: Ref) -> list[Any]:
+        if ref.kind == "local":
+            values: list[Any] = ref.data
+            return values
+        if ref.kind == "inline":
+            return decode(ref.data, "a result")
+        if ref.kind == "file":
+            return decode(read_file(ref), "a result")
+        future = self._blocks.get(ref.id)
+        if future is None or self._client is None:
+            raise ValueUnavailable(
+                "a result stayed on a worker of a cluster that is closed or that let go of it; ask for it before the "
+                "backend is closed"
+            )
+        return decode(future.result().columns[ref.id], "a result")
+
+    def free(self, refs: Iterable[Ref]) -> None:
+        """Let columns go."""
+        for ref in refs:
+            self._blocks.pop(ref.id, None)
+
+    # -- ending -----------------------------------------------------------------------------------------
+
+    def stop(self, run_id: str, *, hard: bool = False) -> None:
+        """Batches stop between items; `hard` also ends the workers of an own cluster that execute one."""
+        client, state = self._client, self._runs.get(run_id)
+        if client is None or state is None:
+            return
+        # A worker that holds its interpreter's lock answers late: nobody waits for it here.
+        threading.Thread(target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True).start()
+        if not hard:
+            return
+        with self._lock:
+            flights = list(state.flights.items())
+        for batch, flight in flights:
+            if flight.future is not None:
+                flight.future.cancel()
+            self._end(state, batch, BatchLost(batch=batch, had_started=False))
+        if flights and self._is_own_local and len(self._runs) == 1:
+            # A cancelled task runs on in Dask; only its process can be ended.
+            client.restart(wait_for_workers=False, timeout=10)
+
+    def close_run(self, run_id: str) -> None:
+        """Nothing of this run is delivered any more; its columns stay readable."""
+        with self._lock:
+            state = self._runs.pop(run_id, None)
+        if state is None:
+            return
+        state.is_closed = True
+        if self._encoder is not None:
+            self._encoder.forget(run_id)
+        if self._client is not None and self._client.status == "running":
+            try:
+                self._client.unsubscribe_topic(state.topic)
+            except Exception:
+                logger.debug("unsubscribing failed", exc_info=True)
+
+    def close(self) -> None:
+        """Close what this backend started; given clients and clusters stay open."""
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._closing.set()
+        atexit.unregister(self.close)
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        client, cluster = self._client, self._cluster
+        self._client = None
+        self._blocks.clear()
+        self._shared.clear()
+        names = ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny", "distributed.comm", "tornado")
+        noisy = [logging.getLogger(name) for name in names]
+        levels = [each.level for each in noisy]
+        for each in noisy:
+            each.setLevel(logging.CRITICAL + 1)
+        try:
+            if client is not None and cluster is not None:
+                _quietly(lambda: client.unsubscribe_topic("all"))
+            if client is not None and client is not self._given_client:
+                _quietly(client.close)
+            elif client is not None:
+                _quietly(lambda: client.unsubscribe_topic("all"))
+            if cluster is not None:
+                _quietly(cluster.close)
+        finally:
+            for each, level in zip(noisy, levels, strict=True):
+                each.setLevel(level)
+        if self._base is not None:
+            for name in ("journal", "shared"):
+                shutil.rmtree(self._base / name, ignore_errors=True)
+            (self._base / "token").unlink(missing_ok=True)
+            _quietly(self._base.rmdir)
+            if self._base.exists():
+                atexit.register(shutil.rmtree, self._base, ignore_errors=True)
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except Exception:
+        logger.debug("closing failed", exc_info=True)
+
+
+def _tell_stop(client: Client, run_id: str) -> None:
+    try:
+        client.run(set_stopped, run_id, on_error="ignore")
+    except Exception:
+        logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+
+
+def _takes_n_workers(client: Client) -> bool:
+    import inspect
+
+    return "n_workers" in inspect.signature(client.scheduler_info).parameters
+
+
+def _cluster_class(spec: Any) -> Callable[..., Any]:
+    if not isinstance(spec, str):
+        if not callable(spec):
+            raise BackendError(f"cluster_class must be a class or its dotted path, not {spec!r}")
+        made: Callable[..., Any] = spec
+        return made
+    module, _, name = spec.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BackendError(f"there is no cluster class {spec!r}: {type(error).__name__}: {error}") from error
+    return found
+
+
+def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
+    import cloudpickle
+
+    if "error" in facts:
+        raise BackendError(
+            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
+        )
+    ours, theirs = list(sys.version_info[:2]), list(facts["python"][:2])
+    if ours != theirs:
+        raise BackendError(
+            f"worker {worker} runs Python {'.'.join(map(str, theirs))}, this process {'.'.join(map(str, ours))}; "
+            "functions travel as bytecode, which differs: use the same minor version"
+        )
+    if cloudpickle.__version__.split(".")[0] != facts["cloudpickle"].split(".")[0]:
+        raise BackendError(
+            f"worker {worker} has cloudpickle {facts['cloudpickle']}, this process {cloudpickle.__version__}; use the "
+            "same major version"
+        )
+    import graphflow
+
+    if graphflow.__version__ != facts["graphflow"]:
+        raise BackendError(
+            f"worker {worker} has graphflow {facts['graphflow']}, this process {graphflow.__version__}; install the same"
+        )
+
+

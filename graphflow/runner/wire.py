@@ -1,0 +1,374 @@
+"""Batches and reports as opaque bytes: what crosses to worker processes and back.
+
+The outside of a message is plain data that always loads; programs, inputs and values are pickled inside it,
+and are loaded where an exception is an item's failure, not the worker's end.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import pickle
+import site
+import sys
+import sysconfig
+import time
+import types
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from graphflow.errors import RemoteError, SerializationError
+from graphflow.mapping import FailedInput
+from graphflow.orders import (
+    BatchOrder,
+    Column,
+    Elements,
+    Gathered,
+    Given,
+    Input,
+    Literals,
+    Program,
+    Ref,
+    StepOrder,
+    Whole,
+)
+from graphflow.policies import all_successful
+from graphflow.recording import Fragment
+from graphflow.reports import Anomaly, ErrorRecord, Graft, Report, StepReport
+from graphflow.runner.faults import error_record
+from graphflow.states import Code
+
+__all__ = ["Header", "OrderEncoder", "decode_order", "decode_report", "encode_report", "refs_of", "refused_report"]
+
+MAX_PROGRAM = 32_768
+MAX_INPUTS = 262_144
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The plain outside of an order; `programs` are (id, bytes or ref), `inputs` bytes or a ref."""
+
+    batch: int
+    run_id: str
+    nodes: tuple[int, ...]
+    indices: Sequence[int]
+    width: int | None
+    slice_seconds: float | None
+    programs: tuple[tuple[str, bytes | Ref], ...]
+    steps: bytes
+    inputs: bytes | Ref
+    tries: tuple[bytes | None, ...]
+
+
+def refs_of(order: BatchOrder) -> list[Ref]:
+    """All columns that an order's inputs refer to."""
+    refs: dict[int, Ref] = {}
+    for each in order.inputs:
+        if isinstance(each, Whole | Elements):
+            refs[id(each.ref)] = each.ref
+        elif isinstance(each, Column | Gathered):
+            refs.update((id(ref), ref) for ref, _ in each.parts)
+    return list(refs.values())
+
+
+class OrderEncoder:
+    """Turns orders into bytes; programs are pickled once each.
+
+    Parameters
+    ----------
+    share
+        Stores bytes where all workers reach them, once, and gives a ref.
+    by_value
+        Whether modules of the user are sent along (workers may lack them); else only those that a
+        fresh process could not import.
+    """
+
+    def __init__(self, *, share: Callable[[bytes], Ref], by_value: bool) -> None:
+        self._share = share
+        self._by_value = by_value
+        self._programs: dict[str, tuple[Program, bytes | Ref]] = {}
+        self._modules: set[str] = set()
+
+    def encode(self, order: BatchOrder) -> bytes:
+        """The bytes of an order.
+
+        Raises
+        ------
+        SerializationError
+            If a program or a constant cannot be pickled.
+        """
+        programs = tuple(self._program(order.run_id, step) for step in order.steps)
+        steps = pickle.dumps([(step.node, step.slots, step.wants_info) for step in order.steps], protocol=5)
+        inputs: bytes | Ref = self._inputs(order)
+        if len(inputs) > MAX_INPUTS:
+            inputs = self._share(inputs)
+        header = Header(
+            order.id,
+            order.run_id,
+            tuple(step.node for step in order.steps),
+            order.indices,
+            order.width,
+            order.slice_seconds,
+            programs,
+            steps,
+            inputs,
+            tuple(step.tries for step in order.steps),
+        )
+        return pickle.dumps(header, protocol=5)
+
+    def forget(self, run_id: str) -> None:
+        """Programs of a run that ended are not needed any more."""
+        for key in [key for key in self._programs if key.startswith(f"{run_id}/")]:
+            del self._programs[key]
+
+    def _program(self, run_id: str, step: StepOrder) -> tuple[str, bytes | Ref]:
+        key = f"{run_id}/{step.node}"
+        known = self._programs.get(key)
+        if known is not None and known[0] is step.program:
+            return key, known[1]
+        program = step.program
+        options = replace(program.options, on_running=(), on_completion=(), on_failure=(), trigger=all_successful)
+        self.send_module(program.fn)
+        try:
+            data: bytes | Ref = cloudpickle.dumps(replace(program, options=options), protocol=5)
+        except Exception as error:
+            raise SerializationError(
+                f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
+                f"a constant argument cannot be pickled: {type(error).__name__}: {error}; make what it needs inside "
+                "the task, or run on the threads backend"
+            ) from error
+        if len(data) > MAX_PROGRAM:  # type: ignore[arg-type]
+            data = self._share(data)  # type: ignore[arg-type]
+        self._programs[key] = (program, data)
+        return key, data
+
+    def send_module(self, fn: Any) -> None:
+        """See to it that the module of a function travels by value, where workers could not import it."""
+        module = sys.modules.get(_module_name(fn) or "")
+        if module is None or module.__name__ in self._modules or module.__name__ == "__main__":
+            return
+        self._modules.add(module.__name__)
+        if _is_installed(module):
+            return
+        if self._by_value:
+            for each in _project_modules(module):
+                cloudpickle.register_pickle_by_value(each)
+        elif not _is_importable(module):
+            cloudpickle.register_pickle_by_value(module)
+
+    def _inputs(self, order: BatchOrder) -> bytes:
+        try:
+            return cloudpickle.dumps(order.inputs, protocol=5)
+        except Exception:
+            mended = tuple(_mended(each) for each in order.inputs)
+        try:
+            return cloudpickle.dumps(mended, protocol=5)
+        except Exception as error:
+            raise SerializationError(
+                f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _mended(source: Input) -> Input:
+    """The input with what cannot be pickled replaced by the reason."""
+    if isinstance(source, Literals):
+        return Literals([_carried(value) for value in source.values])
+    if isinstance(source, Column):
+        return replace(source, overrides={place: _carried(value) for place, value in source.overrides.items()})
+    if isinstance(source, Gathered):
+        return replace(source, overrides={place: _carried(value) for place, value in source.overrides.items()})
+    if isinstance(source, Given):
+        return Given(_carried(source.value))
+    return source
+
+
+def _carried(value: Any) -> Any:
+    try:
+        cloudpickle.dumps(value, protocol=5)
+    except Exception as error:
+        if isinstance(value, BaseException):
+            return RemoteError(type(value).__name__, str(value))
+        return FailedInput(
+            SerializationError(
+                f"an argument, a {type(value).__qualname__}, cannot be sent to a worker process: "
+                f"{type(error).__name__}: {error}; give plain data, or run on the threads backend"
+            )
+        )
+    return value
+
+
+def _module_name(fn: Any) -> str | None:
+    while hasattr(fn, "func") and callable(fn.func):
+        fn = fn.func
+    name = getattr(fn, "__module__", None) or type(fn).__module__
+    return name if isinstance(name, str) else None
+
+
+def _is_installed(module: types.ModuleType) -> bool:
+    path = getattr(module, "__file__", None)
+    if path is None or module.__name__.partition(".")[0] == "graphflow":
+        return True
+    places = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
+    return any(Path(path).is_relative_to(place) for place in places if place)
+
+
+def _is_importable(module: types.ModuleType) -> bool:
+    """Whether a fresh process with this one's `sys.path` would import the same file."""
+    try:
+        parts = module.__name__.split(".")
+        for depth in range(1, len(parts)):
+            if ".".join(parts[:depth]) not in sys.modules:
+                return False
+        parent = sys.modules.get(module.__name__.rpartition(".")[0])
+        search = getattr(parent, "__path__", None)
+        spec = importlib.machinery.PathFinder.find_spec(module.__name__, search)
+    except Exception:
+        return False
+    return spec is not None and spec.origin == getattr(module, "__file__", None)
+
+
+def _project_modules(module: types.ModuleType) -> list[types.ModuleType]:
+    """The module and the user's other modules beside it."""
+    folder = Path(str(module.__file__)).parent
+    found = [module]
+    for each in list(sys.modules.values()):
+        path = getattr(each, "__file__", None)
+        if (
+            isinstance(each, types.ModuleType)
+            and each is not module
+            and each.__name__ != "__main__"
+            and path is not None
+            and Path(path).is_relative_to(folder)
+            and not _is_installed(each)
+        ):
+            found.append(each)
+    return found
+
+
+# -- on the worker -----------------------------------------------------------------------------------------
+
+
+def decode_order(
+    header: Header, load_program: Callable[[str, bytes | Ref], Program], load_bytes: Callable[[Ref], bytes]
+) -> BatchOrder:
+    """The order behind a header; raises whatever user code raises as it is unpickled."""
+    programs = [load_program(key, data) for key, data in header.programs]
+    inputs = pickle.loads(load_bytes(header.inputs) if isinstance(header.inputs, Ref) else header.inputs)
+    steps = tuple(
+        StepOrder(node=node, program=program, slots=slots, tries=tries, wants_info=wants_info)
+        for (node, slots, wants_info), program, tries in zip(
+            pickle.loads(header.steps), programs, header.tries, strict=True
+        )
+    )
+    return BatchOrder(
+        id=header.batch,
+        run_id=header.run_id,
+        steps=steps,
+        indices=header.indices,
+        width=header.width,
+        inputs=inputs,
+        slice_seconds=header.slice_seconds,
+    )
+
+
+def refused_report(header: Header | BatchOrder, error: BaseException, *, worker: str, is_local: bool = False) -> Report:
+    """The report of a batch that could not begin: all its items fail with the error."""
+    if isinstance(header, BatchOrder):
+        batch, nodes = header.id, tuple(step.node for step in header.steps)
+        tries: Sequence[bytes | None] = [step.tries for step in header.steps]
+    else:
+        batch, nodes, tries = header.batch, header.nodes, header.tries
+    size = len(header.indices)
+
+
+    now = time.time()
+    steps = []
+    for number, node in enumerate(nodes):
+        code = Code.FAILED if number == 0 else Code.UPSTREAM_FAILED
+        before = tries[number] or bytes(size)
+        anomalies = (
+            [
+                Anomaly(
+                    position=position,
+                    attempt=before[position] + 1,
+                    code=code,
+                    started=now,
+                    duration=0.0,
+                    error=0,
+                    outcome=code,
+                )
+                for position in range(size)
+            ]
+            if number == 0
+            else []
+        )
+        steps.append(
+            StepReport(
+                node=node,
+                states=bytes([code]) * size,
+                attempts=bytes(min(255, each + (number == 0)) for each in before),
+                starts=array("f", bytes(4 * size)),
+                durations=array("f", bytes(4 * size)),
+                anomalies=anomalies,
+            )
+        )
+    return Report(
+        batch=batch,
+        worker=worker,
+        started=now,
+        elapsed=0.0,
+        reached=size,
+        steps=tuple(steps),
+        errors=(error_record(error, is_local=is_local),),
+    )
+
+
+def encode_report(report: Report) -> bytes:
+    """The bytes of a report; fragments are pickled inside it."""
+    steps = []
+    for step in report.steps:
+        if not step.grafts:
+            steps.append(step)
+            continue
+        grafts = []
+        for graft in step.grafts:
+            try:
+                content: Any = cloudpickle.dumps(graft.fragment, protocol=5)
+            except Exception as error:
+                problem = SerializationError(
+                    "the calls that a task made and returned cannot be carried back from the worker: "
+                    f"{type(error).__name__}: {error}"
+                )
+                content = error_record(problem, is_local=False)
+            grafts.append(Graft(position=graft.position, fragment=content))
+        steps.append(replace(step, grafts=tuple(grafts)))
+    return pickle.dumps(replace(report, steps=tuple(steps)), protocol=5)
+
+
+def decode_report(data: bytes) -> Report:
+    """The report behind bytes; a fragment that does not load here becomes an error record."""
+    report: Report = pickle.loads(data)
+    if not any(step.grafts for step in report.steps):
+        return report
+    steps = [
+        replace(step, grafts=tuple(replace(graft, fragment=_fragment(graft.fragment)) for graft in step.grafts))
+        for step in report.steps
+    ]
+    return replace(report, steps=tuple(steps))
+
+
+def _fragment(content: Any) -> Fragment | ErrorRecord:
+    if isinstance(content, ErrorRecord):
+        return content
+    try:
+        fragment: Fragment = pickle.loads(content)
+    except Exception as error:
+        problem = SerializationError(
+            f"the calls that a task made and returned cannot be restored: {type(error).__name__}: {error}"
+        )
+        return error_record(problem, is_local=False)
+    return fragment

@@ -1,0 +1,240 @@
+"""A worker process, as batches see it: loads programs and columns, stores results, remembers what it executes.
+
+`run_payload` is all that a backend calls. Nothing that user code does when it is unpickled leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphflow.errors import SerializationError, ValueUnavailable
+from graphflow.orders import Program, Ref
+from graphflow.reports import Report
+from graphflow.runner.batch import SerializationFailure, run_batch
+from graphflow.runner.columns import MAX_INLINE, decode, encode, read_file, write_pack
+from graphflow.runner.journal import Journal
+from graphflow.runner.wire import Header, decode_order, encode_report, refused_report
+
+__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_stopped"]
+
+EXIT_STUCK = 77
+"""The exit code of a worker that ended itself because an item did not yield after its timeout."""
+MAX_PROGRAMS = 512
+MAX_COLUMNS = 64
+MAX_COLUMN_NBYTES = 256 << 20
+
+
+class _Process:
+    """What batches of one process share: caches, and the runs that were asked to stop."""
+
+    def __init__(self) -> None:
+        self.stopped: set[str] = set()
+        self.programs: OrderedDict[str, Program] = OrderedDict()
+        self.columns: OrderedDict[str, tuple[list[Any], int]] = OrderedDict()
+        self.lock = threading.Lock()
+        self.local = threading.local()
+
+    def journal(self, folder: Path) -> Journal:
+        """The calling thread's journal."""
+        kept: dict[Path, Journal] | None = getattr(self.local, "journals", None)
+        if kept is None:
+            kept = self.local.journals = {}
+        if folder not in kept:
+            kept[folder] = Journal(folder)
+        return kept[folder]
+
+
+_PROCESS = _Process()
+
+
+def set_stopped(run_id: str) -> None:
+    """Batches of this run stop between items from now on."""
+    _PROCESS.stopped.add(run_id)
+
+
+class Stored:
+    """A batch's report and the columns that stay with it, where workers and driver share no disk."""
+
+    __slots__ = ("columns", "report")
+
+    def __init__(self, report: bytes, columns: dict[str, bytes]) -> None:
+        self.report = report
+        self.columns = columns
+
+    def __sizeof__(self) -> int:
+        return len(self.report) + sum(map(len, self.columns.values())) + 64
+
+    def __reduce__(self) -> Any:
+        return Stored, (self.report, self.columns)
+
+
+class WorkerHost:
+    """The host of one batch in a worker process.
+
+    Parameters
+    ----------
+    folder
+        Where results go, on a disk that the driver shares; None if there is none.
+    blocks
+        Columns that came along with the batch, by ref id.
+    emit
+        Sends a report to the driver before the process ends itself.
+    """
+
+    is_local = False
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        header: Header,
+        folder: Path | None,
+        blocks: Mapping[str, bytes],
+        emit: Callable[[bytes], None],
+    ) -> None:
+        self.worker = worker
+        self.kept: dict[str, bytes] = {}
+        self._header = header
+        self._folder = folder
+        self._blocks = blocks
+        self._emit = emit
+        self._is_ending = False
+        self._journal = _PROCESS.journal(folder.parent / "journal") if folder is not None else None
+        if self._journal is not None:
+            self._journal.begin(header.run_id)
+            self.note = self._journal.note  # type: ignore[method-assign]
+
+    def load_bytes(self, ref: Ref) -> bytes:
+        """The bytes behind a ref."""
+        if ref.kind == "inline":
+            data: bytes = ref.data
+            return data
+        if ref.kind == "file":
+            return read_file(ref)
+        try:
+            return self._blocks[ref.id]
+        except KeyError:
+            raise ValueUnavailable(f"a stored value ({ref.id}) did not reach the worker") from None
+
+    def load_program(self, key: str, data: bytes | Ref) -> Program:
+        """A program, unpickled once per process."""
+        with _PROCESS.lock:
+            known = _PROCESS.programs.get(key)
+            if known is not None:
+                _PROCESS.programs.move_to_end(key)
+                return known
+        raw = self.load_bytes(data) if isinstance(data, Ref) else data
+        try:
+            program: Program = pickle.loads(raw)
+        except Exception as error:
+            raise SerializationError(
+                f"the task cannot be loaded on worker {self.worker}: {type(error).__name__}: {error}; "
+                "is a module that it imports missing there?"
+            ) from error
+        with _PROCESS.lock:
+            _PROCESS.programs[key] = program
+            while len(_PROCESS.programs) > MAX_PROGRAMS:
+                _PROCESS.programs.popitem(last=False)
+        return program
+
+    def load(self, ref: Ref) -> list[Any]:
+        """The values of a column, kept for the next batch."""
+        key = f"{self._header.run_id}/{ref.id}"
+        if ref.kind != "inline":
+            with _PROCESS.lock:
+                known = _PROCESS.columns.get(key)
+                if known is not None:
+                    _PROCESS.columns.move_to_end(key)
+                    return known[0]
+        values = decode(self.load_bytes(ref), "an upstream result")
+        if ref.kind != "inline":
+            with _PROCESS.lock:
+                columns = _PROCESS.columns
+                columns[key] = (values, ref.nbytes)
+                while len(columns) > 1 and (
+                    len(columns) > MAX_COLUMNS or sum(size for _, size in columns.values()) > MAX_COLUMN_NBYTES
+                ):
+                    columns.popitem(last=False)
+        return values
+
+    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+        """Columns as bytes: inline where they are small, else in one pack, else kept on the worker."""
+        encoded = [encode(column) for column in columns]
+        name = f"{self._header.batch}-{uuid.uuid4().hex[:12]}"
+        total = sum(len(data) for data, _ in encoded)
+        if total <= MAX_INLINE:
+            refs = [
+                Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
+                for i, (data, _) in enumerate(encoded)
+            ]
+        elif self._folder is not None:
+            refs = write_pack(self._folder, name, [data for data, _ in encoded])
+        elif self._is_ending:
+            # This process is about to end: the values travel with the report.
+            refs = [
+                Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
+                for i, (data, _) in enumerate(encoded)
+            ]
+        else:
+            refs = []
+            for i, (data, _) in enumerate(encoded):
+                self.kept[f"{name}/{i}"] = data
+                refs.append(Ref(kind="remote", id=f"{name}/{i}", count=0, nbytes=len(data)))
+        return [
+            SerializationFailure(ref, errors) if errors else ref
+            for ref, (_, errors) in zip(refs, encoded, strict=True)
+        ]
+
+    def note(self, batch: int, index: int) -> None:
+        """Without a shared disk there is no journal."""
+
+    def is_stopped(self, run_id: str) -> bool:
+        """Whether the run asked its batches to stop."""
+        return run_id in _PROCESS.stopped
+
+    def give_up(self, report: Report) -> None:
+        """Send what is done, then end this process: nothing else stops an item that does not yield."""
+        self._emit(encode_report(report))
+        time.sleep(0.25)
+        os._exit(EXIT_STUCK)
+
+    def ending(self) -> None:
+        """Columns stored from now on must not stay in this process."""
+        self._is_ending = True
+
+
+def run_payload(
+    payload: bytes,
+    *,
+    worker: str,
+    folder: str | None,
+    blocks: Mapping[str, bytes],
+    emit: Callable[[bytes], None],
+) -> tuple[bytes, dict[str, bytes]]:
+    """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker."""
+    header: Header = pickle.loads(payload)
+    host = WorkerHost(
+        worker=worker,
+        header=header,
+        folder=Path(folder) if folder is not None else None,
+        blocks=blocks,
+        emit=emit,
+    )
+    try:
+        order = decode_order(header, host.load_program, host.load_bytes)
+    except Exception as error:
+        return encode_report(refused_report(header, error, worker=worker)), {}
+    report = run_batch(order, host)
+    if report is None:
+        # The watchdog is ending this process; there is nothing left to return.
+        threading.Event().wait()
+        raise AssertionError("unreachable")
+    return encode_report(report), host.kept
