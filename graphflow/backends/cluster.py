@@ -13,13 +13,16 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +78,10 @@ def _graphflow_probe(path):
     import sys
     found = {"python": list(sys.version_info[:3])}
     try:
-        import graphflow, cloudpickle, distributed
-        found["cloudpickle"] = cloudpickle.__version__
-        found["distributed"] = distributed.__version__
-        found["graphflow"] = graphflow.__version__
+        import graphflow
+        from importlib.metadata import version
+        for name in ("graphflow", "cloudpickle", "distributed"):
+            found[name] = version(name)
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"
     try:
@@ -250,7 +253,7 @@ class DaskBackend:
         if self._is_own_local or self._cluster_class is not None:
             leave_main_out()
         if self._is_own_local:
-            with dask.config.set(settings):
+            with dask.config.set(settings), _interrupts_blocked():
                 self._cluster = LocalCluster(
                     n_workers=self._slots,
                     threads_per_worker=1,
@@ -591,8 +594,8 @@ class DaskBackend:
                 flight.future.cancel()
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
         if flights and self._is_own_local and len(self._runs) == 1:
-            # A cancelled task runs on in Dask; only its process can be ended.
-            client.restart(wait_for_workers=False, timeout=10)
+            # A cancelled task runs on in Dask; only its process can be ended. Nannies start new ones.
+            threading.Thread(target=_end_workers, args=(client,), name="graphflow-stop", daemon=True).start()
 
     def close_run(self, run_id: str) -> None:
         """Nothing of this run is delivered any more; its columns stay readable."""
@@ -663,6 +666,26 @@ def _tell_stop(client: Client, run_id: str) -> None:
         logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
 
 
+def _end_workers(client: Client) -> None:
+    try:
+        client.run(os._exit, 78, on_error="ignore")
+    except Exception:
+        logger.debug("some workers did not end", exc_info=True)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _takes_n_workers(client: Client) -> bool:
     import inspect
 
@@ -684,8 +707,6 @@ def _cluster_class(spec: Any) -> Callable[..., Any]:
 
 
 def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
-    import cloudpickle
-
     if "error" in facts:
         raise BackendError(
             f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
@@ -696,16 +717,10 @@ def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
             f"worker {worker} runs Python {'.'.join(map(str, theirs))}, this process {'.'.join(map(str, ours))}; "
             "functions travel as bytecode, which differs: use the same minor version"
         )
-    if cloudpickle.__version__.split(".")[0] != facts["cloudpickle"].split(".")[0]:
-        raise BackendError(
-            f"worker {worker} has cloudpickle {facts['cloudpickle']}, this process {cloudpickle.__version__}; use the "
-            "same major version"
-        )
-    import graphflow
-
-    if graphflow.__version__ != facts["graphflow"]:
-        raise BackendError(
-            f"worker {worker} has graphflow {facts['graphflow']}, this process {graphflow.__version__}; install the same"
-        )
-
-
+    for name, is_exact in (("graphflow", True), ("cloudpickle", False)):
+        here, there = version(name), str(facts[name])
+        if here != there if is_exact else here.split(".")[0] != there.split(".")[0]:
+            raise BackendError(
+                f"worker {worker} has {name} {there}, this process {here}; install the same "
+                f"{'version' if is_exact else 'major version'}"
+            )

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from graphflow.errors import BackendError
 from graphflow.orders import BatchOrder, Ref
@@ -77,6 +77,15 @@ class _LocalBackend:
     def __init__(self) -> None:
         self._runs: dict[str, Deliver] = {}
         self._stopped: dict[str, bool] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shut down what was started."""
 
     def check(self, options: TaskOptions) -> None:
         """Refuse what only a cluster has."""
