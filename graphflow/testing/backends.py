@@ -1,9 +1,9 @@
 """The contract of a backend, as a test suite: an adapter's tests subclass it and give a backend.
 
-    class TestMine(BackendContract):
-        @pytest.fixture
-        def backend(self):
-            ...
+class TestMine(BackendContract):
+    @pytest.fixture
+    def backend(self):
+        ...
 """
 
 from __future__ import annotations
