@@ -30,14 +30,14 @@ from graphflow.futures import Future, wait_in_loop
 from graphflow.graph import Graph
 from graphflow.mapping import AllowFailure, Unmapped
 from graphflow.parameters import bind_parameters, validated
-from graphflow.policies import check_hooks, check_name, check_retries, check_seconds, retry_delays
+from graphflow.functions import function_name, is_async
+from graphflow.policies import check_hooks, check_name, check_retries, check_seconds, retry_delays, unknown_option
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder, contains_handle
 from graphflow.runner.capture import capture_logging, capture_prints
 from graphflow.runner.watchdog import ItemTimeout, watchdog
 from graphflow.runs import Item, Run, RunRecorder, node_exception, unhandled_exception, value_of
 from graphflow.states import FAILED_CODES, Code
-from graphflow.tasks import function_name, is_async, unknown_option
 
 __all__ = ["Flow", "flow"]
 
@@ -230,7 +230,7 @@ class Flow(Generic[P, R]):
             If the body forces a future: the rest of its graph depends on a value.
         """
         parameters = self._parameters(args, kwargs)
-        recorder = Recorder(flow_name=self.name, scope=self.name, can_force=False)
+        recorder = Recorder(flow_name=self.name, scope=self.name)
         token = RECORDER.set(recorder)
         try:
             call_args, call_kwargs = _as_call(self.fn, parameters)
@@ -322,8 +322,8 @@ class Flow(Generic[P, R]):
                     make_backend=make_backend,
                     flow_parameters=run.parameters,
                     attempt=run.attempt,
+                    log_prints=self.options.log_prints,
                 )
-                recorder.log_prints = self.options.log_prints
                 recorder.view = self._hook_view(recorder)
                 run._attach(recorder)
                 run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
@@ -521,7 +521,7 @@ class Flow(Generic[P, R]):
         call_args, call_kwargs = _as_call(self.fn, parameters)
         attempts = self.options.retries + 1
         for attempt in range(1, attempts + 1):
-            with self._grouped(recorder):
+            with recorder.inside(self.name, log_prints=self.options.log_prints):
                 try:
                     value = self.fn(*call_args, **call_kwargs)  # type: ignore[arg-type]
                     if attempts > 1:
@@ -536,18 +536,8 @@ class Flow(Generic[P, R]):
 
     async def _recorded_async(self, recorder: Recorder, parameters: dict[str, Any]) -> Any:
         call_args, call_kwargs = _as_call(self.fn, parameters)
-        with self._grouped(recorder):
+        with recorder.inside(self.name, log_prints=self.options.log_prints):
             return await self.fn(*call_args, **call_kwargs)  # type: ignore[arg-type]
-
-    @contextmanager
-    def _grouped(self, recorder: Recorder) -> Iterator[None]:
-        outer, outer_prints = recorder.group, recorder.log_prints
-        recorder.group = recorder.group_name(self.name)
-        recorder.log_prints = outer_prints or self.options.log_prints
-        try:
-            yield
-        finally:
-            recorder.group, recorder.log_prints = outer, outer_prints
 
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Flow[..., Any]:

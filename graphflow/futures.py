@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
+from graphflow.context import RECORDER
 from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
 from graphflow.errors import ForcingError, GraphflowError, TaskOptionError
@@ -20,7 +21,7 @@ from graphflow.mapping import (
     refusal,
     table_rows,
 )
-from graphflow.recording import Handle, Recorder
+from graphflow.recording import FragmentRecorder, Handle, Recorder
 from graphflow.runs import Failure, Item, RunRecorder, node_exception, value_of
 from graphflow.states import FAILED_CODES, Code, State
 
@@ -57,17 +58,11 @@ class Future(Handle, Generic[R]):
 
     def _started(self) -> Driver:
         """The driver, with everything recorded so far started."""
-        recorder = self._recorder
+        recorder, current = self._recorder, RECORDER.get()
         if not isinstance(recorder, RunRecorder):
-            if recorder.is_fragment:
-                raise ForcingError(
-                    f"the future of {self._node.name} was forced inside a running task; a task returns the futures of "
-                    "the calls it makes (they run in its place), or calls the plain function: task.fn(...)"
-                )
-            raise ForcingError(
-                f"the future of {self._node.name} was forced while the graph of {recorder.flow_name!r} is only "
-                "built, not run; use flow.run(...) for a flow whose shape depends on values"
-            )
+            raise recorder.cannot_force(self._name())
+        if isinstance(current, FragmentRecorder):
+            raise current.cannot_force(self._name())
         recorder.flush()
         return recorder.driver
 

@@ -85,9 +85,10 @@ def allow_failure(value: T) -> T:
 
 @dataclass(frozen=True, slots=True)
 class FailedInput:
-    """Stands in a list for an element whose upstream failed."""
+    """Stands for a value whose upstream failed; `origin` names the node or item."""
 
     error: BaseException
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ class SkippedInput:
 class PartialList(list[Any]):
     """A list in which some elements may be `FailedInput`: each lane of a map over it meets its own."""
 
-    def first_failure(self) -> BaseException | None:
+    def first_failure(self) -> FailedInput | None:
         """The first failure among the elements."""
-        return next((each.error for each in self if type(each) is FailedInput), None)
+        return next((each for each in self if type(each) is FailedInput), None)
 
 
 class ProductSequence(Sequence[tuple[Any, ...] | dict[str, Any]]):
@@ -187,18 +188,25 @@ def refusal(value: Any) -> str:
     return f"a {kind} is not mapped; give it as a list, or use an ordinary generator"
 
 
-def value_info(value: Any) -> ValueInfo:
-    """What a task's value is to a map downstream: sent along in the report, so that the value stays where it is."""
+def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueInfo]:
+    """A task's value, and what it is to a map downstream; the latter travels, so that the value can stay where it is.
+
+    An iterator that something maps over becomes a list.
+    """
     kind = classify(value)
     name = type(value).__name__
+    if kind == "iterator" and is_mapped_over:
+        value, kind = list(value), "sized"
     if kind == "sized":
-        return ValueInfo(kind="sized", type_name=name, length=len(value))
+        return value, ValueInfo(kind="sized", type_name=name, length=len(value))
     if kind == "refused":
         text = refusal(value)
-        return ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
-    return ValueInfo(
-        kind="scalar", type_name=name, hint="Only sequences are mapped; wrap a constant in unmapped(...)"
-    )
+        return value, ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
+    if kind == "iterator":
+        hint = "It is an iterator, which gives its elements only once; return a list"
+    else:
+        hint = "Only sequences are mapped; wrap a constant in unmapped(...)"
+    return value, ValueInfo(kind="scalar", type_name=name, hint=hint)
 
 
 def snapshot(value: Any) -> Any:

@@ -51,8 +51,11 @@ class RunRecorder(Recorder):
         make_backend: Callable[[], Backend],
         flow_parameters: Mapping[str, Any] | None = None,
         attempt: int = 1,
+        log_prints: bool = False,
     ) -> None:
-        super().__init__(flow_name=flow_name, scope=flow_name, flow_parameters=flow_parameters)
+        super().__init__(
+            flow_name=flow_name, scope=flow_name, flow_parameters=flow_parameters, log_prints=log_prints
+        )
         self.run_id = run_id
         self.key = run_id if attempt == 1 else f"{run_id}.{attempt}"
         self.by_id: dict[int, Node] = {}

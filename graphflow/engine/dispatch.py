@@ -133,7 +133,11 @@ class Dispatcher:
 
     def _stand_in(self, node: Node, upstream: int, index: int | None) -> Any:
         error = self._failure(upstream, index)
-        return FailedInput(error) if node.is_builtin else error
+        if not node.is_builtin:
+            return error
+        book = self._core.books[upstream]
+        name = book.node.name
+        return FailedInput(error, f"{name}[{index}]" if book.node.is_mapped and index is not None else name)
 
     def _whole(self, node: Node, dep: Dep, index: int) -> Input:
         upstream = self._core.books[dep.upstream]
