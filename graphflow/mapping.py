@@ -143,6 +143,11 @@ def _is_series(value: Any) -> bool:
     return type(value).__name__ in ("Series", "Index") and type(value).__module__.startswith("pandas")
 
 
+def _is_array(value: Any) -> bool:
+    # Asked of the type: what a user's own object does when it is asked for an attribute is its own affair.
+    return hasattr(type(value), "ndim") and hasattr(type(value), "shape")
+
+
 def _is_model(value: Any) -> bool:
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
@@ -158,7 +163,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
         return "sized"
     if isinstance(value, Mapping | Set) or _is_frame(value):
         return "refused"
-    if hasattr(value, "ndim") and hasattr(value, "shape"):
+    if _is_array(value):
         return "sized" if value.ndim else "constant"
     if isinstance(value, Iterator):
         return "iterator"
@@ -198,7 +203,10 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
     if kind == "iterator" and is_mapped_over:
         value, kind = list(value), "sized"
     if kind == "sized":
-        return value, ValueInfo(kind="sized", type_name=name, length=len(value))
+        try:
+            return value, ValueInfo(kind="sized", type_name=name, length=len(value))
+        except Exception as error:
+            return value, ValueInfo(kind="refused", type_name=name, hint=f"Its len() raised {type(error).__name__}")
     if kind == "refused":
         text = refusal(value)
         return value, ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
@@ -217,14 +225,14 @@ def snapshot(value: Any) -> Any:
         return list(value)
     if _is_series(value) or isinstance(value, KeysView | ValuesView | ItemsView | deque | array):
         return list(value)
-    if hasattr(value, "ndim"):
+    if _is_array(value):
         return value.copy() if hasattr(value, "copy") else value
     return value
 
 
 def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
     """Elements `lo` to `hi` of a snapshot."""
-    if isinstance(values, list | tuple | range | ProductSequence) or hasattr(values, "ndim"):
+    if isinstance(values, list | tuple | range | ProductSequence) or _is_array(values):
         piece: Sequence[Any] = values[lo:hi]
         return piece
     return [values[i] for i in range(lo, hi)]

@@ -153,6 +153,12 @@ class RunRecorder(Recorder):
         return self._driver.code_of(node_id).state_name, width, book.state_counts()
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Raise `ValueError` for a negative number of seconds."""
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+
+
 def _moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -654,6 +660,7 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run has ended; False after `timeout` seconds."""
+        check_timeout(timeout)
         return self._done.wait(timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphflow.engine import events as ev
+from graphflow.engine.books import FINAL_TABLE
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
@@ -150,17 +151,17 @@ class Driver:
         return True
 
     def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Do the run's work here until `ready()`; at least one piece of it, however short the time is."""
         while not ready():
             self._raise_failure()
             with self._pumping:
-                if self._drain():
-                    continue
-                if self.backend.step(self.run_id):
-                    continue
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return False
-            self._take(deadline)
+                did = self._drain() or self.backend.step(self.run_id)
+            if deadline is not None and time.monotonic() >= deadline:
+                with self._pumping:
+                    self._drain()
+                return ready()
+            if not did:
+                self._take(deadline)
         return True
 
     def _take(self, deadline: float | None) -> None:
@@ -407,6 +408,11 @@ class Driver:
         if book.is_final:
             return True
         return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
+
+    def ended_mask(self, node: int) -> bytes:
+        """One byte per item known so far, 1 where it ended."""
+        book = self.core.books.get(node)
+        return bytes(book.states).translate(FINAL_TABLE) if book is not None else b""
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
         """Values by place; columns are fetched once each."""
