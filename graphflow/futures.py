@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 from graphflow.context import RECORDER
 from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
-from graphflow.errors import ForcingError, GraphflowError, TaskOptionError
+from graphflow.engine.values import outcome_of
+from graphflow.errors import GraphflowError, TaskOptionError
 from graphflow.graph import Node
 from graphflow.mapping import (
     SpreadOver,
@@ -22,8 +23,9 @@ from graphflow.mapping import (
     table_rows,
 )
 from graphflow.recording import FragmentRecorder, Handle, Recorder
-from graphflow.runs import Failure, Item, RunRecorder, check_timeout, node_exception, value_of
+from graphflow.runs import RunRecorder, check_timeout
 from graphflow.states import FAILED_CODES, Code, State
+from graphflow.views import Failure, Item
 
 __all__ = [
     "DoneAndNotDone",
@@ -57,7 +59,9 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     __slots__ = ("_n_outputs",)
 
-    def __init__(self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None) -> None:
+    def __init__(
+        self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None
+    ) -> None:
         super().__init__(recorder, node, index)
         self._n_outputs = n_outputs
 
@@ -106,30 +110,14 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return self._outcome(raise_on_failure)
 
     def _outcome(self, raise_on_failure: bool = True) -> R:
-        recorder = self._recorder
-        assert isinstance(recorder, RunRecorder)
-        driver = recorder.driver
-        error = self._exception(driver)
+        driver = self._started()
+        value, error = outcome_of(driver, self._node, self._index)
         if error is None:
-            if driver.code_of(self._node.id, self._index) == Code.SKIPPED:
-                return None  # type: ignore[return-value]
-            return value_of(driver, self._node, self._index)  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]
         driver.tell(ev.FailureHandled(self._node.id, self._index))
         if raise_on_failure:
             raise error
         return error  # type: ignore[return-value]
-
-    def _exception(self, driver: Driver) -> BaseException | None:
-        index = self._index if self._node.is_mapped else 0
-        code = driver.code_of(self._node.id, index)
-        if code in FAILED_CODES or code == Code.CANCELLED:
-            return driver.exception_of(self._node.id, index)
-        if self._index is not None and code == Code.PENDING:
-            book = driver.core.books[self._node.id]
-            if book.width is not None and self._index >= book.width:
-                return IndexError(f"{self._node.name} has {book.width} items; there is no item {self._index}")
-            return driver.exception_of(self._node.id, None)
-        return None
 
     async def _async_result(self) -> R:
         driver = self._started()
@@ -151,12 +139,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if not isinstance(recorder, RunRecorder) or not recorder.has_driver:
             return State.of(Code.PENDING)
         driver = recorder.driver
-        index = self._index if self._node.is_mapped else None
-        code = driver.code_of(self._node.id, index)
-        data: Any = None
-        if code in FAILED_CODES or code == Code.CANCELLED:
-            data = self._exception(driver) if self._index is not None or not self._node.is_mapped else None
-        return State.of(code, message="" if data is None else f"{type(data).__name__}: {data}", data=data)
+        code = driver.code_of(self._node.id, self._index)
+        error: BaseException | None = None
+        if (code in FAILED_CODES or code == Code.CANCELLED) and (
+            self._index is not None or not self._node.is_mapped
+        ):
+            _, error = outcome_of(driver, self._node, self._index)
+        return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
     def failures(self) -> list[Failure]:
         """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
@@ -247,7 +236,9 @@ class MappedFuture(Future[list[R]], Generic[R]):
         book = driver.core.books
 
         def ready() -> bool:
-            return self._node.id in book and (book[self._node.id].width is not None or book[self._node.id].is_final)
+            return self._node.id in book and (
+                book[self._node.id].width is not None or book[self._node.id].is_final
+            )
 
         driver.wait(ready)
         width = book[self._node.id].width
@@ -255,15 +246,6 @@ class MappedFuture(Future[list[R]], Generic[R]):
             driver.tell(ev.FailureHandled(self._node.id, None))
             raise driver.exception_of(self._node.id, None)
         return width
-
-    def _exception(self, driver: Driver) -> BaseException | None:
-        code = driver.code_of(self._node.id)
-        book = driver.core.books[self._node.id]
-        if not (code in FAILED_CODES or code == Code.CANCELLED or book.failed_count()):
-            return None
-        if code == Code.CANCELLED and not book.failed_count():
-            return driver.exception_of(self._node.id, None)
-        return node_exception(driver, self._node)
 
     def __len__(self) -> int:
         return self._width()
@@ -529,7 +511,11 @@ def product(*pools: Any, **named: Any) -> Any:
     if not pools and not named:
         raise TaskOptionError("product(...) needs at least one sequence")
     recorder = _recorder_of(*pools, *named.values())
-    value = Future(recorder, recorder.product(pools, named)) if recorder is not None else product_of(*pools, **named)
+    value = (
+        Future(recorder, recorder.product(pools, named))
+        if recorder is not None
+        else product_of(*pools, **named)
+    )
     return SpreadOver(value, arity=len(pools), names=tuple(named), prefers_pair=True)
 
 
@@ -546,5 +532,3 @@ def starmap(values: Any, arguments: Any = None) -> Any:
     if not isinstance(values, Handle) and classify(values) == "refused":
         raise TaskOptionError(f"starmap(...): {refusal(values)}")
     return SpreadOver(values)
-
-

@@ -189,7 +189,9 @@ def refusal(value: Any) -> str:
             "or over list(d) or list(d.values())"
         )
     if isinstance(value, Set):
-        return f"a {kind} is not mapped, as it has no order; map over items(...), which sorts it, or over a list"
+        return (
+            f"a {kind} is not mapped, as it has no order; map over items(...), which sorts it, or over a list"
+        )
     return f"a {kind} is not mapped; give it as a list, or use an ordinary generator"
 
 
@@ -206,7 +208,9 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
         try:
             return value, ValueInfo(kind="sized", type_name=name, length=len(value))
         except Exception as error:
-            return value, ValueInfo(kind="refused", type_name=name, hint=f"Its len() raised {type(error).__name__}")
+            return value, ValueInfo(
+                kind="refused", type_name=name, hint=f"Its len() raised {type(error).__name__}"
+            )
     if kind == "refused":
         text = refusal(value)
         return value, ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
@@ -277,7 +281,9 @@ def item_pairs(value: Any) -> list[Any]:
             return sorted(value)
         except TypeError:
             return sorted(value, key=lambda each: (type(each).__qualname__, repr(each)))
-    raise MapTypeError(f"items(...) takes a dict or a set, not a {type(value).__name__}; a sequence is mapped as it is")
+    raise MapTypeError(
+        f"items(...) takes a dict or a set, not a {type(value).__name__}; a sequence is mapped as it is"
+    )
 
 
 def table_rows(value: Any) -> list[dict[str, Any]]:
@@ -327,7 +333,9 @@ def product_of(*pools: Any, **named: Any) -> ProductSequence:
         if classify(pool) == "constant":
             raise MapTypeError(f"product(...): {name} must be a sequence, not {pool!r}")
     chosen = [*pools, *named.values()]
-    return ProductSequence([list(pool) if not isinstance(pool, list | tuple | range) else pool for pool in chosen], tuple(named))
+    return ProductSequence(
+        [list(pool) if not isinstance(pool, list | tuple | range) else pool for pool in chosen], tuple(named)
+    )
 
 
 def identity(value: T) -> T:

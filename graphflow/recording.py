@@ -102,7 +102,9 @@ def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
     if not set(map(type, each)) - _ATOMS:
         return False
     if id(value) in _above:
-        raise CycleError(f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop")
+        raise CycleError(
+            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
+        )
     return any(contains_handle(one, (*_above, id(value))) for one in each)
 
 
@@ -128,7 +130,9 @@ class _Binder:
         if isinstance(value, AllowFailure):
             return self.constant(value.value, argument, allows=True, deep=deep)
         if isinstance(value, SpreadOver):
-            raise MapTypeError(f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})")
+            raise MapTypeError(
+                f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})"
+            )
         if isinstance(value, Handle):
             self.has_nested = self.has_nested or deep
             return Hole(self.depend(value, argument, allows=allows))
@@ -173,7 +177,9 @@ class _Binder:
         if isinstance(value, SpreadOver):
             inner = self.mapped(value.value, argument)
             if not isinstance(inner, Hole) or not self.is_lane(inner.slot):
-                raise MapTypeError(f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}")
+                raise MapTypeError(
+                    f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}"
+                )
             return Spread(inner.slot)
         allows = isinstance(value, AllowFailure)
         if isinstance(value, AllowFailure):
@@ -211,7 +217,9 @@ class _Binder:
             handle = Handle(self.recorder, node)
         slot = self.slot()
         kind = DepKind.ITEMS if node.is_mapped else DepKind.ELEMENTS
-        self.deps.append(Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows))
+        self.deps.append(
+            Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows)
+        )
         return slot
 
     def is_lane(self, slot: int) -> bool:
@@ -460,7 +468,9 @@ class Recorder:
             deps=tuple(binder.deps),
             sources=tuple(binder.sources),
             trigger=options.trigger,
-            fuse_key=(callee.kind, options.resources, options.priority, options.workers) if can_fuse else None,
+            fuse_key=(callee.kind, options.resources, options.priority, options.workers)
+            if can_fuse
+            else None,
             batch_size=options.batch_size,
             priority=options.priority,
             group=inside.group,
@@ -475,7 +485,9 @@ class Recorder:
 
     def getitem(self, handle: Handle, key: Any) -> Node:
         """`future[key]`."""
-        return self.call(_GETITEM, (handle, key), {}, name=f"{handle._node.name}[{key!r}]", owner="future[key]")
+        return self.call(
+            _GETITEM, (handle, key), {}, name=f"{handle._node.name}[{key!r}]", owner="future[key]"
+        )
 
     def collect(self, value: Any) -> Node:
         """One node whose value is the structure with its futures resolved."""

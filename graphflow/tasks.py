@@ -211,7 +211,9 @@ def _dress(task: Task[..., Any], fn: Callable[..., Any]) -> None:
     """Give a task the name, docstring, module and signature of its function."""
     functools.update_wrapper(task, fn, updated=())
     if not hasattr(fn, "__name__"):
-        task.__dict__.update(__name__=function_name(fn), __qualname__=function_name(fn), __doc__=type(fn).__doc__)
+        task.__dict__.update(
+            __name__=function_name(fn), __qualname__=function_name(fn), __doc__=type(fn).__doc__
+        )
 
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:

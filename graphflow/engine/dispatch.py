@@ -120,7 +120,9 @@ class Dispatcher:
         if dep.kind is DepKind.ELEMENTS:
             place = self._history.node(dep.upstream).place(0)
             if place is None:
-                raise ValueUnavailable(f"the value of {self._core.books[dep.upstream].node.name} is not there")
+                raise ValueUnavailable(
+                    f"the value of {self._core.books[dep.upstream].node.name} is not there"
+                )
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
         parts = tuple(self._history.node(dep.upstream).parts(indices, self._filler))

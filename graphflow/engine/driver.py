@@ -92,7 +92,9 @@ class Driver:
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
         if not backend.runs_in_caller:
-            self._thread = threading.Thread(target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True
+            )
             self._thread.start()
 
     # -- told from outside, by any thread ---------------------------------------------------------------
@@ -114,7 +116,9 @@ class Driver:
             report = event.report
             self._inbox.put(lambda: self._handle(ev.BatchReported(report)))
         elif isinstance(event, BatchLost):
-            lost = ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
+            lost = ev.BatchWasLost(
+                batch=event.batch, executing=event.executing, had_started=event.had_started
+            )
             if event.reason:
                 logger.warning("run %s: batch %s was lost: %s", self.run_id, event.batch, event.reason)
             self._inbox.put(lambda: self._handle(lost))
@@ -320,7 +324,9 @@ class Driver:
             if self.dispatcher.buffers:
                 leader = self.core.books[step.node].stage.leader
                 indices = list(command.indices)
-                self.call(lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices))
+                self.call(
+                    lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices)
+                )
             self.hooks.reported(self.core, step, command.indices)
             self._emit("items", step.node, "", report.reached)
 
@@ -451,9 +457,13 @@ class Driver:
         if item is not None and self.core.books[root].node.is_mapped:
             root_name += f"[{item}]"
         if root == node:
-            return UpstreamFailed(f"{root_name} did not run, because something that it needs failed", root=root_name)
+            return UpstreamFailed(
+                f"{root_name} did not run, because something that it needs failed", root=root_name
+            )
         cause = self.exception_of(root, item)
-        own = self.core.books[node].node.name + (f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else "")
+        own = self.core.books[node].node.name + (
+            f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else ""
+        )
         via = f" (through {', '.join(reversed(names[1:]))})" if len(names) > 1 else ""
         error = UpstreamFailed(
             f"{own} did not run, because {root_name} failed{via}: {type(cause).__name__}: {cause}",

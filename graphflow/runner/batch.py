@@ -187,7 +187,13 @@ class Batch:
             RECORDER.set(step.recorder)
 
     def _timed(
-        self, step: Step, position: int, guard: Guard, start: float, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        step: Step,
+        position: int,
+        guard: Guard,
+        start: float,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Call within the task's `timeout_seconds`."""
         index = self.order.indices[position]
@@ -216,7 +222,9 @@ class Batch:
 
     # -- used by both ways of running: in turn, and concurrently ----------------------------------------
 
-    def call_of(self, step: Step, position: int, context: TaskContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call_of(
+        self, step: Step, position: int, context: TaskContext
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of an item's call; its label is made on the way."""
         args, kwargs = step.call(position)
         if step.labels is not None:
@@ -427,4 +435,3 @@ def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
         return batch.run()
     except Abandoned:
         return None
-

@@ -92,7 +92,11 @@ def _message(error: BaseException) -> str:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ in ("builtins", "__main__")
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def error_record(error: BaseException, *, is_local: bool) -> ErrorRecord:
@@ -197,7 +201,9 @@ def _condition_holds(
             answer = run_awaitable(answer)
         return bool(answer)
     except Exception as broken:
-        error.add_note(f"its retry_condition_fn raised {type(broken).__name__}: {broken}; so it was not retried")
+        error.add_note(
+            f"its retry_condition_fn raised {type(broken).__name__}: {broken}; so it was not retried"
+        )
         return False
 
 

@@ -124,7 +124,9 @@ def _fill(template: Any, values: Sequence[Any]) -> Any:
     return template
 
 
-def make_call(program: Program, slots: Sequence[Ready]) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+def make_call(
+    program: Program, slots: Sequence[Ready]
+) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
     """A function that gives the arguments of the call at a position."""
     constants = [each.value if isinstance(each, Constant) else None for each in slots]
     lanes = [(number, each) for number, each in enumerate(slots) if not isinstance(each, Constant)]
@@ -146,7 +148,9 @@ def make_call(program: Program, slots: Sequence[Ready]) -> Callable[[int], tuple
             values[number] = lane[position]
         if not spreads:
             if nested:
-                return tuple(_fill(each, values) for each in args), {k: _fill(v, values) for k, v in kwargs.items()}
+                return tuple(_fill(each, values) for each in args), {
+                    k: _fill(v, values) for k, v in kwargs.items()
+                }
             return (
                 tuple(values[each.slot] if type(each) is Hole else each for each in args),
                 {key: values[each.slot] if type(each) is Hole else each for key, each in kwargs.items()},

@@ -47,7 +47,9 @@ class Step:
         self.attempts = bytearray(order.tries) if order.tries is not None else bytearray(size)
         self.starts = array("f", bytes(4 * size))
         self.durations = array("f", bytes(4 * size))
-        self.labels: list[str | None] | None = [None] * size if self.options.task_run_name is not None else None
+        self.labels: list[str | None] | None = (
+            [None] * size if self.options.task_run_name is not None else None
+        )
         self.anomalies: list[Anomaly] = []
         self.grafts: list[Graft] = []
         self.info: ValueInfo | None = None
@@ -114,7 +116,9 @@ class Step:
         """The failed upstream behind an input of an item, which then cannot run."""
         if self._lost_constant is not None:
             return self._lost_constant
-        return next((lost for each in self._mixed if (lost := failed_input(each[position])) is not None), None)
+        return next(
+            (lost for each in self._mixed if (lost := failed_input(each[position])) is not None), None
+        )
 
     def goes_on(self, position: int, steps: Sequence[Step]) -> bool:
         """Whether it runs for an item, given how that ended at the earlier steps of its lane."""
@@ -136,7 +140,9 @@ class Step:
 
     def timed_out(self, index: int) -> ItemTimedOut:
         """The error of an item whose time was up."""
-        return ItemTimedOut(f"{self.name_of(index)} ran longer than timeout_seconds={self.options.timeout_seconds:g}")
+        return ItemTimedOut(
+            f"{self.name_of(index)} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
+        )
 
     def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
         """The error of an item of which an input failed."""
