@@ -18,6 +18,7 @@ from graphflow.engine.books import FINAL_TABLE
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
+from graphflow.engine.sources import Pulled, SourceReader, pull_here
 from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
 from graphflow.graph import Node
 from graphflow.history.memory import MemoryHistory, Place
@@ -38,7 +39,6 @@ from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
-PULL_SECONDS = 0.05
 
 
 class Driver:
@@ -87,7 +87,7 @@ class Driver:
         self._interruption: BaseException | None = None
         self._changed = threading.Condition()
         self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
-        self._pull_threads: list[threading.Thread] = []
+        self._readers: dict[tuple[int, int], SourceReader] = {}
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
@@ -362,34 +362,36 @@ class Driver:
     def _pull(self, command: ev.PullSource) -> None:
         book = self.core.books[command.node]
         source = next(each for each in book.node.sources if each.slot == command.slot)
-        buffer = self.dispatcher.buffers.setdefault((command.node, command.slot), {})
+        place = (command.node, command.slot)
         start = book.stage.pulled[command.slot]
 
-        def take() -> None:
-            taken = 0
-            error: BaseException | None = None
-            ended = False
-            deadline = time.monotonic() + PULL_SECONDS
-            try:
-                while taken < command.count and (taken == 0 or time.monotonic() < deadline):
-                    buffer[start + taken] = next(source.values)
-                    taken += 1
-            except StopIteration:
-                ended = True
-            except BaseException as raised:
-                error = raised
-            if error is not None:
-                self.history.errors[command.node] = error
-            self.tell(
+        def deliver(pulled: Pulled) -> None:
+            buffer = self.dispatcher.buffers.setdefault(place, {})
+            buffer.update(enumerate(pulled.values, start))
+            if pulled.error is not None:
+                self.history.errors[command.node] = pulled.error
+            self._handle(
                 ev.SourceAdvanced(
-                    node=command.node, slot=command.slot, count=taken, ended=ended, failed=error is not None
+                    node=command.node,
+                    slot=command.slot,
+                    count=len(pulled.values),
+                    ended=pulled.has_ended,
+                    failed=pulled.error is not None,
                 )
             )
 
         if self._thread is None:
-            self.call(take)
+            self.call(lambda: deliver(pull_here(source.values, command.count)))
             return
-        threading.Thread(target=take, name="graphflow-source", daemon=True).start()
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = SourceReader(source.values)
+
+        def take(reader: SourceReader = reader) -> None:
+            pulled = reader.take(command.count)
+            self.call(lambda: deliver(pulled))
+
+        threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
 
     # -- asked by views ---------------------------------------------------------------------------------
 
@@ -484,6 +486,8 @@ class Driver:
         """Give up the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
+        for reader in self._readers.values():
+            reader.close()
         self.backend.close_run(self.run_id)
         self.hooks.close()
 

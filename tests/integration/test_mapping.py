@@ -631,6 +631,15 @@ def test_a_generator_that_raises_fails_the_map_after_its_earlier_items(backend_n
     assert run.nodes["total"].state == "UpstreamFailed"
 
 
+def test_an_iterator_of_futures_is_refused(backend_name: str) -> None:
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return inc.map(same(i) for i in range(3))
+
+    with pytest.raises(MapTypeError, match="gave a future.*give a list of futures instead"):
+        body()
+
+
 def test_several_iterators_are_zipped(run_body: Any) -> None:
     assert run_body(lambda: add.map(numbers(300), (i * 10 for i in range(300)))) == [11 * i for i in range(300)]
 
@@ -641,6 +650,7 @@ def test_several_iterators_are_zipped(run_body: Any) -> None:
 def test_a_mapped_future_is_a_sequence_of_futures(run_body: Any) -> None:
     def body() -> Any:
         mapped = inc.map(same([1, 2, 3, 4]))
+        assert len(mapped) == 4
         with pytest.raises(IndexError, match="inc has 4 items"):
             mapped[4]
         with pytest.raises(IndexError):
