@@ -85,7 +85,12 @@ class TaskContext:
     @property
     def logger(self) -> RunLogger:
         """A logger whose lines go to this item's log."""
-        extra = {"run_id": self.run_id, "node": self.node, "map_index": self.map_index, "attempt": self.attempt}
+        extra = {
+            "run_id": self.run_id,
+            "node": self.node,
+            "map_index": self.map_index,
+            "attempt": self.attempt,
+        }
         return RunLogger(logging.getLogger(f"graphflow.task.{self.task_name}"), extra)
 
 
@@ -149,4 +154,6 @@ def get_run_logger() -> RunLogger:
     flow = FLOW.get()
     if flow is not None:
         return flow.logger
-    raise GraphflowError("get_run_logger() was called where neither a task nor a flow runs; call it in a body")
+    raise GraphflowError(
+        "get_run_logger() was called where neither a task nor a flow runs; call it in a body"
+    )

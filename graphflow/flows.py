@@ -19,6 +19,7 @@ from graphflow.context import FLOW, RECORDER, FlowContext
 from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
+from graphflow.engine.values import outcome_of, unhandled_exception
 from graphflow.errors import (
     BackendError,
     FlowTimedOut,
@@ -26,18 +27,26 @@ from graphflow.errors import (
     RunCancelled,
     TaskOptionError,
 )
+from graphflow.functions import function_name, is_async
 from graphflow.futures import Future, wait_in_loop
 from graphflow.graph import Graph
 from graphflow.mapping import AllowFailure, Unmapped
 from graphflow.parameters import bind_parameters, validated
-from graphflow.policies import check_hooks, check_name, check_retries, check_seconds, retry_delays
+from graphflow.policies import (
+    check_hooks,
+    check_name,
+    check_retries,
+    check_seconds,
+    retry_delays,
+    unknown_option,
+)
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder, contains_handle
 from graphflow.runner.capture import capture_logging, capture_prints
 from graphflow.runner.watchdog import ItemTimeout, watchdog
-from graphflow.runs import Item, Run, RunRecorder, node_exception, unhandled_exception, value_of
+from graphflow.runs import Run, RunRecorder
 from graphflow.states import FAILED_CODES, Code
-from graphflow.tasks import function_name, is_async, unknown_option
+from graphflow.views import Item
 
 __all__ = ["Flow", "flow"]
 
@@ -88,12 +97,16 @@ class FlowOptions:
         """Check what the user gave."""
         label = given.get("flow_run_name")
         if label is not None and not isinstance(label, str) and not callable(label):
-            raise TaskOptionError(f"{owner}: flow_run_name must be a template text or a callable, not {label!r}")
+            raise TaskOptionError(
+                f"{owner}: flow_run_name must be a template text or a callable, not {label!r}"
+            )
         timeout = given.get("timeout_seconds")
         if timeout is not None:
             timeout = check_seconds(owner, "timeout_seconds", timeout)
             if timeout == 0:
-                raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+                raise TaskOptionError(
+                    f"{owner}: timeout_seconds=0 would time every run out; leave it out for none"
+                )
         for option in ("validate_parameters", "log_prints"):
             if given.get(option) is not None and not isinstance(given[option], bool):
                 raise TaskOptionError(f"{owner}: {option} must be True or False, not {given[option]!r}")
@@ -230,7 +243,7 @@ class Flow(Generic[P, R]):
             If the body forces a future: the rest of its graph depends on a value.
         """
         parameters = self._parameters(args, kwargs)
-        recorder = Recorder(flow_name=self.name, scope=self.name, can_force=False)
+        recorder = Recorder(flow_name=self.name, scope=self.name)
         token = RECORDER.set(recorder)
         try:
             call_args, call_kwargs = _as_call(self.fn, parameters)
@@ -276,7 +289,9 @@ class Flow(Generic[P, R]):
         for recorder in attempts:
             with self._body_context(run, recorder):
                 value, error = self._body(run, recorder)
-            self._conclude(run, recorder, value, error, lambda driver: driver.wait(lambda: driver.is_finished))
+            self._conclude(
+                run, recorder, value, error, lambda driver: driver.wait(lambda: driver.is_finished)
+            )
         self._raise_base(run)
 
     async def _execute_async(self, run: Run) -> None:
@@ -322,8 +337,8 @@ class Flow(Generic[P, R]):
                     make_backend=make_backend,
                     flow_parameters=run.parameters,
                     attempt=run.attempt,
+                    log_prints=self.options.log_prints,
                 )
-                recorder.log_prints = self.options.log_prints
                 recorder.view = self._hook_view(recorder)
                 run._attach(recorder)
                 run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
@@ -409,7 +424,9 @@ class Flow(Generic[P, R]):
             guard.close()
 
     def _timed_out(self) -> FlowTimedOut:
-        return FlowTimedOut(f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}")
+        return FlowTimedOut(
+            f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
+        )
 
     def _time_out(self, run: Run, recorder: RunRecorder) -> None:
         if recorder.has_driver:
@@ -436,7 +453,9 @@ class Flow(Generic[P, R]):
     def _close_recording(recorder: RunRecorder, driver: Driver, error: BaseException | None) -> None:
         recorder.flush()
         if error is not None:
-            driver.tell(ev.StopRequested(hard=not isinstance(error, Exception) or isinstance(error, FlowTimedOut)))
+            driver.tell(
+                ev.StopRequested(hard=not isinstance(error, Exception) or isinstance(error, FlowTimedOut))
+            )
         driver.tell(ev.RecordingClosed())
 
     def _conclude(
@@ -521,7 +540,7 @@ class Flow(Generic[P, R]):
         call_args, call_kwargs = _as_call(self.fn, parameters)
         attempts = self.options.retries + 1
         for attempt in range(1, attempts + 1):
-            with self._grouped(recorder):
+            with recorder.inside(self.name, log_prints=self.options.log_prints):
                 try:
                     value = self.fn(*call_args, **call_kwargs)  # type: ignore[arg-type]
                     if attempts > 1:
@@ -536,18 +555,8 @@ class Flow(Generic[P, R]):
 
     async def _recorded_async(self, recorder: Recorder, parameters: dict[str, Any]) -> Any:
         call_args, call_kwargs = _as_call(self.fn, parameters)
-        with self._grouped(recorder):
+        with recorder.inside(self.name, log_prints=self.options.log_prints):
             return await self.fn(*call_args, **call_kwargs)  # type: ignore[arg-type]
-
-    @contextmanager
-    def _grouped(self, recorder: Recorder) -> Iterator[None]:
-        outer, outer_prints = recorder.group, recorder.log_prints
-        recorder.group = recorder.group_name(self.name)
-        recorder.log_prints = outer_prints or self.options.log_prints
-        try:
-            yield
-        finally:
-            recorder.group, recorder.log_prints = outer, outer_prints
 
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Flow[..., Any]:
@@ -604,23 +613,15 @@ def _forced(value: Any) -> Any:
 
 def _resolved(value: Any, recorder: RunRecorder) -> Any:
     """What a body returned, with its futures' values in their place; the run has ended."""
-    if isinstance(value, list | tuple) and value and all(isinstance(each, Handle) for each in value):
-        return _walk(value, lambda handle: _final_value(handle, recorder))
     return _walk(value, lambda handle: _final_value(handle, recorder)) if contains_handle(value) else value
 
 
 def _final_value(handle: Any, recorder: RunRecorder) -> Any:
     node = recorder.own(handle, "the value that the flow returned")
-    driver = recorder.driver
-    index = handle._index if node.is_mapped else 0
-    code = driver.code_of(node.id, index)
-    if code in FAILED_CODES or code == Code.CANCELLED:
-        if index is None:
-            return node_exception(driver, node)
-        return driver.exception_of(node.id, index)
-    if code == Code.SKIPPED and (not node.is_mapped or handle._index is not None):
-        return None
-    return value_of(driver, node, handle._index)
+    value, error = outcome_of(recorder.driver, node, handle._index)
+    if isinstance(error, IndexError):
+        raise error
+    return value if error is None else error
 
 
 def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:

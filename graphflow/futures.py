@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
+from graphflow.context import RECORDER
 from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
-from graphflow.errors import ForcingError, GraphflowError, TaskOptionError
+from graphflow.engine.values import outcome_of
+from graphflow.errors import GraphflowError, TaskOptionError
 from graphflow.graph import Node
 from graphflow.mapping import (
     SpreadOver,
@@ -20,9 +22,10 @@ from graphflow.mapping import (
     refusal,
     table_rows,
 )
-from graphflow.recording import Handle, Recorder
-from graphflow.runs import Failure, Item, RunRecorder, node_exception, value_of
+from graphflow.recording import FragmentRecorder, Handle, Recorder
+from graphflow.runs import RunRecorder, check_timeout
 from graphflow.states import FAILED_CODES, Code, State
+from graphflow.views import Failure, Item
 
 __all__ = [
     "DoneAndNotDone",
@@ -38,10 +41,17 @@ __all__ = [
 ]
 
 R = TypeVar("R")
-T = TypeVar("T")
+
+if TYPE_CHECKING:
+    _Lazy = Any
+    """To a type checker a future also is what it stands for: it is given to tasks, and returned by flows, as a value."""
+else:
+
+    class _Lazy:
+        __slots__ = ()
 
 
-class Future(Handle, Generic[R]):
+class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     """The output of a call, or of one item of a map.
 
     `result()`, `await`, `bool`, `len`, `str` and formatting force it; `repr` never does.
@@ -49,7 +59,9 @@ class Future(Handle, Generic[R]):
 
     __slots__ = ("_n_outputs",)
 
-    def __init__(self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None) -> None:
+    def __init__(
+        self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None
+    ) -> None:
         super().__init__(recorder, node, index)
         self._n_outputs = n_outputs
 
@@ -57,17 +69,11 @@ class Future(Handle, Generic[R]):
 
     def _started(self) -> Driver:
         """The driver, with everything recorded so far started."""
-        recorder = self._recorder
+        recorder, current = self._recorder, RECORDER.get()
         if not isinstance(recorder, RunRecorder):
-            if recorder.is_fragment:
-                raise ForcingError(
-                    f"the future of {self._node.name} was forced inside a running task; a task returns the futures of "
-                    "the calls it makes (they run in its place), or calls the plain function: task.fn(...)"
-                )
-            raise ForcingError(
-                f"the future of {self._node.name} was forced while the graph of {recorder.flow_name!r} is only "
-                "built, not run; use flow.run(...) for a flow whose shape depends on values"
-            )
+            raise recorder.cannot_force(self._name())
+        if isinstance(current, FragmentRecorder):
+            raise current.cannot_force(self._name())
         recorder.flush()
         return recorder.driver
 
@@ -76,8 +82,7 @@ class Future(Handle, Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
-        if timeout is not None and timeout < 0:
-            raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+        check_timeout(timeout)
         driver = self._started()
         return driver.wait(lambda: self._is_done(driver), timeout)
 
@@ -105,30 +110,14 @@ class Future(Handle, Generic[R]):
         return self._outcome(raise_on_failure)
 
     def _outcome(self, raise_on_failure: bool = True) -> R:
-        recorder = self._recorder
-        assert isinstance(recorder, RunRecorder)
-        driver = recorder.driver
-        error = self._exception(driver)
+        driver = self._started()
+        value, error = outcome_of(driver, self._node, self._index)
         if error is None:
-            if driver.code_of(self._node.id, self._index) == Code.SKIPPED:
-                return None  # type: ignore[return-value]
-            return value_of(driver, self._node, self._index)  # type: ignore[no-any-return]
+            return value  # type: ignore[no-any-return]
         driver.tell(ev.FailureHandled(self._node.id, self._index))
         if raise_on_failure:
             raise error
         return error  # type: ignore[return-value]
-
-    def _exception(self, driver: Driver) -> BaseException | None:
-        index = self._index if self._node.is_mapped else 0
-        code = driver.code_of(self._node.id, index)
-        if code in FAILED_CODES or code == Code.CANCELLED:
-            return driver.exception_of(self._node.id, index)
-        if self._index is not None and code == Code.PENDING:
-            book = driver.core.books[self._node.id]
-            if book.width is not None and self._index >= book.width:
-                return IndexError(f"{self._node.name} has {book.width} items; there is no item {self._index}")
-            return driver.exception_of(self._node.id, None)
-        return None
 
     async def _async_result(self) -> R:
         driver = self._started()
@@ -150,12 +139,13 @@ class Future(Handle, Generic[R]):
         if not isinstance(recorder, RunRecorder) or not recorder.has_driver:
             return State.of(Code.PENDING)
         driver = recorder.driver
-        index = self._index if self._node.is_mapped else None
-        code = driver.code_of(self._node.id, index)
-        data: Any = None
-        if code in FAILED_CODES or code == Code.CANCELLED:
-            data = self._exception(driver) if self._index is not None or not self._node.is_mapped else None
-        return State.of(code, message="" if data is None else f"{type(data).__name__}: {data}", data=data)
+        code = driver.code_of(self._node.id, self._index)
+        error: BaseException | None = None
+        if (code in FAILED_CODES or code == Code.CANCELLED) and (
+            self._index is not None or not self._node.is_mapped
+        ):
+            _, error = outcome_of(driver, self._node, self._index)
+        return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
     def failures(self) -> list[Failure]:
         """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
@@ -188,18 +178,23 @@ class Future(Handle, Generic[R]):
     def __len__(self) -> int:
         return len(self.result())  # type: ignore[arg-type]
 
+    def __contains__(self, element: object) -> bool:
+        return element in self.result()  # type: ignore[operator]
+
+    def _identity(self) -> tuple[int, int, int | None]:
+        return id(self._recorder), self._node.id, self._index
+
     def __hash__(self) -> int:
-        return id(self)
+        return hash(self._identity())
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        """Whether both stand for the same output; values are not compared."""
+        return self._identity() == other._identity() if isinstance(other, Future) else NotImplemented
 
     # -- composing --------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Future[Any]:
         """A future of `value[key]`; nothing runs yet."""
-        if isinstance(key, Handle):
-            return Future(self._recorder, self._recorder.getitem(self, key))
         return Future(self._recorder, self._recorder.getitem(self, key))
 
     def __iter__(self) -> Iterator[Future[Any]]:
@@ -241,7 +236,9 @@ class MappedFuture(Future[list[R]], Generic[R]):
         book = driver.core.books
 
         def ready() -> bool:
-            return self._node.id in book and (book[self._node.id].width is not None or book[self._node.id].is_final)
+            return self._node.id in book and (
+                book[self._node.id].width is not None or book[self._node.id].is_final
+            )
 
         driver.wait(ready)
         width = book[self._node.id].width
@@ -249,15 +246,6 @@ class MappedFuture(Future[list[R]], Generic[R]):
             driver.tell(ev.FailureHandled(self._node.id, None))
             raise driver.exception_of(self._node.id, None)
         return width
-
-    def _exception(self, driver: Driver) -> BaseException | None:
-        code = driver.code_of(self._node.id)
-        book = driver.core.books[self._node.id]
-        if not (code in FAILED_CODES or code == Code.CANCELLED or book.failed_count()):
-            return None
-        if code == Code.CANCELLED and not book.failed_count():
-            return driver.exception_of(self._node.id, None)
-        return node_exception(driver, self._node)
 
     def __len__(self) -> int:
         return self._width()
@@ -288,7 +276,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Future[R]]:
         """The items' futures as they end, however; `TimeoutError` after `timeout` seconds."""
-        yield from as_completed(self, timeout=timeout)
+        return as_completed(self, timeout=timeout)
 
     def filter(self, predicate: Any) -> Future[list[R]]:
         """The values for which `predicate` (a task or a plain function) is true; it runs item by item.
@@ -335,6 +323,7 @@ class DoneAndNotDone(NamedTuple):
 
 
 def _as_futures(futures: Any) -> list[Future[Any]]:
+    """Each future once, in order."""
     if isinstance(futures, MappedFuture):
         return list(futures)
     if isinstance(futures, Future):
@@ -343,47 +332,134 @@ def _as_futures(futures: Any) -> list[Future[Any]]:
     for each in chosen:
         if not isinstance(each, Future):
             raise TaskOptionError(f"a list of futures was expected, but it holds {each!r}")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) -> Iterator[Future[R]]:
-    """Futures as they end, however; starts what is recorded.
+    """Futures as they end, however, each once; starts what is recorded.
 
     Raises
     ------
     TimeoutError
         If some have not ended after `timeout` seconds.
     """
-    left = _as_futures(futures)
-    if not left:
-        return
+    check_timeout(timeout)
     deadline = None if timeout is None else time.monotonic() + timeout
-    drivers = {id(each._recorder): each._started() for each in left}
-    total = len(left)
-    while left:
-        done = [each for each in left if each._is_done(drivers[id(each._recorder)])]
-        if done:
-            chosen = {id(each) for each in done}
-            left = [each for each in left if id(each) not in chosen]
-            yield from done
-            continue
-        remaining = None if deadline is None else deadline - time.monotonic()
-        waiting = left
-        driver = next(iter(drivers.values()))
-        if not driver.wait(lambda: any(each._is_done(drivers[id(each._recorder)]) for each in waiting), remaining):
-            raise TimeoutError(f"{len(left)} of {total} futures did not end within {timeout:g} s")
+    watched = _Watched(_as_futures(futures))
+    while watched.open_count:
+        ended = watched.take_ended()
+        if not ended:
+            watched.wait(None if deadline is None else deadline - time.monotonic(), timeout)
+        yield from ended
 
 
 def wait(futures: Iterable[Future[Any]], timeout: float | None = None) -> DoneAndNotDone:
     """Wait for futures to end; gives those that did within `timeout` seconds, and those that did not."""
+    check_timeout(timeout)
     chosen = _as_futures(futures)
     deadline = None if timeout is None else time.monotonic() + timeout
     for each in chosen:
         if not each.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
             break
     done = [each for each in chosen if each._is_done(each._started())]
-    ended = {id(each) for each in done}
-    return DoneAndNotDone(done, [each for each in chosen if id(each) not in ended])
+    ended = set(done)
+    return DoneAndNotDone(done, [each for each in chosen if each not in ended])
+
+
+class _Watched:
+    """Futures of which some have not ended yet."""
+
+    def __init__(self, futures: Sequence[Future[Any]]) -> None:
+        self.total = self.open_count = len(futures)
+        self._singles: list[tuple[Driver, Future[Any]]] = []
+        self._maps: dict[tuple[int, int], _WatchedMap] = {}
+        self._drivers: dict[int, Driver] = {}
+        for each in futures:
+            driver = self._drivers.setdefault(id(each._recorder), each._started())
+            if each._index is None:
+                self._singles.append((driver, each))
+            else:
+                place = id(each._recorder), each._node.id
+                self._maps.setdefault(place, _WatchedMap(driver, each._node.id)).add(each)
+
+    def take_ended(self) -> list[Future[Any]]:
+        """Futures that ended and were not given yet."""
+        ended = [each for driver, each in self._singles if each._is_done(driver)]
+        if ended:
+            self._singles = [(driver, each) for driver, each in self._singles if each not in set(ended)]
+        for each in self._maps.values():
+            ended += each.take_ended()
+        self.open_count -= len(ended)
+        return ended
+
+    def _has_ended(self) -> bool:
+        return any(each._is_done(driver) for driver, each in self._singles) or any(
+            each.has_ended() for each in self._maps.values()
+        )
+
+    def wait(self, seconds: float | None, timeout: float | None) -> None:
+        """Wait until one more ended."""
+        drivers = list(self._drivers.values())
+        while seconds is None or seconds >= 0:
+            # Futures of several runs are rare: their drivers are asked in turn.
+            share = seconds if len(drivers) == 1 else min(0.05, 0.05 if seconds is None else seconds)
+            if drivers[0].wait(self._has_ended, share):
+                return
+            drivers.append(drivers.pop(0))
+            seconds = None if seconds is None else seconds - (share or 0.0)
+            if len(drivers) == 1:
+                break
+        raise TimeoutError(f"{self.open_count} of {self.total} futures did not end within {timeout:g} s")
+
+
+class _WatchedMap:
+    """Some items of one map; they are looked at block by block, so that one look at many costs little."""
+
+    BLOCK = 1024
+
+    def __init__(self, driver: Driver, node: int) -> None:
+        self._driver = driver
+        self._node = node
+        self._open: dict[int, Future[Any]] = {}
+        self._seen: dict[int, bytes] = {}
+
+    def add(self, future: Future[Any]) -> None:
+        """Watch one more."""
+        assert future._index is not None
+        self._open[future._index] = future
+
+    def _changed_blocks(self) -> Iterator[tuple[int, bytes]]:
+        """(first index, a byte per item that is 1 where it ended) of the blocks in which an item ended."""
+        ended = self._driver.ended_mask(self._node)
+        for start in range(0, len(ended), self.BLOCK):
+            block = ended[start : start + self.BLOCK]
+            if self._seen.get(start, b"").ljust(len(block), b"\0") != block:
+                yield start, block
+
+    def has_ended(self) -> bool:
+        """Whether any that is watched ended since the last look."""
+        if not self._open:
+            return False
+        if self._driver.is_final(self._node):
+            return True
+        return any(
+            block[index] and start + index in self._open
+            for start, block in self._changed_blocks()
+            for index in range(len(block))
+        )
+
+    def take_ended(self) -> list[Future[Any]]:
+        """Those that ended since the last look."""
+        if self._open and self._driver.is_final(self._node):
+            rest, self._open = list(self._open.values()), {}
+            return rest
+        taken = []
+        for start, block in list(self._changed_blocks()):
+            self._seen[start] = block
+            for index in range(start, start + len(block)):
+                if block[index - start] and index in self._open:
+                    taken.append(self._open.pop(index))
+        return taken
 
 
 # -- helpers for mapped arguments ----------------------------------------------------------------------
@@ -435,7 +511,11 @@ def product(*pools: Any, **named: Any) -> Any:
     if not pools and not named:
         raise TaskOptionError("product(...) needs at least one sequence")
     recorder = _recorder_of(*pools, *named.values())
-    value = Future(recorder, recorder.product(pools, named)) if recorder is not None else product_of(*pools, **named)
+    value = (
+        Future(recorder, recorder.product(pools, named))
+        if recorder is not None
+        else product_of(*pools, **named)
+    )
     return SpreadOver(value, arity=len(pools), names=tuple(named), prefers_pair=True)
 
 
@@ -452,5 +532,3 @@ def starmap(values: Any, arguments: Any = None) -> Any:
     if not isinstance(values, Handle) and classify(values) == "refused":
         raise TaskOptionError(f"starmap(...): {refusal(values)}")
     return SpreadOver(values)
-
-

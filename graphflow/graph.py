@@ -247,7 +247,9 @@ class Graph:
         for node in self:
             for dep in node.deps:
                 style = "dashed" if dep.kind is DepKind.ORDER else "bold" if _is_mapped(dep) else "solid"
-                lines.append(f"    n{dep.upstream} -> n{node.id} [label={_quote(dep.argument)}, style={style}];")
+                lines.append(
+                    f"    n{dep.upstream} -> n{node.id} [label={_quote(dep.argument)}, style={style}];"
+                )
         return "\n".join([*lines, "}"])
 
     def to_text(self) -> str:

@@ -85,9 +85,10 @@ def allow_failure(value: T) -> T:
 
 @dataclass(frozen=True, slots=True)
 class FailedInput:
-    """Stands in a list for an element whose upstream failed."""
+    """Stands for a value whose upstream failed; `origin` names the node or item."""
 
     error: BaseException
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ class SkippedInput:
 class PartialList(list[Any]):
     """A list in which some elements may be `FailedInput`: each lane of a map over it meets its own."""
 
-    def first_failure(self) -> BaseException | None:
+    def first_failure(self) -> FailedInput | None:
         """The first failure among the elements."""
-        return next((each.error for each in self if type(each) is FailedInput), None)
+        return next((each for each in self if type(each) is FailedInput), None)
 
 
 class ProductSequence(Sequence[tuple[Any, ...] | dict[str, Any]]):
@@ -142,6 +143,11 @@ def _is_series(value: Any) -> bool:
     return type(value).__name__ in ("Series", "Index") and type(value).__module__.startswith("pandas")
 
 
+def _is_array(value: Any) -> bool:
+    # Asked of the type: what a user's own object does when it is asked for an attribute is its own affair.
+    return hasattr(type(value), "ndim") and hasattr(type(value), "shape")
+
+
 def _is_model(value: Any) -> bool:
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
@@ -157,7 +163,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
         return "sized"
     if isinstance(value, Mapping | Set) or _is_frame(value):
         return "refused"
-    if hasattr(value, "ndim") and hasattr(value, "shape"):
+    if _is_array(value):
         return "sized" if value.ndim else "constant"
     if isinstance(value, Iterator):
         return "iterator"
@@ -183,22 +189,36 @@ def refusal(value: Any) -> str:
             "or over list(d) or list(d.values())"
         )
     if isinstance(value, Set):
-        return f"a {kind} is not mapped, as it has no order; map over items(...), which sorts it, or over a list"
+        return (
+            f"a {kind} is not mapped, as it has no order; map over items(...), which sorts it, or over a list"
+        )
     return f"a {kind} is not mapped; give it as a list, or use an ordinary generator"
 
 
-def value_info(value: Any) -> ValueInfo:
-    """What a task's value is to a map downstream: sent along in the report, so that the value stays where it is."""
+def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueInfo]:
+    """A task's value, and what it is to a map downstream; the latter travels, so that the value can stay where it is.
+
+    An iterator that something maps over becomes a list.
+    """
     kind = classify(value)
     name = type(value).__name__
+    if kind == "iterator" and is_mapped_over:
+        value, kind = list(value), "sized"
     if kind == "sized":
-        return ValueInfo(kind="sized", type_name=name, length=len(value))
+        try:
+            return value, ValueInfo(kind="sized", type_name=name, length=len(value))
+        except Exception as error:
+            return value, ValueInfo(
+                kind="refused", type_name=name, hint=f"Its len() raised {type(error).__name__}"
+            )
     if kind == "refused":
         text = refusal(value)
-        return ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
-    return ValueInfo(
-        kind="scalar", type_name=name, hint="Only sequences are mapped; wrap a constant in unmapped(...)"
-    )
+        return value, ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
+    if kind == "iterator":
+        hint = "It is an iterator, which gives its elements only once; return a list"
+    else:
+        hint = "Only sequences are mapped; wrap a constant in unmapped(...)"
+    return value, ValueInfo(kind="scalar", type_name=name, hint=hint)
 
 
 def snapshot(value: Any) -> Any:
@@ -209,14 +229,14 @@ def snapshot(value: Any) -> Any:
         return list(value)
     if _is_series(value) or isinstance(value, KeysView | ValuesView | ItemsView | deque | array):
         return list(value)
-    if hasattr(value, "ndim"):
+    if _is_array(value):
         return value.copy() if hasattr(value, "copy") else value
     return value
 
 
 def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
     """Elements `lo` to `hi` of a snapshot."""
-    if isinstance(values, list | tuple | range | ProductSequence) or hasattr(values, "ndim"):
+    if isinstance(values, list | tuple | range | ProductSequence) or _is_array(values):
         piece: Sequence[Any] = values[lo:hi]
         return piece
     return [values[i] for i in range(lo, hi)]
@@ -261,7 +281,9 @@ def item_pairs(value: Any) -> list[Any]:
             return sorted(value)
         except TypeError:
             return sorted(value, key=lambda each: (type(each).__qualname__, repr(each)))
-    raise MapTypeError(f"items(...) takes a dict or a set, not a {type(value).__name__}; a sequence is mapped as it is")
+    raise MapTypeError(
+        f"items(...) takes a dict or a set, not a {type(value).__name__}; a sequence is mapped as it is"
+    )
 
 
 def table_rows(value: Any) -> list[dict[str, Any]]:
@@ -311,7 +333,9 @@ def product_of(*pools: Any, **named: Any) -> ProductSequence:
         if classify(pool) == "constant":
             raise MapTypeError(f"product(...): {name} must be a sequence, not {pool!r}")
     chosen = [*pools, *named.values()]
-    return ProductSequence([list(pool) if not isinstance(pool, list | tuple | range) else pool for pool in chosen], tuple(named))
+    return ProductSequence(
+        [list(pool) if not isinstance(pool, list | tuple | range) else pool for pool in chosen], tuple(named)
+    )
 
 
 def identity(value: T) -> T:

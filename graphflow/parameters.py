@@ -54,7 +54,9 @@ def validated(fn: Callable[..., Any], name: str, parameters: dict[str, Any]) -> 
     wanted = [
         each
         for each in signature.parameters.values()
-        if each.annotation not in _PLAIN and each.name in parameters and not contains_handle(parameters[each.name])
+        if each.annotation not in _PLAIN
+        and each.name in parameters
+        and not contains_handle(parameters[each.name])
     ]
     if not wanted:
         return parameters
@@ -98,7 +100,9 @@ def _coerced(hint: Any, value: Any) -> Any:
 
 
 def _problem(name: str, hint: Any, value: Any, error: ValueError) -> str:
-    shown = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+    shown = (
+        getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+    )
     details = getattr(error, "errors", None)
     reason = str(error)
     if callable(details):
@@ -107,4 +111,6 @@ def _problem(name: str, hint: Any, value: Any, error: ValueError) -> str:
             for each in details()[:3]
         )
     text = repr(value)
-    return f"parameter {name!r} must be {shown}, not {text if len(text) <= 80 else text[:77] + '...'} ({reason})"
+    return (
+        f"parameter {name!r} must be {shown}, not {text if len(text) <= 80 else text[:77] + '...'} ({reason})"
+    )

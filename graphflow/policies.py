@@ -5,6 +5,7 @@ Names follow Prefect 3, so that its users' code carries over. Nothing is accepte
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ __all__ = [
     "retry_delays",
     "some_failed",
     "some_successful",
+    "unknown_option",
 ]
 
 
@@ -304,6 +306,13 @@ def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any]
         if not callable(hook):
             raise TaskOptionError(f"{owner}: {option} takes functions of (object, run, state), not {hook!r}")
     return hooks
+
+
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
+    """The text for an option that does not exist, with the nearest one that does."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+    return f"{owner} has no option {name!r}{hint}"
 
 
 def _check_bool(owner: str, option: str, value: Any) -> bool | None:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow import ids, mapping
-from graphflow.errors import CrossRunError, CycleError, MapTypeError, MapWidthError, TaskOptionError
+from graphflow.context import TaskContext
+from graphflow.errors import (
+    CrossRunError,
+    CycleError,
+    ForcingError,
+    MapTypeError,
+    MapWidthError,
+    TaskOptionError,
+)
 from graphflow.graph import Dep, DepKind, Node, Source
 from graphflow.mapping import AllowFailure, SpreadOver, Unmapped, classify
 from graphflow.orders import Hole, Program, Spread
 from graphflow.policies import TaskOptions, all_successful
 
-__all__ = ["Callee", "Fragment", "Handle", "Recorder", "contains_handle"]
+__all__ = ["Callee", "Fragment", "FragmentRecorder", "Handle", "Recorder", "contains_handle", "handle_types"]
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
@@ -30,6 +40,16 @@ class Handle:
         self._recorder = recorder
         self._node = node
         self._index = index
+
+
+def handle_types() -> frozenset[type]:
+    """All classes of futures."""
+    found, todo = {Handle}, [Handle]
+    while todo:
+        subclasses = todo.pop().__subclasses__()
+        found.update(subclasses)
+        todo += subclasses
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +102,9 @@ def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
     if not set(map(type, each)) - _ATOMS:
         return False
     if id(value) in _above:
-        raise CycleError(f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop")
+        raise CycleError(
+            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
+        )
     return any(contains_handle(one, (*_above, id(value))) for one in each)
 
 
@@ -108,7 +130,9 @@ class _Binder:
         if isinstance(value, AllowFailure):
             return self.constant(value.value, argument, allows=True, deep=deep)
         if isinstance(value, SpreadOver):
-            raise MapTypeError(f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})")
+            raise MapTypeError(
+                f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})"
+            )
         if isinstance(value, Handle):
             self.has_nested = self.has_nested or deep
             return Hole(self.depend(value, argument, allows=allows))
@@ -153,7 +177,9 @@ class _Binder:
         if isinstance(value, SpreadOver):
             inner = self.mapped(value.value, argument)
             if not isinstance(inner, Hole) or not self.is_lane(inner.slot):
-                raise MapTypeError(f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}")
+                raise MapTypeError(
+                    f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}"
+                )
             return Spread(inner.slot)
         allows = isinstance(value, AllowFailure)
         if isinstance(value, AllowFailure):
@@ -191,7 +217,9 @@ class _Binder:
             handle = Handle(self.recorder, node)
         slot = self.slot()
         kind = DepKind.ITEMS if node.is_mapped else DepKind.ELEMENTS
-        self.deps.append(Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows))
+        self.deps.append(
+            Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows)
+        )
         return slot
 
     def is_lane(self, slot: int) -> bool:
@@ -213,15 +241,27 @@ class _Binder:
             self.deps.append(Dep(upstream=node.id, kind=kind, index=handle._index, allows_failure=allows))
 
 
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """The flow inside the flow whose body records here, as a path, and whether its prints are logged."""
+
+    recorder: Recorder
+    group: str
+    log_prints: bool
+
+
+_INSIDE: ContextVar[_Inside | None] = ContextVar("graphflow_inside", default=None)
+
+
 class Recorder:
-    """Takes calls and makes nodes of them.
+    """Takes calls and makes nodes of them; as it stands, of a graph that is only looked at.
 
     Parameters
     ----------
     flow_name, scope
         What the nodes' keys are made of; a scope is a path such as `flow/subflow`.
-    is_local
-        Whether this is a fragment inside a running task: nothing can be forced here.
+    group, log_prints
+        What nodes get where no flow is called inside the flow.
     """
 
     def __init__(
@@ -229,20 +269,43 @@ class Recorder:
         *,
         flow_name: str,
         scope: str = "",
-        is_fragment: bool = False,
-        can_force: bool = True,
         flow_parameters: Mapping[str, Any] | None = None,
+        group: str = "",
+        log_prints: bool = False,
     ) -> None:
         self.flow_name = flow_name
-        self.scope = scope
-        self.is_fragment = is_fragment
-        self.can_force = can_force
         self.flow_parameters: Mapping[str, Any] = flow_parameters or {}
-        self.log_prints = False
         self.nodes: list[Node] = []
-        self.group = ""
+        self._scope = scope
+        self._outermost = _Inside(self, group, log_prints)
         self._occurrences: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
+
+    @property
+    def scope(self) -> str:
+        """The path that sets these nodes' keys apart from those of other recordings."""
+        return self._scope
+
+    def _inside(self) -> _Inside:
+        inside = _INSIDE.get()
+        return inside if inside is not None and inside.recorder is self else self._outermost
+
+    @contextmanager
+    def inside(self, flow_name: str, *, log_prints: bool) -> Iterator[str]:
+        """Nodes recorded in this context belong to a flow that is called here; gives its path.
+
+        The path is `outer/inner`, with a number from the second call on.
+        """
+        outer = self._inside()
+        count = self._occurrences.get((f"{outer.group}/", flow_name), 0)
+        self._occurrences[(f"{outer.group}/", flow_name)] = count + 1
+        name = flow_name if count == 0 else f"{flow_name}-{count}"
+        group = f"{outer.group}/{name}" if outer.group else name
+        token = _INSIDE.set(_Inside(self, group, outer.log_prints or log_prints))
+        try:
+            yield group
+        finally:
+            _INSIDE.reset(token)
 
     # -- what subclasses (a run) do with a new node ---------------------------------------------------
 
@@ -256,25 +319,25 @@ class Recorder:
         """The id of the next node."""
         return len(self.nodes)
 
-    def group_name(self, flow_name: str) -> str:
-        """The path of a flow that is called here: `outer/inner`, with a number from its second call on."""
-        count = self._occurrences.get((f"{self.group}/", flow_name), 0)
-        self._occurrences[(f"{self.group}/", flow_name)] = count + 1
-        name = flow_name if count == 0 else f"{flow_name}-{count}"
-        return f"{self.group}/{name}" if self.group else name
+    def cannot_force(self, node_name: str) -> ForcingError:
+        """The error for a future that is forced where nothing can run."""
+        return ForcingError(
+            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is only built, not run; use "
+            "flow.run(...) for a flow whose shape depends on values"
+        )
+
+    def foreign_hint(self) -> str:
+        """What to do about a future of another recording."""
+        return "use its value instead: future.result()"
 
     # -- calls ----------------------------------------------------------------------------------------
 
     def own(self, handle: Handle, owner: str) -> Node:
         """The node of a future, which must be of this recording."""
         if handle._recorder is not self:
-            if self.is_fragment:
-                hint = "inside a running task, only futures of calls made in the same task run can be used"
-            else:
-                hint = "use its value instead: future.result()"
             raise CrossRunError(
                 f"{owner} was given a future of {handle._node.name} that belongs to another run "
-                f"(of {handle._recorder.flow_name!r}); {hint}"
+                f"(of {handle._recorder.flow_name!r}); {self.foreign_hint()}"
             )
         return handle._node
 
@@ -368,9 +431,10 @@ class Recorder:
         name: str | None = None,
     ) -> Node:
         options = callee.options
-        if options.log_prints is None and self.log_prints:
+        inside = self._inside()
+        if options.log_prints is None and inside.log_prints:
             options = replace(options, log_prints=True)
-        scope = f"{self.scope}/{self.group}" if self.group else self.scope
+        scope = f"{self.scope}/{inside.group}" if inside.group else self.scope
         occurrence = self._occurrences.get((scope, options.name), 0)
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
@@ -393,7 +457,7 @@ class Recorder:
             is_mapped=is_mapped,
             parameter_names=tuple(callee.signature.parameters) if callee.signature else (),
             flow_parameters=self.flow_parameters,
-            group=self.group,
+            group=inside.group,
         )
         node = Node(
             id=self.next_id(),
@@ -404,10 +468,12 @@ class Recorder:
             deps=tuple(binder.deps),
             sources=tuple(binder.sources),
             trigger=options.trigger,
-            fuse_key=(callee.kind, options.resources, options.priority, options.workers) if can_fuse else None,
+            fuse_key=(callee.kind, options.resources, options.priority, options.workers)
+            if can_fuse
+            else None,
             batch_size=options.batch_size,
             priority=options.priority,
-            group=self.group,
+            group=inside.group,
             program=program,
             is_builtin=callee.is_builtin,
         )
@@ -419,7 +485,9 @@ class Recorder:
 
     def getitem(self, handle: Handle, key: Any) -> Node:
         """`future[key]`."""
-        return self.call(_GETITEM, (handle, key), {}, name=f"{handle._node.name}[{key!r}]", owner="future[key]")
+        return self.call(
+            _GETITEM, (handle, key), {}, name=f"{handle._node.name}[{key!r}]", owner="future[key]"
+        )
 
     def collect(self, value: Any) -> Node:
         """One node whose value is the structure with its futures resolved."""
@@ -440,6 +508,37 @@ class Recorder:
     def helper(self, name: str, value: Any) -> Node:
         """`items` or `rows` of a value known at run time."""
         return self.call(_ITEMS if name == "items" else _ROWS, (value,), {}, owner=f"{name}(...)")
+
+
+class FragmentRecorder(Recorder):
+    """Records the calls that a running task makes: they can take the place of its item, but not run here.
+
+    Parameters
+    ----------
+    context
+        The task's; its item is part of the nodes' keys.
+    """
+
+    def __init__(
+        self, *, context: TaskContext, flow_parameters: Mapping[str, Any], group: str, log_prints: bool
+    ) -> None:
+        super().__init__(
+            flow_name=context.flow_name, flow_parameters=flow_parameters, group=group, log_prints=log_prints
+        )
+        self._context = context
+
+    @property
+    def scope(self) -> str:
+        return f"{self._context.node_key}/{self._context.map_index}"
+
+    def cannot_force(self, node_name: str) -> ForcingError:
+        return ForcingError(
+            f"the future of {node_name} was forced inside a running task; a task returns the futures of the calls it "
+            "makes (they run in its place), or calls the plain function: task.fn(...)"
+        )
+
+    def foreign_hint(self) -> str:
+        return "inside a running task, only futures of calls made in the same task run can be used"
 
 
 def _bind(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import threading
 import typing
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from graphflow.backends import resolve
-from graphflow.context import RECORDER
 from graphflow.errors import TaskOptionError
+from graphflow.functions import function_name, is_async, result_annotation, signature_of
 from graphflow.futures import Future, MappedFuture, starmap
-from graphflow.ids import run_id
-from graphflow.policies import TaskOptions, Trigger
-from graphflow.ports import Backend
-from graphflow.recording import Callee, Handle, Recorder
+from graphflow.outside import current_recorder
+from graphflow.policies import TaskOptions, Trigger, unknown_option
+from graphflow.recording import Callee
 from graphflow.runs import RunRecorder
 
 __all__ = ["Task", "task"]
@@ -52,34 +47,6 @@ _OPTIONS = (
 )
 
 
-def function_name(fn: Callable[..., Any]) -> str:
-    """A readable name of any callable."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    name = getattr(fn, "__name__", None) or type(fn).__name__
-    return "lambda" if name == "<lambda>" else str(name)
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine or an async generator."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    call = getattr(type(fn), "__call__", None)
-    return any(
-        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
-        for each in (fn, call)
-        if each is not None
-    )
-
-
-def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
-    """The signature of a callable, None where Python does not know it."""
-    try:
-        return inspect.signature(fn)
-    except (TypeError, ValueError):
-        return None
-
-
 class Task(Generic[P, R]):
     """A function with policies; made by `task`.
 
@@ -87,30 +54,37 @@ class Task(Generic[P, R]):
     """
 
     def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
-        if isinstance(fn, staticmethod):
+        self._decorated = fn
+        self._binds_to: Literal["instance", "class", "nothing"] = "instance"
+        if isinstance(fn, staticmethod | classmethod):
+            self._binds_to = "nothing" if isinstance(fn, staticmethod) else "class"
             fn = fn.__func__
         if isinstance(fn, Task):
             raise TaskOptionError(f"{fn!r} is a task already; use its with_options(...) to change options")
         if isinstance(fn, type) or not callable(fn):
             raise TaskOptionError(f"@task takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
-        self._given = dict(options)
-        name = function_name(fn)
-        self.options = TaskOptions.checked(f"task {options.get('name') or name!r}", options, name=name)
         self.is_async = is_async(fn)
+        self._signature = signature_of(fn)
+        self._given: dict[str, Any] = {}
+        self._set_options(options)
+        _dress(self, fn)
+
+    def _set_options(self, given: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        name = function_name(self.fn)
+        self.options = TaskOptions.checked(f"task {given.get('name') or name!r}", given, name=name)
         if self.options.concurrency is not None and not self.is_async:
             raise TaskOptionError(
-                f"task {self.options.name!r}: concurrency={self.options.concurrency} is for async def tasks, whose items "
-                "run concurrently in one slot; a plain function runs one item per slot"
+                f"task {self.options.name!r}: concurrency={self.options.concurrency} is for async def tasks, whose "
+                "items run concurrently in one slot; a plain function runs one item per slot"
             )
-        self._signature = signature_of(fn)
         self._callee = Callee(
-            fn=fn,
+            fn=self.fn,
             options=self.options,
             kind="async" if self.is_async else "sync",
             signature=self._signature,
         )
-        functools.update_wrapper(self, fn if hasattr(fn, "__name__") else type(fn).__call__, updated=())
 
     @property
     def name(self) -> str:
@@ -126,13 +100,19 @@ class Task(Generic[P, R]):
         return f"<Task {self.options.name}>"
 
     def __get__(self, instance: Any, owner: Any = None) -> Task[..., R]:
-        if instance is None:
+        binds_to = self._binds_to
+        if binds_to == "nothing" or (instance is None and binds_to == "instance"):
             return self
-        bound: Task[..., R] = Task(self.fn.__get__(instance, owner), **self._given)  # type: ignore[attr-defined]
+        bind = getattr(self.fn, "__get__", None)
+        if bind is None:
+            # As in a plain class body: a partial or a callable object is not bound.
+            return self
+        target = (owner if owner is not None else type(instance)) if binds_to == "class" else instance
+        bound: Task[..., R] = Task(bind(target), **self._given)
         return bound
 
     def __reduce__(self) -> Any:
-        return _rebuild, (self.fn, self._given)
+        return _rebuild, (self._decorated, self._given)
 
     def with_options(self, **options: Any) -> Task[P, R]:
         """A copy with some options changed; tags add up.
@@ -149,14 +129,32 @@ class Task(Generic[P, R]):
         if options.get("tags") is not None:
             TaskOptions.checked(f"task {self.options.name!r}", {"tags": options["tags"]}, name="x")
             merged["tags"] = [*self.options.tags, *options["tags"]]
-        return Task(self.fn, **merged)
+        return Task(self._decorated, **merged)
+
+    # -- hooks, also as decorators ----------------------------------------------------------------------
+
+    def on_running(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (task, task_run, state) that is called when a run begins; a decorator."""
+        return self._add_hook("on_running", hook)
+
+    def on_completion(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (task, task_run, state) that is called when a run completes; a decorator."""
+        return self._add_hook("on_completion", hook)
+
+    def on_failure(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (task, task_run, state) that is called when a run fails; a decorator."""
+        return self._add_hook("on_failure", hook)
+
+    def _add_hook(self, option: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        self._set_options({**self._given, option: [*getattr(self.options, option), hook]})
+        return hook
 
     # -- calls ------------------------------------------------------------------------------------------
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     @overload
-    def __call__(self, *args: Any, **kwargs: Any) -> Future[R]: ...
+    def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Future[R]:
         """Record a call; gives the future of its value. `wait_for=[...]` only orders it after others."""
         wait_for = self._wait_for(kwargs)
@@ -167,7 +165,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     @overload
-    def submit(self, *args: Any, **kwargs: Any) -> Future[R]: ...
+    def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
         """Record a call and start everything recorded so far; gives the future at once."""
         future = self(*args, **kwargs)
@@ -199,89 +197,27 @@ class Task(Generic[P, R]):
         return kwargs.pop("wait_for", None)
 
     def _n_outputs(self) -> int | None:
-        if self.options.n_outputs is not None:
-            return self.options.n_outputs
-        annotation = getattr(self.fn, "__annotations__", {}).get("return")
-        if isinstance(annotation, str):
-            try:
-                annotation = typing.get_type_hints(self.fn).get("return")
-            except Exception:
-                return None
-        if typing.get_origin(annotation) is tuple:
-            parts = typing.get_args(annotation)
-            if parts and parts[-1] is not Ellipsis:
-                return len(parts)
-        return None
+        return self.options.n_outputs or self._declared_outputs
+
+    @functools.cached_property
+    def _declared_outputs(self) -> int | None:
+        """How many elements the `tuple[...]` annotation of the result names."""
+        annotation = result_annotation(self.fn)
+        parts = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
+        return len(parts) if parts and parts[-1] is not Ellipsis else None
+
+
+def _dress(task: Task[..., Any], fn: Callable[..., Any]) -> None:
+    """Give a task the name, docstring, module and signature of its function."""
+    functools.update_wrapper(task, fn, updated=())
+    if not hasattr(fn, "__name__"):
+        task.__dict__.update(
+            __name__=function_name(fn), __qualname__=function_name(fn), __doc__=type(fn).__doc__
+        )
 
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
     return Task(fn, **options)
-
-
-def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
-    """The text for an option that does not exist, with the nearest one that does."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-    return f"{owner} has no option {name!r}{hint}"
-
-
-# -- outside flows ---------------------------------------------------------------------------------------
-
-
-class _Outside:
-    """The recording of calls outside any flow: one per thread, as long as futures of it live."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def recorder(self, values: Iterable[Any]) -> Recorder:
-        """The recording that the futures among `values` belong to, else the thread's own."""
-        for value in values:
-            if isinstance(value, Handle) and isinstance(value._recorder, RunRecorder):
-                return value._recorder
-        found: Recorder | None = None
-        kept = getattr(self._local, "recorder", None)
-        if kept is not None:
-            found = kept()
-        if found is None:
-            found = _outside_recorder()
-            self._local.recorder = weakref.ref(found)
-        return found
-
-
-class _OutsideRecorder(RunRecorder):
-    """A recording outside flows; its backend is closed when nothing refers to it any more."""
-
-
-def _outside_recorder() -> _OutsideRecorder:
-    opened: list[Backend] = []
-
-    def make() -> Backend:
-        backend, _ = resolve(None)
-        opened.append(backend)
-        return backend
-
-    recorder = _OutsideRecorder(flow_name="outside", run_id=run_id(), make_backend=make)
-    weakref.finalize(recorder, _close_all, opened)
-    return recorder
-
-
-def _close_all(backends: list[Backend]) -> None:
-    for backend in backends:
-        backend.close()
-
-
-_OUTSIDE = _Outside()
-
-
-def current_recorder(values: Iterable[Any]) -> Recorder:
-    """The recording that a call made here belongs to."""
-    recorder = RECORDER.get()
-    if recorder is not None:
-        return recorder
-    return _OUTSIDE.recorder(values)
 
 
 # -- the decorator -----------------------------------------------------------------------------------------
@@ -379,11 +315,3 @@ class _Decorator:
     def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
     def __call__(self, fn: Any, /) -> Any:
         return Task(fn, **self._options)
-
-
-def in_task() -> bool:
-    """Whether a task runs in this context."""
-    recorder = RECORDER.get()
-    return recorder is not None and recorder.is_fragment
-
-

@@ -26,7 +26,9 @@ Deliver = Callable[[BackendEvent], None]
 def refuse_placement(name: str, options: TaskOptions) -> None:
     """Raise if a task asks for a place on a cluster, which this backend is not."""
     asked = [
-        f"{what}={value!r}" for what, value in (("resources", dict(options.resources)), ("workers", options.workers)) if value
+        f"{what}={value!r}"
+        for what, value in (("resources", dict(options.resources)), ("workers", options.workers))
+        if value
     ]
     if asked:
         raise BackendError(

@@ -120,7 +120,9 @@ class Dispatcher:
         if dep.kind is DepKind.ELEMENTS:
             place = self._history.node(dep.upstream).place(0)
             if place is None:
-                raise ValueUnavailable(f"the value of {self._core.books[dep.upstream].node.name} is not there")
+                raise ValueUnavailable(
+                    f"the value of {self._core.books[dep.upstream].node.name} is not there"
+                )
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
         parts = tuple(self._history.node(dep.upstream).parts(indices, self._filler))
@@ -133,7 +135,11 @@ class Dispatcher:
 
     def _stand_in(self, node: Node, upstream: int, index: int | None) -> Any:
         error = self._failure(upstream, index)
-        return FailedInput(error) if node.is_builtin else error
+        if not node.is_builtin:
+            return error
+        book = self._core.books[upstream]
+        name = book.node.name
+        return FailedInput(error, f"{name}[{index}]" if book.node.is_mapped and index is not None else name)
 
     def _whole(self, node: Node, dep: Dep, index: int) -> Input:
         upstream = self._core.books[dep.upstream]

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphflow.engine import events as ev
+from graphflow.engine.books import FINAL_TABLE
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
+from graphflow.engine.sources import Pulled, SourceReader, pull_here
 from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
 from graphflow.graph import Node
 from graphflow.history.memory import MemoryHistory, Place
@@ -37,7 +39,6 @@ from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
-PULL_SECONDS = 0.05
 
 
 class Driver:
@@ -86,12 +87,14 @@ class Driver:
         self._interruption: BaseException | None = None
         self._changed = threading.Condition()
         self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
-        self._pull_threads: list[threading.Thread] = []
+        self._readers: dict[tuple[int, int], SourceReader] = {}
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
         if not backend.runs_in_caller:
-            self._thread = threading.Thread(target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True
+            )
             self._thread.start()
 
     # -- told from outside, by any thread ---------------------------------------------------------------
@@ -113,7 +116,9 @@ class Driver:
             report = event.report
             self._inbox.put(lambda: self._handle(ev.BatchReported(report)))
         elif isinstance(event, BatchLost):
-            lost = ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
+            lost = ev.BatchWasLost(
+                batch=event.batch, executing=event.executing, had_started=event.had_started
+            )
             if event.reason:
                 logger.warning("run %s: batch %s was lost: %s", self.run_id, event.batch, event.reason)
             self._inbox.put(lambda: self._handle(lost))
@@ -150,17 +155,17 @@ class Driver:
         return True
 
     def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Do the run's work here until `ready()`; at least one piece of it, however short the time is."""
         while not ready():
             self._raise_failure()
             with self._pumping:
-                if self._drain():
-                    continue
-                if self.backend.step(self.run_id):
-                    continue
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return False
-            self._take(deadline)
+                did = self._drain() or self.backend.step(self.run_id)
+            if deadline is not None and time.monotonic() >= deadline:
+                with self._pumping:
+                    self._drain()
+                return ready()
+            if not did:
+                self._take(deadline)
         return True
 
     def _take(self, deadline: float | None) -> None:
@@ -319,7 +324,9 @@ class Driver:
             if self.dispatcher.buffers:
                 leader = self.core.books[step.node].stage.leader
                 indices = list(command.indices)
-                self.call(lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices))
+                self.call(
+                    lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices)
+                )
             self.hooks.reported(self.core, step, command.indices)
             self._emit("items", step.node, "", report.reached)
 
@@ -355,34 +362,36 @@ class Driver:
     def _pull(self, command: ev.PullSource) -> None:
         book = self.core.books[command.node]
         source = next(each for each in book.node.sources if each.slot == command.slot)
-        buffer = self.dispatcher.buffers.setdefault((command.node, command.slot), {})
+        place = (command.node, command.slot)
         start = book.stage.pulled[command.slot]
 
-        def take() -> None:
-            taken = 0
-            error: BaseException | None = None
-            ended = False
-            deadline = time.monotonic() + PULL_SECONDS
-            try:
-                while taken < command.count and (taken == 0 or time.monotonic() < deadline):
-                    buffer[start + taken] = next(source.values)
-                    taken += 1
-            except StopIteration:
-                ended = True
-            except BaseException as raised:
-                error = raised
-            if error is not None:
-                self.history.errors[command.node] = error
-            self.tell(
+        def deliver(pulled: Pulled) -> None:
+            buffer = self.dispatcher.buffers.setdefault(place, {})
+            buffer.update(enumerate(pulled.values, start))
+            if pulled.error is not None:
+                self.history.errors[command.node] = pulled.error
+            self._handle(
                 ev.SourceAdvanced(
-                    node=command.node, slot=command.slot, count=taken, ended=ended, failed=error is not None
+                    node=command.node,
+                    slot=command.slot,
+                    count=len(pulled.values),
+                    ended=pulled.has_ended,
+                    failed=pulled.error is not None,
                 )
             )
 
         if self._thread is None:
-            self.call(take)
+            self.call(lambda: deliver(pull_here(source.values, command.count)))
             return
-        threading.Thread(target=take, name="graphflow-source", daemon=True).start()
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = SourceReader(source.values)
+
+        def take(reader: SourceReader = reader) -> None:
+            pulled = reader.take(command.count)
+            self.call(lambda: deliver(pulled))
+
+        threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
 
     # -- asked by views ---------------------------------------------------------------------------------
 
@@ -407,6 +416,11 @@ class Driver:
         if book.is_final:
             return True
         return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
+
+    def ended_mask(self, node: int) -> bytes:
+        """One byte per item known so far, 1 where it ended."""
+        book = self.core.books.get(node)
+        return bytes(book.states).translate(FINAL_TABLE) if book is not None else b""
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
         """Values by place; columns are fetched once each."""
@@ -445,9 +459,13 @@ class Driver:
         if item is not None and self.core.books[root].node.is_mapped:
             root_name += f"[{item}]"
         if root == node:
-            return UpstreamFailed(f"{root_name} did not run, because something that it needs failed", root=root_name)
+            return UpstreamFailed(
+                f"{root_name} did not run, because something that it needs failed", root=root_name
+            )
         cause = self.exception_of(root, item)
-        own = self.core.books[node].node.name + (f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else "")
+        own = self.core.books[node].node.name + (
+            f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else ""
+        )
         via = f" (through {', '.join(reversed(names[1:]))})" if len(names) > 1 else ""
         error = UpstreamFailed(
             f"{own} did not run, because {root_name} failed{via}: {type(cause).__name__}: {cause}",
@@ -468,6 +486,8 @@ class Driver:
         """Give up the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
+        for reader in self._readers.values():
+            reader.close()
         self.backend.close_run(self.run_id)
         self.hooks.close()
 

@@ -14,6 +14,7 @@ from typing import Any
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.reports import StepReport
+from graphflow.runner.loops import run_awaitable
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code, State
 
 __all__ = ["Hooks", "call_hook"]
@@ -109,12 +110,6 @@ def call_hook(hook: Callable[..., Any], view: Callable[[], tuple[Any, Any]], sta
         obj, run = view()
         outcome = hook(obj, run, state)
         if hasattr(outcome, "__await__"):
-            import asyncio
-
-            asyncio.run(_awaited(outcome))
+            run_awaitable(outcome)
     except Exception:
         logger.exception("the hook %r failed; the run goes on", hook)
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable

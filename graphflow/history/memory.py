@@ -180,7 +180,9 @@ class MemoryHistory:
             history.add(Segment(indices, step, report.started, report.worker))
             for anomaly in step.anomalies:
                 record = report.errors[anomaly.error] if anomaly.error >= 0 else None
-                history.anomalies.setdefault(indices[anomaly.position], []).append((anomaly, record, report.worker))
+                history.anomalies.setdefault(indices[anomaly.position], []).append(
+                    (anomaly, record, report.worker)
+                )
         self.log(report.logs)
         self.logs_dropped += report.logs_dropped
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import pickle
@@ -19,6 +18,7 @@ import cloudpickle
 from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.reports import ErrorRecord
+from graphflow.runner.loops import run_awaitable
 from graphflow.states import Code, State
 
 __all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "user_traceback"]
@@ -92,7 +92,11 @@ def _message(error: BaseException) -> str:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ in ("builtins", "__main__")
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def error_record(error: BaseException, *, is_local: bool) -> ErrorRecord:
@@ -194,15 +198,13 @@ def _condition_holds(
         assert options.retry.condition is not None
         answer = options.retry.condition(task, run, state)
         if inspect.isawaitable(answer):
-            answer = asyncio.run(_awaited(answer))
+            answer = run_awaitable(answer)
         return bool(answer)
     except Exception as broken:
-        error.add_note(f"its retry_condition_fn raised {type(broken).__name__}: {broken}; so it was not retried")
+        error.add_note(
+            f"its retry_condition_fn raised {type(broken).__name__}: {broken}; so it was not retried"
+        )
         return False
-
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
 
 
 _SHORT = reprlib.Repr()

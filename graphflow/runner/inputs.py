@@ -21,7 +21,7 @@ from graphflow.orders import (
     Whole,
 )
 
-__all__ = ["Constant", "Loader", "Ready", "make_call", "ready_inputs"]
+__all__ = ["Constant", "Loader", "MixedColumn", "Ready", "failed_input", "make_call", "ready_inputs"]
 
 Loader = Callable[[Ref], list[Any]]
 
@@ -33,6 +33,10 @@ class Constant:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class MixedColumn(list[Any]):
+    """One value per position, some of which are `FailedInput`."""
 
 
 Ready = Constant | Sequence[Any]
@@ -47,16 +51,17 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     if isinstance(source, Given):
         return Constant(source.value)
     if isinstance(source, Literals):
-        return source.values
+        return _checked(source.values)
     if isinstance(source, Whole):
         return Constant(load(source.ref)[source.position])
     if isinstance(source, Column):
         column = _joined(source.parts, load)
-        if source.overrides:
-            column = list(column)
-            for position, value in source.overrides.items():
-                column[position] = value
-        return column
+        if not source.overrides:
+            return column
+        column = list(column)
+        for position, value in source.overrides.items():
+            column[position] = value
+        return _checked(column)
     if isinstance(source, Gathered):
         values = list(_joined(source.parts, load))
         for place, value in source.overrides.items():
@@ -69,8 +74,13 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     sequence = snapshot_once(load(source.ref)[source.position])
     indices = order.indices
     if isinstance(indices, range):
-        return slice_of(sequence, indices.start, indices.stop)
-    return [sequence[i] for i in indices]
+        return _checked(slice_of(sequence, indices.start, indices.stop))
+    return _checked([sequence[i] for i in indices])
+
+
+def _checked(values: Sequence[Any]) -> Sequence[Any]:
+    """The values, marked if there are failures among them."""
+    return MixedColumn(values) if isinstance(values, list) and FailedInput in map(type, values) else values
 
 
 def snapshot_once(value: Any) -> Any:
@@ -91,10 +101,10 @@ def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[An
     return values
 
 
-def failed_input(value: Any) -> BaseException | None:
-    """The failure behind a value that stands for one."""
+def failed_input(value: Any) -> FailedInput | None:
+    """The failure that a value stands for, or holds in place of an element."""
     if type(value) is FailedInput:
-        return value.error
+        return value
     if type(value) is PartialList:
         return value.first_failure()
     return None
@@ -114,7 +124,9 @@ def _fill(template: Any, values: Sequence[Any]) -> Any:
     return template
 
 
-def make_call(program: Program, slots: Sequence[Ready]) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
+def make_call(
+    program: Program, slots: Sequence[Ready]
+) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
     """A function that gives the arguments of the call at a position."""
     constants = [each.value if isinstance(each, Constant) else None for each in slots]
     lanes = [(number, each) for number, each in enumerate(slots) if not isinstance(each, Constant)]
@@ -136,7 +148,9 @@ def make_call(program: Program, slots: Sequence[Ready]) -> Callable[[int], tuple
             values[number] = lane[position]
         if not spreads:
             if nested:
-                return tuple(_fill(each, values) for each in args), {k: _fill(v, values) for k, v in kwargs.items()}
+                return tuple(_fill(each, values) for each in args), {
+                    k: _fill(v, values) for k, v in kwargs.items()
+                }
             return (
                 tuple(values[each.slot] if type(each) is Hole else each for each in args),
                 {key: values[each.slot] if type(each) is Hole else each for key, each in kwargs.items()},

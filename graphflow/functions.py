@@ -1,0 +1,64 @@
+"""What Python knows about a callable: plain functions, methods, partials and callable objects alike."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["function_name", "is_async", "is_generator", "plain_function", "result_annotation", "signature_of"]
+
+
+def plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that runs in the end: of a partial, of a method, of a callable object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    fn = getattr(fn, "__func__", fn)
+    if isinstance(fn, types.FunctionType | types.BuiltinFunctionType | type):
+        return fn
+    call = type(fn).__call__
+    return plain_function(call) if isinstance(call, types.FunctionType | functools.partial) else fn
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """A readable name of any callable."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine or an async generator."""
+    plain = plain_function(fn)
+    return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+
+
+def is_generator(fn: Callable[..., Any]) -> bool:
+    """Whether calling it gives a generator."""
+    return inspect.isgeneratorfunction(plain_function(fn))
+
+
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of a callable, None where Python does not know it."""
+    try:
+        return inspect.signature(fn)
+    except (TypeError, ValueError):
+        return None
+
+
+def result_annotation(fn: Callable[..., Any]) -> Any:
+    """What a callable says that it returns, None where it does not say or the name cannot be found."""
+    plain = plain_function(fn)
+    annotation = getattr(plain, "__annotations__", {}).get("return")
+    if not isinstance(annotation, str):
+        return annotation
+    # Only this one is evaluated: the others may name what is imported for type checkers alone.
+    holder = types.SimpleNamespace(__annotations__={"return": annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=getattr(plain, "__globals__", {})).get("return")
+    except Exception:
+        return None

@@ -1,0 +1,53 @@
+"""Calls outside any flow: each thread has one recording for them, as long as futures of it live."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable
+
+from graphflow import ids
+from graphflow.backends import resolve
+from graphflow.context import RECORDER
+from graphflow.ports import Backend
+from graphflow.recording import Handle, Recorder
+from graphflow.runs import RunRecorder
+
+__all__ = ["current_recorder"]
+
+_LOCAL = threading.local()
+
+
+def current_recorder(values: Iterable[object]) -> Recorder:
+    """The recording that a call with these arguments belongs to, made here."""
+    recorder = RECORDER.get()
+    if recorder is not None:
+        return recorder
+    for value in values:
+        if isinstance(value, Handle) and isinstance(value._recorder, RunRecorder):
+            return value._recorder
+    kept = getattr(_LOCAL, "recorder", None)
+    found: Recorder | None = kept() if kept is not None else None
+    if found is None:
+        found = _new_recorder()
+        _LOCAL.recorder = weakref.ref(found)
+    return found
+
+
+def _new_recorder() -> RunRecorder:
+    """A recording whose backend is closed when nothing refers to it any more."""
+    opened: list[Backend] = []
+
+    def make() -> Backend:
+        backend, _ = resolve(None)
+        opened.append(backend)
+        return backend
+
+    recorder = RunRecorder(flow_name="outside", run_id=ids.run_id(), make_backend=make)
+    weakref.finalize(recorder, _close, opened)
+    return recorder
+
+
+def _close(backends: list[Backend]) -> None:
+    for backend in backends:
+        backend.close()

@@ -1,0 +1,50 @@
+"""What a batch needs of the process that it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from graphflow.orders import Ref
+from graphflow.reports import Report
+
+__all__ = ["BatchHost", "SerializationFailure"]
+
+
+class BatchHost(Protocol):
+    """The process, as a batch sees it."""
+
+    worker: str
+    is_local: bool
+
+    def load(self, ref: Ref) -> list[Any]:
+        """The values of a column."""
+        ...
+
+    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+        """Keep columns; a column that cannot be carried names its items."""
+        ...
+
+    def note(self, batch: int, index: int) -> None:
+        """Remember, in a place that survives this process, what is being executed."""
+        ...
+
+    def is_stopped(self, run_id: str) -> bool:
+        """Whether the run asked its batches to stop."""
+        ...
+
+    def ending(self) -> None:
+        """What is stored from now on must outlive this process."""
+        ...
+
+    def give_up(self, report: Report) -> None:
+        """An item is stuck for good: deliver the report without it, and see to its thread or process."""
+        ...
+
+
+class SerializationFailure:
+    """A column of which some entries cannot be carried; the others are in `ref`."""
+
+    def __init__(self, ref: Ref, errors: dict[int, Exception]) -> None:
+        self.ref = ref
+        self.errors = errors

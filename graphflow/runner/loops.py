@@ -1,0 +1,39 @@
+"""Running a coroutine to its end, wherever the caller stands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Awaitable
+from typing import Any
+
+__all__ = ["run_awaitable"]
+
+
+def run_awaitable(awaitable: Awaitable[Any]) -> Any:
+    """What an awaitable gives; it runs in a thread of its own where this thread's event loop is running."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_awaited(awaitable))
+    outcome: list[Any] = []
+    errors: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def target() -> None:
+        try:
+            outcome.append(context.run(asyncio.run, _awaited(awaitable)))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="graphflow-async")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcome[0]
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

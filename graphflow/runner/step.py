@@ -1,0 +1,163 @@
+"""One task of a stage in a batch: its arrays, with one entry per position, and how to call it."""
+
+from __future__ import annotations
+
+import itertools
+import types
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphflow.context import TaskContext
+from graphflow.errors import GraphflowError, ItemTimedOut, SerializationError, UpstreamFailed
+from graphflow.mapping import FailedInput
+from graphflow.orders import BatchOrder, Lane, StepOrder
+from graphflow.recording import FragmentRecorder
+from graphflow.reports import Anomaly, Graft, ValueInfo
+from graphflow.runner.capture import LogSink
+from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call
+from graphflow.states import FAILED_CODES, Code
+
+__all__ = ["ONE_SHOT", "Step"]
+
+_ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
+ONE_SHOT = frozenset(
+    [
+        types.GeneratorType,
+        *(map, filter, zip, enumerate, reversed),
+        *(type(iter(each)) for each in ([], (), {}, {}.values(), {}.items(), range(0), set(), "")),
+        *(each for each in vars(itertools).values() if isinstance(each, type) and each not in _ENDLESS),
+    ]
+)
+"""Iterators of the language: as a task's result they become a list, since they could be read only once."""
+_WAITING = (Code.PENDING, Code.AWAITING_RETRY, Code.PAUSED, Code.GRAFTED)
+
+
+class Step:
+    """What becomes of each item at one task."""
+
+    def __init__(self, order: StepOrder, size: int, batch: BatchOrder, sink: LogSink) -> None:
+        program = order.program
+        self.order = order
+        self.program = program
+        self.options = program.options
+        self.fn = program.fn
+        self.values: list[Any] = [None] * size
+        self.states = bytearray(size)
+        self.attempts = bytearray(order.tries) if order.tries is not None else bytearray(size)
+        self.starts = array("f", bytes(4 * size))
+        self.durations = array("f", bytes(4 * size))
+        self.labels: list[str | None] | None = (
+            [None] * size if self.options.task_run_name is not None else None
+        )
+        self.anomalies: list[Anomaly] = []
+        self.grafts: list[Graft] = []
+        self.info: ValueInfo | None = None
+        self.call: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] = _no_call
+        self.in_lane = [source.step for source in order.slots if isinstance(source, Lane)]
+        self._lost_constant: FailedInput | None = None
+        self._mixed: list[Sequence[Any]] = []
+        self._width = batch.width if program.is_mapped else None
+        self._run_id = batch.run_id
+        self._sink = sink
+        self.context = self.new_context()
+        self.recorder = self.new_recorder(self.context)
+        """Takes the calls of the item that runs, where items run one after the other."""
+
+    def new_context(self) -> TaskContext:
+        """What the task may ask about itself; the item's place and attempt are filled in."""
+        program = self.program
+        return TaskContext(
+            run_id=self._run_id,
+            flow_name=program.flow_name,
+            node=program.node_name,
+            node_key=program.node_key,
+            task_name=self.options.name,
+            is_mapped=program.is_mapped,
+            width=self._width,
+            log_prints=bool(self.options.log_prints),
+            sink=self._sink,
+            parameters=program.flow_parameters,
+        )
+
+    def new_recorder(self, context: TaskContext) -> FragmentRecorder:
+        """A recording for the calls that an item makes."""
+        return FragmentRecorder(
+            context=context,
+            flow_parameters=self.program.flow_parameters,
+            group=self.program.group,
+            log_prints=bool(self.options.log_prints),
+        )
+
+    def prepare(self, slots: Sequence[Ready]) -> None:
+        """Take the inputs."""
+        self.call = make_call(self.program, slots)
+        if self.program.kind == "builtin":
+            return
+        for each in slots:
+            if isinstance(each, Constant):
+                self._lost_constant = self._lost_constant or failed_input(each.value)
+            elif isinstance(each, MixedColumn):
+                self._mixed.append(each)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing surrounds a call: no timeout, label, earlier attempt or doubtful input."""
+        return (
+            self.options.timeout_seconds is None
+            and self.labels is None
+            and self.program.kind != "async"
+            and self.order.tries is None
+            and self._lost_constant is None
+            and not self._mixed
+        )
+
+    def lost_input(self, position: int) -> FailedInput | None:
+        """The failed upstream behind an input of an item, which then cannot run."""
+        if self._lost_constant is not None:
+            return self._lost_constant
+        return next(
+            (lost for each in self._mixed if (lost := failed_input(each[position])) is not None), None
+        )
+
+    def goes_on(self, position: int, steps: Sequence[Step]) -> bool:
+        """Whether it runs for an item, given how that ended at the earlier steps of its lane."""
+        codes = [steps[each].states[position] for each in self.in_lane]
+        if any(code in FAILED_CODES for code in codes):
+            self.states[position] = Code.UPSTREAM_FAILED
+        elif any(code in _WAITING for code in codes):
+            # It stays Pending, and is sent again once they ended.
+            return False
+        elif any(code == Code.SKIPPED for code in codes):
+            self.states[position] = Code.SKIPPED
+        else:
+            return all(code != Code.CANCELLED for code in codes)
+        return False
+
+    def name_of(self, index: int) -> str:
+        """How errors name an item."""
+        return f"{self.context.node}[{index}]" if self.program.is_mapped else self.context.node
+
+    def timed_out(self, index: int) -> ItemTimedOut:
+        """The error of an item whose time was up."""
+        return ItemTimedOut(
+            f"{self.name_of(index)} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
+        )
+
+    def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
+        """The error of an item of which an input failed."""
+        cause = lost.error
+        if isinstance(cause, UpstreamFailed | SerializationError):
+            # An argument that could not be sent is the item's own failure.
+            return cause
+        what = f"{lost.origin} failed" if lost.origin else "an input failed"
+        error = UpstreamFailed(
+            f"{self.name_of(index)} did not run, because {what}: {type(cause).__name__}: {cause}",
+            root=lost.origin or f"{type(cause).__name__}: {cause}",
+        )
+        error.__cause__ = cause
+        return error
+
+
+def _no_call(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    raise GraphflowError("a step was called before its inputs were ready")

@@ -1,0 +1,69 @@
+"""Fixtures of the integration tests: every test of behaviour runs on each backend.
+
+`backend_name` is for tests that share nothing but values with their tasks, so that it can be extended by
+backends in other processes; `local_name` is for tests whose tasks share objects with the test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphflow import flow
+
+LOCAL = ["inline", "threads"]
+BACKENDS = [*LOCAL]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """The name of the backend that the test runs on."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=LOCAL)
+def local_name(request: pytest.FixtureRequest) -> str:
+    """The name of a backend in this process: tasks may share events and lists with the test."""
+    name: str = request.param
+    return name
+
+
+class Tally:
+    """Counts executions in a file, so that they are counted in whatever process they happen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, what: Any = "x") -> int:
+        """Count one; gives how many there are now."""
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(f"{what}\n".encode())
+        return self.count(what)
+
+    def all(self) -> list[str]:
+        """Everything that was counted, in order."""
+        return self.path.read_text().splitlines() if os.path.exists(self.path) else []
+
+    def count(self, what: Any = "x") -> int:
+        """How often something was counted."""
+        return self.all().count(str(what))
+
+
+@pytest.fixture
+def tally(tmp_path: Path) -> Tally:
+    """A counter of executions."""
+    return Tally(tmp_path / "tally")
+
+
+@pytest.fixture
+def run_body(backend_name: str) -> Callable[[Callable[[], Any]], Any]:
+    """Runs a function as a flow on the backend and gives its value."""
+
+    def run(body: Callable[[], Any]) -> Any:
+        return flow(backend=backend_name)(body)()
+
+    return run
