@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.local import Deliver
+from graphflow.backends.local import Deliver, check_slots
 from graphflow.backends.spawning import leave_main_out
 from graphflow.errors import BackendError, BackendUnreachable, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
@@ -49,7 +49,7 @@ FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
 
-_BOOT_SOURCE = '''
+_BOOT_SOURCE = """
 def _graphflow_boot(payload, folder, topic, blocks):
     from distributed import get_worker
     from graphflow.runner.worker import Stored, run_payload
@@ -63,7 +63,7 @@ def _graphflow_boot(payload, folder, topic, blocks):
     data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
     emit(data)
     return Stored(data, kept)
-'''
+"""
 
 
 def _bootstrap() -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def _bootstrap() -> Callable[..., Any]:
     return boot
 
 
-_PROBE_SOURCE = '''
+_PROBE_SOURCE = """
 def _graphflow_probe(path):
     import sys
     found = {"python": list(sys.version_info[:3])}
@@ -91,7 +91,7 @@ def _graphflow_probe(path):
     except OSError:
         found["token"] = None
     return found
-'''
+"""
 
 
 def _probe() -> Callable[..., Any]:
@@ -156,9 +156,10 @@ class DaskBackend:
                 f"dask(...) takes exactly one of address, scheduler_file, client, cluster, cluster_class; given: {found}"
             )
         if (cluster_kwargs or adapt_kwargs) and cluster_class is None and not is_own_local:
-            raise BackendError("dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given")
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-            raise BackendError(f"processes(slots=...) takes a whole number, 1 or more, not {slots!r}")
+            raise BackendError(
+                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
+            )
+        check_slots("processes", slots)
         self._address = address
         self._scheduler_file = scheduler_file
         self._given_client = client
@@ -250,7 +251,11 @@ class DaskBackend:
             "distributed.scheduler.worker-ttl": None,
             "distributed.admin.low-level-log-length": 10,
         }
-        arguments: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT_SECONDS, **self._client_kwargs}
+        arguments: dict[str, Any] = {
+            "set_as_default": False,
+            "timeout": CONNECT_SECONDS,
+            **self._client_kwargs,
+        }
         if self._is_own_local or self._cluster_class is not None:
             leave_main_out()
         if self._is_own_local:
@@ -275,7 +280,9 @@ class DaskBackend:
         if self._given_client is not None:
             client: Client = self._given_client
             if getattr(client, "asynchronous", False):
-                raise BackendError("dask(client=...) takes a synchronous client; make one with Client(address)")
+                raise BackendError(
+                    "dask(client=...) takes a synchronous client; make one with Client(address)"
+                )
             return client
         if self._given_cluster is not None:
             return Client(self._given_cluster, **arguments)
@@ -316,14 +323,20 @@ class DaskBackend:
 
     def _workers(self) -> Mapping[str, Any]:
         assert self._client is not None
-        info = self._client.scheduler_info(n_workers=-1) if _takes_n_workers(self._client) else self._client.scheduler_info()
+        info = (
+            self._client.scheduler_info(n_workers=-1)
+            if _takes_n_workers(self._client)
+            else self._client.scheduler_info()
+        )
         workers: Mapping[str, Any] = info["workers"]
         return workers
 
     def _measure(self) -> Capacity:
         slots = sum(int(each["nthreads"]) for each in self._workers().values())
         is_elastic = self._is_elastic()
-        return Capacity(slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic)
+        return Capacity(
+            slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic
+        )
 
     def capacity(self) -> Capacity:
         """One slot per thread of all workers."""
@@ -335,7 +348,9 @@ class DaskBackend:
             return
         workers = self._workers()
         if options.workers:
-            known = {name for address, each in workers.items() for name in (address, str(each.get("name", "")))}
+            known = {
+                name for address, each in workers.items() for name in (address, str(each.get("name", "")))
+            }
             hosts = {address.rpartition(":")[0].rpartition("/")[2] for address in workers}
             missing = [each for each in options.workers if each not in known and each not in hosts]
             if missing:
@@ -343,7 +358,9 @@ class DaskBackend:
                     f"task {options.name!r} asks for workers {missing}, but {self.name} has {sorted(workers)}"
                 )
         for name, amount in options.resources:
-            most = max((float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0)
+            most = max(
+                (float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0
+            )
             if most < amount:
                 raise BackendError(
                     f"task {options.name!r} asks for {name}={amount:g} on one worker, but the most that a worker of "
@@ -384,7 +401,9 @@ class DaskBackend:
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
         needed = {ref.id for ref in refs_of(order) if ref.kind == "remote"}
-        blocks = list({id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values())
+        blocks = list(
+            {id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values()
+        )
         blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
         try:
             future = self._client.submit(
@@ -483,18 +502,29 @@ class DaskBackend:
         flight = state.flights.get(batch)
         if flight is None:
             return
-        problem = BackendError(f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}")
+        problem = BackendError(
+            f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}"
+        )
         self._end(state, batch, BatchDone(refused_report(flight.order, problem, worker="driver")))
 
     def _lost(self, run_id: str, batch: int, reason: str) -> BatchLost:
         if self._base is None or not self._shares_disk:
             return BatchLost(batch=batch, reason=reason)
         index = executing(self._base / "journal", run_id, batch)
-        return BatchLost(batch=batch, executing=index, had_started=index is not None, reason=reason if index is not None else "")
+        return BatchLost(
+            batch=batch,
+            executing=index,
+            had_started=index is not None,
+            reason=reason if index is not None else "",
+        )
 
     def _on_cluster_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        message = event[1]
-        if not isinstance(message, Mapping) or message.get("action") != "remove-worker" or message.get("expected"):
+        message: Any = event[1]
+        if (
+            not isinstance(message, dict)
+            or message.get("action") != "remove-worker"
+            or message.get("expected")
+        ):
             return
         keys = set(message.get("processing-tasks") or ())
         with self._lock:
@@ -509,7 +539,9 @@ class DaskBackend:
             client, future = self._client, flight.future
             if client is not None and future is not None:
                 # Before Dask runs it again by itself. This is the client's own thread, so nothing may block.
-                client.loop.add_callback(lambda client=client, future=future: client.cancel([future], asynchronous=True))
+                client.loop.add_callback(
+                    lambda client=client, future=future: client.cancel([future], asynchronous=True)
+                )
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
@@ -556,7 +588,11 @@ class DaskBackend:
                 continue
             gone_since = gone_since or time.monotonic()
             if client.status == "closed" or time.monotonic() - gone_since > LOST_SCHEDULER_SECONDS:
-                self._broken(BackendError(f"{self.name}: the connection to the Dask scheduler is lost; batches under way are lost with it"))
+                self._broken(
+                    BackendError(
+                        f"{self.name}: the connection to the Dask scheduler is lost; batches under way are lost with it"
+                    )
+                )
                 return
 
     # -- values -----------------------------------------------------------------------------------------
@@ -640,7 +676,14 @@ class DaskBackend:
         self._client = None
         self._blocks.clear()
         self._shared.clear()
-        names = ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny", "distributed.comm", "tornado")
+        names = (
+            "distributed",
+            "distributed.client",
+            "distributed.scheduler",
+            "distributed.nanny",
+            "distributed.comm",
+            "tornado",
+        )
         noisy = [logging.getLogger(name) for name in names]
         levels = [each.level for each in noisy]
         for each in noisy:

@@ -23,6 +23,12 @@ logger = logging.getLogger("graphflow.backends")
 Deliver = Callable[[BackendEvent], None]
 
 
+def check_slots(maker: str, slots: Any) -> None:
+    """A whole number of slots, 1 or more, or None."""
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+        raise BackendError(f"{maker}(slots=...) takes a whole number, 1 or more, not {slots!r}")
+
+
 def refuse_placement(name: str, options: TaskOptions) -> None:
     """Raise if a task asks for a place on a cluster, which this backend is not."""
     asked = [
@@ -183,8 +189,7 @@ class ThreadsBackend(_LocalBackend):
 
     def __init__(self, slots: int | None = None) -> None:
         super().__init__()
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-            raise BackendError(f"threads(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        check_slots("threads", slots)
         self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
         self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -92,7 +92,12 @@ def test_a_scheduler_file_does_as_well(given: Any, tmp_path: Path) -> None:
 def test_a_cluster_class_is_made_and_closed() -> None:
     backend = backends.dask(
         cluster_class="distributed.LocalCluster",
-        cluster_kwargs={"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None, "silence_logs": 50},
+        cluster_kwargs={
+            "n_workers": 1,
+            "threads_per_worker": 2,
+            "dashboard_address": None,
+            "silence_logs": 50,
+        },
     )
     with backend:
         assert doubled_total.with_options(backend=backend)(10) == 180
@@ -103,7 +108,12 @@ def test_a_cluster_class_is_made_and_closed() -> None:
 def test_an_adaptive_cluster_grows() -> None:
     backend = backends.dask(
         cluster_class="distributed.LocalCluster",
-        cluster_kwargs={"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50},
+        cluster_kwargs={
+            "n_workers": 0,
+            "threads_per_worker": 1,
+            "dashboard_address": None,
+            "silence_logs": 50,
+        },
         adapt_kwargs={"minimum": 0, "maximum": 2, "interval": "100ms", "target_duration": "200ms"},
     )
     with backend:
@@ -521,7 +531,9 @@ def test_a_plain_script_runs_on_processes_with_or_without_a_main_guard(tmp_path:
     call = 'print(len(word_count("d")))\n'
     path = tmp_path / "wordcount.py"
     path.write_text(SCRIPT + (f'if __name__ == "__main__":\n    {call}' if guard else call))
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=90, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=90, cwd=tmp_path
+    )
     assert done.stdout == "10\n", done.stderr
     assert done.stderr == ""
 
