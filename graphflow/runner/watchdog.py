@@ -27,9 +27,12 @@ class Abandoned(BaseException):
 
 
 class Guard:
-    """Watches one thread that runs items, one at a time."""
+    """Watches one thread that runs items, one at a time.
 
-    def __init__(self, dog: Watchdog, on_stuck: Callable[[], None]) -> None:
+    Without `on_stuck` nobody gives an item up: the thread has it until it yields.
+    """
+
+    def __init__(self, dog: Watchdog, on_stuck: Callable[[], None] | None) -> None:
         self._dog = dog
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
@@ -79,6 +82,8 @@ class Guard:
                 self._deadline = now + GRACE_SECONDS
                 _raise_in(self._thread, ItemTimeout)
                 return self._deadline
+            if self.on_stuck is None:
+                return None
             self._is_stuck = True
         self.on_stuck()
         return None
@@ -93,7 +98,7 @@ class Watchdog:
         self._wake_at = float("inf")
         self._thread: threading.Thread | None = None
 
-    def guard(self, on_stuck: Callable[[], None]) -> Guard:
+    def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
         """A guard for the calling thread."""
         guard = Guard(self, on_stuck)
         with self._condition:
