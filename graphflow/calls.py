@@ -92,11 +92,11 @@ class Execution:
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
-                with _Deadline(self.flow, recorder) as deadline:
+                with _Deadline(self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)) as deadline:
                     with self._body_context(recorder):
                         value, error = deadline.call(lambda: self._body_and_allowed(recorder))
                     error = self._finish(recorder, error, deadline)
-                self._conclude(recorder, value, error)
+                self._conclude(recorder, value, error, deadline)
                 delay = self._delay_before_retry()
                 if delay is None:
                     break
@@ -112,7 +112,7 @@ class Execution:
                 if error is not None and recorder.has_driver:
                     # Quick: everything was asked to stop.
                     await _finished_in_loop(recorder.driver)
-                self._conclude(recorder, value, error)
+                self._conclude(recorder, value, error, None)
                 delay = self._delay_before_retry()
                 if delay is None:
                     break
@@ -234,8 +234,7 @@ class Execution:
             if recorder.close():
                 driver = recorder.driver
                 driver.wait(lambda: driver.is_finished, deadline.left() if error is None else None)
-                if not driver.is_finished and error is None:
-                    error = self.flow.timed_out()
+                if not driver.is_finished:
                     recorder.stop(hard=True)
                     driver.wait(lambda: driver.is_finished, STOP_SECONDS)
         except KeyboardInterrupt as interrupt:
@@ -252,7 +251,9 @@ class Execution:
 
     # -- how it ended ---------------------------------------------------------------------------------------
 
-    def _conclude(self, recorder: RunRecorder, value: Any, error: BaseException | None) -> None:
+    def _conclude(
+        self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: _Deadline | None
+    ) -> None:
         driver = recorder.driver if recorder.has_driver else None
         if driver is not None:
             error = driver.failure or error
@@ -261,6 +262,9 @@ class Execution:
                 error = unhandled_exception(driver, outcome)
         if error is None and driver is None and recorder.by_id:
             error = RunCancelled(f"run {self.run.name} was cancelled before it began")
+        if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
+            # It was cancelled because the time was up.
+            error = self.flow.timed_out()
         if error is None:
             try:
                 self.run._value = resolved(value, recorder)
@@ -270,19 +274,23 @@ class Execution:
 
 
 class _Deadline:
-    """The time of one attempt: it interrupts the body, whether that waits for a future or computes."""
+    """The time of one attempt: it interrupts the body, whether that waits for a future or computes.
 
-    def __init__(self, flow: Definition, recorder: RunRecorder) -> None:
+    `time_up` is told the error when the time is up.
+    """
+
+    def __init__(self, flow: Definition, time_up: Callable[[FlowTimedOut], None]) -> None:
         self._flow = flow
-        self._recorder = recorder
+        self._time_up = time_up
         self._seconds = flow.options.timeout_seconds
         self._at = None if self._seconds is None else time.monotonic() + self._seconds
         self._timer: threading.Timer | None = None
+        self.is_over = False
+        """Whether the time was up before the attempt had ended."""
 
     def __enter__(self) -> _Deadline:
         if self._seconds is not None:
-            stop = {"hard": True, "interruption": self._flow.timed_out()}
-            self._timer = threading.Timer(self._seconds, self._recorder.stop, kwargs=stop)
+            self._timer = threading.Timer(self._seconds, self._fire)
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -290,6 +298,10 @@ class _Deadline:
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def _fire(self) -> None:
+        self.is_over = True
+        self._time_up(self._flow.timed_out())
 
     def left(self) -> float | None:
         """Seconds left."""
@@ -469,9 +481,9 @@ class InnerCall:
         """Run to the end, with the flow's retries, timeout and hooks; gives the value or raises."""
         recorder, run = self._begin()
         while True:
-            deadline = _Deadline(self.flow, recorder)
-            with self._inside(run):
+            with _Deadline(self.flow, recorder.interrupt) as deadline, self._inside(run):
                 value, error = deadline.call(lambda: self.flow.call(self.parameters))
+            recorder.interrupt(None)
             driver = recorder.driver if recorder.by_id else None
             if error is None and driver is not None:
                 recorder.flush()

@@ -103,12 +103,17 @@ class RunRecorder(Recorder):
         """
         with self._lock:
             self._stop = ev.StopRequested(hard=hard or (self._stop is not None and self._stop.hard))
-            self._interruption = interruption or self._interruption
-            if self._driver is None:
-                return
             if interruption is not None:
-                self._driver.interrupt(interruption)
-            self._driver.tell(self._stop)
+                self.interrupt(interruption)
+            if self._driver is not None:
+                self._driver.tell(self._stop)
+
+    def interrupt(self, error: BaseException | None) -> None:
+        """Let whoever waits for a future of this run raise `error`; None takes that back."""
+        with self._lock:
+            self._interruption = error
+            if self._driver is not None:
+                self._driver.interrupt(error)
 
     def close(self) -> bool:
         """No more calls are recorded, and what is recorded runs; False if that is nothing."""
@@ -116,7 +121,7 @@ class RunRecorder(Recorder):
             if self._driver is None and (self._stop is not None or not self._pending):
                 return False
             driver = self.driver
-        driver.interrupt(None)
+        self.interrupt(None)
         self.flush()
         driver.tell(ev.RecordingClosed())
         return True

@@ -14,8 +14,10 @@ from collections.abc import Callable
 __all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "watchdog"]
 
 GRACE_SECONDS = float(os.environ.get("GRAPHFLOW_TIMEOUT_GRACE_SECONDS", "1.0"))
-_raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_raise_in.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_SET_ASYNC_EXC = ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+_raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(_SET_ASYNC_EXC)
+# The same function with a null pointer, which takes back what was not raised yet; None would not be one.
+_take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(_SET_ASYNC_EXC)
 
 
 class ItemTimeout(BaseException):
@@ -62,7 +64,7 @@ class Guard:
                 raise Abandoned
             fired = self._has_fired
             if fired:
-                _raise_in(self._thread, None)
+                _take_back(self._thread, None)
                 self._has_fired = False
         return fired
 
