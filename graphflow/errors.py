@@ -6,7 +6,6 @@ Every error survives pickling.
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,7 +160,12 @@ class UpstreamFailed(GraphflowError):
 
 
 class _Group(ExceptionGroup[Exception]):
-    """An exception group that survives pickling with its attributes."""
+    """An exception group that survives pickling, and splitting, with its attributes."""
+
+    def derive(self, excs: Sequence[Any], /) -> Any:
+        group = type(self)(self.message, list(excs))
+        group.__dict__.update(self.__dict__)
+        return group
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), (self.message, list(self.exceptions)), dict(self.__dict__))
@@ -178,22 +182,6 @@ class MapFailed(_Group):
     width: int | None = None
     indices: tuple[int, ...] = ()
 
-    def derive(self, excs: Sequence[Exception]) -> MapFailed:
-        group = MapFailed(self.message, list(excs))
-        group.__dict__.update(self.__dict__)
-        return group
-
 
 class FlowFailed(_Group):
     """Several nodes of a flow failed and nothing that the user wrote took their failures."""
-
-    def derive(self, excs: Sequence[Exception]) -> FlowFailed:
-        return FlowFailed(self.message, list(excs))
-
-
-def _register() -> None:
-    for cls in (MapFailed, FlowFailed):
-        copyreg.pickle(cls, _Group.__reduce__)  # type: ignore[arg-type]
-
-
-_register()

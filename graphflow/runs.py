@@ -78,6 +78,7 @@ class RunRecorder(Recorder):
         with self._lock:
             if self._driver is None:
                 self.backend = self._make_backend()
+                self.backend.start()
                 for node in self._pending:
                     if node.program is not None:
                         self.backend.check(node.program.options)

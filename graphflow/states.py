@@ -19,6 +19,7 @@ from graphflow.errors import TransitionError, ValueUnavailable
 __all__ = [
     "FAILED_CODES",
     "FINAL_CODES",
+    "FINAL_TABLE",
     "TRANSITIONS",
     "Code",
     "Counts",
@@ -125,6 +126,8 @@ _TYPES: dict[Code, StateType] = {
 _BY_NAME = {name: code for code, name in reversed(_NAMES.items())}
 
 FINAL_CODES = frozenset(code for code in Code if code >= Code.COMPLETED)
+FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
+"""`bytes.translate` table: 1 for final codes, 0 for others."""
 FAILED_CODES = frozenset({Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED})
 """The codes that count as a failure; `Cancelled` is an end, but not a failure of the item's own."""
 

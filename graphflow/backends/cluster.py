@@ -13,17 +13,20 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.local import Deliver
+from graphflow.backends.local import Deliver, check_slots
 from graphflow.backends.spawning import leave_main_out
 from graphflow.errors import BackendError, BackendUnreachable, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
@@ -31,6 +34,7 @@ from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.columns import decode, read_file, write_pack
 from graphflow.runner.journal import executing
+from graphflow.runner.worker import Stored, set_stopped
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
 
 if TYPE_CHECKING:
@@ -43,8 +47,9 @@ CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
+NO_WORKERS_SECONDS = 30.0
 
-_BOOT_SOURCE = '''
+_BOOT_SOURCE = """
 def _graphflow_boot(payload, folder, topic, blocks):
     from distributed import get_worker
     from graphflow.runner.worker import Stored, run_payload
@@ -58,7 +63,7 @@ def _graphflow_boot(payload, folder, topic, blocks):
     data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
     emit(data)
     return Stored(data, kept)
-'''
+"""
 
 
 def _bootstrap() -> Callable[..., Any]:
@@ -69,15 +74,15 @@ def _bootstrap() -> Callable[..., Any]:
     return boot
 
 
-_PROBE_SOURCE = '''
+_PROBE_SOURCE = """
 def _graphflow_probe(path):
     import sys
     found = {"python": list(sys.version_info[:3])}
     try:
-        import graphflow, cloudpickle, distributed
-        found["cloudpickle"] = cloudpickle.__version__
-        found["distributed"] = distributed.__version__
-        found["graphflow"] = graphflow.__version__
+        import graphflow
+        from importlib.metadata import version
+        for name in ("graphflow", "cloudpickle", "distributed"):
+            found[name] = version(name)
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"
     try:
@@ -86,7 +91,7 @@ def _graphflow_probe(path):
     except OSError:
         found["token"] = None
     return found
-'''
+"""
 
 
 def _probe() -> Callable[..., Any]:
@@ -151,9 +156,10 @@ class DaskBackend:
                 f"dask(...) takes exactly one of address, scheduler_file, client, cluster, cluster_class; given: {found}"
             )
         if (cluster_kwargs or adapt_kwargs) and cluster_class is None and not is_own_local:
-            raise BackendError("dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given")
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-            raise BackendError(f"processes(slots=...) takes a whole number, 1 or more, not {slots!r}")
+            raise BackendError(
+                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
+            )
+        check_slots("processes", slots)
         self._address = address
         self._scheduler_file = scheduler_file
         self._given_client = client
@@ -245,16 +251,22 @@ class DaskBackend:
             "distributed.scheduler.worker-ttl": None,
             "distributed.admin.low-level-log-length": 10,
         }
-        arguments: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT_SECONDS, **self._client_kwargs}
+        arguments: dict[str, Any] = {
+            "set_as_default": False,
+            "timeout": CONNECT_SECONDS,
+            **self._client_kwargs,
+        }
         if self._is_own_local or self._cluster_class is not None:
             leave_main_out()
         if self._is_own_local:
-            with dask.config.set(settings):
+            with dask.config.set(settings), _interrupts_blocked():
                 self._cluster = LocalCluster(
                     n_workers=self._slots,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=None,
+                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
+                    dashboard_address=":0",
+                    scheduler_kwargs={"dashboard": False},
                     silence_logs=logging.CRITICAL,
                     **self._cluster_kwargs,
                 )
@@ -268,7 +280,9 @@ class DaskBackend:
         if self._given_client is not None:
             client: Client = self._given_client
             if getattr(client, "asynchronous", False):
-                raise BackendError("dask(client=...) takes a synchronous client; make one with Client(address)")
+                raise BackendError(
+                    "dask(client=...) takes a synchronous client; make one with Client(address)"
+                )
             return client
         if self._given_cluster is not None:
             return Client(self._given_cluster, **arguments)
@@ -309,14 +323,20 @@ class DaskBackend:
 
     def _workers(self) -> Mapping[str, Any]:
         assert self._client is not None
-        info = self._client.scheduler_info(n_workers=-1) if _takes_n_workers(self._client) else self._client.scheduler_info()
+        info = (
+            self._client.scheduler_info(n_workers=-1)
+            if _takes_n_workers(self._client)
+            else self._client.scheduler_info()
+        )
         workers: Mapping[str, Any] = info["workers"]
         return workers
 
     def _measure(self) -> Capacity:
         slots = sum(int(each["nthreads"]) for each in self._workers().values())
         is_elastic = self._is_elastic()
-        return Capacity(slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic)
+        return Capacity(
+            slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic
+        )
 
     def capacity(self) -> Capacity:
         """One slot per thread of all workers."""
@@ -328,7 +348,9 @@ class DaskBackend:
             return
         workers = self._workers()
         if options.workers:
-            known = {name for address, each in workers.items() for name in (address, str(each.get("name", "")))}
+            known = {
+                name for address, each in workers.items() for name in (address, str(each.get("name", "")))
+            }
             hosts = {address.rpartition(":")[0].rpartition("/")[2] for address in workers}
             missing = [each for each in options.workers if each not in known and each not in hosts]
             if missing:
@@ -336,7 +358,9 @@ class DaskBackend:
                     f"task {options.name!r} asks for workers {missing}, but {self.name} has {sorted(workers)}"
                 )
         for name, amount in options.resources:
-            most = max((float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0)
+            most = max(
+                (float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0
+            )
             if most < amount:
                 raise BackendError(
                     f"task {options.name!r} asks for {name}={amount:g} on one worker, but the most that a worker of "
@@ -377,7 +401,9 @@ class DaskBackend:
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
         needed = {ref.id for ref in refs_of(order) if ref.kind == "remote"}
-        blocks = list({id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values())
+        blocks = list(
+            {id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values()
+        )
         blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
         try:
             future = self._client.submit(
@@ -407,8 +433,6 @@ class DaskBackend:
         name = f"shared-{uuid.uuid4().hex}"
         if self._shares_disk:
             return write_pack(self._base / "shared", name, [data])[0]
-        from graphflow.runner.worker import Stored
-
         future = self._client.scatter(Stored(b"", {name: data}), hash=False)
         self._shared[name] = future
         return Ref(kind="remote", id=name, count=0, nbytes=len(data))
@@ -478,18 +502,29 @@ class DaskBackend:
         flight = state.flights.get(batch)
         if flight is None:
             return
-        problem = BackendError(f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}")
+        problem = BackendError(
+            f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}"
+        )
         self._end(state, batch, BatchDone(refused_report(flight.order, problem, worker="driver")))
 
     def _lost(self, run_id: str, batch: int, reason: str) -> BatchLost:
         if self._base is None or not self._shares_disk:
             return BatchLost(batch=batch, reason=reason)
         index = executing(self._base / "journal", run_id, batch)
-        return BatchLost(batch=batch, executing=index, had_started=index is not None, reason=reason if index is not None else "")
+        return BatchLost(
+            batch=batch,
+            executing=index,
+            had_started=index is not None,
+            reason=reason if index is not None else "",
+        )
 
     def _on_cluster_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
-        message = event[1]
-        if not isinstance(message, Mapping) or message.get("action") != "remove-worker" or message.get("expected"):
+        message: Any = event[1]
+        if (
+            not isinstance(message, dict)
+            or message.get("action") != "remove-worker"
+            or message.get("expected")
+        ):
             return
         keys = set(message.get("processing-tasks") or ())
         with self._lock:
@@ -504,7 +539,9 @@ class DaskBackend:
             client, future = self._client, flight.future
             if client is not None and future is not None:
                 # Before Dask runs it again by itself. This is the client's own thread, so nothing may block.
-                client.loop.add_callback(lambda client=client, future=future: client.cancel([future], asynchronous=True))
+                client.loop.add_callback(
+                    lambda client=client, future=future: client.cancel([future], asynchronous=True)
+                )
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
@@ -520,6 +557,7 @@ class DaskBackend:
     def _poll(self) -> None:
         """Watch the number of workers, and whether the scheduler still answers."""
         gone_since: float | None = None
+        idle_since: float | None = None
         while not self._closing.wait(POLL_SECONDS):
             client = self._client
             if client is None:
@@ -530,6 +568,18 @@ class DaskBackend:
                     measured = self._measure()
                 except Exception:
                     continue
+                if measured.slots or measured.is_elastic:
+                    idle_since = None
+                else:
+                    idle_since = idle_since or time.monotonic()
+                    if time.monotonic() - idle_since > NO_WORKERS_SECONDS:
+                        self._broken(
+                            BackendError(
+                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; see why they do not come back "
+                                "(memory? a module that ends the process?), then run again"
+                            )
+                        )
+                        return
                 if measured != self._capacity:
                     self._capacity = measured
                     for state in list(self._runs.values()):
@@ -538,7 +588,11 @@ class DaskBackend:
                 continue
             gone_since = gone_since or time.monotonic()
             if client.status == "closed" or time.monotonic() - gone_since > LOST_SCHEDULER_SECONDS:
-                self._broken(BackendError(f"{self.name}: the connection to the Dask scheduler is lost; batches under way are lost with it"))
+                self._broken(
+                    BackendError(
+                        f"{self.name}: the connection to the Dask scheduler is lost; batches under way are lost with it"
+                    )
+                )
                 return
 
     # -- values -----------------------------------------------------------------------------------------
@@ -579,12 +633,8 @@ class DaskBackend:
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return
-        from graphflow.runner.worker import set_stopped
-
-        try:
-            client.run(set_stopped, run_id, wait=False, on_error="ignore")
-        except Exception:
-            logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+        # A worker that holds its interpreter's lock answers late: nobody waits for it here.
+        threading.Thread(target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True).start()
         if not hard:
             return
         with self._lock:
@@ -594,8 +644,8 @@ class DaskBackend:
                 flight.future.cancel()
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
         if flights and self._is_own_local and len(self._runs) == 1:
-            # A cancelled task runs on in Dask; only its process can be ended.
-            client.restart(wait_for_workers=False, timeout=10)
+            # A cancelled task runs on in Dask; only its process can be ended. Nannies start new ones.
+            threading.Thread(target=_end_workers, args=(client,), name="graphflow-stop", daemon=True).start()
 
     def close_run(self, run_id: str) -> None:
         """Nothing of this run is delivered any more; its columns stay readable."""
@@ -626,7 +676,14 @@ class DaskBackend:
         self._client = None
         self._blocks.clear()
         self._shared.clear()
-        names = ("distributed", "distributed.client", "distributed.scheduler", "distributed.nanny", "distributed.comm", "tornado")
+        names = (
+            "distributed",
+            "distributed.client",
+            "distributed.scheduler",
+            "distributed.nanny",
+            "distributed.comm",
+            "tornado",
+        )
         noisy = [logging.getLogger(name) for name in names]
         levels = [each.level for each in noisy]
         for each in noisy:
@@ -659,6 +716,33 @@ def _quietly(action: Callable[[], Any]) -> None:
         logger.debug("closing failed", exc_info=True)
 
 
+def _tell_stop(client: Client, run_id: str) -> None:
+    try:
+        client.run(set_stopped, run_id, on_error="ignore")
+    except Exception:
+        logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+
+
+def _end_workers(client: Client) -> None:
+    try:
+        client.run(os._exit, 78, on_error="ignore")
+    except Exception:
+        logger.debug("some workers did not end", exc_info=True)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _takes_n_workers(client: Client) -> bool:
     import inspect
 
@@ -680,8 +764,6 @@ def _cluster_class(spec: Any) -> Callable[..., Any]:
 
 
 def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
-    import cloudpickle
-
     if "error" in facts:
         raise BackendError(
             f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
@@ -692,16 +774,10 @@ def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
             f"worker {worker} runs Python {'.'.join(map(str, theirs))}, this process {'.'.join(map(str, ours))}; "
             "functions travel as bytecode, which differs: use the same minor version"
         )
-    if cloudpickle.__version__.split(".")[0] != facts["cloudpickle"].split(".")[0]:
-        raise BackendError(
-            f"worker {worker} has cloudpickle {facts['cloudpickle']}, this process {cloudpickle.__version__}; use the "
-            "same major version"
-        )
-    import graphflow
-
-    if graphflow.__version__ != facts["graphflow"]:
-        raise BackendError(
-            f"worker {worker} has graphflow {facts['graphflow']}, this process {graphflow.__version__}; install the same"
-        )
-
-
+    for name, is_exact in (("graphflow", True), ("cloudpickle", False)):
+        here, there = version(name), str(facts[name])
+        if here != there if is_exact else here.split(".")[0] != there.split(".")[0]:
+            raise BackendError(
+                f"worker {worker} has {name} {there}, this process {here}; install the same "
+                f"{'version' if is_exact else 'major version'}"
+            )

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from graphflow.errors import BackendError
 from graphflow.orders import BatchOrder, Ref
@@ -21,6 +21,12 @@ __all__ = ["InlineBackend", "ThreadsBackend"]
 
 logger = logging.getLogger("graphflow.backends")
 Deliver = Callable[[BackendEvent], None]
+
+
+def check_slots(maker: str, slots: Any) -> None:
+    """A whole number of slots, 1 or more, or None."""
+    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
+        raise BackendError(f"{maker}(slots=...) takes a whole number, 1 or more, not {slots!r}")
 
 
 def refuse_placement(name: str, options: TaskOptions) -> None:
@@ -79,6 +85,15 @@ class _LocalBackend:
     def __init__(self) -> None:
         self._runs: dict[str, Deliver] = {}
         self._stopped: dict[str, bool] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shut down what was started."""
 
     def check(self, options: TaskOptions) -> None:
         """Refuse what only a cluster has."""
@@ -174,8 +189,7 @@ class ThreadsBackend(_LocalBackend):
 
     def __init__(self, slots: int | None = None) -> None:
         super().__init__()
-        if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-            raise BackendError(f"threads(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        check_slots("threads", slots)
         self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
         self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from graphflow.cli.meter import format_seconds
-from graphflow.examples.wordcount import count_plainly
 
 __all__ = ["check_against_plain_loop", "show_top_words"]
 
@@ -29,6 +28,8 @@ def check_against_plain_loop(
     words: Counter[str], console: Console, *, folder: str, limit: int | None = None
 ) -> bool:
     """Count again with a plain loop, say whether the answers are the same, and return it."""
+    from graphflow.examples.wordcount import count_plainly  # here, as help must not load the engine
+
     begin = time.perf_counter()
     expected = count_plainly(folder, limit)
     seconds = time.perf_counter() - begin

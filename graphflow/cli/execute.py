@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from graphflow.cli.meter import Meter
+from graphflow.cli.meter import Meter, NodeRow
 from graphflow.cli.progress import Progress
+from graphflow.errors import ValueUnavailable
 
 if TYPE_CHECKING:
     from graphflow.flows import Flow
     from graphflow.ports import Backend
     from graphflow.runs import Run
 
-__all__ = ["Interrupts", "run_flow"]
+__all__ = ["Interrupts", "rows_of", "run_flow"]
 
 _REFRESH_SECONDS = 0.1
 
@@ -80,12 +81,10 @@ class Watcher:
                 self._act()
                 self._show()
         finally:
-            now = time.time()
-            self._progress.stop(self._meter.read(self._run.nodes, now=now), now=now)
+            self._progress.stop(rows_of(self._run, self._meter), now=time.time())
 
     def _show(self) -> None:
-        now = time.time()
-        self._progress.show(self._meter.read(self._run.nodes, now=now), now=now)
+        self._progress.show(rows_of(self._run, self._meter), now=time.time())
 
     def _act(self) -> None:
         count = self._interrupts.count
@@ -99,6 +98,15 @@ class Watcher:
             self._acted = 2
             self._progress.say("cancelling: running items are stopped")
             self._run.cancel()
+
+
+def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[NodeRow]:
+    """The run's rows now; none before it has begun."""
+    try:
+        nodes = run.nodes
+    except ValueUnavailable:
+        return []
+    return meter.read(nodes, now=time.time(), counts_retries=counts_retries)
 
 
 def run_flow(

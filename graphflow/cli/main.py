@@ -22,7 +22,6 @@ from graphflow.cli.terminal import (
     only_data_on_stdout,
     write_data,
 )
-from graphflow.examples.wordcount import standard_library, word_count
 
 if TYPE_CHECKING:
     from graphflow.flows import Flow
@@ -150,6 +149,8 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """Count the words of the Python standard library on a local Dask cluster, and check the answer."""
+    from graphflow.examples.wordcount import standard_library, word_count  # help must not load the engine
+
     place = folder or standard_library()
     console = make_console()
 

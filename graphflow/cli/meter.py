@@ -32,6 +32,10 @@ class NodeView(Protocol):
     @property
     def counts(self) -> Mapping[str, int]: ...
     @property
+    def is_builtin(self) -> bool: ...
+    @property
+    def retries(self) -> int: ...
+    @property
     def started(self) -> datetime | None: ...
     @property
     def ended(self) -> datetime | None: ...
@@ -39,7 +43,10 @@ class NodeView(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
-    """One node at one moment. `done` counts all items that ended, however; `width` may be unknown."""
+    """One node at one moment. `done` counts all items that ended, however; `width` may be unknown.
+
+    `retries` is only counted where it was asked for, as that takes time by the item.
+    """
 
     id: int
     name: str
@@ -53,6 +60,7 @@ class NodeRow:
     failed: int
     cancelled: int
     retrying: int
+    retries: int
     rate: float | None
     eta_seconds: float | None
     seconds: float | None
@@ -78,11 +86,18 @@ class Meter:
     def __init__(self) -> None:
         self._samples: dict[int, deque[tuple[float, int]]] = {}
 
-    def read(self, nodes: Iterable[NodeView], *, now: float) -> list[NodeRow]:
-        """A row per node; `now` is in seconds since the epoch, as the nodes' times are."""
-        return [self._row(node, now) for node in nodes]
+    def read(self, nodes: Iterable[NodeView], *, now: float, counts_retries: bool = False) -> list[NodeRow]:
+        """A row per node; `now` is in seconds since the epoch, as the nodes' times are.
 
-    def _row(self, node: NodeView, now: float) -> NodeRow:
+        The engine's own nodes (an element of a future, a collection) have a row only if they failed.
+        """
+        return [
+            self._row(node, now, counts_retries)
+            for node in nodes
+            if not node.is_builtin or not set(_FAILED).isdisjoint(node.counts)
+        ]
+
+    def _row(self, node: NodeView, now: float, counts_retries: bool) -> NodeRow:
         counts = node.counts
         state = node.state
         completed = counts.get("Completed", 0)
@@ -93,14 +108,15 @@ class Meter:
         done = completed + cached + skipped + failed + cancelled
         seconds = _seconds(node, now)
         is_final = state.is_final()
-        rate = done / seconds if is_final and seconds else self._rate(node.id, done, now)
-        left = None if node.width is None or is_final else node.width - done
+        rate = done / seconds if is_final and seconds else self._rate(node, done, now)
+        width = node.width if node.is_mapped else 1
+        left = None if width is None or is_final else width - done
         return NodeRow(
             id=node.id,
             name=node.name,
             state=state,
             is_mapped=node.is_mapped,
-            width=node.width,
+            width=width,
             done=done,
             completed=completed,
             cached=cached,
@@ -108,13 +124,16 @@ class Meter:
             failed=failed,
             cancelled=cancelled,
             retrying=counts.get("AwaitingRetry", 0) + counts.get("Retrying", 0),
+            retries=node.retries if counts_retries else 0,
             rate=rate,
             eta_seconds=left / rate if left and rate else None,
             seconds=seconds,
         )
 
-    def _rate(self, node: int, done: int, now: float) -> float | None:
-        samples = self._samples.setdefault(node, deque())
+    def _rate(self, node: NodeView, done: int, now: float) -> float | None:
+        if node.started is None:  # waiting, for a cluster to come up for instance, says nothing of its pace
+            return None
+        samples = self._samples.setdefault(node.id, deque([(node.started.timestamp(), 0)]))
         samples.append((now, done))
         while len(samples) > 2 and now - samples[0][0] > _WINDOW_SECONDS:
             samples.popleft()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from graphflow.cli.backend_option import BackendSpec, opened
 from graphflow.cli.document import run_document, value_text
-from graphflow.cli.execute import Interrupts, run_flow
+from graphflow.cli.execute import Interrupts, rows_of, run_flow
 from graphflow.cli.exits import ExitCode, code_of
 from graphflow.cli.meter import Meter
 from graphflow.cli.progress import make_progress
@@ -59,7 +58,9 @@ def run_and_show(
     """
     console = make_console()
     asked = ProgressMode.OFF if manner.is_quiet else manner.progress
-    mode = choose_progress(asked, is_terminal=console.is_terminal)
+    # A debugger in an inline run needs the terminal for itself.
+    is_live_possible = console.is_terminal and (backend is None or backend.name != "inline")
+    mode = choose_progress(asked, is_terminal=is_live_possible)
     interrupts = Interrupts()
     with opened(backend) as chosen, _logs_on(console, manner):
         with only_data_on_stdout():
@@ -71,7 +72,7 @@ def run_and_show(
                 interrupts=interrupts,
             )
         if not manner.is_quiet:
-            show_summary(run, Meter().read(run.nodes, now=time.time()), console)
+            show_summary(run, rows_of(run, Meter(), counts_retries=True), console)
         code = _code_of_run(run, interrupts)
         if not run.state.is_completed():
             show_failures(run, console, is_verbose=manner.is_verbose)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -40,11 +40,12 @@ def _table(rows: Sequence[NodeRow]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("node", overflow="fold")
     table.add_column("state")
-    columns = [
+    columns: list[tuple[str, Callable[[NodeRow], str]]] = [
         ("items", lambda row: _number(row.width) if row.width is not None else "?"),
         ("completed", lambda row: _number(row.completed)),
         ("cached", lambda row: _number(row.cached)),
         ("skipped", lambda row: _number(row.skipped)),
+        ("retries", lambda row: _number(row.retries)),
         ("failed", lambda row: _number(row.failed)),
         ("cancelled", lambda row: _number(row.cancelled)),
         ("rate", lambda row: format_rate(row.rate) if row.is_mapped else ""),

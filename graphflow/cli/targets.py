@@ -10,11 +10,13 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from graphflow.cli.tracebacks import user_text
 from graphflow.errors import TargetError
-from graphflow.flows import Flow
+
+if TYPE_CHECKING:
+    from graphflow.flows import Flow
 
 __all__ = ["load_flow"]
 
@@ -39,6 +41,12 @@ def _split(target: str) -> tuple[str, str | None]:
     if not place or (colon and not name):
         raise TargetError(f"the target {target!r} must be file.py:flow, package.module:flow, or file.py")
     return place, name or None
+
+
+def _is_flow(value: object) -> TypeGuard[Flow[Any, Any]]:
+    from graphflow.flows import Flow  # here, as help and completion must not load the engine
+
+    return isinstance(value, Flow)
 
 
 def _is_file(place: str) -> bool:
@@ -118,7 +126,7 @@ def _pick(module: ModuleType, place: str, name: str | None) -> Flow[Any, Any]:
     if name is None:
         return _only(flows, place)
     found = getattr(module, name, None)
-    if isinstance(found, Flow):
+    if _is_flow(found):
         return found
     if not flows:
         raise TargetError(f"{place} holds no flow; decorate a function with @flow{_is_a(name, found)}")
@@ -143,7 +151,7 @@ def _flows_of(module: ModuleType) -> dict[str, Flow[Any, Any]]:
     """The module's flows by name, each once; its own, or, if it has none, those it imported."""
     every: dict[str, Flow[Any, Any]] = {}
     for name, value in vars(module).items():
-        if isinstance(value, Flow) and not any(value is known for known in every.values()):
+        if _is_flow(value) and not any(value is known for known in every.values()):
             every[name] = value
     own = {
         name: value

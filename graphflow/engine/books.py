@@ -1,6 +1,8 @@
 """The core's books: one `NodeBook` per node, one `Stage` per fused group, one `Flight` per batch under way.
 
-Nothing per item is an object: states and attempts are one byte each, ready items are ranges.
+Nothing per item is an object: states and attempts are one byte each, ready items are ranges. An item is
+`SCHEDULED` while it waits singly in a queue of its stage, so that it cannot be queued twice; a whole fresh
+batch goes out and comes back with its items `PENDING` in the books.
 """
 
 from __future__ import annotations
@@ -11,16 +13,12 @@ from dataclasses import dataclass, field
 
 from graphflow.graph import Dep, Node
 from graphflow.reports import ValueInfo
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code, Counts
+from graphflow.states import FAILED_CODES, Code, Counts
 
-__all__ = ["FAILED_BYTES", "FINAL_TABLE", "Flight", "NodeBook", "Stage", "derive_code"]
+__all__ = ["FAILED_BYTES", "SUCCESS_BYTES", "Flight", "NodeBook", "Stage", "derive_code", "first_failed"]
 
-FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
-"""`bytes.translate` table: 1 for final codes."""
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
-CANCEL_TABLE = bytes(code if code in FINAL_CODES else int(Code.CANCELLED) for code in range(256))
-"""`bytes.translate` table: what is not final becomes Cancelled."""
 
 
 @dataclass(slots=True)
@@ -52,6 +50,8 @@ class NodeBook:
     handled_items: set[int] = field(default_factory=set)
     failed_whole: bool = False
     """It failed beside its items (no width, widths that differ, an iterator that raised)."""
+    is_cut_short: bool = False
+    """The run was stopped before its width was known: what is missing cannot be counted."""
 
     @property
     def is_final(self) -> bool:
@@ -87,13 +87,22 @@ class NodeBook:
         counts = Counts()
         for code in Code:
             number = self.counts[code]
-            if number and code is not Code.PENDING:
+            if number and code not in (Code.PENDING, Code.SCHEDULED):
                 counts[code.state_name] += number
         known = len(self.states) if self.width is None else self.width
         pending = known - sum(counts.values())
         if pending > 0:
             counts["Pending"] += pending
         return counts
+
+    def mark_all(self, indices: Sequence[int], code: Code) -> None:
+        """Move items between states that are not final."""
+        states, counts = self.states, self.counts
+        for index in indices:
+            counts[states[index]] -= 1
+            states[index] = code
+        counts[code] += len(indices)
+        counts[Code.PENDING] = 0
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
@@ -105,7 +114,11 @@ class NodeBook:
 
 @dataclass(slots=True)
 class Stage:
-    """Nodes that share one index space and run fused; the first is the leader, which sets the width."""
+    """Nodes that share one index space and run fused; the first is the leader, which sets the width.
+
+    Ready work waits in three queues: `fresh` ranges, for all members; single indices to do `again`, for the
+    members that they still need; and work to send `alone`, just as it stands.
+    """
 
     id: int
     members: list[int]
@@ -115,30 +128,37 @@ class Stage:
     waiting: int = 0
     """Node-level dependencies of the leader that are not final."""
     is_open: bool = False
+    is_lazy: bool = False
+    """Whether the width is known only when an iterator has ended, here or upstream."""
     width: int | None = None
     widths: dict[str, int] = field(default_factory=dict)
     """Known widths by argument."""
     undecided: int = 0
-    """Inputs whose width is not known yet."""
+    """Upstreams whose width is not known yet."""
     upstreams: dict[int, list[Dep]] = field(default_factory=dict)
     """Nodes of other stages whose items this stage takes one by one."""
     pulled: dict[int, int] = field(default_factory=dict)
     """Items that each iterator gave so far, by slot."""
     pulling: set[int] = field(default_factory=set)
     exhausted: set[int] = field(default_factory=set)
+    has_raised: bool = False
+    """Whether an iterator raised: the map fails when the items that it gave have ended."""
     needs: int = 0
     """How many conditions an index waits for (streams and iterators)."""
     met: bytearray = field(default_factory=bytearray)
     """Conditions met per index, where there are two or more."""
+    fed: int = 0
+    """Indices whose conditions were all met so far."""
+    ready: int = 0
+    """Indices in the three queues."""
     fresh: deque[tuple[int, int]] = field(default_factory=deque)
-    """Ranges of indices that are ready and were never sent, for all members."""
-    again: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
-    """Single indices that are ready, by the members that they still need."""
+    again: dict[tuple[int, ...], deque[int]] = field(default_factory=dict)
     alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
-    """Work to send just as it stands: suspects of a crash."""
     paused: list[int] = field(default_factory=list)
-    crashes: dict[int, int] = field(default_factory=dict)
-    flying: int = 0
+    suspects: set[int] = field(default_factory=set)
+    """Indices that may have killed a worker: they go alone, task by task."""
+    crashes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
     item_nbytes: int = 8
     is_queued: bool = False
@@ -148,19 +168,65 @@ class Stage:
         """The node that sets the width."""
         return self.members[0]
 
-    def ready_count(self) -> int:
-        """Indices that could be sent now."""
-        return (
-            sum(hi - lo for lo, hi in self.fresh)
-            + sum(len(each) for each in self.again.values())
-            + sum(len(indices) for _, indices in self.alone)
-        )
-
     def add_fresh(self, lo: int, hi: int) -> None:
         """Add a range at the end, joined with the last one where they touch."""
+        self.ready += hi - lo
         if self.fresh and self.fresh[-1][1] == lo:
             lo = self.fresh.pop()[0]
         self.fresh.append((lo, hi))
+
+    def return_fresh(self, lo: int, hi: int) -> None:
+        """Put a range back to the front."""
+        self.ready += hi - lo
+        self.fresh.appendleft((lo, hi))
+
+    def add_again(self, nodes: tuple[int, ...], indices: Sequence[int], *, in_front: bool = False) -> None:
+        """Add single indices for some members."""
+        if not len(indices):
+            return
+        self.ready += len(indices)
+        queue = self.again.setdefault(nodes, deque())
+        if in_front:
+            queue.extendleft(reversed(indices))
+        else:
+            queue.extend(indices)
+
+    def add_alone(self, nodes: tuple[int, ...], indices: list[int]) -> None:
+        """Add work to be sent just as it stands."""
+        self.ready += len(indices)
+        self.alone.append((nodes, indices))
+
+    def take_alone(self) -> tuple[tuple[int, ...], list[int]]:
+        """The next work to be sent as it stands."""
+        nodes, indices = self.alone.popleft()
+        self.ready -= len(indices)
+        return nodes, indices
+
+    def take_again(self, count: int) -> tuple[tuple[int, ...], list[int]]:
+        """Up to `count` single indices that need the same members."""
+        nodes, queue = next(iter(self.again.items()))
+        indices = [queue.popleft() for _ in range(min(count, len(queue)))]
+        if not queue:
+            del self.again[nodes]
+        self.ready -= len(indices)
+        return nodes, indices
+
+    def take_fresh(self, count: int) -> range:
+        """Up to `count` indices of the first range."""
+        lo, hi = self.fresh.popleft()
+        if hi - lo > count:
+            self.fresh.appendleft((lo + count, hi))
+            hi = lo + count
+        self.ready -= hi - lo
+        return range(lo, hi)
+
+    def clear(self) -> None:
+        """Forget all work that is ready or parked."""
+        self.fresh.clear()
+        self.again.clear()
+        self.alone.clear()
+        self.paused.clear()
+        self.ready = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -184,7 +250,7 @@ def derive_code(book: NodeBook) -> Code:
         code = Code.CRASHED
     elif counts[Code.UPSTREAM_FAILED]:
         code = Code.UPSTREAM_FAILED
-    elif counts[Code.CANCELLED]:
+    elif counts[Code.CANCELLED] or book.is_cut_short:
         code = Code.CANCELLED
     elif book.width and counts[Code.SKIPPED] == book.width:
         code = Code.SKIPPED
@@ -193,3 +259,10 @@ def derive_code(book: NodeBook) -> Code:
     else:
         code = Code.COMPLETED
     return code
+
+
+def first_failed(book: NodeBook) -> int | None:
+    """The first item that failed or was cancelled."""
+    return next(
+        (i for i, code in enumerate(book.states) if code in FAILED_CODES or code == Code.CANCELLED), None
+    )

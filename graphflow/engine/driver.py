@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphflow.engine import events as ev
-from graphflow.engine.books import FINAL_TABLE
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
@@ -34,7 +33,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code, FINAL_TABLE
 
 __all__ = ["Driver"]
 

@@ -1,8 +1,8 @@
-"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Pure functions over the books."""
+"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Functions of the books."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 
 from graphflow.engine.books import NodeBook, Stage
@@ -10,7 +10,7 @@ from graphflow.graph import Dep, DepKind
 from graphflow.policies import Trigger, all_successful
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code, Counts
 
-__all__ = ["Verdict", "dep_counts", "judge_item", "judge_node", "lane_plan"]
+__all__ = ["Verdict", "judge_node", "lane_plan"]
 
 _BAD = FAILED_CODES | {Code.CANCELLED}
 
@@ -25,14 +25,21 @@ class Verdict(Enum):
     BROKEN_TRIGGER = 4
 
 
-def dep_counts(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> Counts:
+_ENDED = {Verdict.FAIL: Code.UPSTREAM_FAILED, Verdict.SKIP: Code.SKIPPED, Verdict.BROKEN_TRIGGER: Code.FAILED}
+
+
+def _counts(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> Counts:
     """How the upstream of one dependency ended: one count, or one per gathered item."""
     upstream = books[dep.upstream]
     if dep.kind is DepKind.ITEMS and index is not None:
         return Counts({Code(upstream.states[index]).state_name: 1})
     if dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states):
         return Counts({Code(upstream.states[dep.index]).state_name: 1})
-    if dep.kind in (DepKind.GATHER, DepKind.ORDER, DepKind.ITEMS) and upstream.node.is_mapped and upstream.width:
+    if (
+        dep.kind in (DepKind.GATHER, DepKind.ORDER, DepKind.ITEMS)
+        and upstream.node.is_mapped
+        and upstream.width
+    ):
         return upstream.state_counts()
     return Counts({Code(upstream.final).state_name: 1}) if upstream.final else Counts()
 
@@ -49,8 +56,8 @@ def _judge(trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]]) -> Verdi
             if (_has_failed(counts) or whole_failed) and not dep.allows_failure:
                 return Verdict.FAIL
             # A scalar that was skipped has no value to hand on; of a gather, only the skipped items drop out.
-            if counts.skipped and not counts.successful and not counts.failed and dep.kind is not DepKind.ORDER:
-                skips = True
+            is_skipped = counts.skipped and not counts.successful and not counts.failed and not whole_failed
+            skips = skips or bool(is_skipped and dep.kind is not DepKind.ORDER)
         else:
             total.update(counts)
             if whole_failed and not counts.failed:
@@ -66,6 +73,15 @@ def _judge(trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]]) -> Verdi
     return Verdict.FAIL if _has_failed(total) else Verdict.SKIP
 
 
+def _part(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> tuple[Dep, Counts, bool]:
+    """What one dependency tells a trigger; last, whether its upstream failed beside the items it takes."""
+    upstream = books[dep.upstream]
+    takes_item = dep.kind is DepKind.ITEMS or (
+        dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states)
+    )
+    return dep, _counts(dep, books, index), upstream.failed_whole and not takes_item
+
+
 def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:
     """Decide a node by its node-level dependencies, all of which are final.
 
@@ -73,37 +89,22 @@ def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:
     mapped over must have succeeded.
     """
     node = book.node
-    lanes = any(dep.kind is DepKind.ITEMS for dep in node.deps)
-    for dep in node.deps:
-        if dep.kind is DepKind.ELEMENTS:
-            final = books[dep.upstream].final
-            if final in _BAD:
-                return Verdict.FAIL
-            if final == Code.SKIPPED:
-                return Verdict.SKIP
-    parts = [
-        (dep, dep_counts(dep, books), books[dep.upstream].failed_whole)
-        for dep in node.deps
-        if dep.kind is not DepKind.ITEMS
-    ]
-    if lanes and node.trigger is not all_successful:
+    is_plain = node.trigger is all_successful
+    over = {books[dep.upstream].final for dep in node.deps if dep.kind is DepKind.ELEMENTS}
+    if over & _BAD:
+        return Verdict.FAIL
+    parts = [_part(dep, books) for dep in node.deps if dep.kind is not DepKind.ITEMS]
+    if Code.SKIPPED in over:
+        # Failure beats skip.
+        return Verdict.FAIL if is_plain and _judge(node.trigger, parts) is Verdict.FAIL else Verdict.SKIP
+    if not is_plain and any(dep.kind is DepKind.ITEMS for dep in node.deps):
         return Verdict.RUN
     return _judge(node.trigger, parts)
 
 
-def judge_item(book: NodeBook, books: Mapping[int, NodeBook], index: int) -> Verdict:
-    """Decide one item by its own upstream items, and the constants where the trigger is its own."""
-    node = book.node
-    parts = []
-    for dep in node.deps:
-        if dep.kind is DepKind.ITEMS:
-            parts.append((dep, dep_counts(dep, books, index), False))
-        elif node.trigger is not all_successful:
-            parts.append((dep, dep_counts(dep, books), books[dep.upstream].failed_whole))
-    return _judge(node.trigger, parts)
-
-
-def lane_plan(stage: Stage, books: Mapping[int, NodeBook], index: int) -> tuple[dict[int, Verdict], tuple[int, ...]]:
+def lane_plan(
+    stage: Stage, books: Mapping[int, NodeBook], index: int
+) -> tuple[dict[int, Verdict], tuple[int, ...]]:
     """What to do with one item of a stage: members decided without running, and members to run now.
 
     Members that still wait (for a retry, a graft, a batch under way) and what needs them are in neither.
@@ -111,7 +112,6 @@ def lane_plan(stage: Stage, books: Mapping[int, NodeBook], index: int) -> tuple[
     decided: dict[int, Verdict] = {}
     runs: list[int] = []
     waits: set[int] = set()
-    ended = {Verdict.FAIL: Code.UPSTREAM_FAILED, Verdict.SKIP: Code.SKIPPED, Verdict.BROKEN_TRIGGER: Code.FAILED}
     for member in stage.members:
         book = books[member]
         code = book.states[index]
@@ -121,32 +121,47 @@ def lane_plan(stage: Stage, books: Mapping[int, NodeBook], index: int) -> tuple[
             waits.add(member)
             continue
         in_lane = [dep for dep in book.node.deps if dep.kind is DepKind.ITEMS]
-        if any(dep.upstream in waits for dep in in_lane) or any(
-            dep.upstream not in stage.members and books[dep.upstream].states[index] not in FINAL_CODES
-            for dep in in_lane
-        ):
+        if any(_is_waited_for(dep, stage, books, index, waits) for dep in in_lane):
             waits.add(member)
             continue
-        parts: list[tuple[Dep, Counts, bool]] = []
-        pending = False
-        for dep in in_lane:
-            if dep.upstream in runs:
-                pending = True
-            elif dep.upstream in decided:
-                parts.append((dep, Counts({ended[decided[dep.upstream]].state_name: 1}), False))
-            else:
-                parts.append((dep, dep_counts(dep, books, index), False))
-        if book.node.trigger is not all_successful:
-            parts += [
-                (dep, dep_counts(dep, books), books[dep.upstream].failed_whole)
-                for dep in book.node.deps
-                if dep.kind is not DepKind.ITEMS
-            ]
-            verdict = _judge(book.node.trigger, parts)
-        else:
-            verdict = _judge(all_successful, parts)
-        if verdict is Verdict.RUN or (pending and verdict is not Verdict.FAIL and verdict is not Verdict.SKIP):
+        verdict = _judge_item(book, in_lane, books, index, decided, runs)
+        if verdict is Verdict.RUN:
             runs.append(member)
+        elif verdict is Verdict.WAIT:
+            waits.add(member)
         else:
             decided[member] = verdict
     return decided, tuple(runs)
+
+
+def _is_waited_for(
+    dep: Dep, stage: Stage, books: Mapping[int, NodeBook], index: int, waits: Collection[int]
+) -> bool:
+    if dep.upstream in waits:
+        return True
+    return dep.upstream not in stage.members and books[dep.upstream].states[index] not in FINAL_CODES
+
+
+def _judge_item(
+    book: NodeBook,
+    in_lane: Sequence[Dep],
+    books: Mapping[int, NodeBook],
+    index: int,
+    decided: Mapping[int, Verdict],
+    runs: Collection[int],
+) -> Verdict:
+    """Decide one item whose upstream items are final, decided, or run just before it in the same batch."""
+    if not in_lane:
+        return Verdict.RUN  # The node was decided as a whole.
+    parts: list[tuple[Dep, Counts, bool]] = []
+    for dep in in_lane:
+        if dep.upstream in decided:
+            parts.append((dep, Counts([_ENDED[decided[dep.upstream]].state_name]), False))
+        elif dep.upstream not in runs:
+            parts.append(_part(dep, books, index))
+    if book.node.trigger is not all_successful:
+        parts += [_part(dep, books) for dep in book.node.deps if dep.kind is not DepKind.ITEMS]
+    verdict = _judge(book.node.trigger, parts)
+    if verdict is Verdict.SKIP and len(parts) < len(in_lane):
+        return Verdict.WAIT  # What is about to run may fail, and failure beats skip.
+    return verdict

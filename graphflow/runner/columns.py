@@ -17,8 +17,20 @@ from graphflow.orders import Ref
 __all__ = ["MAX_INLINE", "decode", "encode", "read_file", "write_pack"]
 
 MAX_INLINE = 16_384
-_PLAIN = frozenset({int, float, complex, str, bytes, bool, type(None), list, tuple, dict, set, frozenset, range})
-_TRUSTED = ("builtins", "datetime", "decimal", "uuid", "collections", "numpy", "pandas", "pathlib", "fractions")
+_PLAIN = frozenset(
+    {int, float, complex, str, bytes, bool, type(None), list, tuple, dict, set, frozenset, range}
+)
+_TRUSTED = (
+    "builtins",
+    "datetime",
+    "decimal",
+    "uuid",
+    "collections",
+    "numpy",
+    "pandas",
+    "pathlib",
+    "fractions",
+)
 
 
 def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:

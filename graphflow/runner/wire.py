@@ -42,7 +42,15 @@ from graphflow.reports import Anomaly, ErrorRecord, Graft, Report, StepReport
 from graphflow.runner.faults import error_record
 from graphflow.states import Code
 
-__all__ = ["Header", "OrderEncoder", "decode_order", "decode_report", "encode_report", "refs_of", "refused_report"]
+__all__ = [
+    "Header",
+    "OrderEncoder",
+    "decode_order",
+    "decode_report",
+    "encode_report",
+    "refs_of",
+    "refused_report",
+]
 
 MAX_PROGRAM = 32_768
 MAX_INPUTS = 262_144
@@ -103,9 +111,8 @@ class OrderEncoder:
         """
         programs = tuple(self._program(order.run_id, step) for step in order.steps)
         steps = pickle.dumps([(step.node, step.slots, step.wants_info) for step in order.steps], protocol=5)
-        inputs: bytes | Ref = self._inputs(order)
-        if len(inputs) > MAX_INPUTS:
-            inputs = self._share(inputs)
+        data = self._inputs(order)
+        inputs = data if len(data) <= MAX_INPUTS else self._share(data)
         header = Header(
             order.id,
             order.run_id,
@@ -131,18 +138,19 @@ class OrderEncoder:
         if known is not None and known[0] is step.program:
             return key, known[1]
         program = step.program
-        options = replace(program.options, on_running=(), on_completion=(), on_failure=(), trigger=all_successful)
+        options = replace(
+            program.options, on_running=(), on_completion=(), on_failure=(), trigger=all_successful
+        )
         self.send_module(program.fn)
         try:
-            data: bytes | Ref = cloudpickle.dumps(replace(program, options=options), protocol=5)
+            pickled: bytes = cloudpickle.dumps(replace(program, options=options), protocol=5)
         except Exception as error:
             raise SerializationError(
                 f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
                 f"a constant argument cannot be pickled: {type(error).__name__}: {error}; make what it needs inside "
                 "the task, or run on the threads backend"
             ) from error
-        if len(data) > MAX_PROGRAM:  # type: ignore[arg-type]
-            data = self._share(data)  # type: ignore[arg-type]
+        data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
         self._programs[key] = (program, data)
         return key, data
 
@@ -162,11 +170,13 @@ class OrderEncoder:
 
     def _inputs(self, order: BatchOrder) -> bytes:
         try:
-            return cloudpickle.dumps(order.inputs, protocol=5)
+            data: bytes = cloudpickle.dumps(order.inputs, protocol=5)
+            return data
         except Exception:
             mended = tuple(_mended(each) for each in order.inputs)
         try:
-            return cloudpickle.dumps(mended, protocol=5)
+            data = cloudpickle.dumps(mended, protocol=5)
+            return data
         except Exception as error:
             raise SerializationError(
                 f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
@@ -178,9 +188,13 @@ def _mended(source: Input) -> Input:
     if isinstance(source, Literals):
         return Literals([_carried(value) for value in source.values])
     if isinstance(source, Column):
-        return replace(source, overrides={place: _carried(value) for place, value in source.overrides.items()})
+        return replace(
+            source, overrides={place: _carried(value) for place, value in source.overrides.items()}
+        )
     if isinstance(source, Gathered):
-        return replace(source, overrides={place: _carried(value) for place, value in source.overrides.items()})
+        return replace(
+            source, overrides={place: _carried(value) for place, value in source.overrides.items()}
+        )
     if isinstance(source, Given):
         return Given(_carried(source.value))
     return source
@@ -238,8 +252,7 @@ def _project_modules(module: types.ModuleType) -> list[types.ModuleType]:
     for each in list(sys.modules.values()):
         path = getattr(each, "__file__", None)
         if (
-            isinstance(each, types.ModuleType)
-            and each is not module
+            each is not module
             and each.__name__ != "__main__"
             and path is not None
             and Path(path).is_relative_to(folder)
@@ -275,7 +288,9 @@ def decode_order(
     )
 
 
-def refused_report(header: Header | BatchOrder, error: BaseException, *, worker: str, is_local: bool = False) -> Report:
+def refused_report(
+    header: Header | BatchOrder, error: BaseException, *, worker: str, is_local: bool = False
+) -> Report:
     """The report of a batch that could not begin: all its items fail with the error."""
     if isinstance(header, BatchOrder):
         batch, nodes = header.id, tuple(step.node for step in header.steps)
@@ -283,7 +298,6 @@ def refused_report(header: Header | BatchOrder, error: BaseException, *, worker:
     else:
         batch, nodes, tries = header.batch, header.nodes, header.tries
     size = len(header.indices)
-
 
     now = time.time()
     steps = []
@@ -355,7 +369,9 @@ def decode_report(data: bytes) -> Report:
     if not any(step.grafts for step in report.steps):
         return report
     steps = [
-        replace(step, grafts=tuple(replace(graft, fragment=_fragment(graft.fragment)) for graft in step.grafts))
+        replace(
+            step, grafts=tuple(replace(graft, fragment=_fragment(graft.fragment)) for graft in step.grafts)
+        )
         for step in report.steps
     ]
     return replace(report, steps=tuple(steps))

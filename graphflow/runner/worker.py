@@ -160,7 +160,8 @@ class WorkerHost:
                 columns = _PROCESS.columns
                 columns[key] = (values, ref.nbytes)
                 while len(columns) > 1 and (
-                    len(columns) > MAX_COLUMNS or sum(size for _, size in columns.values()) > MAX_COLUMN_NBYTES
+                    len(columns) > MAX_COLUMNS
+                    or sum(size for _, size in columns.values()) > MAX_COLUMN_NBYTES
                 ):
                     columns.popitem(last=False)
         return values

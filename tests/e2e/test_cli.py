@@ -357,7 +357,7 @@ def test_the_demo_fails_if_the_plain_loop_disagrees(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.py").write_text("words\n", encoding="utf-8")
-    monkeypatch.setattr("graphflow.cli.demo.count_plainly", lambda folder, limit: Counter(other=1))
+    monkeypatch.setattr("graphflow.examples.wordcount.count_plainly", lambda folder, limit: Counter(other=1))
 
     done = cli("demo", "--folder", folder, "--backend", "inline")
 

@@ -5,12 +5,14 @@ The processes are kept in step by named pipes: opening one waits for the other s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,18 @@ def interrupt(process: Process) -> None:
     os.killpg(process.pid, signal.SIGINT)
 
 
+def wait_for_first_item(process: Process, folder: Path) -> None:
+    """Wait until an item says that it has started; fails if the process ends before."""
+
+    def unblock() -> None:
+        process.wait()
+        with contextlib.suppress(OSError):  # nobody reads any more: then there is nothing to unblock
+            os.close(os.open(folder / "started", os.O_WRONLY | os.O_NONBLOCK))
+
+    threading.Thread(target=unblock, daemon=True).start()
+    assert (folder / "started").read_text() == "0"
+
+
 def read_until(process: Process, text: str) -> None:
     assert process.stderr is not None
     for line in process.stderr:
@@ -102,7 +116,7 @@ def test_the_first_ctrl_c_lets_the_running_item_end_and_starts_no_other(
     folder: Path, backend: str, started: list[Process]
 ) -> None:
     process = start(folder, "waiting", backend, started)
-    assert (folder / "started").read_text() == "0"
+    wait_for_first_item(process, folder)
 
     interrupt(process)
     read_until(process, "no new items are started")
@@ -118,7 +132,7 @@ def test_the_first_ctrl_c_lets_the_running_item_end_and_starts_no_other(
 @pytest.mark.parametrize("backend", ["threads:1", "processes:1"])
 def test_the_second_ctrl_c_stops_the_running_item(folder: Path, backend: str, started: list[Process]) -> None:
     process = start(folder, "spinning", backend, started)
-    assert (folder / "started").read_text() == "0"
+    wait_for_first_item(process, folder)
 
     interrupt(process)
     read_until(process, "no new items are started")

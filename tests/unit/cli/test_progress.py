@@ -29,6 +29,8 @@ class Node:
     counts: Mapping[str, int] = field(default_factory=dict)
     started: datetime | None = BEGIN
     ended: datetime | None = None
+    is_builtin: bool = False
+    retries: int = 0
 
 
 def row_of(node: Node, *, after: float = 10.0, meter: Meter | None = None) -> NodeRow:
@@ -67,6 +69,23 @@ def test_a_node_that_ended_shows_its_mean_rate_and_no_time_left() -> None:
 def test_an_unknown_width_has_no_fraction_and_an_empty_map_is_whole() -> None:
     assert row_of(Node(width=None)).fraction is None
     assert row_of(Node(width=0)).fraction == 1.0
+
+
+def test_the_engines_own_nodes_have_a_row_only_if_they_failed() -> None:
+    nodes = [
+        Node(name="load"),
+        Node(name="load['x']", is_builtin=True, counts={"Completed": 1}),
+        Node(name="load['y']", is_builtin=True, counts={"Failed": 1}),
+    ]
+
+    assert [row.name for row in Meter().read(nodes, now=NOW)] == ["load", "load['y']"]
+
+
+def test_retries_are_counted_where_asked_for() -> None:
+    (plain,) = Meter().read([Node(retries=3)], now=NOW)
+    (full,) = Meter().read([Node(retries=3)], now=NOW, counts_retries=True)
+
+    assert (plain.retries, full.retries) == (0, 3)
 
 
 def test_a_plain_line_tells_numbers_and_what_is_exceptional() -> None:

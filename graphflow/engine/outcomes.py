@@ -1,0 +1,117 @@
+"""How items and nodes end: the only place that writes final states, and that tells whoever waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from graphflow.engine import events as ev
+from graphflow.engine.books import NodeBook, Stage, derive_code
+from graphflow.engine.state import (
+    DependencyEnded,
+    ItemsEndedUpstream,
+    RootEnded,
+    RunState,
+    UpstreamGone,
+    WidthKnown,
+)
+from graphflow.states import FINAL_CODES, Code
+
+__all__ = ["announce", "end_if_complete", "end_items", "end_whole", "set_items", "set_width"]
+
+
+def announce(run: RunState, book: NodeBook, code: Code) -> None:
+    """Tell a node's state."""
+    run.commands.append(ev.NodeChanged(node=book.node.id, code=code, width=book.width))
+
+
+def set_items(
+    run: RunState, book: NodeBook, indices: Sequence[int], codes: bytes, attempts: bytes | None = None
+) -> None:
+    """Write the states of items, and tell whoever waits for those that ended. O(items).
+
+    Stages that are not open yet are told nothing: they look at the books when they open.
+    """
+    total = len(indices)
+    if not total:
+        return
+    if isinstance(indices, range):
+        lo, hi = indices.start, indices.stop
+        before = bytes(book.states[lo:hi])
+        book.states[lo:hi] = codes
+        if attempts is not None:
+            book.attempts[lo:hi] = attempts
+    else:
+        before = bytes(book.states[i] for i in indices)
+        for position, i in enumerate(indices):
+            book.states[i] = codes[position]
+            if attempts is not None:
+                book.attempts[i] = attempts[position]
+    counts = book.counts
+    ended: Sequence[int] = indices
+    if codes.count(Code.COMPLETED) == total and before.count(Code.PENDING) == total:
+        counts[Code.COMPLETED] += total
+    else:
+        for code in set(before):
+            counts[code] -= before.count(code)
+        for code in set(codes):
+            counts[code] += codes.count(code)
+        counts[Code.PENDING] = 0
+        if any(code not in FINAL_CODES for code in set(codes)):
+            ended = [i for position, i in enumerate(indices) if codes[position] in FINAL_CODES]
+    if not len(ended):
+        return
+    book.ended += len(ended)
+    run.notices.extend(ItemsEndedUpstream(stage, book, ended) for stage in book.streams if stage.is_open)
+    if book.watchers:
+        for i in ended:
+            run.notices.extend(DependencyEnded(stage) for stage in book.watchers.pop(i, ()))
+    end_if_complete(run, book)
+
+
+def end_items(run: RunState, book: NodeBook, indices: Sequence[int], code: Code) -> None:
+    """Items end without having run."""
+    if len(indices):
+        run.commands.append(ev.ItemsEnded(node=book.node.id, indices=indices, code=code))
+        set_items(run, book, indices, bytes([code]) * len(indices))
+
+
+def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> None:
+    """A node ends before any of its items began; items get the same state where the width is known."""
+    if book.is_final:
+        return
+    if book.width is None and width:
+        set_width(run, book, width)
+    if book.width:
+        still_open = [i for i in range(book.width) if book.states[i] not in FINAL_CODES]
+        end_items(run, book, range(book.width) if len(still_open) == book.width else still_open, code)
+    else:
+        _finalize(run, book, code)
+
+
+def set_width(run: RunState, book: NodeBook, width: int) -> None:
+    """The width of a mapped node is known."""
+    book.width = width
+    book.grow(width)
+    run.notices.extend(WidthKnown(stage, book) for stage in book.streams if stage.is_open)
+
+
+def end_if_complete(run: RunState, book: NodeBook) -> None:
+    """End a node if all its items have ended."""
+    if not book.is_final and book.width is not None and book.ended >= book.width:
+        _finalize(run, book, derive_code(book))
+
+
+def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
+    book.final = code
+    run.open_nodes -= 1
+    announce(run, book, code)
+    run.notices.extend(DependencyEnded(stage) for stage in book.dependents)
+    run.notices.extend(DependencyEnded(stage) for stage in _all(book.watchers.values()))
+    book.watchers.clear()
+    if book.width is None:
+        run.notices.extend(UpstreamGone(stage) for stage in book.streams if stage.is_open)
+    run.notices.extend(RootEnded(node, index, book) for node, index in book.graft_parents)
+
+
+def _all(groups: Iterable[list[Stage]]) -> Iterable[Stage]:
+    return (stage for group in groups for stage in group)

@@ -1,0 +1,281 @@
+"""The contract of a backend, as a test suite: an adapter's tests subclass it and give a backend.
+
+class TestMine(BackendContract):
+    @pytest.fixture
+    def backend(self):
+        ...
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from graphflow.orders import BatchOrder, Column, Gathered, Hole, Input, Literals, Program, StepOrder, Whole
+from graphflow.policies import Skip, TaskOptions
+from graphflow.ports import Backend, BackendEvent, BatchDone, BatchLost, Capacity
+from graphflow.reports import Report
+from graphflow.states import Code
+
+__all__ = ["BackendContract", "Probe", "program"]
+
+SECONDS = 30.0
+
+
+def program(fn: Callable[..., Any], *args: Any, is_mapped: bool = True, **options: Any) -> Program:
+    """A program around a function; without arguments, it takes the first input."""
+    name = getattr(fn, "__name__", "fn")
+    return Program(
+        id=name,
+        fn=fn,
+        kind="sync",
+        args=args or (Hole(0),),
+        kwargs={},
+        has_nested=False,
+        options=TaskOptions.checked(f"task {name!r}", options, name=name),
+        node_name=name,
+        node_key=name,
+        flow_name="contract",
+        is_mapped=is_mapped,
+    )
+
+
+class Probe:
+    """One run on a backend, driven by hand."""
+
+    def __init__(self, backend: Backend, run_id: str) -> None:
+        self.backend = backend
+        self.run_id = run_id
+        self.events: queue.SimpleQueue[BackendEvent] = queue.SimpleQueue()
+        self._batches = 0
+        backend.start()
+        backend.open_run(run_id, self.deliver)
+
+    def deliver(self, event: BackendEvent) -> None:
+        """Take an event, from any thread."""
+        self.events.put(event)
+
+    def order(
+        self,
+        steps: Sequence[StepOrder],
+        inputs: Sequence[Input],
+        indices: Sequence[int],
+        slice_seconds: float | None = None,
+    ) -> BatchOrder:
+        """A batch of this run, with a number of its own."""
+        self._batches += 1
+        return BatchOrder(
+            id=self._batches,
+            run_id=self.run_id,
+            steps=tuple(steps),
+            indices=indices,
+            width=len(indices),
+            inputs=tuple(inputs),
+            slice_seconds=slice_seconds,
+        )
+
+    def event(self) -> BackendEvent:
+        """The next event; batches of a backend that runs in its caller are run here."""
+        while self.backend.runs_in_caller and self.events.empty() and self.backend.step(self.run_id):
+            pass
+        return self.events.get(timeout=SECONDS)
+
+    def run(self, fn: Callable[..., Any], values: Sequence[Any], **options: Any) -> Report:
+        """Run a function over values as one batch."""
+        step = StepOrder(node=0, program=program(fn, **options), slots=(0,))
+        order = self.order([step], [Literals(values)], range(len(values)))
+        self.backend.submit(order)
+        event = self.event()
+        assert isinstance(event, BatchDone), event
+        assert event.report.batch == order.id
+        return event.report
+
+    def values(self, report: Report, step: int = 0) -> list[Any]:
+        """The values that a report refers to."""
+        ref = report.steps[step].values
+        assert ref is not None
+        return self.backend.fetch([ref])[0]
+
+
+def _double(x: int) -> int:
+    return 2 * x
+
+
+def _add(x: int, y: int) -> int:
+    return x + y
+
+
+def _total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+def _fussy(x: int) -> int:
+    if x == 1:
+        raise ValueError(f"not {x}")
+    if x == 2:
+        raise Skip("no need")
+    if x == 3:
+        raise SystemExit(3)
+    return x
+
+
+class BackendContract:
+    """What every backend keeps. Subclasses give the fixture `backend`."""
+
+    _runs = 0
+
+    def probe(self, backend: Backend) -> Probe:
+        """A new run."""
+        BackendContract._runs += 1
+        return Probe(backend, f"contract-{BackendContract._runs}")
+
+    def test_it_has_a_name_and_at_least_one_slot(self, backend: Backend) -> None:
+        backend.start()
+        capacity = backend.capacity()
+        assert backend.name
+        assert isinstance(capacity, Capacity)
+        assert capacity.slots >= 1
+
+    def test_starting_twice_does_nothing(self, backend: Backend) -> None:
+        backend.start()
+        backend.start()
+        assert self.probe(backend).run(_double, [1]).reached == 1
+
+    def test_a_batch_comes_back_with_a_state_and_a_value_for_each_item(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        report = probe.run(_double, [1, 2, 3])
+        assert report.reached == 3
+        assert report.steps[0].states == bytes([Code.COMPLETED]) * 3
+        assert report.steps[0].attempts == b"\1\1\1"
+        assert len(report.steps[0].starts) == len(report.steps[0].durations) == 3
+        assert probe.values(report) == [2, 4, 6]
+
+    def test_large_columns_come_back_too(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        values = [b"x" * 1_000 + bytes([i % 256]) for i in range(2_000)]
+        report = probe.run(bytes, values)
+        assert probe.values(report) == values
+
+    def test_each_item_fails_alone_whatever_it_raises(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        report = probe.run(_fussy, range(5))
+        states = [Code(code) for code in report.steps[0].states]
+        assert states == [Code.COMPLETED, Code.FAILED, Code.SKIPPED, Code.FAILED, Code.COMPLETED]
+        assert {record.type_name for record in report.errors} >= {"ValueError", "SystemExit"}
+        values = probe.values(report)
+        assert (values[0], values[4]) == (0, 4)
+
+    def test_a_retry_without_delay_happens_in_the_batch(self, backend: Backend) -> None:
+        def once_more(x: int) -> int:
+            from graphflow.context import task_context
+
+            if task_context().attempt == 1:
+                raise ValueError("again")
+            return x
+
+        report = self.probe(backend).run(once_more, [7, 8], retries=1)
+        assert report.steps[0].states == bytes([Code.COMPLETED]) * 2
+        assert report.steps[0].attempts == b"\2\2"
+
+    def test_a_retry_with_a_delay_is_handed_back(self, backend: Backend) -> None:
+        report = self.probe(backend).run(_fussy, [0, 1], retries=1, retry_delay_seconds=60)
+        assert report.steps[0].states[1] == Code.AWAITING_RETRY
+        assert report.steps[0].anomalies[0].delay == 60
+
+    def test_fused_steps_hand_values_on_and_a_failure_ends_the_lane_only(self, backend: Backend) -> None:
+        from graphflow.orders import Lane
+
+        probe = self.probe(backend)
+        steps = [
+            StepOrder(node=0, program=program(_fussy), slots=(0,)),
+            StepOrder(node=1, program=program(_double), slots=(Lane(0),)),
+        ]
+        probe.backend.submit(probe.order(steps, [Literals(range(5))], range(5)))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        states = [Code(code) for code in event.report.steps[1].states]
+        failed = Code.UPSTREAM_FAILED
+        assert states == [Code.COMPLETED, failed, Code.SKIPPED, failed, Code.COMPLETED]
+        assert probe.values(event.report, 1)[4] == 8
+
+    def test_stored_columns_are_inputs_of_later_batches(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        ref = probe.run(_double, range(6)).steps[0].values
+        assert ref is not None
+        add = program(_add, Hole(0), Hole(1))
+        step = StepOrder(node=1, program=add, slots=(0, 1))
+        inputs: list[Input] = [Column(((ref, (5, 0)), (ref, range(2, 3)))), Whole(ref, 1)]
+        probe.backend.submit(probe.order([step], inputs, [5, 0, 2]))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        assert probe.values(event.report) == [12, 2, 6]
+
+    def test_a_gathered_column_is_one_list_without_what_dropped_out(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        ref = probe.run(_double, range(6)).steps[0].values
+        assert ref is not None
+        step = StepOrder(node=1, program=program(_total, is_mapped=False), slots=(0,))
+        gathered = Gathered("all", ((ref, range(6)),), dropped=(5,))
+        probe.backend.submit(probe.order([step], [gathered], range(1)))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        assert probe.values(event.report) == [20]
+
+    def test_a_stopped_run_hands_back_what_it_did_not_begin(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        backend.stop(probe.run_id)
+
+        def slow(x: int) -> int:
+            import time
+
+            time.sleep(0.01)
+            return x
+
+        step = StepOrder(node=0, program=program(slow), slots=(0,))
+        backend.submit(probe.order([step], [Literals(range(10_000))], range(10_000)))
+        backend.stop(probe.run_id)
+        event = probe.event()
+        if isinstance(event, BatchDone):
+            assert event.report.reached < 10_000
+        else:
+            assert isinstance(event, BatchLost)
+            assert event.had_started is False
+
+    def test_a_slice_that_is_over_hands_back_the_rest(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+
+        def slow(x: int) -> int:
+            import time
+
+            time.sleep(0.01)
+            return x
+
+        step = StepOrder(node=0, program=program(slow), slots=(0,))
+        backend.submit(probe.order([step], [Literals(range(1_000))], range(1_000), slice_seconds=0.05))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        assert 1 <= event.report.reached < 1_000
+        assert len(probe.values(event.report)) == event.report.reached
+
+    def test_a_closed_run_hears_nothing_more(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        report = probe.run(_double, [21])
+        backend.close_run(probe.run_id)
+        assert probe.values(report) == [42]
+        assert probe.events.empty()
+
+    def test_two_runs_share_it_without_mixing(self, backend: Backend) -> None:
+        first, second = self.probe(backend), self.probe(backend)
+        one, two = first.run(_double, [1]), second.run(_double, [2])
+        assert (first.values(one), second.values(two)) == ([2], [4])
+
+    def test_it_offers_no_resources_that_it_does_not_have(self, backend: Backend) -> None:
+        import pytest
+
+        from graphflow.errors import BackendError
+
+        backend.start()
+        options = TaskOptions.checked("task 't'", {"resources": {"UNOBTAINIUM": 1}}, name="t")
+        with pytest.raises(BackendError, match="UNOBTAINIUM"):
+            backend.check(options)

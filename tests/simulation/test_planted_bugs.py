@@ -1,0 +1,415 @@
+"""Planted bugs: cores that each break one promise. The simulation is worth its time if it finds them all."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from graphflow.engine import core as core_module
+from graphflow.engine import events as ev
+from graphflow.engine import lanes, opening, outcomes, plan, queues
+from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
+from graphflow.engine.core import Core
+from graphflow.engine.failures import hand_over
+from graphflow.engine.lanes import Verdict
+from graphflow.engine.queues import Dispatcher
+from graphflow.engine.state import ItemsEndedUpstream, RootEnded, RunState
+from graphflow.graph import DepKind
+from graphflow.policies import all_successful
+from graphflow.ports import Capacity
+from graphflow.reports import Report, StepReport
+from graphflow.states import Code
+from graphflow.testing.simulation import Violation, simulate
+
+ENOUGH_SEEDS = 1_500
+Mutant = Callable[[pytest.MonkeyPatch], type[Core]]
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(plant: Mutant) -> Mutant:
+    MUTANTS[plant.__name__] = plant
+    return plant
+
+
+class _Reordered(Core):
+    """A core whose commands are tampered with on their way out."""
+
+    def tamper(self, commands: list[ev.Command]) -> list[ev.Command]:
+        return commands
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
+        return self.tamper(super().handle(event, now))
+
+
+# -- fencing and commits ----------------------------------------------------------------------------------
+
+
+@mutant
+def no_fence(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A report of a batch that is over is applied all the same."""
+
+    class Mutated(Core):
+        def __init__(self, *, capacity: Capacity) -> None:
+            super().__init__(capacity=capacity)
+            self.remembered: dict[int, Flight] = {}
+
+        def _report(self, report: Report) -> None:
+            self.remembered.update(self.flights)
+            if report.batch in self.remembered:
+                self.flights.setdefault(report.batch, self.remembered[report.batch])
+            super()._report(report)
+
+        def _lost(self, event: ev.BatchWasLost) -> None:
+            self.remembered.update(self.flights)
+            super()._lost(event)
+
+    return Mutated
+
+
+@mutant
+def announces_before_commit(patch: pytest.MonkeyPatch) -> type[Core]:
+    """What follows from a report is told before the report is durable."""
+
+    class Mutated(_Reordered):
+        def tamper(self, commands: list[ev.Command]) -> list[ev.Command]:
+            return sorted(commands, key=lambda command: isinstance(command, ev.CommitReport))
+
+    return Mutated
+
+
+@mutant
+def never_commits(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Reports are applied to the books alone."""
+
+    class Mutated(_Reordered):
+        def tamper(self, commands: list[ev.Command]) -> list[ev.Command]:
+            return [command for command in commands if not isinstance(command, ev.CommitReport)]
+
+    return Mutated
+
+
+@mutant
+def applies_a_report_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
+            super()._apply(stage, step, done)
+            super()._apply(stage, step, done)
+
+    return Mutated
+
+
+@mutant
+def forgets_a_success(patch: pytest.MonkeyPatch) -> type[Core]:
+    """The last success of a large batch is sent again."""
+
+    class Mutated(Core):
+        def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
+            super()._apply(stage, step, done)
+            if len(done) > 2 and step.states[-1] == Code.COMPLETED and not self.is_stopping:
+                book = self.books[step.node]
+                book.ended -= 1
+                book.mark_all((done[-1],), Code.PENDING)
+                self.dispatcher.queue_item(stage, (step.node,), done[-1])
+
+    return Mutated
+
+
+@mutant
+def finishes_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _check_finish(self) -> None:
+            self.is_finished = False
+            super()._check_finish()
+
+    return Mutated
+
+
+# -- lost batches -----------------------------------------------------------------------------------------
+
+
+@mutant
+def drops_what_was_handed_back(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Dispatcher, "hand_back", lambda self, flight, rest: None)
+    return Core
+
+
+@mutant
+def blames_innocents(patch: pytest.MonkeyPatch) -> type[Core]:
+    """The first item of a lost batch is taken for the one that killed it."""
+    lost = Dispatcher.lost
+
+    def blaming(self: Dispatcher, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
+        flight = self._run.flights.get(event.batch)
+        first = flight.indices[0] if flight is not None else None
+        return lost(self, replace(event, executing=first, had_started=True))
+
+    patch.setattr(Dispatcher, "lost", blaming)
+    return Core
+
+
+@mutant
+def never_blames(patch: pytest.MonkeyPatch) -> type[Core]:
+    """An item that kills its workers is tried for ever."""
+    patch.setattr(queues, "MAX_CRASHES", 1_000_000)
+    return Core
+
+
+@mutant
+def ignores_lost_batches(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Dispatcher, "lost", lambda self, event: None)
+    return Core
+
+
+# -- retries ----------------------------------------------------------------------------------------------
+
+
+@mutant
+def has_volatile_attempts(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Batches never say what was tried before."""
+
+    class Mutated(_Reordered):
+        def tamper(self, commands: list[ev.Command]) -> list[ev.Command]:
+            return [
+                replace(command, tries=tuple(None for _ in command.tries))
+                if isinstance(command, ev.SubmitBatch)
+                else command
+                for command in commands
+            ]
+
+    return Mutated
+
+
+@mutant
+def sets_no_timer(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _set_timer(self) -> None:
+            pass
+
+    return Mutated
+
+
+@mutant
+def retries_too_early(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _release_due(self) -> None:
+            while self._retries:
+                _, _, node, index = heapq.heappop(self._retries)
+                self._run_again(node, index, Code.AWAITING_RETRY)
+
+    return Mutated
+
+
+@mutant
+def queues_an_item_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    """An item that waits in a queue looks as if it did not."""
+    patch.setattr(Dispatcher, "_mark", lambda self, nodes, indices: self._unmark(nodes, indices))
+    return Core
+
+
+@mutant
+def never_resumes(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _resume(self, event: ev.ResumeRequested) -> None:
+            pass
+
+    return Mutated
+
+
+# -- what depends on what ---------------------------------------------------------------------------------
+
+
+@mutant
+def starts_before_inputs(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A gather does not wait for all items."""
+
+    class Mutated(Core):
+        def _connect(self, stage: Stage, upstream: NodeBook, kind: DepKind, index: int | None) -> None:
+            if kind is not DepKind.GATHER:
+                super()._connect(stage, upstream, kind, index)
+
+    return Mutated
+
+
+@mutant
+def runs_lanes_whose_input_failed(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(opening, "_all_succeeded", lambda book, indices: True)
+    return Core
+
+
+@mutant
+def lets_skip_beat_failure(patch: pytest.MonkeyPatch) -> type[Core]:
+    judge = lanes._judge_item
+
+    def hasty(*arguments: Any) -> Verdict:
+        verdict = judge(*arguments)
+        return Verdict.SKIP if verdict is Verdict.WAIT else verdict
+
+    patch.setattr(lanes, "_judge_item", hasty)
+    return Core
+
+
+@mutant
+def feeds_a_stage_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Items that end while a stage opens are counted by both."""
+    original = outcomes.set_items
+
+    def telling_all(run: RunState, book: NodeBook, indices: Sequence[int], *rest: Any) -> None:
+        original(run, book, indices, *rest)
+        ended = [i for i in indices if book.states[i] in SUCCESS_BYTES]
+        run.notices.extend(
+            ItemsEndedUpstream(stage, book, ended) for stage in book.streams if not stage.is_open
+        )
+
+    patch.setattr(core_module, "set_items", telling_all)
+    meet = opening.Opener.meet
+    patch.setattr(
+        opening.Opener,
+        "meet",
+        lambda self, stage, indices: meet(self, stage, indices) if stage.is_open else None,
+    )
+    return Core
+
+
+@mutant
+def writes_states_out_of_order(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Indices whose ends are as far apart as they are many are taken for a range."""
+    original = outcomes.set_items
+
+    def careless(run: RunState, book: NodeBook, indices: Sequence[int], *rest: Any) -> None:
+        if len(indices) and indices[-1] + 1 - indices[0] == len(indices):
+            indices = range(indices[0], indices[-1] + 1)
+        original(run, book, indices, *rest)
+
+    patch.setattr(core_module, "set_items", careless)
+    return Core
+
+
+@mutant
+def zips_to_the_shortest(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(opening, "_has_conflict", lambda stage: False)
+    return Core
+
+
+@mutant
+def fuses_whatever_the_trigger(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A node whose trigger is its own is decided by the worker, as if it had none."""
+    join = plan.stage_to_join
+
+    def careless(node: Any, books: Any) -> Stage | None:
+        return join(replace(node, trigger=all_successful), books)
+
+    patch.setattr(core_module, "stage_to_join", careless)
+    return Core
+
+
+@mutant
+def grafts_always_succeed(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _root_ended(self, node: int, index: int, root: NodeBook) -> None:
+            final, root.final = root.final, int(Code.COMPLETED)
+            super()._root_ended(node, index, root)
+            root.final = final
+
+    return Mutated
+
+
+@mutant
+def loses_notices(patch: pytest.MonkeyPatch) -> type[Core]:
+    """The end of a fragment is never passed on."""
+
+    class Mutated(Core):
+        def _work_off(self) -> None:
+            notices = [each for each in self.run.notices if not isinstance(each, RootEnded)]
+            self.run.notices.clear()
+            self.run.notices.extend(notices)
+            super()._work_off()
+
+    return Mutated
+
+
+# -- throttle, stop, and failures that pass unseen --------------------------------------------------------
+
+
+@mutant
+def ignores_capacity(patch: pytest.MonkeyPatch) -> type[Core]:
+    dispatch = Dispatcher.dispatch
+
+    def greedy(self: Dispatcher) -> None:
+        capacity = self._run.capacity
+        self._run.capacity = replace(capacity, slots=capacity.slots + 3)
+        dispatch(self)
+        self._run.capacity = capacity
+
+    patch.setattr(Dispatcher, "dispatch", greedy)
+    return Core
+
+
+@mutant
+def ignores_batch_size(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _new_stage(self, node: Any) -> Stage:
+            return super()._new_stage(replace(node, batch_size=None))
+
+    return Mutated
+
+
+@mutant
+def goes_on_after_a_stop(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _stop(self, event: ev.StopRequested) -> None:
+            self.run.commands.append(ev.StopBatches(hard=event.hard))
+
+    return Mutated
+
+
+@mutant
+def leaves_stopped_items_open(patch: pytest.MonkeyPatch) -> type[Core]:
+    """What a batch gave back unfinished after a stop is never ended."""
+
+    class Mutated(Core):
+        def _report(self, report: Report) -> None:
+            stopping, self._quiet = self.is_stopping, True
+            super()._report(report)
+            self._quiet = not stopping
+
+        def _cancel(self, book: NodeBook, indices: Sequence[int]) -> None:
+            if not getattr(self, "_quiet", False):
+                super()._cancel(book, indices)
+
+    return Mutated
+
+
+@mutant
+def counts_failures_as_handled(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Whatever fails upstream of a node that was recorded is taken for seen."""
+
+    class Mutated(Core):
+        def _check_finish(self) -> None:
+            for book in self.books.values():
+                for dep in book.node.deps:
+                    if self.books[dep.upstream].failed_count():
+                        hand_over(self.books, dep.upstream, None)
+            super()._check_finish()
+
+    return Mutated
+
+
+@mutant
+def forgets_that_failures_were_seen(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(queues, "hand_over_inputs", lambda books, book: None)
+    return Core
+
+
+# -- and each is found --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_core = MUTANTS[name](monkeypatch)
+    with pytest.raises(Violation, match=r"^seed \d+, after"):
+        for seed in range(ENOUGH_SEEDS):
+            simulate(seed, make_core=make_core)
