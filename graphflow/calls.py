@@ -285,12 +285,10 @@ class _Deadline:
         self._seconds = flow.options.timeout_seconds
         self._at = None if self._seconds is None else time.monotonic() + self._seconds
         self._timer: threading.Timer | None = None
-        self.is_over = False
-        """Whether the time was up before the attempt had ended."""
 
     def __enter__(self) -> _Deadline:
         if self._seconds is not None:
-            self._timer = threading.Timer(self._seconds, self._fire)
+            self._timer = threading.Timer(self._seconds, self._time_up, [self._flow.timed_out()])
             self._timer.daemon = True
             self._timer.start()
         return self
@@ -299,9 +297,10 @@ class _Deadline:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _fire(self) -> None:
-        self.is_over = True
-        self._time_up(self._flow.timed_out())
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.left() == 0.0
 
     def left(self) -> float | None:
         """Seconds left."""

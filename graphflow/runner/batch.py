@@ -281,7 +281,7 @@ class Batch:
             label=label or step.name_of(index),
             map_index=index if step.program.is_mapped else None,
         )
-        self._book(step, position, _as_exception(error, step.name_of(index)), decision, attempt, start)
+        self._book(step, position, error, decision, attempt, start)
 
     def _book(
         self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
@@ -416,16 +416,6 @@ class Batch:
                 outcome=Code.FAILED,
             )
         )
-
-
-def _as_exception(error: BaseException, name: str) -> Exception:
-    """What an item failed with; what is no `Exception` would end the program that asks for the item's value."""
-    if isinstance(error, Exception):
-        return error
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    wrapped = GraphflowError(f"{name} raised {text}, which in a task ends nothing but its item")
-    wrapped.__cause__ = error
-    return wrapped.with_traceback(error.__traceback__)
 
 
 def _fragment(value: Any, recorder: Recorder) -> Fragment:
