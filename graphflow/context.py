@@ -96,7 +96,7 @@ class TaskContext:
 
 @dataclass(slots=True)
 class FlowContext:
-    """What a running flow's body may ask about itself."""
+    """What a running flow's body may ask about itself; `backend` is what the run was asked to run on."""
 
     run_id: str
     flow_name: str
@@ -105,6 +105,7 @@ class FlowContext:
     attempt: int = 1
     log_prints: bool = False
     sink: Any = None
+    backend: Any = None
 
     @property
     def logger(self) -> RunLogger:

@@ -7,9 +7,19 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
-__all__ = ["function_name", "is_async", "is_generator", "plain_function", "result_annotation", "signature_of"]
+__all__ = [
+    "Binding",
+    "dress",
+    "function_name",
+    "is_async",
+    "is_generator",
+    "plain_function",
+    "result_annotation",
+    "signature_of",
+]
 
 
 def plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,3 +72,38 @@ def result_annotation(fn: Callable[..., Any]) -> Any:
         return typing.get_type_hints(holder, globalns=getattr(plain, "__globals__", {})).get("return")
     except Exception:
         return None
+
+
+class Binding(Enum):
+    """What a decorated callable of a class body is bound to when it is looked up."""
+
+    INSTANCE = 0
+    CLASS = 1
+    NOTHING = 2
+
+    @classmethod
+    def of(cls, decorated: Any) -> Binding:
+        """The binding of what stood under the decorator."""
+        if isinstance(decorated, staticmethod):
+            return cls.NOTHING
+        return cls.CLASS if isinstance(decorated, classmethod) else cls.INSTANCE
+
+    def bind(self, fn: Any, instance: Any, owner: Any) -> Any:
+        """The callable as `instance.name` or `owner.name` finds it; `fn` itself where nothing is bound."""
+        if self is Binding.NOTHING or (instance is None and self is Binding.INSTANCE):
+            return fn
+        bind = getattr(fn, "__get__", None)
+        if bind is None:
+            # As in a plain class body: a partial or a callable object is not bound.
+            return fn
+        if self is Binding.CLASS:
+            return bind(owner if owner is not None else type(instance))
+        return bind(instance)
+
+
+def dress(wrapper: Any, fn: Callable[..., Any]) -> None:
+    """Give what wraps a callable its name, docstring, module and signature."""
+    functools.update_wrapper(wrapper, fn, updated=())
+    if not hasattr(fn, "__name__"):
+        name = function_name(fn)
+        wrapper.__dict__.update(__name__=name, __qualname__=name, __doc__=type(fn).__doc__)

@@ -136,8 +136,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     def state(self) -> State:
         """Where it stands; does not start anything."""
         recorder = self._recorder
-        if not isinstance(recorder, RunRecorder) or not recorder.has_driver:
+        if not isinstance(recorder, RunRecorder):
             return State.of(Code.PENDING)
+        if not recorder.has_driver:
+            return State.of(recorder.idle_code)
         driver = recorder.driver
         code = driver.code_of(self._node.id, self._index)
         error: BaseException | None = None

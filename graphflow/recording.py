@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -280,6 +281,8 @@ class Recorder:
         self._outermost = _Inside(self, group, log_prints)
         self._occurrences: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
+        # Fragments are adopted on the driver's thread, while the body goes on to record.
+        self._lock = threading.RLock()
 
     @property
     def scope(self) -> str:
@@ -430,6 +433,28 @@ class Recorder:
         is_mapped: bool,
         name: str | None = None,
     ) -> Node:
+        with self._lock:
+            node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+            self.nodes.append(node)
+            self.added(node)
+        return node
+
+    def unique_name(self, base: str) -> str:
+        """The name of a new node: the base, with a number from the second on."""
+        count = self._names.get(base, 0)
+        self._names[base] = count + 1
+        return base if count == 0 else f"{base}-{count}"
+
+    def _node(
+        self,
+        callee: Callee,
+        binder: _Binder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_mapped: bool,
+        name: str | None,
+    ) -> Node:
         options = callee.options
         inside = self._inside()
         if options.log_prints is None and inside.log_prints:
@@ -438,10 +463,7 @@ class Recorder:
         occurrence = self._occurrences.get((scope, options.name), 0)
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
-        base = name or options.name
-        count = self._names.get(base, 0)
-        self._names[base] = count + 1
-        node_name = base if count == 0 else f"{base}-{count}"
+        node_name = self.unique_name(name or options.name)
         can_fuse = options.trigger is all_successful and not callee.is_builtin
         program = Program(
             id=key,
@@ -459,7 +481,7 @@ class Recorder:
             flow_parameters=self.flow_parameters,
             group=inside.group,
         )
-        node = Node(
+        return Node(
             id=self.next_id(),
             key=key,
             name=node_name,
@@ -477,9 +499,6 @@ class Recorder:
             program=program,
             is_builtin=callee.is_builtin,
         )
-        self.nodes.append(node)
-        self.added(node)
-        return node
 
     # -- the engine's own tasks -----------------------------------------------------------------------
 

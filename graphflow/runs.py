@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -55,9 +56,10 @@ class RunRecorder(Recorder):
         self._ids = itertools.count()
         self._pending: list[Node] = []
         self._driver: Driver | None = None
-        self._lock = threading.RLock()
         self.graph = Graph(name=flow_name, status=self._status)
         self.view: Callable[[int, int | None], Any] | None = None
+        self._stop: ev.StopRequested | None = None
+        self._interruption: BaseException | None = None
 
     @property
     def has_driver(self) -> bool:
@@ -84,12 +86,51 @@ class RunRecorder(Recorder):
                     run_id=self.key,
                     flow_name=self.flow_name,
                     backend=self.backend,
-                    adopt=self.adopt,
+                    adopt=_weakly(self.adopt),
                     make_run_view=self.view,
                 )
                 for subscriber in self.subscribers:
                     self._driver.subscribe(subscriber)
+                if self._interruption is not None:
+                    self._driver.interrupt(self._interruption)
+                if self._stop is not None:
+                    self._driver.tell(self._stop)
             return self._driver
+
+    def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
+        """Start nothing more; what is recorded and did not begin ends Cancelled.
+
+        `hard` also stops what runs. Whoever waits for a future raises the interruption.
+        """
+        with self._lock:
+            self._stop = ev.StopRequested(hard=hard or (self._stop is not None and self._stop.hard))
+            if interruption is not None:
+                self.interrupt(interruption)
+            if self._driver is not None:
+                self._driver.tell(self._stop)
+
+    def interrupt(self, error: BaseException | None) -> None:
+        """Let whoever waits for a future of this run raise `error`; None takes that back."""
+        with self._lock:
+            self._interruption = error
+            if self._driver is not None:
+                self._driver.interrupt(error)
+
+    def close(self) -> bool:
+        """No more calls are recorded, and what is recorded runs; False if that is nothing."""
+        with self._lock:
+            if self._driver is None and (self._stop is not None or not self._pending):
+                return False
+            driver = self.driver
+        self.interrupt(None)
+        self.flush()
+        driver.tell(ev.RecordingClosed())
+        return True
+
+    @property
+    def idle_code(self) -> Code:
+        """The state of nodes while there is no driver."""
+        return Code.PENDING if self._stop is None else Code.CANCELLED
 
     def next_id(self) -> int:
         return next(self._ids)
@@ -102,10 +143,9 @@ class RunRecorder(Recorder):
             self.backend.check(callee.options)
 
     def added(self, node: Node) -> None:
-        with self._lock:
-            self.graph.add(node)
-            self.by_id[node.id] = node
-            self._pending.append(node)
+        self.graph.add(node)
+        self.by_id[node.id] = node
+        self._pending.append(node)
 
     def flush(self) -> None:
         """Start everything recorded so far."""
@@ -122,9 +162,7 @@ class RunRecorder(Recorder):
         with self._lock:
             for node in fragment.nodes:
                 ids[node.id] = self.next_id()
-                count = self._names.get(node.task_name, 0)
-                self._names[node.task_name] = count + 1
-                name = node.task_name if count == 0 else f"{node.task_name}-{count}"
+                name = self.unique_name(node.task_name)
                 program = None if node.program is None else replace(node.program, node_name=name)
                 deps: tuple[Dep, ...] = tuple(replace(dep, upstream=ids[dep.upstream]) for dep in node.deps)
                 new = replace(node, id=ids[node.id], name=name, deps=deps, program=program)
@@ -141,10 +179,23 @@ class RunRecorder(Recorder):
     def _status(self, node_id: int) -> tuple[str, int | None, Mapping[str, int]]:
         node = self.by_id[node_id]
         if self._driver is None or node_id not in self._driver.core.books:
-            return "Pending", self.known_width(node), {}
+            return self.idle_code.state_name, self.known_width(node), {}
         book = self._driver.core.books[node_id]
         width = book.width if node.is_mapped else None
         return self._driver.code_of(node_id).state_name, width, book.state_counts()
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A bound method that does not keep its object alive: the driver's thread would, until the process ends."""
+    ref = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        target = ref()
+        if target is None:
+            raise GraphflowError("the run was let go: nothing refers to it any more")
+        return target(*args)
+
+    return call
 
 
 def check_timeout(timeout: float | None) -> None:
@@ -179,7 +230,10 @@ class Run:
         self._value: Any = None
         self._exception: BaseException | None = None
         self._done = threading.Event()
-        self._stop: ev.StopRequested | None = None
+        self._thread: int | None = None
+        self._is_stopping = False
+        self._stop_asked = threading.Event()
+        self._earlier_logs: list[LogRecord] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.name} of {self.flow_name!r}: {self.state.name}>"
@@ -221,14 +275,17 @@ class Run:
     @property
     def logs(self) -> list[LogRecord]:
         """The run's log: of the flow's body and of all tasks, by time."""
-        records = list(self.sink.records)
+        records = [*self.sink.records, *self._earlier_logs]
         if self._recorder is not None and self._recorder.has_driver:
             records += self._recorder.driver.history.logs
         return sorted(records, key=lambda record: record.timestamp)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the run has ended; False after `timeout` seconds."""
+        """Wait until the run has ended and its hooks were called; False after `timeout` seconds."""
         check_timeout(timeout)
+        if self.ended is not None and threading.get_ident() == self._thread:
+            # A hook asks: the run has ended for it.
+            return True
         return self._done.wait(timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
@@ -251,11 +308,11 @@ class Run:
 
     def cancel(self) -> None:
         """Start nothing more and stop what runs, by force where it does not yield; what did not end is Cancelled."""
-        self._request_stop(ev.StopRequested(hard=True))
+        self._request_stop(hard=True)
 
     def drain(self) -> None:
         """Start no new items and let the running ones end; what was not begun is Cancelled."""
-        self._request_stop(ev.StopRequested(hard=False))
+        self._request_stop(hard=False)
 
     def resume(self) -> None:
         """Run again what a `Pause` signal parked."""
@@ -280,17 +337,23 @@ class Run:
         if self._recorder is not None and self._recorder.has_driver:
             self._recorder.driver.subscribe(callback)
 
-    def _request_stop(self, request: ev.StopRequested) -> None:
-        self._stop = request
-        recorder = self._recorder
-        if recorder is not None and recorder.has_driver and not self._done.is_set():
-            recorder.driver.tell(request)
+    def _request_stop(self, *, hard: bool) -> None:
+        if self.ended is None:
+            self._is_stopping = True
+            self._stop_asked.set()
+            if self._recorder is not None:
+                self._recorder.stop(hard=hard)
 
     # -- used by flows ----------------------------------------------------------------------------------
 
     def _attach(self, recorder: RunRecorder) -> None:
+        """Begin an attempt."""
+        if self._recorder is not None and self._recorder.has_driver:
+            self._earlier_logs += self._recorder.driver.history.logs
         recorder.subscribers = self._subscribers
         self._recorder = recorder
+        if self._is_stopping:
+            recorder.stop(hard=True)
 
     def _move(self, code: Code, *, error: BaseException | None = None) -> State:
         message = f"{type(error).__name__}: {error}" if error is not None else ""
@@ -299,5 +362,6 @@ class Run:
         return state
 
     def _end(self) -> None:
+        """The run has ended; its hooks may still be called, in this thread."""
+        self._thread = threading.get_ident()
         self.ended = datetime.now(UTC)
-        self._done.set()

@@ -6,10 +6,10 @@ import functools
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow.errors import TaskOptionError
-from graphflow.functions import function_name, is_async, result_annotation, signature_of
+from graphflow.functions import Binding, dress, function_name, is_async, result_annotation, signature_of
 from graphflow.futures import Future, MappedFuture, starmap
 from graphflow.outside import current_recorder
 from graphflow.policies import TaskOptions, Trigger, unknown_option
@@ -55,9 +55,8 @@ class Task(Generic[P, R]):
 
     def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
         self._decorated = fn
-        self._binds_to: Literal["instance", "class", "nothing"] = "instance"
+        self._binding = Binding.of(fn)
         if isinstance(fn, staticmethod | classmethod):
-            self._binds_to = "nothing" if isinstance(fn, staticmethod) else "class"
             fn = fn.__func__
         if isinstance(fn, Task):
             raise TaskOptionError(f"{fn!r} is a task already; use its with_options(...) to change options")
@@ -68,7 +67,7 @@ class Task(Generic[P, R]):
         self._signature = signature_of(fn)
         self._given: dict[str, Any] = {}
         self._set_options(options)
-        _dress(self, fn)
+        dress(self, fn)
 
     def _set_options(self, given: Mapping[str, Any]) -> None:
         self._given = dict(given)
@@ -100,16 +99,8 @@ class Task(Generic[P, R]):
         return f"<Task {self.options.name}>"
 
     def __get__(self, instance: Any, owner: Any = None) -> Task[..., R]:
-        binds_to = self._binds_to
-        if binds_to == "nothing" or (instance is None and binds_to == "instance"):
-            return self
-        bind = getattr(self.fn, "__get__", None)
-        if bind is None:
-            # As in a plain class body: a partial or a callable object is not bound.
-            return self
-        target = (owner if owner is not None else type(instance)) if binds_to == "class" else instance
-        bound: Task[..., R] = Task(bind(target), **self._given)
-        return bound
+        bound = self._binding.bind(self.fn, instance, owner)
+        return self if bound is self.fn else Task(bound, **self._given)
 
     def __reduce__(self) -> Any:
         return _rebuild, (self._decorated, self._given)
@@ -205,15 +196,6 @@ class Task(Generic[P, R]):
         annotation = result_annotation(self.fn)
         parts = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
         return len(parts) if parts and parts[-1] is not Ellipsis else None
-
-
-def _dress(task: Task[..., Any], fn: Callable[..., Any]) -> None:
-    """Give a task the name, docstring, module and signature of its function."""
-    functools.update_wrapper(task, fn, updated=())
-    if not hasattr(fn, "__name__"):
-        task.__dict__.update(
-            __name__=function_name(fn), __qualname__=function_name(fn), __doc__=type(fn).__doc__
-        )
 
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:

@@ -80,6 +80,11 @@ class Item:
         """Its task run name."""
         return item_label(self._driver, self._node, self._place)
 
+    @property
+    def name(self) -> str:
+        """The same as `label`: what Prefect's hooks know a task run by."""
+        return self.label
+
     def _code(self) -> Code:
         return self._driver.code_of(self._node.id, self._place)
 
@@ -280,7 +285,7 @@ class NodeView:
     def state(self) -> State:
         """Where it stands; for a mapped node, derived from its items."""
         if not self._recorder.has_driver:
-            return State.of(Code.PENDING)
+            return State.of(self._recorder.idle_code)
         driver = self._recorder.driver
         code = driver.code_of(self._node.id)
         transitions = driver.history.node(self._node.id).transitions

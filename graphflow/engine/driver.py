@@ -145,17 +145,22 @@ class Driver:
         if self._thread is None or threading.current_thread() is self._thread:
             return self._pump(ready, deadline)
         with self._changed:
-            while not ready():
+            while True:
+                self._raise_interruption()
+                if ready():
+                    return True
                 self._raise_failure()
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
                 self._changed.wait(left)
-        return True
 
     def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Do the run's work here until `ready()`; at least one piece of it, however short the time is."""
-        while not ready():
+        while True:
+            self._raise_interruption()
+            if ready():
+                return True
             self._raise_failure()
             with self._pumping:
                 did = self._drain() or self.backend.step(self.run_id)
@@ -165,7 +170,6 @@ class Driver:
                 return ready()
             if not did:
                 self._take(deadline)
-        return True
 
     def _take(self, deadline: float | None) -> None:
         """Wait for the next thing to do, the timer or the deadline."""
@@ -201,6 +205,8 @@ class Driver:
     def _raise_failure(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+    def _raise_interruption(self) -> None:
         if self._interruption is not None:
             raise self._interruption
 

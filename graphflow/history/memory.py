@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from graphflow.errors import RemoteError
+from graphflow.errors import GraphflowError, RemoteError
 from graphflow.orders import Ref
 from graphflow.reports import Anomaly, ErrorRecord, LogRecord, Report, StepReport
 
@@ -46,10 +46,21 @@ class Transition:
     at: float
 
 
-def exception_of(record: ErrorRecord) -> BaseException:
-    """The exception of a record: the object itself, its restored pickle, or a `RemoteError` in its place."""
-    if record.exception is not None:
-        return record.exception
+def exception_of(record: ErrorRecord) -> Exception:
+    """The exception of a record: the object itself, its restored pickle, or a `RemoteError` in its place.
+
+    What is no `Exception` is given as the cause of one: it would end the program of whoever asks.
+    """
+    error = record.exception or _restored(record)
+    if isinstance(error, Exception):
+        return error
+    text = f"{record.type_name}: {record.message}" if record.message else record.type_name
+    wrapped = GraphflowError(f"the task raised {text}, which in a task ends nothing but its item")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _restored(record: ErrorRecord) -> BaseException:
     if record.pickled is not None:
         try:
             error = pickle.loads(record.pickled)

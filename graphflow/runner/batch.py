@@ -340,16 +340,32 @@ class Batch:
         if active is None:
             return
         step, position, start = active
+        self.stuck(step, position, start)
+        self.host.ending()
+        self.host.give_up(self.report(position + 1))
+
+    def stuck(self, step: Step, position: int, start: float) -> None:
+        """Book an item that does not yield after its time; another attempt does not follow in this thread."""
         self.failed(step, position, step.timed_out(self.order.indices[position]), start)
         if step.states[position] == Code.RETRYING:
-            # Another attempt follows, but not in this thread.
             step.states[position] = Code.AWAITING_RETRY
             step.anomalies[-1] = replace(step.anomalies[-1], code=Code.AWAITING_RETRY)
         for later in self.steps[self.steps.index(step) + 1 :]:
             if later.in_lane:
                 later.goes_on(position, self.steps)
-        self.host.ending()
-        self.host.give_up(self.report(position + 1))
+
+    def interrupted(self, step: Step, position: int, start: float) -> None:
+        """Book an item that is run again on account of another: the attempt does not count."""
+        step.states[position] = Code.AWAITING_RETRY
+        step.anomalies.append(
+            Anomaly(
+                position=position,
+                attempt=0,
+                code=Code.AWAITING_RETRY,
+                started=self.started_wall + (start - self.started),
+                duration=time.perf_counter() - start,
+            )
+        )
 
     def report(self, reached: int) -> Report:
         """The report of the first `reached` positions; values are stored before it is made."""

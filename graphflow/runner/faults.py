@@ -32,13 +32,18 @@ MAX_DISTINCT = 200
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """What a retry condition sees of the task."""
+    """What retry conditions and hooks see of the task."""
 
     name: str
     tags: frozenset[str]
     version: str | None
     retries: int
     fn: Callable[..., Any]
+
+    @classmethod
+    def of(cls, options: TaskOptions, fn: Callable[..., Any]) -> TaskView:
+        """The view of a task with these options."""
+        return cls(options.name, options.tags, options.version, options.retry.retries, fn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ def _condition_holds(
     map_index: int | None,
     outcome: Code,
 ) -> bool:
-    task = TaskView(options.name, options.tags, options.version, options.retry.retries, fn)
+    task = TaskView.of(options, fn)
     run = TaskRunView(label, map_index, attempt, run_id)
     state = State.of(outcome, message=_message(error), data=error)
     try:

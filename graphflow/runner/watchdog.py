@@ -14,8 +14,10 @@ from collections.abc import Callable
 __all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "watchdog"]
 
 GRACE_SECONDS = float(os.environ.get("GRAPHFLOW_TIMEOUT_GRACE_SECONDS", "1.0"))
-_raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_raise_in.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_SET_ASYNC_EXC = ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+_raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(_SET_ASYNC_EXC)
+# The same function with a null pointer, which takes back what was not raised yet; None would not be one.
+_take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(_SET_ASYNC_EXC)
 
 
 class ItemTimeout(BaseException):
@@ -27,9 +29,12 @@ class Abandoned(BaseException):
 
 
 class Guard:
-    """Watches one thread that runs items, one at a time."""
+    """Watches one thread that runs items, one at a time.
 
-    def __init__(self, dog: Watchdog, on_stuck: Callable[[], None]) -> None:
+    Without `on_stuck` nobody gives an item up: the thread has it until it yields.
+    """
+
+    def __init__(self, dog: Watchdog, on_stuck: Callable[[], None] | None) -> None:
         self._dog = dog
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
@@ -59,7 +64,7 @@ class Guard:
                 raise Abandoned
             fired = self._has_fired
             if fired:
-                _raise_in(self._thread, None)
+                _take_back(self._thread, None)
                 self._has_fired = False
         return fired
 
@@ -79,6 +84,8 @@ class Guard:
                 self._deadline = now + GRACE_SECONDS
                 _raise_in(self._thread, ItemTimeout)
                 return self._deadline
+            if self.on_stuck is None:
+                return None
             self._is_stuck = True
         self.on_stuck()
         return None
@@ -93,7 +100,7 @@ class Watchdog:
         self._wake_at = float("inf")
         self._thread: threading.Thread | None = None
 
-    def guard(self, on_stuck: Callable[[], None]) -> Guard:
+    def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
         """A guard for the calling thread."""
         guard = Guard(self, on_stuck)
         with self._condition:

@@ -1,0 +1,648 @@
+"""Calls of flows: a run from its first state to its last, and flows that are called inside flows."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from graphflow.backends import resolve
+from graphflow.context import FLOW, RECORDER, FlowContext
+from graphflow.engine import events as ev
+from graphflow.engine.driver import Driver
+from graphflow.engine.hooks import call_hook
+from graphflow.engine.values import node_exception, outcome_of, unhandled_exception
+from graphflow.errors import BackendError, FlowTimedOut, ForcingError, RunCancelled
+from graphflow.flow_options import FlowOptions
+from graphflow.futures import Future, wait_in_loop
+from graphflow.mapping import AllowFailure, Unmapped
+from graphflow.ports import Backend
+from graphflow.recording import FragmentRecorder, Handle, Recorder, contains_handle
+from graphflow.runner.capture import LogSink, capture_logging, capture_prints
+from graphflow.runner.faults import TaskView
+from graphflow.runner.watchdog import Abandoned, ItemTimeout, watchdog
+from graphflow.runs import Run, RunRecorder
+from graphflow.states import FAILED_CODES, Code
+from graphflow.views import Item
+
+__all__ = ["Definition", "Execution", "InnerCall", "as_call"]
+
+logger = logging.getLogger("graphflow.flows")
+STOP_SECONDS = 10.0
+"""How long a run that was stopped by force waits for its last events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A flow as its calls need it; `subject` is what hooks get as the flow."""
+
+    fn: Callable[..., Any]
+    options: FlowOptions
+    subject: Any
+
+    @property
+    def name(self) -> str:
+        """The flow's name."""
+        return self.options.name
+
+    def call(self, parameters: Mapping[str, Any]) -> Any:
+        """Call the body."""
+        args, kwargs = as_call(self.fn, parameters)
+        return self.fn(*args, **kwargs)
+
+    def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
+        """The name of a run; the default if `flow_run_name` raises."""
+        label = self.options.flow_run_name
+        try:
+            if isinstance(label, str):
+                return label.format_map({"flow_name": self.name, "run_id": run_id, **parameters})
+            if callable(label):
+                return str(label())
+        except Exception:
+            logger.debug("flow_run_name of %s raised; the default is used", self.name, exc_info=True)
+        return f"{self.name}-{run_id[-6:].lower()}"
+
+    def timed_out(self) -> FlowTimedOut:
+        """The error of a run whose time was up."""
+        return FlowTimedOut(
+            f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
+        )
+
+
+class Execution:
+    """One run of a flow, with all its attempts."""
+
+    def __init__(self, flow: Definition, run: Run) -> None:
+        self.flow = flow
+        self.options = flow.options
+        self.run = run
+        self._opened: list[tuple[Backend, bool]] = []
+
+    # -- from the first state to the last -------------------------------------------------------------------
+
+    def execute(self) -> None:
+        """Run in this thread; raises only what is no `Exception` (Ctrl-C, SystemExit)."""
+        with self._whole_run():
+            while True:
+                recorder = self._begin_attempt()
+                with _Deadline(self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)) as deadline:
+                    with self._body_context(recorder):
+                        value, error = deadline.call(lambda: self._body_and_allowed(recorder))
+                    error = self._finish(recorder, error, deadline)
+                self._conclude(recorder, value, error, deadline)
+                delay = self._delay_before_retry()
+                if delay is None:
+                    break
+                self.run._stop_asked.wait(delay)
+        self._raise_base()
+
+    async def execute_async(self) -> None:
+        """Run in this event loop; raises only what is no `Exception`."""
+        with self._whole_run():
+            while True:
+                recorder = self._begin_attempt()
+                value, error = await self._within_time(recorder, self._attempt_async(recorder))
+                if error is not None and recorder.has_driver:
+                    # Quick: everything was asked to stop.
+                    await _finished_in_loop(recorder.driver)
+                self._conclude(recorder, value, error, None)
+                delay = self._delay_before_retry()
+                if delay is None:
+                    break
+                await asyncio.sleep(delay)
+        self._raise_base()
+
+    @contextmanager
+    def _whole_run(self) -> Iterator[None]:
+        """The backend lives for all attempts, and is closed if the run made it; hooks are called at the end."""
+        run = self.run
+        run.started = datetime.now(UTC)
+        try:
+            yield
+        finally:
+            for backend, is_owned in self._opened:
+                if is_owned:
+                    backend.close()
+            run._end()
+            call_end_hooks(self.flow, run)
+            run._done.set()
+
+    def _make_backend(self) -> Backend:
+        if not self._opened:
+            self._opened.append(resolve(self.options.backend))
+        return self._opened[0][0]
+
+    def _begin_attempt(self) -> RunRecorder:
+        run = self.run
+        recorder = RunRecorder(
+            flow_name=self.flow.name,
+            run_id=run.id,
+            make_backend=self._make_backend,
+            flow_parameters=run.parameters,
+            attempt=run.attempt,
+            log_prints=self.options.log_prints,
+        )
+        recorder.view = _hook_view(recorder)
+        run._attach(recorder)
+        run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
+        if run.attempt == 1:
+            call_hooks(self.flow, run, self.options.on_running)
+        return recorder
+
+    def _delay_before_retry(self) -> float | None:
+        """Seconds until the next attempt, None if there is none."""
+        run = self.run
+        if run._recorder is not None and run._recorder.has_driver:
+            run._recorder.driver.close()
+        code = Code.by_name(run.state.name)
+        if code not in FAILED_CODES or run.attempt > self.options.retries or run._is_stopping:
+            return None
+        run._move(Code.AWAITING_RETRY)
+        delay = self.options.delay(run.attempt)
+        run.attempt += 1
+        run._exception = None
+        return delay
+
+    def _raise_base(self) -> None:
+        error = self.run.exception
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
+    # -- the body -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _body_context(self, recorder: RunRecorder) -> Iterator[None]:
+        run = self.run
+        context = FlowContext(
+            run_id=run.id,
+            flow_name=self.flow.name,
+            run_name=run.name,
+            parameters=run.parameters,
+            attempt=run.attempt,
+            log_prints=self.options.log_prints,
+            sink=run.sink,
+            backend=self.options.backend,
+        )
+        with entered(recorder, context):
+            yield
+
+    def _body_and_allowed(self, recorder: RunRecorder) -> Any:
+        value = self.flow.call(self.run.parameters)
+        for handle in _allowed_to_fail(value):
+            Future(recorder, handle._node, handle._index).result(raise_on_failure=False)
+        return value
+
+    async def _attempt_async(self, recorder: RunRecorder) -> Any:
+        with self._body_context(recorder):
+            value = await self.flow.call(self.run.parameters)
+            for handle in _allowed_to_fail(value):
+                await wait_for_failure(Future(recorder, handle._node, handle._index))
+        if recorder.close():
+            driver = recorder.driver
+            await wait_in_loop(driver, lambda: driver.is_finished)
+        return value
+
+    async def _within_time(
+        self, recorder: RunRecorder, attempt: Awaitable[Any]
+    ) -> tuple[Any, BaseException | None]:
+        """(value, None) or (None, error) of an attempt; what runs on is asked to stop."""
+        try:
+            async with asyncio.timeout(self.options.timeout_seconds) as scope:
+                return await attempt, None
+        except TimeoutError as raised:
+            error: BaseException = self.flow.timed_out() if scope.expired() else raised
+        except BaseException as raised:
+            error = raised
+        _stop_after(recorder, error)
+        recorder.close()
+        return None, error
+
+    def _finish(
+        self, recorder: RunRecorder, error: BaseException | None, deadline: _Deadline
+    ) -> BaseException | None:
+        """Run what was recorded, or stop it after an error; gives the error, also of this."""
+        try:
+            if error is not None:
+                _stop_after(recorder, error)
+            if recorder.close():
+                driver = recorder.driver
+                driver.wait(lambda: driver.is_finished, deadline.left() if error is None else None)
+                if not driver.is_finished:
+                    recorder.stop(hard=True)
+                    driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+            recorder.stop(hard=True)
+            if recorder.has_driver:
+                driver = recorder.driver
+                driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+        except BackendError as broken:
+            error = broken
+        except Exception as broken:
+            error = error or broken
+        return error
+
+    # -- how it ended ---------------------------------------------------------------------------------------
+
+    def _conclude(
+        self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: _Deadline | None
+    ) -> None:
+        driver = recorder.driver if recorder.has_driver else None
+        if driver is not None:
+            error = driver.failure or error
+            outcome = driver.outcome
+            if error is None and outcome is not None and outcome.code != Code.COMPLETED:
+                error = unhandled_exception(driver, outcome)
+        if error is None and driver is None and recorder.by_id:
+            error = RunCancelled(f"run {self.run.name} was cancelled before it began")
+        if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
+            # It was cancelled because the time was up.
+            error = self.flow.timed_out()
+        if error is None:
+            try:
+                self.run._value = resolved(value, recorder)
+            except Exception as broken:
+                error = broken
+        settle(self.run, error)
+
+
+class _Deadline:
+    """The time of one attempt: it interrupts the body, whether that waits for a future or computes.
+
+    `time_up` is told the error when the time is up.
+    """
+
+    def __init__(self, flow: Definition, time_up: Callable[[FlowTimedOut], None]) -> None:
+        self._flow = flow
+        self._time_up = time_up
+        self._seconds = flow.options.timeout_seconds
+        self._at = None if self._seconds is None else time.monotonic() + self._seconds
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> _Deadline:
+        if self._seconds is not None:
+            self._timer = threading.Timer(self._seconds, self._time_up, [self._flow.timed_out()])
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.left() == 0.0
+
+    def left(self) -> float | None:
+        """Seconds left."""
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
+
+    def call(self, body: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """(value, None) or (None, error) of the body."""
+        try:
+            if self._seconds is None:
+                return body(), None
+            return self._guarded(body), None
+        except (ItemTimeout, Abandoned):
+            return None, self._flow.timed_out()
+        except BaseException as error:
+            return None, error
+
+    def _guarded(self, body: Callable[[], Any]) -> Any:
+        # A body that waits is woken by the interruption; the guard is for one that computes.
+        guard = watchdog().guard(None)
+        try:
+            guard.arm((self._seconds or 0.0) + 0.2)
+            try:
+                return body()
+            finally:
+                if guard.disarm():
+                    raise ItemTimeout
+        finally:
+            guard.close()
+
+
+def _stop_after(recorder: RunRecorder, error: BaseException) -> None:
+    """After an error of the body nothing more is begun; what runs may end, unless the error is no `Exception`."""
+    recorder.stop(hard=not isinstance(error, Exception) or isinstance(error, FlowTimedOut))
+
+
+async def _finished_in_loop(driver: Driver) -> None:
+    try:
+        await wait_in_loop(driver, lambda: driver.is_finished)
+    except Exception:
+        logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
+
+
+def settle(run: Run, error: BaseException | None) -> None:
+    """Move a run to the state that its error stands for."""
+    run._exception = error
+    if error is None:
+        code = Code.COMPLETED
+    elif isinstance(error, KeyboardInterrupt | RunCancelled | asyncio.CancelledError):
+        code = Code.CANCELLED
+    elif isinstance(error, FlowTimedOut):
+        code = Code.TIMED_OUT
+    elif isinstance(error, BackendError) or not isinstance(error, Exception):
+        code = Code.CRASHED
+    else:
+        code = Code.FAILED
+    run._move(code, error=error)
+
+
+# -- hooks -------------------------------------------------------------------------------------------------
+
+
+def _hook_view(recorder: RunRecorder) -> Callable[[int, int | None], Any]:
+    """What a task's hooks get of a node's item: (task, task run)."""
+
+    def view(node_id: int, index: int | None) -> Any:
+        node = recorder.by_id[node_id]
+        task = None if node.program is None else TaskView.of(node.program.options, node.program.fn)
+        return task, Item(recorder.driver, node, index or 0)
+
+    return view
+
+
+def call_hooks(flow: Definition, run: Run, hooks: tuple[Callable[..., Any], ...]) -> None:
+    """Call a flow's hooks, in order."""
+    for hook in hooks:
+        call_hook(hook, lambda: (flow.subject, run), run.state)
+
+
+def call_end_hooks(flow: Definition, run: Run) -> None:
+    """Call the hooks for the state that a run ended in."""
+    options = flow.options
+    hooks = {
+        Code.COMPLETED: options.on_completion,
+        Code.FAILED: options.on_failure,
+        Code.TIMED_OUT: options.on_failure,
+        Code.CRASHED: options.on_crashed,
+        Code.CANCELLED: options.on_cancellation,
+    }
+    call_hooks(flow, run, hooks.get(Code.by_name(run.state.name), ()))
+
+
+# -- a flow called inside another ----------------------------------------------------------------------------
+
+
+@contextmanager
+def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
+    """Calls made here are recorded by `recorder`, and the body knows where it is."""
+    capture_logging()
+    if context.log_prints:
+        capture_prints()
+    tokens = RECORDER.set(recorder), FLOW.set(context)
+    try:
+        yield
+    finally:
+        RECORDER.reset(tokens[0])
+        FLOW.reset(tokens[1])
+
+
+@dataclass
+class InnerCall:
+    """A flow called inside a flow, or inside a task: its calls are recorded in the run around it, in a group.
+
+    It stays lazy, unless the flow has retries, a timeout or hooks, for which its outcome must be known: then it
+    is run to its end where it is called.
+    """
+
+    flow: Definition
+    recorder: Recorder
+    parameters: dict[str, Any]
+    _group: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        outer = FLOW.get()
+        options = self.flow.options
+        if options.backend is not None and (outer is None or options.backend != outer.backend):
+            logger.warning(
+                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; give "
+                "the backend to the outer flow",
+                self.flow.name,
+                options.backend,
+            )
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether it is run to its end where it is called."""
+        options = self.flow.options
+        has_outcome = bool(options.retries or options.timeout_seconds is not None or options.has_hooks)
+        if has_outcome and isinstance(self.recorder, FragmentRecorder):
+            raise ForcingError(
+                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: it "
+                "would have to run here and now, which a task cannot wait for; call it in a flow"
+            )
+        return has_outcome and isinstance(self.recorder, RunRecorder)
+
+    @contextmanager
+    def _inside(self, run: Run | None) -> Iterator[None]:
+        outer, flow = FLOW.get(), self.flow
+        run_id = outer.run_id if outer is not None else ""
+        log_prints = flow.options.log_prints or (outer is not None and outer.log_prints)
+        context = FlowContext(
+            run_id=run_id,
+            flow_name=flow.name,
+            run_name=run.name if run is not None else flow.run_name(self.parameters, run_id),
+            parameters=self.parameters,
+            attempt=run.attempt if run is not None else 1,
+            log_prints=log_prints,
+            sink=outer.sink if outer is not None else LogSink(),
+            backend=outer.backend if outer is not None else None,
+        )
+        with self.recorder.inside(flow.name, log_prints=flow.options.log_prints) as self._group:
+            with entered(self.recorder, context):
+                yield
+
+    def record(self) -> Any:
+        """Call the body and give what it returned, futures and all."""
+        with self._inside(None):
+            return self.flow.call(self.parameters)
+
+    async def record_async(self) -> Any:
+        """The same for an async flow."""
+        with self._inside(None):
+            return await self.flow.call(self.parameters)
+
+    # -- run to its end ---------------------------------------------------------------------------------------
+
+    def execute(self) -> Any:
+        """Run to the end, with the flow's retries, timeout and hooks; gives the value or raises."""
+        recorder, run = self._begin()
+        while True:
+            with _Deadline(self.flow, recorder.interrupt) as deadline, self._inside(run):
+                value, error = deadline.call(lambda: self.flow.call(self.parameters))
+            recorder.interrupt(None)
+            driver = recorder.driver if recorder.by_id else None
+            if error is None and driver is not None:
+                recorder.flush()
+                if not driver.wait(lambda: self._has_ended(recorder, driver), deadline.left()):
+                    error = self.flow.timed_out()
+            delay = self._end_attempt(recorder, run, value, error)
+            if delay is None:
+                return run.result()
+            time.sleep(delay)
+
+    async def execute_async(self) -> Any:
+        """The same for an async flow."""
+        recorder, run = self._begin()
+        while True:
+            value, error = None, None
+            try:
+                async with asyncio.timeout(self.flow.options.timeout_seconds) as scope:
+                    with self._inside(run):
+                        value = await self.flow.call(self.parameters)
+                    if recorder.by_id:
+                        driver = recorder.driver
+                        recorder.flush()
+                        await wait_in_loop(driver, lambda driver=driver: self._has_ended(recorder, driver))  # type: ignore[misc]
+            except TimeoutError as raised:
+                error = self.flow.timed_out() if scope.expired() else raised
+            except BaseException as raised:
+                error = raised
+            delay = self._end_attempt(recorder, run, value, error)
+            if delay is None:
+                return run.result()
+            await asyncio.sleep(delay)
+
+    def _begin(self) -> tuple[RunRecorder, Run]:
+        recorder = self.recorder
+        assert isinstance(recorder, RunRecorder)
+        run = Run(
+            run_id=recorder.run_id,
+            name=self.flow.run_name(self.parameters, recorder.run_id),
+            flow_name=self.flow.name,
+            parameters=self.parameters,
+        )
+        run.started = datetime.now(UTC)
+        run._recorder = recorder
+        run._move(Code.RUNNING)
+        call_hooks(self.flow, run, self.flow.options.on_running)
+        return recorder, run
+
+    def _nodes(self, recorder: RunRecorder) -> list[int]:
+        below = f"{self._group}/"
+        return [
+            node.id
+            for node in list(recorder.by_id.values())
+            if node.group == self._group or node.group.startswith(below)
+        ]
+
+    def _has_ended(self, recorder: RunRecorder, driver: Driver) -> bool:
+        return all(driver.is_final(node) for node in self._nodes(recorder))
+
+    def _end_attempt(
+        self, recorder: RunRecorder, run: Run, value: Any, error: BaseException | None
+    ) -> float | None:
+        """Settle the attempt; gives the delay before the next one, None if there is none."""
+        if recorder.has_driver:
+            error = self._taken_failure(recorder, error)
+        if error is None:
+            try:
+                run._value = resolved(value, recorder)
+            except Exception as broken:
+                error = broken
+        settle(run, error)
+        if isinstance(error, Exception) and run.attempt <= self.flow.options.retries:
+            run._move(Code.AWAITING_RETRY)
+            delay = self.flow.options.delay(run.attempt)
+            run.attempt += 1
+            run._exception = None
+            run._move(Code.RETRYING)
+            return delay
+        run._end()
+        call_end_hooks(self.flow, run)
+        run._done.set()
+        return None
+
+    def _taken_failure(self, recorder: RunRecorder, error: BaseException | None) -> BaseException | None:
+        """The error, or the first failure that nobody took; all of them are taken by this call."""
+        driver = recorder.driver
+        for node_id in self._nodes(recorder):
+            book = driver.core.books.get(node_id)
+            if book is not None and book.unhandled():
+                error = error or node_exception(driver, book.node)
+                driver.tell(ev.FailureHandled(node_id, None))
+        return error
+
+
+# -- values --------------------------------------------------------------------------------------------------
+
+
+async def wait_for_failure(future: Future[Any]) -> None:
+    """Wait for a future whose failure is handed to the caller."""
+    try:
+        await future
+    except Exception:
+        logger.debug("%r failed, and was allowed to", future, exc_info=True)
+
+
+def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
+    """The futures in a returned structure whose failures the user asked to see."""
+    if isinstance(value, AllowFailure):
+        return _allowed_to_fail(value.value, allows=True)
+    if isinstance(value, Handle):
+        return [value] if allows else []
+    if not contains_handle(value):
+        return []
+    each = [*value, *value.values()] if isinstance(value, dict) else value
+    return [handle for one in each for handle in _allowed_to_fail(one, allows=allows)]
+
+
+def resolved(value: Any, recorder: RunRecorder) -> Any:
+    """What a body returned, with its futures' values in their place; all of them ended."""
+    return _walk(value, lambda handle: _final_value(handle, recorder)) if contains_handle(value) else value
+
+
+def _final_value(handle: Handle, recorder: RunRecorder) -> Any:
+    node = recorder.own(handle, "the value that the flow returned")
+    value, error = outcome_of(recorder.driver, node, handle._index)
+    if isinstance(error, IndexError):
+        raise error
+    return value if error is None else error
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Handle):
+        return leaf(value)
+    if isinstance(value, AllowFailure | Unmapped):
+        return _walk(value.value, leaf)
+    kind = type(value)
+    if kind in (list, set, frozenset):
+        return kind(_walk(each, leaf) for each in value)
+    if kind is dict:
+        return {_walk(key, leaf): _walk(each, leaf) for key, each in value.items()}
+    if isinstance(value, tuple):
+        parts = [_walk(each, leaf) for each in value]
+        return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+    return value
+
+
+def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments from parameters by name."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if name not in parameters:
+            continue
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            args.append(parameters[name])
+        elif parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs:
+            args.append(parameters[name])
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args.extend(parameters[name])
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            kwargs.update(parameters[name])
+        else:
+            kwargs[name] = parameters[name]
+    return args, kwargs

@@ -1,0 +1,111 @@
+"""The options of a flow, checked when the decorator is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graphflow.errors import TaskOptionError
+from graphflow.policies import check_hooks, check_name, check_retries, check_seconds, retry_delays
+
+__all__ = ["FLOW_OPTIONS", "FlowOptions"]
+
+FLOW_OPTIONS = (
+    "name",
+    "flow_run_name",
+    "description",
+    "version",
+    "backend",
+    "retries",
+    "retry_delay_seconds",
+    "timeout_seconds",
+    "validate_parameters",
+    "log_prints",
+    "on_running",
+    "on_completion",
+    "on_failure",
+    "on_crashed",
+    "on_cancellation",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowOptions:
+    """The checked options of a flow."""
+
+    name: str
+    flow_run_name: str | Callable[..., str] | None = None
+    description: str | None = None
+    version: str | None = None
+    backend: Any = None
+    retries: int = 0
+    delays: tuple[float, ...] = ()
+    timeout_seconds: float | None = None
+    validate_parameters: bool = True
+    log_prints: bool = False
+    on_running: tuple[Callable[..., Any], ...] = ()
+    on_completion: tuple[Callable[..., Any], ...] = ()
+    on_failure: tuple[Callable[..., Any], ...] = ()
+    on_crashed: tuple[Callable[..., Any], ...] = ()
+    on_cancellation: tuple[Callable[..., Any], ...] = ()
+
+    def delay(self, retry: int) -> float:
+        """Seconds before retry number `retry`, from 1."""
+        return self.delays[min(retry, len(self.delays)) - 1] if self.delays else 0.0
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether any hook was given."""
+        return bool(
+            self.on_running
+            or self.on_completion
+            or self.on_failure
+            or self.on_crashed
+            or self.on_cancellation
+        )
+
+    @classmethod
+    def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> FlowOptions:
+        """Check what the user gave."""
+        label = given.get("flow_run_name")
+        if label is not None and not isinstance(label, str) and not callable(label):
+            raise TaskOptionError(
+                f"{owner}: flow_run_name must be a template text or a callable, not {label!r}"
+            )
+        timeout = given.get("timeout_seconds")
+        if timeout is not None:
+            timeout = check_seconds(owner, "timeout_seconds", timeout)
+            if timeout == 0:
+                raise TaskOptionError(
+                    f"{owner}: timeout_seconds=0 would time every run out; leave it out for none"
+                )
+        for option in ("validate_parameters", "log_prints"):
+            if given.get(option) is not None and not isinstance(given[option], bool):
+                raise TaskOptionError(f"{owner}: {option} must be True or False, not {given[option]!r}")
+        backend = given.get("backend")
+        if backend is not None and (
+            isinstance(backend, str) and not backend or isinstance(backend, int | float | list | dict | type)
+        ):
+            raise TaskOptionError(
+                f'{owner}: backend must be a name such as "threads" or "processes", an address, or one of '
+                f"graphflow.backends, not {backend!r}"
+            )
+        retries = check_retries(owner, given.get("retries") or 0)
+        validate = given.get("validate_parameters")
+        return cls(
+            name=check_name(owner, "name", given.get("name")) or name,
+            flow_run_name=label,
+            description=check_name(owner, "description", given.get("description")),
+            version=check_name(owner, "version", given.get("version")),
+            backend=backend,
+            retries=retries,
+            delays=retry_delays(owner, retries, given.get("retry_delay_seconds")),
+            timeout_seconds=timeout,
+            validate_parameters=True if validate is None else validate,
+            log_prints=bool(given.get("log_prints")),
+            **{
+                hook: check_hooks(owner, hook, given.get(hook))
+                for hook in ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")
+            },
+        )
