@@ -108,6 +108,8 @@ class RunRecorder(Recorder):
                 self.interrupt(interruption)
             if self._driver is not None:
                 self._driver.tell(self._stop)
+                # Batches that are about to begin must not wait for the driver's turn.
+                self._driver.backend.stop(self.key, hard=False)
 
     def interrupt(self, error: BaseException | None) -> None:
         """Let whoever waits for a future of this run raise `error`; None takes that back."""
