@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -92,7 +92,9 @@ class Execution:
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
-                with _Deadline(self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)) as deadline:
+                with _Deadline(
+                    self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)
+                ) as deadline:
                     with self._body_context(recorder):
                         value, error = deadline.call(lambda: self._body_and_allowed(recorder))
                     error = self._finish(recorder, error, deadline)
@@ -105,6 +107,8 @@ class Execution:
 
     async def execute_async(self) -> None:
         """Run in this event loop; raises only what is no `Exception`."""
+        import asyncio
+
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
@@ -213,6 +217,8 @@ class Execution:
         self, recorder: RunRecorder, attempt: Awaitable[Any]
     ) -> tuple[Any, BaseException | None]:
         """(value, None) or (None, error) of an attempt; what runs on is asked to stop."""
+        import asyncio
+
         try:
             async with asyncio.timeout(self.options.timeout_seconds) as scope:
                 return await attempt, None
@@ -343,12 +349,18 @@ async def _finished_in_loop(driver: Driver) -> None:
         logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
 
 
+def _is_cancelled_error(error: BaseException) -> bool:
+    """Whether an event loop cancelled what raised this; without asyncio, none did."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
 def settle(run: Run, error: BaseException | None) -> None:
     """Move a run to the state that its error stands for."""
     run._exception = error
     if error is None:
         code = Code.COMPLETED
-    elif isinstance(error, KeyboardInterrupt | RunCancelled | asyncio.CancelledError):
+    elif isinstance(error, KeyboardInterrupt | RunCancelled) or _is_cancelled_error(error):
         code = Code.CANCELLED
     elif isinstance(error, FlowTimedOut):
         code = Code.TIMED_OUT
@@ -495,6 +507,8 @@ class InnerCall:
 
     async def execute_async(self) -> Any:
         """The same for an async flow."""
+        import asyncio
+
         recorder, run = self._begin()
         while True:
             value, error = None, None
@@ -635,9 +649,9 @@ def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list
     for name, parameter in inspect.signature(fn).parameters.items():
         if name not in parameters:
             continue
-        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            args.append(parameters[name])
-        elif parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs:
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+            parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs
+        ):
             args.append(parameters[name])
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             args.extend(parameters[name])

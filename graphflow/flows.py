@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping
@@ -154,6 +153,8 @@ class Flow(Generic[P, R]):
         run = execution.run
 
         def target() -> None:
+            import asyncio
+
             if self.is_async:
                 asyncio.run(execution.execute_async())
             else:
@@ -225,7 +226,7 @@ def _quiet(target: Callable[[], None]) -> Callable[[], None]:
     def run() -> None:
         try:
             target()
-        except BaseException:  # noqa: S110 - the run holds it
+        except BaseException:
             pass
 
     return run

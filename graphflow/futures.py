@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
@@ -301,6 +300,8 @@ async def wait_in_loop(driver: Driver, ready: Callable[[], bool]) -> None:
     if driver.backend.runs_in_caller:
         driver.wait(ready)
         return
+    import asyncio
+
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 

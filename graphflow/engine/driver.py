@@ -33,7 +33,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code, FINAL_TABLE
+from graphflow.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Driver"]
 
