@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from graphflow.backends import resolve
 from graphflow.context import FLOW, RECORDER, FlowContext
-from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
 from graphflow.engine.values import node_exception, outcome_of, unhandled_exception
@@ -92,11 +92,9 @@ class Execution:
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
-                with _Deadline(
-                    self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)
-                ) as deadline:
+                with _Deadline(self.flow, partial(_stop_for, recorder)) as deadline:
                     with self._body_context(recorder):
-                        value, error = deadline.call(lambda: self._body_and_allowed(recorder))
+                        value, error = deadline.call(partial(self._body_and_allowed, recorder))
                     error = self._finish(recorder, error, deadline)
                 self._conclude(recorder, value, error, deadline)
                 delay = self._delay_before_retry()
@@ -349,6 +347,11 @@ async def _finished_in_loop(driver: Driver) -> None:
         logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
 
 
+def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
+    """The time is up: stop what runs, and let who waits raise."""
+    recorder.stop(hard=True, interruption=error)
+
+
 def _is_cancelled_error(error: BaseException) -> bool:
     """Whether an event loop cancelled what raised this; without asyncio, none did."""
     asyncio = sys.modules.get("asyncio")
@@ -472,9 +475,9 @@ class InnerCall:
             sink=outer.sink if outer is not None else LogSink(),
             backend=outer.backend if outer is not None else None,
         )
-        with self.recorder.inside(flow.name, log_prints=flow.options.log_prints) as self._group:
-            with entered(self.recorder, context):
-                yield
+        inside = self.recorder.inside(flow.name, log_prints=flow.options.log_prints)
+        with inside as self._group, entered(self.recorder, context):
+            yield
 
     def record(self) -> Any:
         """Call the body and give what it returned, futures and all."""
@@ -498,7 +501,7 @@ class InnerCall:
             driver = recorder.driver if recorder.by_id else None
             if error is None and driver is not None:
                 recorder.flush()
-                if not driver.wait(lambda: self._has_ended(recorder, driver), deadline.left()):
+                if not driver.wait(partial(self._has_ended, recorder, driver), deadline.left()):
                     error = self.flow.timed_out()
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
@@ -511,7 +514,8 @@ class InnerCall:
 
         recorder, run = self._begin()
         while True:
-            value, error = None, None
+            value: Any = None
+            error: BaseException | None = None
             try:
                 async with asyncio.timeout(self.flow.options.timeout_seconds) as scope:
                     with self._inside(run):
@@ -519,7 +523,7 @@ class InnerCall:
                     if recorder.by_id:
                         driver = recorder.driver
                         recorder.flush()
-                        await wait_in_loop(driver, lambda driver=driver: self._has_ended(recorder, driver))  # type: ignore[misc]
+                        await wait_in_loop(driver, partial(self._has_ended, recorder, driver))
             except TimeoutError as raised:
                 error = self.flow.timed_out() if scope.expired() else raised
             except BaseException as raised:
@@ -586,7 +590,7 @@ class InnerCall:
             book = driver.core.books.get(node_id)
             if book is not None and book.unhandled():
                 error = error or node_exception(driver, book.node)
-                driver.tell(ev.FailureHandled(node_id, None))
+                driver.hand_over(node_id, None)
         return error
 
 

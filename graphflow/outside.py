@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterable
 
 from graphflow import ids
-from graphflow.backends import resolve
 from graphflow.context import RECORDER
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder
@@ -39,6 +38,8 @@ def _new_recorder() -> RunRecorder:
     opened: list[Backend] = []
 
     def make() -> Backend:
+        from graphflow.backends import resolve
+
         backend, _ = resolve(None)
         opened.append(backend)
         return backend

@@ -41,26 +41,26 @@ __all__ = [
 # -- events: told to the core ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class NodesRecorded:
     """Calls were recorded; upstreams come before what needs them."""
 
     nodes: Sequence[Node]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class RecordingClosed:
     """The flow's body ended: no more nodes come, but for grafts."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class BatchReported:
     """A batch came back. A second report of a batch, or one of an unknown batch, changes nothing."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchWasLost:
     """A batch will not come back; see `graphflow.ports.BatchLost`."""
 
@@ -69,12 +69,12 @@ class BatchWasLost:
     had_started: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class TimerDue:
     """The time of the last `SetTimer` has come."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceAdvanced:
     """An iterator gave `count` more items; `ended` when it is exhausted, `failed` when it raised."""
 
@@ -85,7 +85,7 @@ class SourceAdvanced:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grafted:
     """A fragment was decoded: `nodes` are new, `root` gives the item's value. `failed`: it did not decode."""
 
@@ -96,26 +96,26 @@ class Grafted:
     failed: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class CapacitySet:
     """The backend can do this much from now on."""
 
     capacity: Capacity
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """Start nothing more; `hard` also stops what is executing."""
 
     hard: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class ResumeRequested:
     """Items that a `Pause` signal parked run again."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class FailureHandled:
     """The failure of a node (or of one of its items) was handed to something that the user wrote."""
 
@@ -141,7 +141,7 @@ Event = (
 # -- commands: asked of the driver ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitBatch:
     """Run these items of these nodes; `nodes` are in an order that their dependencies allow."""
 
@@ -154,7 +154,7 @@ class SubmitBatch:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class CommitReport:
     """Make the outcomes of a report durable. It comes before anything that announces them."""
 
@@ -162,7 +162,7 @@ class CommitReport:
     indices: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ItemsEnded:
     """Items reached a final state other than by a report: `code` for all of `indices`."""
 
@@ -171,7 +171,7 @@ class ItemsEnded:
     code: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChanged:
     """A node changed its state; `width` once it is known. Announced after it was committed."""
 
@@ -180,7 +180,7 @@ class NodeChanged:
     width: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFailed:
     """A node failed as a whole, before or beside its items; `error` is a `GraphflowError` or None."""
 
@@ -188,7 +188,7 @@ class NodeFailed:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GraftItem:
     """Decode a fragment; answered by `Grafted`."""
 
@@ -197,7 +197,7 @@ class GraftItem:
     fragment: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
     """The value of an item is, from now on, the value of another node."""
 
@@ -206,14 +206,14 @@ class Alias:
     root: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Tell me `TimerDue` at this time; replaces an earlier timer."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PullSource:
     """Take up to `count` more items from an iterator; answered by `SourceAdvanced`."""
 
@@ -222,14 +222,14 @@ class PullSource:
     count: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class StopBatches:
     """Ask the batches in flight to stop; `hard` by force."""
 
     hard: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class FinishRun:
     """Everything ended; `code` is the run's state, `unhandled` the nodes whose failures nobody took."""
 
