@@ -43,6 +43,7 @@ POLL_SECONDS = 0.5
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
+STOP_SECONDS = 1.0
 
 
 class _Flight:
@@ -484,8 +485,12 @@ class DaskBackend:
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return
-        # A worker that holds its interpreter's lock answers late: nobody waits for it here.
-        threading.Thread(target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True).start()
+        telling = threading.Thread(
+            target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True
+        )
+        telling.start()
+        # A worker that holds its interpreter's lock answers late: it is not waited for much longer.
+        telling.join(STOP_SECONDS)
         if not hard:
             return
         with self._lock:
