@@ -208,17 +208,14 @@ class Driver:
 
     def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
         """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
-
-        def register() -> None:
-            if ready() or self.failure is not None or self.is_finished:
-                callback()
-            else:
+        with self._changed:
+            if not (ready() or self._is_over()):
                 self._waiters.append((ready, callback))
+                return
+        callback()
 
-        if self._thread is None:
-            register()
-        else:
-            self._inbox.put(register)
+    def _is_over(self) -> bool:
+        return self.is_finished or self.failure is not None
 
     def interrupt(self, error: BaseException | None) -> None:
         """Let whoever waits raise `error`; None takes that back. The run itself goes on."""
@@ -284,16 +281,18 @@ class Driver:
             self._notify()
 
     def _notify(self) -> None:
-        if self._waiters:
-            kept = []
-            for ready, callback in self._waiters:
-                if ready() or self.failure is not None or self.is_finished:
-                    callback()
-                else:
-                    kept.append((ready, callback))
-            self._waiters = kept
+        """Wake whoever waits."""
+        due: list[Callable[[], None]] = []
         with self._changed:
+            waiters, self._waiters = self._waiters, []
+            for ready, callback in waiters:
+                if ready() or self._is_over():
+                    due.append(callback)
+                else:
+                    self._waiters.append((ready, callback))
             self._changed.notify_all()
+        for callback in due:
+            callback()
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None and not self.is_finished:
@@ -479,24 +478,24 @@ class Driver:
         return GraphflowError(f"{book.node.name} ended {code.state_name}")
 
     def _upstream_failed(self, node: int, index: int | None) -> BaseException:
-        root, item, path = self.core.root_of(node, index if self.core.books[node].node.is_mapped else None)
-        names = [self.core.books[each].node.name for each in path]
-        root_name = self.core.books[root].node.name
-        if item is not None and self.core.books[root].node.is_mapped:
+        books = self.core.books
+        root, item, path = self.core.root_of(node, index if books[node].node.is_mapped else None)
+        root_name = books[root].node.name
+        if item is not None and books[root].node.is_mapped:
             root_name += f"[{item}]"
         if root == node:
             return UpstreamFailed(
                 f"{root_name} did not run, because something that it needs failed", root=root_name
             )
+        own = books[node].node.name
+        if index is not None and books[node].node.is_mapped:
+            own += f"[{index}]"
+        names = [books[each].node.name for each in reversed(path)]
         cause = self.exception_of(root, item)
-        own = self.core.books[node].node.name + (
-            f"[{index}]" if index is not None and names and self.core.books[node].node.is_mapped else ""
-        )
-        via = f" (through {', '.join(reversed(names[1:]))})" if len(names) > 1 else ""
         error = UpstreamFailed(
-            f"{own} did not run, because {root_name} failed{via}: {type(cause).__name__}: {cause}",
+            f"{own} did not run, because {root_name} failed{_via(names[:-1])}: {type(cause).__name__}: {cause}",
             root=root_name,
-            path=tuple(reversed(names)),
+            path=names,
         )
         error.__cause__ = cause
         return error
@@ -512,10 +511,20 @@ class Driver:
         """Give up the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
+        self._notify()
         for reader in self._readers.values():
             reader.close()
         self.backend.close_run(self.run_id)
         self.hooks.close()
+
+
+def _via(names: Sequence[str]) -> str:
+    """The tasks between a failure and its consequence, the middle of a long path left out."""
+    if not names:
+        return ""
+    if len(names) > 6:
+        names = [*names[:3], f"{len(names) - 6} more", *names[-3:]]
+    return f" (through {', '.join(names)})"
 
 
 def _crashed(name: str) -> BaseException:
