@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from graphflow.backends import resolve
 from graphflow.context import FLOW, RECORDER, FlowContext
-from graphflow.engine import events as ev
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
 from graphflow.engine.values import node_exception, outcome_of, unhandled_exception
@@ -92,9 +92,9 @@ class Execution:
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
-                with _Deadline(self.flow, lambda error, r=recorder: r.stop(hard=True, interruption=error)) as deadline:
+                with _Deadline(self.flow, partial(_stop_for, recorder)) as deadline:
                     with self._body_context(recorder):
-                        value, error = deadline.call(lambda: self._body_and_allowed(recorder))
+                        value, error = deadline.call(partial(self._body_and_allowed, recorder))
                     error = self._finish(recorder, error, deadline)
                 self._conclude(recorder, value, error, deadline)
                 delay = self._delay_before_retry()
@@ -105,6 +105,8 @@ class Execution:
 
     async def execute_async(self) -> None:
         """Run in this event loop; raises only what is no `Exception`."""
+        import asyncio
+
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
@@ -213,6 +215,8 @@ class Execution:
         self, recorder: RunRecorder, attempt: Awaitable[Any]
     ) -> tuple[Any, BaseException | None]:
         """(value, None) or (None, error) of an attempt; what runs on is asked to stop."""
+        import asyncio
+
         try:
             async with asyncio.timeout(self.options.timeout_seconds) as scope:
                 return await attempt, None
@@ -343,12 +347,23 @@ async def _finished_in_loop(driver: Driver) -> None:
         logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
 
 
+def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
+    """The time is up: stop what runs, and let who waits raise."""
+    recorder.stop(hard=True, interruption=error)
+
+
+def _is_cancelled_error(error: BaseException) -> bool:
+    """Whether an event loop cancelled what raised this; without asyncio, none did."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
 def settle(run: Run, error: BaseException | None) -> None:
     """Move a run to the state that its error stands for."""
     run._exception = error
     if error is None:
         code = Code.COMPLETED
-    elif isinstance(error, KeyboardInterrupt | RunCancelled | asyncio.CancelledError):
+    elif isinstance(error, KeyboardInterrupt | RunCancelled) or _is_cancelled_error(error):
         code = Code.CANCELLED
     elif isinstance(error, FlowTimedOut):
         code = Code.TIMED_OUT
@@ -460,9 +475,9 @@ class InnerCall:
             sink=outer.sink if outer is not None else LogSink(),
             backend=outer.backend if outer is not None else None,
         )
-        with self.recorder.inside(flow.name, log_prints=flow.options.log_prints) as self._group:
-            with entered(self.recorder, context):
-                yield
+        inside = self.recorder.inside(flow.name, log_prints=flow.options.log_prints)
+        with inside as self._group, entered(self.recorder, context):
+            yield
 
     def record(self) -> Any:
         """Call the body and give what it returned, futures and all."""
@@ -486,7 +501,7 @@ class InnerCall:
             driver = recorder.driver if recorder.by_id else None
             if error is None and driver is not None:
                 recorder.flush()
-                if not driver.wait(lambda: self._has_ended(recorder, driver), deadline.left()):
+                if not driver.wait(partial(self._has_ended, recorder, driver), deadline.left()):
                     error = self.flow.timed_out()
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
@@ -495,9 +510,12 @@ class InnerCall:
 
     async def execute_async(self) -> Any:
         """The same for an async flow."""
+        import asyncio
+
         recorder, run = self._begin()
         while True:
-            value, error = None, None
+            value: Any = None
+            error: BaseException | None = None
             try:
                 async with asyncio.timeout(self.flow.options.timeout_seconds) as scope:
                     with self._inside(run):
@@ -505,7 +523,7 @@ class InnerCall:
                     if recorder.by_id:
                         driver = recorder.driver
                         recorder.flush()
-                        await wait_in_loop(driver, lambda driver=driver: self._has_ended(recorder, driver))  # type: ignore[misc]
+                        await wait_in_loop(driver, partial(self._has_ended, recorder, driver))
             except TimeoutError as raised:
                 error = self.flow.timed_out() if scope.expired() else raised
             except BaseException as raised:
@@ -572,7 +590,7 @@ class InnerCall:
             book = driver.core.books.get(node_id)
             if book is not None and book.unhandled():
                 error = error or node_exception(driver, book.node)
-                driver.tell(ev.FailureHandled(node_id, None))
+                driver.hand_over(node_id, None)
         return error
 
 
@@ -635,9 +653,9 @@ def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list
     for name, parameter in inspect.signature(fn).parameters.items():
         if name not in parameters:
             continue
-        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            args.append(parameters[name])
-        elif parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs:
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+            parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs
+        ):
             args.append(parameters[name])
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             args.extend(parameters[name])

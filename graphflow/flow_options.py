@@ -85,7 +85,8 @@ class FlowOptions:
                 raise TaskOptionError(f"{owner}: {option} must be True or False, not {given[option]!r}")
         backend = given.get("backend")
         if backend is not None and (
-            isinstance(backend, str) and not backend or isinstance(backend, int | float | list | dict | type)
+            (isinstance(backend, str) and not backend)
+            or isinstance(backend, int | float | list | dict | type)
         ):
             raise TaskOptionError(
                 f'{owner}: backend must be a name such as "threads" or "processes", an address, or one of '

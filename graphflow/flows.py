@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow import ids
-from graphflow.calls import Definition, Execution, InnerCall
 from graphflow.context import RECORDER
 from graphflow.errors import TaskOptionError
 from graphflow.flow_options import FLOW_OPTIONS, FlowOptions
@@ -20,6 +19,9 @@ from graphflow.parameters import bind_parameters, validated
 from graphflow.policies import unknown_option
 from graphflow.recording import Recorder
 from graphflow.runs import Run
+
+if TYPE_CHECKING:
+    from graphflow.calls import Definition, Execution
 
 __all__ = ["Flow", "flow"]
 
@@ -117,13 +119,14 @@ class Flow(Generic[P, R]):
         """
         outer = RECORDER.get()
         if outer is not None:
-            return self._called_inside(outer, args, kwargs)
+            return self._called_inside(outer, args, kwargs)  # type: ignore[no-any-return]
         if self.is_async:
             return self._value_async(args, kwargs)  # type: ignore[return-value]
-        return self.run(*args, **kwargs).result()  # type: ignore[no-any-return]
+        value: R = self.run(*args, **kwargs).result()
+        return value
 
     @overload
-    def run(
+    def run(  # type: ignore[overload-overlap]
         self: Flow[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, Run]: ...
     @overload
@@ -154,6 +157,8 @@ class Flow(Generic[P, R]):
         run = execution.run
 
         def target() -> None:
+            import asyncio
+
             if self.is_async:
                 asyncio.run(execution.execute_async())
             else:
@@ -191,6 +196,9 @@ class Flow(Generic[P, R]):
 
     @property
     def _definition(self) -> Definition:
+        # What runs a flow, and the engine below it, is loaded with the first run.
+        from graphflow.calls import Definition
+
         return Definition(self.fn, self.options, self)
 
     def _execution(self, args: Any, kwargs: Any) -> Execution:
@@ -198,6 +206,8 @@ class Flow(Generic[P, R]):
         run_id = ids.run_id()
         name = self._definition.run_name(parameters, run_id)
         run = Run(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
+        from graphflow.calls import Execution
+
         return Execution(self._definition, run)
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:
@@ -209,6 +219,8 @@ class Flow(Generic[P, R]):
         return (await self._run_async(args, kwargs)).result()
 
     def _called_inside(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
+        from graphflow.calls import InnerCall
+
         call = InnerCall(self._definition, recorder, self._parameters(args, kwargs))
         if self.is_async:
             return call.execute_async() if call.is_eager else call.record_async()
@@ -223,10 +235,8 @@ def _quiet(target: Callable[[], None]) -> Callable[[], None]:
     """A thread's target whose failure is the run's, and is not printed."""
 
     def run() -> None:
-        try:
+        with suppress(BaseException):
             target()
-        except BaseException:  # noqa: S110 - the run holds it
-            pass
 
     return run
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from graphflow.context import RECORDER
-from graphflow.engine import events as ev
-from graphflow.engine.driver import Driver
-from graphflow.engine.values import outcome_of
 from graphflow.errors import GraphflowError, TaskOptionError
 from graphflow.graph import Node
 from graphflow.mapping import (
@@ -25,7 +21,10 @@ from graphflow.mapping import (
 from graphflow.recording import FragmentRecorder, Handle, Recorder
 from graphflow.runs import RunRecorder, check_timeout
 from graphflow.states import FAILED_CODES, Code, State
-from graphflow.views import Failure, Item
+
+if TYPE_CHECKING:
+    from graphflow.engine.driver import Driver
+    from graphflow.views import Failure
 
 __all__ = [
     "DoneAndNotDone",
@@ -111,10 +110,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     def _outcome(self, raise_on_failure: bool = True) -> R:
         driver = self._started()
-        value, error = outcome_of(driver, self._node, self._index)
+        value, error = _outcome_of(driver, self._node, self._index)
         if error is None:
             return value  # type: ignore[no-any-return]
-        driver.tell(ev.FailureHandled(self._node.id, self._index))
+        driver.hand_over(self._node.id, self._index)
         if raise_on_failure:
             raise error
         return error  # type: ignore[return-value]
@@ -146,7 +145,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if (code in FAILED_CODES or code == Code.CANCELLED) and (
             self._index is not None or not self._node.is_mapped
         ):
-            _, error = outcome_of(driver, self._node, self._index)
+            _, error = _outcome_of(driver, self._node, self._index)
         return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
     def failures(self) -> list[Failure]:
@@ -158,11 +157,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         recorder = self._recorder
         assert isinstance(recorder, RunRecorder)
         driver = recorder.driver
-        driver.tell(ev.FailureHandled(self._node.id, self._index))
+        driver.hand_over(self._node.id, self._index)
         if self._index is not None:
             codes = [self._index] if driver.code_of(self._node.id, self._index) in FAILED_CODES else []
         else:
             codes = driver.failed_indices(self._node.id)
+        from graphflow.views import Failure, Item
+
         return [Failure(Item(driver, self._node, index)) for index in codes]
 
     def __repr__(self) -> str:
@@ -245,7 +246,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         driver.wait(ready)
         width = book[self._node.id].width
         if width is None:
-            driver.tell(ev.FailureHandled(self._node.id, None))
+            driver.hand_over(self._node.id, None)
             raise driver.exception_of(self._node.id, None)
         return width
 
@@ -296,11 +297,20 @@ class MappedFuture(Future[list[R]], Generic[R]):
         return f"<MappedFuture {self._node.name}[{'?' if width is None else width}]: {self.state.name}>"
 
 
+def _outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:
+    # The engine is loaded with the first run, not by `import graphflow`.
+    from graphflow.engine.values import outcome_of
+
+    return outcome_of(driver, node, index)
+
+
 async def wait_in_loop(driver: Driver, ready: Callable[[], bool]) -> None:
     """Wait without blocking the running event loop."""
     if driver.backend.runs_in_caller:
         driver.wait(ready)
         return
+    import asyncio
+
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 
@@ -513,7 +523,7 @@ def product(*pools: Any, **named: Any) -> Any:
     if not pools and not named:
         raise TaskOptionError("product(...) needs at least one sequence")
     recorder = _recorder_of(*pools, *named.values())
-    value = (
+    value: Any = (
         Future(recorder, recorder.product(pools, named))
         if recorder is not None
         else product_of(*pools, **named)

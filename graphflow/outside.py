@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Iterable
 
 from graphflow import ids
-from graphflow.backends import resolve
 from graphflow.context import RECORDER
 from graphflow.engine.driver import Driver
 from graphflow.ports import Backend
@@ -40,6 +39,8 @@ def _new_recorder() -> RunRecorder:
     backends: list[Backend] = []
 
     def make() -> Backend:
+        from graphflow.backends import resolve
+
         backend, _ = resolve(None)
         backends.append(backend)
         return backend

@@ -75,7 +75,7 @@ def validated(fn: Callable[..., Any], name: str, parameters: dict[str, Any]) -> 
         if parameter.default is value and parameter.default is not inspect.Parameter.empty:
             continue
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            hint = tuple[hint, ...]
+            hint = tuple[hint, ...]  # type: ignore[valid-type]
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
             hint = dict[str, hint]  # type: ignore[valid-type]
         if isinstance(hint, type) and type(value) is hint and hint in (int, str, float, bool, bytes):

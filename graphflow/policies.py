@@ -190,7 +190,9 @@ def _some(maker: str, what: Literal["failed", "successful"], low: Any, high: Any
     if low is None and high is None:
         low = 1
     if low is not None and high is not None and type(low) is type(high) and low > high:
-        raise TaskOptionError(f"{maker}(at_least={low!r}, at_most={high!r}) can never hold: at_least is above at_most")
+        raise TaskOptionError(
+            f"{maker}(at_least={low!r}, at_most={high!r}) can never hold: at_least is above at_most"
+        )
     return Trigger(f"{maker}(at_least={low!r}, at_most={high!r})", _Some(what, low, high))
 
 
@@ -209,7 +211,9 @@ def as_trigger(owner: str, value: Any) -> Trigger:
     if isinstance(value, Trigger):
         return value
     if value in (some_failed, some_successful):
-        raise TaskOptionError(f"{owner}: trigger={value.__name__} needs its bounds: write {value.__name__}(at_least=1)")
+        raise TaskOptionError(
+            f"{owner}: trigger={value.__name__} needs its bounds: write {value.__name__}(at_least=1)"
+        )
     if callable(value):
         return Trigger(getattr(value, "__name__", repr(value)), value)
     raise TaskOptionError(
@@ -327,7 +331,9 @@ def _check_retry_on(owner: str, value: Any) -> tuple[type[BaseException], ...] |
     kinds = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TaskOptionError(f"{owner}: retry_on takes exception types, such as (OSError,), not {kind!r}")
+            raise TaskOptionError(
+                f"{owner}: retry_on takes exception types, such as (OSError,), not {kind!r}"
+            )
     return kinds
 
 
@@ -335,7 +341,9 @@ def _check_tags(owner: str, value: Any) -> frozenset[str]:
     if value is None:
         return frozenset()
     if isinstance(value, str):
-        raise TaskOptionError(f'{owner}: tags takes a list of texts, not the text {value!r}; write tags=["{value}"]')
+        raise TaskOptionError(
+            f'{owner}: tags takes a list of texts, not the text {value!r}; write tags=["{value}"]'
+        )
     tags = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(tag, str) for tag in tags):
         raise TaskOptionError(f"{owner}: tags takes a list of texts, not {value!r}")
@@ -354,8 +362,15 @@ def _check_resources(owner: str, value: Any) -> tuple[tuple[str, float], ...]:
     if not isinstance(value, Mapping):
         raise TaskOptionError(f'{owner}: resources takes a mapping such as {{"GPU": 1}}, not {value!r}')
     for name, amount in value.items():
-        if not isinstance(name, str) or isinstance(amount, bool) or not isinstance(amount, int | float) or amount <= 0:
-            raise TaskOptionError(f"{owner}: resources maps names to amounts above 0, not {name!r}: {amount!r}")
+        if (
+            not isinstance(name, str)
+            or isinstance(amount, bool)
+            or not isinstance(amount, int | float)
+            or amount <= 0
+        ):
+            raise TaskOptionError(
+                f"{owner}: resources maps names to amounts above 0, not {name!r}: {amount!r}"
+            )
     return tuple(sorted((name, float(amount)) for name, amount in value.items()))
 
 
@@ -413,13 +428,19 @@ class TaskOptions:
         if timeout is not None:
             timeout = check_seconds(owner, "timeout_seconds", timeout)
             if timeout == 0:
-                raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+                raise TaskOptionError(
+                    f"{owner}: timeout_seconds=0 would time every run out; leave it out for none"
+                )
         label = given.get("task_run_name")
         if label is not None and not isinstance(label, str) and not callable(label):
-            raise TaskOptionError(f"{owner}: task_run_name must be a template text or a callable, not {label!r}")
+            raise TaskOptionError(
+                f"{owner}: task_run_name must be a template text or a callable, not {label!r}"
+            )
         priority = given.get("priority") or 0
         if isinstance(priority, bool) or not isinstance(priority, int):
-            raise TaskOptionError(f"{owner}: priority must be a whole number (higher runs first), not {priority!r}")
+            raise TaskOptionError(
+                f"{owner}: priority must be a whole number (higher runs first), not {priority!r}"
+            )
         workers = given.get("workers")
         if workers is not None:
             workers = list(workers) if isinstance(workers, list | tuple | set | frozenset) else [None]

@@ -8,10 +8,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from graphflow.engine import events as ev
-from graphflow.engine.driver import Driver
 from graphflow.errors import GraphflowError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
 from graphflow.ports import Backend, RunEvent
@@ -19,7 +17,10 @@ from graphflow.recording import Callee, Fragment, Recorder
 from graphflow.reports import LogRecord
 from graphflow.runner.capture import LogSink
 from graphflow.states import Code, State
-from graphflow.views import Nodes
+
+if TYPE_CHECKING:
+    from graphflow.engine.driver import Driver
+    from graphflow.views import Nodes
 
 __all__ = ["Run", "RunRecorder"]
 
@@ -60,7 +61,7 @@ class RunRecorder(Recorder):
         """The driver once there is one, for whoever closes it after this recorder is gone."""
         self.graph = Graph(name=flow_name, status=self._status)
         self.view: Callable[[int, int | None], Any] | None = None
-        self._stop: ev.StopRequested | None = None
+        self._stops: Literal["soft", "hard"] | None = None
         self._interruption: BaseException | None = None
 
     @property
@@ -84,6 +85,9 @@ class RunRecorder(Recorder):
                 for node in self._pending:
                     if node.program is not None:
                         self.backend.check(node.program.options)
+                # The engine is loaded with the first run, not by `import graphflow`.
+                from graphflow.engine.driver import Driver
+
                 self._driver = Driver(
                     run_id=self.key,
                     flow_name=self.flow_name,
@@ -96,8 +100,8 @@ class RunRecorder(Recorder):
                     self._driver.subscribe(subscriber)
                 if self._interruption is not None:
                     self._driver.interrupt(self._interruption)
-                if self._stop is not None:
-                    self._driver.tell(self._stop)
+                if self._stops is not None:
+                    self._driver.stop(hard=self._stops == "hard")
             return self._driver
 
     def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
@@ -106,11 +110,11 @@ class RunRecorder(Recorder):
         `hard` also stops what runs. Whoever waits for a future raises the interruption.
         """
         with self._lock:
-            self._stop = ev.StopRequested(hard=hard or (self._stop is not None and self._stop.hard))
+            self._stops = "hard" if hard or self._stops == "hard" else "soft"
             if interruption is not None:
                 self.interrupt(interruption)
             if self._driver is not None:
-                self._driver.tell(self._stop)
+                self._driver.stop(hard=self._stops == "hard")
 
     def interrupt(self, error: BaseException | None) -> None:
         """Let whoever waits for a future of this run raise `error`; None takes that back."""
@@ -122,18 +126,18 @@ class RunRecorder(Recorder):
     def close(self) -> bool:
         """No more calls are recorded, and what is recorded runs; False if that is nothing."""
         with self._lock:
-            if self._driver is None and (self._stop is not None or not self._pending):
+            if self._driver is None and (self._stops is not None or not self._pending):
                 return False
             driver = self.driver
         self.interrupt(None)
         self.flush()
-        driver.tell(ev.RecordingClosed())
+        driver.close_recording()
         return True
 
     @property
     def idle_code(self) -> Code:
         """The state of nodes while there is no driver."""
-        return Code.PENDING if self._stop is None else Code.CANCELLED
+        return Code.PENDING if self._stops is None else Code.CANCELLED
 
     def next_id(self) -> int:
         return next(self._ids)
@@ -156,7 +160,7 @@ class RunRecorder(Recorder):
             pending, driver = self._pending, self.driver
             self._pending = []
         if pending:
-            driver.tell(ev.NodesRecorded(pending))
+            driver.record(pending)
 
     def adopt(self, fragment: Fragment, parent: Node, index: int) -> tuple[Sequence[Node], int]:
         """Nodes of a fragment with ids and names of this run; called by the driver."""
@@ -266,6 +270,8 @@ class Run:
         """Its nodes, in the order of their calls; also by name: `run.nodes["fetch"]`."""
         if self._recorder is None:
             raise ValueUnavailable(f"run {self.name} has not begun")
+        from graphflow.views import Nodes
+
         return Nodes(self._recorder)
 
     @property
@@ -320,7 +326,7 @@ class Run:
     def resume(self) -> None:
         """Run again what a `Pause` signal parked."""
         if self._recorder is not None and self._recorder.has_driver:
-            self._recorder.driver.tell(ev.ResumeRequested())
+            self._recorder.driver.resume()
 
     def update(self, node: str, **knobs: Any) -> None:
         """Change a node's knobs while it runs; there are none that can be changed yet.

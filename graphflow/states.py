@@ -191,7 +191,9 @@ TRANSITIONS: Mapping[Code, frozenset[Code]] = {
 def check_transition(before: Code, after: Code) -> None:
     """Raise `TransitionError` unless the table allows the move."""
     if after not in TRANSITIONS[before]:
-        allowed = ", ".join(sorted({code.state_name for code in TRANSITIONS[before]})) or "nothing: it is final"
+        allowed = (
+            ", ".join(sorted({code.state_name for code in TRANSITIONS[before]})) or "nothing: it is final"
+        )
         raise TransitionError(
             f"a state cannot move from {before.state_name} to {after.state_name}; allowed from "
             f"{before.state_name}: {allowed}"

@@ -6,10 +6,11 @@ they are started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.local import InlineBackend, ThreadsBackend
+from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 
@@ -36,8 +37,10 @@ def processes(slots: int | None = None) -> DaskBackend:
     a `with` block, or the interpreter's end.
     """
     from graphflow.backends.cluster import DaskBackend
+    from graphflow.backends.connecting import Way
 
-    return DaskBackend.local(slots)
+    check_slots("processes", slots)
+    return DaskBackend(Way(slots=slots or os.cpu_count() or 1))
 
 
 def dask(
@@ -62,17 +65,19 @@ def dask(
         If none or several are given.
     """
     from graphflow.backends.cluster import DaskBackend
+    from graphflow.backends.connecting import Way
 
-    return DaskBackend(
+    way = Way(
         address=address,
         scheduler_file=scheduler_file,
         client=client,
         cluster=cluster,
         cluster_class=cluster_class,
-        cluster_kwargs=cluster_kwargs,
-        adapt_kwargs=adapt_kwargs,
-        client_kwargs=client_kwargs,
+        cluster_kwargs=dict(cluster_kwargs or {}),
+        adapt_kwargs=dict(adapt_kwargs or {}),
+        client_kwargs=dict(client_kwargs or {}),
     )
+    return DaskBackend(way)
 
 
 def resolve(spec: Any) -> tuple[Backend, bool]:

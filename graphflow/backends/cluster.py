@@ -8,34 +8,30 @@ crashes are graphflow's business: Dask's re-runs are not relied on.
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import os
 import re
 import shutil
-import signal
-import sys
 import tempfile
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.local import Deliver, check_slots
-from graphflow.backends.spawning import leave_main_out
-from graphflow.errors import BackendError, BackendUnreachable, SerializationError, ValueUnavailable
+from graphflow.backends.bootstrap import bootstrap, check_facts, probe
+from graphflow.backends.connecting import Way
+from graphflow.backends.local import Deliver
+from graphflow.errors import BackendError, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.columns import decode, read_file, write_pack
 from graphflow.runner.journal import executing
-from graphflow.runner.worker import Stored, set_stopped
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
+from graphflow.runner.worker import Stored, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -43,62 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["DaskBackend"]
 
 logger = logging.getLogger("graphflow.backends.dask")
-CONNECT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
-
-_BOOT_SOURCE = """
-def _graphflow_boot(payload, folder, topic, blocks):
-    from distributed import get_worker
-    from graphflow.runner.worker import Stored, run_payload
-    import pickle
-    worker = get_worker()
-    columns = {}
-    for block in blocks:
-        columns.update(block.columns)
-    def emit(data):
-        worker.log_event(topic, {"report": data})
-    data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
-    emit(data)
-    return Stored(data, kept)
-"""
-
-
-def _bootstrap() -> Callable[..., Any]:
-    """The function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(_BOOT_SOURCE, "<graphflow bootstrap>", "exec"), space)  # noqa: S102 - our own constant text
-    boot: Callable[..., Any] = space["_graphflow_boot"]
-    return boot
-
-
-_PROBE_SOURCE = """
-def _graphflow_probe(path):
-    import sys
-    found = {"python": list(sys.version_info[:3])}
-    try:
-        import graphflow
-        from importlib.metadata import version
-        for name in ("graphflow", "cloudpickle", "distributed"):
-            found[name] = version(name)
-    except Exception as error:
-        found["error"] = f"{type(error).__name__}: {error}"
-    try:
-        with open(path) as file:
-            found["token"] = file.read()
-    except OSError:
-        found["token"] = None
-    return found
-"""
-
-
-def _probe() -> Callable[..., Any]:
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(_PROBE_SOURCE, "<graphflow probe>", "exec"), space)  # noqa: S102 - our own constant text
-    probe: Callable[..., Any] = space["_graphflow_probe"]
-    return probe
+STOP_SECONDS = 1.0
 
 
 class _Flight:
@@ -128,48 +73,8 @@ class DaskBackend:
     runs_in_caller = False
     is_local = False
 
-    def __init__(
-        self,
-        *,
-        address: str | None = None,
-        scheduler_file: str | None = None,
-        client: Any = None,
-        cluster: Any = None,
-        cluster_class: Any = None,
-        cluster_kwargs: Mapping[str, Any] | None = None,
-        adapt_kwargs: Mapping[str, Any] | None = None,
-        client_kwargs: Mapping[str, Any] | None = None,
-        slots: int | None = None,
-        is_own_local: bool = False,
-    ) -> None:
-        given = {
-            "address": address,
-            "scheduler_file": scheduler_file,
-            "client": client,
-            "cluster": cluster,
-            "cluster_class": cluster_class,
-        }
-        chosen = [name for name, value in given.items() if value is not None]
-        if not is_own_local and len(chosen) != 1:
-            found = " and ".join(chosen) if chosen else "none"
-            raise BackendError(
-                f"dask(...) takes exactly one of address, scheduler_file, client, cluster, cluster_class; given: {found}"
-            )
-        if (cluster_kwargs or adapt_kwargs) and cluster_class is None and not is_own_local:
-            raise BackendError(
-                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
-            )
-        check_slots("processes", slots)
-        self._address = address
-        self._scheduler_file = scheduler_file
-        self._given_client = client
-        self._given_cluster = cluster
-        self._cluster_class = cluster_class
-        self._cluster_kwargs = dict(cluster_kwargs or {})
-        self._adapt_kwargs = dict(adapt_kwargs or {})
-        self._client_kwargs = dict(client_kwargs or {})
-        self._slots = slots or os.cpu_count() or 1
-        self._is_own_local = is_own_local
+    def __init__(self, way: Way) -> None:
+        self._way = way
         self._client: Client | None = None
         self._cluster: Any = None
         self._base: Path | None = None
@@ -177,18 +82,14 @@ class DaskBackend:
         self._runs: dict[str, _RunState] = {}
         self._blocks: dict[str, Future] = {}
         self._shared: dict[str, Future] = {}
-        self._boot = _bootstrap()
+        self._boot = bootstrap()
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._poller: threading.Thread | None = None
         self._is_failed = False
-
-    @classmethod
-    def local(cls, slots: int | None = None) -> DaskBackend:
-        """A local cluster of worker processes with one thread each."""
-        return cls(slots=slots, is_own_local=True)
+        self._threads: dict[str, int] = {}
 
     def __enter__(self) -> DaskBackend:
         self.start()
@@ -200,11 +101,9 @@ class DaskBackend:
     @property
     def name(self) -> str:
         """How logs and errors name it."""
-        if self._is_own_local:
-            return f"processes({self._slots})"
-        if self._client is not None and self._client.scheduler is not None:
+        if self._way.slots is None and self._client is not None and self._client.scheduler is not None:
             return f"dask({self._client.scheduler.address})"
-        return f"dask({self._address or self._scheduler_file or self._cluster_class or 'a given cluster'})"
+        return str(self._way)
 
     @property
     def dashboard_link(self) -> str | None:
@@ -229,77 +128,18 @@ class DaskBackend:
             if self._closing.is_set():
                 raise BackendError(f"{self.name} is closed")
             try:
-                self._client = self._connect()
+                self._client, self._cluster = self._way.connect()
                 self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
                 self._check_workers()
             except BaseException:
                 self._shut_down()
                 raise
-            self._encoder = OrderEncoder(share=self._share, by_value=not self._is_own_local)
+            self._encoder = OrderEncoder(share=self._share, by_value=self._way.slots is None)
             self._capacity = self._measure()
             self._client.subscribe_topic("all", self._on_cluster_event)
             self._poller = threading.Thread(target=self._poll, name="graphflow-dask", daemon=True)
             self._poller.start()
             atexit.register(self.close)
-
-    def _connect(self) -> Client:
-        import dask
-        from distributed import Client, LocalCluster
-
-        settings: dict[str, Any] = {
-            "distributed.scheduler.allowed-failures": 0,
-            "distributed.scheduler.worker-ttl": None,
-            "distributed.admin.low-level-log-length": 10,
-        }
-        arguments: dict[str, Any] = {
-            "set_as_default": False,
-            "timeout": CONNECT_SECONDS,
-            **self._client_kwargs,
-        }
-        if self._is_own_local or self._cluster_class is not None:
-            leave_main_out()
-        if self._is_own_local:
-            with dask.config.set(settings), _interrupts_blocked():
-                self._cluster = LocalCluster(
-                    n_workers=self._slots,
-                    threads_per_worker=1,
-                    processes=True,
-                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
-                    dashboard_address=":0",
-                    scheduler_kwargs={"dashboard": False},
-                    silence_logs=logging.CRITICAL,
-                    **self._cluster_kwargs,
-                )
-                return Client(self._cluster, **arguments)
-        if self._cluster_class is not None:
-            with dask.config.set(settings):
-                self._cluster = _cluster_class(self._cluster_class)(**self._cluster_kwargs)
-                if self._adapt_kwargs:
-                    self._cluster.adapt(**self._adapt_kwargs)
-                return Client(self._cluster, **arguments)
-        if self._given_client is not None:
-            client: Client = self._given_client
-            if getattr(client, "asynchronous", False):
-                raise BackendError(
-                    "dask(client=...) takes a synchronous client; make one with Client(address)"
-                )
-            return client
-        if self._given_cluster is not None:
-            return Client(self._given_cluster, **arguments)
-        where = self._address or self._scheduler_file
-        try:
-            if self._scheduler_file is not None:
-                if not Path(self._scheduler_file).exists():
-                    raise BackendUnreachable(f"there is no scheduler file {self._scheduler_file}")
-                return Client(scheduler_file=self._scheduler_file, **arguments)
-            return Client(self._address, **arguments)
-        except (OSError, ValueError) as error:
-            if isinstance(error, BackendUnreachable):
-                raise
-            raise BackendUnreachable(
-                f"no Dask scheduler answers at {where} within {CONNECT_SECONDS:g} s ({type(error).__name__}: {error}); "
-                "is it running, and is the address right?"
-            ) from error
 
     def _check_workers(self) -> None:
         """Refuse workers that could not run batches, and see whether they share this machine's disk."""
@@ -307,19 +147,19 @@ class DaskBackend:
         token = uuid.uuid4().hex
         path = self._base / "token"
         path.write_text(token)
-        found = self._client.run(_probe(), str(path))
+        found = self._client.run(probe(), str(path))
         if not found and not self._is_elastic():
             raise BackendError(f"{self.name} has no workers; start some, then run again")
         for worker, facts in found.items():
-            _check_facts(worker, facts)
+            check_facts(worker, facts)
         loopback = self._client.scheduler is not None and re.match(
             r"(tcp|tls)://(127\.|localhost|\[::1\])|inproc://", self._client.scheduler.address
         )
         self._shares_disk = bool(loopback) and all(facts["token"] == token for facts in found.values())
 
     def _is_elastic(self) -> bool:
-        cluster = self._cluster or self._given_cluster
-        return bool(self._adapt_kwargs) or bool(getattr(cluster, "_adaptive", None))
+        cluster = self._cluster or self._way.cluster
+        return bool(self._way.adapt_kwargs) or bool(getattr(cluster, "_adaptive", None))
 
     def _workers(self) -> Mapping[str, Any]:
         assert self._client is not None
@@ -332,7 +172,9 @@ class DaskBackend:
         return workers
 
     def _measure(self) -> Capacity:
-        slots = sum(int(each["nthreads"]) for each in self._workers().values())
+        found = {address: int(each["nthreads"]) for address, each in self._workers().items()}
+        self._threads.update(found)
+        slots = sum(found.values())
         is_elastic = self._is_elastic()
         return Capacity(
             slots=max(slots, 1) if is_elastic else slots, queue=3 if is_elastic else 1, is_elastic=is_elastic
@@ -372,6 +214,8 @@ class DaskBackend:
     def open_run(self, run_id: str, deliver: Deliver) -> None:
         """Begin a run. Its files live as long as the object that `deliver` belongs to."""
         assert self._client is not None and self._base is not None
+        if self._is_failed:
+            raise BackendError(f"{self.name} failed in an earlier run; make a new backend")
         folder: Path | None = None
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
@@ -534,8 +378,13 @@ class DaskBackend:
                 for batch, flight in state.flights.items()
                 if flight.future is not None and flight.future.key in keys
             ]
-        for state, run_id, batch, flight in gone:
+        # A worker begins batches in the order in which they were sent: the later ones only waited there.
+        gone.sort(key=lambda each: each[2])
+        threads = self._threads.get(str(message.get("worker")), 1)
+        for place, (state, run_id, batch, flight) in enumerate(gone):
             lost = self._lost(run_id, batch, f"worker {message.get('worker')} died")
+            if lost.had_started is None and place >= threads:
+                lost = BatchLost(batch=batch, had_started=False)
             client, future = self._client, flight.future
             if client is not None and future is not None:
                 # Before Dask runs it again by itself. This is the client's own thread, so nothing may block.
@@ -568,6 +417,9 @@ class DaskBackend:
                     measured = self._measure()
                 except Exception:
                     continue
+                if self._way.slots is not None and len(self._cluster.workers) < self._way.slots:
+                    # Dask gives a worker's place up if it is away 15 s after an earlier loss of it.
+                    self._cluster.scale(self._way.slots)
                 if measured.slots or measured.is_elastic:
                     idle_since = None
                 else:
@@ -633,8 +485,12 @@ class DaskBackend:
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return
-        # A worker that holds its interpreter's lock answers late: nobody waits for it here.
-        threading.Thread(target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True).start()
+        telling = threading.Thread(
+            target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True
+        )
+        telling.start()
+        # A worker that holds its interpreter's lock answers late: it is not waited for much longer.
+        telling.join(STOP_SECONDS)
         if not hard:
             return
         with self._lock:
@@ -643,7 +499,7 @@ class DaskBackend:
             if flight.future is not None:
                 flight.future.cancel()
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
-        if flights and self._is_own_local and len(self._runs) == 1:
+        if flights and self._way.slots is not None and len(self._runs) == 1:
             # A cancelled task runs on in Dask; only its process can be ended. Nannies start new ones.
             threading.Thread(target=_end_workers, args=(client,), name="graphflow-stop", daemon=True).start()
 
@@ -691,7 +547,7 @@ class DaskBackend:
         try:
             if client is not None and cluster is not None:
                 _quietly(lambda: client.unsubscribe_topic("all"))
-            if client is not None and client is not self._given_client:
+            if client is not None and client is not self._way.client:
                 _quietly(client.close)
             elif client is not None:
                 _quietly(lambda: client.unsubscribe_topic("all"))
@@ -730,54 +586,7 @@ def _end_workers(client: Client) -> None:
         logger.debug("some workers did not end", exc_info=True)
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _takes_n_workers(client: Client) -> bool:
     import inspect
 
     return "n_workers" in inspect.signature(client.scheduler_info).parameters
-
-
-def _cluster_class(spec: Any) -> Callable[..., Any]:
-    if not isinstance(spec, str):
-        if not callable(spec):
-            raise BackendError(f"cluster_class must be a class or its dotted path, not {spec!r}")
-        made: Callable[..., Any] = spec
-        return made
-    module, _, name = spec.rpartition(".")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BackendError(f"there is no cluster class {spec!r}: {type(error).__name__}: {error}") from error
-    return found
-
-
-def _check_facts(worker: str, facts: Mapping[str, Any]) -> None:
-    if "error" in facts:
-        raise BackendError(
-            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
-        )
-    ours, theirs = list(sys.version_info[:2]), list(facts["python"][:2])
-    if ours != theirs:
-        raise BackendError(
-            f"worker {worker} runs Python {'.'.join(map(str, theirs))}, this process {'.'.join(map(str, ours))}; "
-            "functions travel as bytecode, which differs: use the same minor version"
-        )
-    for name, is_exact in (("graphflow", True), ("cloudpickle", False)):
-        here, there = version(name), str(facts[name])
-        if here != there if is_exact else here.split(".")[0] != there.split(".")[0]:
-            raise BackendError(
-                f"worker {worker} has {name} {there}, this process {here}; install the same "
-                f"{'version' if is_exact else 'major version'}"
-            )

@@ -90,10 +90,10 @@ class Watcher:
         count = self._interrupts.count
         if count >= 1 and self._acted == 0:
             self._acted = 1
+            self._run.drain()
             self._progress.say(
                 "interrupted: no new items are started, running ones end; Ctrl-C again to cancel"
             )
-            self._run.drain()
         if count >= 2 and self._acted == 1:
             self._acted = 2
             self._progress.say("cancelling: running items are stopped")

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from graphflow.engine import events as ev
@@ -33,7 +34,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code, FINAL_TABLE
+from graphflow.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Driver"]
 
@@ -101,6 +102,28 @@ class Driver:
     def tell(self, event: ev.Event) -> None:
         """Hand an event to the core, in order with all others."""
         self._inbox.put(lambda: self._handle(event))
+
+    def record(self, nodes: Sequence[Node]) -> None:
+        """Nodes were recorded, each after what it depends on."""
+        self.tell(ev.NodesRecorded(nodes))
+
+    def close_recording(self) -> None:
+        """The flow's body ended: no more nodes come."""
+        self.tell(ev.RecordingClosed())
+
+    def stop(self, *, hard: bool) -> None:
+        """Start nothing more; `hard` also stops what executes."""
+        self.tell(ev.StopRequested(hard=hard))
+        # Batches that are about to begin must not wait for this thread's turn.
+        self.backend.stop(self.run_id, hard=False)
+
+    def resume(self) -> None:
+        """Run again what a `Pause` signal parked."""
+        self.tell(ev.ResumeRequested())
+
+    def hand_over(self, node: int, index: int | None) -> None:
+        """The failure of a node, or of one of its items, was given to the user."""
+        self.tell(ev.FailureHandled(node, index))
 
     def call(self, action: Callable[[], None]) -> None:
         """Run something on the driver's thread."""
@@ -328,9 +351,7 @@ class Driver:
             if self.dispatcher.buffers:
                 leader = self.core.books[step.node].stage.leader
                 indices = list(command.indices)
-                self.call(
-                    lambda leader=leader, indices=indices: self.dispatcher.forget_ended(leader, indices)
-                )
+                self.call(partial(self.dispatcher.forget_ended, leader, indices))
             self.hooks.reported(self.core, step, command.indices)
             self._emit("items", step.node, "", report.reached)
 

@@ -94,7 +94,12 @@ def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> b
 
 
 def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
-    """A node begins to run although something failed that it takes as a whole: the user asked to see it."""
+    """A node begins to run although something failed that it takes as a whole: the user asked to see it.
+
+    The engine's own nodes (a collection, a filter) only pass failures on.
+    """
+    if book.node.is_builtin:
+        return
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
         if (
@@ -130,7 +135,29 @@ def hand_over(books: Mapping[int, NodeBook], node: int, index: int | None) -> No
             if book.counts[Code.UPSTREAM_FAILED] or book.final == Code.UPSTREAM_FAILED:
                 todo += [(root, None) for root in book.graft_roots.values()]
                 todo += _causes(books, book, None)
+                todo += _passed_on(books, book)
         elif item not in book.handled_items:
             book.handled_items.add(item)
             if book.states[item] == Code.UPSTREAM_FAILED:
                 todo += _causes(books, book, item)
+                if len(book.handled_items) >= book.counts[Code.UPSTREAM_FAILED]:
+                    todo += _passed_on(books, book)
+
+
+def _passed_on(books: Mapping[int, NodeBook], book: NodeBook) -> list[Place]:
+    """The failures that the engine's own nodes passed on to a node as elements.
+
+    Which element came from which failure is not known here: they count as seen once all items that they
+    failed were.
+    """
+    found: list[Place] = []
+    todo = [dep.upstream for dep in book.node.deps]
+    while todo:
+        upstream = books[todo.pop()]
+        if not upstream.node.is_builtin:
+            continue
+        for dep in upstream.node.deps:
+            if dep.allows_failure and _has_failed(books, dep, None):
+                found.append((dep.upstream, dep.index))
+            todo.append(dep.upstream)
+    return found

@@ -68,7 +68,7 @@ def _restored(record: ErrorRecord) -> BaseException:
                 if record.traceback:
                     error.add_note(f"on the worker:\n{record.traceback.rstrip()}")
                 return error
-        except Exception:  # noqa: S110 - the texts below always travel
+        except Exception:
             pass
     return RemoteError(record.type_name, record.message, record.traceback)
 

@@ -19,7 +19,6 @@ from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
 from graphflow.reports import Anomaly, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
-from graphflow.runner.concurrent import run_concurrently
 from graphflow.runner.faults import Decision, ErrorTable, decide, summarize
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
@@ -73,6 +72,9 @@ class Batch:
                 ]
             )
         if any(step.program.kind == "async" for step in self.steps):
+            # asyncio takes longer to import than a small flow takes to run.
+            from graphflow.runner.concurrent import run_concurrently
+
             reached = run_concurrently(self)
         else:
             reached = self._run_in_turn()

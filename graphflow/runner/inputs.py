@@ -159,7 +159,7 @@ def make_call(
         new_kwargs: dict[str, Any] = {}
         for each in args:
             if type(each) is Spread:
-                value = values[each.slot]
+                value: Any = values[each.slot]
                 if isinstance(value, Mapping):
                     new_kwargs.update(value)
                 else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable
@@ -13,6 +12,8 @@ __all__ = ["run_awaitable"]
 
 def run_awaitable(awaitable: Awaitable[Any]) -> Any:
     """What an awaitable gives; it runs in a thread of its own where this thread's event loop is running."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -21,11 +21,12 @@ from graphflow.states import FAILED_CODES, Code
 __all__ = ["ONE_SHOT", "Step"]
 
 _ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
+_EMPTIES: tuple[Any, ...] = ([], (), {}, {}.values(), {}.items(), range(0), set(), "")
 ONE_SHOT = frozenset(
     [
         types.GeneratorType,
         *(map, filter, zip, enumerate, reversed),
-        *(type(iter(each)) for each in ([], (), {}, {}.values(), {}.items(), range(0), set(), "")),
+        *(type(iter(each)) for each in _EMPTIES),
         *(each for each in vars(itertools).values() if isinstance(each, type) and each not in _ENDLESS),
     ]
 )

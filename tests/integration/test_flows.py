@@ -107,7 +107,12 @@ def test_a_run_shows_its_nodes_items_times_and_history(backend_name: str) -> Non
         return once.map(range(n))
 
     run = body.run(4)
-    assert len(run.id) == 26 and run.name == "run of 4" and run.flow_name == "body" and run.parameters == {"n": 4}
+    assert (
+        len(run.id) == 26
+        and run.name == "run of 4"
+        and run.flow_name == "body"
+        and run.parameters == {"n": 4}
+    )
     assert [str(state) for state in run.history] == ["Pending", "Running", "Completed"]
     assert run.started <= run.ended  # type: ignore[operator]
     (node,) = run.nodes
@@ -215,7 +220,9 @@ def test_a_flow_that_was_started_can_be_waited_for() -> None:
 
     run = body.start()
     assert not run.wait(0.01)
-    with pytest.raises(TimeoutError, match=r"run body-\w+ did not end within 0\.01 s; it is (Pending|Running)"):
+    with pytest.raises(
+        TimeoutError, match=r"run body-\w+ did not end within 0\.01 s; it is (Pending|Running)"
+    ):
         run.result(timeout=0.01)
     with pytest.raises(ValueError, match="timeout must be 0 or more"):
         run.wait(-1)
@@ -330,7 +337,11 @@ def test_allow_failure_and_triggers_are_seeing_only_if_the_task_ran(backend_name
 def test_a_returned_allow_failure_hands_the_exception_to_the_caller(backend_name: str) -> None:
     @flow(backend=backend_name)
     def body() -> Any:
-        return {"a": allow_failure(boom(1)), "b": [allow_failure(inc(boom(2))), inc(1)], "c": allow_failure(boom.map([3]))}
+        return {
+            "a": allow_failure(boom(1)),
+            "b": [allow_failure(inc(boom(2))), inc(1)],
+            "c": allow_failure(boom.map([3])),
+        }
 
     value = body()
     assert str(value["a"]) == "boom 1"
@@ -361,7 +372,9 @@ def test_looking_at_a_state_is_not_seeing(backend_name: str) -> None:
 # -- a body that raises --------------------------------------------------------------------------------
 
 
-def test_a_body_that_raises_fails_the_run_and_cancels_what_did_not_begin(backend_name: str, tally: Any) -> None:
+def test_a_body_that_raises_fails_the_run_and_cancels_what_did_not_begin(
+    backend_name: str, tally: Any
+) -> None:
     @task
     def count(x: Any = None) -> None:
         tally.add()
@@ -384,7 +397,10 @@ def test_a_body_that_raises_fails_the_run_and_cancels_what_did_not_begin(backend
         run = body.run()
         assert run.state == "Failed"
         assert isinstance(run.exception, KeyError)
-        assert [str(node.state) for node in run.nodes if node.task_name == "count"] in (["Cancelled"] * 4, ["Cancelled"] * 2)
+        assert [str(node.state) for node in run.nodes if node.task_name == "count"] in (
+            ["Cancelled"] * 4,
+            ["Cancelled"] * 2,
+        )
     assert tally.count() == 0
 
 
@@ -410,10 +426,16 @@ def test_what_runs_when_the_body_raises_may_end() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_system_exit_and_ctrl_c_in_a_body_end_the_run_and_go_on(backend_name: str, error: BaseException) -> None:
+def test_system_exit_and_ctrl_c_in_a_body_end_the_run_and_go_on(
+    backend_name: str, error: BaseException
+) -> None:
     kept: list[Any] = []
 
-    @flow(backend=backend_name, on_crashed=[lambda f, r, s: kept.append(r)], on_cancellation=[lambda f, r, s: kept.append(r)])
+    @flow(
+        backend=backend_name,
+        on_crashed=[lambda f, r, s: kept.append(r)],
+        on_cancellation=[lambda f, r, s: kept.append(r)],
+    )
     def body() -> None:
         inc(1)
         raise error
@@ -426,7 +448,9 @@ def test_system_exit_and_ctrl_c_in_a_body_end_the_run_and_go_on(backend_name: st
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_system_exit_and_ctrl_c_raised_by_a_task_are_that_items_failure(backend_name: str, error: BaseException) -> None:
+def test_system_exit_and_ctrl_c_raised_by_a_task_are_that_items_failure(
+    backend_name: str, error: BaseException
+) -> None:
     @task(retries=2)
     def leave(x: int) -> int:
         if x == 1:
@@ -483,7 +507,11 @@ def test_a_flow_is_tried_again_as_a_whole(backend_name: str, tally: Any) -> None
         *("Retrying", "Failed", "AwaitingRetry"),
         *("Retrying", "Completed"),
     ]
-    assert [line.message for line in run.logs if line.message.startswith("attempt")] == ["attempt 1", "attempt 2", "attempt 3"]
+    assert [line.message for line in run.logs if line.message.startswith("attempt")] == [
+        "attempt 1",
+        "attempt 2",
+        "attempt 3",
+    ]
     assert run.exception is None
     assert tally.count() == 3
 
@@ -731,5 +759,7 @@ def test_resources_need_a_cluster(backend_name: str) -> None:
     def body() -> Any:
         return inc.with_options(resources={"GPU": 1})(1)
 
-    with pytest.raises(BackendError, match=r"task 'inc' asks for resources=.*'GPU'.* run the flow on a Dask cluster"):
+    with pytest.raises(
+        BackendError, match=r"task 'inc' asks for resources=.*'GPU'.* run the flow on a Dask cluster"
+    ):
         body()

@@ -220,7 +220,9 @@ def test_a_result_can_be_waited_for_with_a_timeout() -> None:
     @flow(backend="threads")
     def body() -> Any:
         future = blocked()
-        with pytest.raises(TimeoutError, match=r"blocked did not end within 0\.01 s; it is (Pending|Running)"):
+        with pytest.raises(
+            TimeoutError, match=r"blocked did not end within 0\.01 s; it is (Pending|Running)"
+        ):
             future.result(timeout=0.01)
         assert not future.wait(0)
         gate.set()
@@ -311,7 +313,9 @@ def test_futures_in_containers_are_resolved_to_any_depth(run_body: Any) -> None:
         deep: Any = a
         for _ in range(30):
             deep = [deep]
-        value = same({"l": [a, (b, {a: {b}})], "p": Point(a, [b]), "f": frozenset([a]), b: 3, "m": inc.map([1, 2])})
+        value = same(
+            {"l": [a, (b, {a: {b}})], "p": Point(a, [b]), "f": frozenset([a]), b: 3, "m": inc.map([1, 2])}
+        )
         return value, same(deep), same([a, [1, "x", None]])
 
     value, deep, flat = run_body(body)
@@ -328,7 +332,10 @@ def test_futures_in_keyword_and_variable_arguments_are_resolved(run_body: Any) -
     def collect(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
 
-    assert run_body(lambda: collect(inc(0), [inc(1)], x=inc(2), y={"z": inc(3)})) == ((1, [2]), {"x": 3, "y": {"z": 4}})
+    assert run_body(lambda: collect(inc(0), [inc(1)], x=inc(2), y={"z": inc(3)})) == (
+        (1, [2]),
+        {"x": 3, "y": {"z": 4}},
+    )
 
 
 def test_a_returned_structure_has_its_futures_values(run_body: Any) -> None:
@@ -393,7 +400,11 @@ def test_unpacking_into_the_wrong_number_fails_where_it_is_written(run_body: Any
 
 def test_allow_failure_hands_the_exception_over(run_body: Any) -> None:
     def body() -> Any:
-        return same(allow_failure(boom(1))), same([allow_failure(boom(2)), inc(0)]), same(allow_failure([boom(3), 4]))
+        return (
+            same(allow_failure(boom(1))),
+            same([allow_failure(boom(2)), inc(0)]),
+            same(allow_failure([boom(3), 4])),
+        )
 
     first, (second, one), (third, four) = run_body(body)
     assert [str(first), str(second), one, str(third), four] == ["boom 1", "boom 2", 1, "boom 3", 4]
@@ -490,7 +501,8 @@ def test_a_future_of_another_run_is_refused(backend_name: str) -> None:
     first()
     assert kept[0].result() == 2
     with pytest.raises(
-        CrossRunError, match=r"task 'inc' was given a future of inc that belongs to another run \(of 'first'\)"
+        CrossRunError,
+        match=r"task 'inc' was given a future of inc that belongs to another run \(of 'first'\)",
     ):
         second()
     with pytest.raises(CrossRunError):
@@ -581,7 +593,9 @@ def test_forcing_a_call_made_inside_a_task_is_refused(backend_name: str) -> None
     def outer() -> int:
         return inc(1).result()
 
-    with pytest.raises(ForcingError, match=r"the future of inc was forced inside a running task; .* task\.fn"):
+    with pytest.raises(
+        ForcingError, match=r"the future of inc was forced inside a running task; .* task\.fn"
+    ):
         flow(backend=backend_name)(lambda: outer())()
 
 
@@ -612,5 +626,7 @@ def test_returning_or_using_a_future_of_the_flow_inside_a_task_is_refused(local_
         return sneaky()
 
     for way in ("return", "use"):
-        with pytest.raises(CrossRunError, match="only futures of calls made in the same task run can be used"):
+        with pytest.raises(
+            CrossRunError, match="only futures of calls made in the same task run can be used"
+        ):
             body(way)

@@ -12,7 +12,18 @@ import graphflow
 import numpy as np
 import pandas as pd
 import pytest
-from graphflow import allow_failure, flatten, flow, items, product, rows, starmap, task, task_context, unmapped
+from graphflow import (
+    allow_failure,
+    flatten,
+    flow,
+    items,
+    product,
+    rows,
+    starmap,
+    task,
+    task_context,
+    unmapped,
+)
 from graphflow.errors import MapFailed, MapTypeError, MapWidthError, UpstreamFailed, ValueUnavailable
 
 
@@ -133,7 +144,9 @@ def test_lists_of_futures_are_mapped(run_body: Any) -> None:
     assert run_body(body) == ([2, 3, 6], [2], [3, 3])
 
 
-@pytest.mark.parametrize("constant", ["text", b"bytes", 3, 2.5, None, True, object, np.float64(2), np.array(4)])
+@pytest.mark.parametrize(
+    "constant", ["text", b"bytes", 3, 2.5, None, True, object, np.float64(2), np.array(4)]
+)
 def test_scalars_texts_and_bytes_are_constant(run_body: Any, constant: Any) -> None:
     @task
     def pair(x: Any, y: Any) -> Any:
@@ -226,7 +239,9 @@ def test_a_scalar_made_at_run_time_fails_the_map_not_the_run(backend_name: str, 
 
 
 def test_a_map_over_constants_alone_is_refused(run_body: Any) -> None:
-    with pytest.raises(MapTypeError, match=r"task 'add': nothing to map over: all arguments are constants \(int, Unmapped"):
+    with pytest.raises(
+        MapTypeError, match=r"task 'add': nothing to map over: all arguments are constants \(int, Unmapped"
+    ):
         run_body(lambda: add.map(1, unmapped([2])))
     with pytest.raises(MapTypeError, match="there are none"):
         run_body(lambda: task(lambda: 1).map())
@@ -236,7 +251,9 @@ def test_a_map_over_constants_alone_is_refused(run_body: Any) -> None:
 
 
 def test_mapped_arguments_are_zipped(run_body: Any) -> None:
-    assert run_body(lambda: [add.map([1, 2], [10, 20]), add.map(same([1, 2]), y=range(2)), add.map(iter([1]), [2])]) == [
+    assert run_body(
+        lambda: [add.map([1, 2], [10, 20]), add.map(same([1, 2]), y=range(2)), add.map(iter([1]), [2])]
+    ) == [
         [11, 22],
         [1, 3],
         [3],
@@ -245,7 +262,8 @@ def test_mapped_arguments_are_zipped(run_body: Any) -> None:
 
 def test_widths_that_differ_are_refused_by_name_where_they_are_known(run_body: Any) -> None:
     with pytest.raises(
-        MapWidthError, match=r"task 'add' is mapped over arguments of different lengths \(x: 2, y: 3\); .* unmapped"
+        MapWidthError,
+        match=r"task 'add' is mapped over arguments of different lengths \(x: 2, y: 3\); .* unmapped",
     ) as caught:
         run_body(lambda: add.map([1, 2], [1, 2, 3]))
     assert caught.value.widths == {"x": 2, "y": 3}
@@ -277,7 +295,15 @@ def test_widths_that_differ_at_run_time_fail_the_map(backend_name: str) -> None:
 def test_empty_maps_complete_with_an_empty_list(run_body: Any) -> None:
     def body() -> Any:
         none = inc.map([])
-        return [none, inc.map(same([])), inc.map(none), inc.map(numbers(0)), total(none), add.map(none, []), inc.map(())]
+        return [
+            none,
+            inc.map(same([])),
+            inc.map(none),
+            inc.map(numbers(0)),
+            total(none),
+            add.map(none, []),
+            inc.map(()),
+        ]
 
     assert run_body(body) == [[], [], [], [], 0, [], []]
 
@@ -333,7 +359,9 @@ def test_chains_and_diamonds_give_what_a_plain_loop_gives(run_body: Any) -> None
     assert mixed == [i + 2 + i for i in range(100)]
 
 
-@pytest.mark.parametrize("second_options", [{}, {"priority": 1}, {"batch_size": 1}], ids=["fused", "unfused", "batches"])
+@pytest.mark.parametrize(
+    "second_options", [{}, {"priority": 1}, {"batch_size": 1}], ids=["fused", "unfused", "batches"]
+)
 def test_an_item_goes_on_before_its_siblings_are_done(second_options: dict[str, Any]) -> None:
     reached = threading.Event()
 
@@ -435,7 +463,11 @@ def test_a_product_is_computed_not_stored(run_body: Any) -> None:
 
 @pytest.mark.parametrize(
     ("pools", "text"),
-    [(({"a": 1},), "a dict is not mapped"), ((3,), "argument 0 must be a sequence, not 3"), (({1},), "a set is not mapped")],
+    [
+        (({"a": 1},), "a dict is not mapped"),
+        ((3,), "argument 0 must be a sequence, not 3"),
+        (({1},), "a set is not mapped"),
+    ],
 )
 def test_a_product_of_what_is_not_mapped_is_refused(run_body: Any, pools: Any, text: str) -> None:
     with pytest.raises(MapTypeError, match=text):
@@ -641,7 +673,9 @@ def test_an_iterator_of_futures_is_refused(backend_name: str) -> None:
 
 
 def test_several_iterators_are_zipped(run_body: Any) -> None:
-    assert run_body(lambda: add.map(numbers(300), (i * 10 for i in range(300)))) == [11 * i for i in range(300)]
+    assert run_body(lambda: add.map(numbers(300), (i * 10 for i in range(300)))) == [
+        11 * i for i in range(300)
+    ]
 
 
 # -- mapped futures as sequences -----------------------------------------------------------------------
@@ -655,7 +689,9 @@ def test_a_mapped_future_is_a_sequence_of_futures(run_body: Any) -> None:
             mapped[4]
         with pytest.raises(IndexError):
             mapped[-5]
-        with pytest.raises(TypeError, match="a mapped future is indexed by map index, a whole number, not 'a'"):
+        with pytest.raises(
+            TypeError, match="a mapped future is indexed by map index, a whole number, not 'a'"
+        ):
             mapped["a"]
         return [
             len(mapped),
@@ -760,7 +796,8 @@ def test_a_failed_lane_names_its_root(backend_name: str, fused: bool) -> None:
         return last[1].result()
 
     with pytest.raises(
-        UpstreamFailed, match=r"last\[1\] did not run, because odd_fails\[1\] failed \(through inc\): ValueError: odd 1"
+        UpstreamFailed,
+        match=r"last\[1\] did not run, because odd_fails\[1\] failed \(through inc\): ValueError: odd 1",
     ) as caught:
         body()
     assert caught.value.root == "odd_fails[1]"
@@ -774,7 +811,9 @@ def test_a_failed_item_in_a_list_fails_its_lane_alone(backend_name: str) -> None
 
     run = body.run()
     assert [item.state for item in run.nodes["inc"].items] == ["Completed", "UpstreamFailed", "Completed"]
-    assert "inc[1] did not run, because boom failed: ValueError: boom 2" in str(run.nodes["inc"].items[1].exception)
+    assert "inc[1] did not run, because boom failed: ValueError: boom 2" in str(
+        run.nodes["inc"].items[1].exception
+    )
     assert run.state == "Failed"
     assert str(run.exception) == "boom 2"
 
@@ -791,7 +830,9 @@ def test_a_failed_item_in_a_flattened_or_filtered_map_fails_its_lane_alone(backe
         return inc.map(odd_fails.map(range(3)).filter(lambda x: True))
 
     run = body.run("flatten")
-    assert [item.state for item in run.nodes["inc"].items] == ["Completed"] * 2 + ["UpstreamFailed"] + ["Completed"] * 2
+    assert [item.state for item in run.nodes["inc"].items] == ["Completed"] * 2 + ["UpstreamFailed"] + [
+        "Completed"
+    ] * 2
     assert run.state == "Failed"
     run = body.run("filter")
     assert [item.state for item in run.nodes["inc"].items] == ["Completed", "UpstreamFailed", "Completed"]

@@ -19,7 +19,11 @@ def attempts_of(backend_name: str, work: Any, *args: Any) -> tuple[Any, int, lis
 
     run = body.run()
     item = run.nodes[0].items[0]
-    return run.value if run.exception is None else run.exception, item.attempts, [str(each) for each in item.history]
+    return (
+        run.value if run.exception is None else run.exception,
+        item.attempts,
+        [str(each) for each in item.history],
+    )
 
 
 def fails_until(attempt: int, error: type[BaseException] = OSError) -> Any:
@@ -34,7 +38,15 @@ def fails_until(attempt: int, error: type[BaseException] = OSError) -> Any:
 def test_an_item_is_tried_again_as_often_as_asked(backend_name: str) -> None:
     value, attempts, history = attempts_of(backend_name, task(retries=2)(fails_until(3)))
     assert (value, attempts) == (3, 3)
-    assert history == ["Pending", "Running", "AwaitingRetry", "Retrying", "AwaitingRetry", "Retrying", "Completed"]
+    assert history == [
+        "Pending",
+        "Running",
+        "AwaitingRetry",
+        "Retrying",
+        "AwaitingRetry",
+        "Retrying",
+        "Completed",
+    ]
     error, attempts, history = attempts_of(backend_name, task(retries=2)(fails_until(9)))
     assert (str(error), attempts) == ("attempt 3", 3)
     assert history[-2:] == ["Retrying", "Failed"]
@@ -106,7 +118,8 @@ def test_jitter_is_really_applied(local_name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry_on", "expected"), [(OSError, 2), ((KeyError, OSError), 2), ([KeyError], 1), (Exception, 2), (ConnectionError, 1)]
+    ("retry_on", "expected"),
+    [(OSError, 2), ((KeyError, OSError), 2), ([KeyError], 1), (Exception, 2), (ConnectionError, 1)],
 )
 def test_only_the_given_exceptions_are_retried(backend_name: str, retry_on: Any, expected: int) -> None:
     _, attempts, _ = attempts_of(backend_name, task(retries=1, retry_on=retry_on)(fails_until(2)))
@@ -146,7 +159,9 @@ def plain_condition(answer: bool, task: Any, task_run: Any, state: Any) -> bool:
     ],
 )
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_condition_may_be_any_callable(backend_name: str, condition: Any, expected: int, is_async: bool) -> None:
+def test_a_condition_may_be_any_callable(
+    backend_name: str, condition: Any, expected: int, is_async: bool
+) -> None:
     fails = fails_until(99)
 
     async def async_work() -> Any:
@@ -162,7 +177,10 @@ def test_a_condition_that_raises_means_no_retry_and_says_so(backend_name: str) -
         backend_name, task(retries=5, retry_condition_fn=lambda *_: 1 / 0)(fails_until(99))
     )
     assert attempts == 1
-    assert "its retry_condition_fn raised ZeroDivisionError: division by zero; so it was not retried" in error.__notes__
+    assert (
+        "its retry_condition_fn raised ZeroDivisionError: division by zero; so it was not retried"
+        in error.__notes__
+    )
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])

@@ -91,7 +91,12 @@ def test_methods_are_tasks_of_their_instance(run_body: Any) -> None:
 
 def test_static_and_class_methods_are_tasks_in_either_order_of_decorators(run_body: Any) -> None:
     scaler = Scaler(3)
-    assert run_body(lambda: [Scaler.double(2), scaler.double(2), Scaler.triple(2), scaler.triple(2)]) == [4, 4, 6, 6]
+    assert run_body(lambda: [Scaler.double(2), scaler.double(2), Scaler.triple(2), scaler.triple(2)]) == [
+        4,
+        4,
+        6,
+        6,
+    ]
     assert run_body(lambda: [Scaler.name_of(1), BigScaler.name_of(2), BigScaler(1).name_of.map([3])]) == [
         "Scaler1",
         "BigScaler2",
@@ -248,9 +253,15 @@ def test_options_that_do_not_exist_are_refused_with_a_suggestion() -> None:
         ({"retry_delay_seconds": "x"}, "retry_delay_seconds must be a number of seconds"),
         ({"retry_delay_seconds": lambda: 1}, "retry_delay_seconds is a callable and raised TypeError"),
         ({"retry_jitter_factor": -0.1}, "retry_jitter_factor must be a number"),
-        ({"retry_on": "ValueError"}, r"retry_on takes exception types, such as \(OSError,\), not 'ValueError'"),
+        (
+            {"retry_on": "ValueError"},
+            r"retry_on takes exception types, such as \(OSError,\), not 'ValueError'",
+        ),
         ({"retry_on": [ValueError, 3]}, "retry_on takes exception types"),
-        ({"retry_condition_fn": 3}, r"retry_condition_fn must be a callable of \(task, task_run, state\), not 3"),
+        (
+            {"retry_condition_fn": 3},
+            r"retry_condition_fn must be a callable of \(task, task_run, state\), not 3",
+        ),
         ({"timeout_seconds": 0}, "timeout_seconds=0 would time every run out"),
         ({"timeout_seconds": "1"}, "timeout_seconds must be a number of seconds"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds must be a number of seconds"),
@@ -297,7 +308,9 @@ def test_every_option_of_the_decorator_is_listed_for_with_options_and_checked() 
 
 
 def test_delays_may_be_timedeltas() -> None:
-    options = add.with_options(retry_delay_seconds=timedelta(minutes=1), timeout_seconds=timedelta(seconds=90)).options
+    options = add.with_options(
+        retry_delay_seconds=timedelta(minutes=1), timeout_seconds=timedelta(seconds=90)
+    ).options
     assert (options.retry.delay(1), options.timeout_seconds) == (60.0, 90.0)
 
 
@@ -325,7 +338,9 @@ def test_a_label_may_be_a_callable_of_nothing_or_of_the_parameters(backend_name:
     assert labels(backend_name, lambda: f"number {task_context().map_index}") == ["number 0", "number 1"]
 
 
-@pytest.mark.parametrize("maker", ["{nothing}", "{path.x}", lambda: 1 / 0, lambda parameters: 1 / 0, "{", "{path:d}"])
+@pytest.mark.parametrize(
+    "maker", ["{nothing}", "{path.x}", lambda: 1 / 0, lambda parameters: 1 / 0, "{", "{path:d}"]
+)
 def test_a_label_that_raises_does_not_fail_the_item(backend_name: str, maker: Any) -> None:
     assert labels(backend_name, maker) == ["work[0]", "work[1]"]
 
@@ -349,7 +364,14 @@ def test_a_task_knows_its_run_node_index_width_and_attempt(backend_name: str) ->
         context = task_context()
         if context.attempt == 1:
             raise ValueError
-        return context.node, context.map_index, context.width, context.attempt, context.idempotency_key, context.run_id
+        return (
+            context.node,
+            context.map_index,
+            context.width,
+            context.attempt,
+            context.idempotency_key,
+            context.run_id,
+        )
 
     @flow(backend=backend_name)
     def body() -> Any:

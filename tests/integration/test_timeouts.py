@@ -24,7 +24,12 @@ def test_an_item_that_computes_too_long_times_out_alone(backend_name: str) -> No
         return work.map(range(4))
 
     run = body.run()
-    assert [str(item.state) for item in run.nodes["work"].items] == ["Completed", "TimedOut", "Completed", "Completed"]
+    assert [str(item.state) for item in run.nodes["work"].items] == [
+        "Completed",
+        "TimedOut",
+        "Completed",
+        "Completed",
+    ]
     error = run.nodes["work"].items[1].exception
     assert isinstance(error, ItemTimedOut) and isinstance(error, TimeoutError)
     assert str(error) == "work[1] ran longer than timeout_seconds=0.2"
@@ -60,7 +65,11 @@ def test_an_item_that_never_yields_is_given_up_and_its_siblings_finish() -> None
 
     begun = time.monotonic()
     run = body.run()
-    assert [str(item.state) for item in run.nodes["work"].items] == ["Completed", "TimedOut", *["Completed"] * 4]
+    assert [str(item.state) for item in run.nodes["work"].items] == [
+        "Completed",
+        "TimedOut",
+        *["Completed"] * 4,
+    ]
     assert time.monotonic() - begun < 60
 
 
@@ -180,7 +189,12 @@ def test_an_async_item_that_blocks_the_loop_times_out(blocks: str) -> None:
         return work.map(range(4))
 
     run = body.run()
-    assert [str(item.state) for item in run.nodes["work"].items] == ["Completed", "TimedOut", "Completed", "Completed"]
+    assert [str(item.state) for item in run.nodes["work"].items] == [
+        "Completed",
+        "TimedOut",
+        "Completed",
+        "Completed",
+    ]
 
 
 def test_a_generator_that_takes_too_long_times_out(backend_name: str) -> None:

@@ -73,7 +73,9 @@ RAN, SKIPPED, FAILED = "Completed", "Skipped", "UpstreamFailed"
         (lambda counts: counts["Failed"] == 1 and counts.skipped == 1, "boom skip", RAN),
     ],
 )
-def test_triggers_decide_from_the_upstream_states(backend_name: str, trigger: Any, upstreams: str, expected: str) -> None:
+def test_triggers_decide_from_the_upstream_states(
+    backend_name: str, trigger: Any, upstreams: str, expected: str
+) -> None:
     assert state_with(backend_name, trigger, upstreams) == expected
 
 
@@ -129,7 +131,10 @@ def test_a_mapped_task_with_a_trigger_decides_item_by_item(backend_name: str) ->
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: gf.some_failed(at_least=1.5), "a float is a fraction from 0.0 to 1.0 and an int a number of tasks"),
+        (
+            lambda: gf.some_failed(at_least=1.5),
+            "a float is a fraction from 0.0 to 1.0 and an int a number of tasks",
+        ),
         (lambda: gf.some_failed(at_least=-1), "a float is a fraction"),
         (lambda: gf.some_successful(at_most="x"), r"some_successful\(at_most=...\) takes an int"),
         (lambda: gf.some_failed(at_least=True), "takes an int"),
@@ -252,7 +257,9 @@ def test_pause_parks_an_item_until_the_run_is_resumed() -> None:
 
     run = body.start()
     run.subscribe(lambda event: paused.set() if event.kind == "items" else None)
-    while run.state != "Running" or not any(item.state == "Paused" for node in run.nodes for item in node.items):
+    while run.state != "Running" or not any(
+        item.state == "Paused" for node in run.nodes for item in node.items
+    ):
         paused.wait(0.01)
         paused.clear()
     item = run.nodes["gated"].items[1]
