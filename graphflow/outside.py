@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from graphflow import ids
 from graphflow.context import RECORDER
+from graphflow.engine.driver import Driver
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder
 from graphflow.runs import RunRecorder
@@ -34,21 +35,21 @@ def current_recorder(values: Iterable[object]) -> Recorder:
 
 
 def _new_recorder() -> RunRecorder:
-    """A recording whose backend is closed when nothing refers to it any more."""
-    opened: list[Backend] = []
+    """A recording whose driver and backend are closed when nothing refers to it any more."""
+    backends: list[Backend] = []
 
     def make() -> Backend:
         from graphflow.backends import resolve
 
         backend, _ = resolve(None)
-        opened.append(backend)
+        backends.append(backend)
         return backend
 
     recorder = RunRecorder(flow_name="outside", run_id=ids.run_id(), make_backend=make)
-    weakref.finalize(recorder, _close, opened)
+    weakref.finalize(recorder, _close, recorder.opened, backends)
     return recorder
 
 
-def _close(backends: list[Backend]) -> None:
-    for backend in backends:
-        backend.close()
+def _close(drivers: list[Driver], backends: list[Backend]) -> None:
+    for each in (*drivers, *backends):
+        each.close()

@@ -57,6 +57,8 @@ class RunRecorder(Recorder):
         self._ids = itertools.count()
         self._pending: list[Node] = []
         self._driver: Driver | None = None
+        self.opened: list[Driver] = []
+        """The driver once there is one, for whoever closes it after this recorder is gone."""
         self.graph = Graph(name=flow_name, status=self._status)
         self.view: Callable[[int, int | None], Any] | None = None
         self._stops: Literal["soft", "hard"] | None = None
@@ -93,6 +95,7 @@ class RunRecorder(Recorder):
                     adopt=_weakly(self.adopt),
                     make_run_view=self.view,
                 )
+                self.opened.append(self._driver)
                 for subscriber in self.subscribers:
                     self._driver.subscribe(subscriber)
                 if self._interruption is not None:
