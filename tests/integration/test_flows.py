@@ -6,8 +6,9 @@ import threading
 import time
 from typing import Any
 
-import graphflow
 import pytest
+
+import graphflow
 from graphflow import allow_failure, flow, flow_context, task
 from graphflow.errors import (
     BackendError,

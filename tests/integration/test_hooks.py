@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from graphflow import flow, task, task_context
 
 
@@ -64,7 +65,11 @@ def test_hooks_see_value_and_exception_of_the_run(backend_name: str) -> None:
 def test_each_item_of_a_map_calls_its_hooks_once(backend_name: str) -> None:
     seen: list[Any] = []
 
-    @task(retries=1, on_running=[lambda t, r, s: seen.append((r.index, str(s)))], on_completion=[lambda t, r, s: seen.append((r.index, str(s)))])
+    @task(
+        retries=1,
+        on_running=[lambda t, r, s: seen.append((r.index, str(s)))],
+        on_completion=[lambda t, r, s: seen.append((r.index, str(s)))],
+    )
     def work(x: int) -> int:
         if x == 1 and task_context().attempt == 1:
             raise OSError
@@ -85,7 +90,11 @@ def test_hooks_are_called_before_the_flow_returns_and_in_order(backend_name: str
     def work() -> int:
         return 1
 
-    @flow(backend=backend_name, on_running=[lambda *_: seen.append("flow runs")], on_completion=[lambda *_: seen.append("flow done")])
+    @flow(
+        backend=backend_name,
+        on_running=[lambda *_: seen.append("flow runs")],
+        on_completion=[lambda *_: seen.append("flow done")],
+    )
     def body() -> Any:
         return work()
 
@@ -195,7 +204,10 @@ def test_every_end_of_a_flow_has_its_hook(backend_name: str, is_async: bool) -> 
 def test_a_hook_may_ask_the_run_for_its_result(backend_name: str) -> None:
     seen: list[Any] = []
 
-    @flow(backend=backend_name, on_completion=[lambda flow, run, state: seen.append((run.result(), run.wait(5), run.ended))])
+    @flow(
+        backend=backend_name,
+        on_completion=[lambda flow, run, state: seen.append((run.result(), run.wait(5), run.ended))],
+    )
     def body() -> int:
         return 3
 

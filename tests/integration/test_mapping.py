@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import graphflow
 import numpy as np
 import pandas as pd
 import pytest
+
+import graphflow
 from graphflow import (
     allow_failure,
     flatten,
