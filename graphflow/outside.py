@@ -51,5 +51,7 @@ def _new_recorder() -> RunRecorder:
 
 
 def _close(drivers: list[Driver], backends: list[Backend]) -> None:
-    for each in (*drivers, *backends):
-        each.close()
+    for driver in drivers:
+        driver.close()
+    for backend in backends:
+        backend.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import types
+from collections.abc import Sequence
 from contextvars import Token
 from dataclasses import replace
 from typing import Any
