@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from graphflow import flow
 
 LOCAL = ["inline", "threads"]

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from graphflow import as_completed, flow, get_run_logger, task, task_context
 from graphflow.errors import FlowTimedOut
 

@@ -9,6 +9,7 @@ from collections import OrderedDict, namedtuple
 from typing import Any
 
 import pytest
+
 from graphflow import allow_failure, as_completed, flow, task, wait
 from graphflow.errors import CrossRunError, CycleError, ForcingError, GraphflowError, TaskOptionError
 
@@ -365,7 +366,7 @@ def test_a_missing_key_fails_the_element_not_the_value(backend_name: str) -> Non
 
 def test_unpacking_by_annotation_does_not_force(run_body: Any, tally: Any) -> None:
     @task
-    def counted() -> "tuple[int, str]":
+    def counted() -> tuple[int, str]:
         tally.add()
         return 1, "b"
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+
 from graphflow import allow_failure, flow, task, task_context
 from graphflow.errors import ForcingError, MapFailed, UpstreamFailed
 
@@ -45,7 +46,12 @@ def test_a_returned_future_takes_the_place_of_its_task(run_body: Any) -> None:
     def chosen(x: int) -> Any:
         return inc(x) if x else add(x, 100)
 
-    assert run_body(lambda: [chosen(0), chosen(1), inc(chosen(1)), chosen.map([0, 1])]) == [100, 2, 3, [100, 2]]
+    assert run_body(lambda: [chosen(0), chosen(1), inc(chosen(1)), chosen.map([0, 1])]) == [
+        100,
+        2,
+        3,
+        [100, 2],
+    ]
 
 
 def test_recursion_a_thousand_deep(backend_name: str) -> None:
@@ -177,7 +183,11 @@ def test_a_failing_fragment_fails_its_item_and_names_the_root(backend_name: str)
         return inc.map(outer.map(range(3)))
 
     run = body.run()
-    assert [str(item.state) for item in run.nodes["outer"].items] == ["Completed", "UpstreamFailed", "Completed"]
+    assert [str(item.state) for item in run.nodes["outer"].items] == [
+        "Completed",
+        "UpstreamFailed",
+        "Completed",
+    ]
     error = run.nodes["outer"].items[1].exception
     assert isinstance(error, UpstreamFailed)
     assert "ValueError: boom 1" in str(error)
@@ -307,7 +317,11 @@ def test_nested_fan_out_with_failures(backend_name: str) -> None:
         return fan_out.map([1, 2, 1])
 
     run = body.run()
-    assert [str(item.state) for item in run.nodes["fan_out"].items] == ["Completed", "UpstreamFailed", "Completed"]
+    assert [str(item.state) for item in run.nodes["fan_out"].items] == [
+        "Completed",
+        "UpstreamFailed",
+        "Completed",
+    ]
     assert run.value is None
     assert isinstance(run.exception, MapFailed | ValueError)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import networkx
 import pytest
+
 from graphflow import flow, product, task, unmapped
 from graphflow.errors import ForcingError
 
@@ -76,7 +77,10 @@ def test_forcing_while_a_graph_is_built_is_a_clear_error() -> None:
     def body() -> Any:
         return merge([1]).result()
 
-    with pytest.raises(ForcingError, match=r"the future of merge was forced while the graph of 'body' is only built.*flow\.run"):
+    with pytest.raises(
+        ForcingError,
+        match=r"the future of merge was forced while the graph of 'body' is only built.*flow\.run",
+    ):
         body.graph()
 
 
@@ -91,7 +95,13 @@ def test_the_exports_name_nodes_edges_and_widths() -> None:
     document = json.loads(graph.to_json())
     assert document["name"] == "pipeline"
     assert [node["name"] for node in document["nodes"]] == ["load", "count", "load-1", "merge"]
-    assert document["edges"][0] == {"from": 0, "to": 1, "argument": "path", "kind": "elements", "mapped": True}
+    assert document["edges"][0] == {
+        "from": 0,
+        "to": 1,
+        "argument": "path",
+        "kind": "elements",
+        "mapped": True,
+    }
 
 
 def test_names_with_odd_characters_are_quoted() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
 import pytest
+
 from graphflow import flow, task, task_context
 
 
@@ -64,7 +66,11 @@ def test_hooks_see_value_and_exception_of_the_run(backend_name: str) -> None:
 def test_each_item_of_a_map_calls_its_hooks_once(backend_name: str) -> None:
     seen: list[Any] = []
 
-    @task(retries=1, on_running=[lambda t, r, s: seen.append((r.index, str(s)))], on_completion=[lambda t, r, s: seen.append((r.index, str(s)))])
+    @task(
+        retries=1,
+        on_running=[lambda t, r, s: seen.append((r.index, str(s)))],
+        on_completion=[lambda t, r, s: seen.append((r.index, str(s)))],
+    )
     def work(x: int) -> int:
         if x == 1 and task_context().attempt == 1:
             raise OSError
@@ -85,7 +91,11 @@ def test_hooks_are_called_before_the_flow_returns_and_in_order(backend_name: str
     def work() -> int:
         return 1
 
-    @flow(backend=backend_name, on_running=[lambda *_: seen.append("flow runs")], on_completion=[lambda *_: seen.append("flow done")])
+    @flow(
+        backend=backend_name,
+        on_running=[lambda *_: seen.append("flow runs")],
+        on_completion=[lambda *_: seen.append("flow done")],
+    )
     def body() -> Any:
         return work()
 
@@ -181,10 +191,8 @@ def test_every_end_of_a_flow_has_its_hook(backend_name: str, is_async: bool) -> 
         on_cancellation=[hook("on_cancellation")],
     )
     for how in ("works", "fails", "exits"):
-        try:
+        with contextlib.suppress(SystemExit):
             asyncio.run(body.run(how)) if is_async else body.run(how)
-        except SystemExit:
-            pass
     assert seen == [
         *("on_running: Running", "on_completion: Completed"),
         *("on_running: Running", "on_failure: Failed"),
@@ -195,7 +203,10 @@ def test_every_end_of_a_flow_has_its_hook(backend_name: str, is_async: bool) -> 
 def test_a_hook_may_ask_the_run_for_its_result(backend_name: str) -> None:
     seen: list[Any] = []
 
-    @flow(backend=backend_name, on_completion=[lambda flow, run, state: seen.append((run.result(), run.wait(5), run.ended))])
+    @flow(
+        backend=backend_name,
+        on_completion=[lambda flow, run, state: seen.append((run.result(), run.wait(5), run.ended))],
+    )
     def body() -> int:
         return 3
 

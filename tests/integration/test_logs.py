@@ -152,4 +152,8 @@ def test_no_handler_or_level_of_logging_is_touched(backend_name: str) -> None:
         return talk(1)
 
     body()
-    assert (logging.root.level, list(logging.root.handlers), logging.getLogger("graphflow").handlers) == before
+    assert (
+        logging.root.level,
+        list(logging.root.handlers),
+        logging.getLogger("graphflow").handlers,
+    ) == before

@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import graphflow
 import numpy as np
 import pandas as pd
 import pytest
+
+import graphflow
 from graphflow import (
     allow_failure,
     flatten,
@@ -668,7 +669,7 @@ def test_an_iterator_of_futures_is_refused(backend_name: str) -> None:
     def body() -> Any:
         return inc.map(same(i) for i in range(3))
 
-    with pytest.raises(MapTypeError, match="gave a future.*give a list of futures instead"):
+    with pytest.raises(MapTypeError, match=r"gave a future.*give a list of futures instead"):
         body()
 
 

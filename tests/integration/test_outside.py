@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from graphflow import as_completed, flatten, product, task, wait
 from graphflow.errors import CrossRunError, MapFailed, MapTypeError
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+
 from graphflow import flow, task
 from graphflow.errors import GraphflowError, ParameterError
 
@@ -77,7 +78,11 @@ def test_classes_that_pydantic_does_not_know_are_checked_by_type() -> None:
 @pytest.mark.parametrize(
     ("annotation", "value", "text"),
     [
-        (int, "many", r"flow 'body': parameter 'x' must be int, not 'many' \(Input should be a valid integer"),
+        (
+            int,
+            "many",
+            r"flow 'body': parameter 'x' must be int, not 'many' \(Input should be a valid integer",
+        ),
         (int, 1.5, "must be int, not 1.5"),
         (list[int], [1, "b"], r"must be list\[int\], not \[1, 'b'\] \(1: Input should be a valid integer"),
         (Settings, {"depth": 1}, r"must be Settings, not \{'depth': 1\} \(rate: Field required"),
@@ -101,7 +106,9 @@ def test_all_misfits_are_named_and_nothing_runs() -> None:
     def body(a: int, b: list[str], c: int = 3) -> None:
         ran.append(1)
 
-    with pytest.raises(ParameterError, match="parameter 'a' must be int.*parameter 'b' must be list.*parameter 'c' must"):
+    with pytest.raises(
+        ParameterError, match=r"parameter 'a' must be int.*parameter 'b' must be list.*parameter 'c' must"
+    ):
         body("x", 3, c="y")  # type: ignore[arg-type]
     with pytest.raises(ParameterError):
         body.run("x", [])  # type: ignore[arg-type]
@@ -116,9 +123,13 @@ def test_missing_unknown_and_doubled_parameters_are_named() -> None:
     @flow(backend="inline")
     def body(folder: str, limit: int = 3) -> None: ...
 
-    with pytest.raises(ParameterError, match=r"flow body\(folder: .*\).*: missing a required argument: 'folder'"):
+    with pytest.raises(
+        ParameterError, match=r"flow body\(folder: .*\).*: missing a required argument: 'folder'"
+    ):
         body()  # type: ignore[call-arg]
-    with pytest.raises(ParameterError, match="flow 'body' has no parameter 'foldr'; did you mean 'folder'?"):
+    with pytest.raises(
+        ParameterError, match=r"flow 'body' has no parameter 'foldr'; did you mean 'folder'\?"
+    ):
         body(foldr="x")  # type: ignore[call-arg]
     with pytest.raises(ParameterError, match="flow 'body' has no parameter 'zzz'; it takes folder, limit"):
         body("x", zzz=1)  # type: ignore[call-arg]
@@ -146,7 +157,7 @@ def test_defaults_keyword_only_positional_only_and_variable_parameters() -> None
 
 def test_defaults_are_taken_as_they_are() -> None:
     @flow(backend="inline")
-    def body(x: int = None) -> Any:  # type: ignore[assignment]
+    def body(x: int = None) -> Any:  # type: ignore[assignment]  # noqa: RUF013
         return x
 
     assert body() is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-TRAINING = '''
+TRAINING = """
 from {module} import flow, task
 
 @task(retries=3, retry_delay_seconds=60)
@@ -35,8 +35,8 @@ def training_pipeline(data_path: str, epochs: int = 10):
     metrics = evaluate(model, features)
     print(f"Training complete: {{metrics}}")
     return metrics
-'''
-EMBEDDING = '''
+"""
+EMBEDDING = """
 from {module} import flow, task
 
 @task(retries=2, tags=["embedding"])
@@ -47,14 +47,14 @@ def embed_single(document_path: str) -> list[float]:
 def embed_documents(document_paths: list[str]):
     futures = embed_single.map(document_paths)
     return [f.result() for f in futures]
-'''
+"""
 
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> Any:
     module = types.ModuleType("program")
     sys.modules["program"] = module
-    yield lambda text: (exec(text.format(module="graphflow"), module.__dict__), module)[1]  # noqa: S102
+    yield lambda text: (exec(text.format(module="graphflow"), module.__dict__), module)[1]
     del sys.modules["program"]
 
 

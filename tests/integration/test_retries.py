@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from graphflow import exponential_backoff, flow, task, task_context
 from graphflow.errors import GraphflowError
 

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from graphflow import flow, flow_context, task
 from graphflow.errors import FlowTimedOut, ForcingError, ParameterError
 
@@ -142,7 +143,9 @@ def test_an_inner_flow_with_retries_is_tried_again(backend_name: str, tally: Any
     assert tally.count() == 3
 
 
-def test_an_inner_flow_with_retries_that_fails_raises_where_it_is_called(backend_name: str, tally: Any) -> None:
+def test_an_inner_flow_with_retries_that_fails_raises_where_it_is_called(
+    backend_name: str, tally: Any
+) -> None:
     @flow(retries=1)
     def hopeless() -> Any:
         tally.add()

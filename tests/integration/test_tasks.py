@@ -7,8 +7,9 @@ import inspect
 from datetime import timedelta
 from typing import Any
 
-import graphflow
 import pytest
+
+import graphflow
 from graphflow import flow, get_run_logger, task, task_context
 from graphflow.errors import TaskOptionError
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from graphflow import flow, task, task_context
 from graphflow.errors import ItemTimedOut, MapFailed
 

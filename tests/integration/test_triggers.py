@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import graphflow as gf
 import pytest
+
+import graphflow as gf
 from graphflow import Fail, Pause, Retry, Skip, allow_failure, flow, task, task_context
 from graphflow.errors import TaskOptionError
 

@@ -34,9 +34,10 @@ def checked(tmp_path: Path, body: str) -> list[str]:
 
 
 def test_correct_programs_have_no_complaints(tmp_path: Path) -> None:
-    assert checked(
-        tmp_path,
-        """
+    assert (
+        checked(
+            tmp_path,
+            """
         @flow
         def crunch(n: int) -> int:
             numbers = inc.map(range(n))
@@ -72,7 +73,9 @@ def test_correct_programs_have_no_complaints(tmp_path: Path) -> None:
             run = await gather.run([])
             return (await gather([]))[0] + await fetch("x")
         """,
-    ) == []
+        )
+        == []
+    )
 
 
 def test_types_are_kept(tmp_path: Path) -> None:
@@ -94,7 +97,9 @@ def test_types_are_kept(tmp_path: Path) -> None:
         reveal_type(inc.with_options(retries=3))
         """,
     )
-    assert [line.removeprefix("note: Revealed type is ").strip('"').replace("graphflow.", "") for line in lines] == [
+    assert [
+        line.removeprefix("note: Revealed type is ").strip('"').replace("graphflow.", "") for line in lines
+    ] == [
         "tasks.Task[[x: int, note: str =], int]",
         "futures.Future[int]",
         "int",
