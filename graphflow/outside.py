@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from graphflow import ids
 from graphflow.context import RECORDER
-from graphflow.engine.driver import Driver
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder
 from graphflow.runs import RunRecorder
+
+if TYPE_CHECKING:
+    from graphflow.engine.driver import Driver
 
 __all__ = ["current_recorder"]
 

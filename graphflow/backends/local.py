@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from graphflow.errors import BackendError
@@ -50,6 +52,8 @@ class LocalHost:
 
     def __init__(self, worker: str, stopped: dict[str, bool], give_up: Callable[[Report], None]) -> None:
         self.worker = worker
+        self.is_interrupted = False
+        """Whether Ctrl-C was pressed: no further item is begun."""
         self._stopped = stopped
         self._give_up = give_up
 
@@ -67,7 +71,7 @@ class LocalHost:
 
     def is_stopped(self, run_id: str) -> bool:
         """Whether the run asked its batches to stop."""
-        return run_id in self._stopped
+        return self.is_interrupted or run_id in self._stopped
 
     def ending(self) -> None:
         """Lists outlive the thread."""
@@ -129,6 +133,25 @@ class _LocalBackend:
             deliver(event)
 
 
+@contextmanager
+def _noticing_interrupts(host: LocalHost) -> Iterator[None]:
+    """Let Ctrl-C end the item that runs and be noticed: a task that raises KeyboardInterrupt is only a failed item."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupted(number: int, frame: object) -> None:
+        host.is_interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class InlineBackend(_LocalBackend):
     """Batches run in the thread that waits for them: a debugger works, and so do thread-bound resources."""
 
@@ -157,9 +180,12 @@ class InlineBackend(_LocalBackend):
             return False
         order = waiting.popleft()
         host = LocalHost("inline", self._stopped, lambda report: self._deliver(run_id, BatchDone(report)))
-        report = run_batch(order, host)
+        with _noticing_interrupts(host):
+            report = run_batch(order, host)
         if report is not None:
             self._deliver(run_id, BatchDone(report))
+        if host.is_interrupted:
+            raise KeyboardInterrupt
         return True
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:

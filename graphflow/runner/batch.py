@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Sequence
 from contextvars import Token
 from dataclasses import replace
 from typing import Any
@@ -93,75 +92,105 @@ class Batch:
 
     def _run_in_turn(self) -> int:
         """Run items one after the other; gives how many."""
-        order, steps, size = self.order, self.steps, self.size
-        indices, note, number = order.indices, self.host.note, order.id
-        clock = time.perf_counter
+        steps = self.steps
         deadline = self.begin()
-        now = self.started
-        check_at = min(deadline, now + STOP_CHECK_SECONDS)
         tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
         guard: Guard | None = None
-        plain = [step.is_plain for step in steps]
-        only = steps[0] if len(steps) == 1 and plain[0] else None
-        position = 0
         try:
+            if all(step.is_plain for step in steps):
+                return self._run_plain(deadline)
             if any(step.options.timeout_seconds is not None for step in steps):
                 guard = watchdog().guard(self._stuck)
-            while position < size:
-                note(number, indices[position])
-                if only is not None:
-                    self._run_plain(only, position, now)
-                else:
-                    self._run_lane(position, guard, plain)
-                now = clock()
-                position += 1
-                if now >= check_at:
-                    if now >= deadline or self.is_stopped():
-                        break
-                    check_at = min(deadline, now + STOP_CHECK_SECONDS)
+            return self._run_carefully(deadline, guard)
         finally:
-            note(0, -1)
+            self.host.note(0, -1)
             if guard is not None:
                 guard.close()
             RUNNING.reset(tokens[1])
             RECORDER.reset(tokens[0])
+
+    def _run_plain(self, deadline: float) -> int:
+        """The short way for steps with nothing around their calls: all that happens per item is here."""
+        steps, indices, note, number = self.steps, self.order.indices, self.host.note, self.order.id
+        odd_types, clock, started = self._odd_types, time.perf_counter, self.started
+        is_chain = len(steps) > 1
+        check_at = min(deadline, started + STOP_CHECK_SECONDS)
+        start = started
+        position = 0
+        for step in steps:
+            step.context.attempt = 1
+        while position < self.size:
+            index = indices[position]
+            note(number, index)
+            for step in steps:
+                context = step.context
+                if is_chain:
+                    RUNNING.set(context)
+                    RECORDER.set(step.recorder)
+                context.map_index = index if context.is_mapped else None
+                try:
+                    args, kwargs = step.call(position)
+                    value = step.fn(*args, **kwargs)
+                    end = clock()
+                    if step.recorder.nodes or type(value) in odd_types:
+                        self.take(step, position, value, step.recorder)
+                        self._renew(step)
+                    else:
+                        step.values[position] = value
+                        step.states[position] = _SUCCESS
+                    step.attempts[position] = 1
+                    step.starts[position] = start - started
+                    step.durations[position] = end - start
+                except BaseException as error:
+                    self.failed(step, position, error, start)
+                    self._renew(step)
+                    if step.states[position] == Code.RETRYING:
+                        self._run_step(step, position, None)
+                        context.attempt = 1
+                    end = clock()
+                    # It may have been Ctrl-C: look now whether to go on.
+                    check_at = 0.0
+                start = end
+                if is_chain and step.states[position] != _SUCCESS:
+                    self._run_rest(step, position)
+                    start = clock()
+                    break
+            position += 1
+            if start >= check_at:
+                if start >= deadline or self.is_stopped():
+                    break
+                check_at = min(deadline, start + STOP_CHECK_SECONDS)
         return position
 
-    def _run_plain(self, step: Step, position: int, start: float) -> None:
-        """The short way for an item of one step with nothing around its call."""
-        context = step.context
-        context.map_index = self.order.indices[position] if context.is_mapped else None
-        context.attempt = 1
-        try:
-            args, kwargs = step.call(position)
-            value = step.fn(*args, **kwargs)
-            if step.recorder.nodes or type(value) in self._odd_types:
-                self.take(step, position, value, step.recorder)
-                self._renew(step)
-            else:
-                step.values[position] = value
-                step.states[position] = _SUCCESS
-            step.attempts[position] = 1
-            step.starts[position] = start - self.started
-            step.durations[position] = time.perf_counter() - start
-        except BaseException as error:
-            self.failed(step, position, error, start)
-            self._renew(step)
-            if step.states[position] == Code.RETRYING:
-                self._run_step(step, position, None)
-
-    def _run_lane(self, position: int, guard: Guard | None, plain: Sequence[bool]) -> None:
-        """One item through all steps; `plain` tells which of them can go the short way."""
-        is_whole = True
-        for number, step in enumerate(self.steps):
-            if is_whole or not step.in_lane or step.goes_on(position, self.steps):
+    def _run_rest(self, last: Step, position: int) -> None:
+        """What is left of an item's lane after a step that did not simply succeed."""
+        for step in self.steps[self.steps.index(last) + 1 :]:
+            if not step.in_lane or step.goes_on(position, self.steps):
                 RUNNING.set(step.context)
                 RECORDER.set(step.recorder)
-                if plain[number]:
-                    self._run_plain(step, position, time.perf_counter())
-                else:
+                self._run_step(step, position, None)
+                step.context.attempt = 1
+
+    def _run_carefully(self, deadline: float, guard: Guard | None) -> int:
+        """The way for items with something around their calls."""
+        note, number = self.host.note, self.order.id
+        check_at = min(deadline, self.started + STOP_CHECK_SECONDS)
+        position = 0
+        while position < self.size:
+            note(number, self.order.indices[position])
+            for step in self.steps:
+                if not step.in_lane or step.goes_on(position, self.steps):
+                    RUNNING.set(step.context)
+                    RECORDER.set(step.recorder)
                     self._run_step(step, position, guard)
-            is_whole = is_whole and step.states[position] == _SUCCESS
+            now = time.perf_counter()
+            is_whole = self.steps[-1].states[position] == _SUCCESS
+            position += 1
+            if now >= check_at or not is_whole:
+                if now >= deadline or self.is_stopped():
+                    break
+                check_at = min(deadline, now + STOP_CHECK_SECONDS)
+        return position
 
     def _run_step(self, step: Step, position: int, guard: Guard | None) -> None:
         """One item at one step with everything that may surround it: timeout, label, retries without delay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import Any
@@ -486,6 +487,32 @@ def test_a_single_task_that_raises_system_exit_is_a_clear_failure(backend_name: 
     assert isinstance(run.exception.__cause__, SystemExit)
 
 
+@pytest.mark.parametrize("forces", [True, False])
+def test_ctrl_c_while_an_item_runs_in_the_calling_thread_ends_the_run(forces: bool, tally: Any) -> None:
+    kept: list[Any] = []
+
+    @task
+    def pressed(x: int) -> int:
+        tally.add()
+        if x == 2:
+            signal.raise_signal(signal.SIGINT)
+        return x
+
+    @flow(backend="inline", on_cancellation=[lambda f, run, s: kept.append(run)])
+    def body() -> Any:
+        futures = pressed.with_options(batch_size=2).map(range(10))
+        return futures.result() if forces else futures
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        body()
+    assert signal.getsignal(signal.SIGINT) is before
+    (run,) = kept
+    assert run.state == "Cancelled"
+    assert dict(run.nodes["pressed"].counts)["Cancelled"] == 7
+    assert tally.count() == 3
+
+
 # -- retries and timeouts of flows ---------------------------------------------------------------------
 
 
@@ -556,7 +583,7 @@ def test_a_flow_that_takes_too_long_times_out(where: str) -> None:
 def test_a_flow_on_the_inline_backend_times_out_too() -> None:
     @task
     def slow(x: int) -> int:
-        for _ in range(500):
+        for _ in range(50):
             time.sleep(0.01)
         return x
 

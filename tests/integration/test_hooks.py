@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -190,10 +191,8 @@ def test_every_end_of_a_flow_has_its_hook(backend_name: str, is_async: bool) -> 
         on_cancellation=[hook("on_cancellation")],
     )
     for how in ("works", "fails", "exits"):
-        try:
+        with contextlib.suppress(SystemExit):
             asyncio.run(body.run(how)) if is_async else body.run(how)
-        except SystemExit:
-            pass
     assert seen == [
         *("on_running: Running", "on_completion: Completed"),
         *("on_running: Running", "on_failure: Failed"),

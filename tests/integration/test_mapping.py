@@ -669,7 +669,7 @@ def test_an_iterator_of_futures_is_refused(backend_name: str) -> None:
     def body() -> Any:
         return inc.map(same(i) for i in range(3))
 
-    with pytest.raises(MapTypeError, match="gave a future.*give a list of futures instead"):
+    with pytest.raises(MapTypeError, match=r"gave a future.*give a list of futures instead"):
         body()
 
 

@@ -107,7 +107,7 @@ def test_all_misfits_are_named_and_nothing_runs() -> None:
         ran.append(1)
 
     with pytest.raises(
-        ParameterError, match="parameter 'a' must be int.*parameter 'b' must be list.*parameter 'c' must"
+        ParameterError, match=r"parameter 'a' must be int.*parameter 'b' must be list.*parameter 'c' must"
     ):
         body("x", 3, c="y")  # type: ignore[arg-type]
     with pytest.raises(ParameterError):
@@ -127,7 +127,9 @@ def test_missing_unknown_and_doubled_parameters_are_named() -> None:
         ParameterError, match=r"flow body\(folder: .*\).*: missing a required argument: 'folder'"
     ):
         body()  # type: ignore[call-arg]
-    with pytest.raises(ParameterError, match="flow 'body' has no parameter 'foldr'; did you mean 'folder'?"):
+    with pytest.raises(
+        ParameterError, match=r"flow 'body' has no parameter 'foldr'; did you mean 'folder'\?"
+    ):
         body(foldr="x")  # type: ignore[call-arg]
     with pytest.raises(ParameterError, match="flow 'body' has no parameter 'zzz'; it takes folder, limit"):
         body("x", zzz=1)  # type: ignore[call-arg]
