@@ -219,7 +219,7 @@ class Flow(Generic[P, R]):
         return (await self._run_async(args, kwargs)).result()
 
     def _called_inside(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
-        from graphflow.calls import InnerCall
+        from graphflow.subflows import InnerCall
 
         call = InnerCall(self._definition, recorder, self._parameters(args, kwargs))
         if self.is_async:
