@@ -117,6 +117,10 @@ class Trigger:
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> Any:
+        # The library's own are known by identity, so they must be themselves in another process too.
+        return self.name if globals().get(self.name) is self else (Trigger, (self.name, self.decide))
+
 
 def _all_successful(counts: Counts) -> bool:
     return counts.failed == 0 and counts["Cancelled"] == 0

@@ -782,8 +782,8 @@ def test_a_backend_that_does_not_exist_is_a_clear_error(name: str) -> None:
     assert body.run().state == "Crashed"
 
 
-def test_resources_need_a_cluster(backend_name: str) -> None:
-    @flow(backend=backend_name)
+def test_resources_need_a_cluster(local_name: str) -> None:
+    @flow(backend=local_name)
     def body() -> Any:
         return inc.with_options(resources={"GPU": 1})(1)
 

@@ -43,8 +43,8 @@ def test_log_lines_reach_their_item_with_run_node_index_and_attempt(backend_name
     assert len(run.logs) == 4
 
 
-def test_prints_are_logged_only_where_asked_for(backend_name: str, capsys: Any) -> None:
-    @flow(backend=backend_name)
+def test_prints_are_logged_only_where_asked_for(local_name: str, capsys: Any) -> None:
+    @flow(backend=local_name)
     def body() -> Any:
         return talk(1), talk.with_options(log_prints=True)(2)
 
@@ -111,7 +111,7 @@ def test_a_flows_body_logs_to_its_run(backend_name: str) -> None:
     assert run.logs[0].run_id == run.id
 
 
-def test_print_keeps_its_arguments(backend_name: str, capsys: Any) -> None:
+def test_print_keeps_its_arguments(local_name: str, capsys: Any) -> None:
     import sys
 
     @task(log_prints=True)
@@ -120,7 +120,7 @@ def test_print_keeps_its_arguments(backend_name: str, capsys: Any) -> None:
         print("to stderr", file=sys.stderr)
         print()
 
-    @flow(backend=backend_name)
+    @flow(backend=local_name)
     def body() -> Any:
         return work()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 
 import graphflow
@@ -58,6 +59,10 @@ def odd_fails(x: int) -> int:
     if x % 2:
         raise ValueError(f"odd {x}")
     return x
+
+
+class Settings(pydantic.BaseModel):
+    y: int
 
 
 def numbers(n: int) -> Iterator[int]:
@@ -157,11 +162,6 @@ def test_scalars_texts_and_bytes_are_constant(run_body: Any, constant: Any) -> N
 
 
 def test_pydantic_models_are_constant(run_body: Any) -> None:
-    import pydantic
-
-    class Settings(pydantic.BaseModel):
-        y: int
-
     @task
     def use(x: int, settings: Settings) -> int:
         return x + settings.y

@@ -252,3 +252,13 @@ def test_options_are_kept_in_one_form() -> None:
     assert found.batch_size is None
     assert found.resources == (("GPU", 1.0), ("MEM", 2.0))
     assert found.workers == ("w1",)
+
+
+@pytest.mark.parametrize("trigger", [all_successful, any_failed, not_all_skipped])
+def test_triggers_of_the_library_are_themselves_after_pickling(trigger: Any) -> None:
+    assert pickle.loads(pickle.dumps(trigger)) is trigger
+
+
+def test_other_triggers_survive_pickling() -> None:
+    trigger = pickle.loads(pickle.dumps(some_failed(at_least=2)))
+    assert trigger(counts(failed=2)) and not trigger(counts(failed=1))
