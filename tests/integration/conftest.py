@@ -1,29 +1,38 @@
 """Fixtures of the integration tests: every test of behaviour runs on each backend.
 
-`backend_name` is for tests that share nothing but values with their tasks, so that it can be extended by
-backends in other processes; `local_name` is for tests whose tasks share objects with the test.
+`backend_name` is for tests that share nothing but values with their tasks, so that they run on worker
+processes too; `local_name` is for tests whose tasks share objects with the test.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from graphflow import flow
+from graphflow import backends, flow
+from graphflow.ports import Backend
 
 LOCAL = ["inline", "threads"]
-BACKENDS = [*LOCAL]
+BACKENDS = [*LOCAL, "processes"]
+
+
+@pytest.fixture(scope="session")
+def shared_processes() -> Iterator[Backend]:
+    """One local Dask cluster for all tests of behaviour."""
+    with backends.processes(slots=2) as backend:
+        yield backend
 
 
 @pytest.fixture(params=BACKENDS)
-def backend_name(request: pytest.FixtureRequest) -> str:
-    """The name of the backend that the test runs on."""
-    name: str = request.param
-    return name
+def backend_name(request: pytest.FixtureRequest) -> Any:
+    """What the test runs on: a backend's name, or the cluster that such tests share."""
+    if request.param == "processes":
+        return request.getfixturevalue("shared_processes")
+    return request.param
 
 
 @pytest.fixture(params=LOCAL)
@@ -61,7 +70,7 @@ def tally(tmp_path: Path) -> Tally:
 
 
 @pytest.fixture
-def run_body(backend_name: str) -> Callable[[Callable[[], Any]], Any]:
+def run_body(backend_name: Any) -> Callable[[Callable[[], Any]], Any]:
     """Runs a function as a flow on the backend and gives its value."""
 
     def run(body: Callable[[], Any]) -> Any:
