@@ -98,7 +98,11 @@ def test_types_are_kept(tmp_path: Path) -> None:
         """,
     )
     assert [
-        line.removeprefix("note: Revealed type is ").strip('"').replace("graphflow.", "") for line in lines
+        line.removeprefix("note: Revealed type is ")
+        .strip('"')
+        .replace("graphflow.", "")
+        .replace("builtins.", "")
+        for line in lines
     ] == [
         "tasks.Task[[x: int, note: str =], int]",
         "futures.Future[int]",
