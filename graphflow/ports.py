@@ -30,12 +30,14 @@ class Capacity:
     """How much a backend can do at once.
 
     `slots` is the number of batches that run at the same time, `queue` how many may wait beside each
-    running one, `is_elastic` whether the backend grows when more work waits.
+    running one, `is_elastic` whether the backend grows when more work waits, `batch_seconds` the CPU seconds
+    that a batch costs outside its items.
     """
 
     slots: int
     queue: int = 1
     is_elastic: bool = False
+    batch_seconds: float = 0.0006
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 __all__ = ["Slice", "next_slice", "updated_mean"]
 
 SLICE_SECONDS = 0.25
+MAX_SLICE_SECONDS = 0.5
 FIRST_SLICE_SECONDS = 0.05
 FLOOR_SECONDS = 0.01
 DRIVER_SECONDS_PER_BATCH = 0.0006
@@ -35,6 +36,7 @@ def next_slice(
     slots: int,
     batch_size: int | None = None,
     item_nbytes: int = 8,
+    batch_seconds: float = DRIVER_SECONDS_PER_BATCH,
 ) -> Slice:
     """The next batch of a stage with `remaining` ready items.
 
@@ -50,12 +52,15 @@ def next_slice(
         The user's fixed size, which switches the time slice off.
     item_nbytes
         What one item's inline input weighs.
+    batch_seconds
+        CPU seconds that a batch costs outside its items.
     """
     if batch_size is not None:
         return Slice(min(batch_size, remaining), None)
     slots = max(slots, 1)
-    budget = max(SLICE_SECONDS, 4 * slots * DRIVER_SECONDS_PER_BATCH)
-    floor = max(FLOOR_SECONDS, 1.5 * slots * DRIVER_SECONDS_PER_BATCH)
+    # The driver stays below a quarter busy, and a batch costs at most about a hundredth of its slice.
+    budget = max(SLICE_SECONDS, 4 * slots * batch_seconds, min(MAX_SLICE_SECONDS, 80 * batch_seconds))
+    floor = max(FLOOR_SECONDS, 1.5 * slots * batch_seconds)
     cap = max(1, min(MAX_ITEMS, MAX_INLINE_NBYTES // max(item_nbytes, 1)))
     tail = math.ceil(remaining / (2 * slots))
     if mean_seconds is None:

@@ -106,6 +106,7 @@ class Dispatcher:
             slots=self._run.capacity.slots,
             batch_size=stage.batch_size,
             item_nbytes=stage.item_nbytes,
+            batch_seconds=self._run.capacity.batch_seconds,
         )
         if stage.again:
             nodes, indices = stage.take_again(size.count)
