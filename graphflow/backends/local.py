@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class LocalHost:
         self._give_up(report)
 
 
-class _LocalBackend:
+class _LocalBackend(ABC):
     """What both local backends have in common."""
 
     is_local = True
@@ -104,9 +105,9 @@ class _LocalBackend:
         refuse_placement(self.name, options)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """How logs and errors name it."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Nothing to bring up."""
