@@ -18,6 +18,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ class DaskBackend:
         self._client: Client | None = None
         self._cluster: Any = None
         self._base: Path | None = None
+        self._sweep: Callable[[], None] | None = None
         self._shares_disk = False
         self._runs: dict[str, _RunState] = {}
         self._blocks: dict[str, Future] = {}
@@ -132,6 +134,9 @@ class DaskBackend:
             try:
                 self._client, self._cluster = self._way.connect()
                 self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
+                # Registered before `close`, so that it is called after it when the interpreter ends.
+                self._sweep = partial(shutil.rmtree, self._base, ignore_errors=True)
+                atexit.register(self._sweep)
                 self._check_workers()
             except BaseException:
                 self._shut_down()
@@ -565,9 +570,10 @@ class DaskBackend:
             for name in ("journal", "shared"):
                 shutil.rmtree(self._base / name, ignore_errors=True)
             (self._base / "token").unlink(missing_ok=True)
+            # Columns of runs that somebody still holds stay, until the interpreter ends.
             _quietly(self._base.rmdir)
-            if self._base.exists():
-                atexit.register(shutil.rmtree, self._base, ignore_errors=True)
+            if self._sweep is not None and not self._base.exists():
+                atexit.unregister(self._sweep)
 
 
 def _quietly(action: Callable[[], Any]) -> None:
