@@ -585,3 +585,38 @@ def test_states_of_a_crashed_item_are_in_its_history(two: Any) -> None:
     item = crash.run().nodes["poison"].items[0]
     assert item.state.type == Code.CRASHED.type
     assert str(item.history[-1]) == "Crashed"
+
+
+@pytest.mark.parametrize("spec", ['"processes:2"', "backends.processes(2)"])
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, spec: str) -> None:
+    path = tmp_path / "job.py"
+    path.write_text(
+        textwrap.dedent(
+            f"""
+            from graphflow import backends, flow, task
+
+            @task
+            def large(x):
+                return bytes(20_000)
+
+            @flow(backend={spec})
+            def job():
+                return large.map(range(50))
+
+            run = job.run()
+            print(run.state, len(run.value))
+            """
+        )
+    )
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    assert (done.stdout, done.stderr) == ("Completed 50\n", "")
+    assert not list(folder.glob("graphflow-*"))
