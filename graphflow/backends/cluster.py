@@ -229,7 +229,7 @@ class DaskBackend:
         folder: Path | None = None
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = getattr(deliver, "__self__", None)
             weakref.finalize(owner if owner is not None else self, shutil.rmtree, folder, ignore_errors=True)
         topic = f"graphflow-{run_id}-{uuid.uuid4().hex[:8]}"
