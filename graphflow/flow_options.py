@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphflow.errors import TaskOptionError
-from graphflow.policies import check_hooks, check_name, check_retries, check_seconds, retry_delays
+from graphflow.policies import (
+    check_flag,
+    check_hooks,
+    check_label,
+    check_name,
+    check_retries,
+    check_timeout,
+    retry_delays,
+)
 
 __all__ = ["FLOW_OPTIONS", "FlowOptions"]
 
@@ -68,21 +76,6 @@ class FlowOptions:
     @classmethod
     def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> FlowOptions:
         """Check what the user gave."""
-        label = given.get("flow_run_name")
-        if label is not None and not isinstance(label, str) and not callable(label):
-            raise TaskOptionError(
-                f"{owner}: flow_run_name must be a template text or a callable, not {label!r}"
-            )
-        timeout = given.get("timeout_seconds")
-        if timeout is not None:
-            timeout = check_seconds(owner, "timeout_seconds", timeout)
-            if timeout == 0:
-                raise TaskOptionError(
-                    f"{owner}: timeout_seconds=0 would time every run out; leave it out for none"
-                )
-        for option in ("validate_parameters", "log_prints"):
-            if given.get(option) is not None and not isinstance(given[option], bool):
-                raise TaskOptionError(f"{owner}: {option} must be True or False, not {given[option]!r}")
         backend = given.get("backend")
         if backend is not None and (
             (isinstance(backend, str) and not backend)
@@ -93,18 +86,18 @@ class FlowOptions:
                 f"graphflow.backends, not {backend!r}"
             )
         retries = check_retries(owner, given.get("retries") or 0)
-        validate = given.get("validate_parameters")
+        validate = check_flag(owner, "validate_parameters", given.get("validate_parameters"))
         return cls(
             name=check_name(owner, "name", given.get("name")) or name,
-            flow_run_name=label,
+            flow_run_name=check_label(owner, "flow_run_name", given.get("flow_run_name")),
             description=check_name(owner, "description", given.get("description")),
             version=check_name(owner, "version", given.get("version")),
             backend=backend,
             retries=retries,
             delays=retry_delays(owner, retries, given.get("retry_delay_seconds")),
-            timeout_seconds=timeout,
+            timeout_seconds=check_timeout(owner, given.get("timeout_seconds")),
             validate_parameters=True if validate is None else validate,
-            log_prints=bool(given.get("log_prints")),
+            log_prints=bool(check_flag(owner, "log_prints", given.get("log_prints"))),
             **{
                 hook: check_hooks(owner, hook, given.get(hook))
                 for hook in ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")

@@ -16,7 +16,7 @@ from graphflow.flow_options import FLOW_OPTIONS, FlowOptions
 from graphflow.functions import Binding, dress, function_name, is_async
 from graphflow.graph import Graph
 from graphflow.parameters import bind_parameters, validated
-from graphflow.policies import unknown_option
+from graphflow.policies import refuse_unknown
 from graphflow.recording import Recorder
 from graphflow.runs import Run
 
@@ -74,9 +74,7 @@ class Flow(Generic[P, R]):
         TaskOptionError
             If an option is unknown or wrong.
         """
-        unknown = [name for name in options if name not in FLOW_OPTIONS]
-        if unknown:
-            raise TaskOptionError(unknown_option(f"flow {self.options.name!r}", unknown[0], FLOW_OPTIONS))
+        refuse_unknown(f"flow {self.options.name!r}", options, FLOW_OPTIONS)
         return Flow(self._decorated, **{**self._given, **options})
 
     # -- hooks, also as decorators ----------------------------------------------------------------------
@@ -300,9 +298,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     TaskOptionError
         If an option is unknown or wrong.
     """
-    unknown = [name for name in options if name not in FLOW_OPTIONS]
-    if unknown:
-        raise TaskOptionError(unknown_option("@flow", unknown[0], FLOW_OPTIONS))
+    refuse_unknown("@flow", options, FLOW_OPTIONS)
     if fn is not None:
         return Flow(fn, **options)
     FlowOptions.checked("@flow", options, name="flow")

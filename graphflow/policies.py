@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -32,16 +32,19 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_trigger",
+    "check_flag",
     "check_hooks",
+    "check_label",
     "check_name",
     "check_retries",
     "check_seconds",
+    "check_timeout",
     "exponential_backoff",
     "not_all_skipped",
+    "refuse_unknown",
     "retry_delays",
     "some_failed",
     "some_successful",
-    "unknown_option",
 ]
 
 
@@ -316,14 +319,35 @@ def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any]
     return hooks
 
 
-def unknown_option(owner: str, name: str, known: Iterable[str]) -> str:
-    """The text for an option that does not exist, with the nearest one that does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-    return f"{owner} has no option {name!r}{hint}"
+def refuse_unknown(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raise for an option that does not exist, with the nearest one that does."""
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise TaskOptionError(f"{owner} has no option {name!r}{hint}")
 
 
-def _check_bool(owner: str, option: str, value: Any) -> bool | None:
+def check_timeout(owner: str, value: Any) -> float | None:
+    """`timeout_seconds`: a number of seconds above 0, or None for no limit."""
+    if value is None:
+        return None
+    seconds = check_seconds(owner, "timeout_seconds", value)
+    if seconds == 0:
+        raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+    return seconds
+
+
+def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str] | None:
+    """A template text, a callable that makes one, or None."""
+    if value is not None and not isinstance(value, str) and not callable(value):
+        raise TaskOptionError(f"{owner}: {option} must be a template text or a callable, not {value!r}")
+    checked: str | Callable[..., str] | None = value
+    return checked
+
+
+def check_flag(owner: str, option: str, value: Any) -> bool | None:
+    """True, False or None."""
     if value is not None and not isinstance(value, bool):
         raise TaskOptionError(f"{owner}: {option} must be True or False, not {value!r}")
     return value
@@ -428,18 +452,6 @@ class TaskOptions:
             raise TaskOptionError(
                 f"{owner}: retry_condition_fn must be a callable of (task, task_run, state), not {condition!r}"
             )
-        timeout = given.get("timeout_seconds")
-        if timeout is not None:
-            timeout = check_seconds(owner, "timeout_seconds", timeout)
-            if timeout == 0:
-                raise TaskOptionError(
-                    f"{owner}: timeout_seconds=0 would time every run out; leave it out for none"
-                )
-        label = given.get("task_run_name")
-        if label is not None and not isinstance(label, str) and not callable(label):
-            raise TaskOptionError(
-                f"{owner}: task_run_name must be a template text or a callable, not {label!r}"
-            )
         priority = given.get("priority") or 0
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise TaskOptionError(
@@ -466,10 +478,10 @@ class TaskOptions:
                 retry_on=_check_retry_on(owner, given.get("retry_on")),
                 condition=condition,
             ),
-            timeout_seconds=timeout,
+            timeout_seconds=check_timeout(owner, given.get("timeout_seconds")),
             trigger=all_successful if trigger is None else as_trigger(owner, trigger),
-            task_run_name=label,
-            log_prints=_check_bool(owner, "log_prints", given.get("log_prints")),
+            task_run_name=check_label(owner, "task_run_name", given.get("task_run_name")),
+            log_prints=check_flag(owner, "log_prints", given.get("log_prints")),
             on_running=check_hooks(owner, "on_running", given.get("on_running")),
             on_completion=check_hooks(owner, "on_completion", given.get("on_completion")),
             on_failure=check_hooks(owner, "on_failure", given.get("on_failure")),

@@ -52,7 +52,6 @@ class RunRecorder(Recorder):
         self.by_id: dict[int, Node] = {}
         self.subscribers: list[Callable[[RunEvent], None]] = []
         self.backend: Backend | None = None
-        self.on_backend: list[Callable[[Backend], None]] = []
         self._make_backend = make_backend
         self._ids = itertools.count()
         self._pending: list[Node] = []

@@ -12,7 +12,7 @@ from graphflow.errors import TaskOptionError
 from graphflow.functions import Binding, dress, function_name, is_async, result_annotation, signature_of
 from graphflow.futures import Future, MappedFuture, starmap
 from graphflow.outside import current_recorder
-from graphflow.policies import TaskOptions, Trigger, unknown_option
+from graphflow.policies import TaskOptions, Trigger, refuse_unknown
 from graphflow.recording import Callee
 from graphflow.runs import RunRecorder
 
@@ -113,9 +113,7 @@ class Task(Generic[P, R]):
         TaskOptionError
             If an option is unknown or wrong.
         """
-        unknown = [name for name in options if name not in _OPTIONS]
-        if unknown:
-            raise TaskOptionError(unknown_option(f"task {self.options.name!r}", unknown[0], _OPTIONS))
+        refuse_unknown(f"task {self.options.name!r}", options, _OPTIONS)
         merged = {**self._given, **options}
         if options.get("tags") is not None:
             TaskOptions.checked(f"task {self.options.name!r}", {"tags": options["tags"]}, name="x")
@@ -275,9 +273,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     TaskOptionError
         If an option is unknown or wrong.
     """
-    unknown = [name for name in options if name not in _OPTIONS]
-    if unknown:
-        raise TaskOptionError(unknown_option("@task", unknown[0], _OPTIONS))
+    refuse_unknown("@task", options, _OPTIONS)
     if fn is not None:
         return Task(fn, **options)
     return _Decorator(options)

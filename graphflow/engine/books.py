@@ -42,7 +42,6 @@ class NodeBook:
     """Stages, other than its own, that take its items one by one."""
     watchers: dict[int, list[Stage]] = field(default_factory=dict)
     """Stages whose start waits for one item, by index."""
-    is_gathered: bool = False
     wants_info: bool = False
     graft_parents: list[tuple[int, int]] = field(default_factory=list)
     graft_roots: dict[int, int] = field(default_factory=dict)

@@ -143,9 +143,7 @@ class Core:
             book.grow(1)
         for dep in node.deps:
             upstream = self.books[dep.upstream]
-            if dep.kind in (DepKind.GATHER, DepKind.ITEMS):
-                upstream.is_gathered = True
-            elif dep.kind is DepKind.ELEMENTS:
+            if dep.kind is DepKind.ELEMENTS:
                 self._want_info(upstream)
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)

@@ -27,7 +27,6 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_PACKAGE + each + os.sep for each in ("runner", "backends", "engine"))
 MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 6_000
-MAX_DISTINCT = 200
 
 
 @dataclass(frozen=True, slots=True)
