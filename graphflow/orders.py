@@ -22,6 +22,7 @@ __all__ = [
     "Input",
     "Lane",
     "Literals",
+    "Pace",
     "Program",
     "Ref",
     "SlotSource",
@@ -160,7 +161,9 @@ class StepOrder:
     """One task of a stage in a batch.
 
     `tries` holds the attempts already used, one byte per position, or None for none at all.
-    `wants_info` asks for the value's length, because something maps over it.
+    `wants_info` asks for the value's length, because something maps over it. `timeout_seconds` is a limit that
+    follows from the map's median, in place of the program's own. `tolerates` says that a failure is within
+    what the map tolerates: what comes after it in the lane is skipped.
     """
 
     node: int
@@ -168,6 +171,21 @@ class StepOrder:
     slots: tuple[SlotSource, ...]
     tries: bytes | None = None
     wants_info: bool = False
+    timeout_seconds: float | None = None
+    tolerates: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """When the items of a batch may begin, so that a rate holds across all workers.
+
+    The batch has as many starting slots as items. Slot k opens `delay + k * interval` seconds after the batch
+    reached its worker; an item takes the first slot that is open and was not missed. A slot that nobody took
+    within an interval (or 25 ms, if that is longer) is lost. When no slot is left, the rest is handed back.
+    """
+
+    delay: float
+    interval: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +193,7 @@ class BatchOrder:
     """A time-boxed run of items of one stage.
 
     `indices` are map indices, one per position; the unit of `slice_seconds` is seconds, None for no limit.
+    `concurrency` is how many items of async steps may run at the same time, None for the default.
     """
 
     id: int
@@ -184,6 +203,8 @@ class BatchOrder:
     width: int | None
     inputs: tuple[Input, ...]
     slice_seconds: float | None
+    concurrency: int | None = None
+    pace: Pace | None = None
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from graphflow.errors import TaskOptionError
+from graphflow.knobs import NO_KNOBS, MapKnobs, checked_knobs, timeout_factor
 from graphflow.states import Counts
 
 __all__ = [
@@ -421,6 +422,8 @@ class TaskOptions:
     n_outputs: int | None = None
     batch_size: int | None = None
     concurrency: int | None = None
+    batched: bool = False
+    knobs: MapKnobs = NO_KNOBS
     resources: tuple[tuple[str, float], ...] = ()
     priority: int = 0
     workers: tuple[str, ...] = ()
@@ -465,6 +468,14 @@ class TaskOptions:
                     f"{owner}: workers takes a list of worker addresses or names, not {given['workers']!r}"
                 )
         size = given.get("batch_size")
+        timeout = given.get("timeout_seconds")
+        if given.get("timeout") is not None and timeout is not None:
+            raise TaskOptionError(f"{owner}: give timeout or timeout_seconds, not both")
+        if timeout_factor(owner, given.get("timeout", timeout)) is not None:
+            given = {**given, "timeout": given.get("timeout", timeout)}
+            timeout = None
+        elif given.get("timeout") is not None:
+            timeout = given["timeout"]
         trigger = given.get("trigger")
         return cls(
             name=check_name(owner, "name", given.get("name")) or name,
@@ -478,7 +489,7 @@ class TaskOptions:
                 retry_on=_check_retry_on(owner, given.get("retry_on")),
                 condition=condition,
             ),
-            timeout_seconds=check_timeout(owner, given.get("timeout_seconds")),
+            timeout_seconds=check_timeout(owner, timeout),
             trigger=all_successful if trigger is None else as_trigger(owner, trigger),
             task_run_name=check_label(owner, "task_run_name", given.get("task_run_name")),
             log_prints=check_flag(owner, "log_prints", given.get("log_prints")),
@@ -488,6 +499,8 @@ class TaskOptions:
             n_outputs=_check_positive(owner, "n_outputs", given.get("n_outputs")),
             batch_size=None if size == "auto" else _check_positive(owner, "batch_size", size),
             concurrency=_check_positive(owner, "concurrency", given.get("concurrency")),
+            batched=bool(check_flag(owner, "batched", given.get("batched"))),
+            knobs=checked_knobs(owner, given),
             resources=_check_resources(owner, given.get("resources")),
             priority=priority,
             workers=tuple(workers or ()),

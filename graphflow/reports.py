@@ -105,7 +105,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a batch gives back: the outcome of the first `reached` positions; the rest was not begun."""
+    """What a batch gives back: the outcome of `reached` positions.
+
+    `positions` names them, None for the first ones. `held` are positions that still execute: another report of
+    the same batch follows for them. What no report names was not begun, and is handed back by the first report.
+    """
 
     batch: int
     worker: str
@@ -116,3 +120,5 @@ class Report:
     errors: Sequence[ErrorRecord] = ()
     logs: Sequence[LogRecord] = ()
     logs_dropped: int = 0
+    positions: Sequence[int] | None = None
+    held: Sequence[int] = ()

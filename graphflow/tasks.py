@@ -32,6 +32,7 @@ _OPTIONS = (
     "retry_on",
     "retry_condition_fn",
     "timeout_seconds",
+    "timeout",
     "trigger",
     "task_run_name",
     "log_prints",
@@ -41,6 +42,12 @@ _OPTIONS = (
     "n_outputs",
     "batch_size",
     "concurrency",
+    "batched",
+    "max_concurrency",
+    "rate_limit",
+    "tolerated_failure_count",
+    "tolerated_failure_percentage",
+    "fail_fast",
     "resources",
     "priority",
     "workers",
@@ -115,6 +122,9 @@ class Task(Generic[P, R]):
         """
         refuse_unknown(f"task {self.options.name!r}", options, _OPTIONS)
         merged = {**self._given, **options}
+        for one, other in (("timeout", "timeout_seconds"), ("timeout_seconds", "timeout")):
+            if one in options and other not in options:
+                merged.pop(other, None)
         if options.get("tags") is not None:
             TaskOptions.checked(f"task {self.options.name!r}", {"tags": options["tags"]}, name="x")
             merged["tags"] = [*self.options.tags, *options["tags"]]
@@ -221,7 +231,8 @@ def task(
     retry_jitter_factor: float | None = None,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]] | None = None,
     retry_condition_fn: Callable[..., Any] | None = None,
-    timeout_seconds: float | timedelta | None = None,
+    timeout_seconds: float | timedelta | str | None = None,
+    timeout: float | timedelta | str | None = None,
     trigger: Trigger | Callable[..., bool] | None = None,
     task_run_name: str | Callable[..., str] | None = None,
     log_prints: bool | None = None,
@@ -231,6 +242,12 @@ def task(
     n_outputs: int | None = None,
     batch_size: int | str | None = None,
     concurrency: int | None = None,
+    batched: bool = False,
+    max_concurrency: int | None = None,
+    rate_limit: str | float | None = None,
+    tolerated_failure_count: int | None = None,
+    tolerated_failure_percentage: float | None = None,
+    fail_fast: bool = False,
     resources: Mapping[str, float] | None = None,
     priority: int = 0,
     workers: Iterable[str] | None = None,
@@ -248,8 +265,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         retry holds no slot. Jitter factor f adds a random share of 0 to f times the delay.
     retry_on, retry_condition_fn
         Retry only these exception types; only if the callable of (task, task_run, state) says so.
-    timeout_seconds
-        How long one attempt of one item may run.
+    timeout_seconds, timeout
+        How long one attempt of one item may run: seconds, or a percentage of the median duration of the map's
+        items such as "300%", which holds once enough of them ran. Both names mean the same; give one.
     trigger
         When it runs, by the upstream states; `all_successful` by default.
     task_run_name
@@ -265,6 +283,18 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         Items per batch; `"auto"` by default.
     concurrency
         For `async def` tasks: items that run concurrently in one slot, 64 by default.
+    batched
+        The function gets a list of each mapped argument's values and returns (or yields) one result per item; states,
+        retries and results stay those of the items.
+    max_concurrency
+        How many items of the map may run at the same time, over all workers.
+    rate_limit
+        How many items may begin per time over all workers, such as "50/s" or "600/min".
+    tolerated_failure_count, tolerated_failure_percentage
+        How many items may fail (or what percentage of them) before the map is ended early and fails. Tolerated failures
+        do not fail the map or the flow; what needs the value of such an item is skipped, and gathers leave it out.
+    fail_fast
+        The first item that fails ends the map: what has not begun is cancelled.
     resources, priority, workers
         Where and how early batches run on a Dask cluster.
 

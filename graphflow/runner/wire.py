@@ -31,6 +31,7 @@ from graphflow.orders import (
     Given,
     Input,
     Literals,
+    Pace,
     Program,
     Ref,
     StepOrder,
@@ -70,6 +71,8 @@ class Header:
     steps: bytes
     inputs: bytes | Ref
     tries: tuple[bytes | None, ...]
+    concurrency: int | None
+    pace: Pace | None
 
 
 def refs_of(order: BatchOrder) -> list[Ref]:
@@ -110,7 +113,13 @@ class OrderEncoder:
             If a program or a constant cannot be pickled.
         """
         programs = tuple(self._program(order.run_id, step) for step in order.steps)
-        steps = pickle.dumps([(step.node, step.slots, step.wants_info) for step in order.steps], protocol=5)
+        steps = pickle.dumps(
+            [
+                (step.node, step.slots, step.wants_info, step.timeout_seconds, step.tolerates)
+                for step in order.steps
+            ],
+            protocol=5,
+        )
         data = self._inputs(order)
         inputs = data if len(data) <= MAX_INPUTS else self._share(data)
         header = Header(
@@ -124,6 +133,8 @@ class OrderEncoder:
             steps,
             inputs,
             tuple(step.tries for step in order.steps),
+            order.concurrency,
+            order.pace,
         )
         return pickle.dumps(header, protocol=5)
 
@@ -272,8 +283,16 @@ def decode_order(
     programs = [load_program(key, data) for key, data in header.programs]
     inputs = pickle.loads(load_bytes(header.inputs) if isinstance(header.inputs, Ref) else header.inputs)
     steps = tuple(
-        StepOrder(node=node, program=program, slots=slots, tries=tries, wants_info=wants_info)
-        for (node, slots, wants_info), program, tries in zip(
+        StepOrder(
+            node=node,
+            program=program,
+            slots=slots,
+            tries=tries,
+            wants_info=wants_info,
+            timeout_seconds=timeout,
+            tolerates=tolerates,
+        )
+        for (node, slots, wants_info, timeout, tolerates), program, tries in zip(
             pickle.loads(header.steps), programs, header.tries, strict=True
         )
     )
@@ -285,6 +304,8 @@ def decode_order(
         width=header.width,
         inputs=inputs,
         slice_seconds=header.slice_seconds,
+        concurrency=header.concurrency,
+        pace=header.pace,
     )
 
 
