@@ -491,7 +491,7 @@ class Recorder:
             sources=tuple(binder.sources),
             trigger=options.trigger,
             fuse_key=(callee.kind, options.resources, options.priority, options.workers)
-            if can_fuse
+            if can_fuse and not (options.batched and is_mapped)
             else None,
             batch_size=options.batch_size,
             priority=options.priority,
@@ -544,11 +544,11 @@ class FragmentRecorder(Recorder):
         super().__init__(
             flow_name=context.flow_name, flow_parameters=flow_parameters, group=group, log_prints=log_prints
         )
-        self._context = context
+        self.context = context
 
     @property
     def scope(self) -> str:
-        return f"{self._context.node_key}/{self._context.map_index}"
+        return f"{self.context.node_key}/{self.context.map_index}"
 
     def cannot_force(self, node_name: str) -> ForcingError:
         return ForcingError(

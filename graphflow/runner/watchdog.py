@@ -1,6 +1,7 @@
-"""Timeouts in two steps: an exception raised in the item's thread, then, after a grace time, by force.
+"""One thread that watches all batches of a process: the time of their items, and whether they have something to tell.
 
-An item that sleeps in C code does not see the exception; its guard's `on_stuck` then decides what force is.
+Timeouts come in two steps: an exception raised in the item's thread, then, after a grace time, force. An item that
+sleeps in C code does not see the exception; its guard's `on_stuck` then decides what force is.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "watchdog"]
+__all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "Watched", "watchdog"]
 
 GRACE_SECONDS = float(os.environ.get("GRAPHFLOW_TIMEOUT_GRACE_SECONDS", "1.0"))
+LOOK_SECONDS = 0.05
 _SET_ASYNC_EXC = ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 _raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(_SET_ASYNC_EXC)
 # The same function with a null pointer, which takes back what was not raised yet; None would not be one.
@@ -28,6 +31,14 @@ class Abandoned(BaseException):
     """The item was stuck and given up: its thread has nothing more to report."""
 
 
+class Watched(Protocol):
+    """Something that the watchdog looks at, every 50 ms or when it is due."""
+
+    def check(self, now: float) -> float | None:
+        """Act if it is time; gives the next time to look (of the monotonic clock), or None."""
+        ...
+
+
 class Guard:
     """Watches one thread that runs items, one at a time.
 
@@ -38,17 +49,22 @@ class Guard:
         self._dog = dog
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
+        self._begun = 0.0
         self._deadline: float | None = None
+        self._learn: Callable[[], float | None] | None = None
         self._has_fired = False
         self._is_stuck = False
         self.on_stuck = on_stuck
 
-    def arm(self, seconds: float) -> None:
-        """Start the time of an item."""
+    def arm(self, seconds: float | None, learn: Callable[[], float | None] | None = None) -> None:
+        """Start the time of an item. Where it has no limit yet, `learn` is asked for one while it runs."""
         with self._lock:
-            self._deadline = time.monotonic() + seconds
+            self._begun = time.monotonic()
+            self._deadline = self._begun + seconds if seconds is not None else None
+            self._learn = learn
             self._has_fired = False
-        self._dog.watch(self, self._deadline)
+        if self._deadline is not None:
+            self._dog.look_at(self._deadline)
 
     def disarm(self) -> bool:
         """End the time of an item; True if it was up. A late exception does not reach the next item.
@@ -59,7 +75,7 @@ class Guard:
             If the item was given up in the meantime.
         """
         with self._lock:
-            self._deadline = None
+            self._deadline = self._learn = None
             if self._is_stuck:
                 raise Abandoned
             fired = self._has_fired
@@ -75,8 +91,13 @@ class Guard:
     def check(self, now: float) -> float | None:
         """Act if the time is up; gives the next time to look, or None."""
         with self._lock:
-            if self._deadline is None or self._is_stuck:
+            if self._is_stuck:
                 return None
+            if self._deadline is None:
+                seconds = self._learn() if self._learn is not None else None
+                if seconds is None:
+                    return None
+                self._deadline = self._begun + seconds
             if now < self._deadline:
                 return self._deadline
             if not self._has_fired:
@@ -92,10 +113,10 @@ class Guard:
 
 
 class Watchdog:
-    """One thread that watches all guards of a process; it is started at the first timeout."""
+    """One thread that looks at all that is watched in a process; it is started at the first."""
 
     def __init__(self) -> None:
-        self._guards: set[Guard] = set()
+        self._watched: set[Watched] = set()
         self._condition = threading.Condition()
         self._wake_at = float("inf")
         self._thread: threading.Thread | None = None
@@ -103,33 +124,39 @@ class Watchdog:
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
         """A guard for the calling thread."""
         guard = Guard(self, on_stuck)
+        self.watch(guard)
+        return guard
+
+    def watch(self, watched: Watched) -> None:
+        """Look at something from now on."""
         with self._condition:
-            self._guards.add(guard)
+            self._watched.add(watched)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graphflow-watchdog", daemon=True)
                 self._thread.start()
-        return guard
+            elif self._wake_at > time.monotonic() + LOOK_SECONDS:
+                self._condition.notify()
 
-    def watch(self, guard: Guard, deadline: float) -> None:
-        """Look at a guard at `deadline` (of the monotonic clock) or earlier."""
-        if deadline < self._wake_at:
+    def look_at(self, due: float) -> None:
+        """Look at everything at `due` (of the monotonic clock) or earlier."""
+        if due < self._wake_at:
             with self._condition:
                 self._condition.notify()
 
-    def forget(self, guard: Guard) -> None:
-        """Watch a guard no longer."""
+    def forget(self, watched: Watched) -> None:
+        """Watch something no longer."""
         with self._condition:
-            self._guards.discard(guard)
+            self._watched.discard(watched)
 
     def _run(self) -> None:
         while True:
             now = time.monotonic()
             with self._condition:
-                guards = list(self._guards)
-            next_times = [due for guard in guards if (due := guard.check(now)) is not None]
+                watched = list(self._watched)
+            next_times = [due for each in watched if (due := each.check(now)) is not None]
             with self._condition:
-                # A guard armed between the check and this wait is looked at within 50 ms.
-                self._wake_at = min([*next_times, now + (0.05 if self._guards else 3600.0)])
+                # What is armed between the check and this wait is looked at within 50 ms.
+                self._wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
                 self._condition.wait(max(0.0, self._wake_at - time.monotonic()))
                 self._wake_at = 0.0
 

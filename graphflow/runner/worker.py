@@ -23,7 +23,7 @@ from graphflow.runner.columns import MAX_INLINE, decode, encode, read_file, writ
 from graphflow.runner.journal import Journal
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report
 
-__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_stopped"]
+__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_limit", "set_stopped"]
 
 EXIT_STUCK = 77
 """The exit code of a worker that ended itself because an item did not yield after its timeout."""
@@ -37,6 +37,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.stopped: set[str] = set()
+        self.limits: dict[tuple[str, int], float] = {}
         self.programs: OrderedDict[str, Program] = OrderedDict()
         self.columns: OrderedDict[str, tuple[list[Any], int]] = OrderedDict()
         self.lock = threading.Lock()
@@ -58,6 +59,11 @@ _PROCESS = _Process()
 def set_stopped(run_id: str) -> None:
     """Batches of this run stop between items from now on."""
     _PROCESS.stopped.add(run_id)
+
+
+def set_limit(run_id: str, node: int, seconds: float) -> None:
+    """Items of this node may run for so long from now on, where their limit follows from the map's median."""
+    _PROCESS.limits[run_id, node] = seconds
 
 
 class Stored:
@@ -86,10 +92,11 @@ class WorkerHost:
     blocks
         Columns that came along with the batch, by ref id.
     emit
-        Sends a report to the driver before the process ends itself.
+        Sends a report to the driver before the batch has ended.
     """
 
     is_local = False
+    takes_progress = True
 
     def __init__(
         self,
@@ -166,7 +173,9 @@ class WorkerHost:
                     columns.popitem(last=False)
         return values
 
-    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+    def store(
+        self, columns: Sequence[list[Any]], *, travels: bool = False
+    ) -> list[Ref | SerializationFailure]:
         """Columns as bytes: inline where they are small, else in one pack, else kept on the worker."""
         encoded = [encode(column) for column in columns]
         name = f"{self._header.batch}-{uuid.uuid4().hex[:12]}"
@@ -178,8 +187,8 @@ class WorkerHost:
             ]
         elif self._folder is not None:
             refs = write_pack(self._folder, name, [data for data, _ in encoded])
-        elif self._is_ending:
-            # This process is about to end: the values travel with the report.
+        elif travels or self._is_ending:
+            # The batch's task in Dask, which would hold them, ends later or never: they travel with the report.
             refs = [
                 Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
                 for i, (data, _) in enumerate(encoded)
@@ -200,6 +209,14 @@ class WorkerHost:
     def is_stopped(self, run_id: str) -> bool:
         """Whether the run asked its batches to stop."""
         return run_id in _PROCESS.stopped
+
+    def limit_of(self, run_id: str, node: int) -> float | None:
+        """The limit of a node's items, as far as this process was told one."""
+        return _PROCESS.limits.get((run_id, node))
+
+    def progress(self, report: Report) -> None:
+        """Send a report of a batch that goes on."""
+        self._emit(encode_report(report))
 
     def give_up(self, report: Report) -> None:
         """Send what is done, then end this process: nothing else stops an item that does not yield."""
