@@ -220,8 +220,6 @@ class Core:
         stage.max_concurrency = min(limits, default=None)
         stage.rate = min(rates, default=None)
         stage.concurrency = min(widths, default=None)
-        if stage.rate is None:
-            stage.pacer = None
 
     def _close(self, event: ev.RecordingClosed) -> None:
         self.is_closed = True

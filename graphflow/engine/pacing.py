@@ -73,4 +73,5 @@ class Pacer:
         """Another rate or number of lanes, from the end of what is reserved on."""
         if (rate, lanes) == (self.rate, self.lanes):
             return self
-        return Pacer(rate=rate, lanes=lanes, now=max(now, min(self._next)))
+        last_reserved = max(self._next) - self.interval
+        return Pacer(rate=rate, lanes=lanes, now=max(now, last_reserved + 1 / min(rate, self.rate)))
