@@ -22,9 +22,10 @@ from graphflow.errors import (
     TaskOptionError,
 )
 from graphflow.graph import Dep, DepKind, Node, Source
+from graphflow.knobs import NO_KNOBS
 from graphflow.mapping import AllowFailure, SpreadOver, Unmapped, classify
 from graphflow.orders import Hole, Program, Spread
-from graphflow.policies import TaskOptions, all_successful
+from graphflow.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
 __all__ = ["Callee", "Fragment", "FragmentRecorder", "Handle", "Recorder", "contains_handle", "handle_types"]
 
@@ -464,6 +465,7 @@ class Recorder:
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
         node_name = self.unique_name(name or options.name)
+        is_batched = options.batched and is_mapped
         can_fuse = options.trigger is all_successful and not callee.is_builtin
         program = Program(
             id=key,
@@ -490,10 +492,21 @@ class Recorder:
             deps=tuple(binder.deps),
             sources=tuple(binder.sources),
             trigger=options.trigger,
-            fuse_key=(callee.kind, options.resources, options.priority, options.workers)
-            if can_fuse and not (options.batched and is_mapped)
+            fuse_key=(
+                callee.kind,
+                options.resources,
+                options.priority,
+                options.workers,
+                options.knobs.max_concurrency,
+                options.knobs.rate,
+            )
+            if can_fuse and not is_batched
             else None,
             batch_size=options.batch_size,
+            knobs=options.knobs if is_mapped else NO_KNOBS,
+            concurrency=(options.concurrency or ASYNC_CONCURRENCY)
+            if callee.kind == "async" and not is_batched
+            else None,
             priority=options.priority,
             group=inside.group,
             program=program,

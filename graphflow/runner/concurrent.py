@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from graphflow.context import RECORDER, RUNNING, TaskContext
+from graphflow.policies import ASYNC_CONCURRENCY
 from graphflow.recording import FragmentRecorder
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.step import Step
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_concurrently"]
 
-ASYNC_CONCURRENCY = 64
 LEARN_SECONDS = 0.05
 _SUCCESS = int(Code.COMPLETED)
 

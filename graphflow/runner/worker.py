@@ -62,7 +62,7 @@ def set_stopped(run_id: str) -> None:
 
 
 def set_limit(run_id: str, node: int, seconds: float) -> None:
-    """Items of this node may run for so long from now on, where their limit follows from the map's median."""
+    """Items of this task that execute now and have no timeout yet get this one."""
     _PROCESS.limits[run_id, node] = seconds
 
 

@@ -119,6 +119,8 @@ class Simulation:
         faults = self.scenario.faults
         for moment, capacity in faults.capacities:
             self.clock.at(moment, partial(self._set_capacity, ev.CapacitySet(capacity)))
+        for moment, turn in self.scenario.turns:
+            self.clock.at(moment, partial(self._turn, turn))
         if faults.stop_at is not None:
             self.clock.at(faults.stop_at, partial(self._stop, faults.is_hard))
         while self.clock:
@@ -165,7 +167,9 @@ class Simulation:
     def _land(self, event: ev.BatchReported | ev.BatchWasLost, commands: list[ev.Command]) -> None:
         """The batch's flight is over; where it was reported, the commit must be there before all else."""
         batch = event.report.batch if isinstance(event, ev.BatchReported) else event.batch
-        if batch not in self.ledger.flying:
+        if batch not in self.ledger.flying or (
+            isinstance(event, ev.BatchReported) and not self.ledger.is_due(event.report)
+        ):
             if any(isinstance(command, ev.CommitReport) for command in commands):
                 raise Violation(f"a late report of batch {batch} was committed")
             return
@@ -175,7 +179,7 @@ class Simulation:
                 raise Violation(f"the report of batch {batch} was not committed before all else, but {first}")
             self.ledger.commit(first, self.clock.now)
             del commands[0]
-        self.ledger.land(batch)
+        self.ledger.land(batch, event.report.held if isinstance(event, ev.BatchReported) else ())
 
     def _perform(self, command: ev.Command) -> None:
         ledger = self.ledger
@@ -200,6 +204,8 @@ class Simulation:
             case ev.Alias():
                 if ledger.outcomes.get(command.root) not in (Code.COMPLETED, Code.CACHED):
                     raise Violation(f"{command} stands for a node that did not succeed")
+            case ev.LimitItems() | ev.CloseSource():
+                pass
             case ev.SetTimer():
                 self._set_timer(command.at)
             case ev.PullSource():
@@ -222,6 +228,12 @@ class Simulation:
 
     def _set_capacity(self, event: ev.CapacitySet) -> ev.Event:
         self.capacity = event.capacity
+        return event
+
+    def _turn(self, event: ev.KnobsChanged) -> ev.Event | None:
+        if event.node not in self.ledger.nodes or self.ledger.finish is not None:
+            return None
+        self.ledger.turn(event)
         return event
 
     def _stop(self, is_hard: bool) -> ev.Event | None:
