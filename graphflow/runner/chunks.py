@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import types
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,8 @@ class _Chunks:
         self._calls_seconds = 0.0
         self._called = 0
         self._has_begun = False
+        self._has_new_limit: Callable[[], Any] | None = None
+        """Tells the loop of an async function's call that its limit is known."""
 
     def close(self) -> None:
         """No more calls are made."""
@@ -192,19 +194,31 @@ class _Chunks:
 
     async def _awaited(self, value: Any, count: int) -> Any:
         if hasattr(value, "__aiter__"):
-            return await _first(value, count + 1)
-        limit = self._step.limit
-        if limit is None:
+            value = _first(value, count + 1)
+        if not self._step.has_limit:
             return await value
         import asyncio
 
+        loop = asyncio.get_running_loop()
+        scope, begun = asyncio.timeout(None), loop.time()
+
+        def limit() -> None:
+            seconds = self._step.limit
+            if seconds is not None and self._has_new_limit is not None:
+                scope.reschedule(begun + seconds * count)
+
+        # A limit that comes later is learned by the watchdog's thread.
+        self._has_new_limit = lambda: loop.call_soon_threadsafe(limit)
         try:
-            async with asyncio.timeout(limit * count) as scope:
+            async with scope:
+                limit()
                 return await value
         except TimeoutError:
             if scope.expired():
                 raise ItemTimeout from None
             raise
+        finally:
+            self._has_new_limit = None
 
     def _results(self, value: Any, count: int) -> list[Any]:
         """What a call returned or yields, one result per item."""
@@ -238,12 +252,16 @@ class _Chunks:
 
         def learn_for_all() -> float | None:
             seconds = learn() if learn is not None else None
-            return None if seconds is None else seconds * count
+            if seconds is None:
+                return None
+            tell_loop = self._has_new_limit
+            if tell_loop is not None:
+                tell_loop()
+            return seconds * count + grace
 
-        limit = None if step.limit is None else step.limit * count
-        if limit is not None and step.program.kind == "async":
-            # The loop looks to it; the guard is for what blocks the loop.
-            limit += GRACE_SECONDS
+        # An async function's loop looks to it itself; there, the guard is for what blocks the loop.
+        grace = GRACE_SECONDS if step.program.kind == "async" else 0.0
+        limit = None if step.limit is None else step.limit * count + grace
         self._active = (part, start)
         fired = False
         try:

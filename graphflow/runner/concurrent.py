@@ -11,6 +11,7 @@ from graphflow.policies import ASYNC_CONCURRENCY
 from graphflow.recording import FragmentRecorder
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.step import Step
+from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
 from graphflow.states import Code
 
@@ -130,11 +131,12 @@ class _Loop:
             self._close()
             return False
         if wait > 0.0:
-            self._slot_timer = self._loop.call_later(wait, self._slot_opened)
+            wait = min(wait, STOP_CHECK_WAITING_SECONDS)
+            self._slot_timer = self._loop.call_later(wait, self._look_for_slot)
             return False
         return True
 
-    def _slot_opened(self) -> None:
+    def _look_for_slot(self) -> None:
         self._slot_timer = None
         if self.batch.is_stopped():
             self._has_begun = True

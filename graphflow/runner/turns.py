@@ -15,7 +15,7 @@ from graphflow.states import Code
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
 
-__all__ = ["STOP_CHECK_SECONDS", "run_in_turn", "wait_for_slot"]
+__all__ = ["STOP_CHECK_SECONDS", "STOP_CHECK_WAITING_SECONDS", "run_in_turn", "wait_for_slot"]
 
 STOP_CHECK_SECONDS = 0.005
 STOP_CHECK_WAITING_SECONDS = 0.02

@@ -7,6 +7,7 @@ sleeps in C code does not see the exception; its guard's `on_stuck` then decides
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Protocol
 
 __all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "Watched", "watchdog"]
 
+logger = logging.getLogger("graphflow.runner")
 GRACE_SECONDS = float(os.environ.get("GRAPHFLOW_TIMEOUT_GRACE_SECONDS", "1.0"))
 LOOK_SECONDS = 0.05
 _SET_ASYNC_EXC = ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
@@ -153,12 +155,21 @@ class Watchdog:
             now = time.monotonic()
             with self._condition:
                 watched = list(self._watched)
-            next_times = [due for each in watched if (due := each.check(now)) is not None]
+            next_times = [due for each in watched if (due := _look(each, now)) is not None]
             with self._condition:
                 # What is armed between the check and this wait is looked at within 50 ms.
                 self._wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
                 self._condition.wait(max(0.0, self._wake_at - time.monotonic()))
                 self._wake_at = 0.0
+
+
+def _look(watched: Watched, now: float) -> float | None:
+    try:
+        return watched.check(now)
+    except Exception:
+        # One thing that is watched does not leave the others without a watch.
+        logger.exception("a batch could not be watched")
+        return None
 
 
 _DOG = Watchdog()
