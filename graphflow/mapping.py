@@ -173,7 +173,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
     if hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__"):
         return "sized"
     if hasattr(type(value), "__aiter__"):
-        return "refused"
+        return "iterator"
     if isinstance(value, Iterable):
         return "iterator"
     return "constant"
@@ -203,7 +203,7 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
     """
     kind = classify(value)
     name = type(value).__name__
-    if kind == "iterator" and is_mapped_over:
+    if kind == "iterator" and is_mapped_over and not hasattr(type(value), "__aiter__"):
         value, kind = list(value), "sized"
     if kind == "sized":
         try:
@@ -233,6 +233,11 @@ def snapshot(value: Any) -> Any:
     if _is_array(value):
         return value.copy() if hasattr(value, "copy") else value
     return value
+
+
+def iterator_of(value: Any) -> Any:
+    """The iterator behind something that can be iterated over, an async one where it is that."""
+    return value.__aiter__() if hasattr(type(value), "__aiter__") else iter(value)
 
 
 def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:

@@ -198,7 +198,9 @@ class _Binder:
             return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
         slot = self.slot()
         if kind == "iterator":
-            self.sources.append(Source(slot=slot, argument=argument, length=None, values=iter(value)))
+            self.sources.append(
+                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
+            )
         else:
             kept = mapping.snapshot(value)
             self.sources.append(
@@ -423,6 +425,19 @@ class Recorder:
             if lanes and not any(dep.kind is DepKind.ELEMENTS for dep in node.deps):
                 return self.known_width(self.nodes_by_id(lanes[0].upstream))
         return width
+
+    def is_lazy(self, node: Node) -> bool:
+        """Whether the width of a map is known only when an iterator has ended."""
+        todo, seen = [node], {node.id}
+        while todo:
+            each = todo.pop()
+            if any(source.length is None for source in each.sources):
+                return True
+            for dep in each.deps:
+                if dep.kind is DepKind.ITEMS and dep.upstream not in seen:
+                    seen.add(dep.upstream)
+                    todo.append(self.nodes_by_id(dep.upstream))
+        return False
 
     def _place(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphflow.engine.pacing import Pacer
-from graphflow.graph import Dep, Node
+from graphflow.graph import Dep, DepKind, Node
 from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
 from graphflow.states import FAILED_CODES, Code, Counts
@@ -64,8 +64,12 @@ class NodeBook:
     is_cut_short: bool = False
     """It was stopped before its width was known: what is missing cannot be counted."""
     knobs: MapKnobs = NO_KNOBS
+    users: list[tuple[int, DepKind, int | None]] = field(default_factory=list)
+    """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
     """More items failed than its knobs allow: nothing more of it is begun."""
+    is_abandoned: bool = False
+    """Nobody wants more of it: nothing more of it is begun."""
     durations: list[float] = field(default_factory=list)
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
@@ -170,6 +174,8 @@ class Stage:
     """Items that each iterator gave so far, by slot."""
     pulling: set[int] = field(default_factory=set)
     exhausted: set[int] = field(default_factory=set)
+    limit: int | None = None
+    """Iterators are asked for no item from this one on, None for no limit."""
     has_raised: bool = False
     """Whether an iterator raised: the map fails when the items that it gave have ended."""
     needs: int = 0

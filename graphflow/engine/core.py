@@ -39,6 +39,7 @@ from graphflow.engine.state import (
     UpstreamGone,
     WidthKnown,
 )
+from graphflow.engine.streams import Streams
 from graphflow.graph import DepKind, Node
 from graphflow.ports import Capacity
 from graphflow.reports import Report, StepReport, ValueInfo
@@ -66,6 +67,7 @@ class Core:
         self.dispatcher = Dispatcher(self.run)
         self.opener = Opener(self.run, self.dispatcher)
         self.halter = Halter(self.run, self.dispatcher, self.opener)
+        self.streams = Streams(self.run, self.dispatcher, self.halter)
         self.is_closed = False
         self.is_finished = False
         self._stages = 0
@@ -85,6 +87,8 @@ class Core:
             ev.ResumeRequested: self._resume,
             ev.FailureHandled: lambda event: hand_over(self.books, event.node, event.index),
             ev.KnobsChanged: self._change_knobs,
+            ev.ReaderMoved: self.streams.moved,
+            ev.ItemsNeeded: self.streams.needed,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
@@ -144,6 +148,7 @@ class Core:
 
     def _record_nodes(self, nodes: Sequence[Node]) -> None:
         opened = [stage for stage in (self._add(node) for node in nodes) if stage is not None]
+        self.streams.recorded()
         for stage in opened:
             if stage.waiting == 0:
                 self.opener.open(stage)
@@ -166,6 +171,7 @@ class Core:
                 self._want_info(upstream)
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)
+            upstream.users.append((node.id, dep.kind, dep.index))
         if joined is not None:
             return None
         for dep in node.deps:
@@ -223,6 +229,7 @@ class Core:
 
     def _close(self, event: ev.RecordingClosed) -> None:
         self.is_closed = True
+        self.streams.closed()
 
     # -- consequences -----------------------------------------------------------------------------------
 
@@ -292,7 +299,7 @@ class Core:
             index = done[anomaly.position]
             if anomaly.code != book.states[index] or min(anomaly.attempt, 255) != book.attempts[index]:
                 continue  # The worker went on after it.
-            if book.is_halted and anomaly.code not in FINAL_CODES:
+            if (book.is_halted or book.is_abandoned) and anomaly.code not in FINAL_CODES:
                 end_items(self.run, book, (index,), Code.CANCELLED)
                 self.run.notices.append(LanesOpen(stage, (index,)))
             elif anomaly.code == Code.AWAITING_RETRY:

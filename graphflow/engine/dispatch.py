@@ -62,7 +62,7 @@ class Dispatcher:
         self._run_id = run_id
         self._core = core
         self._history = history
-        self._filler = filler
+        self.filler = filler
         self._failure = failure
         self._gathered: dict[tuple[int, bool, bool, bool], Gathered] = {}
         self.buffers: dict[tuple[int, int], dict[int, Any]] = {}
@@ -136,7 +136,7 @@ class Dispatcher:
                 )
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
-        parts = tuple(self._history.node(dep.upstream).parts(indices, self._filler))
+        parts = tuple(self._history.node(dep.upstream).parts(indices, self.filler))
         overrides = {
             position: self._stand_in(node, dep.upstream, i)
             for position, i in enumerate(indices)
@@ -211,7 +211,7 @@ class Dispatcher:
                         dropped.append(i)
         return Gathered(
             id=f"{self._run_id}/{upstream_id}/{len(overrides)}/{len(dropped)}",
-            parts=tuple(self._history.node(upstream_id).parts(range(width), self._filler)),
+            parts=tuple(self._history.node(upstream_id).parts(range(width), self.filler)),
             dropped=tuple(dropped),
             overrides=overrides,
         )

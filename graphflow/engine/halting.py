@@ -71,8 +71,8 @@ class Halter:
         elif others:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
 
-    def _cut_short(self, stage: Stage) -> None:
-        """Iterators are asked for nothing more, and the width is what they gave so far."""
+    def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
+        """Iterators are asked for nothing more, and the width is what they gave so far; whether that is as wanted."""
         run, leader = self._run, self._run.leader_of(stage)
         for slot in stage.pulled:
             if slot not in stage.exhausted:
@@ -82,10 +82,31 @@ class Halter:
             stage.width = len(leader.states)
             for member in stage.members:
                 book = run.books[member]
-                book.is_cut_short = True
+                book.is_cut_short = not is_wanted
                 set_width(run, book, stage.width)
             for member in stage.members:
                 end_if_complete(run, run.books[member])
+
+    def abandon(self, stage: Stage) -> None:
+        """Nobody wants more of a map over an iterator: what has not begun of it is cancelled."""
+        run = self._run
+        if run.is_stopping:
+            return
+        self._dispatcher.empty(stage)
+        self._cut_short(stage, is_wanted=True)
+        under_way = {
+            index for flight in run.flights.values() if flight.stage is stage for index in flight.out()
+        }
+        stage.is_halted = True
+        for member in stage.members:
+            book = run.books[member]
+            waiting = bytearray(book.states.translate(_WAITING))
+            for index in under_way:
+                waiting[index] = 0
+            book.is_abandoned = True
+            end_items(run, book, _marked(waiting), Code.CANCELLED)
+        for member in stage.members:
+            end_if_complete(run, run.books[member])
 
     def reopen(self, stage: Stage, indices: Sequence[int]) -> None:
         """Items that came back from a batch: those of a halted member end, the others go on."""
@@ -93,7 +114,7 @@ class Halter:
             return
         for member in stage.members:
             book = self._run.books[member]
-            if book.is_halted:
+            if book.is_halted or book.is_abandoned:
                 end_items(
                     self._run, book, [i for i in indices if book.states[i] == Code.PENDING], Code.CANCELLED
                 )

@@ -340,9 +340,10 @@ class Dispatcher:
             if slot in stage.pulling or slot in stage.exhausted:
                 continue
             ahead = count - stage.fed + stage.ready
-            if ahead * 2 <= want:
+            room = want if stage.limit is None else min(want, stage.limit - count)
+            if ahead * 2 <= want and room > 0:
                 stage.pulling.add(slot)
-                self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=want))
+                self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=room))
 
 
 def _runs(indices: Sequence[int]) -> Iterable[tuple[int, int]]:
