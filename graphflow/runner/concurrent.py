@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphflow.context import RECORDER, RUNNING, TaskContext
 from graphflow.policies import ASYNC_CONCURRENCY
 from graphflow.recording import FragmentRecorder
+from graphflow.runner.journal import SEVERAL
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.step import Step
 from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
@@ -94,7 +95,8 @@ class _Loop:
             if position is None:
                 break
             self._has_begun = True
-            batch.host.note(order.id, order.indices[position])
+            # If the process dies, nobody knows which of several items it was.
+            batch.host.note(order.id, SEVERAL if items else order.indices[position])
             item = _Item(self, position)
             item.task = task = create_task(item.run())
             items[task] = item

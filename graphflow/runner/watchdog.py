@@ -41,32 +41,46 @@ class Watched(Protocol):
         ...
 
 
+class _Armed:
+    """The time of one item; `due` is None until its limit is known."""
+
+    __slots__ = ("begun", "due", "learn")
+
+    def __init__(self, begun: float, due: float | None, learn: Callable[[], float | None] | None) -> None:
+        self.begun = begun
+        self.due = due
+        self.learn = learn
+
+
 class Guard:
     """Watches one thread that runs items, one at a time.
 
     Without `on_stuck` nobody gives an item up: the thread has it until it yields.
+
+    Where nothing happens, an item costs no lock: its end is the store of `_armed`, then a look at `_is_acting`; the
+    watchdog sets the latter, then looks at the former. So at least one of them sees the other.
     """
 
     def __init__(self, dog: Watchdog, on_stuck: Callable[[], None] | None) -> None:
         self._dog = dog
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._begun = 0.0
-        self._deadline: float | None = None
-        self._learn: Callable[[], float | None] | None = None
+        self._armed: _Armed | None = None
+        self._is_acting = False
         self._has_fired = False
         self._is_stuck = False
         self.on_stuck = on_stuck
 
     def arm(self, seconds: float | None, learn: Callable[[], float | None] | None = None) -> None:
         """Start the time of an item. Where it has no limit yet, `learn` is asked for one while it runs."""
-        with self._lock:
-            self._begun = time.monotonic()
-            self._deadline = self._begun + seconds if seconds is not None else None
-            self._learn = learn
-            self._has_fired = False
-        if self._deadline is not None:
-            self._dog.look_at(self._deadline)
+        begun = time.monotonic()
+        if seconds is None:
+            self._armed = _Armed(begun, None, learn)
+            return
+        due = begun + seconds
+        self._armed = _Armed(begun, due, None)
+        if due < self._dog.wake_at:
+            self._dog.look_at(due)
 
     def disarm(self) -> bool:
         """End the time of an item; True if it was up. A late exception does not reach the next item.
@@ -76,14 +90,16 @@ class Guard:
         Abandoned
             If the item was given up in the meantime.
         """
+        self._armed = None
+        if not self._is_acting:
+            return False
         with self._lock:
-            self._deadline = self._learn = None
             if self._is_stuck:
                 raise Abandoned
             fired = self._has_fired
             if fired:
                 _take_back(self._thread, None)
-                self._has_fired = False
+            self._has_fired = self._is_acting = False
         return fired
 
     def close(self) -> None:
@@ -92,21 +108,28 @@ class Guard:
 
     def check(self, now: float) -> float | None:
         """Act if the time is up; gives the next time to look, or None."""
+        armed = self._armed
+        if armed is None:
+            return None
+        if armed.due is None:
+            seconds = armed.learn() if armed.learn is not None else None
+            if seconds is None:
+                return None
+            armed.due = armed.begun + seconds
+        if now < armed.due:
+            return armed.due
         with self._lock:
             if self._is_stuck:
                 return None
-            if self._deadline is None:
-                seconds = self._learn() if self._learn is not None else None
-                if seconds is None:
-                    return None
-                self._deadline = self._begun + seconds
-            if now < self._deadline:
-                return self._deadline
+            self._is_acting = True
+            if self._armed is not armed:
+                self._is_acting = self._has_fired
+                return None
             if not self._has_fired:
                 self._has_fired = True
-                self._deadline = now + GRACE_SECONDS
+                armed.due = now + GRACE_SECONDS
                 _raise_in(self._thread, ItemTimeout)
-                return self._deadline
+                return armed.due
             if self.on_stuck is None:
                 return None
             self._is_stuck = True
@@ -120,7 +143,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
         self._condition = threading.Condition()
-        self._wake_at = float("inf")
+        self.wake_at = float("inf")
         self._thread: threading.Thread | None = None
 
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
@@ -136,12 +159,12 @@ class Watchdog:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graphflow-watchdog", daemon=True)
                 self._thread.start()
-            elif self._wake_at > time.monotonic() + LOOK_SECONDS:
+            elif self.wake_at > time.monotonic() + LOOK_SECONDS:
                 self._condition.notify()
 
     def look_at(self, due: float) -> None:
         """Look at everything at `due` (of the monotonic clock) or earlier."""
-        if due < self._wake_at:
+        if due < self.wake_at:
             with self._condition:
                 self._condition.notify()
 
@@ -158,9 +181,9 @@ class Watchdog:
             next_times = [due for each in watched if (due := _look(each, now)) is not None]
             with self._condition:
                 # What is armed between the check and this wait is looked at within 50 ms.
-                self._wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
-                self._condition.wait(max(0.0, self._wake_at - time.monotonic()))
-                self._wake_at = 0.0
+                self.wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
+                self._condition.wait(max(0.0, self.wake_at - time.monotonic()))
+                self.wake_at = 0.0
 
 
 def _look(watched: Watched, now: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -242,12 +243,19 @@ def test_an_item_that_never_yields_is_found_by_halving(on: str, request: pytest.
     ]
 
 
-def test_an_item_that_kills_its_worker_is_found_by_halving(shared_processes: Any) -> None:
-    @task(batched=True)
-    def work(xs: list[int]) -> list[int]:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_item_that_kills_its_worker_is_found_by_halving(shared_processes: Any, is_async: bool) -> None:
+    def kill(xs: list[int]) -> list[int]:
         if 2 in xs:
             os._exit(9)
         return xs
+
+    async def kill_alone(x: int) -> int:
+        # All items of the batch are under way.
+        await asyncio.sleep(0.05)
+        return kill([x])[0]
+
+    work = task(name="work")(kill_alone) if is_async else task(batched=True, name="work")(kill)
 
     run = flow(backend=shared_processes)(lambda: work.map(range(4))).run()
     assert [str(item.state) for item in run.nodes["work"].items] == [
