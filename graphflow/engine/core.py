@@ -36,6 +36,7 @@ from graphflow.engine.state import (
     RootEnded,
     RunState,
     TooManyFailed,
+    Unwanted,
     UpstreamGone,
     WidthKnown,
 )
@@ -93,6 +94,8 @@ class Core:
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Take one event at `now`, in seconds of a steady clock; the commands are performed in order."""
+        if self.is_finished:
+            return []
         run = self.run
         run.now = now
         commands: list[ev.Command] = []
@@ -252,6 +255,9 @@ class Core:
                     self._root_ended(node, index, root)
                 case TooManyFailed(book):
                     self.halter.halt(book)
+                case Unwanted(stage):
+                    if stage.pulled and not self.run.leader_of(stage).is_final:
+                        self.halter.abandon(stage)
                 case LanesOpen(stage, indices):
                     self.halter.reopen(stage, indices)
 
