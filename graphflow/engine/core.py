@@ -94,8 +94,6 @@ class Core:
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Take one event at `now`, in seconds of a steady clock; the commands are performed in order."""
-        if self.is_finished:
-            return []
         run = self.run
         run.now = now
         commands: list[ev.Command] = []

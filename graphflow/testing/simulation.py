@@ -279,7 +279,7 @@ class Simulation:
         awaited = scenario.forced[self._rounds - 1] if self._rounds < len(scenario.rounds) else None
         if awaited is not None:
             # Whoever waits for a map needs all of it, whatever its reader does.
-            self.clock.after(0.0, ev.ItemsNeeded(node=awaited))
+            self.clock.at(self.clock.now, partial(self._need, awaited))
             self._alone = {}
         if self._rounds == len(scenario.rounds) or scenario.forced[self._rounds - 1] is None:
             self.clock.at(self.clock.now + self.rng.random(), self._next_round)
@@ -288,15 +288,20 @@ class Simulation:
         for node in nodes:
             if node.id in scenario.readers:
                 self._read[node.id] = 0
-                self.clock.after(0.0, self._move(node.id))
+                self.clock.at(self.clock.now, partial(self._move, node.id))
         return ev.NodesRecorded(nodes)
 
     # -- the body reads maps while they run -------------------------------------------------------------
 
-    def _move(self, id_: int) -> ev.Event:
+    def _move(self, id_: int) -> ev.Event | None:
+        if self.ledger.finish is not None:
+            return None
         position = self._read[id_]
         limit = position + self.scenario.readers[id_].window
         return ev.ReaderMoved(node=id_, read=position, limit=limit)
+
+    def _need(self, node: int) -> ev.Event | None:
+        return None if self.ledger.finish is not None else ev.ItemsNeeded(node=node)
 
     def _is_reading(self, id_: int) -> bool:
         leaves_at = self.scenario.readers[id_].leaves_at
@@ -316,7 +321,7 @@ class Simulation:
         while self._is_reading(id_) and self.ledger.is_ended(id_, self._read[id_]):
             self._read[id_] += 1
         if self._read[id_] > before:
-            self.clock.after(self.rng.random() * 0.3, self._move(id_))
+            self.clock.at(self.clock.now + self.rng.random() * 0.3, partial(self._move, id_))
 
     def _node_ended(self, node: int, code: int) -> None:
         if node in self.scenario.seen_by_body and (code in FAILED_CODES or node in self.ledger.failed_whole):
