@@ -211,6 +211,8 @@ class Stage:
     """Items that the batches under way may run at the same time."""
     is_halted: bool = False
     """Whether any member is."""
+    is_unwanted: bool = False
+    """Whether nobody will want it by the time it opens."""
 
     @property
     def leader(self) -> int:

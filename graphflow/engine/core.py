@@ -36,6 +36,7 @@ from graphflow.engine.state import (
     RootEnded,
     RunState,
     TooManyFailed,
+    Unwanted,
     UpstreamGone,
     WidthKnown,
 )
@@ -252,6 +253,9 @@ class Core:
                     self._root_ended(node, index, root)
                 case TooManyFailed(book):
                     self.halter.halt(book)
+                case Unwanted(stage):
+                    if stage.pulled and not self.run.leader_of(stage).is_final:
+                        self.halter.abandon(stage)
                 case LanesOpen(stage, indices):
                     self.halter.reopen(stage, indices)
 

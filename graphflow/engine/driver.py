@@ -371,11 +371,10 @@ class Driver:
         elif isinstance(command, ev.PullSource):
             self._pull(command)
         elif isinstance(command, ev.ReleaseItems):
-            for node in command.nodes:
-                read = self._read_values.get(node)
-                if read is None:
-                    read = self._read_values[node] = ReadValues(self.history.node(node))
-                self.backend.free(read.release(command.below))
+            read = self._read_values.get(command.node)
+            if read is None:
+                read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
+            self.backend.free(read.release(command.below))
         elif isinstance(command, ev.CloseSource):
             self._close_source(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):

@@ -258,9 +258,9 @@ class LimitItems:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseItems:
-    """The values of these maps' items below an index may be let go: they were read, and nobody else needs them."""
+    """The values of a map's items below an index may be let go: they were read, and nobody else needs them."""
 
-    nodes: tuple[int, ...]
+    node: int
     below: int
 
 

@@ -88,9 +88,12 @@ class Halter:
                 end_if_complete(run, run.books[member])
 
     def abandon(self, stage: Stage) -> None:
-        """Nobody wants more of a map over an iterator: what has not begun of it is cancelled."""
+        """Nobody wants more of a map over an iterator: what has not begun of it is cancelled.
+
+        If the iterator has given all it has, the few items that are left run.
+        """
         run = self._run
-        if run.is_stopping:
+        if run.is_stopping or len(stage.exhausted) == len(stage.pulled):
             return
         self._dispatcher.empty(stage)
         self._cut_short(stage, is_wanted=True)

@@ -19,7 +19,16 @@ from graphflow.ports import Capacity
 from graphflow.reports import ValueInfo
 from graphflow.states import Code, Counts
 
-__all__ = ["Faults", "Fragment", "ItemScript", "IteratorScript", "NodeScript", "Scenario", "random_scenario"]
+__all__ = [
+    "Faults",
+    "Fragment",
+    "ItemScript",
+    "IteratorScript",
+    "NodeScript",
+    "ReaderScript",
+    "Scenario",
+    "random_scenario",
+]
 
 Ending = Literal["complete", "cached", "skip", "fail", "graft", "pause", "poison"]
 
@@ -77,6 +86,14 @@ class Fragment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderScript:
+    """The body iterates over a map while it runs, `window` items ahead; it leaves the loop at item `leaves_at`."""
+
+    window: int
+    leaves_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What goes wrong, as probabilities per batch; times are in virtual seconds."""
 
@@ -116,6 +133,8 @@ class Scenario:
     """Nodes whose failure the flow's body looks at."""
     turns: tuple[tuple[float, KnobsChanged], ...] = ()
     """When the user changes the knobs of a map."""
+    readers: Mapping[int, ReaderScript] = field(default_factory=dict)
+    """Maps over iterators that the body reads while they run."""
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -129,7 +148,29 @@ class Scenario:
     def may_halt(self) -> bool:
         """Whether a map may end early, at a moment that depends on timing."""
         knobs = [node.knobs for node in self.nodes] + [turn.knobs for _, turn in self.turns]
-        return any(each.can_halt and each.exceeded(MAX_WIDTH, MAX_WIDTH) for each in knobs)
+        leaves = any(reader.leaves_at is not None for reader in self.readers.values())
+        return leaves or any(each.can_halt and each.exceeded(MAX_WIDTH, MAX_WIDTH) for each in knobs)
+
+    def behind(self, id_: int) -> set[int]:
+        """A map, and the maps that it takes items of, to any depth."""
+        nodes = {node.id: node for node in self.nodes}
+        found, todo = {id_}, [id_]
+        while todo:
+            upstreams = {dep.upstream for dep in nodes[todo.pop()].deps if dep.kind is DepKind.ITEMS}
+            todo += upstreams - found
+            found |= upstreams
+        return found
+
+    def is_read_alone(self, id_: int) -> bool:
+        """Whether nothing but its reader ever needs a map, or what is behind it."""
+        behind = self.behind(id_)
+        return all(
+            dep.upstream not in behind
+            or dep.kind is DepKind.PICK
+            or (dep.kind is DepKind.ITEMS and node.id in behind)
+            for node in self.nodes
+            for dep in node.deps
+        )
 
     def without_faults(self) -> Scenario:
         """The same run with nothing going wrong around it (its items still do what they do)."""
@@ -231,7 +272,27 @@ class _Maker:
             faults=faults,
             seen_by_body=seen,
         )
-        return self.with_knobs(scenario) if rng.random() < 0.4 else scenario
+        if rng.random() < 0.4:
+            scenario = self.with_knobs(scenario)
+        return self.with_readers(scenario) if rng.random() < 0.5 else scenario
+
+    def with_readers(self, scenario: Scenario) -> Scenario:
+        """A body that iterates over maps over iterators, and may leave such a loop early."""
+        rng = self.rng
+        recorded = [node.id for each in scenario.rounds for node in each]
+        lazy = [
+            id_
+            for id_ in recorded
+            if any((behind, slot) in self.iterators for behind in scenario.behind(id_) for slot in range(9))
+        ]
+        chosen = [id_ for id_ in lazy if rng.random() < 0.5][:2]
+        readers = {
+            id_: ReaderScript(
+                window=rng.choice((1, 2, 5)), leaves_at=rng.choice((None, None, rng.randrange(4)))
+            )
+            for id_ in chosen
+        }
+        return replace(scenario, readers=readers)
 
     # -- knobs ------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from graphflow.engine.lanes import Verdict
 from graphflow.engine.pacing import Pacer, Reservation
 from graphflow.engine.queues import Dispatcher
 from graphflow.engine.state import ItemsEndedUpstream, RootEnded, RunState
+from graphflow.engine.streams import Streams
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
 from graphflow.ports import Capacity
@@ -487,6 +488,33 @@ def takes_the_first_positions_for_those_that_were_named(patch: pytest.MonkeyPatc
 def leaves_halted_items_open(patch: pytest.MonkeyPatch) -> type[Core]:
     """What comes back of a map that ended early is never ended."""
     patch.setattr(Halter, "reopen", lambda self, stage, indices: None)
+    return Core
+
+
+# -- maps that are read while they run ------------------------------------------------------------------------
+
+
+@mutant
+def pulls_beyond_what_the_reader_wants(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "_is_alone", lambda self, reader: False)
+    return Core
+
+
+@mutant
+def lets_a_reader_hold_up_others(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "_is_alone", lambda self, reader: not reader.is_lifted)
+    return Core
+
+
+@mutant
+def lets_a_reader_hold_up_who_waits_for_all(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "needed", lambda self, event: None)
+    return Core
+
+
+@mutant
+def goes_on_when_its_reader_has_left(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "closed", lambda self: None)
     return Core
 
 
