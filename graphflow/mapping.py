@@ -25,6 +25,7 @@ __all__ = [
     "allow_failure",
     "classify",
     "element_nbytes",
+    "elements_of",
     "item_pairs",
     "slice_of",
     "table_rows",
@@ -245,6 +246,21 @@ def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
         piece: Sequence[Any] = values[lo:hi]
         return piece
     return [values[i] for i in range(lo, hi)]
+
+
+def elements_of(values: Any, places: Sequence[int]) -> Sequence[Any]:
+    """Elements of a snapshot: part of an array as an array of its own, all else as a list."""
+    is_array = _is_array(values) and not _is_series(values)
+    part: Any
+    if isinstance(places, range) and places.step == 1:
+        part = slice_of(values, places.start, places.stop)
+        if is_array:
+            return part.copy() if hasattr(part, "copy") else part  # type: ignore[no-any-return]
+        return part if isinstance(part, list) else list(part)
+    if is_array:
+        part = values[list(places)]
+        return part  # type: ignore[no-any-return]
+    return [values[place] for place in places]
 
 
 def element_nbytes(values: Any) -> int:

@@ -480,6 +480,7 @@ class Recorder:
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
         node_name = self.unique_name(name or options.name)
+        is_batched = options.batched and is_mapped
         can_fuse = options.trigger is all_successful and not callee.is_builtin
         program = Program(
             id=key,
@@ -514,11 +515,13 @@ class Recorder:
                 options.knobs.max_concurrency,
                 options.knobs.rate,
             )
-            if can_fuse
+            if can_fuse and not is_batched
             else None,
             batch_size=options.batch_size,
             knobs=options.knobs if is_mapped else NO_KNOBS,
-            concurrency=(options.concurrency or ASYNC_CONCURRENCY) if callee.kind == "async" else None,
+            concurrency=(options.concurrency or ASYNC_CONCURRENCY)
+            if callee.kind == "async" and not is_batched
+            else None,
             priority=options.priority,
             group=inside.group,
             program=program,
@@ -569,11 +572,11 @@ class FragmentRecorder(Recorder):
         super().__init__(
             flow_name=context.flow_name, flow_parameters=flow_parameters, group=group, log_prints=log_prints
         )
-        self._context = context
+        self.context = context
 
     @property
     def scope(self) -> str:
-        return f"{self._context.node_key}/{self._context.map_index}"
+        return f"{self.context.node_key}/{self.context.map_index}"
 
     def cannot_force(self, node_name: str) -> ForcingError:
         return ForcingError(

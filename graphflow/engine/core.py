@@ -488,6 +488,8 @@ def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int
     if not rest.issuperset(told) or not rest.issuperset(report.held):
         return None
     rest.difference_update(told, report.held)
+    if isinstance(told, range):
+        return indices[told.start : told.stop], [indices[position] for position in sorted(rest)]
     return [indices[position] for position in told], [indices[position] for position in sorted(rest)]
 
 

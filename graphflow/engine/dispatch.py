@@ -11,7 +11,7 @@ from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
 from graphflow.graph import Dep, DepKind, Node, Source
 from graphflow.history.memory import MemoryHistory
-from graphflow.mapping import FailedInput, SkippedInput, slice_of
+from graphflow.mapping import FailedInput, SkippedInput, elements_of, slice_of
 from graphflow.orders import (
     BatchOrder,
     Column,
@@ -118,7 +118,7 @@ class Dispatcher:
             return Literals([buffer[i] for i in indices])
         if isinstance(indices, range):
             return Literals(slice_of(source.values, indices.start, indices.stop))
-        return Literals([source.values[i] for i in indices])
+        return Literals(elements_of(source.values, indices))
 
     def _input(self, node: Node, dep: Dep, indices: Sequence[int]) -> Input:
         if dep.kind is DepKind.VALUE:

@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import time
 import types
-from contextvars import Token
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graphflow.context import RECORDER, RUNNING, TaskContext
+from graphflow.context import TaskContext
 from graphflow.errors import GraphflowError, SerializationError
 from graphflow.mapping import value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
 from graphflow.reports import Anomaly, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
+from graphflow.runner.chunks import run_in_chunks
 from graphflow.runner.faults import Decision, ErrorTable, decide, summarize
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
+from graphflow.runner.pace import Slots
+from graphflow.runner.progress import (
+    CONCURRENT_TELL_SECONDS,
+    LATE_SECONDS,
+    TELL_SECONDS,
+    Progress,
+    Teller,
+    part_of,
+    records_of,
+)
 from graphflow.runner.step import ONE_SHOT, Step
-from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
+from graphflow.runner.turns import run_in_turn
+from graphflow.runner.watchdog import Abandoned, watchdog
 from graphflow.states import Code
 
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
 MAX_SUMMARIES = 100
-STOP_CHECK_SECONDS = 0.005
 _SUCCESS = int(Code.COMPLETED)
 
 
@@ -47,9 +58,17 @@ class Batch:
         self.started_wall = time.time()
         self.started = time.perf_counter()
         self._summaries = 0
-        self._handle_types = handle_types()
-        self._odd_types = ONE_SHOT | self._handle_types | {types.CoroutineType}
-        self._active: tuple[Step, int, float] | None = None
+        self.handle_types = handle_types()
+        self.odd_types = ONE_SHOT | self.handle_types | {types.CoroutineType}
+        self.is_async = any(step.program.kind == "async" for step in self.steps)
+        self.is_chunked = self.steps[0].is_batched
+        self.deadline = float("inf")
+        """When no item is begun any more, by the clock of `started`."""
+        self.progress = Progress(self.size, in_turn=not (self.is_async or self.is_chunked))
+        self.slots = (
+            Slots(order.pace, self.size, clock=time.perf_counter, start=self.started) if order.pace else None
+        )
+        self.teller: Teller | None = None
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -59,7 +78,7 @@ class Batch:
         if any(step.options.log_prints for step in self.steps):
             capture_prints()
         if self.is_stopped():
-            return self.report(0)
+            return self.report(range(0))
         try:
             inputs = ready_inputs(self.order, self.host.load)
         except Exception as error:
@@ -71,192 +90,84 @@ class Batch:
                     for source in step.order.slots
                 ]
             )
-        if any(step.program.kind == "async" for step in self.steps):
-            # asyncio takes longer to import than a small flow takes to run.
-            from graphflow.runner.concurrent import run_concurrently
+        reached = self._run_items()
+        with self.progress.lock:
+            positions = self.progress.last(reached)
+        return self.report(positions)
 
-            reached = run_concurrently(self)
-        else:
-            reached = self._run_in_turn()
-        return self.report(reached)
+    def _run_items(self) -> int | None:
+        """Run the items; gives how many, where they run in turn."""
+        self.begin()
+        if self.size > 1 and self.host.takes_progress:
+            self.teller = self._new_teller()
+            watchdog().watch(self.teller)
+        try:
+            if self.is_chunked:
+                run_in_chunks(self)
+            elif self.is_async:
+                # asyncio takes longer to import than a small flow takes to run.
+                from graphflow.runner.concurrent import run_concurrently
+
+                run_concurrently(self)
+            else:
+                return run_in_turn(self)
+        finally:
+            if self.teller is not None:
+                watchdog().forget(self.teller)
+        return None
 
     def is_stopped(self) -> bool:
         """Whether no further item may be begun."""
         return self.host.is_stopped(self.order.run_id)
 
-    def begin(self) -> float:
-        """The clock of the batch starts; gives the time after which no item is begun."""
+    def begin(self) -> None:
+        """The clock of the batch starts."""
         self.started = time.perf_counter()
+        if self.order.slice_seconds is not None:
+            self.deadline = self.started + self.order.slice_seconds
+
+    # -- what is told while the batch goes on -----------------------------------------------------------
+
+    def _new_teller(self) -> Teller:
         seconds = self.order.slice_seconds
-        return self.started + seconds if seconds is not None else float("inf")
+        if self.is_async and not self.is_chunked:
+            return Teller(self._tell, first=CONCURRENT_TELL_SECONDS, every=CONCURRENT_TELL_SECONDS)
+        first = TELL_SECONDS if seconds is None else seconds + LATE_SECONDS
+        return Teller(self._tell, first=first, every=TELL_SECONDS)
 
-    def _run_in_turn(self) -> int:
-        """Run items one after the other; gives how many."""
-        steps = self.steps
-        deadline = self.begin()
-        tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
-        guard: Guard | None = None
-        try:
-            if all(step.is_plain for step in steps):
-                return self._run_plain(deadline)
-            if any(step.options.timeout_seconds is not None for step in steps):
-                guard = watchdog().guard(self._stuck)
-            return self._run_carefully(deadline, guard)
-        finally:
-            self.host.note(0, -1)
-            if guard is not None:
-                guard.close()
-            RUNNING.reset(tokens[1])
-            RECORDER.reset(tokens[0])
-
-    def _run_plain(self, deadline: float) -> int:
-        """The short way for steps with nothing around their calls: all that happens per item is here."""
-        steps, indices, note, number = self.steps, self.order.indices, self.host.note, self.order.id
-        odd_types, clock, started = self._odd_types, time.perf_counter, self.started
-        is_chain = len(steps) > 1
-        check_at = min(deadline, started + STOP_CHECK_SECONDS)
-        start = started
-        position = 0
-        for step in steps:
-            step.context.attempt = 1
-        while position < self.size:
-            index = indices[position]
-            note(number, index)
-            for step in steps:
-                context = step.context
-                if is_chain:
-                    RUNNING.set(context)
-                    RECORDER.set(step.recorder)
-                context.map_index = index if context.is_mapped else None
-                try:
-                    args, kwargs = step.call(position)
-                    value = step.fn(*args, **kwargs)
-                    end = clock()
-                    if step.recorder.nodes or type(value) in odd_types:
-                        self.take(step, position, value, step.recorder)
-                        self._renew(step)
-                    else:
-                        step.values[position] = value
-                        step.states[position] = _SUCCESS
-                    step.attempts[position] = 1
-                    step.starts[position] = start - started
-                    step.durations[position] = end - start
-                except BaseException as error:
-                    self.failed(step, position, error, start)
-                    self._renew(step)
-                    if step.states[position] == Code.RETRYING:
-                        self._run_step(step, position, None)
-                        context.attempt = 1
-                    end = clock()
-                    # It may have been Ctrl-C: look now whether to go on.
-                    check_at = 0.0
-                start = end
-                if is_chain and step.states[position] != _SUCCESS:
-                    self._run_rest(step, position)
-                    start = clock()
-                    break
-            position += 1
-            if start >= check_at:
-                if start >= deadline or self.is_stopped():
-                    break
-                check_at = min(deadline, start + STOP_CHECK_SECONDS)
-        return position
-
-    def _run_rest(self, last: Step, position: int) -> None:
-        """What is left of an item's lane after a step that did not simply succeed."""
-        for step in self.steps[self.steps.index(last) + 1 :]:
-            if not step.in_lane or step.goes_on(position, self.steps):
-                RUNNING.set(step.context)
-                RECORDER.set(step.recorder)
-                self._run_step(step, position, None)
-                step.context.attempt = 1
-
-    def _run_carefully(self, deadline: float, guard: Guard | None) -> int:
-        """The way for items with something around their calls."""
-        note, number = self.host.note, self.order.id
-        check_at = min(deadline, self.started + STOP_CHECK_SECONDS)
-        position = 0
-        while position < self.size:
-            note(number, self.order.indices[position])
-            for step in self.steps:
-                if not step.in_lane or step.goes_on(position, self.steps):
-                    RUNNING.set(step.context)
-                    RECORDER.set(step.recorder)
-                    self._run_step(step, position, guard)
-            now = time.perf_counter()
-            is_whole = self.steps[-1].states[position] == _SUCCESS
-            position += 1
-            if now >= check_at or not is_whole:
-                if now >= deadline or self.is_stopped():
-                    break
-                check_at = min(deadline, now + STOP_CHECK_SECONDS)
-        return position
-
-    def _run_step(self, step: Step, position: int, guard: Guard | None) -> None:
-        """One item at one step with everything that may surround it: timeout, label, retries without delay."""
-        context = step.context
-        context.map_index = self.order.indices[position] if context.is_mapped else None
-        if self.lost_input(step, position):
-            return
-        while True:
-            context.attempt = step.attempts[position] + 1
-            start = time.perf_counter()
-            try:
-                args, kwargs = self.call_of(step, position, context)
-                if guard is not None and step.options.timeout_seconds is not None:
-                    value = self._timed(step, position, guard, start, args, kwargs)
-                else:
-                    value = step.fn(*args, **kwargs)
-                self.take(step, position, value, step.recorder)
-                self.ended(step, position, start)
-            except BaseException as error:
-                self.failed(step, position, error, start)
-            self._renew(step)
-            if step.states[position] != Code.RETRYING:
+    def _tell(self) -> None:
+        """Deliver what has ended; after the end of the slice, also hand back what was not begun."""
+        progress = self.progress
+        with progress.lock:
+            if progress.is_over:
                 return
+            if progress.taken and time.perf_counter() >= self.deadline:
+                progress.cut()
+            part = progress.part()
+            if part is not None:
+                positions, held = part
+                self.host.progress(self.report(positions, held))
+                progress.told(positions)
 
-    @staticmethod
-    def _renew(step: Step) -> None:
-        """Give a step a new recorder if its last item recorded something."""
-        if step.recorder.nodes:
-            step.recorder = step.new_recorder(step.context)
-            RECORDER.set(step.recorder)
+    def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
+        """Called by the watchdog: deliver the last report, then end the batch's thread or process by force."""
+        self.host.ending()
+        with self.progress.lock:
+            report = self.report(self.progress.last(reached), held, is_last=True)
+        self.host.give_up(report)
 
-    def _timed(
-        self,
-        step: Step,
-        position: int,
-        guard: Guard,
-        start: float,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Call within the task's `timeout_seconds`."""
-        index = self.order.indices[position]
-        self._active = (step, position, start)
-        fired = False
-        try:
-            guard.arm(step.options.timeout_seconds or 0.0)
-            try:
-                value = step.fn(*args, **kwargs)
-                if type(value) in ONE_SHOT:
-                    value = list(value)
-            finally:
-                fired = guard.disarm()
-        except ItemTimeout:
-            guard.disarm()
-            raise step.timed_out(index) from None
-        except Exception as error:
-            if fired:
-                raise step.timed_out(index) from error
-            raise
-        finally:
-            self._active = None
-        if fired:
-            raise step.timed_out(index)
-        return value
+    # -- used by all ways of running: in turn, in chunks and concurrently --------------------------------
 
-    # -- used by both ways of running: in turn, and concurrently ----------------------------------------
+    def learner(self, step: Step) -> Callable[[], float | None] | None:
+        """What tells a step's limit while an item runs, where it follows from the map's median and is not known yet."""
+        if step.limit is not None:
+            return None
+
+        def learn() -> float | None:
+            step.limit = self.host.limit_of(self.order.run_id, step.order.node)
+            return step.limit
+
+        return learn
 
     def call_of(
         self, step: Step, position: int, context: TaskContext
@@ -287,7 +198,7 @@ class Batch:
             )
         if kind in ONE_SHOT:
             value = list(value)
-        if not recorder.nodes and kind not in self._handle_types:
+        if not recorder.nodes and kind not in self.handle_types:
             step.values[position] = value
             step.states[position] = _SUCCESS
             return
@@ -325,7 +236,7 @@ class Batch:
         duration = time.perf_counter() - start
         code = decision.code
         if code is Code.AWAITING_RETRY and decision.delay <= 0 and attempt <= step.options.retry.retries:
-            code = Code.AWAITING_RETRY if self.is_stopped() else Code.RETRYING
+            code = Code.AWAITING_RETRY if self.slots is not None or self.is_stopped() else Code.RETRYING
         step.anomalies.append(
             Anomaly(
                 position=position,
@@ -368,17 +279,7 @@ class Batch:
                 step.attempts[position] = min(255, step.attempts[position] + 1)
                 failed = Decision(Code.FAILED, Code.FAILED)
                 self._book(step, position, error, failed, step.attempts[position], self.started)
-        return self.report(self.size)
-
-    def _stuck(self) -> None:
-        """Called by the watchdog: the active item does not yield. Report without it, then end it by force."""
-        active = self._active
-        if active is None:
-            return
-        step, position, start = active
-        self.stuck(step, position, start)
-        self.host.ending()
-        self.host.give_up(self.report(position + 1))
+        return self.report(range(self.size))
 
     def stuck(self, step: Step, position: int, start: float) -> None:
         """Book an item that does not yield after its time; another attempt does not follow in this thread."""
@@ -389,6 +290,11 @@ class Batch:
         for later in self.steps[self.steps.index(step) + 1 :]:
             if later.in_lane:
                 later.goes_on(position, self.steps)
+
+    def refused(self, step: Step, position: int, error: BaseException, start: float) -> None:
+        """Book an attempt that came to nothing usable, and that is not repeated."""
+        step.attempts[position] = min(255, step.attempts[position] + 1)
+        self._book(step, position, error, Decision(Code.FAILED, Code.FAILED), step.attempts[position], start)
 
     def interrupted(self, step: Step, position: int, start: float) -> None:
         """Book an item that is run again on account of another: the attempt does not count."""
@@ -403,47 +309,58 @@ class Batch:
             )
         )
 
-    def report(self, reached: int) -> Report:
-        """The report of the first `reached` positions; values are stored before it is made."""
+    def report(self, positions: Sequence[int], held: Sequence[int] = (), *, is_last: bool = False) -> Report:
+        """The report of these positions; values are stored before it is made.
+
+        Parameters
+        ----------
+        held
+            Positions that another report follows for, or that are lost with the batch's process if this `is_last`.
+        """
         elapsed = time.perf_counter() - self.started
+        steps = self._step_reports(positions, travels=bool(held) and not is_last)
+        logs, logs_dropped = self.sink.take()
+        is_first = isinstance(positions, range) and not positions.start
         return Report(
             batch=self.order.id,
             worker=self.host.worker,
             started=self.started_wall,
             elapsed=elapsed,
-            reached=reached,
-            steps=self._step_reports(reached),
+            reached=len(positions),
+            steps=steps,
             errors=tuple(self.errors.records),
-            logs=self.sink.records,
-            logs_dropped=self.sink.dropped,
+            logs=logs,
+            logs_dropped=logs_dropped,
+            positions=None if is_first else positions,
+            held=held,
         )
 
-    def _step_reports(self, reached: int) -> tuple[StepReport, ...]:
+    def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[StepReport, ...]:
         for step in self.steps:
-            if not step.program.is_mapped and reached and step.states[0] == _SUCCESS:
+            if not step.program.is_mapped and 0 in positions and step.states[0] == _SUCCESS:
                 step.values[0], step.info = value_info(step.values[0], is_mapped_over=step.order.wants_info)
-        stored = self.host.store([step.values[:reached] for step in self.steps])
-        labelled = [step.labels[:reached] for step in self.steps if step.labels is not None]
-        labels = iter(self.host.store(labelled) if labelled else [])
+        stored = self.host.store([part_of(step.values, positions) for step in self.steps], travels=travels)
+        labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
+        labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
         reports = []
         for step, outcome in zip(self.steps, stored, strict=True):
             if isinstance(outcome, SerializationFailure):
-                for position, error in outcome.errors.items():
-                    self._uncarried(step, position, error)
+                for place, error in outcome.errors.items():
+                    self._uncarried(step, positions[place], error)
                 outcome = outcome.ref
             label_ref = next(labels) if step.labels is not None else None
             reports.append(
                 StepReport(
                     node=step.order.node,
-                    states=bytes(step.states[:reached]),
-                    attempts=bytes(step.attempts[:reached]),
-                    starts=step.starts[:reached],
-                    durations=step.durations[:reached],
+                    states=bytes(part_of(step.states, positions)),
+                    attempts=bytes(part_of(step.attempts, positions)),
+                    starts=part_of(step.starts, positions),
+                    durations=part_of(step.durations, positions),
                     values=outcome,
                     labels=None if isinstance(label_ref, SerializationFailure) else label_ref,
                     info=step.info,
-                    anomalies=tuple(step.anomalies),
-                    grafts=tuple(step.grafts),
+                    anomalies=records_of(step.anomalies, positions),
+                    grafts=records_of(step.grafts, positions),
                 )
             )
         return tuple(reports)
