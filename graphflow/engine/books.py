@@ -68,12 +68,16 @@ class NodeBook:
     """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
     """More items failed than its knobs allow: nothing more of it is begun."""
-    is_abandoned: bool = False
-    """Nobody wants more of it: nothing more of it is begun."""
+    wanted_below: int | None = None
+    """Nobody wants its items from this one on: they are not begun any more."""
     durations: list[float] = field(default_factory=list)
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
     """The timeout that follows from the median."""
+
+    def is_given_up(self, index: int) -> bool:
+        """Whether an item is not to be begun any more."""
+        return self.is_halted or (self.wanted_below is not None and index >= self.wanted_below)
 
     @property
     def tolerates(self) -> bool:
@@ -213,6 +217,8 @@ class Stage:
     """Whether any member is."""
     is_unwanted: bool = False
     """Whether nobody will want it by the time it opens."""
+    taken_below: int = 0
+    """Items below this one are needed by themselves, whatever becomes of the others."""
 
     @property
     def leader(self) -> int:

@@ -303,7 +303,7 @@ class Core:
             index = done[anomaly.position]
             if anomaly.code != book.states[index] or min(anomaly.attempt, 255) != book.attempts[index]:
                 continue  # The worker went on after it.
-            if (book.is_halted or book.is_abandoned) and anomaly.code not in FINAL_CODES:
+            if book.is_given_up(index) and anomaly.code not in FINAL_CODES:
                 end_items(self.run, book, (index,), Code.CANCELLED)
                 self.run.notices.append(LanesOpen(stage, (index,)))
             elif anomaly.code == Code.AWAITING_RETRY:

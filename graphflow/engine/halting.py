@@ -9,7 +9,7 @@ from graphflow.engine.books import NodeBook, Stage
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import end_if_complete, end_items, set_width
 from graphflow.engine.queues import Dispatcher
-from graphflow.engine.state import RunState
+from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
 from graphflow.states import FINAL_CODES, Code
@@ -95,7 +95,7 @@ class Halter:
         run = self._run
         if run.is_stopping or len(stage.exhausted) == len(stage.pulled):
             return
-        self._dispatcher.empty(stage)
+        waiting = self._dispatcher.empty(stage)
         self._cut_short(stage, is_wanted=True)
         under_way = {
             index for flight in run.flights.values() if flight.stage is stage for index in flight.out()
@@ -103,11 +103,15 @@ class Halter:
         stage.is_halted = True
         for member in stage.members:
             book = run.books[member]
-            waiting = bytearray(book.states.translate(_WAITING))
+            is_waiting = bytearray(book.states.translate(_WAITING))
+            is_waiting[: stage.taken_below] = bytes(len(is_waiting[: stage.taken_below]))
             for index in under_way:
-                waiting[index] = 0
-            book.is_abandoned = True
-            end_items(run, book, _marked(waiting), Code.CANCELLED)
+                is_waiting[index] = 0
+            book.wanted_below = stage.taken_below
+            end_items(run, book, _marked(is_waiting), Code.CANCELLED)
+        taken = [index for part in waiting for index in part if index < stage.taken_below]
+        if taken:
+            run.notices.append(LanesOpen(stage, taken))
         for member in stage.members:
             end_if_complete(run, run.books[member])
 
@@ -117,10 +121,8 @@ class Halter:
             return
         for member in stage.members:
             book = self._run.books[member]
-            if book.is_halted or book.is_abandoned:
-                end_items(
-                    self._run, book, [i for i in indices if book.states[i] == Code.PENDING], Code.CANCELLED
-                )
+            given_up = [i for i in indices if book.states[i] == Code.PENDING and book.is_given_up(i)]
+            end_items(self._run, book, given_up, Code.CANCELLED)
         self._opener.continue_lanes(stage, [i for i in indices if self._is_open(stage, i)])
 
     def _is_open(self, stage: Stage, index: int) -> bool:

@@ -75,6 +75,8 @@ class Streams:
         for reader in self.readers.values():
             if self._is_alone(reader):
                 stages.update((stage.id, stage) for stage in self._stages(reader))
+                for stage in self._stages(reader):
+                    stage.taken_below = max(stage.taken_below, self._taken_below(reader))
         for stage in stages.values():
             if not stage.is_open:
                 stage.is_unwanted = True
@@ -85,12 +87,10 @@ class Streams:
         """Each stage may go as far as any of its readers wants; without limit where others need it."""
         limits: dict[int, tuple[Stage, int | None]] = {}
         for reader in self.readers.values():
-            limit = reader.limit if self._is_alone(reader) else None
+            limit = max(reader.limit, self._taken_below(reader)) if self._is_alone(reader) else None
             for stage in self._stages(reader):
                 known = limits.get(stage.id, (stage, limit))[1]
-                far = (
-                    None if known is None or limit is None else max(known, limit, self._farthest_pick(stage))
-                )
+                far = None if known is None or limit is None else max(known, limit)
                 limits[stage.id] = (stage, far)
         for stage, limit in limits.values():
             if stage.limit != limit:
@@ -124,12 +124,12 @@ class Streams:
             for user, kind, _ in self.run.books[node].users
         )
 
-    def _farthest_pick(self, stage: Stage) -> int:
-        """How many items a task needs that takes a single one of them."""
+    def _taken_below(self, reader: _Reader) -> int:
+        """The items below this one are all that tasks need which take single ones."""
         picks = [
             index + 1
-            for member in stage.members
-            for _, kind, index in self.run.books[member].users
+            for node in reader.nodes
+            for _, kind, index in self.run.books[node].users
             if kind is DepKind.PICK and index is not None
         ]
         return max(picks, default=0)
