@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphflow.folding import Folded
-from graphflow.mapping import FailedInput, PartialList, elements_of, snapshot
+from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     BatchOrder,
     Column,
@@ -86,17 +86,13 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
             values = [value for place, value in enumerate(values) if place not in gone]
         return Constant(values)
     assert isinstance(source, Elements)
-    return _checked(elements_of(snapshot_once(load(source.ref)[source.position]), order.indices))
+    sequence = load(source.ref)[source.position]
+    return _checked(elements_of(sequence if is_indexed(sequence) else snapshot(sequence), order.indices))
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:
     """The values, marked if there are failures among them."""
     return MixedColumn(values) if isinstance(values, list) and FailedInput in map(type, values) else values
-
-
-def snapshot_once(value: Any) -> Any:
-    """A sequence that elements can be taken from by place."""
-    return value if isinstance(value, list) else snapshot(value)
 
 
 def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
