@@ -116,6 +116,7 @@ def on_prefect(values: list[float], slots: int) -> int:
             PREFECT_HOME=folder,
             PREFECT_LOGGING_LEVEL="CRITICAL",
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
             DO_NOT_TRACK="1",
         )
         from prefect import flow, task
@@ -123,11 +124,10 @@ def on_prefect(values: list[float], slots: int) -> int:
 
         item = task(burn)
 
-        @flow(task_runner=ThreadPoolTaskRunner(max_workers=slots))
         def script() -> int:
-            return sum(item.map(values).result()) if len(values) > 1 else item(values[0])
+            return sum(item.map(values).result()) if len(values) > 1 else int(item(values[0]))
 
-        return int(script())
+        return int(flow(task_runner=ThreadPoolTaskRunner(max_workers=slots))(script)())
 
 
 def on_ray(values: list[float], slots: int) -> int:

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -194,9 +194,7 @@ class _Bench:
         if seconds is not None:
             self._measured[case.workload.key, case.peer][case.n] = seconds
             found["us_per_item"] = round(seconds / case.n * 1e6, 3)
-            ideal = ideal_seconds(
-                case.workload, case.n, slots=case.slots, is_smoke=self._asked.is_smoke
-            )
+            ideal = ideal_seconds(case.workload, case.n, slots=case.slots, is_smoke=self._asked.is_smoke)
             if ideal is not None:
                 found["ideal_seconds"] = round(ideal, 6)
                 found["percent_of_ideal"] = round(100 * ideal / seconds, 2)
@@ -232,5 +230,3 @@ def _no_document(ended: Ended, timeout_seconds: float) -> dict[str, Any]:
         return {"status": Status.TIMEOUT, "reason": f"not done after {timeout_seconds:g} s"}
     what = f"ended by signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
     return {"status": Status.ERROR, "reason": f"{what}; {ended.last_words}".rstrip("; ")}
-
-

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphflow.errors import GraphflowError
 
-__all__ = ["BenchError", "Line", "Status", "read_lines"]
+__all__ = ["BenchError", "Line", "Status", "newest", "read_lines"]
 
 
 class BenchError(GraphflowError, ValueError):
@@ -108,7 +108,9 @@ def read_lines(path: Path) -> list[Line]:
         if line.strip()
     ]
     if not found:
-        raise BenchError(f"{str(path)!r} has no measurements; `graphflow bench run --output FILE` writes them")
+        raise BenchError(
+            f"{str(path)!r} has no measurements; `graphflow bench run --output FILE` writes them"
+        )
     return found
 
 

@@ -150,7 +150,7 @@ def measure_all(order: Order, emit: Callable[[Mapping[str, Any]], None]) -> None
             def measured(key: str = key, n: int = n) -> dict[str, Any]:
                 assert peer is not None
                 run, expected = _prepared(peer, key, n, order, folder)
-                note = peer.notes.get(workload_of(key).name, "")
+                note = peer.notes.get(workload_of(key).name, peer.notes.get("", ""))
                 found = {"startup_seconds": round(startup, 6), **_measured(run, expected, n, order)}
                 return {**found, "note": note}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from graphflow.bench.peers import PEERS
 from graphflow.bench.workloads import WORKLOADS, Workload, ideal_seconds
 
-__all__ = ["Asked", "Case", "cases_of", "default_peers", "seconds_expected"]
+__all__ = ["Asked", "Case", "cases_of", "default_peers", "refusal", "seconds_expected"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,7 +174,7 @@ def ideal_seconds(workload: Workload, n: int, *, slots: int, is_smoke: bool) -> 
     the bound that list scheduling keeps (Graham 1969).
     """
     if workload.name == "W8":
-        return n * REQUEST_MILLISECONDS / 1000 / (slots * CONCURRENCY)
+        return max(1.0, n / (slots * CONCURRENCY)) * REQUEST_MILLISECONDS / 1000
     seconds = durations_of(workload, n, is_smoke=is_smoke)
     if not seconds:
         return None

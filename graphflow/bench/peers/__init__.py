@@ -29,9 +29,7 @@ class PeerEntry:
 PEERS: dict[str, PeerEntry] = {
     entry.name: entry
     for entry in (
-        PeerEntry(
-            name="graphflow", module="own", class_name="Graphflow", package="graphflow", us_per_item=5
-        ),
+        PeerEntry(name="graphflow", module="own", class_name="Graphflow", package="graphflow", us_per_item=5),
         PeerEntry(
             name="graphflow-default",
             module="own",

@@ -33,7 +33,7 @@ class Peer(ABC):
     """
 
     notes: ClassVar[dict[str, str]] = {}
-    """What a reader should know about how this peer does a workload, by workload name."""
+    """What a reader should know about how this peer does a workload, by workload name; "" is for all others."""
 
     @abstractmethod
     def open(self, slots: int) -> None:

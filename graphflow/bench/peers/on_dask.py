@@ -49,16 +49,22 @@ class ClientMap(_OnDask):
 
 
 class DaskBag(_OnDask):
-    """`dask.bag` with its own partitions."""
+    """`dask.bag` in 50 partitions per slot: its own choice, 10,000 for a million items, is 20 times slower."""
 
     notes: ClassVar[dict[str, str]] = {
-        "W7": "retried by hand: failures are caught as values, and failed items mapped again"
+        "": "in 50 partitions per slot, set by hand",
+        "W7": "in 50 partitions per slot; failures are caught as values, and failed items mapped again by hand",
     }
+
+    def open(self, slots: int) -> None:
+        """Start a cluster."""
+        super().open(slots)
+        self._partitions = 50 * slots
 
     def _bag(self, values: Sequence[Any]) -> Any:
         import dask.bag
 
-        return dask.bag.from_sequence(values)
+        return dask.bag.from_sequence(values, npartitions=max(1, min(len(values), self._partitions)))
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
         """A bag's map as a list."""
@@ -87,7 +93,8 @@ class DaskDelayed(_OnDask):
         import dask
 
         item = dask.delayed(function, pure=False)
-        return dask.compute(*[item(value) for value in values])
+        computed: tuple[Any, ...] = dask.compute(*[item(value) for value in values])
+        return computed
 
     def _sum(self, items: list[Any], **options: Any) -> int:
         import dask

@@ -29,6 +29,7 @@ class Prefect(Peer):
             PREFECT_HOME=self._folder.name,
             PREFECT_LOGGING_LEVEL="CRITICAL",
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
             DO_NOT_TRACK="1",
         )
         import prefect
