@@ -20,7 +20,7 @@ def html_of(chart: Chart) -> str:
         y_axis_type="log",
         x_axis_label=chart.x_label,
         y_axis_label=chart.y_label,
-        x_range=tuple(10.0**exponent for exponent in chart.x_range),
+        x_range=(0.8 * 10.0 ** chart.x_range[0], 1.25 * 10.0 ** chart.x_range[1]),
         y_range=tuple(10.0**exponent for exponent in chart.y_range),
         sizing_mode="stretch_width",
         height=560,

@@ -93,14 +93,14 @@ def refusal(case: Case) -> str:
 
 
 def seconds_expected(case: Case, measured: Mapping[int, float], *, is_smoke: bool) -> float:
-    """About how long one warm run takes, from the largest smaller size that took long enough to tell.
+    """About how long one warm run takes.
 
-    `measured` holds the median seconds of this workload and peer by size. Where none tells, the rough
-    cost of the peer's items does.
+    `measured` holds the median seconds of this workload and peer by size. Two smaller sizes tell what an
+    item costs beside what a run costs; before that, the rough cost of the peer's items does.
     """
     ideal = ideal_seconds(case.workload, case.n, slots=case.slots, is_smoke=is_smoke) or 0.0
-    telling = {n: seconds for n, seconds in measured.items() if n < case.n and seconds >= 0.2}
-    if telling:
-        nearest = max(telling)
-        return max(ideal, telling[nearest] * case.n / nearest)
-    return ideal + case.n * case.workload.steps * PEERS[case.peer].us_per_item / 1e6
+    smaller = sorted((n, seconds) for n, seconds in measured.items() if n < case.n)
+    if len(smaller) < 2:
+        return ideal + case.n * case.workload.steps * PEERS[case.peer].us_per_item / 1e6
+    (few, short), (many, long) = smaller[-2:]
+    return max(ideal, long + (case.n - many) * max(0.0, long - short) / (many - few))

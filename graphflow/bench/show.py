@@ -65,7 +65,7 @@ def text_of(line: Line) -> str:
         case Figure.SHARE_OF_IDEAL if line.percent_of_ideal is not None:
             return f"{line.percent_of_ideal:.{1 if line.percent_of_ideal >= 90 else 0}f} %"
         case Figure.TIMES_IDEAL if line.times_ideal is not None:
-            return f"{line.times_ideal:.2f} ×" if line.times_ideal < 9.95 else f"{line.times_ideal:,.0f} ×"
+            return f"{line.times_ideal:.2f}" if line.times_ideal < 9.95 else f"{line.times_ideal:,.0f}"
         case Figure.SECONDS:
             return format_seconds(line.seconds)
         case _:
@@ -80,7 +80,7 @@ def progress_of(line: Line) -> str:
     units = {
         Figure.PER_ITEM: " per item",
         Figure.SHARE_OF_IDEAL: " of ideal",
-        Figure.TIMES_IDEAL: " ideal",
+        Figure.TIMES_IDEAL: " × ideal",
         Figure.SECONDS: "",
     }
     runs = f"{format_seconds(line.seconds)} a run"

@@ -6,17 +6,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from graphflow.bench.lines import BenchError, Line, Status, newest
+from graphflow.bench.lines import BenchError, Line, newest
 from graphflow.bench.show import figure_of, keys_in_order, peers_in_order, text_of, title_of
 from graphflow.bench.workloads import Figure
 
 __all__ = ["markdown_table"]
 
 _READ_AS = {
-    Figure.PER_ITEM: "wall time per item",
-    Figure.SHARE_OF_IDEAL: "share of the ideal, work / slots",
-    Figure.TIMES_IDEAL: "times the ideal",
-    Figure.SECONDS: "wall time",
+    Figure.PER_ITEM: "per item",
+    Figure.SHARE_OF_IDEAL: "of ideal",
+    Figure.TIMES_IDEAL: "× ideal",
+    Figure.SECONDS: "in all",
 }
 
 
@@ -33,13 +33,10 @@ def markdown_table(lines: Sequence[Line], *, workloads: Sequence[str] = ()) -> s
         there = ", ".join(keys_in_order(lines))
         raise BenchError(f"there are no measurements of {', '.join(workloads)}; there are {there}")
     found = newest(chosen)
-    shown = [
-        line for line in found.values() if line.status is not Status.SKIPPED or "installed" not in line.reason
-    ]
-    peers = peers_in_order(shown)
-    head = ["workload", "what", "n", "figure", *peers]
+    peers = peers_in_order(line for line in found.values() if line.is_ok)
+    head = ["workload", "n", "figure", *peers]
     rows = [
-        [key, title_of(key), f"{n:,}", _READ_AS[figure_of(key)], *_cells(found, key, n, peers)]
+        [f"{key}: {title_of(key)}", f"{n:,}", _READ_AS[figure_of(key)], *_cells(found, key, n, peers)]
         for key in keys_in_order(found.values())
         for n in sorted({n for other, _, n in found if other == key})
     ]
@@ -55,7 +52,7 @@ def _cells(found: dict[tuple[str, str, int], Line], key: str, n: int, peers: Seq
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    aligned = ["---"] * 2 + ["--:"] + ["---"] + ["--:"] * (len(head) - 4)
+    aligned = ["---", "--:", "---", *["--:"] * (len(head) - 3)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, aligned, *rows))
 
 

@@ -183,11 +183,16 @@ def _show(rows: list[Row], *, names: tuple[str, str]) -> None:
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
+        if row.verdict == "missing":
+            continue
         times = [format_seconds(each) if each is not None else "–" for each in (row.before, row.after)]
         ratio = f"{row.ratio:,.2f}" if row.ratio is not None else "–"
         verdict = Text(row.verdict, style=styles.get(row.verdict, ""))
         table.add_row(row.key, row.peer, f"{row.n:,}", *times, ratio, verdict)
-    make_console(stdout=True).print(table)
+    console = make_console(stdout=True)
+    console.print(table)
+    if missing := len(rows) - table.row_count:
+        console.print(f"{missing} more have figures on one side only, or on none")
 
 
 @bench.command()
