@@ -120,7 +120,8 @@ class _Bench:
     def _refused(self, case: Case) -> Line | None:
         if reason := refusal(case):
             return self._line(case, status=Status.CANNOT, reason=reason)
-        if self._asked.is_smoke and case.workload.key == "W3/cold":
+        is_named = case.workload.key in self._asked.workloads
+        if self._asked.is_smoke and case.workload.key == "W3/cold" and not is_named:
             reason = "a smoke run starts each script once, for W6"
             return self._line(case, status=Status.SKIPPED, reason=reason)
         package = PEERS[case.peer].package
