@@ -78,7 +78,10 @@ def _server(*, is_needed: bool) -> Iterator[int]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None and server.stdout is not None
         try:
-            yield int(server.stdout.readline())
+            port = server.stdout.readline()
+            if not port:
+                raise BenchError("the server that W8 asks did not start; what it said stands above")
+            yield int(port)
         finally:
             server.stdin.close()
 
