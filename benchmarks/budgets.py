@@ -120,7 +120,9 @@ def noop(measure: Measure) -> Iterator[Found]:
     own = measure.line("W1", "graphflow", n)
     assert own.us_per_item is not None
     details = {"cpu_us_per_item": own.cpu_us_per_item}
-    yield Found(f"no-op map of {own.n:,} items, local cluster, warm", own.us_per_item, "µs", 1.0, details=details)
+    yield Found(
+        f"no-op map of {own.n:,} items, local cluster, warm", own.us_per_item, "µs", 1.0, details=details
+    )
     few = measure.size(10_000, 100)
     raw = measure.line("W1", "client.map", few).us_per_item
     assert raw is not None

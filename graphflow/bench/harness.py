@@ -116,9 +116,13 @@ class _Bench:
             return [*lines, *self._together([case for case, line in refused if line is None])]
 
         groups = [list(each) for _, each in groupby(sorted(cases, key=group), group)]
-        with ThreadPoolExecutor(_SMOKE_JOBS) as jobs:
+        jobs = ThreadPoolExecutor(_SMOKE_JOBS)
+        try:
             for lines in jobs.map(measure, groups):
                 yield from lines
+        finally:
+            # After Ctrl-C what has not begun is left out.
+            jobs.shutdown(cancel_futures=True)
 
     def _refused(self, case: Case) -> Line | None:
         if reason := refusal(case):

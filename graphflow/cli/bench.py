@@ -150,7 +150,7 @@ def compare(
     """
     with errors_become_exit_codes(), _bad_input_is_a_usage_error():
         from graphflow.bench.compare import against_base, differences
-        from graphflow.bench.compare import compare as compared
+        from graphflow.bench.compare import compare as compare_runs
         from graphflow.bench.lines import read_lines
 
         old = read_lines(before)
@@ -158,13 +158,14 @@ def compare(
             _show(against_base(old, threshold=threshold), names=("graphflow", "peer"))
             raise typer.Exit(ExitCode.COMPLETED)
         new = read_lines(after)
-        rows = compared(old, new, threshold=threshold)
+        rows = compare_runs(old, new, threshold=threshold)
         for difference in differences(old, new):
             make_console().print(f"not the same: {difference}", markup=False, style="yellow")
         _show(rows, names=("before", "after"))
         worse = [row for row in rows if row.is_worse]
     if worse:
-        write_data(f"{len(worse)} of {len(rows)} got worse (threshold {threshold:g})")
+        compared_rows = sum(row.verdict != "missing" for row in rows)
+        write_data(f"{len(worse)} of {compared_rows} got worse (threshold {threshold:g})")
     raise typer.Exit(ExitCode.FAILED if worse else ExitCode.COMPLETED)
 
 
