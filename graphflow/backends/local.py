@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,7 +203,7 @@ class InlineBackend(_LocalBackend):
 
     def submit(self, order: BatchOrder) -> None:
         """Keep a batch for the next `step`."""
-        self._waiting.setdefault(order.run_id, deque()).append(order)
+        self._waiting.setdefault(order.run_id, deque()).append(order.arrived(time.perf_counter()))
 
     def step(self, run_id: str) -> bool:
         """Run one batch here."""
@@ -277,7 +278,7 @@ class ThreadsBackend(_LocalBackend):
             self._flying[(order.run_id, order.id)] = True
             if len(self._threads) < self._slots:
                 self._add_thread()
-        self._orders.put(order)
+        self._orders.put(order.arrived(time.perf_counter()))
 
     def _add_thread(self) -> None:
         self._names += 1

@@ -161,7 +161,9 @@ class Dispatcher:
         count, seconds = size.count, size.seconds
         pace: Pace | None = None
         if stage.rate is not None and stage.pacer is not None:
-            places = stage.pacer.reserve(now=run.now, count=stage.batch_size or stage.ready)
+            # What is left is shared out: the rate must not hang on a single lane in the end.
+            each = math.ceil(stage.ready / stage.pacer.lanes)
+            places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
             pace = Pace(delay=places.delay, interval=places.interval)
             count = places.count
             if stage.batch_size is None:

@@ -66,7 +66,9 @@ class Batch:
         """When no item is begun any more, by the clock of `started`."""
         self.progress = Progress(self.size, in_turn=not (self.is_async or self.is_chunked))
         self.slots = (
-            Slots(order.pace, self.size, clock=time.perf_counter, start=self.started) if order.pace else None
+            Slots(order.pace, self.size, clock=time.perf_counter, start=order.pace.since or self.started)
+            if order.pace
+            else None
         )
         self.teller: Teller | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphflow.folding import Folded
 from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     BatchOrder,
@@ -71,6 +72,11 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
         for position, value in source.overrides.items():
             column[position] = value
         return _checked(column)
+    if isinstance(source, Gathered) and source.is_folded:
+        # Failed items never get here: what is left out has no place that anything could name.
+        return Constant(
+            [value for part in source.parts for value in _joined((part,), load) if type(value) is Folded]
+        )
     if isinstance(source, Gathered):
         values = list(_joined(source.parts, load))
         for place, value in source.overrides.items():

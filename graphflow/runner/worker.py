@@ -238,6 +238,7 @@ def run_payload(
     emit: Callable[[bytes], None],
 ) -> tuple[bytes, dict[str, bytes]]:
     """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker."""
+    arrived = time.perf_counter()
     header: Header = pickle.loads(payload)
     host = WorkerHost(
         worker=worker,
@@ -247,7 +248,7 @@ def run_payload(
         emit=emit,
     )
     try:
-        order = decode_order(header, host.load_program, host.load_bytes)
+        order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
     except Exception as error:
         return encode_report(refused_report(header, error, worker=worker)), {}
     report = run_batch(order, host)

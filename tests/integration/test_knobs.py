@@ -298,10 +298,11 @@ def test_tolerance_can_be_changed_while_a_map_runs() -> None:
 
 
 def test_what_cannot_be_updated_is_refused() -> None:
-    gate = threading.Event()
+    gate, begun = threading.Event(), threading.Event()
 
     @task
     def gated(x: int) -> int:
+        begun.set()
         gate.wait(30)
         return x
 
@@ -310,8 +311,7 @@ def test_what_cannot_be_updated_is_refused() -> None:
         return total(gated.map(range(4)))
 
     run = body.start()
-    while not len(run.nodes):
-        run.wait(0.001)
+    assert begun.wait(30)
     try:
         with pytest.raises(TaskOptionError, match="did you mean max_concurrency"):
             run.update("gated", max_concurency=3)
