@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import types
 from contextvars import Token
-from dataclasses import replace
 from typing import Any
 
 from graphflow.context import RECORDER, RUNNING, TaskContext
@@ -17,15 +16,15 @@ from graphflow.errors import GraphflowError, SerializationError
 from graphflow.mapping import value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
-from graphflow.reports import Anomaly, Graft, Report, StepReport
+from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
-from graphflow.runner.faults import Decision, ErrorTable, decide, summarize
+from graphflow.runner.faults import Decision, ErrorTable, decide, summarize, sure_end
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
-from graphflow.states import Code
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
@@ -43,10 +42,14 @@ class Batch:
         self.size = len(order.indices)
         self.sink = LogSink(worker=host.worker, tees=host.is_local)
         self.steps = [Step(step, self.size, order, self.sink) for step in order.steps]
+        for place, each in enumerate(self.steps):
+            each.look_ahead(place, self.steps)
         self.errors = ErrorTable(is_local=host.is_local)
         self.started_wall = time.time()
         self.started = time.perf_counter()
         self._summaries = 0
+        self.looks_now = False
+        """Whether an item may have ended by Ctrl-C, so that it is time to look whether to go on."""
         self._handle_types = handle_types()
         self._odd_types = ONE_SHOT | self._handle_types | {types.CoroutineType}
         self._active: tuple[Step, int, float] | None = None
@@ -148,8 +151,9 @@ class Batch:
                         self._run_step(step, position, None)
                         context.attempt = 1
                     end = clock()
-                    # It may have been Ctrl-C: look now whether to go on.
-                    check_at = 0.0
+                    if error.__context__ is not None or not isinstance(error, Exception):
+                        # It may have been Ctrl-C: look now whether to go on.
+                        check_at = 0.0
                 start = end
                 if is_chain and step.states[position] != _SUCCESS:
                     self._run_rest(step, position)
@@ -164,7 +168,11 @@ class Batch:
 
     def _run_rest(self, last: Step, position: int) -> None:
         """What is left of an item's lane after a step that did not simply succeed."""
-        for step in self.steps[self.steps.index(last) + 1 :]:
+        if last.dooms_rest and last.states[position] in FAILED_CODES:
+            for step in last.rest:
+                step.states[position] = Code.UPSTREAM_FAILED
+            return
+        for step in last.rest:
             if not step.in_lane or step.goes_on(position, self.steps):
                 RUNNING.set(step.context)
                 RECORDER.set(step.recorder)
@@ -184,9 +192,9 @@ class Batch:
                     RECORDER.set(step.recorder)
                     self._run_step(step, position, guard)
             now = time.perf_counter()
-            is_whole = self.steps[-1].states[position] == _SUCCESS
             position += 1
-            if now >= check_at or not is_whole:
+            if now >= check_at or self.looks_now:
+                self.looks_now = False
                 if now >= deadline or self.is_stopped():
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
@@ -211,6 +219,8 @@ class Batch:
                 self.ended(step, position, start)
             except BaseException as error:
                 self.failed(step, position, error, start)
+                if error.__context__ is not None or not isinstance(error, Exception):
+                    self.looks_now = True
             self._renew(step)
             if step.states[position] != Code.RETRYING:
                 return
@@ -302,52 +312,72 @@ class Batch:
 
     def failed(self, step: Step, position: int, error: BaseException, start: float) -> None:
         """Book an attempt that raised; the state is `RETRYING` if another follows at once."""
+        kind = type(error)
+        code = step.sure_ends.get(kind)
+        if code is None:
+            code = step.sure_ends[kind] = sure_end(kind, step.options)
+        attempt = step.attempts[position] + 1
+        if code and attempt <= 255:
+            step.attempts[position] = attempt
+            self._book_end(step, position, error, code, start)
+            return
         if isinstance(error, Abandoned):
             raise error
-        attempt = step.attempts[position] + 1
         step.attempts[position] = min(255, attempt)
-        label = None if step.labels is None else step.labels[position]
-        index = self.order.indices[position]
         decision = decide(
             error,
             options=step.options,
             fn=step.fn,
             attempt=attempt,
             run_id=self.order.run_id,
-            label=label or step.name_of(index),
-            map_index=index if step.program.is_mapped else None,
+            label=lambda: self._label(step, position),
+            map_index=self.order.indices[position] if step.program.is_mapped else None,
         )
         self._book(step, position, error, decision, attempt, start)
+
+    def _label(self, step: Step, position: int) -> str:
+        label = None if step.labels is None else step.labels[position]
+        return label or step.name_of(self.order.indices[position])
 
     def _book(
         self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
     ) -> None:
-        duration = time.perf_counter() - start
         code = decision.code
+        if code in FINAL_CODES and attempt == step.attempts[position]:
+            self._book_end(step, position, error, code, start)
+            return
+        duration = time.perf_counter() - start
         if code is Code.AWAITING_RETRY and decision.delay <= 0 and attempt <= step.options.retry.retries:
             code = Code.AWAITING_RETRY if self.is_stopped() else Code.RETRYING
-        step.anomalies.append(
-            Anomaly(
-                position=position,
-                attempt=attempt,
-                code=code,
-                started=self.started_wall + (start - self.started),
-                duration=duration,
-                error=self.errors.add(error),
-                delay=decision.delay,
-                inputs="" if decision.outcome is Code.SKIPPED else self._summary(step, position),
-                label=None if step.labels is None else step.labels[position],
-                outcome=decision.outcome,
-            )
+        table = step.anomalies
+        if self._summaries < MAX_SUMMARIES:
+            table.inputs[len(table)] = self._summary(step, position)
+        table.book(
+            position,
+            attempt,
+            code,
+            decision.outcome,
+            self.errors.add(error),
+            self.started_wall + (start - self.started),
+            duration,
+            decision.delay,
         )
         step.states[position] = code
         step.starts[position] = start - self.started
         step.durations[position] = duration
 
+    def _book_end(self, step: Step, position: int, error: BaseException, code: int, start: float) -> None:
+        """Book an error that ends an item: all but the error is in the step's columns."""
+        step.durations[position] = time.perf_counter() - start
+        step.starts[position] = start - self.started
+        step.states[position] = code
+        step.fault_positions.append(position)
+        step.fault_errors.append(self.errors.add(error))
+        if self._summaries < MAX_SUMMARIES and code != Code.SKIPPED:
+            step.fault_inputs[position] = self._summary(step, position)
+
     def _summary(self, step: Step, position: int) -> str:
-        """The item's arguments in short, for the first failures of a batch."""
-        if self._summaries >= MAX_SUMMARIES:
-            return ""
+        """The item's arguments in short, made here for the first failures of a batch."""
         self._summaries += 1
         try:
             args, kwargs = step.call(position)
@@ -360,14 +390,14 @@ class Batch:
     def _refuse(self, error: Exception) -> Report:
         """The batch cannot begin: all its items fail with the same error."""
         self.begin()
-        for position in range(self.size):
-            for step in self.steps:
-                if step.in_lane:
-                    step.states[position] = Code.UPSTREAM_FAILED
-                    continue
-                step.attempts[position] = min(255, step.attempts[position] + 1)
-                failed = Decision(Code.FAILED, Code.FAILED)
-                self._book(step, position, error, failed, step.attempts[position], self.started)
+        for step in self.steps:
+            if step.in_lane:
+                step.states[:] = bytes([Code.UPSTREAM_FAILED]) * self.size
+                continue
+            step.attempts[:] = bytes(min(255, tried + 1) for tried in step.attempts)
+            step.states[:] = bytes([Code.FAILED]) * self.size
+            step.fault_positions.extend(range(self.size))
+            step.fault_errors.extend([self.errors.add(error)] * self.size)
         return self.report(self.size)
 
     def _stuck(self) -> None:
@@ -385,15 +415,15 @@ class Batch:
         self.failed(step, position, step.timed_out(self.order.indices[position]), start)
         if step.states[position] == Code.RETRYING:
             step.states[position] = Code.AWAITING_RETRY
-            step.anomalies[-1] = replace(step.anomalies[-1], code=Code.AWAITING_RETRY)
-        for later in self.steps[self.steps.index(step) + 1 :]:
+            step.anomalies.codes[-1] = Code.AWAITING_RETRY
+        for later in step.rest:
             if later.in_lane:
                 later.goes_on(position, self.steps)
 
     def interrupted(self, step: Step, position: int, start: float) -> None:
         """Book an item that is run again on account of another: the attempt does not count."""
         step.states[position] = Code.AWAITING_RETRY
-        step.anomalies.append(
+        step.anomalies.add(
             Anomaly(
                 position=position,
                 attempt=0,
@@ -414,6 +444,7 @@ class Batch:
             reached=reached,
             steps=self._step_reports(reached),
             errors=tuple(self.errors.records),
+            variants=self.errors.variants(),
             logs=self.sink.records,
             logs_dropped=self.sink.dropped,
         )
@@ -442,7 +473,8 @@ class Batch:
                     values=outcome,
                     labels=None if isinstance(label_ref, SerializationFailure) else label_ref,
                     info=step.info,
-                    anomalies=tuple(step.anomalies),
+                    faults=Faults.of(step.fault_positions, step.fault_errors, dict(step.fault_inputs)),
+                    anomalies=step.anomalies.copy() if step.anomalies else (),
                     grafts=tuple(step.grafts),
                 )
             )
@@ -457,17 +489,8 @@ class Batch:
         )
         step.states[position] = Code.FAILED
         step.info = None
-        step.anomalies.append(
-            Anomaly(
-                position=position,
-                attempt=step.attempts[position],
-                code=Code.FAILED,
-                started=self.started_wall + step.starts[position],
-                duration=step.durations[position],
-                error=self.errors.add(problem),
-                outcome=Code.FAILED,
-            )
-        )
+        step.fault_positions.append(position)
+        step.fault_errors.append(self.errors.add(problem))
 
 
 def _fragment(value: Any, recorder: Recorder) -> Fragment:

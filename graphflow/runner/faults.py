@@ -8,6 +8,8 @@ import pickle
 import random
 import reprlib
 import traceback
+import types
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,18 +17,29 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.anomalies import CHUNK, NO_ERROR, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
-from graphflow.reports import ErrorRecord
 from graphflow.runner.loops import run_awaitable
+from graphflow.runner.watchdog import Abandoned
 from graphflow.states import Code, State
 
-__all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "user_traceback"]
+__all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "sure_end", "user_traceback"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_PACKAGE + each + os.sep for each in ("runner", "backends", "engine"))
 MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 6_000
+MAX_PICKLE = 65_536
+MAX_LIVE = 10
+"""Exceptions of one type and place that a batch in this process keeps with the frames that raised them."""
+MAX_RECORDS = 100
+"""Exceptions of one type and place that a batch keeps in full because they are more than plain values."""
+MAX_APART = 10_000
+"""Texts of one type and place among which a batch finds equal ones."""
+MAX_VARIANT = 400
+MAX_PARTS = 1_000
+_PLAIN = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +97,19 @@ def user_traceback(error: BaseException) -> str:
     return text
 
 
-def _message(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
+    """What it says, whatever its `__str__` does."""
     try:
-        text = str(error)
-    except Exception as broken:
-        text = f"<its text cannot be shown: {type(broken).__name__}>"
-    if len(text) > MAX_MESSAGE:
-        text = f"{text[:MAX_MESSAGE]}... ({len(text)} characters)"
-    return text
+        return str(error)
+    except BaseException as broken:
+        return f"<its text cannot be shown: {type(broken).__name__}>"
 
 
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
+def _bounded(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[:size]}... ({len(text)} characters)"
+
+
+def _type_name(kind: type[BaseException]) -> str:
     return (
         kind.__qualname__
         if kind.__module__ in ("builtins", "__main__")
@@ -103,50 +117,166 @@ def _type_name(error: BaseException) -> str:
     )
 
 
-def error_record(error: BaseException, *, is_local: bool) -> ErrorRecord:
+def error_record(
+    error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
+) -> ErrorRecord:
     """An exception as a record; its pickle is kept only if it can be restored."""
     pickled: bytes | None = None
     if not is_local:
         try:
             pickled = cloudpickle.dumps(error)
-            if len(pickled) > 65_536 or not isinstance(pickle.loads(pickled), BaseException):
+            if len(pickled) > MAX_PICKLE or not isinstance(pickle.loads(pickled), BaseException):
                 pickled = None
         except Exception:
             pickled = None
     return ErrorRecord(
-        type_name=_type_name(error),
-        message=_message(error),
-        traceback=user_traceback(error),
+        type_name=_type_name(type(error)),
+        message=_bounded(_text(error), MAX_MESSAGE),
+        traceback=user_traceback(error) if traceback_text is None else traceback_text,
         exception=error if is_local else None,
         pickled=pickled,
+        place=place,
     )
 
 
+class _Kind:
+    """The errors of one type from one place."""
+
+    __slots__ = ("code", "first", "is_plain", "numbers", "place", "records")
+
+    def __init__(self, kind: type[BaseException], code: types.CodeType | None, line: int) -> None:
+        self.code = code
+        """Held, so that its id names no other."""
+        self.place = f"{code.co_filename}:{line}" if code is not None else ""
+        self.numbers: dict[str, int] = {}
+        """The distinct errors by text, as far as they are kept apart."""
+        self.first = 0
+        self.records = 0
+        """The number of the first full record, and how many there are."""
+        self.is_plain = kind.__reduce__ is BaseException.__reduce__
+        """Whether such an exception is made of its arguments and its attributes."""
+
+
 class ErrorTable:
-    """The distinct errors of a batch: equal type, text and place are one."""
+    """The distinct errors of a batch: equal type, text and place are one.
+
+    Of a type and place only some are kept in full: the first one; in this process a few live ones, with the frames
+    that raised them; and some that are more than plain arguments and attributes. Of all others only the text and
+    these are kept: they are *variants* of the first one.
+    """
 
     def __init__(self, *, is_local: bool) -> None:
         self.records: list[ErrorRecord] = []
         self._is_local = is_local
-        self._known: dict[tuple[str, str, str, int], int] = {}
+        self._kinds: dict[tuple[type[BaseException], int, int], _Kind] = {}
+        self._variants = array("I")
+        self._texts: list[str] = []
+        self._parts: dict[int, Parts | None] = {}
+        self._chunks: list[bytes] = []
 
     def add(self, error: BaseException) -> int:
-        """The index of the error's record."""
+        """The number of the error: of a full record, or less than `NO_ERROR` of a variant."""
         tb = error.__traceback__
-        while tb is not None and tb.tb_next is not None:
-            tb = tb.tb_next
-        place = (tb.tb_frame.f_code.co_filename, tb.tb_lineno) if tb is not None else ("", 0)
+        code, line = None, 0
+        if tb is not None:
+            following = tb.tb_next
+            while following is not None:
+                tb = following
+                following = tb.tb_next
+            code, line = tb.tb_frame.f_code, tb.tb_lineno
+        key = (type(error), id(code), line)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = _Kind(type(error), code, line)
         try:
-            text = str(error)[:MAX_MESSAGE]
-        except Exception:
-            text = ""
-        key = (type(error).__qualname__, text, *place)
-        index = self._known.get(key)
-        if index is None:
-            index = len(self.records)
-            self._known[key] = index
-            self.records.append(error_record(error, is_local=self._is_local))
-        return index
+            text = str(error)
+        except BaseException:
+            text = _text(error)
+        if len(text) > MAX_MESSAGE:
+            text = _bounded(text, MAX_MESSAGE)
+        number = kind.numbers.get(text)
+        return number if number is not None else self._add_new(kind, error, text)
+
+    def variants(self) -> Variants | None:
+        """The variants so far, packed."""
+        if not self._variants:
+            return None
+        chunks = self._chunks
+        if self._texts:
+            chunks = [*chunks, pack_chunk(self._texts, self._parts)]
+        return Variants(records=self._variants[:], chunks=tuple(chunks))
+
+    def _add_new(self, kind: _Kind, error: BaseException, text: str) -> int:
+        parts: Parts | None = None
+        if kind.is_plain and len(error.args) == 1 and error.args[0] is text and not error.__dict__:
+            is_text = True
+        else:
+            is_text, parts = False, _parts(error)
+        if (
+            not kind.records
+            or (self._is_local and kind.records < MAX_LIVE)
+            or (not is_text and parts is None and kind.records < MAX_RECORDS)
+        ):
+            number = self._keep(kind, error)
+        else:
+            number = NO_ERROR - 1 - len(self._variants)
+            self._variants.append(kind.first)
+            if not is_text:
+                self._parts[len(self._texts)] = parts
+            self._texts.append(text if len(text) <= MAX_VARIANT else _bounded(text, MAX_VARIANT))
+            if len(self._texts) == CHUNK:
+                self._chunks.append(pack_chunk(self._texts, self._parts))
+                self._texts, self._parts = [], {}
+        if len(kind.numbers) < MAX_APART:
+            kind.numbers[text] = number
+        return number
+
+    def _keep(self, kind: _Kind, error: BaseException) -> int:
+        """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""
+        text = None
+        if kind.records and (kind.records >= MAX_LIVE or _cause_of(error) is None):
+            first = self.records[kind.first]
+            text = retold(first.traceback, first.message, _bounded(_text(error), MAX_MESSAGE))
+        else:
+            kind.first = kind.first if kind.records else len(self.records)
+        kind.records += 1
+        self.records.append(
+            error_record(error, is_local=self._is_local, place=kind.place, traceback_text=text)
+        )
+        return len(self.records) - 1
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
+def _parts(error: BaseException) -> Parts | None:
+    """What an exception is made of, if all of it is plain and small."""
+    try:
+        made = error.__reduce__()
+        if not isinstance(made, tuple) or made[0] is not type(error) or len(made) > 3:
+            return None
+        args, state = made[1], (made[2] or {}) if len(made) == 3 else {}
+        values = [*args, *state.values()]
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
+        size = sum(len(each) for each in values if isinstance(each, str | bytes))
+        return (args, state) if size <= MAX_PARTS else None
+    except Exception:
+        return None
+
+
+def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
+    """The code in which an item ends at any attempt that raises such an exception; 0 if that must be decided."""
+    if issubclass(kind, Skip):
+        return Code.SKIPPED
+    if issubclass(kind, Pause | Retry | Abandoned):
+        return 0
+    code = Code.TIMED_OUT if issubclass(kind, ItemTimedOut) else Code.FAILED
+    retry = options.retry
+    if retry.retries <= 0 or issubclass(kind, Fail | SerializationError) or not issubclass(kind, Exception):
+        return code
+    return code if retry.retry_on is not None and not issubclass(kind, retry.retry_on) else 0
 
 
 def decide(
@@ -156,10 +286,10 @@ def decide(
     fn: Callable[..., Any],
     attempt: int,
     run_id: str,
-    label: str,
+    label: Callable[[], str],
     map_index: int | None,
 ) -> Decision:
-    """What follows from an exception that an attempt (counted from 1) raised."""
+    """What follows from an exception that an attempt (counted from 1) raised; the label is made where it is needed."""
     if isinstance(error, Skip):
         return Decision(Code.SKIPPED, Code.SKIPPED)
     if isinstance(error, Pause):
@@ -176,7 +306,7 @@ def decide(
         # SystemExit, KeyboardInterrupt and their like end the item, not the worker; they are not retried.
         return Decision(outcome, outcome)
     if retry.condition is not None and not _condition_holds(
-        error, options, fn, attempt, run_id, label, map_index, outcome
+        error, options, fn, attempt, run_id, label(), map_index, outcome
     ):
         return Decision(outcome, outcome)
     delay = retry.delay(attempt)
@@ -197,7 +327,7 @@ def _condition_holds(
 ) -> bool:
     task = TaskView.of(options, fn)
     run = TaskRunView(label, map_index, attempt, run_id)
-    state = State.of(outcome, message=_message(error), data=error)
+    state = State.of(outcome, message=_bounded(_text(error), MAX_MESSAGE), data=error)
     try:
         assert options.retry.condition is not None
         answer = options.retry.condition(task, run, state)

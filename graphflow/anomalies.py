@@ -1,0 +1,349 @@
+"""What was out of the ordinary in a batch, packed: attempts that did not simply succeed, and their errors.
+
+Nothing here is an object per item. An item that failed at its last attempt is one entry of `Faults`, since the
+step's own columns tell the rest; other attempts (retried, parked) are rows of an `AnomalyTable`. An error is
+named by a number in its batch: 0 or more is one of the full records, `NO_ERROR` none, and less a *variant*, an
+error that differs from a full record by its text alone.
+"""
+
+from __future__ import annotations
+
+import bisect
+import operator
+import pickle
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, SupportsIndex, overload
+
+from graphflow.states import Code
+
+__all__ = [
+    "CHUNK",
+    "NO_ERROR",
+    "Anomaly",
+    "AnomalyTable",
+    "ErrorRecord",
+    "Faults",
+    "Parts",
+    "Variants",
+    "pack_chunk",
+    "retold",
+    "waiting",
+]
+
+NO_ERROR = -1
+CHUNK = 1_024
+"""Texts of variants that are packed together."""
+MAX_ATTEMPT = 65_535
+
+
+Parts = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""What an exception is made of: its arguments, and its attributes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRecord:
+    """An exception as it was found, once per distinct (type, text, place).
+
+    `exception` is the live object in this process, `pickled` its bytes where it came from another and
+    can be restored there; both may be missing, the texts never are. `place` is the line that raised. A variant has
+    neither: its exception is made like that of the record `like`, of `parts` (its arguments and its attributes), or
+    cannot be made.
+    """
+
+    type_name: str
+    message: str
+    traceback: str
+    exception: BaseException | None = None
+    pickled: bytes | None = None
+    place: str = ""
+    like: ErrorRecord | None = None
+    parts: Parts | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes it distinct."""
+        return self.type_name, self.message, self.place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variants:
+    """Errors that differ from a full record by their text alone.
+
+    `records` holds, per variant, the number of the record that it is like; `chunks` hold `CHUNK` texts each, with
+    the parts of those that are more than their text.
+    """
+
+    records: array[int]
+    chunks: tuple[bytes, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What it weighs."""
+        return sum(map(len, self.chunks)) + len(self.records) * self.records.itemsize
+
+    def chunk(self, number: int) -> tuple[list[str], dict[int, Parts | None]]:
+        """The texts of a chunk, and by their place in it the parts of those that are more than a text.
+
+        Where the parts are None, they could not be kept.
+        """
+        unpacked: tuple[list[str], dict[int, Parts | None]] = pickle.loads(
+            zlib.decompress(self.chunks[number])
+        )
+        return unpacked
+
+
+def pack_chunk(texts: Sequence[str], parts: Mapping[int, Parts | None]) -> bytes:
+    """A chunk of variants; what cannot be pickled must not be among the parts."""
+    return zlib.compress(pickle.dumps((list(texts), dict(parts)), protocol=5), 1)
+
+
+def retold(traceback: str, message: str, other: str) -> str:
+    """A traceback that ends with a message, as that of an error of the same type and place with another message."""
+    head = traceback.rstrip()
+    if not message or not head.endswith(message.rstrip()):
+        return traceback
+    return f"{head[: len(head) - len(message.rstrip())]}{other}\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """The items of a step that ended in an error at their last attempt, by ascending position.
+
+    `errors` has one number per position, or is the one that all share. `inputs` are summaries of arguments, of
+    some. State, attempts and times are the step's own.
+    """
+
+    positions: Sequence[int] = ()
+    errors: Sequence[int] | int = NO_ERROR
+    inputs: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, positions: array[int], errors: array[int], inputs: Mapping[int, str] | None = None) -> Faults:
+        """Faults as they were booked, in any order; packed as far as that is cheap."""
+        if not positions:
+            return cls()
+        in_order: Sequence[int] = positions
+        ordered = sorted(positions)
+        if ordered != positions.tolist():
+            by_position = dict(zip(positions, errors, strict=True))
+            positions, errors = array("I", ordered), array("i", map(by_position.__getitem__, ordered))
+        if positions[-1] - positions[0] == len(positions) - 1:
+            in_order = range(positions[0], positions[-1] + 1)
+        else:
+            in_order = array("I", positions)
+        packed: Sequence[int] | int = array("i", errors)
+        if errors.count(errors[0]) == len(errors):
+            packed = errors[0]
+        return cls(positions=in_order, errors=packed, inputs=inputs or {})
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def error_at(self, position: int) -> int | None:
+        """The number of the error at a position, None if no error ended it. O(log items)."""
+        positions = self.positions
+        if isinstance(positions, range):
+            if position not in positions:
+                return None
+            at = position - positions.start
+        else:
+            at = bisect.bisect_left(positions, position)
+            if at == len(positions) or positions[at] != position:
+                return None
+        return self.errors if isinstance(self.errors, int) else self.errors[at]
+
+    def numbers(self) -> Iterable[int]:
+        """The numbers of the errors, one per position."""
+        return [self.errors] * len(self.positions) if isinstance(self.errors, int) else self.errors
+
+    def taken(self, places: Mapping[int, int]) -> Faults:
+        """Those at some positions, renumbered: `places` maps old positions to new ones."""
+        kept = [
+            (places[position], number)
+            for position, number in zip(self.positions, self.numbers(), strict=True)
+            if position in places
+        ]
+        return Faults.of(
+            array("I", [place for place, _ in kept]),
+            array("i", [number for _, number in kept]),
+            {places[position]: text for position, text in self.inputs.items() if position in places},
+        )
+
+    def without_inputs(self) -> Faults:
+        """The same without summaries."""
+        return replace(self, inputs={}) if self.inputs else self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anomaly:
+    """One attempt that did not simply succeed.
+
+    `code` is the state it ended in (`AWAITING_RETRY` when another follows), `delay` the seconds until
+    the next attempt, `error` the number of its error or `NO_ERROR`, `started` seconds since the
+    epoch, `duration` seconds.
+    """
+
+    position: int
+    attempt: int
+    code: int
+    started: float
+    duration: float
+    error: int = NO_ERROR
+    delay: float = 0.0
+    inputs: str = ""
+    outcome: int = 0
+    """What the attempt itself ended as (`FAILED`, `TIMED_OUT`, ...) when `code` is `AWAITING_RETRY`."""
+
+
+class AnomalyTable(Sequence[Anomaly]):
+    """Anomalies in the order in which they were booked, in columns of 32 bytes a row; gives `Anomaly` objects."""
+
+    __slots__ = (
+        "attempts",
+        "codes",
+        "delays",
+        "durations",
+        "errors",
+        "inputs",
+        "outcomes",
+        "positions",
+        "started",
+    )
+
+    def __init__(self) -> None:
+        self.positions = array("I")
+        self.attempts = array("H")
+        self.codes = bytearray()
+        self.outcomes = bytearray()
+        self.errors = array("i")
+        self.started = array("d")
+        self.durations = array("f")
+        self.delays = array("d")
+        self.inputs: dict[int, str] = {}
+        """Summaries of arguments, by row."""
+
+    @classmethod
+    def of(cls, anomalies: Iterable[Anomaly]) -> AnomalyTable:
+        """A table of anomalies; the same one if it is a table."""
+        if isinstance(anomalies, cls):
+            return anomalies
+        table = cls()
+        for each in anomalies:
+            table.add(each)
+        return table
+
+    def add(self, anomaly: Anomaly) -> None:
+        """Add a row."""
+        if anomaly.inputs:
+            self.inputs[len(self.codes)] = anomaly.inputs
+        self.book(
+            anomaly.position,
+            anomaly.attempt,
+            anomaly.code,
+            anomaly.outcome,
+            anomaly.error,
+            anomaly.started,
+            anomaly.duration,
+            anomaly.delay,
+        )
+
+    def book(
+        self,
+        position: int,
+        attempt: int,
+        code: int,
+        outcome: int,
+        error: int,
+        started: float,
+        duration: float,
+        delay: float,
+    ) -> None:
+        """Add a row by its columns."""
+        self.positions.append(position)
+        self.attempts.append(attempt if attempt < MAX_ATTEMPT else MAX_ATTEMPT)
+        self.codes.append(code)
+        self.outcomes.append(outcome)
+        self.errors.append(error)
+        self.started.append(started)
+        self.durations.append(duration)
+        self.delays.append(delay)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> Anomaly: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Anomaly]: ...
+    def __getitem__(self, row: SupportsIndex | slice) -> Anomaly | list[Anomaly]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = operator.index(row)
+        at = row if row >= 0 else len(self) + row
+        return Anomaly(
+            position=self.positions[at],
+            attempt=self.attempts[at],
+            code=self.codes[at],
+            outcome=self.outcomes[at],
+            error=self.errors[at],
+            started=self.started[at],
+            duration=self.durations[at],
+            delay=self.delays[at],
+            inputs=self.inputs.get(at, ""),
+        )
+
+    def __iter__(self) -> Iterator[Anomaly]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<AnomalyTable of {len(self):,} rows>"
+
+    def rows_of(self, position: int) -> list[int]:
+        """The rows of a position, in order. O(rows), at the speed of `array.index`."""
+        found: list[int] = []
+        start = 0
+        try:
+            while True:
+                start = self.positions.index(position, start) + 1
+                found.append(start - 1)
+        except ValueError:
+            return found
+
+    def rows_with(self, code: int) -> Iterable[int]:
+        """The rows with a code, in order."""
+        total = self.codes.count(code)
+        if total == len(self.codes):
+            return range(total)
+        found: list[int] = []
+        at = -1
+        for _ in range(total):
+            at = self.codes.find(code, at + 1)
+            found.append(at)
+        return found
+
+    def copy(self) -> AnomalyTable:
+        """The rows so far."""
+        made = AnomalyTable()
+        for name in self.__slots__:
+            setattr(made, name, getattr(self, name)[:] if name != "inputs" else dict(self.inputs))
+        return made
+
+    def taken(self, places: Mapping[int, int]) -> AnomalyTable:
+        """Those at some positions, renumbered: `places` maps old positions to new ones."""
+        return AnomalyTable.of(
+            replace(each, position=places[each.position]) for each in self if each.position in places
+        )
+
+
+def waiting(anomalies: Sequence[Anomaly], code: Code) -> Iterator[tuple[int, int, float]]:
+    """(position, attempt, delay) of the anomalies with a code; makes no objects where they are a table."""
+    if not isinstance(anomalies, AnomalyTable):
+        anomalies = AnomalyTable.of(anomalies)
+    rows = anomalies.rows_with(code)
+    if isinstance(rows, range):
+        return zip(anomalies.positions, anomalies.attempts, anomalies.delays, strict=True)
+    positions, attempts, delays = anomalies.positions, anomalies.attempts, anomalies.delays
+    return ((positions[row], attempts[row], delays[row]) for row in rows)
