@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import CycleError
+from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.orders import Program
 from graphflow.policies import TaskOptions, Trigger, all_successful
 
@@ -72,7 +73,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A task placed in the graph."""
+    """A task placed in the graph.
+
+    `concurrency` is how many items of it run at the same time in one slot, None where that is one.
+    """
 
     id: int
     key: str
@@ -84,6 +88,8 @@ class Node:
     trigger: Trigger = all_successful
     fuse_key: Hashable | None = None
     batch_size: int | None = None
+    knobs: MapKnobs = NO_KNOBS
+    concurrency: int | None = None
     priority: int = 0
     group: str = ""
     program: Program | None = None

@@ -17,6 +17,7 @@ from graphflow.knobs import NO_KNOBS, MapKnobs, checked_knobs, timeout_factor
 from graphflow.states import Counts
 
 __all__ = [
+    "ASYNC_CONCURRENCY",
     "NOT_SET",
     "Fail",
     "NotSet",
@@ -47,6 +48,10 @@ __all__ = [
     "some_failed",
     "some_successful",
 ]
+
+
+ASYNC_CONCURRENCY = 64
+"""Items of an async task that run at the same time in one slot, where nothing else was said."""
 
 
 class NotSet:

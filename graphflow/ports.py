@@ -148,6 +148,10 @@ class Backend(Protocol):
         """Ask the run's batches to stop between items; `hard` stops what is executing as well as it can."""
         ...
 
+    def limit(self, run_id: str, node: int, seconds: float) -> None:
+        """Items of a task that execute now and have no timeout yet may take `seconds` from their start on."""
+        ...
+
     def close_run(self, run_id: str) -> None:
         """End a run: nothing of it is delivered any more. Its stored values stay readable while refs live."""
         ...

@@ -22,9 +22,10 @@ from graphflow.errors import (
     TaskOptionError,
 )
 from graphflow.graph import Dep, DepKind, Node, Source
+from graphflow.knobs import NO_KNOBS
 from graphflow.mapping import AllowFailure, SpreadOver, Unmapped, classify
 from graphflow.orders import Hole, Program, Spread
-from graphflow.policies import TaskOptions, all_successful
+from graphflow.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
 __all__ = ["Callee", "Fragment", "FragmentRecorder", "Handle", "Recorder", "contains_handle", "handle_types"]
 
@@ -490,10 +491,19 @@ class Recorder:
             deps=tuple(binder.deps),
             sources=tuple(binder.sources),
             trigger=options.trigger,
-            fuse_key=(callee.kind, options.resources, options.priority, options.workers)
+            fuse_key=(
+                callee.kind,
+                options.resources,
+                options.priority,
+                options.workers,
+                options.knobs.max_concurrency,
+                options.knobs.rate,
+            )
             if can_fuse
             else None,
             batch_size=options.batch_size,
+            knobs=options.knobs if is_mapped else NO_KNOBS,
+            concurrency=(options.concurrency or ASYNC_CONCURRENCY) if callee.kind == "async" else None,
             priority=options.priority,
             group=inside.group,
             program=program,

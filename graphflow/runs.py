@@ -10,8 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphflow.errors import GraphflowError, ValueUnavailable
+from graphflow.errors import GraphflowError, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
+from graphflow.knobs import KNOB_NAMES, checked_knobs, timeout_factor
+from graphflow.policies import NOT_SET, NotSet, TaskOptions, refuse_unknown
 from graphflow.ports import Backend, RunEvent
 from graphflow.recording import Callee, Fragment, Recorder
 from graphflow.reports import LogRecord
@@ -327,17 +329,51 @@ class Run:
         if self._recorder is not None and self._recorder.has_driver:
             self._recorder.driver.resume()
 
-    def update(self, node: str, **knobs: Any) -> None:
-        """Change a node's knobs while it runs; there are none that can be changed yet.
+    def update(self, node: Any, **knobs: Any) -> None:
+        """Change the knobs of a map while it runs; they take effect with the next batches, within a time slice.
+
+        Parameters
+        ----------
+        node
+            The map's name in this run (such as `"fetch"`), its node view or its future.
+        knobs
+            `max_concurrency`, `rate_limit`, `tolerated_failure_count`, `tolerated_failure_percentage`, `fail_fast`,
+            `timeout` (a percentage) or `batch_size`, as in `with_options`; None takes a limit away.
 
         Raises
         ------
+        TaskOptionError
+            If a knob is unknown or wrong.
+        KeyError
+            If there is no such node.
         GraphflowError
-            Always, for now.
+            If it is not a map, has ended, or is not known to the run yet.
         """
-        raise GraphflowError(
-            f"run.update({node!r}, ...): {', '.join(knobs) or 'nothing'} cannot be changed on a running map yet"
-        )
+        owner = f"run.update({getattr(node, 'name', node)!r})"
+        refuse_unknown(owner, knobs, (*KNOB_NAMES, "batch_size"))
+        if not knobs:
+            raise TaskOptionError(f"{owner}: say what is to change, such as max_concurrency=8")
+        recorder = self._recorder
+        if recorder is None or not recorder.has_driver:
+            raise GraphflowError(f"{owner}: run {self.name} has not begun to run anything yet")
+        given = getattr(node, "_node", None)
+        name = node if isinstance(node, str) else getattr(given, "name", repr(node))
+        found = self.nodes[name]._node
+        if not found.is_mapped:
+            raise GraphflowError(f"{owner}: {found.name} is not a map; only maps have knobs")
+        if recorder.driver.is_final(found.id):
+            raise GraphflowError(f"{owner}: {found.name} has ended already")
+        size = knobs.pop("batch_size", NOT_SET)
+        batch_size: int | None = None
+        if not isinstance(size, NotSet):
+            batch_size = TaskOptions.checked(owner, {"batch_size": size}, name="x").batch_size or 0
+        if knobs.get("timeout") is not None and timeout_factor(owner, knobs["timeout"]) is None:
+            raise TaskOptionError(
+                f'{owner}: on a running map, timeout is a percentage of the median such as "300%", not {knobs["timeout"]!r}'
+            )
+        checked_knobs(owner, knobs)
+        recorder.flush()
+        recorder.driver.change_knobs(found.id, knobs, batch_size)
 
     def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
         """Call back for each change, on the driver's thread; the callback must be quick."""

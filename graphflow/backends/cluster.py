@@ -32,7 +32,7 @@ from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, Capac
 from graphflow.runner.columns import decode, read_file, write_pack
 from graphflow.runner.journal import executing
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
-from graphflow.runner.worker import Stored, set_stopped
+from graphflow.runner.worker import Stored, set_limit, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -488,6 +488,17 @@ class DaskBackend:
         for ref in refs:
             self._blocks.pop(ref.id, None)
 
+    def limit(self, run_id: str, node: int, seconds: float) -> None:
+        """Tell all workers a timeout that became known while items execute."""
+        client = self._client
+        if client is not None:
+            threading.Thread(
+                target=_tell,
+                args=(client, set_limit, run_id, node, seconds),
+                name="graphflow-limit",
+                daemon=True,
+            ).start()
+
     # -- ending -----------------------------------------------------------------------------------------
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
@@ -496,7 +507,7 @@ class DaskBackend:
         if client is None or state is None:
             return
         telling = threading.Thread(
-            target=_tell_stop, args=(client, run_id), name="graphflow-stop", daemon=True
+            target=_tell, args=(client, set_stopped, run_id), name="graphflow-stop", daemon=True
         )
         telling.start()
         # A worker that holds its interpreter's lock answers late: it is not waited for much longer.
@@ -583,11 +594,11 @@ def _quietly(action: Callable[[], Any]) -> None:
         logger.debug("closing failed", exc_info=True)
 
 
-def _tell_stop(client: Client, run_id: str) -> None:
+def _tell(client: Client, function: Callable[..., None], *args: Any) -> None:
     try:
-        client.run(set_stopped, run_id, on_error="ignore")
+        client.run(function, *args, on_error="ignore")
     except Exception:
-        logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+        logger.debug("%s did not reach all workers: %s", function.__name__, args, exc_info=True)
 
 
 def _end_workers(client: Client) -> None:

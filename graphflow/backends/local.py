@@ -90,6 +90,8 @@ class _LocalBackend(ABC):
     def __init__(self) -> None:
         self._runs: dict[str, Deliver] = {}
         self._stopped: dict[str, bool] = {}
+        self.limits: dict[tuple[str, int], float] = {}
+        """Timeouts that became known while items execute, by run and node."""
 
     def __enter__(self) -> Self:
         return self
@@ -123,10 +125,16 @@ class _LocalBackend(ABC):
     def free(self, refs: Iterable[Ref]) -> None:
         """Nothing to do: a list lives as long as something refers to it."""
 
+    def limit(self, run_id: str, node: int, seconds: float) -> None:
+        """Items that execute now and have no timeout yet get this one."""
+        self.limits[run_id, node] = seconds
+
     def close_run(self, run_id: str) -> None:
         """End a run."""
         self._runs.pop(run_id, None)
         self._stopped[run_id] = True
+        for place in [place for place in self.limits if place[0] == run_id]:
+            del self.limits[place]
 
     def _deliver(self, run_id: str, event: BackendEvent) -> None:
         deliver = self._runs.get(run_id)

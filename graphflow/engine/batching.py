@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Slice", "next_slice", "updated_mean"]
+__all__ = ["SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
 
 SLICE_SECONDS = 0.25
 MAX_SLICE_SECONDS = 0.5
 FIRST_SLICE_SECONDS = 0.05
+CONCURRENT_SLICE_SECONDS = 2.0
 FLOOR_SECONDS = 0.01
 DRIVER_SECONDS_PER_BATCH = 0.0006
 MAX_ITEMS = 131_072
@@ -37,6 +38,7 @@ def next_slice(
     batch_size: int | None = None,
     item_nbytes: int = 8,
     batch_seconds: float = DRIVER_SECONDS_PER_BATCH,
+    concurrency: int = 1,
 ) -> Slice:
     """The next batch of a stage with `remaining` ready items.
 
@@ -54,6 +56,9 @@ def next_slice(
         What one item's inline input weighs.
     batch_seconds
         CPU seconds that a batch costs outside its items.
+    concurrency
+        Items that run at the same time in one batch. Above 1 a batch goes on for longer, as the places of its last
+        items stay empty; its outcomes are told while it goes on.
     """
     if batch_size is not None:
         return Slice(min(batch_size, remaining), None)
@@ -63,6 +68,12 @@ def next_slice(
     floor = max(FLOOR_SECONDS, 1.5 * slots * batch_seconds)
     cap = max(1, min(MAX_ITEMS, MAX_INLINE_NBYTES // max(item_nbytes, 1)))
     tail = math.ceil(remaining / (2 * slots))
+    if concurrency > 1:
+        # Whole rounds: a round that is not full takes as long as one that is.
+        budget = max(budget, CONCURRENT_SLICE_SECONDS)
+        tail = max(min(concurrency, math.ceil(remaining / slots)), tail)
+        if mean_seconds is None:
+            return Slice(min(tail, cap), budget)
     if mean_seconds is None:
         # No probing with single items: the deadline protects.
         return Slice(min(tail, cap), max(FIRST_SLICE_SECONDS, floor))

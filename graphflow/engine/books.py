@@ -11,13 +11,25 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from graphflow.engine.pacing import Pacer
 from graphflow.graph import Dep, Node
+from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
 from graphflow.states import FAILED_CODES, Code, Counts
 
-__all__ = ["FAILED_BYTES", "SUCCESS_BYTES", "Flight", "NodeBook", "Stage", "derive_code", "first_failed"]
+__all__ = [
+    "FAILED_BYTES",
+    "OWN_FAILURES",
+    "SUCCESS_BYTES",
+    "Flight",
+    "NodeBook",
+    "Stage",
+    "derive_code",
+    "first_failed",
+]
 
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
+OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
 
 
@@ -50,7 +62,23 @@ class NodeBook:
     failed_whole: bool = False
     """It failed beside its items (no width, widths that differ, an iterator that raised)."""
     is_cut_short: bool = False
-    """The run was stopped before its width was known: what is missing cannot be counted."""
+    """It was stopped before its width was known: what is missing cannot be counted."""
+    knobs: MapKnobs = NO_KNOBS
+    is_halted: bool = False
+    """More items failed than its knobs allow: nothing more of it is begun."""
+    durations: list[float] = field(default_factory=list)
+    """A sample of what its items took, in seconds, where a timeout follows from their median."""
+    limit_seconds: float | None = None
+    """The timeout that follows from the median."""
+
+    @property
+    def tolerates(self) -> bool:
+        """Whether its failures are within what is tolerated, as far as that is known."""
+        return self.knobs.is_tolerant and not self.is_halted and not self.has_exceeded()
+
+    def has_exceeded(self) -> bool:
+        """Whether more of its items failed than its knobs allow."""
+        return self.knobs.can_halt and self.knobs.exceeded(self.root_failures(), self.width)
 
     @property
     def is_final(self) -> bool:
@@ -71,6 +99,8 @@ class NodeBook:
             return False
         if self.failed_whole:
             return True
+        if self.tolerates:
+            return False
         roots = self.root_failures()
         if roots == 0:
             return False
@@ -161,6 +191,20 @@ class Stage:
     mean_seconds: float | None = None
     item_nbytes: int = 8
     is_queued: bool = False
+    concurrency: int | None = None
+    """Items that run at the same time in one batch, None where that is one."""
+    max_concurrency: int | None = None
+    rate: float | None = None
+    """Items that may begin per second."""
+    pacer: Pacer | None = None
+    busy_seconds: float | None = None
+    """What an item keeps a lane busy for, where there is a rate."""
+    flying: int = 0
+    """Batches under way."""
+    running: int = 0
+    """Items that the batches under way may run at the same time."""
+    is_halted: bool = False
+    """Whether any member is."""
 
     @property
     def leader(self) -> int:
@@ -228,20 +272,30 @@ class Stage:
         self.ready = 0
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Flight:
-    """A batch under way."""
+    """A batch under way; `held` are the positions that are still out, None for all of them."""
 
     stage: Stage
     nodes: tuple[int, ...]
     indices: Sequence[int]
     is_fresh: bool
+    running: int = 1
+    held: Sequence[int] | None = None
+
+    def out(self) -> Sequence[int]:
+        """The indices that are still out."""
+        return self.indices if self.held is None else [self.indices[position] for position in self.held]
 
 
 def derive_code(book: NodeBook) -> Code:
     """A node's outcome from its items' counts."""
     counts = book.counts
-    if book.failed_whole or counts[Code.FAILED]:
+    if book.failed_whole or book.is_halted:
+        code = Code.FAILED
+    elif book.tolerates:
+        code = _tolerant_code(book)
+    elif counts[Code.FAILED]:
         code = Code.FAILED
     elif counts[Code.TIMED_OUT]:
         code = Code.TIMED_OUT if not book.node.is_mapped else Code.FAILED
@@ -258,6 +312,20 @@ def derive_code(book: NodeBook) -> Code:
     else:
         code = Code.COMPLETED
     return code
+
+
+def _tolerant_code(book: NodeBook) -> Code:
+    """The outcome of a node whose own failures are tolerated."""
+    counts = book.counts
+    if counts[Code.UPSTREAM_FAILED]:
+        return Code.UPSTREAM_FAILED
+    if counts[Code.CANCELLED] or book.is_cut_short:
+        return Code.CANCELLED
+    if book.width and counts[Code.SKIPPED] == book.width:
+        return Code.SKIPPED
+    if book.width and counts[Code.CACHED] == book.width:
+        return Code.CACHED
+    return Code.COMPLETED
 
 
 def first_failed(book: NodeBook) -> int | None:

@@ -17,15 +17,25 @@ from graphflow.engine import events as ev
 from graphflow.engine.batching import updated_mean
 from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
 from graphflow.engine.failures import hand_over, root_of
+from graphflow.engine.halting import Halter
 from graphflow.engine.opening import Opener
-from graphflow.engine.outcomes import end_if_complete, end_items, end_whole, set_items, set_width
+from graphflow.engine.outcomes import (
+    check_tolerance,
+    end_if_complete,
+    end_items,
+    end_whole,
+    set_items,
+    set_width,
+)
 from graphflow.engine.plan import depth_of, stage_to_join
 from graphflow.engine.queues import MAX_CRASHES, Dispatcher
 from graphflow.engine.state import (
     DependencyEnded,
     ItemsEndedUpstream,
+    LanesOpen,
     RootEnded,
     RunState,
+    TooManyFailed,
     UpstreamGone,
     WidthKnown,
 )
@@ -35,6 +45,11 @@ from graphflow.reports import Report, StepReport, ValueInfo
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 
 __all__ = ["MAX_CRASHES", "Core"]
+
+SAMPLE_ITEMS = 1_000
+LIMIT_AFTER_ITEMS = 10
+SHORTEST_LIMIT_SECONDS = 0.05
+"""A timeout that follows from the median is never shorter: what takes less is lost in the machine's own pauses."""
 
 
 class Core:
@@ -50,6 +65,7 @@ class Core:
         self.run = RunState(capacity=capacity)
         self.dispatcher = Dispatcher(self.run)
         self.opener = Opener(self.run, self.dispatcher)
+        self.halter = Halter(self.run, self.dispatcher, self.opener)
         self.is_closed = False
         self.is_finished = False
         self._stages = 0
@@ -68,6 +84,7 @@ class Core:
             ev.StopRequested: self._stop,
             ev.ResumeRequested: self._resume,
             ev.FailureHandled: lambda event: hand_over(self.books, event.node, event.index),
+            ev.KnobsChanged: self._change_knobs,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
@@ -115,6 +132,7 @@ class Core:
             and not self._retries
             and not self._grafts_out
             and not self.dispatcher.is_starved
+            and self.dispatcher.due is None
             and not any(book.stage.pulling or book.stage.paused for book in self.books.values())
         )
 
@@ -137,7 +155,8 @@ class Core:
         joined = None if self.is_stopping else stage_to_join(node, self.books)
         stage = joined or self._new_stage(node)
         stage.members.append(node.id)
-        book = self.books[node.id] = NodeBook(node, stage)
+        book = self.books[node.id] = NodeBook(node, stage, knobs=node.knobs)
+        self._limit(stage)
         if not node.is_mapped:
             book.width = 1
             book.grow(1)
@@ -187,7 +206,22 @@ class Core:
             priority=node.priority,
             batch_size=node.batch_size,
             item_nbytes=sum(source.item_nbytes for source in node.sources) or 8,
+            concurrency=node.concurrency,
         )
+
+    def _limit(self, stage: Stage) -> None:
+        """A stage holds to the strictest limits of its members."""
+        books = [self.books[member] for member in stage.members]
+        limits = [
+            book.knobs.max_concurrency for book in books if book.knobs.max_concurrency and not book.is_final
+        ]
+        rates = [book.knobs.rate for book in books if book.knobs.rate and not book.is_final]
+        widths = [book.node.concurrency for book in books if book.node.concurrency]
+        stage.max_concurrency = min(limits, default=None)
+        stage.rate = min(rates, default=None)
+        stage.concurrency = min(widths, default=None)
+        if stage.rate is None:
+            stage.pacer = None
 
     def _close(self, event: ev.RecordingClosed) -> None:
         self.is_closed = True
@@ -211,21 +245,35 @@ class Core:
                         opener.open(stage)
                 case RootEnded(node, index, root):
                     self._root_ended(node, index, root)
+                case TooManyFailed(book):
+                    self.halter.halt(book)
+                case LanesOpen(stage, indices):
+                    self.halter.reopen(stage, indices)
 
     # -- batches ----------------------------------------------------------------------------------------
 
     def _report(self, report: Report) -> None:
-        flight = self.flights.pop(report.batch, None)
+        flight = self.flights.get(report.batch)
         if flight is None:
             return
-        stage = flight.stage
-        reached = min(report.reached, len(flight.indices))
-        done = flight.indices[:reached]
+        stage, is_first = flight.stage, flight.held is None
+        landed = _landed(flight, report)
+        if landed is None:
+            return
+        done, rest = landed
+        if report.held:
+            flight.held = report.held
+        else:
+            self.dispatcher.land(report.batch)
         self.run.commands.append(ev.CommitReport(report, done))
         for step in report.steps:
             self._apply(stage, step, done)
-        stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=reached)
-        self.dispatcher.hand_back(flight, flight.indices[reached:])
+        if is_first:
+            stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
+        if stage.rate is not None and len(done):
+            busy = sum(sum(step.durations) for step in report.steps)
+            stage.busy_seconds = updated_mean(stage.busy_seconds, elapsed=busy, items=len(done))
+        self.dispatcher.hand_back(flight, rest)
         if self.is_stopping:
             for node in flight.nodes:
                 self._cancel(self.books[node], done)
@@ -240,11 +288,16 @@ class Core:
         set_items(self.run, book, done, step.states, step.attempts)
         if self.is_stopping:
             return
+        if book.knobs.timeout_factor is not None:
+            self._learn_limit(book, step)
         for anomaly in step.anomalies:
             index = done[anomaly.position]
             if anomaly.code != book.states[index] or min(anomaly.attempt, 255) != book.attempts[index]:
                 continue  # The worker went on after it.
-            if anomaly.code == Code.AWAITING_RETRY:
+            if book.is_halted and anomaly.code not in FINAL_CODES:
+                end_items(self.run, book, (index,), Code.CANCELLED)
+                self.run.notices.append(LanesOpen(stage, (index,)))
+            elif anomaly.code == Code.AWAITING_RETRY:
                 heapq.heappush(self._retries, (self.run.now + anomaly.delay, stage.id, step.node, index))
             elif anomaly.code == Code.PAUSED:
                 stage.paused.append(index)
@@ -253,6 +306,25 @@ class Core:
             self.run.commands.append(
                 ev.GraftItem(node=step.node, index=done[graft.position], fragment=graft.fragment)
             )
+
+    def _learn_limit(self, book: NodeBook, step: StepReport) -> None:
+        """A timeout that is relative to the median follows from what the items took that completed."""
+        factor = book.knobs.timeout_factor
+        completed = [
+            seconds
+            for code, seconds in zip(step.states, step.durations, strict=True)
+            if code == Code.COMPLETED
+        ]
+        book.durations += completed[: SAMPLE_ITEMS // 2]
+        if len(book.durations) > SAMPLE_ITEMS:
+            del book.durations[::2]
+        if factor is None or len(book.durations) < LIMIT_AFTER_ITEMS:
+            return
+        median = sorted(book.durations)[len(book.durations) // 2]
+        is_first = book.limit_seconds is None
+        book.limit_seconds = max(SHORTEST_LIMIT_SECONDS, factor * median)
+        if is_first:
+            self.run.commands.append(ev.LimitItems(node=book.node.id, seconds=book.limit_seconds))
 
     def _lost(self, event: ev.BatchWasLost) -> None:
         crashed = self.dispatcher.lost(event)
@@ -314,7 +386,8 @@ class Core:
             self.opener.continue_lane(book.stage, index)
 
     def _set_timer(self) -> None:
-        due = self._retries[0][0] if self._retries else None
+        ends = [self.dispatcher.due, self._retries[0][0] if self._retries else None]
+        due = min((end for end in ends if end is not None), default=None)
         if due is not None and (self._timer is None or due < self._timer):
             self._timer = due
             self.run.commands.append(ev.SetTimer(due))
@@ -323,6 +396,17 @@ class Core:
 
     def _set_capacity(self, event: ev.CapacitySet) -> None:
         self.run.capacity = event.capacity
+
+    def _change_knobs(self, event: ev.KnobsChanged) -> None:
+        """What is under way ends as it was sent; what comes after it holds to the new knobs."""
+        book = self.books[event.node]
+        book.knobs = event.knobs
+        book.limit_seconds = None if event.knobs.timeout_factor is None else book.limit_seconds
+        if event.batch_size is not None:
+            book.stage.batch_size = event.batch_size or None
+        self._limit(book.stage)
+        check_tolerance(self.run, book)
+        self.dispatcher.enqueue(book.stage)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         stages = {book.stage.id: book.stage for book in self.books.values() if book.stage.paused}
@@ -343,7 +427,7 @@ class Core:
         kept: dict[int, set[int]] = {}
         for flight in self.flights.values():
             for node in flight.nodes:
-                kept.setdefault(node, set()).update(flight.indices)
+                kept.setdefault(node, set()).update(flight.out())
         for book in self.books.values():
             book.stage.is_open = True
             book.stage.clear()
@@ -380,6 +464,22 @@ class Core:
             Code.CANCELLED if run.is_stopping and cancelled else Code.FAILED if unhandled else Code.COMPLETED
         )
         run.commands.append(ev.FinishRun(code, unhandled))
+
+
+def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int]] | None:
+    """The indices that a report tells of, and those that it hands back; None if it was told before."""
+    indices = flight.indices
+    positions = report.positions
+    if flight.held is None and positions is None and not report.held:
+        reached = min(report.reached, len(indices))
+        return indices[:reached], indices[reached:]
+    told = range(min(report.reached, len(indices))) if positions is None else positions
+    out = range(len(indices)) if flight.held is None else flight.held
+    rest = set(out)
+    if not rest.issuperset(told) or not rest.issuperset(report.held):
+        return None
+    rest.difference_update(told, report.held)
+    return [indices[position] for position in told], [indices[position] for position in sorted(rest)]
 
 
 def _info_of(root: NodeBook) -> ValueInfo | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphflow.engine.books import OWN_FAILURES, NodeBook
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
@@ -25,11 +26,17 @@ from graphflow.orders import (
     StepOrder,
     Whole,
 )
+from graphflow.policies import all_successful
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 
 __all__ = ["Dispatcher"]
 
 _BAD = FAILED_CODES | {Code.CANCELLED}
+
+
+def _is_tolerated(book: NodeBook, index: int) -> bool:
+    """Whether an item failed, and its map tolerates that."""
+    return index < len(book.states) and book.states[index] in OWN_FAILURES and book.tolerates
 
 
 class Dispatcher:
@@ -57,7 +64,7 @@ class Dispatcher:
         self._history = history
         self._filler = filler
         self._failure = failure
-        self._gathered: dict[tuple[int, bool, bool], Gathered] = {}
+        self._gathered: dict[tuple[int, bool, bool, bool], Gathered] = {}
         self.buffers: dict[tuple[int, int], dict[int, Any]] = {}
         """Items taken from iterators and not ended yet, by (node, slot), then index."""
 
@@ -89,6 +96,8 @@ class Dispatcher:
                     slots=tuple(slots[slot] for slot in range(len(slots))),
                     tries=command.tries[number],
                     wants_info=book.wants_info,
+                    timeout_seconds=command.limits[number] if command.limits else None,
+                    tolerates=bool(command.tolerates) and command.tolerates[number],
                 )
             )
         return BatchOrder(
@@ -99,6 +108,8 @@ class Dispatcher:
             width=command.width,
             inputs=tuple(inputs),
             slice_seconds=command.slice_seconds,
+            concurrency=command.concurrency,
+            pace=command.pace,
         )
 
     def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:
@@ -134,10 +145,12 @@ class Dispatcher:
         return Column(parts, overrides)
 
     def _stand_in(self, node: Node, upstream: int, index: int | None) -> Any:
+        book = self._core.books[upstream]
+        if node.is_builtin and index is not None and _is_tolerated(book, index):
+            return SkippedInput()
         error = self._failure(upstream, index)
         if not node.is_builtin:
             return error
-        book = self._core.books[upstream]
         name = book.node.name
         return FailedInput(error, f"{name}[{index}]" if book.node.is_mapped and index is not None else name)
 
@@ -158,18 +171,27 @@ class Dispatcher:
     def _gather(self, node: Node, dep: Dep) -> Gathered | Given:
         upstream = self._core.books[dep.upstream]
         keeps_places = node.is_builtin and dep.allows_failure
-        cached = self._gathered.get((dep.upstream, node.is_builtin, keeps_places))
+        sees_failures = dep.allows_failure or node.trigger is not all_successful
+        key = (dep.upstream, node.is_builtin, keeps_places, sees_failures)
+        cached = self._gathered.get(key)
         if cached is not None:
             return cached
         if upstream.width is None:
             return Given(self._stand_in(node, dep.upstream, None))
-        gathered = self.gathered(dep.upstream, node, keeps_places=keeps_places)
+        gathered = self.gathered(dep.upstream, node, keeps_places=keeps_places, sees_failures=sees_failures)
         if upstream.is_final:
-            self._gathered[(dep.upstream, node.is_builtin, keeps_places)] = gathered
+            self._gathered[key] = gathered
         return gathered
 
-    def gathered(self, upstream_id: int, node: Node | None, *, keeps_places: bool = False) -> Gathered:
-        """All items of a mapped node, in index order; skipped ones drop out."""
+    def gathered(
+        self,
+        upstream_id: int,
+        node: Node | None,
+        *,
+        keeps_places: bool = False,
+        sees_failures: bool = False,
+    ) -> Gathered:
+        """All items of a mapped node, in index order; skipped ones and tolerated failures drop out."""
         upstream = self._core.books[upstream_id]
         width = upstream.width or 0
         states = upstream.states
@@ -178,7 +200,9 @@ class Dispatcher:
         if states.count(Code.COMPLETED, 0, width) + states.count(Code.CACHED, 0, width) < width:
             for i in range(width):
                 code = states[i]
-                if code in _BAD and node is not None:
+                if _is_tolerated(upstream, i) and not (keeps_places or sees_failures):
+                    dropped.append(i)
+                elif code in _BAD and node is not None:
                     overrides[i] = self._stand_in(node, upstream_id, i)
                 elif code == Code.SKIPPED:
                     if keeps_places:
@@ -186,7 +210,7 @@ class Dispatcher:
                     else:
                         dropped.append(i)
         return Gathered(
-            id=f"{self._run_id}/{upstream_id}/{len(overrides)}",
+            id=f"{self._run_id}/{upstream_id}/{len(overrides)}/{len(dropped)}",
             parts=tuple(self._history.node(upstream_id).parts(range(width), self._filler)),
             dropped=tuple(dropped),
             overrides=overrides,

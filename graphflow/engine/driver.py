@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from graphflow.engine.sources import Pulled, SourceReader, pull_here
 from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
 from graphflow.graph import Node
 from graphflow.history.memory import MemoryHistory, Place
+from graphflow.knobs import checked_knobs
 from graphflow.orders import Ref
 from graphflow.ports import (
     Backend,
@@ -124,6 +125,20 @@ class Driver:
     def hand_over(self, node: int, index: int | None) -> None:
         """The failure of a node, or of one of its items, was given to the user."""
         self.tell(ev.FailureHandled(node, index))
+
+    def change_knobs(self, node: int, change: Mapping[str, Any], batch_size: int | None) -> None:
+        """Change the knobs of a map; takes effect with the next batches.
+
+        Raises
+        ------
+        TaskOptionError
+            If knobs contradict those that are set already.
+        """
+        book = self.core.books.get(node)
+        if book is None:
+            return
+        knobs = checked_knobs(book.node.name, change, before=book.knobs)
+        self.tell(ev.KnobsChanged(node=node, knobs=knobs, batch_size=batch_size))
 
     def call(self, action: Callable[[], None]) -> None:
         """Run something on the driver's thread."""
@@ -337,6 +352,10 @@ class Driver:
             self._timer = command.at
         elif isinstance(command, ev.PullSource):
             self._pull(command)
+        elif isinstance(command, ev.CloseSource):
+            self._close_source(command.node, command.slot)
+        elif isinstance(command, ev.LimitItems):
+            self.backend.limit(self.run_id, command.node, command.seconds)
         elif isinstance(command, ev.StopBatches):
             self.backend.stop(self.run_id, hard=command.hard)
         else:
@@ -417,6 +436,11 @@ class Driver:
             self.call(lambda: deliver(pulled))
 
         threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
+
+    def _close_source(self, node: int, slot: int) -> None:
+        reader = self._readers.pop((node, slot), None)
+        if reader is not None:
+            reader.close()
 
     # -- asked by views ---------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphflow.graph import Node
+from graphflow.knobs import MapKnobs
+from graphflow.orders import Pace
 from graphflow.ports import Capacity
 from graphflow.reports import Report
 
@@ -15,6 +17,7 @@ __all__ = [
     "BatchReported",
     "BatchWasLost",
     "CapacitySet",
+    "CloseSource",
     "Command",
     "CommitReport",
     "Event",
@@ -23,6 +26,8 @@ __all__ = [
     "GraftItem",
     "Grafted",
     "ItemsEnded",
+    "KnobsChanged",
+    "LimitItems",
     "NodeChanged",
     "NodeFailed",
     "NodesRecorded",
@@ -115,6 +120,15 @@ class ResumeRequested:
     """Items that a `Pause` signal parked run again."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobsChanged:
+    """The user changed the knobs of a map. `batch_size` None leaves it as it is, 0 lets the engine choose."""
+
+    node: int
+    knobs: MapKnobs
+    batch_size: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FailureHandled:
     """The failure of a node (or of one of its items) was handed to something that the user wrote."""
@@ -135,6 +149,7 @@ Event = (
     | StopRequested
     | ResumeRequested
     | FailureHandled
+    | KnobsChanged
 )
 
 
@@ -152,6 +167,11 @@ class SubmitBatch:
     tries: tuple[bytes | None, ...]
     slice_seconds: float | None
     priority: int = 0
+    concurrency: int | None = None
+    pace: Pace | None = None
+    limits: tuple[float | None, ...] = ()
+    """Per node: the timeout in seconds that follows from the median."""
+    tolerates: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +226,22 @@ class Alias:
     root: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitItems:
+    """Items of a node that run now and have no timeout yet get this one, in seconds."""
+
+    node: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSource:
+    """Nothing more is taken from an iterator."""
+
+    node: int
+    slot: int
+
+
 @dataclass(frozen=True, slots=True)
 class SetTimer:
     """Tell me `TimerDue` at this time; replaces an earlier timer."""
@@ -245,6 +281,8 @@ Command = (
     | NodeFailed
     | GraftItem
     | Alias
+    | LimitItems
+    | CloseSource
     | SetTimer
     | PullSource
     | StopBatches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from graphflow.engine.books import NodeBook, first_failed
+from graphflow.engine.books import OWN_FAILURES, NodeBook, first_failed
 from graphflow.graph import Dep, DepKind
 from graphflow.policies import all_successful
 from graphflow.states import FAILED_CODES, Code
@@ -48,7 +48,9 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
     for node, item in _causes(books, book, index):
         upstream = books[node]
         if item is not None and item < len(upstream.states):
-            if upstream.states[item] in _BAD:
+            if upstream.states[item] in _BAD and not (
+                upstream.tolerates and upstream.states[item] in OWN_FAILURES
+            ):
                 return node, item
         elif upstream.failed_whole or upstream.final in _BAD:
             return node, None if upstream.failed_whole else first_failed(upstream)

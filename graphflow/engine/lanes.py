@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 
-from graphflow.engine.books import NodeBook, Stage
+from graphflow.engine.books import OWN_FAILURES, NodeBook, Stage
 from graphflow.graph import Dep, DepKind
 from graphflow.policies import Trigger, all_successful
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code, Counts
@@ -31,10 +31,9 @@ _ENDED = {Verdict.FAIL: Code.UPSTREAM_FAILED, Verdict.SKIP: Code.SKIPPED, Verdic
 def _counts(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> Counts:
     """How the upstream of one dependency ended: one count, or one per gathered item."""
     upstream = books[dep.upstream]
-    if dep.kind is DepKind.ITEMS and index is not None:
-        return Counts({Code(upstream.states[index]).state_name: 1})
-    if dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states):
-        return Counts({Code(upstream.states[dep.index]).state_name: 1})
+    item = index if dep.kind is DepKind.ITEMS else dep.index if dep.kind is DepKind.PICK else None
+    if item is not None and item < len(upstream.states):
+        return Counts({Code(upstream.states[item]).state_name: 1})
     if (
         dep.kind in (DepKind.GATHER, DepKind.ORDER, DepKind.ITEMS)
         and upstream.node.is_mapped
@@ -48,11 +47,28 @@ def _has_failed(counts: Counts) -> bool:
     return counts.failed > 0 or counts["Cancelled"] > 0
 
 
-def _judge(trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]]) -> Verdict:
+def _without_tolerated(dep: Dep, counts: Counts, books: Mapping[int, NodeBook]) -> Counts:
+    """The counts with failures that their map tolerates as skips: they have no value, and fail nothing."""
+    if dep.allows_failure or not books[dep.upstream].tolerates:
+        return counts
+    names = {code.state_name for code in OWN_FAILURES}
+    tolerated = sum(counts[name] for name in names)
+    if not tolerated:
+        return counts
+    kept = Counts({name: number for name, number in counts.items() if name not in names})
+    kept["Skipped"] += tolerated
+    return kept
+
+
+def _judge(
+    trigger: Trigger, parts: Iterable[tuple[Dep, Counts, bool]], books: Mapping[int, NodeBook]
+) -> Verdict:
     total = Counts()
     skips = False
-    for dep, counts, whole_failed in parts:
+    for dep, found, whole_failed in parts:
+        counts = found
         if trigger is all_successful:
+            counts = _without_tolerated(dep, found, books)
             if (_has_failed(counts) or whole_failed) and not dep.allows_failure:
                 return Verdict.FAIL
             # A scalar that was skipped has no value to hand on; of a gather, only the skipped items drop out.
@@ -96,10 +112,12 @@ def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:
     parts = [_part(dep, books) for dep in node.deps if dep.kind is not DepKind.ITEMS]
     if Code.SKIPPED in over:
         # Failure beats skip.
-        return Verdict.FAIL if is_plain and _judge(node.trigger, parts) is Verdict.FAIL else Verdict.SKIP
+        return (
+            Verdict.FAIL if is_plain and _judge(node.trigger, parts, books) is Verdict.FAIL else Verdict.SKIP
+        )
     if not is_plain and any(dep.kind is DepKind.ITEMS for dep in node.deps):
         return Verdict.RUN
-    return _judge(node.trigger, parts)
+    return _judge(node.trigger, parts, books)
 
 
 def lane_plan(
@@ -161,7 +179,7 @@ def _judge_item(
             parts.append(_part(dep, books, index))
     if book.node.trigger is not all_successful:
         parts += [_part(dep, books) for dep in book.node.deps if dep.kind is not DepKind.ITEMS]
-    verdict = _judge(book.node.trigger, parts)
+    verdict = _judge(book.node.trigger, parts, books)
     if verdict is Verdict.SKIP and len(parts) < len(in_lane):
         return Verdict.WAIT  # What is about to run may fail, and failure beats skip.
     return verdict

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphflow.engine import events as ev
-from graphflow.engine.books import SUCCESS_BYTES, NodeBook, Stage
+from graphflow.engine.books import OWN_FAILURES, SUCCESS_BYTES, NodeBook, Stage
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
 from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_whole, set_width
 from graphflow.engine.queues import Dispatcher
-from graphflow.engine.state import RunState
+from graphflow.engine.state import LanesOpen, RunState
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
@@ -271,6 +271,9 @@ class Opener:
         limit = max(indices) + 1 if not isinstance(indices, range) else indices.stop
         for member in stage.members:
             run.books[member].grow(limit)
+        if stage.is_halted:
+            run.notices.append(LanesOpen(stage, indices))
+            return
         leader = run.leader_of(stage).node
         is_plain = not stage.upstreams or leader.trigger is all_successful
         if is_plain and all(_all_succeeded(run.books[upstream], indices) for upstream in stage.upstreams):
@@ -289,8 +292,9 @@ class Opener:
         """Items whose only upstream item ended one way or another: run, skip or fail all members alike."""
         states = upstream.states
         self._dispatcher.queue_items(stage, [i for i in indices if states[i] in SUCCESS_BYTES])
-        skipped = [i for i in indices if states[i] == Code.SKIPPED]
-        failed = [i for i in indices if states[i] not in SUCCESS_BYTES and states[i] != Code.SKIPPED]
+        skips = {Code.SKIPPED, *(OWN_FAILURES if upstream.tolerates else ())}
+        skipped = [i for i in indices if states[i] in skips]
+        failed = [i for i in indices if states[i] not in SUCCESS_BYTES and states[i] not in skips]
         for member in stage.members:
             end_items(self._run, self._run.books[member], skipped, Code.SKIPPED)
             end_items(self._run, self._run.books[member], failed, Code.UPSTREAM_FAILED)

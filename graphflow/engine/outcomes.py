@@ -11,12 +11,21 @@ from graphflow.engine.state import (
     ItemsEndedUpstream,
     RootEnded,
     RunState,
+    TooManyFailed,
     UpstreamGone,
     WidthKnown,
 )
 from graphflow.states import FINAL_CODES, Code
 
-__all__ = ["announce", "end_if_complete", "end_items", "end_whole", "set_items", "set_width"]
+__all__ = [
+    "announce",
+    "check_tolerance",
+    "end_if_complete",
+    "end_items",
+    "end_whole",
+    "set_items",
+    "set_width",
+]
 
 
 def announce(run: RunState, book: NodeBook, code: Code) -> None:
@@ -61,6 +70,7 @@ def set_items(
     if not len(ended):
         return
     book.ended += len(ended)
+    check_tolerance(run, book)
     run.notices.extend(ItemsEndedUpstream(stage, book, ended) for stage in book.streams if stage.is_open)
     if book.watchers:
         for i in ended:
@@ -88,10 +98,18 @@ def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> N
         _finalize(run, book, code)
 
 
+def check_tolerance(run: RunState, book: NodeBook) -> None:
+    """Tell if more items failed than is allowed."""
+    if not book.is_halted and not book.is_final and book.has_exceeded():
+        book.is_halted = book.stage.is_halted = True
+        run.notices.append(TooManyFailed(book))
+
+
 def set_width(run: RunState, book: NodeBook, width: int) -> None:
     """The width of a mapped node is known."""
     book.width = width
     book.grow(width)
+    check_tolerance(run, book)
     run.notices.extend(WidthKnown(stage, book) for stage in book.streams if stage.is_open)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 
 from graphflow.engine import events as ev
-from graphflow.engine.batching import next_slice
+from graphflow.engine.batching import SLICE_SECONDS, next_slice
 from graphflow.engine.books import Flight, NodeBook, Stage
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
 from graphflow.engine.outcomes import announce, end_items
-from graphflow.engine.state import RunState
+from graphflow.engine.pacing import Pacer
+from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
+from graphflow.orders import Pace
 from graphflow.policies import all_successful
 from graphflow.states import Code
 
@@ -39,6 +42,8 @@ class Dispatcher:
         self._batches = 0
         self._turn = 0
         self._queue: list[tuple[int, int, int, Stage]] = []
+        self.due: float | None = None
+        """When work that waits for its rate may be sent."""
 
     @property
     def is_starved(self) -> bool:
@@ -86,35 +91,90 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Send what fits."""
         run = self._run
+        self.due = None
         target = run.capacity.slots * (1 + run.capacity.queue)
+        held_back = []
         while self._queue and len(run.flights) < target and not run.is_stopping:
-            stage = heapq.heappop(self._queue)[-1]
-            stage.is_queued = False
-            if stage.ready:
-                self._submit_next(stage)
-                self.enqueue(stage)
+            entry = heapq.heappop(self._queue)
+            stage = entry[-1]
+            if stage.ready and not self._may_send(stage):
+                held_back.append(entry)
+            else:
+                stage.is_queued = False
+                if stage.ready:
+                    self._submit_next(stage)
+                    self.enqueue(stage)
             self._pull(stage)
+        for entry in held_back:
+            heapq.heappush(self._queue, entry)
+
+    def _may_send(self, stage: Stage) -> bool:
+        """Whether the limits of a stage leave room for another batch now."""
+        if stage.max_concurrency is not None and stage.running >= stage.max_concurrency:
+            return False
+        if stage.rate is None:
+            return True
+        capacity = self._run.capacity
+        pacer = stage.pacer = self._pacer(stage, stage.rate)
+        if stage.flying >= pacer.lanes * (1 + capacity.queue):
+            return False
+        due = pacer.due()
+        if due <= self._run.now:
+            return True
+        self.due = due if self.due is None else min(self.due, due)
+        return False
+
+    def _pacer(self, stage: Stage, rate: float) -> Pacer:
+        """The stage's pacer, with as many lanes as its items need at this rate."""
+        now, slots = self._run.now, max(1, self._run.capacity.slots)
+        lanes = slots
+        if stage.busy_seconds is not None:
+            at_once = rate * stage.busy_seconds / (stage.concurrency or 1)
+            lanes = max(1, min(slots, math.ceil(at_once * 1.2) + 1))
+        if stage.pacer is None:
+            return Pacer(rate=rate, lanes=lanes, now=now)
+        return stage.pacer.changed(rate=rate, lanes=lanes, now=now)
+
+    def _share(self, stage: Stage) -> int:
+        """How many items of a stage its next batch may run at the same time."""
+        if stage.concurrency is None:
+            return 1
+        if stage.max_concurrency is None:
+            return stage.concurrency
+        share = math.ceil(stage.max_concurrency / max(1, self._run.capacity.slots))
+        return min(stage.concurrency, share, stage.max_concurrency - stage.running)
 
     def _submit_next(self, stage: Stage) -> None:
-        if stage.alone:
-            nodes, indices = stage.take_alone()
-            self._submit(stage, nodes, indices, None, is_fresh=False)
-            return
+        run = self._run
+        slots = run.capacity.slots
+        if stage.max_concurrency is not None:
+            slots = min(slots, stage.max_concurrency)
         size = next_slice(
             remaining=stage.ready,
             mean_seconds=stage.mean_seconds,
-            slots=self._run.capacity.slots,
+            slots=slots,
             batch_size=stage.batch_size,
             item_nbytes=stage.item_nbytes,
-            batch_seconds=self._run.capacity.batch_seconds,
+            batch_seconds=run.capacity.batch_seconds,
+            concurrency=stage.concurrency or 1,
         )
-        if stage.again:
-            nodes, indices = stage.take_again(size.count)
-            self._submit(stage, nodes, indices, size.seconds, is_fresh=False)
+        count, seconds = size.count, size.seconds
+        pace: Pace | None = None
+        if stage.rate is not None and stage.pacer is not None:
+            places = stage.pacer.reserve(now=run.now, count=stage.batch_size or stage.ready)
+            pace = Pace(delay=places.delay, interval=places.interval)
+            count = places.count
+            if stage.batch_size is None:
+                seconds = places.delay + places.count * places.interval + SLICE_SECONDS
+        if stage.alone:
+            nodes, indices = stage.take_alone()
+            self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace)
+        elif stage.again:
+            nodes, indices = stage.take_again(count)
+            self._submit(stage, nodes, indices, seconds, is_fresh=False, pace=pace)
         else:
-            self._submit(
-                stage, tuple(stage.members), stage.take_fresh(size.count), size.seconds, is_fresh=True
-            )
+            fresh = stage.take_fresh(count)
+            self._submit(stage, tuple(stage.members), fresh, seconds, is_fresh=True, pace=pace)
 
     def _submit(
         self,
@@ -124,10 +184,14 @@ class Dispatcher:
         seconds: float | None,
         *,
         is_fresh: bool,
+        pace: Pace | None,
     ) -> None:
         run = self._run
         self._batches += 1
-        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh)
+        running = self._share(stage)
+        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh, running)
+        stage.flying += 1
+        stage.running += running
         tries: list[bytes | None] = []
         for node in nodes:
             book = run.books[node]
@@ -145,8 +209,32 @@ class Dispatcher:
                 tries=tuple(tries),
                 slice_seconds=seconds,
                 priority=stage.priority,
+                concurrency=None if stage.concurrency is None else running,
+                pace=pace,
+                limits=tuple(run.books[node].limit_seconds for node in nodes),
+                tolerates=tuple(run.books[node].tolerates for node in nodes),
             )
         )
+
+    def empty(self, stage: Stage) -> list[Sequence[int]]:
+        """Take all ready work of a stage out of its queues; gives its indices, as if they had never been queued."""
+        waiting: list[Sequence[int]] = [range(lo, hi) for lo, hi in stage.fresh]
+        for nodes, queue in stage.again.items():
+            self._unmark(nodes, [*queue])
+            waiting.append([*queue])
+        for nodes, indices in stage.alone:
+            self._unmark(nodes, indices)
+            waiting.append(indices)
+        parked = list(stage.paused)
+        stage.clear()
+        stage.paused = parked
+        return waiting
+
+    def land(self, batch: int) -> None:
+        """A batch is not under way any more."""
+        flight = self._run.flights.pop(batch)
+        flight.stage.flying -= 1
+        flight.stage.running -= flight.running
 
     def _begin(self, book: NodeBook, indices: Sequence[int]) -> bytes:
         """Single items begin; returns the attempts that each has used."""
@@ -170,6 +258,9 @@ class Dispatcher:
         if run.is_stopping:
             for node in flight.nodes:
                 end_items(run, run.books[node], rest, Code.CANCELLED)
+        elif stage.is_halted:
+            self._unmark(flight.nodes, rest)
+            run.notices.append(LanesOpen(stage, rest))
         elif flight.is_fresh:
             for lo, hi in reversed([*_runs(rest)]):
                 stage.return_fresh(lo, hi)
@@ -182,14 +273,18 @@ class Dispatcher:
 
     def lost(self, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
         """A batch will not come back. Returns the item that was crashed for it, if any: (stage, index)."""
-        flight = self._run.flights.pop(event.batch, None)
+        flight = self._run.flights.get(event.batch)
         if flight is None:
             return None
-        indices, is_single = flight.indices, len(flight.indices) == 1 and len(flight.nodes) == 1
+        self.land(event.batch)
+        indices = flight.out()
+        is_single = len(indices) == 1 and len(flight.nodes) == 1
         executing = event.executing if event.executing in indices else None
         if executing is None and is_single and event.had_started is not False:
             executing = indices[0]
-        if self._run.is_stopping or (executing is None and event.had_started is False):
+        if self._run.is_stopping or (
+            executing is None and (event.had_started is False or flight.stage.is_halted)
+        ):
             self.hand_back(flight, indices)
         elif executing is not None:
             self.hand_back(flight, [index for index in indices if index != executing])
@@ -221,7 +316,10 @@ class Dispatcher:
             if stage.crashes[book.node.id, index] >= MAX_CRASHES:
                 end_items(run, book, (index,), Code.CRASHED)
                 return stage, index
-        self.queue_item(stage, flight.nodes, index)
+        if stage.is_halted:
+            run.notices.append(LanesOpen(stage, (index,)))
+        else:
+            self.queue_item(stage, flight.nodes, index)
         return None
 
     # -- iterators --------------------------------------------------------------------------------------

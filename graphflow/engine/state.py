@@ -16,9 +16,11 @@ from graphflow.ports import Capacity
 __all__ = [
     "DependencyEnded",
     "ItemsEndedUpstream",
+    "LanesOpen",
     "Notice",
     "RootEnded",
     "RunState",
+    "TooManyFailed",
     "UpstreamGone",
     "WidthKnown",
 ]
@@ -56,6 +58,21 @@ class DependencyEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class TooManyFailed:
+    """More items of a map failed than its knobs allow."""
+
+    book: NodeBook
+
+
+@dataclass(frozen=True, slots=True)
+class LanesOpen:
+    """Items of a stage that are not under way are to be decided one by one."""
+
+    stage: Stage
+    indices: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class RootEnded:
     """The root of the fragment that stands in for an item is final."""
 
@@ -64,7 +81,9 @@ class RootEnded:
     root: NodeBook
 
 
-Notice = ItemsEndedUpstream | WidthKnown | UpstreamGone | DependencyEnded | RootEnded
+Notice = (
+    ItemsEndedUpstream | WidthKnown | UpstreamGone | DependencyEnded | RootEnded | TooManyFailed | LanesOpen
+)
 
 
 @dataclass(slots=True)

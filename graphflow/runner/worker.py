@@ -23,7 +23,7 @@ from graphflow.runner.columns import MAX_INLINE, decode, encode, read_file, writ
 from graphflow.runner.journal import Journal
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report
 
-__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_stopped"]
+__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_limit", "set_stopped"]
 
 EXIT_STUCK = 77
 """The exit code of a worker that ended itself because an item did not yield after its timeout."""
@@ -37,6 +37,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.stopped: set[str] = set()
+        self.limits: dict[tuple[str, int], float] = {}
         self.programs: OrderedDict[str, Program] = OrderedDict()
         self.columns: OrderedDict[str, tuple[list[Any], int]] = OrderedDict()
         self.lock = threading.Lock()
@@ -58,6 +59,11 @@ _PROCESS = _Process()
 def set_stopped(run_id: str) -> None:
     """Batches of this run stop between items from now on."""
     _PROCESS.stopped.add(run_id)
+
+
+def set_limit(run_id: str, node: int, seconds: float) -> None:
+    """Items of this task that execute now and have no timeout yet get this one."""
+    _PROCESS.limits[run_id, node] = seconds
 
 
 class Stored:

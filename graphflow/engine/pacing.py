@@ -1,0 +1,76 @@
+"""A rate over all workers, as starting slots that no two batches share.
+
+The slots of a rate are dealt out over lanes, one lane per batch that runs beside others: lane k of n gets every
+n-th slot. A batch reserves the next slots of one lane, and its items begin at them or later. So the rate holds
+whatever workers do, and slow items use as many lanes as they need.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Pacer", "Reservation"]
+
+WINDOW_SECONDS = 0.25
+"""A batch reserves slots for about this long."""
+EARLY_SECONDS = 0.01
+"""Where slots are further apart than a window, a batch is sent this long before its only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Slots of one lane: `count` of them, `interval` seconds apart, the first in `delay` seconds."""
+
+    count: int
+    delay: float
+    interval: float
+
+
+class Pacer:
+    """Deals out the starting slots of a rate.
+
+    Parameters
+    ----------
+    rate
+        Slots per second.
+    lanes
+        How many batches may run side by side.
+    now
+        The first slot opens then.
+    """
+
+    def __init__(self, *, rate: float, lanes: int, now: float) -> None:
+        self.rate = rate
+        self._next = [now + lane / rate for lane in range(lanes)]
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes the slots are dealt out over."""
+        return len(self._next)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two slots of a lane."""
+        return len(self._next) / self.rate
+
+    def due(self) -> float:
+        """When the next batch may be sent."""
+        ahead = WINDOW_SECONDS if self.interval <= WINDOW_SECONDS else EARLY_SECONDS
+        return min(self._next) - ahead
+
+    def reserve(self, *, now: float, count: int) -> Reservation:
+        """Take up to `count` slots, of the lane whose next slot is first. Slots in the past are lost."""
+        lane = min(range(len(self._next)), key=self._next.__getitem__)
+        interval, first = self.interval, self._next[lane]
+        if first < now:
+            first += math.ceil((now - first) / interval - 1e-9) * interval
+        count = max(1, min(count, int(WINDOW_SECONDS / interval)))
+        self._next[lane] = first + count * interval
+        return Reservation(count, max(0.0, first - now), interval)
+
+    def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:
+        """Another rate or number of lanes, from the end of what is reserved on."""
+        if (rate, lanes) == (self.rate, self.lanes):
+            return self
+        return Pacer(rate=rate, lanes=lanes, now=max(now, min(self._next)))
