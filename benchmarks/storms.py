@@ -21,6 +21,8 @@ from typing import Any
 
 from _measure import Line, print_line
 
+from graphflow import task_context
+
 SLOTS = 2
 BACKENDS = ("inline", "threads", "processes")
 
@@ -42,8 +44,6 @@ def fail_apart(x: int) -> int:
 
 def fail_once(x: int) -> int:
     """Fails at its first attempt."""
-    from graphflow import task_context
-
     if task_context().attempt == 1:
         raise ValueError(f"bad item {x}")
     return x
@@ -51,8 +51,6 @@ def fail_once(x: int) -> int:
 
 def fail_once_in_a_hundred(x: int) -> int:
     """1 % of the items fail at their first attempt."""
-    from graphflow import task_context
-
     if x % 100 == 0 and task_context().attempt == 1:
         raise ValueError(f"bad item {x}")
     return x

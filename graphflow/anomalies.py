@@ -2,8 +2,8 @@
 
 Nothing here is an object per item. An item that failed at its last attempt is one entry of `Faults`, since the
 step's own columns tell the rest; other attempts (retried, parked) are rows of an `AnomalyTable`. An error is
-named by a number in its batch: 0 or more is one of the full records, `NO_ERROR` none, and less a *variant*, an
-error that differs from a full record by its text alone.
+named by a number in its batch: k > 0 is the full record k - 1, -k the *variant* k - 1, which is an error that differs
+from a full record by its text alone, and 0 is none.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import operator
 import pickle
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, SupportsIndex, overload
 
 from graphflow.states import Code
@@ -33,10 +34,13 @@ __all__ = [
     "waiting",
 ]
 
-NO_ERROR = -1
+NO_ERROR = 0
 CHUNK = 1_024
 """Texts of variants that are packed together."""
 MAX_ATTEMPT = 65_535
+_ENDS = (Code.FAILED, Code.TIMED_OUT, Code.SKIPPED, Code.UPSTREAM_FAILED)
+"""The states that an error may lead to."""
+_ENDS_TABLE = bytes(code in _ENDS for code in range(256))
 
 
 Parts = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -72,8 +76,8 @@ class ErrorRecord:
 class Variants:
     """Errors that differ from a full record by their text alone.
 
-    `records` holds, per variant, the number of the record that it is like; `chunks` hold `CHUNK` texts each, with
-    the parts of those that are more than their text.
+    They come in chunks of up to `CHUNK`; `records` holds, per chunk, the place of the record that its errors are
+    like. A chunk packs the texts, and the parts of errors that are more than their text.
     """
 
     records: array[int]
@@ -121,23 +125,27 @@ class Faults:
     inputs: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, positions: array[int], errors: array[int], inputs: Mapping[int, str] | None = None) -> Faults:
-        """Faults as they were booked, in any order; packed as far as that is cheap."""
-        if not positions:
+    def of(cls, states: bytes, marks: array[int], inputs: Mapping[int, str] | None = None) -> Faults:
+        """Pack what a step booked: `marks` holds the number of the error per position."""
+        if not any(map(states.count, _ENDS)):
             return cls()
-        in_order: Sequence[int] = positions
-        ordered = sorted(positions)
-        if ordered != positions.tolist():
-            by_position = dict(zip(positions, errors, strict=True))
-            positions, errors = array("I", ordered), array("i", map(by_position.__getitem__, ordered))
-        if positions[-1] - positions[0] == len(positions) - 1:
-            in_order = range(positions[0], positions[-1] + 1)
-        else:
-            in_order = array("I", positions)
-        packed: Sequence[int] | int = array("i", errors)
-        if errors.count(errors[0]) == len(errors):
-            packed = errors[0]
-        return cls(positions=in_order, errors=packed, inputs=inputs or {})
+        positions = array("I", compress(range(len(states)), states.translate(_ENDS_TABLE)))
+        numbers = marks[: len(states)]
+        if len(positions) < len(states):
+            numbers = array("i", map(numbers.__getitem__, positions))
+        if 0 in numbers:
+            # An item that ended because of another has no error of its own.
+            positions = array("I", compress(positions, numbers))
+            numbers = array("i", filter(None, numbers))
+        if not numbers:
+            return cls()
+        is_range = positions[-1] - positions[0] == len(positions) - 1
+        is_one = numbers.tobytes() == numbers[:1].tobytes() * len(numbers)
+        return cls(
+            positions=range(positions[0], positions[-1] + 1) if is_range else positions,
+            errors=numbers[0] if is_one else numbers,
+            inputs=inputs or {},
+        )
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -159,17 +167,16 @@ class Faults:
         """The numbers of the errors, one per position."""
         return [self.errors] * len(self.positions) if isinstance(self.errors, int) else self.errors
 
-    def taken(self, places: Mapping[int, int]) -> Faults:
-        """Those at some positions, renumbered: `places` maps old positions to new ones."""
+    def only(self, states: bytes, codes: Collection[int]) -> Faults:
+        """Those of items in some states."""
         kept = [
-            (places[position], number)
+            (position, number)
             for position, number in zip(self.positions, self.numbers(), strict=True)
-            if position in places
+            if states[position] in codes
         ]
-        return Faults.of(
-            array("I", [place for place, _ in kept]),
-            array("i", [number for _, number in kept]),
-            {places[position]: text for position, text in self.inputs.items() if position in places},
+        return Faults(
+            positions=array("I", [position for position, _ in kept]),
+            errors=array("i", [number for _, number in kept]),
         )
 
     def without_inputs(self) -> Faults:

@@ -11,7 +11,7 @@ from typing import Any, overload
 from graphflow.anomalies import CHUNK, NO_ERROR, ErrorRecord, Faults, Parts, Variants, retold
 from graphflow.errors import GraphflowError, RemoteError
 from graphflow.reports import Report
-from graphflow.states import FAILED_CODES, Code
+from graphflow.states import Code
 
 __all__ = [
     "BatchErrors",
@@ -47,12 +47,12 @@ class BatchErrors:
 
     def record(self, number: int) -> ErrorRecord | None:
         """The error of a number, None for none."""
-        if number >= 0:
-            return self.records[number]
+        if number > 0:
+            return self.records[number - 1]
         if number == NO_ERROR or self.variants is None:
             return None
-        variant = NO_ERROR - 1 - number
-        like = self.records[self.variants.records[variant]]
+        variant = -number - 1
+        like = self.records[self.variants.records[variant // CHUNK]]
         if not self.variants.chunks:
             return replace(like, message=_NOT_KEPT, exception=None, pickled=None, like=like)
         texts, parts = self._book.chunk(self.variants, variant // CHUNK)
@@ -71,9 +71,9 @@ class BatchErrors:
         known: dict[int, tuple[str, str, str]] = {}
         heads = [(each.type_name, each.place) for each in self.records]
         for number in numbers:
-            if number < NO_ERROR and self.variants is not None and self.variants.chunks:
-                variant = NO_ERROR - 1 - number
-                kind, place = heads[self.variants.records[variant]]
+            if number < 0 and self.variants is not None and self.variants.chunks:
+                variant = -number - 1
+                kind, place = heads[self.variants.records[variant // CHUNK]]
                 yield kind, self._book.chunk(self.variants, variant // CHUNK)[0][variant % CHUNK], place
                 continue
             key = known.get(number)
@@ -329,13 +329,7 @@ class ErrorTally:
     def add(self, indices: Sequence[int], faults: Faults, states: bytes, errors: BatchErrors) -> None:
         """Count the items that ended in an error of their own."""
         if states.count(Code.SKIPPED) or states.count(Code.UPSTREAM_FAILED):
-            faults = faults.taken(
-                {
-                    position: position
-                    for position in faults.positions
-                    if states[position] in FAILED_CODES and states[position] != Code.UPSTREAM_FAILED
-                }
-            )
+            faults = faults.only(states, (Code.FAILED, Code.TIMED_OUT))
         if not len(faults):
             return
         positions = faults.positions

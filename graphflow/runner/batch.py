@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import types
+from array import array
 from contextvars import Token
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 MAX_SUMMARIES = 100
 STOP_CHECK_SECONDS = 0.005
 _SUCCESS = int(Code.COMPLETED)
+_RETRYING = int(Code.RETRYING)
 
 
 class Batch:
@@ -116,7 +118,7 @@ class Batch:
         """The short way for steps with nothing around their calls: all that happens per item is here."""
         steps, indices, note, number = self.steps, self.order.indices, self.host.note, self.order.id
         odd_types, clock, started = self._odd_types, time.perf_counter, self.started
-        is_chain = len(steps) > 1
+        is_chain, add_error = len(steps) > 1, self.errors.add
         check_at = min(deadline, started + STOP_CHECK_SECONDS)
         start = started
         position = 0
@@ -145,12 +147,25 @@ class Batch:
                     step.starts[position] = start - started
                     step.durations[position] = end - start
                 except BaseException as error:
-                    self.failed(step, position, error, start)
-                    self._renew(step)
-                    if step.states[position] == Code.RETRYING:
+                    end = clock()
+                    code = step.sure_ends.get(type(error))
+                    if code:
+                        # The short way, for a storm of failures.
+                        step.states[position] = code
+                        step.attempts[position] = 1
+                        step.starts[position] = start - started
+                        step.durations[position] = end - start
+                        step.faults[position] = add_error(error)
+                        if self._summaries < MAX_SUMMARIES:
+                            step.fault_inputs[position] = self._summary(step, position)
+                    else:
+                        self.failed(step, position, error, start)
+                    if step.recorder.nodes:
+                        self._renew(step)
+                    if step.states[position] == _RETRYING:
                         self._run_step(step, position, None)
                         context.attempt = 1
-                    end = clock()
+                        end = clock()
                     if error.__context__ is not None or not isinstance(error, Exception):
                         # It may have been Ctrl-C: look now whether to go on.
                         check_at = 0.0
@@ -312,17 +327,16 @@ class Batch:
 
     def failed(self, step: Step, position: int, error: BaseException, start: float) -> None:
         """Book an attempt that raised; the state is `RETRYING` if another follows at once."""
-        kind = type(error)
-        code = step.sure_ends.get(kind)
-        if code is None:
-            code = step.sure_ends[kind] = sure_end(kind, step.options)
         attempt = step.attempts[position] + 1
-        if code and attempt <= 255:
+        code = step.sure_ends.get(type(error))
+        if code and attempt < 256:
             step.attempts[position] = attempt
             self._book_end(step, position, error, code, start)
             return
         if isinstance(error, Abandoned):
             raise error
+        if code is None:
+            step.sure_ends[type(error)] = sure_end(type(error), step.options)
         step.attempts[position] = min(255, attempt)
         decision = decide(
             error,
@@ -371,9 +385,8 @@ class Batch:
         step.durations[position] = time.perf_counter() - start
         step.starts[position] = start - self.started
         step.states[position] = code
-        step.fault_positions.append(position)
-        step.fault_errors.append(self.errors.add(error))
-        if self._summaries < MAX_SUMMARIES and code != Code.SKIPPED:
+        step.faults[position] = self.errors.add(error)
+        if self._summaries < MAX_SUMMARIES:
             step.fault_inputs[position] = self._summary(step, position)
 
     def _summary(self, step: Step, position: int) -> str:
@@ -396,8 +409,7 @@ class Batch:
                 continue
             step.attempts[:] = bytes(min(255, tried + 1) for tried in step.attempts)
             step.states[:] = bytes([Code.FAILED]) * self.size
-            step.fault_positions.extend(range(self.size))
-            step.fault_errors.extend([self.errors.add(error)] * self.size)
+            step.faults[:] = array("i", [self.errors.add(error)]) * self.size
         return self.report(self.size)
 
     def _stuck(self) -> None:
@@ -463,17 +475,18 @@ class Batch:
                     self._uncarried(step, position, error)
                 outcome = outcome.ref
             label_ref = next(labels) if step.labels is not None else None
+            states = bytes(step.states[:reached])
             reports.append(
                 StepReport(
                     node=step.order.node,
-                    states=bytes(step.states[:reached]),
+                    states=states,
                     attempts=bytes(step.attempts[:reached]),
                     starts=step.starts[:reached],
                     durations=step.durations[:reached],
                     values=outcome,
                     labels=None if isinstance(label_ref, SerializationFailure) else label_ref,
                     info=step.info,
-                    faults=Faults.of(step.fault_positions, step.fault_errors, dict(step.fault_inputs)),
+                    faults=Faults.of(states, step.faults, dict(step.fault_inputs)),
                     anomalies=step.anomalies.copy() if step.anomalies else (),
                     grafts=tuple(step.grafts),
                 )
@@ -489,8 +502,7 @@ class Batch:
         )
         step.states[position] = Code.FAILED
         step.info = None
-        step.fault_positions.append(position)
-        step.fault_errors.append(self.errors.add(problem))
+        step.faults[position] = self.errors.add(problem)
 
 
 def _fragment(value: Any, recorder: Recorder) -> Fragment:

@@ -17,11 +17,10 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.anomalies import CHUNK, NO_ERROR, ErrorRecord, Parts, Variants, pack_chunk, retold
+from graphflow.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.runner.loops import run_awaitable
-from graphflow.runner.watchdog import Abandoned
 from graphflow.states import Code, State
 
 __all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "sure_end", "user_traceback"]
@@ -142,19 +141,43 @@ def error_record(
 class _Kind:
     """The errors of one type from one place."""
 
-    __slots__ = ("code", "first", "is_plain", "numbers", "place", "records")
+    __slots__ = (
+        "at",
+        "block",
+        "code",
+        "first",
+        "is_plain",
+        "is_quick",
+        "numbers",
+        "parts",
+        "place",
+        "records",
+        "room",
+        "texts",
+        "type",
+    )
 
-    def __init__(self, kind: type[BaseException], code: types.CodeType | None, line: int) -> None:
+    def __init__(
+        self, kind: type[BaseException], code: types.CodeType | None, tb: TracebackType | None
+    ) -> None:
+        self.type = kind
         self.code = code
         """Held, so that its id names no other."""
-        self.place = f"{code.co_filename}:{line}" if code is not None else ""
-        self.numbers: dict[str, int] = {}
-        """The distinct errors by text, as far as they are kept apart."""
-        self.first = 0
-        self.records = 0
-        """The number of the first full record, and how many there are."""
+        self.at = tb.tb_lasti if tb is not None else 0
+        self.place = f"{code.co_filename}:{tb.tb_lineno}" if code is not None and tb is not None else ""
         self.is_plain = kind.__reduce__ is BaseException.__reduce__
         """Whether such an exception is made of its arguments and its attributes."""
+        self.numbers: dict[str, int] = {}
+        self.room = MAX_APART
+        """The errors that are found again by their text, and how many more may be."""
+        self.first = 0
+        self.records = 0
+        """The place of the first full record, and how many there are."""
+        self.is_quick = False
+        self.block = -1
+        self.texts: list[str] = []
+        self.parts: dict[int, Parts | None] = {}
+        """The chunk of variants that is being filled, and whether errors of plain text are added to it at once."""
 
 
 class ErrorTable:
@@ -162,74 +185,103 @@ class ErrorTable:
 
     Of a type and place only some are kept in full: the first one; in this process a few live ones, with the frames
     that raised them; and some that are more than plain arguments and attributes. Of all others only the text and
-    these are kept: they are *variants* of the first one.
+    these are kept: they are *variants* of the first one, numbered by chunks that belong to one type and place each.
     """
 
     def __init__(self, *, is_local: bool) -> None:
         self.records: list[ErrorRecord] = []
         self._is_local = is_local
+        self._in_full = MAX_LIVE if is_local else 1
         self._kinds: dict[tuple[type[BaseException], int, int], _Kind] = {}
-        self._variants = array("I")
-        self._texts: list[str] = []
-        self._parts: dict[int, Parts | None] = {}
+        self._last = _Kind(BaseException, None, None)
         self._chunks: list[bytes] = []
+        self._firsts = array("I")
 
     def add(self, error: BaseException) -> int:
-        """The number of the error: of a full record, or less than `NO_ERROR` of a variant."""
+        """The number of the error: above 0 of a full record, below of a variant."""
         tb = error.__traceback__
-        code, line = None, 0
+        code, at = None, 0
         if tb is not None:
             following = tb.tb_next
             while following is not None:
                 tb = following
                 following = tb.tb_next
-            code, line = tb.tb_frame.f_code, tb.tb_lineno
-        key = (type(error), id(code), line)
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = _Kind(type(error), code, line)
+            code, at = tb.tb_frame.f_code, tb.tb_lasti
+        kind = self._last
+        if code is not kind.code or at != kind.at or type(error) is not kind.type:
+            kind = self._last = self._kind_of(type(error), code, tb)
         try:
             text = str(error)
+            number = kind.numbers.get(text)
         except BaseException:
-            text = _text(error)
+            text, number = _text(error), None
+        if number is not None:
+            return number
+        if kind.is_quick and len(text) <= MAX_VARIANT:
+            args = error.args
+            if len(args) == 1 and args[0] is text and not error.__dict__:
+                # The short way, for a storm of errors that all say something else.
+                texts = kind.texts
+                texts.append(text)
+                number = -kind.block * CHUNK - len(texts)
+                if len(texts) == CHUNK:
+                    self._close_chunk(kind)
+                if kind.room:
+                    kind.room -= 1
+                    kind.numbers[text] = number
+                return number
         if len(text) > MAX_MESSAGE:
             text = _bounded(text, MAX_MESSAGE)
-        number = kind.numbers.get(text)
+            number = kind.numbers.get(text)
         return number if number is not None else self._add_new(kind, error, text)
 
     def variants(self) -> Variants | None:
         """The variants so far, packed."""
-        if not self._variants:
+        if not self._chunks:
             return None
-        chunks = self._chunks
-        if self._texts:
-            chunks = [*chunks, pack_chunk(self._texts, self._parts)]
-        return Variants(records=self._variants[:], chunks=tuple(chunks))
+        chunks = list(self._chunks)
+        for kind in self._kinds.values():
+            if kind.texts:
+                chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
+        return Variants(records=self._firsts[:], chunks=tuple(chunks))
+
+    def _kind_of(
+        self, kind: type[BaseException], code: types.CodeType | None, tb: TracebackType | None
+    ) -> _Kind:
+        key = (kind, id(code), tb.tb_lasti if tb is not None else 0)
+        known = self._kinds.get(key)
+        if known is None:
+            known = self._kinds[key] = _Kind(kind, code, tb)
+        return known
 
     def _add_new(self, kind: _Kind, error: BaseException, text: str) -> int:
-        parts: Parts | None = None
-        if kind.is_plain and len(error.args) == 1 and error.args[0] is text and not error.__dict__:
-            is_text = True
-        else:
-            is_text, parts = False, _parts(error)
-        if (
-            not kind.records
-            or (self._is_local and kind.records < MAX_LIVE)
-            or (not is_text and parts is None and kind.records < MAX_RECORDS)
-        ):
-            number = self._keep(kind, error)
-        else:
-            number = NO_ERROR - 1 - len(self._variants)
-            self._variants.append(kind.first)
-            if not is_text:
-                self._parts[len(self._texts)] = parts
-            self._texts.append(text if len(text) <= MAX_VARIANT else _bounded(text, MAX_VARIANT))
-            if len(self._texts) == CHUNK:
-                self._chunks.append(pack_chunk(self._texts, self._parts))
-                self._texts, self._parts = [], {}
-        if len(kind.numbers) < MAX_APART:
+        parts = _parts(error)
+        if kind.records < self._in_full or (parts is None and kind.records < MAX_RECORDS):
+            number = kind.numbers[text] = self._keep(kind, error)
+            return number
+        if kind.block < 0:
+            self._open_chunk(kind)
+            kind.is_quick = kind.is_plain
+        if parts != ((text,), {}):
+            kind.parts[len(kind.texts)] = parts
+        kind.texts.append(text if len(text) <= MAX_VARIANT else _bounded(text, MAX_VARIANT))
+        number = -kind.block * CHUNK - len(kind.texts)
+        if len(kind.texts) == CHUNK:
+            self._close_chunk(kind)
+        if kind.room:
+            kind.room -= 1
             kind.numbers[text] = number
         return number
+
+    def _open_chunk(self, kind: _Kind) -> None:
+        kind.block = len(self._chunks)
+        kind.texts, kind.parts = [], {}
+        self._chunks.append(b"")
+        self._firsts.append(kind.first)
+
+    def _close_chunk(self, kind: _Kind) -> None:
+        self._chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
+        self._open_chunk(kind)
 
     def _keep(self, kind: _Kind, error: BaseException) -> int:
         """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""
@@ -243,7 +295,7 @@ class ErrorTable:
         self.records.append(
             error_record(error, is_local=self._is_local, place=kind.place, traceback_text=text)
         )
-        return len(self.records) - 1
+        return len(self.records)
 
 
 def _cause_of(error: BaseException) -> BaseException | None:
@@ -270,11 +322,11 @@ def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
     """The code in which an item ends at any attempt that raises such an exception; 0 if that must be decided."""
     if issubclass(kind, Skip):
         return Code.SKIPPED
-    if issubclass(kind, Pause | Retry | Abandoned):
+    if issubclass(kind, Pause | Retry) or not issubclass(kind, Exception):
         return 0
     code = Code.TIMED_OUT if issubclass(kind, ItemTimedOut) else Code.FAILED
     retry = options.retry
-    if retry.retries <= 0 or issubclass(kind, Fail | SerializationError) or not issubclass(kind, Exception):
+    if retry.retries <= 0 or issubclass(kind, Fail | SerializationError):
         return code
     return code if retry.retry_on is not None and not issubclass(kind, retry.retry_on) else 0
 

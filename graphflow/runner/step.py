@@ -53,10 +53,9 @@ class Step:
             [None] * size if self.options.task_run_name is not None else None
         )
         self.anomalies = AnomalyTable()
-        self.fault_positions = array("I")
-        self.fault_errors = array("i")
+        self.faults = array("i", bytes(4 * size))
         self.fault_inputs: dict[int, str] = {}
-        """The items that an error ended: where, the error's number, and summaries of some one's arguments."""
+        """The errors that ended items: their numbers; and summaries of some items' arguments."""
         self.sure_ends: dict[type[BaseException], int] = {}
         """The code in which an exception of a type ends an item, 0 where that is decided each time."""
         self.grafts: list[Graft] = []

@@ -332,7 +332,7 @@ def refused_report(
                 attempts=bytes(min(255, each + (number == 0)) for each in before),
                 starts=array("f", bytes(4 * size)),
                 durations=array("f", bytes(4 * size)),
-                faults=Faults(positions=range(size), errors=0) if number == 0 else Faults(),
+                faults=Faults(positions=range(size), errors=1) if number == 0 else Faults(),
             )
         )
     return Report(
