@@ -115,6 +115,18 @@ class Failures(Sequence[Failure]):
             at = self._mask.find(1, at + 1)
         return at
 
+    def at(self, index: int) -> Failure:
+        """The failure of an item by its map index; 0 where the node is not mapped.
+
+        Raises
+        ------
+        KeyError
+            If that item did not fail.
+        """
+        if not 0 <= index < len(self._mask) or not self._mask[index]:
+            raise KeyError(f"item {index} of {self._node.name} did not fail")
+        return self._make(index)
+
     def __len__(self) -> int:
         return len(self._ranks)
 

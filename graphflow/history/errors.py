@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -25,8 +26,8 @@ __all__ = [
 
 MAX_RECORDS = 10_000
 """Errors that a run keeps in full."""
-MAX_LIVE = 1_000
-"""Exceptions that a run keeps with the frames that raised them."""
+MAX_LIVE = 10
+"""Exceptions of one type and place that a run keeps with the variables of the frames that raised them."""
 MAX_NBYTES = 64 << 20
 """What the texts of all errors of a run may weigh, packed as they are."""
 MAX_TALLIED = 10_000
@@ -88,7 +89,7 @@ class ErrorBook:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str, str], ErrorRecord] = {}
-        self._live = 0
+        self._live: dict[tuple[str, str], int] = {}
         self._nbytes = 0
         self._last: tuple[Variants, int, tuple[list[str], dict[int, Parts | None]]] | None = None
 
@@ -113,9 +114,11 @@ class ErrorBook:
             return replace(record, exception=None, pickled=None, traceback="")
         self._nbytes += weight
         if record.exception is not None:
-            self._live += 1
-            if self._live > MAX_LIVE:
-                record = replace(record, exception=record.exception.with_traceback(None))
+            live = self._live[record.type_name, record.place] = (
+                self._live.get((record.type_name, record.place), 0) + 1
+            )
+            if live > MAX_LIVE:
+                _forget_locals(record.exception)
         self._known[record.key] = record
         return record
 
@@ -125,6 +128,16 @@ class ErrorBook:
         if last is None or last[0] is not variants or last[1] != number:
             last = self._last = (variants, number, variants.chunk(number))
         return last[2]
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Let the frames behind an exception go of their variables."""
+    tb = error.__traceback__
+    while tb is not None:
+        # A frame that still executes cannot be cleared.
+        with suppress(RuntimeError):
+            tb.tb_frame.clear()
+        tb = tb.tb_next
 
 
 # -- exceptions made of records ------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
 from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
-from graphflow.runner.faults import Decision, ErrorTable, decide, summarize, sure_end
+from graphflow.runner.faults import Decision, ErrorTable, decide, delay_after, summarize, sure_end
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
@@ -33,6 +33,7 @@ MAX_SUMMARIES = 100
 STOP_CHECK_SECONDS = 0.005
 _SUCCESS = int(Code.COMPLETED)
 _RETRYING = int(Code.RETRYING)
+_clock = time.perf_counter
 
 
 class Batch:
@@ -148,8 +149,8 @@ class Batch:
                     step.durations[position] = end - start
                 except BaseException as error:
                     end = clock()
-                    code = step.sure_ends.get(type(error))
-                    if code:
+                    code = step.sure_ends.get(type(error), 0)
+                    if code > 0:
                         # The short way, for a storm of failures.
                         step.states[position] = code
                         step.attempts[position] = 1
@@ -163,8 +164,7 @@ class Batch:
                     if step.recorder.nodes:
                         self._renew(step)
                     if step.states[position] == _RETRYING:
-                        self._run_step(step, position, None)
-                        context.attempt = 1
+                        self._try_again(step, position)
                         end = clock()
                     if error.__context__ is not None or not isinstance(error, Exception):
                         # It may have been Ctrl-C: look now whether to go on.
@@ -180,6 +180,27 @@ class Batch:
                     break
                 check_at = min(deadline, start + STOP_CHECK_SECONDS)
         return position
+
+    def _try_again(self, step: Step, position: int) -> None:
+        """The further attempts of an item at a plain step."""
+        context, odd_types = step.context, self._odd_types
+        while step.states[position] == _RETRYING:
+            context.attempt = step.attempts[position] + 1
+            start = _clock()
+            try:
+                args, kwargs = step.call(position)
+                value = step.fn(*args, **kwargs)
+                if step.recorder.nodes or type(value) in odd_types:
+                    self.take(step, position, value, step.recorder)
+                else:
+                    step.values[position] = value
+                    step.states[position] = _SUCCESS
+                self.ended(step, position, start)
+            except BaseException as error:
+                self.failed(step, position, error, start)
+            if step.recorder.nodes:
+                self._renew(step)
+        context.attempt = 1
 
     def _run_rest(self, last: Step, position: int) -> None:
         """What is left of an item's lane after a step that did not simply succeed."""
@@ -331,7 +352,19 @@ class Batch:
         code = step.sure_ends.get(type(error))
         if code and attempt < 256:
             step.attempts[position] = attempt
-            self._book_end(step, position, error, code, start)
+            if code < 0 and attempt <= step.options.retry.retries:
+                self._book_wait(
+                    step,
+                    position,
+                    error,
+                    Code.AWAITING_RETRY,
+                    -code,
+                    attempt,
+                    delay_after(attempt, step.options),
+                    start,
+                )
+            else:
+                self._book_end(step, position, error, abs(code), start)
             return
         if isinstance(error, Abandoned):
             raise error
@@ -360,24 +393,39 @@ class Batch:
         if code in FINAL_CODES and attempt == step.attempts[position]:
             self._book_end(step, position, error, code, start)
             return
-        duration = time.perf_counter() - start
-        if code is Code.AWAITING_RETRY and decision.delay <= 0 and attempt <= step.options.retry.retries:
+        self._book_wait(step, position, error, code, decision.outcome, attempt, decision.delay, start)
+
+    def _book_wait(
+        self,
+        step: Step,
+        position: int,
+        error: BaseException,
+        code: Code,
+        outcome: int,
+        attempt: int,
+        delay: float,
+        start: float,
+    ) -> None:
+        """Book an attempt that leaves its item waiting, or that another follows at once."""
+        duration = _clock() - start
+        if code is Code.AWAITING_RETRY and delay <= 0 and attempt <= step.options.retry.retries:
             code = Code.AWAITING_RETRY if self.is_stopped() else Code.RETRYING
         table = step.anomalies
         if self._summaries < MAX_SUMMARIES:
             table.inputs[len(table)] = self._summary(step, position)
+        after = start - self.started
         table.book(
             position,
             attempt,
             code,
-            decision.outcome,
+            outcome,
             self.errors.add(error),
-            self.started_wall + (start - self.started),
+            self.started_wall + after,
             duration,
-            decision.delay,
+            delay,
         )
         step.states[position] = code
-        step.starts[position] = start - self.started
+        step.starts[position] = after
         step.durations[position] = duration
 
     def _book_end(self, step: Step, position: int, error: BaseException, code: int, start: float) -> None:
@@ -518,7 +566,13 @@ def _fragment(value: Any, recorder: Recorder) -> Fragment:
 def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
     """Run a batch; None if it was given up and its report delivered by `host.give_up`."""
     batch = Batch(order, host)
+    errors = batch.errors
     try:
-        return batch.run()
+        report = batch.run()
     except Abandoned:
         return None
+    # What live exceptions keep of this frame must not be the batch.
+    del batch, order, host
+    errors.release()
+    del errors
+    return report

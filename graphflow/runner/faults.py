@@ -23,7 +23,16 @@ from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.runner.loops import run_awaitable
 from graphflow.states import Code, State
 
-__all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "sure_end", "user_traceback"]
+__all__ = [
+    "Decision",
+    "ErrorTable",
+    "decide",
+    "delay_after",
+    "error_record",
+    "summarize",
+    "sure_end",
+    "user_traceback",
+]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_PACKAGE + each + os.sep for each in ("runner", "backends", "engine"))
@@ -245,6 +254,18 @@ class ErrorTable:
                 chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
         return Variants(records=self._firsts[:], chunks=tuple(chunks))
 
+    def release(self) -> None:
+        """The batch is over: the live exceptions let go of the engine's frames, and so of the whole batch."""
+        for record in self.records:
+            tb = record.exception.__traceback__ if record.exception is not None else None
+            frame = tb.tb_frame if tb is not None else None
+            while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+                try:
+                    frame.clear()
+                except RuntimeError:
+                    break  # It still executes.
+                frame = frame.f_back
+
     def _kind_of(
         self, kind: type[BaseException], code: types.CodeType | None, tb: TracebackType | None
     ) -> _Kind:
@@ -319,7 +340,11 @@ def _parts(error: BaseException) -> Parts | None:
 
 
 def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
-    """The code in which an item ends at any attempt that raises such an exception; 0 if that must be decided."""
+    """What becomes of an item whose attempt raises such an exception, as far as the type alone tells.
+
+    The code in which it ends; less than 0, that code's negative, where it ends so only when no attempt is left; 0
+    where it must be decided each time.
+    """
     if issubclass(kind, Skip):
         return Code.SKIPPED
     if issubclass(kind, Pause | Retry) or not issubclass(kind, Exception):
@@ -328,7 +353,16 @@ def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
     retry = options.retry
     if retry.retries <= 0 or issubclass(kind, Fail | SerializationError):
         return code
-    return code if retry.retry_on is not None and not issubclass(kind, retry.retry_on) else 0
+    if retry.retry_on is not None and not issubclass(kind, retry.retry_on):
+        return code
+    return -code if retry.condition is None else 0
+
+
+def delay_after(attempt: int, options: TaskOptions) -> float:
+    """Seconds between a failed attempt (counted from 1) and the next one."""
+    retry = options.retry
+    delay = retry.delay(attempt)
+    return delay * (1 + random.random() * retry.jitter_factor) if retry.jitter_factor and delay else delay
 
 
 def decide(
@@ -361,10 +395,7 @@ def decide(
         error, options, fn, attempt, run_id, label(), map_index, outcome
     ):
         return Decision(outcome, outcome)
-    delay = retry.delay(attempt)
-    if retry.jitter_factor and delay:
-        delay *= 1 + random.random() * retry.jitter_factor
-    return Decision(Code.AWAITING_RETRY, outcome, delay)
+    return Decision(Code.AWAITING_RETRY, outcome, delay_after(attempt, options))
 
 
 def _condition_holds(
