@@ -238,7 +238,7 @@ class NodeHistory:
                     break
             if len(found) == limit:
                 break
-        return list(found.values())
+        return sorted(found.values(), key=lambda each: each[0])
 
     def end(self, indices: Sequence[int], at: float) -> None:
         """Items ended without running, at a time in seconds since the epoch."""

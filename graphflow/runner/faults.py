@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 
 from graphflow.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
-from graphflow.errors import ItemTimedOut, SerializationError
+from graphflow.errors import ItemTimedOut, SerializationError, restore
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.runner.loops import run_awaitable
 from graphflow.states import Code, State
@@ -125,18 +125,35 @@ def _type_name(kind: type[BaseException]) -> str:
     )
 
 
+class _Remade:
+    """Pickles as the exception that it describes, which is then made without its `__init__`."""
+
+    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], state: Mapping[str, Any]) -> None:
+        self._made = kind, args, dict(state)
+
+    def __reduce__(self) -> Any:
+        return restore, self._made
+
+
+def _pickled(made: Any) -> bytes | None:
+    """The bytes of an exception, None if it does not come back from them."""
+    try:
+        data: bytes = cloudpickle.dumps(made)
+        return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
+    except Exception:
+        return None
+
+
 def error_record(
     error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
 ) -> ErrorRecord:
     """An exception as a record; its pickle is kept only if it can be restored."""
     pickled: bytes | None = None
     if not is_local:
-        try:
-            pickled = cloudpickle.dumps(error)
-            if len(pickled) > MAX_PICKLE or not isinstance(pickle.loads(pickled), BaseException):
-                pickled = None
-        except Exception:
-            pickled = None
+        pickled = _pickled(error)
+        if pickled is None and (parts := _parts(error)) is not None:
+            # Such as one whose `__init__` takes other arguments than those it hands on.
+            pickled = _pickled(_Remade(type(error), *parts))
     return ErrorRecord(
         type_name=_type_name(type(error)),
         message=_bounded(_text(error), MAX_MESSAGE),
@@ -223,7 +240,8 @@ class ErrorTable:
             text = str(error)
             number = kind.numbers.get(text)
         except BaseException:
-            text, number = _text(error), None
+            text = _text(error)
+            number = kind.numbers.get(text)
         if number is not None:
             return number
         if kind.is_quick and len(text) <= MAX_VARIANT:
@@ -277,6 +295,8 @@ class ErrorTable:
 
     def _add_new(self, kind: _Kind, error: BaseException, text: str) -> int:
         parts = _parts(error)
+        if parts is None and kind.is_plain and _is_text(error):
+            parts = ((text,), {})  # A text that is too long to be kept whole.
         if kind.records < self._in_full or (parts is None and kind.records < MAX_RECORDS):
             number = kind.numbers[text] = self._keep(kind, error)
             return number
@@ -317,6 +337,11 @@ class ErrorTable:
             error_record(error, is_local=self._is_local, place=kind.place, traceback_text=text)
         )
         return len(self.records)
+
+
+def _is_text(error: BaseException) -> bool:
+    """Whether an exception is made of nothing but a text."""
+    return len(error.args) == 1 and type(error.args[0]) is str and not error.__dict__
 
 
 def _cause_of(error: BaseException) -> BaseException | None:
