@@ -88,6 +88,20 @@ class Variants:
         """What it weighs."""
         return sum(map(len, self.chunks)) + len(self.records) * self.records.itemsize
 
+    def named_by(self, numbers: Iterable[int | Sequence[int] | Sequence[Anomaly]]) -> Variants | None:
+        """The same without the texts of chunks that no number, or error of an anomaly, names."""
+        named: set[int] = set()
+        for each in numbers:
+            if isinstance(each, AnomalyTable):
+                each = each.errors
+            named.update((each,) if isinstance(each, int) else set(each))  # type: ignore[arg-type]
+        kept = {(-number - 1) // CHUNK for number in named if number < 0}
+        if not kept:
+            return None
+        return replace(
+            self, chunks=tuple(data if place in kept else b"" for place, data in enumerate(self.chunks))
+        )
+
     def chunk(self, number: int) -> tuple[list[str], dict[int, Parts | None]]:
         """The texts of a chunk, and by their place in it the parts of those that are more than a text.
 
@@ -245,7 +259,7 @@ class AnomalyTable(Sequence[Anomaly]):
     def add(self, anomaly: Anomaly) -> None:
         """Add a row."""
         if anomaly.inputs:
-            self.inputs[len(self.codes)] = anomaly.inputs
+            self.inputs[len(self)] = anomaly.inputs
         self.book(
             anomaly.position,
             anomaly.attempt,
@@ -279,7 +293,8 @@ class AnomalyTable(Sequence[Anomaly]):
         self.delays.append(delay)
 
     def __len__(self) -> int:
-        return len(self.codes)
+        # The column that is written last.
+        return len(self.delays)
 
     @overload
     def __getitem__(self, row: SupportsIndex) -> Anomaly: ...
@@ -331,18 +346,33 @@ class AnomalyTable(Sequence[Anomaly]):
             found.append(at)
         return found
 
-    def copy(self) -> AnomalyTable:
-        """The rows so far."""
-        made = AnomalyTable()
-        for name in self.__slots__:
-            setattr(made, name, getattr(self, name)[:] if name != "inputs" else dict(self.inputs))
-        return made
+    def part(self, positions: Sequence[int]) -> AnomalyTable:
+        """The rows of these positions, which are then named by their places among them.
 
-    def taken(self, places: Mapping[int, int]) -> AnomalyTable:
-        """Those at some positions, renumbered: `places` maps old positions to new ones."""
-        return AnomalyTable.of(
-            replace(each, position=places[each.position]) for each in self if each.position in places
+        Rows that another thread adds meanwhile are left out.
+        """
+        total = len(self)
+        if isinstance(positions, range):
+            rows: Sequence[int] = [row for row in range(total) if self.positions[row] in positions]
+            places = array("I", [self.positions[row] - positions.start for row in rows])
+        else:
+            known = {position: place for place, position in enumerate(positions)}
+            rows = [row for row in range(total) if self.positions[row] in known]
+            places = array("I", [known[self.positions[row]] for row in rows])
+        made = AnomalyTable()
+        for name in ("attempts", "codes", "delays", "durations", "errors", "outcomes", "started"):
+            column = getattr(self, name)
+            part = column[:total]
+            if len(rows) < total:
+                part = column[:0]
+                part.extend([column[row] for row in rows])
+            setattr(made, name, part)
+        made.positions = places
+        inputs = dict(self.inputs)
+        made.inputs = (
+            {place: inputs[row] for place, row in enumerate(rows) if row in inputs} if inputs else {}
         )
+        return made
 
 
 def waiting(anomalies: Sequence[Anomaly], code: Code) -> Iterator[tuple[int, int, float]]:

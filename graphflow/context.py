@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -60,8 +60,10 @@ class TaskContext:
         The run, the node's name and the flow's.
     map_index, width
         The item's 0-based place, None where the node is not mapped; the map's width, None while unknown.
+    map_indices
+        The places of all items that a call of a batched task is for, whose `map_index` is None; empty elsewhere.
     attempt
-        Counts from 1.
+        Counts from 1; in a call for several items the highest of theirs.
     """
 
     run_id: str
@@ -76,11 +78,28 @@ class TaskContext:
     log_prints: bool = False
     sink: Any = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    map_indices: Sequence[int] = ()
 
     @property
     def idempotency_key(self) -> str:
-        """The same for all attempts of this item in this run: for systems outside."""
+        """The same for all attempts of this item in this run: for systems outside.
+
+        Raises
+        ------
+        GraphflowError
+            In a call of a batched task, which is for several items.
+        """
+        if self.map_indices:
+            raise GraphflowError(
+                f"a call of {self.node} is for {len(self.map_indices)} items, and each has a key of its own; use "
+                "task_context().idempotency_keys"
+            )
         return ids.idempotency_key(self.run_id, self.node_key, self.map_index)
+
+    @property
+    def idempotency_keys(self) -> list[str]:
+        """The keys of the items of a batched call, in their order."""
+        return [ids.idempotency_key(self.run_id, self.node_key, index) for index in self.map_indices]
 
     @property
     def logger(self) -> RunLogger:

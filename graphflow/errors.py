@@ -97,6 +97,10 @@ class ValueUnavailable(GraphflowError, LookupError):
     """A value was asked for that the run does not have (not finished, failed, or let go)."""
 
 
+class BatchedResultError(GraphflowError, ValueError):
+    """A batched task returned something else than one plain result per item; not retried."""
+
+
 class ItemTimedOut(GraphflowError, TimeoutError):
     """An item ran longer than its task's `timeout_seconds`."""
 

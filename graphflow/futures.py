@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from graphflow.context import RECORDER
@@ -18,6 +18,7 @@ from graphflow.mapping import (
     refusal,
     table_rows,
 )
+from graphflow.reading import Reader
 from graphflow.recording import FragmentRecorder, Handle, Recorder
 from graphflow.runs import RunRecorder, check_timeout
 from graphflow.states import FAILED_CODES, Code, State
@@ -56,13 +57,14 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     `result()`, `await`, `bool`, `len`, `str` and formatting force it; `repr` never does.
     """
 
-    __slots__ = ("_n_outputs",)
+    __slots__ = ("_known", "_n_outputs")
 
     def __init__(
         self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None
     ) -> None:
         super().__init__(recorder, node, index)
         self._n_outputs = n_outputs
+        self._known: tuple[R] | None = None
 
     # -- forcing ----------------------------------------------------------------------------------------
 
@@ -83,6 +85,9 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
         check_timeout(timeout)
         driver = self._started()
+        if self._is_done(driver):
+            return True
+        driver.need(self._node.id, self._index)
         return driver.wait(lambda: self._is_done(driver), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
@@ -104,6 +109,8 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         Exception
             What the task failed with; `UpstreamFailed` if something before it failed.
         """
+        if self._known is not None:
+            return self._known[0]
         if not self.wait(timeout):
             raise TimeoutError(f"{self._name()} did not end within {timeout:g} s; it is {self.state.name}")
         return self._outcome(raise_on_failure)
@@ -119,7 +126,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return error  # type: ignore[return-value]
 
     async def _async_result(self) -> R:
+        if self._known is not None:
+            return self._known[0]
         driver = self._started()
+        driver.need(self._node.id, self._index)
         await wait_in_loop(driver, lambda: self._is_done(driver))
         return self._outcome()
 
@@ -236,6 +246,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         if known is not None:
             return known
         driver = self._started()
+        driver.need(self._node.id, None)
         book = driver.core.books
 
         def ready() -> bool:
@@ -274,12 +285,72 @@ class MappedFuture(Future[list[R]], Generic[R]):
         return Future(self._recorder, self._node, key)
 
     def __iter__(self) -> Iterator[Future[R]]:
-        """The items' futures, in order; waits for the width where it is not known."""
-        return (Future(self._recorder, self._node, i) for i in range(self._width()))
+        """The items' futures, in order; waits for the width where it is not known.
+
+        Over an iterator the futures come while it gives items. Whoever iterates sets its pace then: it is asked for
+        a window ahead, values that were read are let go once they are many, and what is left when the loop is left
+        early is cancelled when the flow's body ends.
+        """
+        if not self._is_lazy():
+            return (Future(self._recorder, self._node, i) for i in range(self._width()))
+        return self._read()
+
+    def _is_lazy(self) -> bool:
+        """Whether the width is known only when an iterator has ended, and that is not known to have happened."""
+        return self._recorder.known_width(self._node) is None and self._recorder.is_lazy(self._node)
+
+    def _read(self) -> Iterator[Future[R]]:
+        recorder, node, driver = self._recorder, self._node, self._started()
+        del self
+        reader, index = Reader(driver, node.id), 0
+        while True:
+            has = reader.ask(index)
+            if has is None:
+                reader.hurry()
+                driver.wait(lambda index=index: reader.has(index) is not None)  # type: ignore[misc]
+                has = reader.has(index)
+            if not has:
+                return
+            yield _read_future(recorder, node, index, reader)
+            index += 1
+
+    async def __aiter__(self) -> AsyncIterator[Future[R]]:
+        """The items' futures, in order, without blocking the event loop; see `__iter__`."""
+        recorder, node, driver = self._recorder, self._node, self._started()
+        if not self._is_lazy():
+            books = driver.core.books
+            await wait_in_loop(
+                driver,
+                lambda: node.id in books and (books[node.id].width is not None or books[node.id].is_final),
+            )
+            for future in self:
+                yield future
+            return
+        reader, index = Reader(driver, node.id), 0
+        while True:
+            has = reader.ask(index)
+            if has is None:
+                reader.hurry()
+                await wait_in_loop(driver, lambda index=index: reader.has(index) is not None)  # type: ignore[misc]
+                has = reader.has(index)
+            if not has:
+                return
+            yield _read_future(recorder, node, index, reader)
+            index += 1
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Future[R]]:
         """The items' futures as they end, however; `TimeoutError` after `timeout` seconds."""
-        return as_completed(self, timeout=timeout)
+        if not self._is_lazy():
+            return as_completed(self, timeout=timeout)
+        check_timeout(timeout)
+        return self._read_as_completed(timeout)
+
+    def _read_as_completed(self, timeout: float | None) -> Iterator[Future[R]]:
+        recorder, node, driver = self._recorder, self._node, self._started()
+        del self
+        reader = Reader(driver, node.id)
+        for index in reader.ended(timeout, driver.wait):
+            yield _read_future(recorder, node, index, reader)
 
     def filter(self, predicate: Any) -> Future[list[R]]:
         """The values for which `predicate` (a task or a plain function) is true; it runs item by item.
@@ -295,6 +366,27 @@ class MappedFuture(Future[list[R]], Generic[R]):
     def __repr__(self) -> str:
         width = self._recorder.known_width(self._node)
         return f"<MappedFuture {self._node.name}[{'?' if width is None else width}]: {self.state.name}>"
+
+
+class _ReadFuture(Future[R]):
+    """The future of an item that was read from a running map: its value is kept while this object lives."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, recorder: Recorder, node: Node, index: int, reader: Reader) -> None:
+        super().__init__(recorder, node, index)
+        self._reader = reader
+        reader.holds(index)
+
+    def __del__(self) -> None:
+        if self._index is not None:
+            self._reader.dropped(self._index)
+
+
+def _read_future(recorder: Recorder, node: Node, index: int, reader: Reader) -> Future[Any]:
+    future: Future[Any] = _ReadFuture(recorder, node, index, reader)
+    future._known = reader.value(index)
+    return future
 
 
 def _outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:

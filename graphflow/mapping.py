@@ -25,6 +25,7 @@ __all__ = [
     "allow_failure",
     "classify",
     "element_nbytes",
+    "elements_of",
     "item_pairs",
     "slice_of",
     "table_rows",
@@ -172,7 +173,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
     if hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__"):
         return "sized"
     if hasattr(type(value), "__aiter__"):
-        return "refused"
+        return "iterator"
     if isinstance(value, Iterable):
         return "iterator"
     return "constant"
@@ -202,7 +203,7 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
     """
     kind = classify(value)
     name = type(value).__name__
-    if kind == "iterator" and is_mapped_over:
+    if kind == "iterator" and is_mapped_over and not hasattr(type(value), "__aiter__"):
         value, kind = list(value), "sized"
     if kind == "sized":
         try:
@@ -234,12 +235,32 @@ def snapshot(value: Any) -> Any:
     return value
 
 
+def iterator_of(value: Any) -> Any:
+    """The iterator behind something that can be iterated over, an async one where it is that."""
+    return value.__aiter__() if hasattr(type(value), "__aiter__") else iter(value)
+
+
 def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
     """Elements `lo` to `hi` of a snapshot."""
     if isinstance(values, list | tuple | range | ProductSequence) or _is_array(values):
         piece: Sequence[Any] = values[lo:hi]
         return piece
     return [values[i] for i in range(lo, hi)]
+
+
+def elements_of(values: Any, places: Sequence[int]) -> Sequence[Any]:
+    """Elements of a snapshot: part of an array as an array of its own, all else as a list."""
+    is_array = _is_array(values) and not _is_series(values)
+    part: Any
+    if isinstance(places, range) and places.step == 1:
+        part = slice_of(values, places.start, places.stop)
+        if is_array:
+            return part.copy() if hasattr(part, "copy") else part  # type: ignore[no-any-return]
+        return part if isinstance(part, list) else list(part)
+    if is_array:
+        part = values[list(places)]
+        return part  # type: ignore[no-any-return]
+    return [values[place] for place in places]
 
 
 def element_nbytes(values: Any) -> int:

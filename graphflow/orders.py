@@ -7,7 +7,7 @@ which items of which programs to run, and where their inputs are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from graphflow.policies import TaskOptions
@@ -179,13 +179,15 @@ class StepOrder:
 class Pace:
     """When the items of a batch may begin, so that a rate holds across all workers.
 
-    The batch has as many starting slots as items. Slot k opens `delay + k * interval` seconds after the batch
+    The batch has as many starting slots as items. Slot k opens (or opened, where that is below 0) `delay + k * interval` seconds after the batch
     reached its worker; an item takes the first slot that is open and was not missed. A slot that nobody took
     within an interval (or 25 ms, if that is longer) is lost. When no slot is left, the rest is handed back.
     """
 
     delay: float
     interval: float
+    since: float | None = None
+    """When the batch reached its worker, by the performance counter there; None for when it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +207,10 @@ class BatchOrder:
     slice_seconds: float | None
     concurrency: int | None = None
     pace: Pace | None = None
+
+    def arrived(self, at: float) -> BatchOrder:
+        """The order as it reached its worker at this moment, by the performance counter there."""
+        return self if self.pace is None else replace(self, pace=replace(self.pace, since=at))
 
     @property
     def label(self) -> str:

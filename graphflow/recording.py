@@ -198,7 +198,9 @@ class _Binder:
             return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
         slot = self.slot()
         if kind == "iterator":
-            self.sources.append(Source(slot=slot, argument=argument, length=None, values=iter(value)))
+            self.sources.append(
+                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
+            )
         else:
             kept = mapping.snapshot(value)
             self.sources.append(
@@ -424,6 +426,19 @@ class Recorder:
                 return self.known_width(self.nodes_by_id(lanes[0].upstream))
         return width
 
+    def is_lazy(self, node: Node) -> bool:
+        """Whether the width of a map is known only when an iterator has ended."""
+        todo, seen = [node], {node.id}
+        while todo:
+            each = todo.pop()
+            if any(source.length is None for source in each.sources):
+                return True
+            for dep in each.deps:
+                if dep.kind is DepKind.ITEMS and dep.upstream not in seen:
+                    seen.add(dep.upstream)
+                    todo.append(self.nodes_by_id(dep.upstream))
+        return False
+
     def _place(
         self,
         callee: Callee,
@@ -465,6 +480,7 @@ class Recorder:
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
         node_name = self.unique_name(name or options.name)
+        is_batched = options.batched and is_mapped
         can_fuse = options.trigger is all_successful and not callee.is_builtin
         program = Program(
             id=key,
@@ -499,11 +515,13 @@ class Recorder:
                 options.knobs.max_concurrency,
                 options.knobs.rate,
             )
-            if can_fuse
+            if can_fuse and not is_batched
             else None,
             batch_size=options.batch_size,
             knobs=options.knobs if is_mapped else NO_KNOBS,
-            concurrency=(options.concurrency or ASYNC_CONCURRENCY) if callee.kind == "async" else None,
+            concurrency=(options.concurrency or ASYNC_CONCURRENCY)
+            if callee.kind == "async" and not is_batched
+            else None,
             priority=options.priority,
             group=inside.group,
             program=program,
@@ -554,11 +572,11 @@ class FragmentRecorder(Recorder):
         super().__init__(
             flow_name=context.flow_name, flow_parameters=flow_parameters, group=group, log_prints=log_prints
         )
-        self._context = context
+        self.context = context
 
     @property
     def scope(self) -> str:
-        return f"{self._context.node_key}/{self._context.map_index}"
+        return f"{self.context.node_key}/{self.context.map_index}"
 
     def cannot_force(self, node_name: str) -> ForcingError:
         return ForcingError(

@@ -85,6 +85,11 @@ class Task(Generic[P, R]):
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for async def tasks, whose "
                 "items run concurrently in one slot; a plain function runs one item per slot"
             )
+        if self.options.batched and self.options.concurrency is not None:
+            raise TaskOptionError(
+                f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
+                "call; a batched task gets many items in one call, so leave one of the two out"
+            )
         self._callee = Callee(
             fn=self.fn,
             options=self.options,

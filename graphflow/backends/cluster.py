@@ -30,7 +30,7 @@ from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.columns import decode, read_file, write_pack
-from graphflow.runner.journal import executing
+from graphflow.runner.journal import SEVERAL, executing
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
 from graphflow.runner.worker import Stored, set_limit, set_stopped
 
@@ -294,12 +294,13 @@ class DaskBackend:
     # -- what comes back --------------------------------------------------------------------------------
 
     def _end(self, state: _RunState, batch: int, event: BatchDone | BatchLost) -> None:
-        """Deliver the end of a batch, once."""
+        """Deliver the end of a batch, once, and what it tells before its end."""
+        goes_on = isinstance(event, BatchDone) and bool(event.report.held)
         with self._lock:
-            flight = state.flights.pop(batch, None)
+            flight = state.flights.get(batch) if goes_on else state.flights.pop(batch, None)
             if flight is None or state.is_closed:
                 return
-            if isinstance(event, BatchDone) and flight.future is not None:
+            if isinstance(event, BatchDone) and not goes_on and flight.future is not None:
                 for step in event.report.steps:
                     for ref in (step.values, step.labels):
                         if ref is not None and ref.kind == "remote":
@@ -365,6 +366,8 @@ class DaskBackend:
         if self._base is None or not self._shares_disk:
             return BatchLost(batch=batch, reason=reason)
         index = executing(self._base / "journal", run_id, batch)
+        if index == SEVERAL:
+            return BatchLost(batch=batch, had_started=True, reason=reason)
         return BatchLost(
             batch=batch,
             executing=index,

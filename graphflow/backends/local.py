@@ -7,10 +7,12 @@ import os
 import queue
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 from graphflow.errors import BackendError
@@ -51,19 +53,31 @@ class LocalHost:
 
     is_local = True
 
-    def __init__(self, worker: str, stopped: dict[str, bool], give_up: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        stopped: Mapping[str, bool],
+        limits: Mapping[tuple[str, int], float],
+        give_up: Callable[[Report], None],
+        progress: Callable[[Report], None] | None = None,
+    ) -> None:
         self.worker = worker
+        self.takes_progress = progress is not None
         self.is_interrupted = False
         """Whether Ctrl-C was pressed: no further item is begun."""
         self._stopped = stopped
+        self._limits = limits
         self._give_up = give_up
+        self._progress = progress
 
     def load(self, ref: Ref) -> list[Any]:
         """The list itself."""
         values: list[Any] = ref.data
         return values
 
-    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+    def store(
+        self, columns: Sequence[list[Any]], *, travels: bool = False
+    ) -> list[Ref | SerializationFailure]:
         """Keep the lists as they are."""
         return [Ref(kind="local", id="", count=len(column), data=column) for column in columns]
 
@@ -73,6 +87,15 @@ class LocalHost:
     def is_stopped(self, run_id: str) -> bool:
         """Whether the run asked its batches to stop."""
         return self.is_interrupted or run_id in self._stopped
+
+    def limit_of(self, run_id: str, node: int) -> float | None:
+        """The limit of a node's items, as far as the backend was told one."""
+        return self._limits.get((run_id, node))
+
+    def progress(self, report: Report) -> None:
+        """Deliver a report of a batch that goes on."""
+        if self._progress is not None:
+            self._progress(report)
 
     def ending(self) -> None:
         """Lists outlive the thread."""
@@ -180,7 +203,7 @@ class InlineBackend(_LocalBackend):
 
     def submit(self, order: BatchOrder) -> None:
         """Keep a batch for the next `step`."""
-        self._waiting.setdefault(order.run_id, deque()).append(order)
+        self._waiting.setdefault(order.run_id, deque()).append(order.arrived(time.perf_counter()))
 
     def step(self, run_id: str) -> bool:
         """Run one batch here."""
@@ -188,7 +211,13 @@ class InlineBackend(_LocalBackend):
         if not waiting:
             return False
         order = waiting.popleft()
-        host = LocalHost("inline", self._stopped, lambda report: self._deliver(run_id, BatchDone(report)))
+
+        def give_up(report: Report) -> None:
+            self._deliver(run_id, BatchDone(report))
+            if report.held:
+                self._deliver(run_id, BatchLost(batch=order.id, had_started=True))
+
+        host = LocalHost("inline", self._stopped, self.limits, give_up)
         with _noticing_interrupts(host):
             report = run_batch(order, host)
         if report is not None:
@@ -249,7 +278,7 @@ class ThreadsBackend(_LocalBackend):
             self._flying[(order.run_id, order.id)] = True
             if len(self._threads) < self._slots:
                 self._add_thread()
-        self._orders.put(order)
+        self._orders.put(order.arrived(time.perf_counter()))
 
     def _add_thread(self) -> None:
         self._names += 1
@@ -271,9 +300,14 @@ class ThreadsBackend(_LocalBackend):
 
             def give_up(report: Report, order: BatchOrder = order_now) -> None:
                 self._replace(thread)
-                self._end(order, BatchDone(report))
+                if report.held:
+                    self._go_on(order, report)
+                    self._end(order, BatchLost(batch=order.id, had_started=True))
+                else:
+                    self._end(order, BatchDone(report))
 
-            host = LocalHost(thread.name, self._stopped, give_up)
+            progress = partial(self._go_on, order)
+            host = LocalHost(thread.name, self._stopped, self.limits, give_up, progress)
             try:
                 report = run_batch(order, host)
             except BaseException as error:
@@ -283,7 +317,7 @@ class ThreadsBackend(_LocalBackend):
             if report is None:
                 return
             self._end(order, BatchDone(report))
-            del order, host, report, give_up, order_now
+            del order, host, report, give_up, order_now, progress
             if thread not in self._threads:
                 return
 
@@ -292,6 +326,13 @@ class ThreadsBackend(_LocalBackend):
             if self._flying.pop((order.run_id, order.id), None) is None:
                 return
         self._deliver(order.run_id, event)
+
+    def _go_on(self, order: BatchOrder, report: Report) -> None:
+        """Deliver a report of a batch that has not ended."""
+        with self._lock:
+            if (order.run_id, order.id) not in self._flying:
+                return
+        self._deliver(order.run_id, BatchDone(report))
 
     def _replace(self, thread: threading.Thread) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 
 from graphflow.engine.pacing import Pacer
-from graphflow.graph import Dep, Node
+from graphflow.graph import Dep, DepKind, Node
 from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
 from graphflow.states import FAILED_CODES, Code, Counts
@@ -68,12 +68,20 @@ class NodeBook:
     is_cut_short: bool = False
     """It was stopped before its width was known: what is missing cannot be counted."""
     knobs: MapKnobs = NO_KNOBS
+    users: list[tuple[int, DepKind, int | None]] = field(default_factory=list)
+    """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
     """More items failed than its knobs allow: nothing more of it is begun."""
+    wanted_below: int | None = None
+    """Nobody wants its items from this one on: they are not begun any more."""
     durations: list[float] = field(default_factory=list)
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
     """The timeout that follows from the median."""
+
+    def is_given_up(self, index: int) -> bool:
+        """Whether an item is not to be begun any more."""
+        return self.is_halted or (self.wanted_below is not None and index >= self.wanted_below)
 
     @property
     def tolerates(self) -> bool:
@@ -180,6 +188,8 @@ class Stage:
     """Items that each iterator gave so far, by slot."""
     pulling: set[int] = field(default_factory=set)
     exhausted: set[int] = field(default_factory=set)
+    limit: int | None = None
+    """Iterators are asked for no item from this one on, None for no limit."""
     has_raised: bool = False
     """Whether an iterator raised: the map fails when the items that it gave have ended."""
     needs: int = 0
@@ -215,6 +225,10 @@ class Stage:
     """Items that the batches under way may run at the same time."""
     is_halted: bool = False
     """Whether any member is."""
+    is_unwanted: bool = False
+    """Whether nobody will want it by the time it opens."""
+    taken_below: int = 0
+    """Items below this one are needed by themselves, whatever becomes of the others."""
 
     @property
     def leader(self) -> int:

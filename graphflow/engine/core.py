@@ -38,9 +38,11 @@ from graphflow.engine.state import (
     RootEnded,
     RunState,
     TooManyFailed,
+    Unwanted,
     UpstreamGone,
     WidthKnown,
 )
+from graphflow.engine.streams import Streams
 from graphflow.graph import DepKind, Node
 from graphflow.ports import Capacity
 from graphflow.reports import Report, StepReport, ValueInfo
@@ -68,6 +70,7 @@ class Core:
         self.dispatcher = Dispatcher(self.run)
         self.opener = Opener(self.run, self.dispatcher)
         self.halter = Halter(self.run, self.dispatcher, self.opener)
+        self.streams = Streams(self.run, self.dispatcher, self.halter)
         self.is_closed = False
         self.is_finished = False
         self._stages = 0
@@ -87,6 +90,8 @@ class Core:
             ev.ResumeRequested: self._resume,
             ev.FailureHandled: lambda event: hand_over(self.books, event.node, event.index),
             ev.KnobsChanged: self._change_knobs,
+            ev.ReaderMoved: self.streams.moved,
+            ev.ItemsNeeded: self.streams.needed,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
@@ -146,6 +151,7 @@ class Core:
 
     def _record_nodes(self, nodes: Sequence[Node]) -> None:
         opened = [stage for stage in (self._add(node) for node in nodes) if stage is not None]
+        self.streams.recorded()
         for stage in opened:
             if stage.waiting == 0:
                 self.opener.open(stage)
@@ -168,6 +174,7 @@ class Core:
                 self._want_info(upstream)
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)
+            upstream.users.append((node.id, dep.kind, dep.index))
         if joined is not None:
             return None
         for dep in node.deps:
@@ -222,11 +229,10 @@ class Core:
         stage.max_concurrency = min(limits, default=None)
         stage.rate = min(rates, default=None)
         stage.concurrency = min(widths, default=None)
-        if stage.rate is None:
-            stage.pacer = None
 
     def _close(self, event: ev.RecordingClosed) -> None:
         self.is_closed = True
+        self.streams.closed()
 
     # -- consequences -----------------------------------------------------------------------------------
 
@@ -249,6 +255,9 @@ class Core:
                     self._root_ended(node, index, root)
                 case TooManyFailed(book):
                     self.halter.halt(book)
+                case Unwanted(stage):
+                    if stage.pulled and not self.run.leader_of(stage).is_final:
+                        self.halter.abandon(stage)
                 case LanesOpen(stage, indices):
                     self.halter.reopen(stage, indices)
 
@@ -312,11 +321,15 @@ class Core:
                     parked.setdefault(delay, []).append(index)
             if not parked:
                 continue
-            if book.is_halted:
-                indices = packed([index for group in parked.values() for index in group])
-                end_items(self.run, book, indices, Code.CANCELLED)
-                self.run.notices.append(LanesOpen(stage, indices))
-            elif code is Code.PAUSED:
+            given_up = [index for group in parked.values() for index in group if book.is_given_up(index)]
+            if given_up:
+                end_items(self.run, book, packed(given_up), Code.CANCELLED)
+                self.run.notices.append(LanesOpen(stage, given_up))
+                parked = {
+                    delay: [index for index in group if not book.is_given_up(index)]
+                    for delay, group in parked.items()
+                }
+            if code is Code.PAUSED:
                 stage.paused += [index for group in parked.values() for index in group]
             else:
                 for delay, group in _grouped(parked):
@@ -495,6 +508,8 @@ def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int
     if not rest.issuperset(told) or not rest.issuperset(report.held):
         return None
     rest.difference_update(told, report.held)
+    if isinstance(told, range):
+        return indices[told.start : told.stop], [indices[position] for position in sorted(rest)]
     return [indices[position] for position in told], [indices[position] for position in sorted(rest)]
 
 
@@ -502,7 +517,7 @@ def _grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]
     """Items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
     group: list[int] = []
     first = last = 0.0
-    for delay in sorted(parked):
+    for delay in sorted(delay for delay, indices in parked.items() if indices):
         if group and delay > first * 1.01 + 0.001:
             yield last, group
             group = []

@@ -11,7 +11,7 @@ from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
 from graphflow.graph import Dep, DepKind, Node, Source
 from graphflow.history.memory import MemoryHistory
-from graphflow.mapping import FailedInput, SkippedInput, slice_of
+from graphflow.mapping import FailedInput, SkippedInput, elements_of, slice_of
 from graphflow.orders import (
     BatchOrder,
     Column,
@@ -62,7 +62,7 @@ class Dispatcher:
         self._run_id = run_id
         self._core = core
         self._history = history
-        self._filler = filler
+        self.filler = filler
         self._failure = failure
         self._gathered: dict[tuple[int, bool, bool, bool], Gathered] = {}
         self.buffers: dict[tuple[int, int], dict[int, Any]] = {}
@@ -118,7 +118,7 @@ class Dispatcher:
             return Literals([buffer[i] for i in indices])
         if isinstance(indices, range):
             return Literals(slice_of(source.values, indices.start, indices.stop))
-        return Literals([source.values[i] for i in indices])
+        return Literals(elements_of(source.values, indices))
 
     def _input(self, node: Node, dep: Dep, indices: Sequence[int]) -> Input:
         if dep.kind is DepKind.VALUE:
@@ -136,7 +136,7 @@ class Dispatcher:
                 )
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
-        parts = tuple(self._history.node(dep.upstream).parts(indices, self._filler))
+        parts = tuple(self._history.node(dep.upstream).parts(indices, self.filler))
         codes = codes_at(upstream.states, indices)
         overrides = {
             position: self._stand_in(node, dep.upstream, indices[position])
@@ -211,7 +211,7 @@ class Dispatcher:
                         dropped.append(i)
         return Gathered(
             id=f"{self._run_id}/{upstream_id}/{len(overrides)}/{len(dropped)}",
-            parts=tuple(self._history.node(upstream_id).parts(range(width), self._filler)),
+            parts=tuple(self._history.node(upstream_id).parts(range(width), self.filler)),
             dropped=tuple(dropped),
             overrides=overrides,
         )

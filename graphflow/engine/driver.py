@@ -18,9 +18,10 @@ from graphflow.engine import events as ev
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
-from graphflow.engine.sources import Pulled, SourceReader, pull_here
+from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
 from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
 from graphflow.graph import Node
+from graphflow.history.keeping import ReadValues
 from graphflow.history.memory import MemoryHistory, Place
 from graphflow.knobs import checked_knobs
 from graphflow.orders import Ref
@@ -40,6 +41,7 @@ from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
+KEPT_COLUMNS = 4
 
 
 class Driver:
@@ -88,7 +90,13 @@ class Driver:
         self._interruption: BaseException | None = None
         self._changed = threading.Condition()
         self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._columns: dict[int, tuple[Ref, list[Any]]] = {}
+        self._read_values: dict[int, ReadValues] = {}
+        self._columns_lock = threading.Lock()
         self._readers: dict[tuple[int, int], SourceReader] = {}
+        self._inline_sources: dict[tuple[int, int], Any] = {}
+        self.read_maps: set[int] = set()
+        """Maps that somebody iterates over while their iterators still give items."""
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
@@ -121,6 +129,16 @@ class Driver:
     def resume(self) -> None:
         """Run again what a `Pause` signal parked."""
         self.tell(ev.ResumeRequested())
+
+    def read(self, node: int, *, read: int, limit: int) -> None:
+        """Whoever iterates over a map has done with items below `read`, and wants those below `limit`."""
+        self.read_maps.add(node)
+        self.tell(ev.ReaderMoved(node=node, read=read, limit=limit))
+
+    def need(self, node: int, index: int | None) -> None:
+        """Somebody waits for an item of a map, or all of them: no reader's pace may hold that up."""
+        if self.read_maps:
+            self.tell(ev.ItemsNeeded(node=node, index=index))
 
     def hand_over(self, node: int, index: int | None) -> None:
         """The failure of a node, or of one of its items, was given to the user."""
@@ -352,6 +370,11 @@ class Driver:
             self._timer = command.at
         elif isinstance(command, ev.PullSource):
             self._pull(command)
+        elif isinstance(command, ev.ReleaseItems):
+            read = self._read_values.get(command.node)
+            if read is None:
+                read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
+            self.backend.free(read.release(command.below))
         elif isinstance(command, ev.CloseSource):
             self._close_source(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):
@@ -408,6 +431,7 @@ class Driver:
         source = next(each for each in book.node.sources if each.slot == command.slot)
         place = (command.node, command.slot)
         start = book.stage.pulled[command.slot]
+        reader = self._readers.get(place)
 
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
@@ -424,10 +448,10 @@ class Driver:
                 )
             )
 
-        if self._thread is None:
+        if self._thread is None and not hasattr(source.values, "__anext__"):
+            self._inline_sources[place] = source.values
             self.call(lambda: deliver(pull_here(source.values, command.count)))
             return
-        reader = self._readers.get(place)
         if reader is None:
             reader = self._readers[place] = SourceReader(source.values)
 
@@ -441,6 +465,7 @@ class Driver:
         reader = self._readers.pop((node, slot), None)
         if reader is not None:
             reader.close()
+        close_source(self._inline_sources.pop((node, slot), None))
 
     # -- asked by views ---------------------------------------------------------------------------------
 
@@ -473,9 +498,37 @@ class Driver:
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
         """Values by place; columns are fetched once each."""
-        refs = {id(place.ref): place.ref for place in places}
-        columns = dict(zip(refs, self.backend.fetch(list(refs.values())), strict=True))
+        columns: dict[int, list[Any]] = {}
+        for place in places:
+            if id(place.ref) not in columns:
+                columns[id(place.ref)] = self.column(place.ref)
         return [columns[id(place.ref)][place.position] for place in places]
+
+    def column(self, ref: Ref) -> list[Any]:
+        """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
+        if ref.kind == "local":
+            return self.backend.fetch([ref])[0]
+        with self._columns_lock:
+            known = self._columns.get(id(ref))
+            if known is not None:
+                return known[1]
+        values = self.backend.fetch([ref])[0]
+        with self._columns_lock:
+            self._columns[id(ref)] = (ref, values)
+            while len(self._columns) > KEPT_COLUMNS:
+                del self._columns[next(iter(self._columns))]
+        return values
+
+    def values_of(self, node: int, indices: range) -> list[Any]:
+        """The values of items that ended well."""
+        values: list[Any] = []
+        for ref, positions in self.history.node(node).parts(indices, self.dispatcher.filler):
+            column = self.column(ref)
+            if isinstance(positions, range) and positions.step == 1:
+                values += column[positions.start : positions.stop]
+            else:
+                values += [column[position] for position in positions]
+        return values
 
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
         """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
@@ -534,8 +587,8 @@ class Driver:
         self.is_finished = True
         self._inbox.put(None)
         self._notify()
-        for reader in self._readers.values():
-            reader.close()
+        for node, slot in [*self._readers, *self._inline_sources]:
+            self._close_source(node, slot)
         self.backend.close_run(self.run_id)
         self.hooks.close()
 

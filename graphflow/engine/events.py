@@ -26,13 +26,16 @@ __all__ = [
     "GraftItem",
     "Grafted",
     "ItemsEnded",
+    "ItemsNeeded",
     "KnobsChanged",
     "LimitItems",
     "NodeChanged",
     "NodeFailed",
     "NodesRecorded",
     "PullSource",
+    "ReaderMoved",
     "RecordingClosed",
+    "ReleaseItems",
     "ResumeRequested",
     "SetTimer",
     "SourceAdvanced",
@@ -129,6 +132,23 @@ class KnobsChanged:
     batch_size: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderMoved:
+    """Whoever iterates over a map has done with the items below `read`, and wants those below `limit`."""
+
+    node: int
+    read: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemsNeeded:
+    """Somebody waits for an item of a map, or for all of them (None)."""
+
+    node: int
+    index: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FailureHandled:
     """The failure of a node (or of one of its items) was handed to something that the user wrote."""
@@ -150,6 +170,8 @@ Event = (
     | ResumeRequested
     | FailureHandled
     | KnobsChanged
+    | ReaderMoved
+    | ItemsNeeded
 )
 
 
@@ -235,6 +257,14 @@ class LimitItems:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseItems:
+    """The values of a map's items below an index may be let go: they were read, and nobody else needs them."""
+
+    node: int
+    below: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseSource:
     """Nothing more is taken from an iterator."""
 
@@ -283,6 +313,7 @@ Command = (
     | Alias
     | LimitItems
     | CloseSource
+    | ReleaseItems
     | SetTimer
     | PullSource
     | StopBatches

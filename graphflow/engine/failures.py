@@ -45,14 +45,14 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
         index = None
     elif book.states[index] != Code.UPSTREAM_FAILED:
         return None
+    is_plain = book.node.trigger is all_successful
     for node, item in _causes(books, book, index):
         upstream = books[node]
         if item is not None and item < len(upstream.states):
-            if upstream.states[item] in _BAD and not (
-                upstream.tolerates and upstream.states[item] in OWN_FAILURES
-            ):
+            is_tolerated = is_plain and upstream.tolerates and upstream.states[item] in OWN_FAILURES
+            if upstream.states[item] in _BAD and not is_tolerated:
                 return node, item
-        elif upstream.failed_whole or upstream.final in _BAD:
+        elif upstream.failed_whole or upstream.final in _BAD or (not is_plain and upstream.failed_count()):
             return node, None if upstream.failed_whole else first_failed(upstream)
     return None
 
@@ -67,7 +67,10 @@ def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) ->
         return [(book.graft_roots[index], None)]
     is_plain = book.node.trigger is all_successful
     constants = [
-        dep for dep in book.node.deps if dep.kind is not DepKind.ITEMS and _has_failed(books, dep, None)
+        dep
+        for dep in book.node.deps
+        if dep.kind is not DepKind.ITEMS
+        and (_has_failed(books, dep, None) if not is_plain else _fails(books, dep))
     ]
     deciding = [
         dep for dep in constants if (is_plain and not dep.allows_failure) or dep.kind is DepKind.ELEMENTS
@@ -81,6 +84,16 @@ def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) ->
         ]
         deciding = gone or item_wise + ([] if is_plain else constants)
     return [(dep.upstream, index if dep.kind is DepKind.ITEMS else dep.index) for dep in deciding]
+
+
+def _fails(books: Mapping[int, NodeBook], dep: Dep) -> bool:
+    """Whether what a constant dependency takes has failed, beyond what its map tolerates."""
+    upstream = books[dep.upstream]
+    if not upstream.tolerates:
+        return _has_failed(books, dep, None)
+    if dep.index is not None and dep.index < len(upstream.states):
+        return upstream.states[dep.index] in _BAD - OWN_FAILURES
+    return upstream.failed_whole or upstream.final in _BAD
 
 
 def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> bool:

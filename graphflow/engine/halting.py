@@ -9,7 +9,7 @@ from graphflow.engine.books import NodeBook, Stage
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import end_if_complete, end_items, set_width
 from graphflow.engine.queues import Dispatcher
-from graphflow.engine.state import RunState
+from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
 from graphflow.states import FINAL_CODES, Code
@@ -71,8 +71,8 @@ class Halter:
         elif others:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
 
-    def _cut_short(self, stage: Stage) -> None:
-        """Iterators are asked for nothing more, and the width is what they gave so far."""
+    def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
+        """Iterators are asked for nothing more, and the width is what they gave so far; whether that is as wanted."""
         run, leader = self._run, self._run.leader_of(stage)
         for slot in stage.pulled:
             if slot not in stage.exhausted:
@@ -82,10 +82,38 @@ class Halter:
             stage.width = len(leader.states)
             for member in stage.members:
                 book = run.books[member]
-                book.is_cut_short = True
+                book.is_cut_short = not is_wanted
                 set_width(run, book, stage.width)
             for member in stage.members:
                 end_if_complete(run, run.books[member])
+
+    def abandon(self, stage: Stage) -> None:
+        """Nobody wants more of a map over an iterator: what has not begun of it is cancelled.
+
+        If the iterator has given all it has, the few items that are left run.
+        """
+        run = self._run
+        if run.is_stopping or len(stage.exhausted) == len(stage.pulled):
+            return
+        waiting = self._dispatcher.empty(stage)
+        self._cut_short(stage, is_wanted=True)
+        under_way = {
+            index for flight in run.flights.values() if flight.stage is stage for index in flight.out()
+        }
+        stage.is_halted = True
+        for member in stage.members:
+            book = run.books[member]
+            is_waiting = bytearray(book.states.translate(_WAITING))
+            is_waiting[: stage.taken_below] = bytes(len(is_waiting[: stage.taken_below]))
+            for index in under_way:
+                is_waiting[index] = 0
+            book.wanted_below = stage.taken_below
+            end_items(run, book, _marked(is_waiting), Code.CANCELLED)
+        taken = [index for part in waiting for index in part if index < stage.taken_below]
+        if taken:
+            run.notices.append(LanesOpen(stage, taken))
+        for member in stage.members:
+            end_if_complete(run, run.books[member])
 
     def reopen(self, stage: Stage, indices: Sequence[int]) -> None:
         """Items that came back from a batch: those of a halted member end, the others go on."""
@@ -93,10 +121,8 @@ class Halter:
             return
         for member in stage.members:
             book = self._run.books[member]
-            if book.is_halted:
-                end_items(
-                    self._run, book, [i for i in indices if book.states[i] == Code.PENDING], Code.CANCELLED
-                )
+            given_up = [i for i in indices if book.states[i] == Code.PENDING and book.is_given_up(i)]
+            end_items(self._run, book, given_up, Code.CANCELLED)
         self._opener.continue_lanes(stage, [i for i in indices if self._is_open(stage, i)])
 
     def _is_open(self, stage: Stage, index: int) -> bool:

@@ -17,7 +17,7 @@ from graphflow.engine.books import (
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
 from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_whole, set_width
 from graphflow.engine.queues import Dispatcher
-from graphflow.engine.state import LanesOpen, RunState
+from graphflow.engine.state import LanesOpen, RunState, Unwanted
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
@@ -151,6 +151,8 @@ class Opener:
             self._make_ready(stage, range(stage.width))
         for upstream in upstreams:
             self._feed_ended_items(stage, upstream)
+        if stage.is_unwanted:
+            run.notices.append(Unwanted(stage))
         self._dispatcher.enqueue(stage)
 
     def _feed_ended_items(self, stage: Stage, upstream: NodeBook) -> None:

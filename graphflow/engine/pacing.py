@@ -14,13 +14,19 @@ __all__ = ["Pacer", "Reservation"]
 
 WINDOW_SECONDS = 0.25
 """A batch reserves slots for about this long."""
+LATE_SECONDS = 0.1
+GRACE_SECONDS = 0.025
+"""A slot can be taken for half the time to the next one, within these bounds."""
 EARLY_SECONDS = 0.01
 """Where slots are further apart than a window, a batch is sent this long before its only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Slots of one lane: `count` of them, `interval` seconds apart, the first in `delay` seconds."""
+    """Slots of one lane: `count` of them, `interval` seconds apart, the first in `delay` seconds.
+
+    The delay is below 0 where the first slot is open already.
+    """
 
     count: int
     delay: float
@@ -60,17 +66,18 @@ class Pacer:
         return min(self._next) - ahead
 
     def reserve(self, *, now: float, count: int) -> Reservation:
-        """Take up to `count` slots, of the lane whose next slot is first. Slots in the past are lost."""
+        """Take up to `count` slots, of the lane whose next slot is first. Slots that are long past are lost."""
         lane = min(range(len(self._next)), key=self._next.__getitem__)
         interval, first = self.interval, self._next[lane]
-        if first < now:
+        if first < now - min(LATE_SECONDS, max(interval / 2, GRACE_SECONDS)):
             first += math.ceil((now - first) / interval - 1e-9) * interval
         count = max(1, min(count, int(WINDOW_SECONDS / interval)))
         self._next[lane] = first + count * interval
-        return Reservation(count, max(0.0, first - now), interval)
+        return Reservation(count, first - now, interval)
 
     def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:
         """Another rate or number of lanes, from the end of what is reserved on."""
         if (rate, lanes) == (self.rate, self.lanes):
             return self
-        return Pacer(rate=rate, lanes=lanes, now=max(now, min(self._next)))
+        last_reserved = max(self._next) - self.interval
+        return Pacer(rate=rate, lanes=lanes, now=max(now, last_reserved + 1 / min(rate, self.rate)))

@@ -165,7 +165,9 @@ class Dispatcher:
         count, seconds = size.count, size.seconds
         pace: Pace | None = None
         if stage.rate is not None and stage.pacer is not None:
-            places = stage.pacer.reserve(now=run.now, count=stage.batch_size or stage.ready)
+            # What is left is shared out: the rate must not hang on a single lane in the end.
+            each = math.ceil(stage.ready / stage.pacer.lanes)
+            places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
             pace = Pace(delay=places.delay, interval=places.interval)
             count = places.count
             if stage.batch_size is None:
@@ -346,9 +348,10 @@ class Dispatcher:
             if slot in stage.pulling or slot in stage.exhausted:
                 continue
             ahead = count - stage.fed + stage.ready
-            if ahead * 2 <= want:
+            room = want if stage.limit is None else min(want, stage.limit - count)
+            if ahead * 2 <= want and room > 0:
                 stage.pulling.add(slot)
-                self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=want))
+                self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=room))
 
 
 def _runs(indices: Sequence[int]) -> Iterable[tuple[int, int]]:

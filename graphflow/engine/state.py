@@ -21,6 +21,7 @@ __all__ = [
     "RootEnded",
     "RunState",
     "TooManyFailed",
+    "Unwanted",
     "UpstreamGone",
     "WidthKnown",
 ]
@@ -73,6 +74,13 @@ class LanesOpen:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwanted:
+    """A stage has opened that nobody wants any more."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
 class RootEnded:
     """The root of the fragment that stands in for an item is final."""
 
@@ -82,7 +90,14 @@ class RootEnded:
 
 
 Notice = (
-    ItemsEndedUpstream | WidthKnown | UpstreamGone | DependencyEnded | RootEnded | TooManyFailed | LanesOpen
+    ItemsEndedUpstream
+    | WidthKnown
+    | UpstreamGone
+    | DependencyEnded
+    | RootEnded
+    | TooManyFailed
+    | LanesOpen
+    | Unwanted
 )
 
 

@@ -110,7 +110,8 @@ class NodeHistory:
         if not len(indices):
             return
         if len(segment.step.faults):
-            self._segments.append(segment)
+            # Without the values, which may be let go of.
+            self._segments.append(replace(segment, step=replace(segment.step, values=None)))
         if isinstance(indices, range):
             at = bisect.bisect_right(self._starts, indices.start)
             is_clear = (at == 0 or self.ranges[at - 1].indices[-1] < indices.start) and (

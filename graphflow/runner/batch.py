@@ -9,30 +9,48 @@ from __future__ import annotations
 import time
 import types
 from array import array
-from contextvars import Token
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from graphflow.context import RECORDER, RUNNING, TaskContext
+from graphflow.context import TaskContext
 from graphflow.errors import GraphflowError, SerializationError
 from graphflow.mapping import value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
 from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
-from graphflow.runner.faults import Decision, ErrorTable, decide, delay_after, summarize, sure_end
+from graphflow.runner.chunks import run_in_chunks
+from graphflow.runner.faults import (
+    MAX_SUMMARIES,
+    Decision,
+    ErrorTable,
+    decide,
+    delay_after,
+    summarize,
+    sure_end,
+)
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
+from graphflow.runner.pace import Slots
+from graphflow.runner.progress import (
+    CONCURRENT_TELL_SECONDS,
+    LATE_SECONDS,
+    TELL_SECONDS,
+    Progress,
+    Teller,
+    inputs_of,
+    part_of,
+    records_of,
+)
 from graphflow.runner.step import ONE_SHOT, Step
-from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+from graphflow.runner.turns import run_in_turn
+from graphflow.runner.watchdog import Abandoned, watchdog
+from graphflow.states import FINAL_CODES, Code
 
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
-MAX_SUMMARIES = 100
-STOP_CHECK_SECONDS = 0.005
 _SUCCESS = int(Code.COMPLETED)
-_RETRYING = int(Code.RETRYING)
 _clock = time.perf_counter
 
 
@@ -50,12 +68,20 @@ class Batch:
         self.errors = ErrorTable(is_local=host.is_local)
         self.started_wall = time.time()
         self.started = time.perf_counter()
-        self._summaries = 0
-        self.looks_now = False
-        """Whether an item may have ended by Ctrl-C, so that it is time to look whether to go on."""
-        self._handle_types = handle_types()
-        self._odd_types = ONE_SHOT | self._handle_types | {types.CoroutineType}
-        self._active: tuple[Step, int, float] | None = None
+        self.summaries = 0
+        self.handle_types = handle_types()
+        self.odd_types = ONE_SHOT | self.handle_types | {types.CoroutineType}
+        self.is_async = any(step.program.kind == "async" for step in self.steps)
+        self.is_chunked = self.steps[0].is_batched
+        self.deadline = float("inf")
+        """When no item is begun any more, by the clock of `started`."""
+        self.progress = Progress(self.size, in_turn=not (self.is_async or self.is_chunked))
+        self.slots = (
+            Slots(order.pace, self.size, clock=time.perf_counter, start=order.pace.since or self.started)
+            if order.pace
+            else None
+        )
+        self.teller: Teller | None = None
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -65,7 +91,7 @@ class Batch:
         if any(step.options.log_prints for step in self.steps):
             capture_prints()
         if self.is_stopped():
-            return self.report(0)
+            return self.report(range(0))
         try:
             inputs = ready_inputs(self.order, self.host.load)
         except Exception as error:
@@ -77,232 +103,84 @@ class Batch:
                     for source in step.order.slots
                 ]
             )
-        if any(step.program.kind == "async" for step in self.steps):
-            # asyncio takes longer to import than a small flow takes to run.
-            from graphflow.runner.concurrent import run_concurrently
+        reached = self._run_items()
+        with self.progress.lock:
+            positions = self.progress.last(reached)
+        return self.report(positions)
 
-            reached = run_concurrently(self)
-        else:
-            reached = self._run_in_turn()
-        return self.report(reached)
+    def _run_items(self) -> int | None:
+        """Run the items; gives how many, where they run in turn."""
+        self.begin()
+        if self.size > 1 and self.host.takes_progress:
+            self.teller = self._new_teller()
+            watchdog().watch(self.teller)
+        try:
+            if self.is_chunked:
+                run_in_chunks(self)
+            elif self.is_async:
+                # asyncio takes longer to import than a small flow takes to run.
+                from graphflow.runner.concurrent import run_concurrently
+
+                run_concurrently(self)
+            else:
+                return run_in_turn(self)
+        finally:
+            if self.teller is not None:
+                watchdog().forget(self.teller)
+        return None
 
     def is_stopped(self) -> bool:
         """Whether no further item may be begun."""
         return self.host.is_stopped(self.order.run_id)
 
-    def begin(self) -> float:
-        """The clock of the batch starts; gives the time after which no item is begun."""
+    def begin(self) -> None:
+        """The clock of the batch starts."""
         self.started = time.perf_counter()
+        if self.order.slice_seconds is not None:
+            self.deadline = self.started + self.order.slice_seconds
+
+    # -- what is told while the batch goes on -----------------------------------------------------------
+
+    def _new_teller(self) -> Teller:
         seconds = self.order.slice_seconds
-        return self.started + seconds if seconds is not None else float("inf")
+        if self.is_async and not self.is_chunked:
+            return Teller(self._tell, first=CONCURRENT_TELL_SECONDS, every=CONCURRENT_TELL_SECONDS)
+        first = TELL_SECONDS if seconds is None else seconds + LATE_SECONDS
+        return Teller(self._tell, first=first, every=TELL_SECONDS)
 
-    def _run_in_turn(self) -> int:
-        """Run items one after the other; gives how many."""
-        steps = self.steps
-        deadline = self.begin()
-        tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
-        guard: Guard | None = None
-        try:
-            if all(step.is_plain for step in steps):
-                return self._run_plain(deadline)
-            if any(step.options.timeout_seconds is not None for step in steps):
-                guard = watchdog().guard(self._stuck)
-            return self._run_carefully(deadline, guard)
-        finally:
-            self.host.note(0, -1)
-            if guard is not None:
-                guard.close()
-            RUNNING.reset(tokens[1])
-            RECORDER.reset(tokens[0])
-
-    def _run_plain(self, deadline: float) -> int:
-        """The short way for steps with nothing around their calls: all that happens per item is here."""
-        steps, indices, note, number = self.steps, self.order.indices, self.host.note, self.order.id
-        odd_types, clock, started = self._odd_types, time.perf_counter, self.started
-        is_chain, add_error = len(steps) > 1, self.errors.add
-        check_at = min(deadline, started + STOP_CHECK_SECONDS)
-        start = started
-        position = 0
-        for step in steps:
-            step.context.attempt = 1
-        while position < self.size:
-            index = indices[position]
-            note(number, index)
-            for step in steps:
-                context = step.context
-                if is_chain:
-                    RUNNING.set(context)
-                    RECORDER.set(step.recorder)
-                context.map_index = index if context.is_mapped else None
-                try:
-                    args, kwargs = step.call(position)
-                    value = step.fn(*args, **kwargs)
-                    end = clock()
-                    if step.recorder.nodes or type(value) in odd_types:
-                        self.take(step, position, value, step.recorder)
-                        self._renew(step)
-                    else:
-                        step.values[position] = value
-                        step.states[position] = _SUCCESS
-                    step.attempts[position] = 1
-                    step.starts[position] = start - started
-                    step.durations[position] = end - start
-                except BaseException as error:
-                    end = clock()
-                    code = step.sure_ends.get(type(error), 0)
-                    if code > 0:
-                        # The short way, for a storm of failures.
-                        step.states[position] = code
-                        step.attempts[position] = 1
-                        step.starts[position] = start - started
-                        step.durations[position] = end - start
-                        step.faults[position] = add_error(error)
-                        if self._summaries < MAX_SUMMARIES:
-                            step.fault_inputs[position] = self._summary(step, position)
-                    else:
-                        self.failed(step, position, error, start)
-                    if step.recorder.nodes:
-                        self._renew(step)
-                    if step.states[position] == _RETRYING:
-                        self._try_again(step, position)
-                        end = clock()
-                    if error.__context__ is not None or not isinstance(error, Exception):
-                        # It may have been Ctrl-C: look now whether to go on.
-                        check_at = 0.0
-                start = end
-                if is_chain and step.states[position] != _SUCCESS:
-                    self._run_rest(step, position)
-                    start = clock()
-                    break
-            position += 1
-            if start >= check_at:
-                if start >= deadline or self.is_stopped():
-                    break
-                check_at = min(deadline, start + STOP_CHECK_SECONDS)
-        return position
-
-    def _try_again(self, step: Step, position: int) -> None:
-        """The further attempts of an item at a plain step."""
-        context, odd_types = step.context, self._odd_types
-        while step.states[position] == _RETRYING:
-            context.attempt = step.attempts[position] + 1
-            start = _clock()
-            try:
-                args, kwargs = step.call(position)
-                value = step.fn(*args, **kwargs)
-                if step.recorder.nodes or type(value) in odd_types:
-                    self.take(step, position, value, step.recorder)
-                else:
-                    step.values[position] = value
-                    step.states[position] = _SUCCESS
-                self.ended(step, position, start)
-            except BaseException as error:
-                self.failed(step, position, error, start)
-            if step.recorder.nodes:
-                self._renew(step)
-        context.attempt = 1
-
-    def _run_rest(self, last: Step, position: int) -> None:
-        """What is left of an item's lane after a step that did not simply succeed."""
-        if last.dooms_rest and last.states[position] in FAILED_CODES:
-            for step in last.rest:
-                step.states[position] = Code.UPSTREAM_FAILED
-            return
-        for step in last.rest:
-            if not step.in_lane or step.goes_on(position, self.steps):
-                RUNNING.set(step.context)
-                RECORDER.set(step.recorder)
-                self._run_step(step, position, None)
-                step.context.attempt = 1
-
-    def _run_carefully(self, deadline: float, guard: Guard | None) -> int:
-        """The way for items with something around their calls."""
-        note, number = self.host.note, self.order.id
-        check_at = min(deadline, self.started + STOP_CHECK_SECONDS)
-        position = 0
-        while position < self.size:
-            note(number, self.order.indices[position])
-            for step in self.steps:
-                if not step.in_lane or step.goes_on(position, self.steps):
-                    RUNNING.set(step.context)
-                    RECORDER.set(step.recorder)
-                    self._run_step(step, position, guard)
-            now = time.perf_counter()
-            position += 1
-            if now >= check_at or self.looks_now:
-                self.looks_now = False
-                if now >= deadline or self.is_stopped():
-                    break
-                check_at = min(deadline, now + STOP_CHECK_SECONDS)
-        return position
-
-    def _run_step(self, step: Step, position: int, guard: Guard | None) -> None:
-        """One item at one step with everything that may surround it: timeout, label, retries without delay."""
-        context = step.context
-        context.map_index = self.order.indices[position] if context.is_mapped else None
-        if self.lost_input(step, position):
-            return
-        while True:
-            context.attempt = step.attempts[position] + 1
-            start = time.perf_counter()
-            try:
-                args, kwargs = self.call_of(step, position, context)
-                if guard is not None and step.options.timeout_seconds is not None:
-                    value = self._timed(step, position, guard, start, args, kwargs)
-                else:
-                    value = step.fn(*args, **kwargs)
-                self.take(step, position, value, step.recorder)
-                self.ended(step, position, start)
-            except BaseException as error:
-                self.failed(step, position, error, start)
-                if error.__context__ is not None or not isinstance(error, Exception):
-                    self.looks_now = True
-            self._renew(step)
-            if step.states[position] != Code.RETRYING:
+    def _tell(self) -> None:
+        """Deliver what has ended; after the end of the slice, also hand back what was not begun."""
+        progress = self.progress
+        with progress.lock:
+            if progress.is_over:
                 return
+            if progress.taken and time.perf_counter() >= self.deadline:
+                progress.cut()
+            part = progress.part()
+            if part is not None:
+                positions, held = part
+                self.host.progress(self.report(positions, held))
+                progress.told(positions)
 
-    @staticmethod
-    def _renew(step: Step) -> None:
-        """Give a step a new recorder if its last item recorded something."""
-        if step.recorder.nodes:
-            step.recorder = step.new_recorder(step.context)
-            RECORDER.set(step.recorder)
+    def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
+        """Called by the watchdog: deliver the last report, then end the batch's thread or process by force."""
+        self.host.ending()
+        with self.progress.lock:
+            report = self.report(self.progress.last(reached), held, is_last=True)
+        self.host.give_up(report)
 
-    def _timed(
-        self,
-        step: Step,
-        position: int,
-        guard: Guard,
-        start: float,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Call within the task's `timeout_seconds`."""
-        index = self.order.indices[position]
-        self._active = (step, position, start)
-        fired = False
-        try:
-            guard.arm(step.options.timeout_seconds or 0.0)
-            try:
-                value = step.fn(*args, **kwargs)
-                if type(value) in ONE_SHOT:
-                    value = list(value)
-            finally:
-                fired = guard.disarm()
-        except ItemTimeout:
-            guard.disarm()
-            raise step.timed_out(index) from None
-        except Exception as error:
-            if fired:
-                raise step.timed_out(index) from error
-            raise
-        finally:
-            self._active = None
-        if fired:
-            raise step.timed_out(index)
-        return value
+    # -- used by all ways of running: in turn, in chunks and concurrently --------------------------------
 
-    # -- used by both ways of running: in turn, and concurrently ----------------------------------------
+    def learner(self, step: Step) -> Callable[[], float | None] | None:
+        """What tells a step's limit while an item runs, where it follows from the map's median and is not known yet."""
+        if step.limit is not None:
+            return None
+
+        def learn() -> float | None:
+            step.limit = self.host.limit_of(self.order.run_id, step.order.node)
+            return step.limit
+
+        return learn
 
     def call_of(
         self, step: Step, position: int, context: TaskContext
@@ -333,7 +211,7 @@ class Batch:
             )
         if kind in ONE_SHOT:
             value = list(value)
-        if not recorder.nodes and kind not in self._handle_types:
+        if not recorder.nodes and kind not in self.handle_types:
             step.values[position] = value
             step.states[position] = _SUCCESS
             return
@@ -353,18 +231,11 @@ class Batch:
         if code and attempt < 256:
             step.attempts[position] = attempt
             if code < 0 and attempt <= step.options.retry.retries:
-                self._book_wait(
-                    step,
-                    position,
-                    error,
-                    Code.AWAITING_RETRY,
-                    -code,
-                    attempt,
-                    delay_after(attempt, step.options),
-                    start,
-                )
+                delay = delay_after(attempt, step.options)
+                waits = Decision(Code.AWAITING_RETRY, Code(-code), delay)
+                self._book_wait(step, position, error, waits, attempt, start)
             else:
-                self._book_end(step, position, error, abs(code), start)
+                self.book_end(step, position, error, abs(code), start)
             return
         if isinstance(error, Abandoned):
             raise error
@@ -389,57 +260,49 @@ class Batch:
     def _book(
         self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
     ) -> None:
-        code = decision.code
-        if code in FINAL_CODES and attempt == step.attempts[position]:
-            self._book_end(step, position, error, code, start)
-            return
-        self._book_wait(step, position, error, code, decision.outcome, attempt, decision.delay, start)
+        if decision.code in FINAL_CODES and attempt == step.attempts[position]:
+            self.book_end(step, position, error, decision.code, start)
+        else:
+            self._book_wait(step, position, error, decision, attempt, start)
 
     def _book_wait(
-        self,
-        step: Step,
-        position: int,
-        error: BaseException,
-        code: Code,
-        outcome: int,
-        attempt: int,
-        delay: float,
-        start: float,
+        self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
     ) -> None:
         """Book an attempt that leaves its item waiting, or that another follows at once."""
         duration = _clock() - start
-        if code is Code.AWAITING_RETRY and delay <= 0 and attempt <= step.options.retry.retries:
-            code = Code.AWAITING_RETRY if self.is_stopped() else Code.RETRYING
+        code = decision.code
+        if code is Code.AWAITING_RETRY and decision.delay <= 0 and attempt <= step.options.retry.retries:
+            code = Code.AWAITING_RETRY if self.slots is not None or self.is_stopped() else Code.RETRYING
         table = step.anomalies
-        if self._summaries < MAX_SUMMARIES:
-            table.inputs[len(table)] = self._summary(step, position)
+        if self.summaries < MAX_SUMMARIES:
+            table.inputs[len(table)] = self.summary(step, position)
         after = start - self.started
         table.book(
             position,
             attempt,
             code,
-            outcome,
+            decision.outcome,
             self.errors.add(error),
             self.started_wall + after,
             duration,
-            delay,
+            decision.delay,
         )
         step.states[position] = code
         step.starts[position] = after
         step.durations[position] = duration
 
-    def _book_end(self, step: Step, position: int, error: BaseException, code: int, start: float) -> None:
+    def book_end(self, step: Step, position: int, error: BaseException, code: int, start: float) -> None:
         """Book an error that ends an item: all but the error is in the step's columns."""
-        step.durations[position] = time.perf_counter() - start
+        step.durations[position] = _clock() - start
         step.starts[position] = start - self.started
-        step.states[position] = code
         step.faults[position] = self.errors.add(error)
-        if self._summaries < MAX_SUMMARIES:
-            step.fault_inputs[position] = self._summary(step, position)
+        step.states[position] = code
+        if self.summaries < MAX_SUMMARIES:
+            step.fault_inputs[position] = self.summary(step, position)
 
-    def _summary(self, step: Step, position: int) -> str:
+    def summary(self, step: Step, position: int) -> str:
         """The item's arguments in short, made here for the first failures of a batch."""
-        self._summaries += 1
+        self.summaries += 1
         try:
             args, kwargs = step.call(position)
             return summarize(step.program.parameter_names, args, kwargs)
@@ -458,17 +321,7 @@ class Batch:
             step.attempts[:] = bytes(min(255, tried + 1) for tried in step.attempts)
             step.states[:] = bytes([Code.FAILED]) * self.size
             step.faults[:] = array("i", [self.errors.add(error)]) * self.size
-        return self.report(self.size)
-
-    def _stuck(self) -> None:
-        """Called by the watchdog: the active item does not yield. Report without it, then end it by force."""
-        active = self._active
-        if active is None:
-            return
-        step, position, start = active
-        self.stuck(step, position, start)
-        self.host.ending()
-        self.host.give_up(self.report(position + 1))
+        return self.report(range(self.size))
 
     def stuck(self, step: Step, position: int, start: float) -> None:
         """Book an item that does not yield after its time; another attempt does not follow in this thread."""
@@ -479,6 +332,11 @@ class Batch:
         for later in step.rest:
             if later.in_lane:
                 later.goes_on(position, self.steps)
+
+    def refused(self, step: Step, position: int, error: BaseException, start: float) -> None:
+        """Book an attempt that came to nothing usable, and that is not repeated."""
+        step.attempts[position] = min(255, step.attempts[position] + 1)
+        self.book_end(step, position, error, Code.FAILED, start)
 
     def interrupted(self, step: Step, position: int, start: float) -> None:
         """Book an item that is run again on account of another: the attempt does not count."""
@@ -493,50 +351,68 @@ class Batch:
             )
         )
 
-    def report(self, reached: int) -> Report:
-        """The report of the first `reached` positions; values are stored before it is made."""
+    def report(self, positions: Sequence[int], held: Sequence[int] = (), *, is_last: bool = False) -> Report:
+        """The report of these positions; values are stored before it is made.
+
+        Parameters
+        ----------
+        held
+            Positions that another report follows for, or that are lost with the batch's process if this `is_last`.
+        """
         elapsed = time.perf_counter() - self.started
+        steps = self._step_reports(positions, travels=bool(held) and not is_last)
+        logs, logs_dropped = self.sink.take()
+        is_first = isinstance(positions, range) and not positions.start
+        variants = self.errors.variants()
+        if variants is not None and (held or not is_first):
+            # A report in parts carries the texts that it names, not those of all the parts before it.
+            variants = variants.named_by(
+                each for step in steps for each in (step.faults.errors, step.anomalies)
+            )
         return Report(
             batch=self.order.id,
             worker=self.host.worker,
             started=self.started_wall,
             elapsed=elapsed,
-            reached=reached,
-            steps=self._step_reports(reached),
+            reached=len(positions),
+            steps=steps,
             errors=tuple(self.errors.records),
-            variants=self.errors.variants(),
-            logs=self.sink.records,
-            logs_dropped=self.sink.dropped,
+            variants=variants,
+            logs=logs,
+            logs_dropped=logs_dropped,
+            positions=None if is_first else positions,
+            held=held,
         )
 
-    def _step_reports(self, reached: int) -> tuple[StepReport, ...]:
+    def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[StepReport, ...]:
         for step in self.steps:
-            if not step.program.is_mapped and reached and step.states[0] == _SUCCESS:
+            if not step.program.is_mapped and 0 in positions and step.states[0] == _SUCCESS:
                 step.values[0], step.info = value_info(step.values[0], is_mapped_over=step.order.wants_info)
-        stored = self.host.store([step.values[:reached] for step in self.steps])
-        labelled = [step.labels[:reached] for step in self.steps if step.labels is not None]
-        labels = iter(self.host.store(labelled) if labelled else [])
+        stored = self.host.store([part_of(step.values, positions) for step in self.steps], travels=travels)
+        labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
+        labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
         reports = []
         for step, outcome in zip(self.steps, stored, strict=True):
             if isinstance(outcome, SerializationFailure):
-                for position, error in outcome.errors.items():
-                    self._uncarried(step, position, error)
+                for place, error in outcome.errors.items():
+                    self._uncarried(step, positions[place], error)
                 outcome = outcome.ref
             label_ref = next(labels) if step.labels is not None else None
-            states = bytes(step.states[:reached])
+            states = bytes(part_of(step.states, positions))
+            marks, inputs = part_of(step.faults, positions), inputs_of(step.fault_inputs, positions)
             reports.append(
                 StepReport(
                     node=step.order.node,
                     states=states,
-                    attempts=bytes(step.attempts[:reached]),
-                    starts=step.starts[:reached],
-                    durations=step.durations[:reached],
+                    attempts=bytes(part_of(step.attempts, positions)),
+                    starts=part_of(step.starts, positions),
+                    durations=part_of(step.durations, positions),
                     values=outcome,
                     labels=None if isinstance(label_ref, SerializationFailure) else label_ref,
                     info=step.info,
-                    faults=Faults.of(states, step.faults, dict(step.fault_inputs)),
-                    anomalies=step.anomalies.copy() if step.anomalies else (),
-                    grafts=tuple(step.grafts),
+                    faults=Faults.of(states, marks, inputs),
+                    anomalies=step.anomalies.part(positions) if step.anomalies else (),
+                    grafts=records_of(step.grafts, positions),
                 )
             )
         return tuple(reports)

@@ -30,10 +30,22 @@ class LogSink:
         """Whether prints also go to the process's own stdout."""
         self._worker = worker
         self._max_lines = max_lines
+        self._taken = 0
+        self._dropped_taken = 0
+
+    def take(self) -> tuple[list[LogRecord], int]:
+        """The lines since the last call, and how many were dropped since."""
+        # Another thread may be adding lines at the end.
+        count, dropped = len(self.records), self.dropped
+        lines = self.records[:count]
+        del self.records[:count]
+        self._taken += count
+        before, self._dropped_taken = self._dropped_taken, dropped
+        return lines, dropped - before
 
     def add(self, context: TaskContext | FlowContext, level: int, message: str, logger: str) -> None:
         """Keep a line."""
-        if len(self.records) >= self._max_lines:
+        if self._taken + len(self.records) >= self._max_lines:
             self.dropped += 1
             return
         if len(message) > MAX_LINE:

@@ -7,8 +7,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from graphflow.context import RECORDER, RUNNING, TaskContext
+from graphflow.policies import ASYNC_CONCURRENCY
+from graphflow.recording import FragmentRecorder
+from graphflow.runner.journal import SEVERAL
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.step import Step
+from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
 from graphflow.states import Code
 
@@ -17,12 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["run_concurrently"]
 
-ASYNC_CONCURRENCY = 64
+LEARN_SECONDS = 0.05
+_SUCCESS = int(Code.COMPLETED)
 
 
-def run_concurrently(batch: Batch) -> int:
-    """Run the items of a batch of which a step is async; gives how many were run."""
-    return int(run_awaitable(_Loop(batch).run()))
+def run_concurrently(batch: Batch) -> None:
+    """Run the items of a batch of which a step is async."""
+    run_awaitable(_Loop(batch).run())
 
 
 class _Loop:
@@ -30,59 +35,143 @@ class _Loop:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self._begun = 0
-        self._items: dict[asyncio.Task[None], _Item] = {}
+        self.items: dict[asyncio.Task[None], _Item] = {}
+        self.recorders: list[list[FragmentRecorder]] = [[] for _ in batch.steps]
+        """Recorders that took no call and can be used again, by step."""
+        limits = [step.options.concurrency or ASYNC_CONCURRENCY for step in batch.steps]
+        self._concurrency = batch.order.concurrency or min(limits)
+        self._has_begun = False
         self._is_given_up = False
+        self._slot_timer: asyncio.TimerHandle | None = None
 
-    async def run(self) -> int:
-        """Begin items while there is time; gives how many, when they have ended."""
-        self._loop = asyncio.get_running_loop()
+    async def run(self) -> None:
+        """Begin items while there is time, and wait for their end."""
+        batch = self.batch
+        self._loop = loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        timer = None
+        if batch.order.slice_seconds is not None:
+            timer = loop.call_later(max(0.0, batch.deadline - time.perf_counter()), self._close)
         guard = self._guard()
-        watching = asyncio.ensure_future(self._watch(guard)) if guard is not None else None
-        main = asyncio.ensure_future(self._begin_all())
+        watching = [loop.create_task(self._watch(guard))] if guard is not None else []
+        if any(batch.learner(step) is not None and step.has_limit for step in batch.steps):
+            watching.append(loop.create_task(self._learn()))
         try:
-            await asyncio.wait([main, watching] if watching else [main], return_when=asyncio.FIRST_COMPLETED)
+            self._begin_more()
+            await self._over
             if self._is_given_up:
                 raise Abandoned
-            return await main
         finally:
-            if watching is not None:
-                watching.cancel()
+            batch.host.note(0, -1)
+            if timer is not None:
+                timer.cancel()
+            if self._slot_timer is not None:
+                self._slot_timer.cancel()
+            for each in watching:
+                each.cancel()
             if guard is not None:
                 guard.close()
 
-    async def _begin_all(self) -> int:
-        batch = self.batch
-        order, host = batch.order, batch.host
-        free = asyncio.Semaphore(min(step.options.concurrency or ASYNC_CONCURRENCY for step in batch.steps))
-        deadline = batch.begin()
-        while self._begun < batch.size:
-            await free.acquire()
-            if self._begun and (time.perf_counter() >= deadline or batch.is_stopped()):
+    def ended(self, item: _Item) -> None:
+        """An item went through all its steps, or the batch is given up."""
+        if self._is_given_up:
+            self._finish()
+            return
+        self.items.pop(item.task, None)
+        self.batch.progress.mark_ended((item.position,))
+        self._begin_more()
+
+    def _begin_more(self) -> None:
+        """Begin items up to the concurrency; the batch is over when none is left."""
+        batch, items = self.batch, self.items
+        order, progress, create_task = batch.order, batch.progress, self._loop.create_task
+        while len(items) < self._concurrency and not progress.is_cut:
+            if self._has_begun and (time.perf_counter() >= batch.deadline or batch.is_stopped()):
+                self._close()
                 break
-            host.note(order.id, order.indices[self._begun])
-            item = _Item(batch, self._begun)
-            task = asyncio.ensure_future(item.run())
-            self._items[task] = item
-            task.add_done_callback(self._items.pop)
-            task.add_done_callback(lambda _: free.release())
-            self._begun += 1
-        if self._items:
-            await asyncio.wait(list(self._items))
-        host.note(0, -1)
-        return self._begun
+            if batch.slots is not None and not self._has_slot():
+                break
+            position = next(progress.rest, None)
+            if position is None:
+                break
+            self._has_begun = True
+            # If the process dies, nobody knows which of several items it was.
+            batch.host.note(order.id, SEVERAL if items else order.indices[position])
+            item = _Item(self, position)
+            item.task = task = create_task(item.run())
+            items[task] = item
+        if not items and self._slot_timer is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _close(self) -> None:
+        """Begin nothing more; what was not begun is handed back while the others go on."""
+        progress = self.batch.progress
+        if progress.is_cut or not self._has_begun:
+            return
+        progress.cut()
+        if self._slot_timer is not None:
+            self._slot_timer.cancel()
+            self._slot_timer = None
+        if not self.items:
+            self._finish()
+        elif self.batch.teller is not None:
+            self.batch.teller.hurry()
+
+    def _has_slot(self) -> bool:
+        """Whether an item may begin now; else the loop looks again when the next slot opens."""
+        batch = self.batch
+        assert batch.slots is not None
+        if self._slot_timer is not None:
+            return False
+        wait = 0.0 if not batch.progress.has_rest else batch.slots.take()
+        if wait is None:
+            self._has_begun = True
+            self._close()
+            return False
+        if wait > 0.0:
+            wait = min(wait, STOP_CHECK_WAITING_SECONDS)
+            self._slot_timer = self._loop.call_later(wait, self._look_for_slot)
+            return False
+        return True
+
+    def _look_for_slot(self) -> None:
+        self._slot_timer = None
+        if self.batch.is_stopped():
+            self._has_begun = True
+            self._close()
+        else:
+            self._begin_more()
+
+    # -- limits that follow from the map's median ---------------------------------------------------------
+
+    async def _learn(self) -> None:
+        """Look for limits that come while items run, and apply them."""
+        batch = self.batch
+        open_steps = [step for step in batch.steps if step.limit is None and step.has_limit]
+        while open_steps:
+            await asyncio.sleep(LEARN_SECONDS)
+            for step in list(open_steps):
+                learn = batch.learner(step)
+                if learn is None or learn() is not None:
+                    open_steps.remove(step)
+                    for item in list(self.items.values()):
+                        item.limit(step)
 
     # -- items that block the loop, which no timeout of asyncio can end -----------------------------------
 
     def _guard(self) -> Guard | None:
         """A guard for this thread, where every step has a timeout."""
-        if any(step.options.timeout_seconds is None for step in self.batch.steps):
+        if any(step.limit is None for step in self.batch.steps):
             return None
         return watchdog().guard(self._stuck)
 
     async def _watch(self, guard: Guard) -> None:
         """Show the guard that the loop turns; it acts if it did not for as long as an item may take."""
-        seconds = max(step.options.timeout_seconds or 0.0 for step in self.batch.steps)
+        seconds = max(step.limit or 0.0 for step in self.batch.steps)
         while not self._is_given_up:
             guard.arm(seconds)
             await asyncio.sleep(seconds / 4)
@@ -92,39 +181,51 @@ class _Loop:
         blocking = asyncio.current_task(self._loop)
         self._is_given_up = True
         batch = self.batch
-        for task, item in list(self._items.items()):
-            item.give_up(is_blocking=task is blocking)
-        batch.host.ending()
-        batch.host.give_up(batch.report(self._begun))
+        batch.progress.cut()
+        for task, item in list(self.items.items()):
+            if item.give_up(is_blocking=task is blocking):
+                batch.progress.mark_ended((item.position,))
+        batch.give_up()
 
 
 class _Item:
     """One item on its way through the steps."""
 
-    def __init__(self, batch: Batch, position: int) -> None:
-        self.batch = batch
+    __slots__ = ("_active", "_loop", "_scope", "batch", "index", "position", "task")
+
+    task: asyncio.Task[None]
+
+    def __init__(self, loop: _Loop, position: int) -> None:
+        self.batch = loop.batch
         self.position = position
-        self.index = batch.order.indices[position]
+        self.index = loop.batch.order.indices[position]
+        self._loop = loop
         self._active: tuple[Step, float] | None = None
+        self._scope: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Go through all steps."""
         batch, position = self.batch, self.position
-        for step in batch.steps:
-            if step.in_lane and not step.goes_on(position, batch.steps):
-                continue
-            if batch.lost_input(step, position):
-                continue
-            # The items run at the same time: each has a context of its own.
-            context = step.new_context()
-            context.map_index = self.index if context.is_mapped else None
-            RUNNING.set(context)
-            await self._run_step(step, context)
+        try:
+            for number, step in enumerate(batch.steps):
+                if step.in_lane and not step.goes_on(position, batch.steps):
+                    continue
+                if step.has_doubtful_input and batch.lost_input(step, position):
+                    continue
+                # The items run at the same time: each has a context of its own.
+                context = step.new_context()
+                if context.is_mapped:
+                    context.map_index = self.index
+                RUNNING.set(context)
+                await self._run_step(step, context, self._loop.recorders[number])
+        finally:
+            self._loop.ended(self)
 
-    async def _run_step(self, step: Step, context: TaskContext) -> None:
+    async def _run_step(self, step: Step, context: TaskContext, spare: list[FragmentRecorder]) -> None:
         batch, position = self.batch, self.position
         while True:
-            recorder = step.new_recorder(context)
+            recorder = spare.pop() if spare else step.new_recorder(context)
+            recorder.context = context
             RECORDER.set(recorder)
             context.attempt = step.attempts[position] + 1
             start = time.perf_counter()
@@ -135,8 +236,12 @@ class _Item:
                 if hasattr(value, "__aiter__"):
                     value = _listed(value)
                 if hasattr(value, "__await__"):
-                    value = await self._within_time(step, value)
-                batch.take(step, position, value, recorder)
+                    value = await (self._within_time(step, value) if step.has_limit else value)
+                if recorder.nodes or type(value) in batch.odd_types:
+                    batch.take(step, position, value, recorder)
+                else:
+                    step.values[position] = value
+                    step.states[position] = _SUCCESS
                 batch.ended(step, position, start)
             except asyncio.CancelledError:
                 step.states[position] = Code.CANCELLED
@@ -146,30 +251,44 @@ class _Item:
             except BaseException as error:
                 batch.failed(step, position, error, start)
             self._active = None
+            if not recorder.nodes:
+                spare.append(recorder)
             if step.states[position] != Code.RETRYING:
                 return
 
     async def _within_time(self, step: Step, value: Any) -> Any:
-        timeout = step.options.timeout_seconds
-        if timeout is None:
-            return await value
+        scope = asyncio.timeout(step.limit)
+        self._scope = scope
         try:
-            async with asyncio.timeout(timeout) as scope:
+            async with scope:
                 return await value
         except TimeoutError:
             if scope.expired():
                 raise step.timed_out(self.index) from None
             raise
+        finally:
+            self._scope = None
 
-    def give_up(self, *, is_blocking: bool) -> None:
-        """Book what becomes of the item when its loop is given up: only the one that blocks it is to blame."""
-        if self._active is None:
+    def limit(self, step: Step) -> None:
+        """The limit of a step has become known; it may be up already."""
+        if self._scope is None or self._active is None or self._active[0] is not step or step.limit is None:
             return
+        left = self._active[1] + step.limit - time.perf_counter()
+        self._scope.reschedule(asyncio.get_running_loop().time() + left)
+
+    def give_up(self, *, is_blocking: bool) -> bool:
+        """Book what becomes of the item when its loop is given up: only the one that blocks it is to blame.
+
+        False if it had not begun.
+        """
+        if self._active is None:
+            return False
         step, start = self._active
         if is_blocking:
             self.batch.stuck(step, self.position, start)
         else:
             self.batch.interrupted(step, self.position, start)
+        return True
 
 
 async def _listed(source: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import reprlib
+import threading
 import traceback
 import types
 from array import array
@@ -24,6 +25,7 @@ from graphflow.runner.loops import run_awaitable
 from graphflow.states import Code, State
 
 __all__ = [
+    "MAX_SUMMARIES",
     "Decision",
     "ErrorTable",
     "decide",
@@ -38,6 +40,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_PACKAGE + each + os.sep for each in ("runner", "backends", "engine"))
 MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 6_000
+MAX_SUMMARIES = 100
+"""Failures of a batch whose items' arguments are noted."""
 MAX_PICKLE = 65_536
 MAX_LIVE = 10
 """Exceptions of one type and place that a batch in this process keeps with the frames that raised them."""
@@ -222,6 +226,7 @@ class ErrorTable:
         self._last = _Kind(BaseException, None, None)
         self._chunks: list[bytes] = []
         self._firsts = array("I")
+        self._lock = threading.Lock()
 
     def add(self, error: BaseException) -> int:
         """The number of the error: above 0 of a full record, below of a variant."""
@@ -252,7 +257,7 @@ class ErrorTable:
                 texts.append(text)
                 number = -kind.block * CHUNK - len(texts)
                 if len(texts) == CHUNK:
-                    self._close_chunk(kind)
+                    self._open_chunk(kind)
                 if kind.room:
                     kind.room -= 1
                     kind.numbers[text] = number
@@ -266,11 +271,13 @@ class ErrorTable:
         """The variants so far, packed."""
         if not self._chunks:
             return None
-        chunks = list(self._chunks)
-        for kind in self._kinds.values():
-            if kind.texts:
-                chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
-        return Variants(records=self._firsts[:], chunks=tuple(chunks))
+        # Reports are made by other threads too, while the batch goes on.
+        with self._lock:
+            chunks = list(self._chunks)
+            for kind in list(self._kinds.values()):
+                if kind.texts:
+                    chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
+            return Variants(records=self._firsts[:], chunks=tuple(chunks))
 
     def release(self) -> None:
         """The batch is over: the live exceptions let go of the engine's frames, and so of the whole batch."""
@@ -308,21 +315,22 @@ class ErrorTable:
         kind.texts.append(text if len(text) <= MAX_VARIANT else _bounded(text, MAX_VARIANT))
         number = -kind.block * CHUNK - len(kind.texts)
         if len(kind.texts) == CHUNK:
-            self._close_chunk(kind)
+            self._open_chunk(kind)
         if kind.room:
             kind.room -= 1
             kind.numbers[text] = number
         return number
 
     def _open_chunk(self, kind: _Kind) -> None:
-        kind.block = len(self._chunks)
-        kind.texts, kind.parts = [], {}
-        self._chunks.append(b"")
-        self._firsts.append(kind.first)
-
-    def _close_chunk(self, kind: _Kind) -> None:
-        self._chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
-        self._open_chunk(kind)
+        """Begin the next chunk of a type and place; the one before it is packed."""
+        done = pack_chunk(kind.texts, kind.parts) if kind.texts else b""
+        with self._lock:
+            if done:
+                self._chunks[kind.block] = done
+            kind.block = len(self._chunks)
+            kind.texts, kind.parts = [], {}
+            self._chunks.append(b"")
+            self._firsts.append(kind.first)
 
     def _keep(self, kind: _Kind, error: BaseException) -> int:
         """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""

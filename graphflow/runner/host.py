@@ -16,13 +16,20 @@ class BatchHost(Protocol):
 
     worker: str
     is_local: bool
+    takes_progress: bool
+    """Whether reports are delivered while a batch goes on."""
 
     def load(self, ref: Ref) -> list[Any]:
         """The values of a column."""
         ...
 
-    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
-        """Keep columns; a column that cannot be carried names its items."""
+    def store(
+        self, columns: Sequence[list[Any]], *, travels: bool = False
+    ) -> list[Ref | SerializationFailure]:
+        """Keep columns; a column that cannot be carried names its items.
+
+        `travels` is for a report of a batch that goes on: what it stores cannot wait for the batch's end.
+        """
         ...
 
     def note(self, batch: int, index: int) -> None:
@@ -33,12 +40,23 @@ class BatchHost(Protocol):
         """Whether the run asked its batches to stop."""
         ...
 
+    def limit_of(self, run_id: str, node: int) -> float | None:
+        """The limit of a node's items in seconds, once it is known from the map's median."""
+        ...
+
+    def progress(self, report: Report) -> None:
+        """Deliver a report of a batch that goes on: it has `held` positions. Called by any thread."""
+        ...
+
     def ending(self) -> None:
         """What is stored from now on must outlive this process."""
         ...
 
     def give_up(self, report: Report) -> None:
-        """An item is stuck for good: deliver the report without it, and see to its thread or process."""
+        """An item is stuck for good: deliver the report without it, and see to its thread or process.
+
+        Positions that the report has `held` are lost with the thread or process.
+        """
         ...
 
 

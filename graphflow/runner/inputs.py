@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphflow.mapping import FailedInput, PartialList, slice_of, snapshot
+from graphflow.mapping import FailedInput, PartialList, elements_of, snapshot
 from graphflow.orders import (
     BatchOrder,
     Column,
@@ -21,7 +21,16 @@ from graphflow.orders import (
     Whole,
 )
 
-__all__ = ["Constant", "Loader", "MixedColumn", "Ready", "failed_input", "make_call", "ready_inputs"]
+__all__ = [
+    "Constant",
+    "Loader",
+    "MixedColumn",
+    "Ready",
+    "failed_input",
+    "make_call",
+    "make_chunk_call",
+    "ready_inputs",
+]
 
 Loader = Callable[[Ref], list[Any]]
 
@@ -71,11 +80,7 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
             values = [value for place, value in enumerate(values) if place not in gone]
         return Constant(values)
     assert isinstance(source, Elements)
-    sequence = snapshot_once(load(source.ref)[source.position])
-    indices = order.indices
-    if isinstance(indices, range):
-        return _checked(slice_of(sequence, indices.start, indices.stop))
-    return _checked([sequence[i] for i in indices])
+    return _checked(elements_of(snapshot_once(load(source.ref)[source.position]), order.indices))
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:
@@ -171,3 +176,32 @@ def make_call(
         return tuple(new_args), new_kwargs
 
     return general
+
+
+def make_chunk_call(
+    program: Program, slots: Sequence[Ready]
+) -> Callable[[Sequence[int]], tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A function that gives the arguments of one call for several positions: a list, or part of an array, per input.
+
+    Constants are the same for all; a spread input becomes one list per place or name.
+    """
+
+    def call(positions: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        values = [
+            each.value if isinstance(each, Constant) else elements_of(each, positions) for each in slots
+        ]
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for each in program.args:
+            if type(each) is not Spread:
+                args.append(_fill(each, values) if program.has_nested or type(each) is Hole else each)
+            elif isinstance(values[each.slot][0], Mapping):
+                names = list(values[each.slot][0])
+                kwargs.update({name: [row[name] for row in values[each.slot]] for name in names})
+            else:
+                args += [list(column) for column in zip(*values[each.slot], strict=True)]
+        for key, each in program.kwargs.items():
+            kwargs[key] = _fill(each, values) if program.has_nested or type(each) is Hole else each
+        return tuple(args), kwargs
+
+    return call

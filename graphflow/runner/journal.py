@@ -1,6 +1,6 @@
 """The crash journal: which item a worker executes, in a memory-mapped file that outlives the process.
 
-One file per thread, 24 bytes: a token of the run, the batch, the map index (-1 for none).
+One file per thread, 24 bytes: a token of the run, the batch, the map index (-1 for none, -2 for several).
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import struct
 import threading
 from pathlib import Path
 
-__all__ = ["Journal", "executing"]
+__all__ = ["SEVERAL", "Journal", "executing"]
+
+SEVERAL = -2
+"""The map index of a call that is for several items: nobody knows which one ended the process."""
 
 _LAYOUT = struct.Struct("<8sqq")
 _PAIR = struct.Struct("<qq")
@@ -43,7 +46,7 @@ class Journal:
 
 
 def executing(folder: Path, run_key: str, batch: int) -> int | None:
-    """The index that a batch was executing when its process died; None if no journal names the batch."""
+    """The index that a batch was executing when its process died, or `SEVERAL`; None if no journal names the batch."""
     token = _token(run_key)
     try:
         paths = list(folder.iterdir())
@@ -54,6 +57,6 @@ def executing(folder: Path, run_key: str, batch: int) -> int | None:
             run, noted, index = _LAYOUT.unpack(path.read_bytes()[: _LAYOUT.size])
         except (OSError, struct.error):
             continue
-        if run == token and noted == batch and index >= 0:
+        if run == token and noted == batch and index != -1:
             return int(index)
     return None

@@ -1,4 +1,4 @@
-"""Running a coroutine to its end, wherever the caller stands."""
+"""Running coroutines to their end, wherever the caller stands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable
 from typing import Any
 
-__all__ = ["run_awaitable"]
+__all__ = ["KeptLoop", "run_awaitable"]
 
 
 def run_awaitable(awaitable: Awaitable[Any]) -> Any:
@@ -38,3 +38,27 @@ def run_awaitable(awaitable: Awaitable[Any]) -> Any:
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+class KeptLoop:
+    """Runs awaitables one after the other in one event loop, which is made at the first."""
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """What an awaitable gives."""
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._runner = self._runner or asyncio.Runner()
+            return self._runner.run(_awaited(awaitable), context=contextvars.copy_context())
+        return run_awaitable(awaitable)
+
+    def close(self) -> None:
+        """End the loop, and what still runs in it."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()

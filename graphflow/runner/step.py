@@ -16,7 +16,7 @@ from graphflow.orders import BatchOrder, Lane, StepOrder
 from graphflow.recording import FragmentRecorder
 from graphflow.reports import Graft, ValueInfo
 from graphflow.runner.capture import LogSink
-from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call
+from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call, make_chunk_call
 from graphflow.states import FAILED_CODES, Code
 
 __all__ = ["ONE_SHOT", "Step"]
@@ -32,6 +32,7 @@ ONE_SHOT = frozenset(
     ]
 )
 """Iterators of the language: as a task's result they become a list, since they could be read only once."""
+_OWN_FAILURES = FAILED_CODES - {Code.UPSTREAM_FAILED}
 _WAITING = (Code.PENDING, Code.AWAITING_RETRY, Code.PAUSED, Code.GRAFTED)
 
 
@@ -44,6 +45,11 @@ class Step:
         self.program = program
         self.options = program.options
         self.fn = program.fn
+        self.is_batched = self.options.batched and program.is_mapped
+        self.limit = (
+            order.timeout_seconds if order.timeout_seconds is not None else self.options.timeout_seconds
+        )
+        """Seconds that an item may run; a limit that follows from the map's median may come while items run."""
         self.values: list[Any] = [None] * size
         self.states = bytearray(size)
         self.attempts = bytearray(order.tries) if order.tries is not None else bytearray(size)
@@ -61,6 +67,7 @@ class Step:
         self.grafts: list[Graft] = []
         self.info: ValueInfo | None = None
         self.call: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] = _no_call
+        self.call_chunk: Callable[[Sequence[int]], tuple[tuple[Any, ...], dict[str, Any]]] = _no_call
         self.in_lane = [source.step for source in order.slots if isinstance(source, Lane)]
         self.rest: list[Step] = []
         self.dooms_rest = False
@@ -111,6 +118,8 @@ class Step:
     def prepare(self, slots: Sequence[Ready]) -> None:
         """Take the inputs."""
         self.call = make_call(self.program, slots)
+        if self.is_batched:
+            self.call_chunk = make_chunk_call(self.program, slots)
         if self.program.kind == "builtin":
             return
         for each in slots:
@@ -120,16 +129,25 @@ class Step:
                 self._mixed.append(each)
 
     @property
+    def has_limit(self) -> bool:
+        """Whether an item's time is limited, or may be before it has ended."""
+        return self.limit is not None or self.options.knobs.timeout_factor is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether nothing surrounds a call: no timeout, label, earlier attempt or doubtful input."""
         return (
-            self.options.timeout_seconds is None
+            not self.has_limit
             and self.labels is None
             and self.program.kind != "async"
             and self.order.tries is None
-            and self._lost_constant is None
-            and not self._mixed
+            and not self.has_doubtful_input
         )
+
+    @property
+    def has_doubtful_input(self) -> bool:
+        """Whether an input of some item may have failed upstream."""
+        return self._lost_constant is not None or bool(self._mixed)
 
     def lost_input(self, position: int) -> FailedInput | None:
         """The failed upstream behind an input of an item, which then cannot run."""
@@ -141,7 +159,12 @@ class Step:
 
     def goes_on(self, position: int, steps: Sequence[Step]) -> bool:
         """Whether it runs for an item, given how that ended at the earlier steps of its lane."""
-        codes = [steps[each].states[position] for each in self.in_lane]
+        codes = [
+            Code.SKIPPED
+            if steps[each].order.tolerates and steps[each].states[position] in _OWN_FAILURES
+            else steps[each].states[position]
+            for each in self.in_lane
+        ]
         if any(code in FAILED_CODES for code in codes):
             self.states[position] = Code.UPSTREAM_FAILED
         elif any(code in _WAITING for code in codes):
@@ -159,9 +182,12 @@ class Step:
 
     def timed_out(self, index: int) -> ItemTimedOut:
         """The error of an item whose time was up."""
-        return ItemTimedOut(
-            f"{self.name_of(index)} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
-        )
+        limit, factor = self.limit or 0.0, self.options.knobs.timeout_factor
+        if factor is not None:
+            text = f"{limit:.3g} s, which is timeout={factor * 100:g}% of the map's median"
+        else:
+            text = f"timeout_seconds={limit:g}"
+        return ItemTimedOut(f"{self.name_of(index)} ran longer than {text}")
 
     def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
         """The error of an item of which an input failed."""
@@ -178,5 +204,5 @@ class Step:
         return error
 
 
-def _no_call(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _no_call(position: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     raise GraphflowError("a step was called before its inputs were ready")

@@ -1,19 +1,24 @@
-"""Timeouts in two steps: an exception raised in the item's thread, then, after a grace time, by force.
+"""One thread that watches all batches of a process: the time of their items, and whether they have something to tell.
 
-An item that sleeps in C code does not see the exception; its guard's `on_stuck` then decides what force is.
+Timeouts come in two steps: an exception raised in the item's thread, then, after a grace time, force. An item that
+sleeps in C code does not see the exception; its guard's `on_stuck` then decides what force is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "watchdog"]
+__all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "Watched", "watchdog"]
 
+logger = logging.getLogger("graphflow.runner")
 GRACE_SECONDS = float(os.environ.get("GRAPHFLOW_TIMEOUT_GRACE_SECONDS", "1.0"))
+LOOK_SECONDS = 0.05
 _SET_ASYNC_EXC = ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 _raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(_SET_ASYNC_EXC)
 # The same function with a null pointer, which takes back what was not raised yet; None would not be one.
@@ -28,27 +33,54 @@ class Abandoned(BaseException):
     """The item was stuck and given up: its thread has nothing more to report."""
 
 
+class Watched(Protocol):
+    """Something that the watchdog looks at, every 50 ms or when it is due."""
+
+    def check(self, now: float) -> float | None:
+        """Act if it is time; gives the next time to look (of the monotonic clock), or None."""
+        ...
+
+
+class _Armed:
+    """The time of one item; `due` is None until its limit is known."""
+
+    __slots__ = ("begun", "due", "learn")
+
+    def __init__(self, begun: float, due: float | None, learn: Callable[[], float | None] | None) -> None:
+        self.begun = begun
+        self.due = due
+        self.learn = learn
+
+
 class Guard:
     """Watches one thread that runs items, one at a time.
 
     Without `on_stuck` nobody gives an item up: the thread has it until it yields.
+
+    Where nothing happens, an item costs no lock: its end is the store of `_armed`, then a look at `_is_acting`; the
+    watchdog sets the latter, then looks at the former. So at least one of them sees the other.
     """
 
     def __init__(self, dog: Watchdog, on_stuck: Callable[[], None] | None) -> None:
         self._dog = dog
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._deadline: float | None = None
+        self._armed: _Armed | None = None
+        self._is_acting = False
         self._has_fired = False
         self._is_stuck = False
         self.on_stuck = on_stuck
 
-    def arm(self, seconds: float) -> None:
-        """Start the time of an item."""
-        with self._lock:
-            self._deadline = time.monotonic() + seconds
-            self._has_fired = False
-        self._dog.watch(self, self._deadline)
+    def arm(self, seconds: float | None, learn: Callable[[], float | None] | None = None) -> None:
+        """Start the time of an item. Where it has no limit yet, `learn` is asked for one while it runs."""
+        begun = time.monotonic()
+        if seconds is None:
+            self._armed = _Armed(begun, None, learn)
+            return
+        due = begun + seconds
+        self._armed = _Armed(begun, due, None)
+        if due < self._dog.wake_at:
+            self._dog.look_at(due)
 
     def disarm(self) -> bool:
         """End the time of an item; True if it was up. A late exception does not reach the next item.
@@ -58,14 +90,16 @@ class Guard:
         Abandoned
             If the item was given up in the meantime.
         """
+        self._armed = None
+        if not self._is_acting:
+            return False
         with self._lock:
-            self._deadline = None
             if self._is_stuck:
                 raise Abandoned
             fired = self._has_fired
             if fired:
                 _take_back(self._thread, None)
-                self._has_fired = False
+            self._has_fired = self._is_acting = False
         return fired
 
     def close(self) -> None:
@@ -74,16 +108,28 @@ class Guard:
 
     def check(self, now: float) -> float | None:
         """Act if the time is up; gives the next time to look, or None."""
-        with self._lock:
-            if self._deadline is None or self._is_stuck:
+        armed = self._armed
+        if armed is None:
+            return None
+        if armed.due is None:
+            seconds = armed.learn() if armed.learn is not None else None
+            if seconds is None:
                 return None
-            if now < self._deadline:
-                return self._deadline
+            armed.due = armed.begun + seconds
+        if now < armed.due:
+            return armed.due
+        with self._lock:
+            if self._is_stuck:
+                return None
+            self._is_acting = True
+            if self._armed is not armed:
+                self._is_acting = self._has_fired
+                return None
             if not self._has_fired:
                 self._has_fired = True
-                self._deadline = now + GRACE_SECONDS
+                armed.due = now + GRACE_SECONDS
                 _raise_in(self._thread, ItemTimeout)
-                return self._deadline
+                return armed.due
             if self.on_stuck is None:
                 return None
             self._is_stuck = True
@@ -92,46 +138,61 @@ class Guard:
 
 
 class Watchdog:
-    """One thread that watches all guards of a process; it is started at the first timeout."""
+    """One thread that looks at all that is watched in a process; it is started at the first."""
 
     def __init__(self) -> None:
-        self._guards: set[Guard] = set()
+        self._watched: set[Watched] = set()
         self._condition = threading.Condition()
-        self._wake_at = float("inf")
+        self.wake_at = float("inf")
         self._thread: threading.Thread | None = None
 
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
         """A guard for the calling thread."""
         guard = Guard(self, on_stuck)
+        self.watch(guard)
+        return guard
+
+    def watch(self, watched: Watched) -> None:
+        """Look at something from now on."""
         with self._condition:
-            self._guards.add(guard)
+            self._watched.add(watched)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="graphflow-watchdog", daemon=True)
                 self._thread.start()
-        return guard
+            elif self.wake_at > time.monotonic() + LOOK_SECONDS:
+                self._condition.notify()
 
-    def watch(self, guard: Guard, deadline: float) -> None:
-        """Look at a guard at `deadline` (of the monotonic clock) or earlier."""
-        if deadline < self._wake_at:
+    def look_at(self, due: float) -> None:
+        """Look at everything at `due` (of the monotonic clock) or earlier."""
+        if due < self.wake_at:
             with self._condition:
                 self._condition.notify()
 
-    def forget(self, guard: Guard) -> None:
-        """Watch a guard no longer."""
+    def forget(self, watched: Watched) -> None:
+        """Watch something no longer."""
         with self._condition:
-            self._guards.discard(guard)
+            self._watched.discard(watched)
 
     def _run(self) -> None:
         while True:
             now = time.monotonic()
             with self._condition:
-                guards = list(self._guards)
-            next_times = [due for guard in guards if (due := guard.check(now)) is not None]
+                watched = list(self._watched)
+            next_times = [due for each in watched if (due := _look(each, now)) is not None]
             with self._condition:
-                # A guard armed between the check and this wait is looked at within 50 ms.
-                self._wake_at = min([*next_times, now + (0.05 if self._guards else 3600.0)])
-                self._condition.wait(max(0.0, self._wake_at - time.monotonic()))
-                self._wake_at = 0.0
+                # What is armed between the check and this wait is looked at within 50 ms.
+                self.wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
+                self._condition.wait(max(0.0, self.wake_at - time.monotonic()))
+                self.wake_at = 0.0
+
+
+def _look(watched: Watched, now: float) -> float | None:
+    try:
+        return watched.check(now)
+    except Exception:
+        # One thing that is watched does not leave the others without a watch.
+        logger.exception("a batch could not be watched")
+        return None
 
 
 _DOG = Watchdog()

@@ -92,10 +92,11 @@ class WorkerHost:
     blocks
         Columns that came along with the batch, by ref id.
     emit
-        Sends a report to the driver before the process ends itself.
+        Sends a report to the driver before the batch has ended.
     """
 
     is_local = False
+    takes_progress = True
 
     def __init__(
         self,
@@ -172,7 +173,9 @@ class WorkerHost:
                     columns.popitem(last=False)
         return values
 
-    def store(self, columns: Sequence[list[Any]]) -> list[Ref | SerializationFailure]:
+    def store(
+        self, columns: Sequence[list[Any]], *, travels: bool = False
+    ) -> list[Ref | SerializationFailure]:
         """Columns as bytes: inline where they are small, else in one pack, else kept on the worker."""
         encoded = [encode(column) for column in columns]
         name = f"{self._header.batch}-{uuid.uuid4().hex[:12]}"
@@ -184,8 +187,8 @@ class WorkerHost:
             ]
         elif self._folder is not None:
             refs = write_pack(self._folder, name, [data for data, _ in encoded])
-        elif self._is_ending:
-            # This process is about to end: the values travel with the report.
+        elif travels or self._is_ending:
+            # The batch's task in Dask, which would hold them, ends later or never: they travel with the report.
             refs = [
                 Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
                 for i, (data, _) in enumerate(encoded)
@@ -207,6 +210,14 @@ class WorkerHost:
         """Whether the run asked its batches to stop."""
         return run_id in _PROCESS.stopped
 
+    def limit_of(self, run_id: str, node: int) -> float | None:
+        """The limit of a node's items, as far as this process was told one."""
+        return _PROCESS.limits.get((run_id, node))
+
+    def progress(self, report: Report) -> None:
+        """Send a report of a batch that goes on."""
+        self._emit(encode_report(report))
+
     def give_up(self, report: Report) -> None:
         """Send what is done, then end this process: nothing else stops an item that does not yield."""
         self._emit(encode_report(report))
@@ -227,6 +238,7 @@ def run_payload(
     emit: Callable[[bytes], None],
 ) -> tuple[bytes, dict[str, bytes]]:
     """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker."""
+    arrived = time.perf_counter()
     header: Header = pickle.loads(payload)
     host = WorkerHost(
         worker=worker,
@@ -236,7 +248,7 @@ def run_payload(
         emit=emit,
     )
     try:
-        order = decode_order(header, host.load_program, host.load_bytes)
+        order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
     except Exception as error:
         return encode_report(refused_report(header, error, worker=worker)), {}
     report = run_batch(order, host)

@@ -12,6 +12,7 @@ import queue
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphflow.functions import is_async
 from graphflow.orders import BatchOrder, Column, Gathered, Hole, Input, Literals, Program, StepOrder, Whole
 from graphflow.policies import Skip, TaskOptions
 from graphflow.ports import Backend, BackendEvent, BatchDone, BatchLost, Capacity
@@ -29,7 +30,7 @@ def program(fn: Callable[..., Any], *args: Any, is_mapped: bool = True, **option
     return Program(
         id=name,
         fn=fn,
-        kind="sync",
+        kind="async" if is_async(fn) else "sync",
         args=args or (Hole(0),),
         kwargs={},
         has_nested=False,

@@ -51,10 +51,13 @@ class Inspector:
         if book.ended != len(book.states) or (book.width or 0) != len(book.states):
             raise Violation(f"node {id_} of width {book.width} counts {book.ended} ended in {[*book.states]}")
 
-    def check_end(self, seen: Sequence[tuple[int, int | None]]) -> None:
-        """All that the run came to is what the rules say."""
+    def check_end(self, seen: Sequence[tuple[int, int | None]], *, is_exact: bool = True) -> None:
+        """All that the run came to is what the rules say, as far as they say it beforehand."""
         finish = self._ledger.finish
         assert finish is not None
+        if self._scenario.may_halt or not is_exact:
+            self._check_halts(Code(finish.code))
+            return
         oracle = Oracle(self._scenario)
         if self._ledger.is_stopping:
             self._check_stopped(oracle, Code(finish.code))
@@ -117,6 +120,22 @@ class Inspector:
                 raise Violation(
                     f"item {index} of node {id_} has item {item} of node {root} as its root, which is {code}"
                 )
+
+    def _check_halts(self, code: Code) -> None:
+        """Maps that may end early did so where they had to, and what was cancelled is theirs."""
+        ledger, scenario = self._ledger, self._scenario
+        left = {behind for id_ in scenario.readers for behind in scenario.behind(id_)}
+        for id_, states in ledger.states.items():
+            knobs = ledger.knobs[id_]
+            own = sum(each in FAILED_CODES and each != Code.UPSTREAM_FAILED for each in states.values())
+            has_halted = knobs.can_halt and knobs.exceeded(own, ledger.widths.get(id_))
+            if has_halted and ledger.outcomes[id_] != Code.FAILED:
+                raise Violation(f"node {id_} ended {Code(ledger.outcomes[id_]).name} after {own} failures")
+            may_cancel = ledger.is_stopping or has_halted or id_ in left
+            if Code.CANCELLED in states.values() and not may_cancel:
+                raise Violation(f"items of node {id_} were cancelled, but nothing ended it early")
+        if code is Code.CANCELLED and not ledger.is_stopping:
+            raise Violation("a run that nobody stopped ended Cancelled")
 
     def _check_stopped(self, oracle: Oracle, code: Code) -> None:
         """What ended before the stop ended as expected; the rest is Cancelled."""

@@ -6,10 +6,13 @@ The ledger is the simulator's history: what it holds is durable. It knows nothin
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from graphflow.engine import events as ev
 from graphflow.graph import Dep, DepKind, Node
+from graphflow.knobs import MapKnobs
 from graphflow.ports import Capacity
+from graphflow.reports import Report
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 
 __all__ = ["Ledger", "Violation"]
@@ -30,7 +33,14 @@ class Ledger:
         """Nodes that ended, by id."""
         self.widths: dict[int, int] = {}
         self.flying: dict[int, ev.SubmitBatch] = {}
+        self.out: dict[int, set[int]] = {}
+        """The positions of each batch under way that were not reported yet."""
         self.busy: set[tuple[int, int]] = set()
+        self.knobs: dict[int, MapKnobs] = {}
+        self.is_resized = False
+        """Whether the user changed a batch size, which holds for all tasks of a stage."""
+        self.starts: dict[int, list[float]] = {}
+        """When the items of a map with a rate may begin at the earliest, since its rate was last set."""
         self.due: dict[tuple[int, int], float] = {}
         """When an item may be tried again; infinity for one that is paused."""
         self.deaths: dict[tuple[int, int], int] = {}
@@ -46,11 +56,27 @@ class Ledger:
             self.nodes[node.id] = node
             self.states[node.id] = {}
             self.attempts[node.id] = {}
+            self.knobs[node.id] = node.knobs
 
-    def land(self, batch: int) -> None:
-        """A batch came back or was given up: the core may send its items again."""
-        order = self.flying.pop(batch)
-        self.busy.difference_update((node, index) for node in order.nodes for index in order.indices)
+    def turn(self, event: ev.KnobsChanged) -> None:
+        """The user changed the knobs of a map."""
+        self.knobs[event.node] = event.knobs
+        self.is_resized |= event.batch_size is not None
+        self.starts.pop(event.node, None)
+
+    def land(self, batch: int, held: Iterable[int] = ()) -> None:
+        """A batch came back or was given up, but for the positions held: the core may send the others again."""
+        order, out = self.flying[batch], self.out[batch]
+        gone = out.difference(held)
+        self.busy.difference_update((node, order.indices[at]) for node in order.nodes for at in gone)
+        out -= gone
+        if not out:
+            del self.flying[batch], self.out[batch]
+
+    def is_due(self, report: Report) -> bool:
+        """Whether a report tells of positions that are out."""
+        told = range(report.reached) if report.positions is None else report.positions
+        return self.out.get(report.batch, set()).issuperset([*told, *report.held])
 
     def is_ended(self, node: int, index: int) -> bool:
         """Whether an item's end is durable."""
@@ -76,8 +102,10 @@ class Ledger:
         if len(set(order.indices)) != len(order.indices):
             raise Violation(f"batch {order.batch} holds an item twice: {order}")
         size = self.nodes[order.nodes[0]].batch_size
-        if size is not None and len(order.indices) > size:
+        if size is not None and len(order.indices) > size and not self.is_resized:
             raise Violation(f"batch {order.batch} holds {len(order.indices)} items; batch_size is {size}")
+        for node in order.nodes:
+            self._check_knobs(node, order, now)
         for step, node in enumerate(order.nodes):
             self._check_inputs(order, step)
             tries = order.tries[step]
@@ -103,6 +131,31 @@ class Ledger:
                     )
                 self.busy.add(place)
         self.flying[order.batch] = order
+        self.out[order.batch] = set(range(len(order.indices)))
+
+    def _check_knobs(self, node: int, order: ev.SubmitBatch, now: float) -> None:
+        """A batch holds to what the user said of the map."""
+        knobs = self.knobs[node]
+        own = sum(code in FAILED_CODES - {Code.UPSTREAM_FAILED} for code in self.states[node].values())
+        if knobs.can_halt and knobs.exceeded(own, self.widths.get(node)):
+            raise Violation(f"node {node} was sent after {own} failures, more than {knobs}")
+        if knobs.max_concurrency is not None:
+            running = (order.concurrency or 1) + sum(
+                each.concurrency or 1 for each in self.flying.values() if node in each.nodes
+            )
+            if running > knobs.max_concurrency and running > (order.concurrency or 1):
+                raise Violation(f"{running} items of node {node} may run at once, more than {knobs}")
+        if knobs.rate is None:
+            return
+        if order.pace is None:
+            raise Violation(f"node {node} has a rate, but its batch has no pace")
+        starts = self.starts.setdefault(node, [])
+        first = now + order.pace.delay
+        places = [first + k * order.pace.interval for k in range(len(order.indices))]
+        gaps = [after - before for before, after in pairwise(sorted(starts + places))]
+        if any(gap < (1 - 1e-6) / knobs.rate for gap in gaps):
+            raise Violation(f"items of node {node} may begin {min(gaps):.4f} s apart, at {knobs}")
+        starts += places
 
     def _check_inputs(self, order: ev.SubmitBatch, step: int) -> None:
         """Downstream sees only committed inputs."""
@@ -127,7 +180,8 @@ class Ledger:
         """Make a report durable; each item ends once."""
         report = command.report
         order = self.flying.get(report.batch)
-        if order is None or [*command.indices] != [*order.indices[: len(command.indices)]]:
+        told = range(report.reached) if report.positions is None else report.positions
+        if order is None or [*command.indices] != [order.indices[at] for at in told]:
             raise Violation(
                 f"a report of batch {report.batch} was committed that is not under way, or for other items"
             )

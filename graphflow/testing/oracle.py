@@ -138,10 +138,31 @@ class Oracle:
             return counts
         return Counts([upstream.code.state_name])
 
+    def _tolerates(self, id_: int) -> bool:
+        """Whether the failures of a map's own items are tolerated; scenarios never exceed what is."""
+        return self.nodes[id_].knobs.is_tolerant
+
+    def _without_tolerated(self, dep: Dep, counts: Counts) -> Counts:
+        """To the default trigger, what a map tolerates is as if it had been skipped."""
+        if dep.allows_failure or not self._tolerates(dep.upstream):
+            return counts
+        upstream = self.expected[dep.upstream]
+        takes_item = dep.kind is DepKind.ITEMS or (
+            dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.items)
+        )
+        if upstream.is_failed_whole and not takes_item:
+            return counts
+        kept = Counts(counts)
+        skipped = sum(kept.pop(code.state_name, 0) for code in _ROOT_FAILURES)
+        if skipped:
+            kept["Skipped"] += skipped
+        return kept
+
     def _verdict(self, node: Node, deps: Sequence[Dep], index: int | None) -> Code | None:
         """None to run, else how the node or the item ends; `FAILED` for a trigger that raises."""
         parts = [(dep, self._counts(dep, index)) for dep in deps]
         if node.trigger is all_successful:
+            parts = [(dep, self._without_tolerated(dep, counts)) for dep, counts in parts]
             if any(counts.failed and not dep.allows_failure for dep, counts in parts):
                 return Code.UPSTREAM_FAILED
             without_value = any(
@@ -244,9 +265,10 @@ class Oracle:
         }
         return codes[item.then], attempts
 
-    @staticmethod
-    def _derived(node: Node, expected: Expected) -> Code:
+    def _derived(self, node: Node, expected: Expected) -> Code:
         items = set(expected.items)
+        if self._tolerates(node.id) and not expected.is_failed_whole:
+            items -= _ROOT_FAILURES
         if not node.is_mapped:
             return expected.items[0]
         if expected.is_failed_whole or items & {Code.FAILED, Code.TIMED_OUT}:
@@ -255,7 +277,7 @@ class Oracle:
             if code in items:
                 return code
         for code in (Code.SKIPPED, Code.CACHED):
-            if items == {code}:
+            if set(expected.items) == {code}:
                 return code
         return Code.COMPLETED
 
@@ -300,9 +322,10 @@ class Oracle:
             )
         )
 
-    @staticmethod
-    def _is_unhandled(id_: int, expected: Expected, handed: set[tuple[int, int | None]]) -> bool:
+    def _is_unhandled(self, id_: int, expected: Expected, handed: set[tuple[int, int | None]]) -> bool:
         if (id_, None) in handed:
+            return False
+        if self._tolerates(id_) and not expected.is_failed_whole:
             return False
         return expected.is_failed_whole or any(
             code in _ROOT_FAILURES and (id_, index) not in handed for index, code in enumerate(expected.items)

@@ -6,18 +6,29 @@ Everything in a scenario follows from its seed; nothing here knows the engine.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from graphflow import policies
+from graphflow.engine.events import KnobsChanged
 from graphflow.graph import Dep, DepKind, Node, Source
+from graphflow.knobs import MapKnobs
 from graphflow.policies import Trigger, all_successful
 from graphflow.ports import Capacity
 from graphflow.reports import ValueInfo
 from graphflow.states import Code, Counts
 
-__all__ = ["Faults", "Fragment", "ItemScript", "IteratorScript", "NodeScript", "Scenario", "random_scenario"]
+__all__ = [
+    "Faults",
+    "Fragment",
+    "ItemScript",
+    "IteratorScript",
+    "NodeScript",
+    "ReaderScript",
+    "Scenario",
+    "random_scenario",
+]
 
 Ending = Literal["complete", "cached", "skip", "fail", "graft", "pause", "poison"]
 
@@ -75,6 +86,14 @@ class Fragment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderScript:
+    """The body iterates over a map while it runs, `window` items ahead; it leaves the loop at item `leaves_at`."""
+
+    window: int
+    leaves_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What goes wrong, as probabilities per batch; times are in virtual seconds."""
 
@@ -93,6 +112,8 @@ class Faults:
     """From then on no batch is lost."""
     stop_at: float | None = None
     is_hard: bool = False
+    parts: float = 0.0
+    """A batch reports in two parts, the second later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +131,10 @@ class Scenario:
     faults: Faults
     seen_by_body: frozenset[int] = frozenset()
     """Nodes whose failure the flow's body looks at."""
+    turns: tuple[tuple[float, KnobsChanged], ...] = ()
+    """When the user changes the knobs of a map."""
+    readers: Mapping[int, ReaderScript] = field(default_factory=dict)
+    """Maps over iterators that the body reads while they run."""
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -118,6 +143,34 @@ class Scenario:
             yield from each
         for fragment in self.fragments.values():
             yield from fragment.nodes
+
+    @property
+    def may_halt(self) -> bool:
+        """Whether a map may end early, at a moment that depends on timing."""
+        knobs = [node.knobs for node in self.nodes] + [turn.knobs for _, turn in self.turns]
+        leaves = any(reader.leaves_at is not None for reader in self.readers.values())
+        return leaves or any(each.can_halt and each.exceeded(MAX_WIDTH, MAX_WIDTH) for each in knobs)
+
+    def behind(self, id_: int) -> set[int]:
+        """A map, and the maps that it takes items of, to any depth."""
+        nodes = {node.id: node for node in self.nodes}
+        found, todo = {id_}, [id_]
+        while todo:
+            upstreams = {dep.upstream for dep in nodes[todo.pop()].deps if dep.kind is DepKind.ITEMS}
+            todo += upstreams - found
+            found |= upstreams
+        return found
+
+    def is_read_alone(self, id_: int) -> bool:
+        """Whether nothing but its reader ever needs a map, or what is behind it."""
+        behind = self.behind(id_)
+        return all(
+            dep.upstream not in behind
+            or dep.kind is DepKind.PICK
+            or (dep.kind is DepKind.ITEMS and node.id in behind)
+            for node in self.nodes
+            for dep in node.deps
+        )
 
     def without_faults(self) -> Scenario:
         """The same run with nothing going wrong around it (its items still do what they do)."""
@@ -158,6 +211,8 @@ _TRIGGERS: tuple[Trigger, ...] = (
     Trigger("broken", _raises),
 )
 _ARGUMENTS = "abcdefgh"
+MAX_WIDTH = 100
+"""No map of a scenario is as wide."""
 
 
 def random_scenario(seed: int, *, has_faults: bool = True) -> Scenario:
@@ -206,7 +261,7 @@ class _Maker:
         )
         capacity = Capacity(slots=rng.choice((1, 1, 2, 4)), queue=rng.choice((0, 1, 1)))
         faults = self.faults() if has_faults else Faults()
-        return Scenario(
+        scenario = Scenario(
             seed=self.seed,
             rounds=tuple(rounds),
             forced=tuple(forced),
@@ -216,6 +271,89 @@ class _Maker:
             capacity=capacity,
             faults=faults,
             seen_by_body=seen,
+        )
+        if rng.random() < 0.4:
+            scenario = self.with_knobs(scenario)
+        return self.with_readers(scenario) if rng.random() < 0.5 else scenario
+
+    def with_readers(self, scenario: Scenario) -> Scenario:
+        """A body that iterates over maps over iterators, and may leave such a loop early."""
+        rng = self.rng
+        recorded = [node.id for each in scenario.rounds for node in each]
+        lazy = [
+            id_
+            for id_ in recorded
+            if any((behind, slot) in self.iterators for behind in scenario.behind(id_) for slot in range(9))
+        ]
+        chosen = [id_ for id_ in lazy if rng.random() < 0.5][:2]
+        readers = {
+            id_: ReaderScript(
+                window=rng.choice((1, 2, 5)), leaves_at=rng.choice((None, None, rng.randrange(4)))
+            )
+            for id_ in chosen
+        }
+        return replace(scenario, readers=readers)
+
+    # -- knobs ------------------------------------------------------------------------------------------
+
+    def with_knobs(self, scenario: Scenario) -> Scenario:
+        """Limits and tolerance on some maps, some of them changed while they run."""
+        rng = self.rng
+        halts = rng.random() < 0.3
+
+        def turned(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+            return tuple(self.turned(node, halts) for node in nodes)
+
+        scenario = replace(
+            scenario,
+            rounds=tuple(turned(each) for each in scenario.rounds),
+            fragments={
+                place: replace(fragment, nodes=turned(fragment.nodes))
+                for place, fragment in scenario.fragments.items()
+            },
+        )
+        mapped = [node for each in scenario.rounds for node in each if node.is_mapped]
+        turns = []
+        for _ in range(rng.choice((0, 0, 1, 2)) if mapped else 0):
+            node = rng.choice(mapped)
+            size = rng.choice((None, None, 0, 2))
+            # Tolerance stays what it is: what it comes to would depend on the moment.
+            limits = self.knobs(False)
+            knobs = replace(node.knobs, max_concurrency=limits.max_concurrency, rate=limits.rate)
+            turns.append((rng.random() * 3, KnobsChanged(node=node.id, knobs=knobs, batch_size=size)))
+        return replace(scenario, turns=tuple(turns))
+
+    def turned(self, node: Node, halts: bool) -> Node:
+        """A node with knobs, if it is a map and chance wills it."""
+        if not node.is_mapped or self.rng.random() < 0.5:
+            return node
+        knobs = self.knobs(halts)
+        limits = (knobs.max_concurrency, knobs.rate)
+        fuse_key: Hashable = node.fuse_key if node.fuse_key is None else (node.fuse_key, limits)
+        concurrency = self.rng.choice((None, None, None, 3))
+        if concurrency is not None and fuse_key is not None:
+            fuse_key = (fuse_key, "async")
+        return replace(node, knobs=knobs, fuse_key=fuse_key, concurrency=concurrency)
+
+    def knobs(self, halts: bool) -> MapKnobs:
+        """Knobs of a map; without `halts`, such that no failures end it early."""
+        rng = self.rng
+        tolerance: dict[str, Any] = {}
+        if halts and rng.random() < 0.5:
+            tolerance = rng.choice(
+                (
+                    {"fail_fast": True},
+                    {"tolerated_count": rng.randrange(3)},
+                    {"tolerated_percentage": rng.choice((0.0, 10.0, 30.0))},
+                )
+            )
+        elif rng.random() < 0.5:
+            tolerance = rng.choice(({"tolerated_count": MAX_WIDTH}, {"tolerated_percentage": 100.0}))
+        return MapKnobs(
+            max_concurrency=rng.choice((None, None, 1, 2, 3, 7)),
+            rate=rng.choice((None, None, None, 0.7, 5.0, 60.0)),
+            timeout_factor=rng.choice((None, 3.0)),
+            **tolerance,
         )
 
     def faults(self) -> Faults:
@@ -241,6 +379,7 @@ class _Maker:
             calm_after=20.0,
             stop_at=rng.random() * 3 if rng.random() < 0.15 else None,
             is_hard=rng.random() < 0.5,
+            parts=rng.choice((0.0, 0.2, 0.6)),
         )
 
     # -- nodes ------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 
 from graphflow.engine import events as ev
+from graphflow.engine.books import OWN_FAILURES
 from graphflow.graph import DepKind
 from graphflow.reports import Anomaly, Graft, Report, StepReport
 from graphflow.states import FAILED_CODES, Code
@@ -58,6 +61,8 @@ class SimulatedWorkers:
         """Take a batch; how it ends is told later."""
         script = self._scenario.scripts[order.nodes[0]]
         delay = len(order.indices) * script.seconds
+        if order.pace is not None:
+            delay += order.pace.delay + len(order.indices) * order.pace.interval
         if self._scenario.faults.is_scattered:
             delay += self._rng.random() * self._rng.choice((0.1, 1.0, 3.0))
         self._clock.at(self._clock.now + delay, lambda: self._finish(order))
@@ -77,14 +82,37 @@ class SimulatedWorkers:
             reached = rng.randint(0, reached)
         elif rng.random() < faults.cuts:
             reached = rng.randint(1, reached)
+        told, held = [*range(reached)], list[int]()
+        if len(told) > 1 and rng.random() < faults.parts:
+            rng.shuffle(told)
+            cut = rng.randrange(1, len(told))
+            told, held = sorted(told[:cut]), sorted(told[cut:])
         try:
-            report = self._execute(order, reached)
+            report = self._execute(order, told)
         except _WorkerDied as death:
-            return self._died(order, death.index)
+            return self._died(order, order.indices, death.index)
+        if held:
+            report = replace(report, positions=told, held=held)
         if rng.random() < faults.duplicates:
             self._clock.after(rng.random() * 3.0, ev.BatchReported(report))
-        if rng.random() < faults.duplicates:
+        if held:
+            self._clock.at(self._clock.now + rng.random() * 2.0, lambda: self._finish_rest(order, held))
+        elif rng.random() < faults.duplicates:
             self._clock.after(rng.random() * 3.0, ev.BatchWasLost(batch=order.batch))
+        return ev.BatchReported(report)
+
+    def _finish_rest(self, order: ev.SubmitBatch, held: list[int]) -> ev.Event | None:
+        """The second part of a batch that reported in two; or it is lost in the meantime."""
+        if order.batch not in self._ledger.flying:
+            return None
+        indices = [order.indices[position] for position in held]
+        try:
+            report = self._execute(order, held)
+        except _WorkerDied as death:
+            return self._died(order, indices, death.index)
+        report = replace(report, positions=held)
+        if self._rng.random() < self._scenario.faults.duplicates:
+            self._clock.after(self._rng.random() * 3.0, ev.BatchReported(report))
         return ev.BatchReported(report)
 
     def _lose(self, order: ev.SubmitBatch) -> ev.Event | None:
@@ -101,19 +129,19 @@ class SimulatedWorkers:
             return None
         keeps_report = not faults.has_journal and rng.random() < 0.5
         try:
-            report = self._execute(order, len(order.indices) if keeps_report else position + 1)
+            report = self._execute(order, range(len(order.indices) if keeps_report else position + 1))
         except _WorkerDied as death:
-            return self._died(order, death.index)
+            return self._died(order, order.indices, death.index)
         if keeps_report and rng.random() < 0.5:
             self._clock.after(rng.random() * 3.0, ev.BatchReported(report))
-        return self._died(order, order.indices[position])
+        return self._died(order, order.indices, order.indices[position])
 
-    def _died(self, order: ev.SubmitBatch, index: int) -> ev.Event:
+    def _died(self, order: ev.SubmitBatch, out: Sequence[int], index: int) -> ev.Event:
         for place in self._executing:
             self.lost[place] = self.lost.get(place, 0) + 1
         has_journal = self._scenario.faults.has_journal
         for node in order.nodes:
-            for each in (index,) if has_journal else order.indices:
+            for each in (index,) if has_journal else out:
                 self._ledger.deaths[node, each] = self._ledger.deaths.get((node, each), 0) + 1
         if has_journal:
             return ev.BatchWasLost(batch=order.batch, executing=index, had_started=True)
@@ -121,9 +149,10 @@ class SimulatedWorkers:
 
     # -- the runner's part ------------------------------------------------------------------------------
 
-    def _execute(self, order: ev.SubmitBatch, reached: int) -> Report:
-        """Run the first `reached` items, task by task, as a worker does."""
+    def _execute(self, order: ev.SubmitBatch, positions: Sequence[int]) -> Report:
+        """Run the items at these positions, task by task, as a worker does."""
         self._executing = []
+        reached = len(positions)
         total = len(order.nodes)
         states = [bytearray(reached) for _ in range(total)]
         attempts = [bytearray(reached) for _ in range(total)]
@@ -137,14 +166,19 @@ class SimulatedWorkers:
             ]
             for node in order.nodes
         ]
-        for position in range(reached):
-            index = order.indices[position]
+        for position, at in enumerate(positions):
+            index = order.indices[at]
             for step in range(total):
                 node = order.nodes[step]
                 tried = order.tries[step]
-                tries = 0 if tried is None else tried[position]
+                tries = 0 if tried is None else tried[at]
                 attempts[step][position] = tries
-                before = {states[lane][position] for lane in lanes[step]}
+                before = {
+                    Code.SKIPPED
+                    if order.tolerates[lane] and states[lane][position] in OWN_FAILURES
+                    else states[lane][position]
+                    for lane in lanes[step]
+                }
                 if before & FAILED_CODES or Code.CANCELLED in before:
                     code = Code.CANCELLED if Code.CANCELLED in before else Code.UPSTREAM_FAILED
                 elif before & _WAITING:

@@ -14,6 +14,7 @@ from functools import partial
 
 from graphflow.engine import events as ev
 from graphflow.engine.core import Core
+from graphflow.graph import DepKind
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 from graphflow.testing.inspector import Inspector
 from graphflow.testing.ledger import Ledger, Violation
@@ -111,6 +112,17 @@ class Simulation:
         self._seen: list[tuple[int, int | None]] = []
         self._rounds = 0
         self._is_closed = False
+        self._read: dict[int, int] = {}
+        self._limits: dict[int, int] = {}
+        self._postponed = 0
+        self.has_given_up = False
+        """Whether an iterator was not read to its end."""
+        self._alone = {
+            source: id_
+            for id_ in self.scenario.readers
+            if self.scenario.is_read_alone(id_)
+            for source in self.scenario.behind(id_)
+        }
         self._timer: float | None = None
 
     def run(self) -> Outcome:
@@ -119,6 +131,8 @@ class Simulation:
         faults = self.scenario.faults
         for moment, capacity in faults.capacities:
             self.clock.at(moment, partial(self._set_capacity, ev.CapacitySet(capacity)))
+        for moment, turn in self.scenario.turns:
+            self.clock.at(moment, partial(self._turn, turn))
         if faults.stop_at is not None:
             self.clock.at(faults.stop_at, partial(self._stop, faults.is_hard))
         while self.clock:
@@ -129,7 +143,7 @@ class Simulation:
             open_nodes = sorted(set(self.ledger.nodes) - set(self.ledger.outcomes))
             raise Violation(f"the run never ended; open nodes: {open_nodes}")
         self.inspector.check_books()
-        self.inspector.check_end(self._seen)
+        self.inspector.check_end(self._seen, is_exact=not self.has_given_up)
         return Outcome(
             scenario=self.scenario,
             states=self.ledger.states,
@@ -151,6 +165,8 @@ class Simulation:
         self._events += 1
         if self._events > MAX_EVENTS:
             raise Violation(f"the run goes on without end: {MAX_EVENTS} events")
+        if isinstance(event, ev.ReaderMoved):
+            self._limits[event.node] = max(event.limit, self._limits.get(event.node, 0))
         commands = self.core.handle(event, self.clock.now)
         if self.trace is not None:
             self.trace.append(f"{self.clock.now:.6f} {event!r} -> {commands!r}")
@@ -159,13 +175,17 @@ class Simulation:
         for command in commands:
             self.ledger.check_open(command)
             self._perform(command)
+        for id_ in self._read:
+            self._read_on(id_)
         if self.core.is_stalled():
             raise Violation(f"the core has stalled after {event}")
 
     def _land(self, event: ev.BatchReported | ev.BatchWasLost, commands: list[ev.Command]) -> None:
         """The batch's flight is over; where it was reported, the commit must be there before all else."""
         batch = event.report.batch if isinstance(event, ev.BatchReported) else event.batch
-        if batch not in self.ledger.flying:
+        if batch not in self.ledger.flying or (
+            isinstance(event, ev.BatchReported) and not self.ledger.is_due(event.report)
+        ):
             if any(isinstance(command, ev.CommitReport) for command in commands):
                 raise Violation(f"a late report of batch {batch} was committed")
             return
@@ -175,7 +195,7 @@ class Simulation:
                 raise Violation(f"the report of batch {batch} was not committed before all else, but {first}")
             self.ledger.commit(first, self.clock.now)
             del commands[0]
-        self.ledger.land(batch)
+        self.ledger.land(batch, event.report.held if isinstance(event, ev.BatchReported) else ())
 
     def _perform(self, command: ev.Command) -> None:
         ledger = self.ledger
@@ -200,6 +220,10 @@ class Simulation:
             case ev.Alias():
                 if ledger.outcomes.get(command.root) not in (Code.COMPLETED, Code.CACHED):
                     raise Violation(f"{command} stands for a node that did not succeed")
+            case ev.CloseSource():
+                self._close_source(command.node)
+            case ev.LimitItems() | ev.ReleaseItems():
+                pass
             case ev.SetTimer():
                 self._set_timer(command.at)
             case ev.PullSource():
@@ -224,6 +248,12 @@ class Simulation:
         self.capacity = event.capacity
         return event
 
+    def _turn(self, event: ev.KnobsChanged) -> ev.Event | None:
+        if event.node not in self.ledger.nodes or self.ledger.finish is not None:
+            return None
+        self.ledger.turn(event)
+        return event
+
     def _stop(self, is_hard: bool) -> ev.Event | None:
         if self.ledger.finish is not None:
             return None
@@ -232,19 +262,66 @@ class Simulation:
 
     # -- the flow's body --------------------------------------------------------------------------------
 
-    def _next_round(self) -> ev.Event:
+    def _next_round(self) -> ev.Event | None:
         scenario = self.scenario
         if self._rounds == len(scenario.rounds):
+            if any(self._is_reading(id_) for id_ in self._read):
+                self._postponed += 1
+                if self._postponed > MAX_EVENTS:
+                    raise Violation(f"readers of {[*self._read]} wait for ever")
+                self.clock.at(self.clock.now + 0.5, self._next_round)
+                return None
             self._is_closed = True
             return ev.RecordingClosed()
         nodes = scenario.rounds[self._rounds]
         self.ledger.record(nodes)
         self._rounds += 1
+        awaited = scenario.forced[self._rounds - 1] if self._rounds < len(scenario.rounds) else None
+        if awaited is not None:
+            # Whoever waits for a map needs all of it, whatever its reader does.
+            self.clock.at(self.clock.now, partial(self._need, awaited))
+            self._alone = {}
         if self._rounds == len(scenario.rounds) or scenario.forced[self._rounds - 1] is None:
             self.clock.at(self.clock.now + self.rng.random(), self._next_round)
         elif scenario.forced[self._rounds - 1] in self.ledger.outcomes:
             self.clock.at(self.clock.now, self._next_round)
+        for node in nodes:
+            if node.id in scenario.readers:
+                self._read[node.id] = 0
+                self.clock.at(self.clock.now, partial(self._move, node.id))
         return ev.NodesRecorded(nodes)
+
+    # -- the body reads maps while they run -------------------------------------------------------------
+
+    def _move(self, id_: int) -> ev.Event | None:
+        if self.ledger.finish is not None:
+            return None
+        position = self._read[id_]
+        limit = position + self.scenario.readers[id_].window
+        return ev.ReaderMoved(node=id_, read=position, limit=limit)
+
+    def _need(self, node: int) -> ev.Event | None:
+        return None if self.ledger.finish is not None else ev.ItemsNeeded(node=node)
+
+    def _is_reading(self, id_: int) -> bool:
+        leaves_at = self.scenario.readers[id_].leaves_at
+        has_left = leaves_at is not None and self._read[id_] >= leaves_at
+        return not (has_left or self.ledger.is_stopping or id_ in self.ledger.outcomes)
+
+    def _close_source(self, node: int) -> None:
+        """An iterator may be given up if too much failed, or if a reader left it and all has been recorded."""
+        left = [id_ for id_ in self._read if node in self.scenario.behind(id_) and not self._is_reading(id_)]
+        self.has_given_up = True
+        if not left and not self.scenario.may_halt:
+            raise Violation(f"the iterator of node {node} was given up while somebody reads it")
+
+    def _read_on(self, id_: int) -> None:
+        """The reader takes what has ended, as far as it goes."""
+        before = self._read[id_]
+        while self._is_reading(id_) and self.ledger.is_ended(id_, self._read[id_]):
+            self._read[id_] += 1
+        if self._read[id_] > before:
+            self.clock.at(self.clock.now + self.rng.random() * 0.3, partial(self._move, id_))
 
     def _node_ended(self, node: int, code: int) -> None:
         if node in self.scenario.seen_by_body and (code in FAILED_CODES or node in self.ledger.failed_whole):
@@ -280,6 +357,18 @@ class Simulation:
         place = (command.node, command.slot)
         script = self.scenario.iterators[place]
         given = self._pulled.get(place, 0)
+        reader = self._alone.get(command.node)
+        if reader is not None and reader in self._limits and given >= 0:
+            # Another map that is read may be behind the same iterator.
+            picked = [
+                dep.index + 1
+                for node in self.ledger.nodes.values()
+                for dep in node.deps
+                if dep.kind is DepKind.PICK and dep.index is not None
+            ]
+            limit = max(*picked, 0, *(self._limits.get(each, 0) for each in self.scenario.readers))
+            if given + command.count > limit:
+                raise Violation(f"{command} after {given} items is beyond what was asked for, {limit}")
         if command.count < 1:
             raise Violation(f"{command} asks for nothing")
         if place in self._pulled and given < 0:

@@ -6,7 +6,9 @@ processes too; `local_name` is for tests whose tasks share objects with the test
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -77,3 +79,18 @@ def run_body(backend_name: Any) -> Callable[[Callable[[], Any]], Any]:
         return flow(backend=backend_name)(body)()
 
     return run
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Waits for something that another thread does, collecting garbage on the way."""
+
+    def wait(holds: Callable[[], bool]) -> None:
+        for _ in range(6_000):
+            gc.collect()
+            if holds():
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError("it did not happen")
+
+    return wait

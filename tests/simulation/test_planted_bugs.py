@@ -15,9 +15,12 @@ from graphflow.engine import lanes, opening, outcomes, plan, queues
 from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
 from graphflow.engine.core import Core
 from graphflow.engine.failures import hand_over
+from graphflow.engine.halting import Halter
 from graphflow.engine.lanes import Verdict
+from graphflow.engine.pacing import Pacer, Reservation
 from graphflow.engine.queues import Dispatcher
 from graphflow.engine.state import ItemsEndedUpstream, RootEnded, RunState
+from graphflow.engine.streams import Streams
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
 from graphflow.ports import Capacity
@@ -401,6 +404,117 @@ def counts_failures_as_handled(patch: pytest.MonkeyPatch) -> type[Core]:
 @mutant
 def forgets_that_failures_were_seen(patch: pytest.MonkeyPatch) -> type[Core]:
     patch.setattr(queues, "hand_over_inputs", lambda books, book: None)
+    return Core
+
+
+# -- the knobs of maps, and reports in parts -----------------------------------------------------------------
+
+
+@mutant
+def ignores_max_concurrency(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _limit(self, stage: Stage) -> None:
+            super()._limit(stage)
+            stage.max_concurrency = None
+
+    return Mutated
+
+
+@mutant
+def deals_a_starting_slot_out_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Each batch gets slots from now on, whatever others have."""
+    reserve = Pacer.reserve
+
+    def careless(self: Pacer, *, now: float, count: int) -> Reservation:
+        self._next = [now for _ in self._next]
+        return reserve(self, now=now, count=count)
+
+    patch.setattr(Pacer, "reserve", careless)
+    return Core
+
+
+@mutant
+def forgets_reserved_slots_when_a_rate_changes(patch: pytest.MonkeyPatch) -> type[Core]:
+    def careless(self: Pacer, *, rate: float, lanes: int, now: float) -> Pacer:
+        same = (rate, lanes) == (self.rate, self.lanes)
+        return self if same else Pacer(rate=rate, lanes=lanes, now=now)
+
+    patch.setattr(Pacer, "changed", careless)
+    return Core
+
+
+@mutant
+def never_ends_a_map_early(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(outcomes, "check_tolerance", lambda run, book: None)
+    patch.setattr(core_module, "check_tolerance", lambda run, book: None)
+    return Core
+
+
+@mutant
+def ends_a_map_at_its_first_failure(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(NodeBook, "has_exceeded", lambda self: self.knobs.can_halt and self.root_failures() > 0)
+    return Core
+
+
+@mutant
+def fails_what_needs_a_tolerated_failure(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(lanes, "_without_tolerated", lambda dep, counts, books: counts)
+    return Core
+
+
+@mutant
+def sends_again_what_a_batch_still_holds(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A report in two parts is taken for the whole."""
+
+    class Mutated(Core):
+        def _report(self, report: Report) -> None:
+            super()._report(replace(report, held=()))
+
+    return Mutated
+
+
+@mutant
+def takes_the_first_positions_for_those_that_were_named(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _report(self, report: Report) -> None:
+            if report.positions is not None:
+                report = replace(report, positions=range(report.reached))
+            super()._report(report)
+
+    return Mutated
+
+
+@mutant
+def leaves_halted_items_open(patch: pytest.MonkeyPatch) -> type[Core]:
+    """What comes back of a map that ended early is never ended."""
+    patch.setattr(Halter, "reopen", lambda self, stage, indices: None)
+    return Core
+
+
+# -- maps that are read while they run ------------------------------------------------------------------------
+
+
+@mutant
+def pulls_beyond_what_the_reader_wants(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "_is_alone", lambda self, reader: False)
+    return Core
+
+
+@mutant
+def lets_a_reader_hold_up_others(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "_is_alone", lambda self, reader: not reader.is_lifted)
+    return Core
+
+
+@mutant
+def lets_a_reader_hold_up_who_waits_for_all(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "needed", lambda self, event: None)
+    return Core
+
+
+@mutant
+def goes_on_when_its_reader_has_left(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Streams, "closed", lambda self: None)
     return Core
 
 

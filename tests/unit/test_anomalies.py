@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -76,16 +78,30 @@ def test_a_table_gives_the_anomalies_that_were_put_in() -> None:
         table[3]
 
 
-def test_a_copy_of_a_table_does_not_grow_with_it() -> None:
+def test_a_part_of_a_table_does_not_grow_with_it() -> None:
     table = AnomalyTable.of([anomaly(0, Code.RETRYING)])
-    copy = table.copy()
+    part = table.part(range(10))
     table.add(anomaly(1, Code.RETRYING))
-    assert len(copy) == 1 and len(table) == 2
+    assert len(part) == 1 and len(table) == 2
 
 
-def test_taken_rows_are_renumbered() -> None:
-    table = AnomalyTable.of([anomaly(3, Code.PAUSED), anomaly(5, Code.PAUSED)])
-    assert [each.position for each in table.taken({5: 0})] == [0]
+@pytest.mark.parametrize("positions", [range(4, 9), [4, 5, 7]])
+def test_rows_of_a_part_name_the_places_in_it(positions: Sequence[int]) -> None:
+    table = AnomalyTable.of(
+        [anomaly(3, Code.PAUSED), anomaly(5, Code.PAUSED, inputs="x=5"), anomaly(4, Code.RETRYING, attempt=2)]
+    )
+    assert [(each.position, each.attempt, each.inputs) for each in table.part(positions)] == [
+        (1, 1, "x=5"),
+        (0, 2, ""),
+    ]
+
+
+def test_texts_that_no_number_names_are_left_out() -> None:
+    variants = Variants(records=array("I", [0, 0, 0]), chunks=(b"a", b"b", b"c"))
+    table = AnomalyTable.of([replace(anomaly(0, Code.RETRYING), error=-1)])
+    named = variants.named_by([array("i", [1, -CHUNK - 1]), 2, table, ()])
+    assert named is not None and named.chunks == (b"a", b"b", b"")
+    assert variants.named_by([5]) is None
 
 
 def test_waiting_gives_the_rows_with_a_code_from_tables_and_plain_sequences() -> None:
