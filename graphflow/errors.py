@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 
-def _restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """An exception of these arguments and attributes, made without its `__init__`."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -46,7 +47,7 @@ class GraphflowError(Exception):
     """The base of all errors of graphflow."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, dict(self.__dict__))
+        return restore, (type(self), self.args, dict(self.__dict__))
 
 
 class TaskOptionError(GraphflowError, ValueError, TypeError):
@@ -172,7 +173,7 @@ class _Group(ExceptionGroup[Exception]):
         return group
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), (self.message, list(self.exceptions)), dict(self.__dict__))
+        return restore, (type(self), (self.message, list(self.exceptions)), dict(self.__dict__))
 
 
 class MapFailed(_Group):

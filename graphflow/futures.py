@@ -29,7 +29,7 @@ from graphflow.states import FAILED_CODES, Code, State
 
 if TYPE_CHECKING:
     from graphflow.engine.driver import Driver
-    from graphflow.views import Failure
+    from graphflow.failures import Failures
 
 __all__ = [
     "DoneAndNotDone",
@@ -162,23 +162,23 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             _, error = _outcome_of(driver, self._node, self._index)
         return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> Failures:
         """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
 
-        Whoever asks has been handed the failures: they do not fail the flow any more.
+        A sequence that makes them as they are looked at, so that a million are no more trouble than one. Whoever asks has been handed the failures: they do not fail the flow any more.
         """
         self.wait()
         recorder = self._recorder
         assert isinstance(recorder, RunRecorder)
         driver = recorder.driver
         driver.hand_over(self._node.id, self._index)
+        mask = driver.failed_mask(self._node.id)
         if self._index is not None:
-            codes = [self._index] if driver.code_of(self._node.id, self._index) in FAILED_CODES else []
-        else:
-            codes = driver.failed_indices(self._node.id)
-        from graphflow.views import Failure, Item
+            mask = bytes(self._index) + mask[self._index : self._index + 1]
+        # The engine is loaded with the first run, not by `import graphflow`.
+        from graphflow.failures import Failures
 
-        return [Failure(Item(driver, self._node, index)) for index in codes]
+        return Failures(driver, self._node, mask)
 
     def __repr__(self) -> str:
         return f"<Future {self._name()}: {self.state.name}>"

@@ -7,46 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from graphflow.anomalies import Anomaly, ErrorRecord, Faults, Variants
 from graphflow.orders import Ref
 
-__all__ = ["Anomaly", "ErrorRecord", "Graft", "LogRecord", "Report", "StepReport", "ValueInfo"]
+__all__ = [
+    "Anomaly",
+    "ErrorRecord",
+    "Faults",
+    "Graft",
+    "LogRecord",
+    "Report",
+    "StepReport",
+    "ValueInfo",
+    "Variants",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorRecord:
-    """An exception as it was found, once per distinct (type, text, place).
-
-    `exception` is the live object in this process, `pickled` its bytes where it came from another and
-    can be restored there; both may be missing, the texts never are.
-    """
-
-    type_name: str
-    message: str
-    traceback: str
-    exception: BaseException | None = None
-    pickled: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anomaly:
-    """One attempt that did not simply succeed.
-
-    `code` is the state it ended in (`AWAITING_RETRY` when another follows), `delay` the seconds until
-    the next attempt, `error` an index into the report's errors or -1, `started` seconds since the
-    epoch, `duration` seconds.
-    """
-
-    position: int
-    attempt: int
-    code: int
-    started: float
-    duration: float
-    error: int = -1
-    delay: float = 0.0
-    inputs: str = ""
-    label: str | None = None
-    outcome: int = 0
-    """What the attempt itself ended as (`FAILED`, `TIMED_OUT`, ...) when `code` is `AWAITING_RETRY`."""
+NO_FAULTS = Faults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +64,8 @@ class StepReport:
 
     `states` has one code per position reached, `attempts` the attempts made in all (also in earlier
     batches), `starts` seconds after the report's `started`, `durations` seconds. `values` and `labels`
-    are columns with one entry per position reached, None where there is no value.
+    are columns with one entry per position reached, None where there is no value. `faults` names the errors that
+    ended items, `anomalies` the attempts that the columns do not tell of: those that were retried, or wait.
     """
 
     node: int
@@ -99,6 +76,7 @@ class StepReport:
     values: Ref | None = None
     labels: Ref | None = None
     info: ValueInfo | None = None
+    faults: Faults = NO_FAULTS
     anomalies: Sequence[Anomaly] = ()
     grafts: Sequence[Graft] = ()
 
@@ -118,6 +96,7 @@ class Report:
     reached: int
     steps: tuple[StepReport, ...]
     errors: Sequence[ErrorRecord] = ()
+    variants: Variants | None = None
     logs: Sequence[LogRecord] = ()
     logs_dropped: int = 0
     positions: Sequence[int] | None = None

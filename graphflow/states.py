@@ -18,6 +18,7 @@ from graphflow.errors import TransitionError, ValueUnavailable
 
 __all__ = [
     "FAILED_CODES",
+    "FAILED_TABLE",
     "FINAL_CODES",
     "FINAL_TABLE",
     "TRANSITIONS",
@@ -130,6 +131,8 @@ FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
 """`bytes.translate` table: 1 for final codes, 0 for others."""
 FAILED_CODES = frozenset({Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED})
 """The codes that count as a failure; `Cancelled` is an end, but not a failure of the item's own."""
+FAILED_TABLE = bytes(1 if code in FAILED_CODES else 0 for code in range(256))
+"""`bytes.translate` table: 1 for codes of failures, 0 for others."""
 
 _ENDS = {Code.CANCELLED, Code.CANCELLING, Code.CRASHED}
 _START = {Code.RUNNING, Code.CACHED, Code.SKIPPED, Code.UPSTREAM_FAILED, Code.FAILED, Code.COMPLETED}

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from graphflow.cli.tracebacks import full_text
 
-__all__ = ["FailureGroup", "FailureView", "describe", "group_failures"]
+__all__ = ["FailureGroup", "FailureView", "describe", "group_failures", "merge_groups"]
 
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _INDICES_SHOWN = 8
@@ -47,12 +47,19 @@ def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGr
 
     Two failures are of one group if exception type, text (numbers apart) and innermost user frame agree.
     """
+    return merge_groups(
+        FailureGroup(node, failure, [] if failure.index is None else [failure.index], 1)
+        for failure in failures
+    )
+
+
+def merge_groups(parts: Iterable[FailureGroup]) -> list[FailureGroup]:
+    """Groups of one node, those of equal kind as one, largest first."""
     groups: dict[tuple[str, str, str], FailureGroup] = {}
-    for failure in failures:
-        group = groups.setdefault(_signature(failure), FailureGroup(node, failure))
-        group.count += 1
-        if failure.index is not None and len(group.indices) <= _INDICES_SHOWN:
-            group.indices.append(failure.index)
+    for part in parts:
+        group = groups.setdefault(_signature(part.first), FailureGroup(part.node, part.first))
+        group.count += part.count
+        group.indices += part.indices[: _INDICES_SHOWN + 1 - len(group.indices)]
     return sorted(groups.values(), key=lambda group: -group.count)
 
 

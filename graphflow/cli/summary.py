@@ -10,18 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.failures import describe, group_failures
+from graphflow.cli.failures import FailureGroup, describe, group_failures, merge_groups
 from graphflow.cli.meter import NodeRow, format_rate, format_seconds
 from graphflow.cli.tracebacks import full_text, user_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
     from graphflow.runs import Run
+    from graphflow.views import NodeView
 
 __all__ = ["show_failures", "show_summary"]
 
 _ROWS_SHOWN = 60
 _GROUPS_SHOWN = 5
+_LOOKED_AT = 1_000
+"""Failures of a node that are looked at one by one."""
 
 
 def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
@@ -74,13 +77,20 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> No
     for node in run.nodes:
         if not _has_failed(node.counts):
             continue
-        own = []
-        for failure in node.failures():
-            if isinstance(failure.exception, UpstreamFailed):
-                followers += 1
-            else:
-                own.append(failure)
-        groups = group_failures(node.name, own)
+        failures, own = node.failures(), []
+        if len(failures) > _LOOKED_AT:
+            groups = _storm(node)
+            followers += node.counts["UpstreamFailed"]
+            others = len(failures) - node.counts["UpstreamFailed"] - sum(group.count for group in groups)
+            if others > 0:
+                paragraphs.append(f"{others:,} more items of {node.name} failed in rarer ways")
+        else:
+            for failure in failures:
+                if isinstance(failure.exception, UpstreamFailed):
+                    followers += 1
+                else:
+                    own.append(failure)
+            groups = group_failures(node.name, own)
         paragraphs += [describe(group, is_verbose=is_verbose) for group in groups[:_GROUPS_SHOWN]]
         if len(groups) > _GROUPS_SHOWN:
             paragraphs.append(f"… and {len(groups) - _GROUPS_SHOWN} more kinds of failure in {node.name}")
@@ -91,6 +101,16 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> No
         paragraphs.append(f"{followers:,} {what} did not start because of that")
     for paragraph in paragraphs:
         console.print(paragraph, markup=False, soft_wrap=True)
+
+
+def _storm(node: NodeView) -> list[FailureGroup]:
+    """The groups of very many failures, of which only the distinct exceptions are looked at."""
+    failures = node.failures()
+    parts = []
+    for error in node.errors:
+        shown = [index for part in error.indices[:9] for index in part[:9]]
+        parts.append(FailureGroup(node.name, failures.at(shown[0]), shown, error.count))
+    return merge_groups(parts)
 
 
 def _body_failure(error: BaseException, *, is_verbose: bool) -> str:

@@ -8,8 +8,9 @@ batch goes out and comes back with its items `PENDING` in the books.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 from graphflow.engine.pacing import Pacer
 from graphflow.graph import Dep, DepKind, Node
@@ -24,8 +25,11 @@ __all__ = [
     "Flight",
     "NodeBook",
     "Stage",
+    "chosen",
+    "codes_at",
     "derive_code",
     "first_failed",
+    "packed",
 ]
 
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
@@ -135,9 +139,15 @@ class NodeBook:
     def mark_all(self, indices: Sequence[int], code: Code) -> None:
         """Move items between states that are not final."""
         states, counts = self.states, self.counts
-        for index in indices:
-            counts[states[index]] -= 1
-            states[index] = code
+        if isinstance(indices, range):
+            before = bytes(states[indices.start : indices.stop])
+            for known in set(before):
+                counts[known] -= before.count(known)
+            states[indices.start : indices.stop] = bytes([code]) * len(indices)
+        else:
+            for index in indices:
+                counts[states[index]] -= 1
+                states[index] = code
         counts[code] += len(indices)
         counts[Code.PENDING] = 0
 
@@ -259,14 +269,14 @@ class Stage:
         self.ready -= len(indices)
         return nodes, indices
 
-    def take_again(self, count: int) -> tuple[tuple[int, ...], list[int]]:
+    def take_again(self, count: int) -> tuple[tuple[int, ...], Sequence[int]]:
         """Up to `count` single indices that need the same members."""
         nodes, queue = next(iter(self.again.items()))
         indices = [queue.popleft() for _ in range(min(count, len(queue)))]
         if not queue:
             del self.again[nodes]
         self.ready -= len(indices)
-        return nodes, indices
+        return nodes, packed(indices)
 
     def take_fresh(self, count: int) -> range:
         """Up to `count` indices of the first range."""
@@ -300,6 +310,32 @@ class Flight:
     def out(self) -> Sequence[int]:
         """The indices that are still out."""
         return self.indices if self.held is None else [self.indices[position] for position in self.held]
+
+
+def packed(indices: Sequence[int]) -> Sequence[int]:
+    """The same indices, as a range where they are one."""
+    if len(indices) < 2 or isinstance(indices, range) or indices[-1] - indices[0] != len(indices) - 1:
+        return indices
+    whole = range(indices[0], indices[-1] + 1)
+    return whole if list(whole) == list(indices) else indices
+
+
+def codes_at(states: bytearray, indices: Sequence[int]) -> bytes:
+    """The states at some indices."""
+    if isinstance(indices, range):
+        return bytes(states[indices.start : indices.stop])
+    return bytes(map(states.__getitem__, indices))
+
+
+def chosen(indices: Sequence[int], codes: bytes, wanted: Collection[int]) -> Sequence[int]:
+    """The indices whose code, which stands beside it in `codes`, is a wanted one."""
+    found = {code for code in set(codes) if code in wanted}
+    if not found:
+        return ()
+    if sum(map(codes.count, found)) == len(codes):
+        return indices
+    table = bytes(code in found for code in range(256))
+    return packed(list(compress(indices, codes.translate(table))))
 
 
 def derive_code(book: NodeBook) -> Code:

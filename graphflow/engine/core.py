@@ -10,12 +10,14 @@ things end), `failures` (where a failure comes from, who saw it); `lanes` and `p
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from graphflow.anomalies import waiting
 from graphflow.engine import events as ev
 from graphflow.engine.batching import updated_mean
-from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
+from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage, chosen, codes_at, packed
 from graphflow.engine.failures import hand_over, root_of
 from graphflow.engine.halting import Halter
 from graphflow.engine.opening import Opener
@@ -74,7 +76,7 @@ class Core:
         self._stages = 0
         self._grafts_out = 0
         self._timer: float | None = None
-        self._retries: list[tuple[float, int, int, int]] = []
+        self._retries: list[tuple[float, int, int, array[int]]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.NodesRecorded: lambda event: self._record_nodes(event.nodes),
             ev.RecordingClosed: self._close,
@@ -299,22 +301,40 @@ class Core:
             return
         if book.knobs.timeout_factor is not None:
             self._learn_limit(book, step)
-        for anomaly in step.anomalies:
-            index = done[anomaly.position]
-            if anomaly.code != book.states[index] or min(anomaly.attempt, 255) != book.attempts[index]:
-                continue  # The worker went on after it.
-            if book.is_given_up(index) and anomaly.code not in FINAL_CODES:
-                end_items(self.run, book, (index,), Code.CANCELLED)
-                self.run.notices.append(LanesOpen(stage, (index,)))
-            elif anomaly.code == Code.AWAITING_RETRY:
-                heapq.heappush(self._retries, (self.run.now + anomaly.delay, stage.id, step.node, index))
-            elif anomaly.code == Code.PAUSED:
-                stage.paused.append(index)
+        if step.anomalies:
+            self._park(stage, book, step, done)
         for graft in step.grafts:
             self._grafts_out += 1
             self.run.commands.append(
                 ev.GraftItem(node=step.node, index=done[graft.position], fragment=graft.fragment)
             )
+
+    def _park(self, stage: Stage, book: NodeBook, step: StepReport, done: Sequence[int]) -> None:
+        """Items that wait, for another attempt or to be resumed."""
+        states, attempts = book.states, book.attempts
+        for code in (Code.AWAITING_RETRY, Code.PAUSED):
+            parked: dict[float, list[int]] = {}
+            for position, attempt, delay in waiting(step.anomalies, code):
+                index = done[position]
+                # Else the worker went on after it.
+                if states[index] == code and attempts[index] == min(attempt, 255):
+                    parked.setdefault(delay, []).append(index)
+            if not parked:
+                continue
+            given_up = [index for group in parked.values() for index in group if book.is_given_up(index)]
+            if given_up:
+                end_items(self.run, book, packed(given_up), Code.CANCELLED)
+                self.run.notices.append(LanesOpen(stage, given_up))
+                parked = {
+                    delay: [index for index in group if not book.is_given_up(index)]
+                    for delay, group in parked.items()
+                }
+            if code is Code.PAUSED:
+                stage.paused += [index for group in parked.values() for index in group]
+            else:
+                for delay, group in _grouped(parked):
+                    due = self.run.now + delay
+                    heapq.heappush(self._retries, (due, stage.id, step.node, array("I", group)))
 
     def _learn_limit(self, book: NodeBook, step: StepReport) -> None:
         """A timeout that is relative to the median follows from what the items took that completed."""
@@ -385,14 +405,15 @@ class Core:
 
     def _release_due(self) -> None:
         while self._retries and self._retries[0][0] <= self.run.now:
-            _, _, node, index = heapq.heappop(self._retries)
-            self._run_again(node, index, Code.AWAITING_RETRY)
+            _, _, node, indices = heapq.heappop(self._retries)
+            self._run_again(node, indices, Code.AWAITING_RETRY)
 
-    def _run_again(self, node: int, index: int, waiting_as: Code) -> None:
+    def _run_again(self, node: int, indices: Sequence[int], waiting_as: Code) -> None:
         book = self.books[node]
-        if book.states[index] == waiting_as:
-            book.mark_all((index,), Code.PENDING)
-            self.opener.continue_lane(book.stage, index)
+        indices = packed(indices)
+        ready = chosen(indices, codes_at(book.states, indices), {waiting_as})
+        book.mark_all(ready, Code.PENDING)
+        self.opener.continue_lanes(book.stage, ready)
 
     def _set_timer(self) -> None:
         ends = [self.dispatcher.due, self._retries[0][0] if self._retries else None]
@@ -420,10 +441,9 @@ class Core:
     def _resume(self, event: ev.ResumeRequested) -> None:
         stages = {book.stage.id: book.stage for book in self.books.values() if book.stage.paused}
         for stage in stages.values():
-            parked, stage.paused = stage.paused, []
-            for index in parked:
-                for member in stage.members:
-                    self._run_again(member, index, Code.PAUSED)
+            parked, stage.paused = sorted(set(stage.paused)), []
+            for member in stage.members:
+                self._run_again(member, parked, Code.PAUSED)
 
     def _stop(self, event: ev.StopRequested) -> None:
         """End all that is not under way; what is under way ends as it will. O(items)."""
@@ -491,6 +511,21 @@ def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int
     if isinstance(told, range):
         return indices[told.start : told.stop], [indices[position] for position in sorted(rest)]
     return [indices[position] for position in told], [indices[position] for position in sorted(rest)]
+
+
+def _grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]]:
+    """Items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
+    group: list[int] = []
+    first = last = 0.0
+    for delay in sorted(delay for delay, indices in parked.items() if indices):
+        if group and delay > first * 1.01 + 0.001:
+            yield last, group
+            group = []
+        first = delay if not group else first
+        last = delay
+        group += parked[delay]
+    if group:
+        yield last, group
 
 
 def _info_of(root: NodeBook) -> ValueInfo | None:

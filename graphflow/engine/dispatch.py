@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from graphflow.engine.books import OWN_FAILURES, NodeBook
+from graphflow.engine.books import OWN_FAILURES, NodeBook, chosen, codes_at
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
@@ -138,10 +138,10 @@ class Dispatcher:
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
         parts = tuple(self._history.node(dep.upstream).parts(indices, self.filler))
+        codes = codes_at(upstream.states, indices)
         overrides = {
-            position: self._stand_in(node, dep.upstream, i)
-            for position, i in enumerate(indices)
-            if upstream.states[i] in _BAD
+            position: self._stand_in(node, dep.upstream, indices[position])
+            for position in chosen(range(len(indices)), codes, _BAD)
         }
         return Column(parts, overrides)
 

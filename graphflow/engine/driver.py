@@ -36,7 +36,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord
-from graphflow.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code
+from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Driver"]
 
@@ -577,12 +577,10 @@ class Driver:
         error.__cause__ = cause
         return error
 
-    def failed_indices(self, node: int) -> list[int]:
-        """The indices of a node's failed items, ascending."""
-        states = self.core.books[node].states
-        if not any(states.count(code) for code in FAILED_CODES):
-            return []
-        return [i for i, code in enumerate(states) if code in FAILED_CODES]
+    def failed_mask(self, node: int) -> bytes:
+        """One byte per item known so far, 1 where it failed."""
+        book = self.core.books.get(node)
+        return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
 
     def close(self) -> None:
         """Give up the run's part of the backend."""

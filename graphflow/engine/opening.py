@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphflow.engine import events as ev
-from graphflow.engine.books import OWN_FAILURES, SUCCESS_BYTES, NodeBook, Stage
+from graphflow.engine.books import (
+    OWN_FAILURES,
+    SUCCESS_BYTES,
+    NodeBook,
+    Stage,
+    chosen,
+    codes_at,
+    packed,
+)
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
 from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_whole, set_width
 from graphflow.engine.queues import Dispatcher
@@ -13,7 +21,7 @@ from graphflow.engine.state import LanesOpen, RunState, Unwanted
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Opener"]
 
@@ -271,6 +279,7 @@ class Opener:
         run = self._run
         stage.fed += len(indices)
         limit = max(indices) + 1 if not isinstance(indices, range) else indices.stop
+        indices = packed(indices)
         for member in stage.members:
             run.books[member].grow(limit)
         if stage.is_halted:
@@ -287,36 +296,47 @@ class Opener:
         elif is_plain and len(stage.upstreams) == 1 and not any(dep.allows_failure for dep in leader.deps):
             self._sort_by_upstream(stage, run.books[next(iter(stage.upstreams))], indices)
         else:
-            for index in indices:
-                self.continue_lane(stage, index)
+            self.continue_lanes(stage, indices)
 
     def _sort_by_upstream(self, stage: Stage, upstream: NodeBook, indices: Sequence[int]) -> None:
         """Items whose only upstream item ended one way or another: run, skip or fail all members alike."""
-        states = upstream.states
-        self._dispatcher.queue_items(stage, [i for i in indices if states[i] in SUCCESS_BYTES])
+        codes = codes_at(upstream.states, indices)
+        self._dispatcher.queue_items(stage, tuple(stage.members), chosen(indices, codes, SUCCESS_BYTES))
         skips = {Code.SKIPPED, *(OWN_FAILURES if upstream.tolerates else ())}
-        skipped = [i for i in indices if states[i] in skips]
-        failed = [i for i in indices if states[i] not in SUCCESS_BYTES and states[i] not in skips]
+        skipped = chosen(indices, codes, skips)
+        failed = chosen(indices, codes, set(codes) - skips - {*SUCCESS_BYTES})
         for member in stage.members:
             end_items(self._run, self._run.books[member], skipped, Code.SKIPPED)
             end_items(self._run, self._run.books[member], failed, Code.UPSTREAM_FAILED)
 
     def continue_lanes(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Go on with the items of which any member has not ended."""
-        members = [self._run.books[member].states for member in stage.members]
-        for index in indices:
-            if any(states[index] not in FINAL_CODES for states in members):
-                self.continue_lane(stage, index)
+        """Go on with the items of which any member has not ended; those that stand alike are decided together."""
+        books, members = self._run.books, stage.members
+        if self._run.is_stopping or not len(indices):
+            return
+        columns = [codes_at(books[member].states, indices) for member in members]
+        if all(sum(column.translate(FINAL_TABLE)) == len(indices) for column in columns):
+            return
+        outside = {
+            dep.upstream
+            for member in members
+            for dep in books[member].node.deps
+            if dep.kind is DepKind.ITEMS and dep.upstream not in members
+        }
+        columns += [codes_at(books[upstream].states, indices) for upstream in outside]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, codes in zip(indices, zip(*columns, strict=True), strict=True):
+            alike.setdefault(codes, []).append(index)
+        for group in alike.values():
+            decided, runs = lane_plan(stage, books, group[0])
+            for member, verdict in decided.items():
+                end_items(self._run, books[member], packed(group), _ENDS[verdict])
+            if runs:
+                self._dispatcher.queue_items(stage, runs, packed(group))
 
     def continue_lane(self, stage: Stage, index: int) -> None:
         """Decide what is left of one item of a stage that is not under way."""
-        if self._run.is_stopping:
-            return
-        decided, runs = lane_plan(stage, self._run.books, index)
-        for member, verdict in decided.items():
-            end_items(self._run, self._run.books[member], (index,), _ENDS[verdict])
-        if runs:
-            self._dispatcher.queue_item(stage, runs, index)
+        self.continue_lanes(stage, (index,))
 
 
 def _all_succeeded(book: NodeBook, indices: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from graphflow.engine import events as ev
 from graphflow.engine.batching import SLICE_SECONDS, next_slice
-from graphflow.engine.books import Flight, NodeBook, Stage
+from graphflow.engine.books import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
 from graphflow.engine.outcomes import announce, end_items
 from graphflow.engine.pacing import Pacer
@@ -69,9 +69,13 @@ class Dispatcher:
         self._mark(nodes, (index,))
         self.enqueue(stage)
 
-    def queue_items(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Single items are ready for all members of their stage."""
-        nodes = tuple(stage.members)
+    def queue_items(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
+        """Single items are ready for some members of their stage."""
+        suspects = [index for index in indices if index in stage.suspects] if stage.suspects else []
+        if suspects:
+            for index in suspects:
+                self.queue_item(stage, nodes, index)
+            indices = [index for index in indices if index not in stage.suspects]
         stage.add_again(nodes, indices)
         self._mark(nodes, indices)
         self.enqueue(stage)
@@ -168,6 +172,8 @@ class Dispatcher:
             count = places.count
             if stage.batch_size is None:
                 seconds = places.delay + places.count * places.interval + SLICE_SECONDS
+        nodes: tuple[int, ...]
+        indices: Sequence[int]
         if stage.alone:
             nodes, indices = stage.take_alone()
             self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace)
@@ -244,9 +250,9 @@ class Dispatcher:
             dep.kind is DepKind.ITEMS and (dep.allows_failure or book.node.trigger is not all_successful)
             for dep in book.node.deps
         )
-        tries = bytes([book.attempts[index] for index in indices])
-        book.mark_all([index for index, tried in zip(indices, tries, strict=True) if not tried], Code.RUNNING)
-        book.mark_all([index for index, tried in zip(indices, tries, strict=True) if tried], Code.RETRYING)
+        tries = codes_at(book.attempts, indices)
+        book.mark_all(chosen(indices, tries, {0}), Code.RUNNING)
+        book.mark_all(chosen(indices, tries, range(1, 256)), Code.RETRYING)
         if sees_failures:
             for index in indices:
                 hand_over_lane(self._run.books, book, index)

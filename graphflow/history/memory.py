@@ -6,18 +6,22 @@ Items are columns: a segment is a report's arrays with the indices they stand fo
 from __future__ import annotations
 
 import bisect
-import pickle
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from graphflow.errors import GraphflowError, RemoteError
+from graphflow.anomalies import Anomaly, AnomalyTable, ErrorRecord
+from graphflow.history.errors import BatchErrors, DistinctErrors, ErrorBook, ErrorTally, exception_of
 from graphflow.orders import Ref
-from graphflow.reports import Anomaly, ErrorRecord, LogRecord, Report, StepReport
+from graphflow.reports import LogRecord, Report, StepReport
+from graphflow.states import Code
 
-__all__ = ["MemoryHistory", "NodeHistory", "Place", "Segment", "Transition", "exception_of"]
+__all__ = ["MemoryHistory", "NodeHistory", "Place", "Segment", "Transition"]
 
 MAX_LOG_LINES = 100_000
+MAX_INPUTS = 1_000
+"""Failed items of a node whose arguments' summaries are kept; those of others are made when they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,34 @@ class Segment:
     step: StepReport
     started: float
     worker: str
+    errors: BatchErrors | None = None
+
+    def error(self, number: int) -> ErrorRecord | None:
+        """The error of a number in its batch."""
+        return None if self.errors is None else self.errors.record(number)
+
+    def anomalies(self, position: int) -> list[Anomaly]:
+        """The attempts at a position that did not simply succeed, in order."""
+        step = self.step
+        found: list[Anomaly] = []
+        if step.anomalies:
+            table = AnomalyTable.of(step.anomalies)
+            found = [table[row] for row in table.rows_of(position)]
+        number = step.faults.error_at(position)
+        if number is not None:
+            found.append(
+                Anomaly(
+                    position=position,
+                    attempt=step.attempts[position],
+                    code=step.states[position],
+                    outcome=step.states[position],
+                    started=self.started + step.starts[position],
+                    duration=step.durations[position],
+                    error=number,
+                    inputs=step.faults.inputs.get(position, ""),
+                )
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,59 +78,78 @@ class Transition:
     at: float
 
 
-def exception_of(record: ErrorRecord) -> Exception:
-    """The exception of a record: the object itself, its restored pickle, or a `RemoteError` in its place.
-
-    What is no `Exception` is given as the cause of one: it would end the program of whoever asks.
-    """
-    error = record.exception or _restored(record)
-    if isinstance(error, Exception):
-        return error
-    text = f"{record.type_name}: {record.message}" if record.message else record.type_name
-    wrapped = GraphflowError(f"the task raised {text}, which in a task ends nothing but its item")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _restored(record: ErrorRecord) -> BaseException:
-    if record.pickled is not None:
-        try:
-            error = pickle.loads(record.pickled)
-            if isinstance(error, BaseException):
-                if record.traceback:
-                    error.add_note(f"on the worker:\n{record.traceback.rstrip()}")
-                return error
-        except Exception:
-            pass
-    return RemoteError(record.type_name, record.message, record.traceback)
-
-
 class NodeHistory:
-    """The segments of one node, the newest place of each item, and what was out of the ordinary."""
+    """The segments of one node: which is the newest of each item, and what each says of it.
+
+    Ranges that were run for the first time are kept sorted. Whatever comes back later (a retry, an item that was
+    held) is *odd*: per index, arrays tell the newest odd segment, and each segment the one before it.
+    """
 
     def __init__(self) -> None:
         self.ranges: list[Segment] = []
         self._starts: list[int] = []
-        self._singles: dict[int, tuple[Segment, int]] = {}
+        self._odd: list[Segment] = []
+        self._is_odd = bytearray()
+        self._owners = array("I")
+        self._offsets = array("I")
+        """Per index: whether it is in an odd segment, the number of the newest one (from 1), and the position there."""
+        self._earlier: list[tuple[array[int], array[int]] | None] = []
+        """Per odd segment, the owners and offsets that its indices had before; None if they had none."""
         self._aliases: dict[int, Place] = {}
-        self.anomalies: dict[int, list[tuple[Anomaly, ErrorRecord | None, str]]] = {}
+        self._segments: list[Segment] = []
+        """Segments with errors, as they came."""
+        self._tally = ErrorTally()
+        self._tallied = 0
+        self.inputs_kept = 0
         self.transitions: list[Transition] = []
-        self.ended_at: dict[int, float] = {}
+        self._ended_at = array("d")
 
     def add(self, segment: Segment) -> None:
-        """Add a segment; contiguous ranges are kept sorted by their start."""
+        """Add a segment."""
         indices = segment.indices
-        if isinstance(indices, range) and len(indices):
-            if self._starts and indices.start < self._starts[-1]:
-                place = bisect.bisect_left(self._starts, indices.start)
-                self._starts.insert(place, indices.start)
-                self.ranges.insert(place, segment)
-            else:
-                self._starts.append(indices.start)
-                self.ranges.append(segment)
+        if not len(indices):
+            return
+        if len(segment.step.faults):
+            # Without the values, which may be let go of.
+            self._segments.append(replace(segment, step=replace(segment.step, values=None)))
+        if isinstance(indices, range):
+            at = bisect.bisect_right(self._starts, indices.start)
+            is_clear = (at == 0 or self.ranges[at - 1].indices[-1] < indices.start) and (
+                at == len(self._starts) or self._starts[at] >= indices.stop
+            )
+            if is_clear and not self._is_odd.count(1, indices.start, indices.stop):
+                self._starts.insert(at, indices.start)
+                self.ranges.insert(at, segment)
+                return
+        self._add_odd(segment)
+
+    def _add_odd(self, segment: Segment) -> None:
+        indices = segment.indices
+        lo, hi = (indices.start, indices.stop) if isinstance(indices, range) else (0, max(indices) + 1)
+        missing = hi - len(self._is_odd)
+        if missing > 0:
+            self._is_odd.extend(bytes(missing))
+            self._owners.frombytes(bytes(missing * self._owners.itemsize))
+            self._offsets.frombytes(bytes(missing * self._offsets.itemsize))
+        owners, offsets, number = self._owners, self._offsets, len(self._odd) + 1
+        self._odd.append(segment)
+        if isinstance(indices, range):
+            before = (owners[lo:hi], offsets[lo:hi]) if self._is_odd.count(1, lo, hi) else None
+            owners[lo:hi] = array("I", [number]) * len(indices)
+            offsets[lo:hi] = array("I", range(len(indices)))
+            self._is_odd[lo:hi] = b"\1" * len(indices)
         else:
+            before = None
+            if any(map(self._is_odd.__getitem__, indices)):
+                before = (
+                    array("I", map(owners.__getitem__, indices)),
+                    array("I", map(offsets.__getitem__, indices)),
+                )
             for position, index in enumerate(indices):
-                self._singles[index] = (segment, position)
+                owners[index] = number
+                offsets[index] = position
+                self._is_odd[index] = 1
+        self._earlier.append(before)
 
     def alias(self, index: int, place: Place) -> None:
         """The value of an item is at another node's place."""
@@ -106,15 +157,106 @@ class NodeHistory:
 
     def find(self, index: int) -> tuple[Segment, int] | None:
         """The newest segment that holds an item, and the position in it."""
-        single = self._singles.get(index)
-        if single is not None:
-            return single
+        if index < len(self._is_odd) and self._is_odd[index]:
+            return self._odd[self._owners[index] - 1], self._offsets[index]
+        return self._first(index)
+
+    def _first(self, index: int) -> tuple[Segment, int] | None:
+        """The segment of an item's first run, where that was a range."""
         at = bisect.bisect_right(self._starts, index) - 1
         if at >= 0:
             segment = self.ranges[at]
             if index in segment.indices:
                 return segment, index - segment.indices[0]
         return None
+
+    def _newest_first(self, index: int) -> Iterator[tuple[Segment, int]]:
+        """All segments that hold an item, and the positions in them."""
+        if index < len(self._is_odd) and self._is_odd[index]:
+            number, position = self._owners[index], self._offsets[index]
+            while number:
+                yield self._odd[number - 1], position
+                before = self._earlier[number - 1]
+                number, position = (before[0][position], before[1][position]) if before else (0, 0)
+        first = self._first(index)
+        if first is not None:
+            yield first
+
+    def anomalies_of(self, index: int) -> list[tuple[Anomaly, ErrorRecord | None, str]]:
+        """The attempts of an item that did not simply succeed, oldest first: with their errors and workers."""
+        found: list[tuple[Anomaly, ErrorRecord | None, str]] = []
+        for segment, position in self._newest_first(index):
+            found[:0] = [
+                (anomaly, segment.error(anomaly.error), segment.worker)
+                for anomaly in segment.anomalies(position)
+            ]
+        return found
+
+    def last_error(self, index: int) -> ErrorRecord | None:
+        """The newest error of an item."""
+        for segment, position in self._newest_first(index):
+            number = segment.step.faults.error_at(position)
+            record = None if number is None else segment.error(number)
+            if record is not None:
+                return record
+            for anomaly in reversed(segment.anomalies(position)):
+                record = segment.error(anomaly.error)
+                if record is not None:
+                    return record
+        return None
+
+    def inputs_of(self, index: int) -> str:
+        """The summary of an item's arguments that was made as it failed; empty if none was kept."""
+        for segment, position in self._newest_first(index):
+            for anomaly in reversed(segment.anomalies(position)):
+                if anomaly.inputs:
+                    return anomaly.inputs
+        return ""
+
+    def errors(self) -> DistinctErrors:
+        """The distinct errors that ended items, counted. O(items that failed since this was asked last)."""
+        for segment in self._segments[self._tallied :]:
+            self._tallied += 1
+            if segment.errors is not None:
+                self._tally.add(segment.indices, segment.step.faults, segment.step.states, segment.errors)
+        return self._tally.listed()
+
+    def first_errors(self, limit: int) -> list[tuple[int, ErrorRecord]]:
+        """Up to `limit` distinct errors that ended items, in order of the first item. O(batches + limit)."""
+        found: dict[tuple[str, str, str], tuple[int, ErrorRecord]] = {}
+        for segment in sorted(self._segments, key=lambda each: each.indices[0]):
+            if segment.errors is None:
+                continue
+            faults, states, seen = segment.step.faults, segment.step.states, set()
+            for position, number in zip(faults.positions, faults.numbers(), strict=True):
+                if number in seen or states[position] == Code.SKIPPED:
+                    continue
+                seen.add(number)
+                record = segment.error(number)
+                if record is not None:
+                    found.setdefault(record.key, (segment.indices[position], record))
+                if len(found) == limit or isinstance(faults.errors, int):
+                    break
+            if len(found) == limit:
+                break
+        return sorted(found.values(), key=lambda each: each[0])
+
+    def end(self, indices: Sequence[int], at: float) -> None:
+        """Items ended without running, at a time in seconds since the epoch."""
+        if not len(indices):
+            return
+        missing = (indices.stop if isinstance(indices, range) else max(indices) + 1) - len(self._ended_at)
+        if missing > 0:
+            self._ended_at.frombytes(bytes(missing * self._ended_at.itemsize))
+        if isinstance(indices, range):
+            self._ended_at[indices.start : indices.stop] = array("d", [at]) * len(indices)
+        else:
+            for index in indices:
+                self._ended_at[index] = at
+
+    def ended_at(self, index: int) -> float | None:
+        """When an item ended without running, None if it did not."""
+        return (self._ended_at[index] or None) if index < len(self._ended_at) else None
 
     def place(self, index: int) -> Place | None:
         """Where the value of an item is."""
@@ -128,20 +270,41 @@ class NodeHistory:
 
     def parts(self, indices: Sequence[int], filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
         """Columns and entries for these ascending indices, in order; the filler's only entry where there is no value."""
-        odd = self._singles.keys() | self._aliases.keys()
         if not isinstance(indices, range):
             for index in indices:
-                place = self.place(index)
-                yield (filler, (0,)) if place is None else (place.ref, (place.position,))
+                yield from self._place_part(index, filler)
             return
         lo, hi = indices.start, indices.stop
-        cuts = sorted(index for index in odd if lo <= index < hi) if odd else []
+        cuts = sorted(index for index in self._aliases if lo <= index < hi) if self._aliases else []
         for cut in [*cuts, hi]:
-            yield from self._range_parts(lo, cut, filler)
+            yield from self._span_parts(lo, cut, filler)
             if cut < hi:
-                place = self.place(cut)
-                yield (filler, (0,)) if place is None else (place.ref, (place.position,))
+                yield from self._place_part(cut, filler)
             lo = cut + 1
+
+    def _place_part(self, index: int, filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
+        place = self.place(index)
+        yield (filler, (0,)) if place is None else (place.ref, (place.position,))
+
+    def _span_parts(self, lo: int, hi: int, filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
+        """The parts of a range without aliases."""
+        is_odd = self._is_odd
+        while lo < hi:
+            odd = is_odd.find(1, lo, hi)
+            stop = hi if odd < 0 else odd
+            yield from self._range_parts(lo, stop, filler)
+            lo = stop
+            if lo < hi:
+                number = self._owners[lo]
+                segment, position = self._odd[number - 1], self._offsets[lo]
+                size = 1
+                if isinstance(segment.indices, range):
+                    size = min(hi, segment.indices.stop) - lo
+                    if self._owners[lo : lo + size].count(number) < size:
+                        size = 1
+                values = segment.step.values
+                yield (filler, [0] * size) if values is None else (values, range(position, position + size))
+                lo += size
 
     def _range_parts(self, lo: int, hi: int, filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
         while lo < hi:
@@ -159,7 +322,7 @@ class NodeHistory:
 
     def refs(self) -> Iterator[Ref]:
         """All columns of values."""
-        for segment in [*self.ranges, *{id(each): each for each, _ in self._singles.values()}.values()]:
+        for segment in [*self.ranges, *self._odd]:
             if segment.step.values is not None:
                 yield segment.step.values
 
@@ -174,6 +337,9 @@ class MemoryHistory:
         self.logs: list[LogRecord] = []
         self.logs_dropped = 0
         self.transitions: list[Transition] = []
+        self._errors = ErrorBook()
+        self._lines: dict[tuple[str, int | None], list[int]] = {}
+        self._lines_known = 0
         self._restored: dict[int, tuple[ErrorRecord, BaseException]] = {}
         self._lock = threading.Lock()
 
@@ -186,14 +352,14 @@ class MemoryHistory:
 
     def commit(self, report: Report, indices: Sequence[int]) -> None:
         """Keep what a batch reported of `indices`."""
+        errors = self._errors.take(report)
         for step in report.steps:
             history = self.node(step.node)
-            history.add(Segment(indices, step, report.started, report.worker))
-            for anomaly in step.anomalies:
-                record = report.errors[anomaly.error] if anomaly.error >= 0 else None
-                history.anomalies.setdefault(indices[anomaly.position], []).append(
-                    (anomaly, record, report.worker)
-                )
+            if step.faults.inputs:
+                history.inputs_kept += len(step.faults.inputs)
+                if history.inputs_kept > MAX_INPUTS:
+                    step = replace(step, faults=step.faults.without_inputs())
+            history.add(Segment(indices, step, report.started, report.worker, errors))
         self.log(report.logs)
         self.logs_dropped += report.logs_dropped
 
@@ -204,11 +370,8 @@ class MemoryHistory:
         self.logs_dropped += max(0, len(records) - room)
 
     def ended(self, node: int, indices: Sequence[int], at: float) -> None:
-        """Items that ended without running; kept for single ones only."""
-        if len(indices) <= 1_000:
-            ended_at = self.node(node).ended_at
-            for index in indices:
-                ended_at[index] = at
+        """Items ended without running."""
+        self.node(node).end(indices, at)
 
     def node_changed(self, node: int, code: int, at: float) -> None:
         """A node's state changed."""
@@ -223,15 +386,21 @@ class MemoryHistory:
     def last_error(self, node: int, index: int) -> ErrorRecord | None:
         """The newest error of an item, as a record."""
         history = self.nodes.get(node)
-        if history is None:
-            return None
-        for _, record, _ in reversed(history.anomalies.get(index, [])):
-            if record is not None:
-                return record
-        return None
+        return None if history is None else history.last_error(index)
+
+    def log_of(self, node: str, index: int | None) -> list[LogRecord]:
+        """The log lines of an item, in order."""
+        with self._lock:
+            for number in range(self._lines_known, len(self.logs)):
+                line = self.logs[number]
+                self._lines.setdefault((line.node, line.index), []).append(number)
+            self._lines_known = len(self.logs)
+            return [self.logs[number] for number in self._lines.get((node, index), ())]
 
     def restored(self, record: ErrorRecord) -> BaseException:
-        """The exception of a record, restored once."""
+        """The exception of a record: the same object each time, but for variants, of which there may be millions."""
+        if record.like is not None:
+            return exception_of(record)
         with self._lock:
             known = self._restored.get(id(record))
             if known is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import types
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from graphflow.context import TaskContext
@@ -17,10 +17,18 @@ from graphflow.errors import GraphflowError, SerializationError
 from graphflow.mapping import value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
-from graphflow.reports import Anomaly, Graft, Report, StepReport
+from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
 from graphflow.runner.chunks import run_in_chunks
-from graphflow.runner.faults import Decision, ErrorTable, decide, summarize
+from graphflow.runner.faults import (
+    MAX_SUMMARIES,
+    Decision,
+    ErrorTable,
+    decide,
+    delay_after,
+    summarize,
+    sure_end,
+)
 from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
@@ -31,18 +39,19 @@ from graphflow.runner.progress import (
     TELL_SECONDS,
     Progress,
     Teller,
+    inputs_of,
     part_of,
     records_of,
 )
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.turns import run_in_turn
 from graphflow.runner.watchdog import Abandoned, watchdog
-from graphflow.states import Code
+from graphflow.states import FINAL_CODES, Code
 
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
-MAX_SUMMARIES = 100
 _SUCCESS = int(Code.COMPLETED)
+_clock = time.perf_counter
 
 
 class Batch:
@@ -54,10 +63,12 @@ class Batch:
         self.size = len(order.indices)
         self.sink = LogSink(worker=host.worker, tees=host.is_local)
         self.steps = [Step(step, self.size, order, self.sink) for step in order.steps]
+        for place, each in enumerate(self.steps):
+            each.look_ahead(place, self.steps)
         self.errors = ErrorTable(is_local=host.is_local)
         self.started_wall = time.time()
         self.started = time.perf_counter()
-        self._summaries = 0
+        self.summaries = 0
         self.handle_types = handle_types()
         self.odd_types = ONE_SHOT | self.handle_types | {types.CoroutineType}
         self.is_async = any(step.program.kind == "async" for step in self.steps)
@@ -215,53 +226,83 @@ class Batch:
 
     def failed(self, step: Step, position: int, error: BaseException, start: float) -> None:
         """Book an attempt that raised; the state is `RETRYING` if another follows at once."""
+        attempt = step.attempts[position] + 1
+        code = step.sure_ends.get(type(error))
+        if code and attempt < 256:
+            step.attempts[position] = attempt
+            if code < 0 and attempt <= step.options.retry.retries:
+                delay = delay_after(attempt, step.options)
+                waits = Decision(Code.AWAITING_RETRY, Code(-code), delay)
+                self._book_wait(step, position, error, waits, attempt, start)
+            else:
+                self.book_end(step, position, error, abs(code), start)
+            return
         if isinstance(error, Abandoned):
             raise error
-        attempt = step.attempts[position] + 1
+        if code is None:
+            step.sure_ends[type(error)] = sure_end(type(error), step.options)
         step.attempts[position] = min(255, attempt)
-        label = None if step.labels is None else step.labels[position]
-        index = self.order.indices[position]
         decision = decide(
             error,
             options=step.options,
             fn=step.fn,
             attempt=attempt,
             run_id=self.order.run_id,
-            label=label or step.name_of(index),
-            map_index=index if step.program.is_mapped else None,
+            label=lambda: self._label(step, position),
+            map_index=self.order.indices[position] if step.program.is_mapped else None,
         )
         self._book(step, position, error, decision, attempt, start)
+
+    def _label(self, step: Step, position: int) -> str:
+        label = None if step.labels is None else step.labels[position]
+        return label or step.name_of(self.order.indices[position])
 
     def _book(
         self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
     ) -> None:
-        duration = time.perf_counter() - start
+        if decision.code in FINAL_CODES and attempt == step.attempts[position]:
+            self.book_end(step, position, error, decision.code, start)
+        else:
+            self._book_wait(step, position, error, decision, attempt, start)
+
+    def _book_wait(
+        self, step: Step, position: int, error: BaseException, decision: Decision, attempt: int, start: float
+    ) -> None:
+        """Book an attempt that leaves its item waiting, or that another follows at once."""
+        duration = _clock() - start
         code = decision.code
         if code is Code.AWAITING_RETRY and decision.delay <= 0 and attempt <= step.options.retry.retries:
             code = Code.AWAITING_RETRY if self.slots is not None or self.is_stopped() else Code.RETRYING
-        step.anomalies.append(
-            Anomaly(
-                position=position,
-                attempt=attempt,
-                code=code,
-                started=self.started_wall + (start - self.started),
-                duration=duration,
-                error=self.errors.add(error),
-                delay=decision.delay,
-                inputs="" if decision.outcome is Code.SKIPPED else self._summary(step, position),
-                label=None if step.labels is None else step.labels[position],
-                outcome=decision.outcome,
-            )
+        table = step.anomalies
+        if self.summaries < MAX_SUMMARIES:
+            table.inputs[len(table)] = self.summary(step, position)
+        after = start - self.started
+        table.book(
+            position,
+            attempt,
+            code,
+            decision.outcome,
+            self.errors.add(error),
+            self.started_wall + after,
+            duration,
+            decision.delay,
         )
         step.states[position] = code
-        step.starts[position] = start - self.started
+        step.starts[position] = after
         step.durations[position] = duration
 
-    def _summary(self, step: Step, position: int) -> str:
-        """The item's arguments in short, for the first failures of a batch."""
-        if self._summaries >= MAX_SUMMARIES:
-            return ""
-        self._summaries += 1
+    def book_end(self, step: Step, position: int, error: BaseException, code: int, start: float) -> None:
+        """Book an error that ends an item: all but the error is in the step's columns."""
+        step.durations[position] = _clock() - start
+        step.starts[position] = start - self.started
+        step.faults[position] = self.errors.add(error)
+        step.states[position] = code
+        if self.summaries < MAX_SUMMARIES:
+            step.fault_inputs[position] = self.summary(step, position)
+
+    def summary(self, step: Step, position: int) -> str:
+        """The item's arguments in short, made here for the first failures of a batch."""
+        self.summaries += 1
         try:
             args, kwargs = step.call(position)
             return summarize(step.program.parameter_names, args, kwargs)
@@ -273,14 +314,13 @@ class Batch:
     def _refuse(self, error: Exception) -> Report:
         """The batch cannot begin: all its items fail with the same error."""
         self.begin()
-        for position in range(self.size):
-            for step in self.steps:
-                if step.in_lane:
-                    step.states[position] = Code.UPSTREAM_FAILED
-                    continue
-                step.attempts[position] = min(255, step.attempts[position] + 1)
-                failed = Decision(Code.FAILED, Code.FAILED)
-                self._book(step, position, error, failed, step.attempts[position], self.started)
+        for step in self.steps:
+            if step.in_lane:
+                step.states[:] = bytes([Code.UPSTREAM_FAILED]) * self.size
+                continue
+            step.attempts[:] = bytes(min(255, tried + 1) for tried in step.attempts)
+            step.states[:] = bytes([Code.FAILED]) * self.size
+            step.faults[:] = array("i", [self.errors.add(error)]) * self.size
         return self.report(range(self.size))
 
     def stuck(self, step: Step, position: int, start: float) -> None:
@@ -288,20 +328,20 @@ class Batch:
         self.failed(step, position, step.timed_out(self.order.indices[position]), start)
         if step.states[position] == Code.RETRYING:
             step.states[position] = Code.AWAITING_RETRY
-            step.anomalies[-1] = replace(step.anomalies[-1], code=Code.AWAITING_RETRY)
-        for later in self.steps[self.steps.index(step) + 1 :]:
+            step.anomalies.codes[-1] = Code.AWAITING_RETRY
+        for later in step.rest:
             if later.in_lane:
                 later.goes_on(position, self.steps)
 
     def refused(self, step: Step, position: int, error: BaseException, start: float) -> None:
         """Book an attempt that came to nothing usable, and that is not repeated."""
         step.attempts[position] = min(255, step.attempts[position] + 1)
-        self._book(step, position, error, Decision(Code.FAILED, Code.FAILED), step.attempts[position], start)
+        self.book_end(step, position, error, Code.FAILED, start)
 
     def interrupted(self, step: Step, position: int, start: float) -> None:
         """Book an item that is run again on account of another: the attempt does not count."""
         step.states[position] = Code.AWAITING_RETRY
-        step.anomalies.append(
+        step.anomalies.add(
             Anomaly(
                 position=position,
                 attempt=0,
@@ -323,6 +363,12 @@ class Batch:
         steps = self._step_reports(positions, travels=bool(held) and not is_last)
         logs, logs_dropped = self.sink.take()
         is_first = isinstance(positions, range) and not positions.start
+        variants = self.errors.variants()
+        if variants is not None and (held or not is_first):
+            # A report in parts carries the texts that it names, not those of all the parts before it.
+            variants = variants.named_by(
+                each for step in steps for each in (step.faults.errors, step.anomalies)
+            )
         return Report(
             batch=self.order.id,
             worker=self.host.worker,
@@ -331,6 +377,7 @@ class Batch:
             reached=len(positions),
             steps=steps,
             errors=tuple(self.errors.records),
+            variants=variants,
             logs=logs,
             logs_dropped=logs_dropped,
             positions=None if is_first else positions,
@@ -351,17 +398,20 @@ class Batch:
                     self._uncarried(step, positions[place], error)
                 outcome = outcome.ref
             label_ref = next(labels) if step.labels is not None else None
+            states = bytes(part_of(step.states, positions))
+            marks, inputs = part_of(step.faults, positions), inputs_of(step.fault_inputs, positions)
             reports.append(
                 StepReport(
                     node=step.order.node,
-                    states=bytes(part_of(step.states, positions)),
+                    states=states,
                     attempts=bytes(part_of(step.attempts, positions)),
                     starts=part_of(step.starts, positions),
                     durations=part_of(step.durations, positions),
                     values=outcome,
                     labels=None if isinstance(label_ref, SerializationFailure) else label_ref,
                     info=step.info,
-                    anomalies=records_of(step.anomalies, positions),
+                    faults=Faults.of(states, marks, inputs),
+                    anomalies=step.anomalies.part(positions) if step.anomalies else (),
                     grafts=records_of(step.grafts, positions),
                 )
             )
@@ -376,17 +426,7 @@ class Batch:
         )
         step.states[position] = Code.FAILED
         step.info = None
-        step.anomalies.append(
-            Anomaly(
-                position=position,
-                attempt=step.attempts[position],
-                code=Code.FAILED,
-                started=self.started_wall + step.starts[position],
-                duration=step.durations[position],
-                error=self.errors.add(problem),
-                outcome=Code.FAILED,
-            )
-        )
+        step.faults[position] = self.errors.add(problem)
 
 
 def _fragment(value: Any, recorder: Recorder) -> Fragment:
@@ -402,7 +442,13 @@ def _fragment(value: Any, recorder: Recorder) -> Fragment:
 def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
     """Run a batch; None if it was given up and its report delivered by `host.give_up`."""
     batch = Batch(order, host)
+    errors = batch.errors
     try:
-        return batch.run()
+        report = batch.run()
     except Abandoned:
         return None
+    # What live exceptions keep of this frame must not be the batch.
+    del batch, order, host
+    errors.release()
+    del errors
+    return report

@@ -7,7 +7,10 @@ import os
 import pickle
 import random
 import reprlib
+import threading
 import traceback
+import types
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,18 +18,40 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.errors import ItemTimedOut, SerializationError
+from graphflow.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
+from graphflow.errors import ItemTimedOut, SerializationError, restore
 from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
-from graphflow.reports import ErrorRecord
 from graphflow.runner.loops import run_awaitable
 from graphflow.states import Code, State
 
-__all__ = ["Decision", "ErrorTable", "decide", "error_record", "summarize", "user_traceback"]
+__all__ = [
+    "MAX_SUMMARIES",
+    "Decision",
+    "ErrorTable",
+    "decide",
+    "delay_after",
+    "error_record",
+    "summarize",
+    "sure_end",
+    "user_traceback",
+]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN = tuple(_PACKAGE + each + os.sep for each in ("runner", "backends", "engine"))
 MAX_MESSAGE = 2_000
 MAX_TRACEBACK = 6_000
+MAX_SUMMARIES = 100
+"""Failures of a batch whose items' arguments are noted."""
+MAX_PICKLE = 65_536
+MAX_LIVE = 10
+"""Exceptions of one type and place that a batch in this process keeps with the frames that raised them."""
+MAX_RECORDS = 100
+"""Exceptions of one type and place that a batch keeps in full because they are more than plain values."""
+MAX_APART = 10_000
+"""Texts of one type and place among which a batch finds equal ones."""
+MAX_VARIANT = 400
+MAX_PARTS = 1_000
+_PLAIN = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +109,19 @@ def user_traceback(error: BaseException) -> str:
     return text
 
 
-def _message(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
+    """What it says, whatever its `__str__` does."""
     try:
-        text = str(error)
-    except Exception as broken:
-        text = f"<its text cannot be shown: {type(broken).__name__}>"
-    if len(text) > MAX_MESSAGE:
-        text = f"{text[:MAX_MESSAGE]}... ({len(text)} characters)"
-    return text
+        return str(error)
+    except BaseException as broken:
+        return f"<its text cannot be shown: {type(broken).__name__}>"
 
 
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
+def _bounded(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[:size]}... ({len(text)} characters)"
+
+
+def _type_name(kind: type[BaseException]) -> str:
     return (
         kind.__qualname__
         if kind.__module__ in ("builtins", "__main__")
@@ -103,50 +129,273 @@ def _type_name(error: BaseException) -> str:
     )
 
 
-def error_record(error: BaseException, *, is_local: bool) -> ErrorRecord:
+class _Remade:
+    """Pickles as the exception that it describes, which is then made without its `__init__`."""
+
+    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], state: Mapping[str, Any]) -> None:
+        self._made = kind, args, dict(state)
+
+    def __reduce__(self) -> Any:
+        return restore, self._made
+
+
+def _pickled(made: Any) -> bytes | None:
+    """The bytes of an exception, None if it does not come back from them."""
+    try:
+        data: bytes = cloudpickle.dumps(made)
+        return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
+    except Exception:
+        return None
+
+
+def error_record(
+    error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
+) -> ErrorRecord:
     """An exception as a record; its pickle is kept only if it can be restored."""
     pickled: bytes | None = None
     if not is_local:
-        try:
-            pickled = cloudpickle.dumps(error)
-            if len(pickled) > 65_536 or not isinstance(pickle.loads(pickled), BaseException):
-                pickled = None
-        except Exception:
-            pickled = None
+        pickled = _pickled(error)
+        if pickled is None and (parts := _parts(error)) is not None:
+            # Such as one whose `__init__` takes other arguments than those it hands on.
+            pickled = _pickled(_Remade(type(error), *parts))
     return ErrorRecord(
-        type_name=_type_name(error),
-        message=_message(error),
-        traceback=user_traceback(error),
+        type_name=_type_name(type(error)),
+        message=_bounded(_text(error), MAX_MESSAGE),
+        traceback=user_traceback(error) if traceback_text is None else traceback_text,
         exception=error if is_local else None,
         pickled=pickled,
+        place=place,
     )
 
 
+class _Kind:
+    """The errors of one type from one place."""
+
+    __slots__ = (
+        "at",
+        "block",
+        "code",
+        "first",
+        "is_plain",
+        "is_quick",
+        "numbers",
+        "parts",
+        "place",
+        "records",
+        "room",
+        "texts",
+        "type",
+    )
+
+    def __init__(
+        self, kind: type[BaseException], code: types.CodeType | None, tb: TracebackType | None
+    ) -> None:
+        self.type = kind
+        self.code = code
+        """Held, so that its id names no other."""
+        self.at = tb.tb_lasti if tb is not None else 0
+        self.place = f"{code.co_filename}:{tb.tb_lineno}" if code is not None and tb is not None else ""
+        self.is_plain = kind.__reduce__ is BaseException.__reduce__
+        """Whether such an exception is made of its arguments and its attributes."""
+        self.numbers: dict[str, int] = {}
+        self.room = MAX_APART
+        """The errors that are found again by their text, and how many more may be."""
+        self.first = 0
+        self.records = 0
+        """The place of the first full record, and how many there are."""
+        self.is_quick = False
+        self.block = -1
+        self.texts: list[str] = []
+        self.parts: dict[int, Parts | None] = {}
+        """The chunk of variants that is being filled, and whether errors of plain text are added to it at once."""
+
+
 class ErrorTable:
-    """The distinct errors of a batch: equal type, text and place are one."""
+    """The distinct errors of a batch: equal type, text and place are one.
+
+    Of a type and place only some are kept in full: the first one; in this process a few live ones, with the frames
+    that raised them; and some that are more than plain arguments and attributes. Of all others only the text and
+    these are kept: they are *variants* of the first one, numbered by chunks that belong to one type and place each.
+    """
 
     def __init__(self, *, is_local: bool) -> None:
         self.records: list[ErrorRecord] = []
         self._is_local = is_local
-        self._known: dict[tuple[str, str, str, int], int] = {}
+        self._in_full = MAX_LIVE if is_local else 1
+        self._kinds: dict[tuple[type[BaseException], int, int], _Kind] = {}
+        self._last = _Kind(BaseException, None, None)
+        self._chunks: list[bytes] = []
+        self._firsts = array("I")
+        self._lock = threading.Lock()
 
     def add(self, error: BaseException) -> int:
-        """The index of the error's record."""
+        """The number of the error: above 0 of a full record, below of a variant."""
         tb = error.__traceback__
-        while tb is not None and tb.tb_next is not None:
-            tb = tb.tb_next
-        place = (tb.tb_frame.f_code.co_filename, tb.tb_lineno) if tb is not None else ("", 0)
+        code, at = None, 0
+        if tb is not None:
+            following = tb.tb_next
+            while following is not None:
+                tb = following
+                following = tb.tb_next
+            code, at = tb.tb_frame.f_code, tb.tb_lasti
+        kind = self._last
+        if code is not kind.code or at != kind.at or type(error) is not kind.type:
+            kind = self._last = self._kind_of(type(error), code, tb)
         try:
-            text = str(error)[:MAX_MESSAGE]
-        except Exception:
-            text = ""
-        key = (type(error).__qualname__, text, *place)
-        index = self._known.get(key)
-        if index is None:
-            index = len(self.records)
-            self._known[key] = index
-            self.records.append(error_record(error, is_local=self._is_local))
-        return index
+            text = str(error)
+            number = kind.numbers.get(text)
+        except BaseException:
+            text = _text(error)
+            number = kind.numbers.get(text)
+        if number is not None:
+            return number
+        if kind.is_quick and len(text) <= MAX_VARIANT:
+            args = error.args
+            if len(args) == 1 and args[0] is text and not error.__dict__:
+                # The short way, for a storm of errors that all say something else.
+                texts = kind.texts
+                texts.append(text)
+                number = -kind.block * CHUNK - len(texts)
+                if len(texts) == CHUNK:
+                    self._open_chunk(kind)
+                if kind.room:
+                    kind.room -= 1
+                    kind.numbers[text] = number
+                return number
+        if len(text) > MAX_MESSAGE:
+            text = _bounded(text, MAX_MESSAGE)
+            number = kind.numbers.get(text)
+        return number if number is not None else self._add_new(kind, error, text)
+
+    def variants(self) -> Variants | None:
+        """The variants so far, packed."""
+        if not self._chunks:
+            return None
+        # Reports are made by other threads too, while the batch goes on.
+        with self._lock:
+            chunks = list(self._chunks)
+            for kind in list(self._kinds.values()):
+                if kind.texts:
+                    chunks[kind.block] = pack_chunk(kind.texts, kind.parts)
+            return Variants(records=self._firsts[:], chunks=tuple(chunks))
+
+    def release(self) -> None:
+        """The batch is over: the live exceptions let go of the engine's frames, and so of the whole batch."""
+        for record in self.records:
+            tb = record.exception.__traceback__ if record.exception is not None else None
+            frame = tb.tb_frame if tb is not None else None
+            while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+                try:
+                    frame.clear()
+                except RuntimeError:
+                    break  # It still executes.
+                frame = frame.f_back
+
+    def _kind_of(
+        self, kind: type[BaseException], code: types.CodeType | None, tb: TracebackType | None
+    ) -> _Kind:
+        key = (kind, id(code), tb.tb_lasti if tb is not None else 0)
+        known = self._kinds.get(key)
+        if known is None:
+            known = self._kinds[key] = _Kind(kind, code, tb)
+        return known
+
+    def _add_new(self, kind: _Kind, error: BaseException, text: str) -> int:
+        parts = _parts(error)
+        if parts is None and kind.is_plain and _is_text(error):
+            parts = ((text,), {})  # A text that is too long to be kept whole.
+        if kind.records < self._in_full or (parts is None and kind.records < MAX_RECORDS):
+            number = kind.numbers[text] = self._keep(kind, error)
+            return number
+        if kind.block < 0:
+            self._open_chunk(kind)
+            kind.is_quick = kind.is_plain
+        if parts != ((text,), {}):
+            kind.parts[len(kind.texts)] = parts
+        kind.texts.append(text if len(text) <= MAX_VARIANT else _bounded(text, MAX_VARIANT))
+        number = -kind.block * CHUNK - len(kind.texts)
+        if len(kind.texts) == CHUNK:
+            self._open_chunk(kind)
+        if kind.room:
+            kind.room -= 1
+            kind.numbers[text] = number
+        return number
+
+    def _open_chunk(self, kind: _Kind) -> None:
+        """Begin the next chunk of a type and place; the one before it is packed."""
+        done = pack_chunk(kind.texts, kind.parts) if kind.texts else b""
+        with self._lock:
+            if done:
+                self._chunks[kind.block] = done
+            kind.block = len(self._chunks)
+            kind.texts, kind.parts = [], {}
+            self._chunks.append(b"")
+            self._firsts.append(kind.first)
+
+    def _keep(self, kind: _Kind, error: BaseException) -> int:
+        """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""
+        text = None
+        if kind.records and (kind.records >= MAX_LIVE or _cause_of(error) is None):
+            first = self.records[kind.first]
+            text = retold(first.traceback, first.message, _bounded(_text(error), MAX_MESSAGE))
+        else:
+            kind.first = kind.first if kind.records else len(self.records)
+        kind.records += 1
+        self.records.append(
+            error_record(error, is_local=self._is_local, place=kind.place, traceback_text=text)
+        )
+        return len(self.records)
+
+
+def _is_text(error: BaseException) -> bool:
+    """Whether an exception is made of nothing but a text."""
+    return len(error.args) == 1 and type(error.args[0]) is str and not error.__dict__
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    return error.__cause__ or error.__context__
+
+
+def _parts(error: BaseException) -> Parts | None:
+    """What an exception is made of, if all of it is plain and small."""
+    try:
+        made = error.__reduce__()
+        if not isinstance(made, tuple) or made[0] is not type(error) or len(made) > 3:
+            return None
+        args, state = made[1], (made[2] or {}) if len(made) == 3 else {}
+        values = [*args, *state.values()]
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
+        size = sum(len(each) for each in values if isinstance(each, str | bytes))
+        return (args, state) if size <= MAX_PARTS else None
+    except Exception:
+        return None
+
+
+def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
+    """What becomes of an item whose attempt raises such an exception, as far as the type alone tells.
+
+    The code in which it ends; less than 0, that code's negative, where it ends so only when no attempt is left; 0
+    where it must be decided each time.
+    """
+    if issubclass(kind, Skip):
+        return Code.SKIPPED
+    if issubclass(kind, Pause | Retry) or not issubclass(kind, Exception):
+        return 0
+    code = Code.TIMED_OUT if issubclass(kind, ItemTimedOut) else Code.FAILED
+    retry = options.retry
+    if retry.retries <= 0 or issubclass(kind, Fail | SerializationError):
+        return code
+    if retry.retry_on is not None and not issubclass(kind, retry.retry_on):
+        return code
+    return -code if retry.condition is None else 0
+
+
+def delay_after(attempt: int, options: TaskOptions) -> float:
+    """Seconds between a failed attempt (counted from 1) and the next one."""
+    retry = options.retry
+    delay = retry.delay(attempt)
+    return delay * (1 + random.random() * retry.jitter_factor) if retry.jitter_factor and delay else delay
 
 
 def decide(
@@ -156,10 +405,10 @@ def decide(
     fn: Callable[..., Any],
     attempt: int,
     run_id: str,
-    label: str,
+    label: Callable[[], str],
     map_index: int | None,
 ) -> Decision:
-    """What follows from an exception that an attempt (counted from 1) raised."""
+    """What follows from an exception that an attempt (counted from 1) raised; the label is made where it is needed."""
     if isinstance(error, Skip):
         return Decision(Code.SKIPPED, Code.SKIPPED)
     if isinstance(error, Pause):
@@ -176,13 +425,10 @@ def decide(
         # SystemExit, KeyboardInterrupt and their like end the item, not the worker; they are not retried.
         return Decision(outcome, outcome)
     if retry.condition is not None and not _condition_holds(
-        error, options, fn, attempt, run_id, label, map_index, outcome
+        error, options, fn, attempt, run_id, label(), map_index, outcome
     ):
         return Decision(outcome, outcome)
-    delay = retry.delay(attempt)
-    if retry.jitter_factor and delay:
-        delay *= 1 + random.random() * retry.jitter_factor
-    return Decision(Code.AWAITING_RETRY, outcome, delay)
+    return Decision(Code.AWAITING_RETRY, outcome, delay_after(attempt, options))
 
 
 def _condition_holds(
@@ -197,7 +443,7 @@ def _condition_holds(
 ) -> bool:
     task = TaskView.of(options, fn)
     run = TaskRunView(label, map_index, attempt, run_id)
-    state = State.of(outcome, message=_message(error), data=error)
+    state = State.of(outcome, message=_bounded(_text(error), MAX_MESSAGE), data=error)
     try:
         assert options.retry.condition is not None
         answer = options.retry.condition(task, run, state)

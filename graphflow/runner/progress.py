@@ -11,12 +11,12 @@ import operator
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any, TypeVar
 
-from graphflow.reports import Anomaly, Graft
+from graphflow.reports import Graft
 from graphflow.runner.watchdog import watchdog
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TELL_SECONDS",
     "Progress",
     "Teller",
+    "inputs_of",
     "part_of",
     "records_of",
 ]
@@ -138,8 +139,7 @@ def _joined(positions: Sequence[int]) -> Sequence[int]:
     return positions or range(0)
 
 
-_Column = TypeVar("_Column", bound="list[Any] | bytearray | array[float]")
-_Record = TypeVar("_Record", Anomaly, Graft)
+_Column = TypeVar("_Column", bound="list[Any] | bytearray | array[float] | array[int]")
 
 
 def part_of(column: _Column, positions: Sequence[int]) -> _Column:
@@ -153,8 +153,8 @@ def part_of(column: _Column, positions: Sequence[int]) -> _Column:
     return part  # type: ignore[no-any-return]
 
 
-def records_of(records: Sequence[_Record], positions: Sequence[int]) -> tuple[_Record, ...]:
-    """The records of these positions; in a report, a record names the place there."""
+def records_of(records: Sequence[Graft], positions: Sequence[int]) -> tuple[Graft, ...]:
+    """The grafts of these positions; in a report, a graft names the place there."""
     if not records:
         return ()
     if isinstance(positions, range):
@@ -163,6 +163,17 @@ def records_of(records: Sequence[_Record], positions: Sequence[int]) -> tuple[_R
         return tuple(replace(each, position=each.position - first) for each in chosen) if first else chosen
     places = {position: place for place, position in enumerate(positions)}
     return tuple(replace(each, position=places[each.position]) for each in records if each.position in places)
+
+
+def inputs_of(inputs: Mapping[int, str], positions: Sequence[int]) -> dict[int, str]:
+    """The texts of these positions, by their places in the report."""
+    if not inputs:
+        return {}
+    # Another thread may add to it.
+    texts = dict(inputs)
+    if isinstance(positions, range):
+        return {each - positions.start: text for each, text in texts.items() if each in positions}
+    return {place: texts[each] for place, each in enumerate(positions) if each in texts}
 
 
 class Teller:

@@ -8,12 +8,13 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphflow.anomalies import AnomalyTable
 from graphflow.context import TaskContext
 from graphflow.errors import GraphflowError, ItemTimedOut, SerializationError, UpstreamFailed
 from graphflow.mapping import FailedInput
 from graphflow.orders import BatchOrder, Lane, StepOrder
 from graphflow.recording import FragmentRecorder
-from graphflow.reports import Anomaly, Graft, ValueInfo
+from graphflow.reports import Graft, ValueInfo
 from graphflow.runner.capture import LogSink
 from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call, make_chunk_call
 from graphflow.states import FAILED_CODES, Code
@@ -57,12 +58,20 @@ class Step:
         self.labels: list[str | None] | None = (
             [None] * size if self.options.task_run_name is not None else None
         )
-        self.anomalies: list[Anomaly] = []
+        self.anomalies = AnomalyTable()
+        self.faults = array("i", bytes(4 * size))
+        self.fault_inputs: dict[int, str] = {}
+        """The errors that ended items: their numbers; and summaries of some items' arguments."""
+        self.sure_ends: dict[type[BaseException], int] = {}
+        """The code in which an exception of a type ends an item, 0 where that is decided each time."""
         self.grafts: list[Graft] = []
         self.info: ValueInfo | None = None
         self.call: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]] = _no_call
         self.call_chunk: Callable[[Sequence[int]], tuple[tuple[Any, ...], dict[str, Any]]] = _no_call
         self.in_lane = [source.step for source in order.slots if isinstance(source, Lane)]
+        self.rest: list[Step] = []
+        self.dooms_rest = False
+        """The later steps of the batch, and whether a failure here makes each of them `UpstreamFailed`."""
         self._lost_constant: FailedInput | None = None
         self._mixed: list[Sequence[Any]] = []
         self._width = batch.width if program.is_mapped else None
@@ -96,6 +105,15 @@ class Step:
             group=self.program.group,
             log_prints=bool(self.options.log_prints),
         )
+
+    def look_ahead(self, place: int, steps: Sequence[Step]) -> None:
+        """Note what a failure here means to the later steps; `place` is this one's among them."""
+        self.rest = list(steps[place + 1 :])
+        doomed = {place}
+        for number, step in enumerate(self.rest, place + 1):
+            if doomed.intersection(step.in_lane):
+                doomed.add(number)
+        self.dooms_rest = len(doomed) == len(self.rest) + 1 and not self.order.tolerates
 
     def prepare(self, slots: Sequence[Ready]) -> None:
         """Take the inputs."""

@@ -7,10 +7,11 @@ from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from graphflow.context import RECORDER, RUNNING
+from graphflow.runner.faults import MAX_SUMMARIES
 from graphflow.runner.pace import Slots
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Guard, ItemTimeout, watchdog
-from graphflow.states import Code
+from graphflow.states import FAILED_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
@@ -20,6 +21,7 @@ __all__ = ["STOP_CHECK_SECONDS", "STOP_CHECK_WAITING_SECONDS", "run_in_turn", "w
 STOP_CHECK_SECONDS = 0.005
 STOP_CHECK_WAITING_SECONDS = 0.02
 _SUCCESS = int(Code.COMPLETED)
+_RETRYING = int(Code.RETRYING)
 
 
 def run_in_turn(batch: Batch) -> int:
@@ -54,7 +56,7 @@ def _run_plain(batch: Batch) -> int:
     """The short way for steps with nothing around their calls: all that happens per item is here."""
     steps, indices, note, number = batch.steps, batch.order.indices, batch.host.note, batch.order.id
     odd_types, clock, started, deadline = batch.odd_types, time.perf_counter, batch.started, batch.deadline
-    is_chain = len(steps) > 1
+    is_chain, add_error = len(steps) > 1, batch.errors.add
     check_at = min(deadline, started + STOP_CHECK_SECONDS)
     start = started
     position = -1
@@ -83,14 +85,27 @@ def _run_plain(batch: Batch) -> int:
                 step.starts[position] = start - started
                 step.durations[position] = end - start
             except BaseException as error:
-                batch.failed(step, position, error, start)
-                _renew(step)
-                if step.states[position] == Code.RETRYING:
-                    run_step(batch, step, position, None)
-                    context.attempt = 1
                 end = clock()
-                # It may have been Ctrl-C: look now whether to go on.
-                check_at = 0.0
+                code = step.sure_ends.get(type(error), 0)
+                if code > 0:
+                    # The short way, for a storm of failures.
+                    step.attempts[position] = 1
+                    step.starts[position] = start - started
+                    step.durations[position] = end - start
+                    step.faults[position] = add_error(error)
+                    step.states[position] = code
+                    if batch.summaries < MAX_SUMMARIES:
+                        step.fault_inputs[position] = batch.summary(step, position)
+                else:
+                    batch.failed(step, position, error, start)
+                if step.recorder.nodes:
+                    _renew(step)
+                if step.states[position] == _RETRYING:
+                    _try_again(batch, step, position)
+                    end = clock()
+                if _may_be_interrupt(error):
+                    # Look now whether to go on.
+                    check_at = 0.0
             start = end
             if is_chain and step.states[position] != _SUCCESS:
                 _run_rest(batch, step, position)
@@ -103,9 +118,39 @@ def _run_plain(batch: Batch) -> int:
     return position + 1
 
 
+def _may_be_interrupt(error: BaseException) -> bool:
+    """Whether an item may have ended by Ctrl-C: that is no `Exception`, or is what one comes from."""
+    return error.__context__ is not None or not isinstance(error, Exception)
+
+
+def _try_again(batch: Batch, step: Step, position: int) -> None:
+    """The further attempts of an item at a plain step."""
+    context, odd_types = step.context, batch.odd_types
+    while step.states[position] == _RETRYING:
+        context.attempt = step.attempts[position] + 1
+        start = time.perf_counter()
+        try:
+            args, kwargs = step.call(position)
+            value = step.fn(*args, **kwargs)
+            if step.recorder.nodes or type(value) in odd_types:
+                batch.take(step, position, value, step.recorder)
+            else:
+                step.values[position] = value
+                step.states[position] = _SUCCESS
+            batch.ended(step, position, start)
+        except BaseException as error:
+            batch.failed(step, position, error, start)
+        _renew(step)
+    context.attempt = 1
+
+
 def _run_rest(batch: Batch, last: Step, position: int) -> None:
     """What is left of an item's lane after a step that did not simply succeed."""
-    for step in batch.steps[batch.steps.index(last) + 1 :]:
+    if last.dooms_rest and last.states[position] in FAILED_CODES:
+        for step in last.rest:
+            step.states[position] = Code.UPSTREAM_FAILED
+        return
+    for step in last.rest:
         if not step.in_lane or step.goes_on(position, batch.steps):
             RUNNING.set(step.context)
             RECORDER.set(step.recorder)
@@ -113,12 +158,16 @@ def _run_rest(batch: Batch, last: Step, position: int) -> None:
             step.context.attempt = 1
 
 
-def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) -> None:
-    """One item at one step with everything that may surround it: timeout, label, retries without delay."""
+def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) -> bool:
+    """One item at one step with everything that may surround it: timeout, label, retries without delay.
+
+    Returns whether an attempt may have ended by Ctrl-C.
+    """
+    looks_now = False
     context = step.context
     context.map_index = batch.order.indices[position] if context.is_mapped else None
     if batch.lost_input(step, position):
-        return
+        return False
     while True:
         context.attempt = step.attempts[position] + 1
         start = time.perf_counter()
@@ -132,9 +181,10 @@ def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) 
             batch.ended(step, position, start)
         except BaseException as error:
             batch.failed(step, position, error, start)
+            looks_now |= _may_be_interrupt(error)
         _renew(step)
         if step.states[position] != Code.RETRYING:
-            return
+            return looks_now
 
 
 def _renew(step: Step) -> None:
@@ -172,14 +222,14 @@ class _Careful:
             if slots is not None and not wait_for_slot(batch, slots, is_first=position == 0):
                 return position
             note(number, batch.order.indices[position])
+            looks_now = False
             for step in batch.steps:
                 if not step.in_lane or step.goes_on(position, batch.steps):
                     RUNNING.set(step.context)
                     RECORDER.set(step.recorder)
-                    run_step(batch, step, position, self)
+                    looks_now |= run_step(batch, step, position, self)
             now = time.perf_counter()
-            is_whole = batch.steps[-1].states[position] == _SUCCESS
-            if now >= check_at or not is_whole:
+            if now >= check_at or looks_now:
                 if now >= deadline or batch.is_stopped():
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)

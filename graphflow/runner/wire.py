@@ -39,7 +39,7 @@ from graphflow.orders import (
 )
 from graphflow.policies import all_successful
 from graphflow.recording import Fragment
-from graphflow.reports import Anomaly, ErrorRecord, Graft, Report, StepReport
+from graphflow.reports import ErrorRecord, Faults, Graft, Report, StepReport
 from graphflow.runner.faults import error_record
 from graphflow.states import Code
 
@@ -325,22 +325,6 @@ def refused_report(
     for number, node in enumerate(nodes):
         code = Code.FAILED if number == 0 else Code.UPSTREAM_FAILED
         before = tries[number] or bytes(size)
-        anomalies = (
-            [
-                Anomaly(
-                    position=position,
-                    attempt=before[position] + 1,
-                    code=code,
-                    started=now,
-                    duration=0.0,
-                    error=0,
-                    outcome=code,
-                )
-                for position in range(size)
-            ]
-            if number == 0
-            else []
-        )
         steps.append(
             StepReport(
                 node=node,
@@ -348,7 +332,7 @@ def refused_report(
                 attempts=bytes(min(255, each + (number == 0)) for each in before),
                 starts=array("f", bytes(4 * size)),
                 durations=array("f", bytes(4 * size)),
-                anomalies=anomalies,
+                faults=Faults(positions=range(size), errors=1) if number == 0 else Faults(),
             )
         )
     return Report(

@@ -111,8 +111,8 @@ def test_jitter_is_really_applied(local_name: str) -> None:
 
     run = body.run()
     assert run.value == list(range(40))
-    anomalies = run._recorder.driver.history.node(0).anomalies  # type: ignore[union-attr]
-    delays = [entries[0][0].delay for entries in anomalies.values()]
+    history = run._recorder.driver.history.node(0)  # type: ignore[union-attr]
+    delays = [history.anomalies_of(index)[0][0].delay for index in range(40)]
     assert len(delays) == 40
     assert all(0.01 <= delay <= 0.04 for delay in delays)
     assert max(delays) - min(delays) > 0.005

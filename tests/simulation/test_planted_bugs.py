@@ -200,8 +200,8 @@ def retries_too_early(patch: pytest.MonkeyPatch) -> type[Core]:
     class Mutated(Core):
         def _release_due(self) -> None:
             while self._retries:
-                _, _, node, index = heapq.heappop(self._retries)
-                self._run_again(node, index, Code.AWAITING_RETRY)
+                _, _, node, indices = heapq.heappop(self._retries)
+                self._run_again(node, indices, Code.AWAITING_RETRY)
 
     return Mutated
 

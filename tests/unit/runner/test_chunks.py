@@ -203,7 +203,7 @@ def test_a_call_that_raises_is_halved_down_to_the_items_that_fail() -> None:
     assert calls == [list(range(8)), [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]]
     assert report.steps[0].attempts == b"\x01" * 8
     assert [str(each) for each in errors_of(report)] == ["one of [5]"]
-    assert [each.position for each in report.steps[0].anomalies] == [5]
+    assert list(report.steps[0].faults.positions) == [5]
 
 
 @pytest.mark.parametrize("bad", [set(), {0}, {7}, {0, 3, 4}, set(range(11))])
