@@ -207,6 +207,7 @@ class Execution:
 
     def _body_and_allowed(self, recorder: RunRecorder) -> Any:
         value = self.flow.call(self.run.parameters)
+        recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
         for handle in _allowed_to_fail(value):
             Future(recorder, handle._node, handle._index).result(raise_on_failure=False)
         return value
@@ -214,6 +215,7 @@ class Execution:
     async def _attempt_async(self, recorder: RunRecorder) -> Any:
         with self._body_context(recorder):
             value = await self.flow.call(self.run.parameters)
+            recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
             for handle in _allowed_to_fail(value):
                 await wait_for_failure(Future(recorder, handle._node, handle._index))
         if recorder.close():
@@ -455,6 +457,14 @@ def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
         return []
     each = [*value, *value.values()] if isinstance(value, dict) else value
     return [handle for one in each for handle in _allowed_to_fail(one, allows=allows)]
+
+
+def _handles_in(value: Any) -> list[Handle]:
+    """All futures in a returned structure."""
+    found: list[Handle] = []
+    if contains_handle(value):
+        _walk(value, found.append)
+    return found
 
 
 def resolved(value: Any, recorder: RunRecorder) -> Any:

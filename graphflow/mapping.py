@@ -15,6 +15,7 @@ from graphflow.errors import MapTypeError
 from graphflow.reports import ValueInfo
 
 __all__ = [
+    "DROPPED",
     "AllowFailure",
     "FailedInput",
     "PartialList",
@@ -25,6 +26,7 @@ __all__ = [
     "allow_failure",
     "classify",
     "element_nbytes",
+    "is_small",
     "elements_of",
     "is_indexed",
     "item_pairs",
@@ -96,6 +98,44 @@ class FailedInput:
 @dataclass(frozen=True, slots=True)
 class SkippedInput:
     """Stands in a list for an element whose upstream was skipped."""
+
+
+class _Dropped:
+    """In place of a value that nobody needs any more."""
+
+    def __repr__(self) -> str:
+        return "<dropped>"
+
+    def __reduce__(self) -> str:
+        return "DROPPED"
+
+
+DROPPED = _Dropped()
+_SMALL_NBYTES = 1_024
+_NUMBERS = frozenset({int, float, bool, type(None), complex})
+_TEXTS = frozenset({str, bytes})
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value is worth keeping to look at: numbers, short texts and arrays, and a few of them together."""
+    kind = type(value)
+    if kind in _NUMBERS:
+        return True
+    if kind in _TEXTS:
+        return len(value) <= _SMALL_NBYTES
+    if kind in (list, tuple):
+        return len(value) <= 16 and all(type(each) in _NUMBERS or is_small_text(each) for each in value)
+    if kind is dict:
+        return len(value) <= 16 and all(
+            type(each) in _NUMBERS or is_small_text(each) for pair in value.items() for each in pair
+        )
+    nbytes = _own_nbytes(value)
+    return nbytes is not None and nbytes <= _SMALL_NBYTES
+
+
+def is_small_text(value: Any) -> bool:
+    """Whether a value is a text of at most 64 characters."""
+    return type(value) in _TEXTS and len(value) <= 64
 
 
 class PartialList(list[Any]):
@@ -286,10 +326,26 @@ def element_nbytes(values: Any) -> int:
     return max(1, sum(_nbytes(each) for each in sample) // len(sample))
 
 
+def _own_nbytes(value: Any) -> int | None:
+    """What a value says that it weighs; what a user's own object does when it is asked is its own affair."""
+    if not hasattr(type(value), "nbytes"):
+        return None
+    try:
+        nbytes = value.nbytes
+    except Exception:
+        return None
+    return nbytes if isinstance(nbytes, int) else None
+
+
 def _nbytes(value: Any) -> int:
-    nbytes = getattr(value, "nbytes", None)
-    if isinstance(nbytes, int):
+    nbytes = _own_nbytes(value)
+    if nbytes is not None:
         return nbytes
+    if _is_frame(value) and hasattr(value, "memory_usage"):
+        try:
+            return int(value.memory_usage(index=True).sum())
+        except Exception:
+            return 16
     if isinstance(value, str | bytes | bytearray | memoryview):
         return len(value)
     if isinstance(value, list | tuple | set | frozenset):

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from graphflow.policies import TaskOptions
 
 __all__ = [
+    "GONE",
+    "GONE_TEXT",
     "BatchOrder",
     "Column",
     "Elements",
@@ -74,11 +76,11 @@ class Program:
 class Ref:
     """Where a column of values lives.
 
-    kinds: `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
+    kinds: `gone` (it was let go), `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
     `offset` of a file that driver and workers share), `remote` (held by the backend under `id`).
     """
 
-    kind: Literal["local", "inline", "file", "remote"]
+    kind: Literal["gone", "local", "inline", "file", "remote"]
     id: str
     count: int
     nbytes: int = 0
@@ -86,6 +88,13 @@ class Ref:
     path: str = ""
     offset: int = 0
     digest: bytes = b""
+
+
+GONE = Ref(kind="gone", id="gone", count=0)
+GONE_TEXT = (
+    "the value is not kept any more: it was large, and nothing that was recorded by then needed it; return it from the "
+    "flow, or give it to a task before the flow's body ends"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +174,8 @@ class StepOrder:
     `tries` holds the attempts already used, one byte per position, or None for none at all.
     `wants_info` asks for the value's length, because something maps over it. `timeout_seconds` is a limit that
     follows from the map's median, in place of the program's own. `tolerates` says that a failure is within
-    what the map tolerates: what comes after it in the lane is skipped.
+    what the map tolerates: what comes after it in the lane is skipped. Without `keeps`, nothing outside the batch
+    needs the values of items whose lane has ended.
     """
 
     node: int
@@ -175,6 +185,7 @@ class StepOrder:
     wants_info: bool = False
     timeout_seconds: float | None = None
     tolerates: bool = False
+    keeps: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,8 @@ class RunRecorder(Recorder):
         """The driver once there is one, for whoever closes it after this recorder is gone."""
         self.graph = Graph(name=flow_name, status=self._status)
         self.view: Callable[[int, int | None], Any] | None = None
+        self.returned: frozenset[int] = frozenset()
+        """Nodes whose futures the flow's body returned."""
         self._stops: Literal["soft", "hard"] | None = None
         self._interruption: BaseException | None = None
 
@@ -132,7 +134,7 @@ class RunRecorder(Recorder):
             driver = self.driver
         self.interrupt(None)
         self.flush()
-        driver.close_recording()
+        driver.close_recording(self.returned)
         return True
 
     @property

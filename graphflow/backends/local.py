@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Self
 
 from graphflow.errors import BackendError
+from graphflow.mapping import element_nbytes
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
@@ -79,7 +80,10 @@ class LocalHost:
         self, columns: Sequence[list[Any]], *, travels: bool = False
     ) -> list[Ref | SerializationFailure]:
         """Keep the lists as they are."""
-        return [Ref(kind="local", id="", count=len(column), data=column) for column in columns]
+        return [
+            Ref(kind="local", id="", count=len(each), nbytes=len(each) * element_nbytes(each), data=each)
+            for each in columns
+        ]
 
     def note(self, batch: int, index: int) -> None:
         """Nothing to remember: a crash would take the driver too."""

@@ -20,6 +20,8 @@ FLOOR_SECONDS = 0.01
 DRIVER_SECONDS_PER_BATCH = 0.0006
 MAX_ITEMS = 131_072
 MAX_INLINE_NBYTES = 1 << 20
+MAX_RESULT_NBYTES = 32 << 20
+"""What the results of a batch weigh at most, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ def next_slice(
     item_nbytes: int = 8,
     batch_seconds: float = DRIVER_SECONDS_PER_BATCH,
     concurrency: int = 1,
+    result_nbytes: float = 0.0,
 ) -> Slice:
     """The next batch of a stage with `remaining` ready items.
 
@@ -59,6 +62,8 @@ def next_slice(
     concurrency
         Items that run at the same time in one batch. Above 1 a batch goes on for longer, as the places of its last
         items stay empty; its outcomes are told while it goes on.
+    result_nbytes
+        What the results of one item weigh, as measured so far.
     """
     if batch_size is not None:
         return Slice(min(batch_size, remaining), None)
@@ -67,11 +72,13 @@ def next_slice(
     budget = max(SLICE_SECONDS, 4 * slots * batch_seconds, min(MAX_SLICE_SECONDS, 80 * batch_seconds))
     floor = max(FLOOR_SECONDS, 1.5 * slots * batch_seconds)
     cap = max(1, min(MAX_ITEMS, MAX_INLINE_NBYTES // max(item_nbytes, 1)))
+    if result_nbytes > 0:
+        cap = max(1, min(cap, int(MAX_RESULT_NBYTES / result_nbytes)))
     tail = math.ceil(remaining / (2 * slots))
     if concurrency > 1:
         # Whole rounds: a round that is not full takes as long as one that is.
         budget = max(budget, CONCURRENT_SLICE_SECONDS)
-        tail = max(min(concurrency, math.ceil(remaining / slots)), tail)
+        tail = max(min(concurrency, remaining), tail)
         if mean_seconds is None:
             return Slice(min(tail, cap), budget)
     if mean_seconds is None:

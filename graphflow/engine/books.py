@@ -16,7 +16,7 @@ from graphflow.engine.pacing import Pacer
 from graphflow.graph import Dep, DepKind, Node
 from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
-from graphflow.states import FAILED_CODES, Code, Counts
+from graphflow.states import FAILED_CODES, FINAL_TABLE, Code, Counts
 
 __all__ = [
     "FAILED_BYTES",
@@ -72,6 +72,9 @@ class NodeBook:
     """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
     """More items failed than its knobs allow: nothing more of it is begun."""
+    low: int = 0
+    open_users: int = 0
+    """Dependencies on it of nodes that have not ended."""
     wanted_below: int | None = None
     """Nobody wants its items from this one on: they are not begun any more."""
     durations: list[float] = field(default_factory=list)
@@ -151,6 +154,16 @@ class NodeBook:
         counts[code] += len(indices)
         counts[Code.PENDING] = 0
 
+    def ended_below(self) -> int:
+        """All items below this one have ended. O(items that ended since it was asked for last)."""
+        while self.low < len(self.states):
+            mask = self.states[self.low : self.low + 65_536].translate(FINAL_TABLE)
+            first_open = mask.find(0)
+            self.low += len(mask) if first_open < 0 else first_open
+            if first_open >= 0:
+                break
+        return self.low
+
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
         missing = size - len(self.states)
@@ -210,6 +223,8 @@ class Stage:
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
     item_nbytes: int = 8
+    result_nbytes: float | None = None
+    """What the results of an item weigh, as measured so far."""
     is_queued: bool = False
     concurrency: int | None = None
     """Items that run at the same time in one batch, None where that is one."""

@@ -26,6 +26,8 @@ from graphflow.engine.outcomes import (
     end_if_complete,
     end_items,
     end_whole,
+    let_go,
+    let_items_go,
     set_items,
     set_width,
 )
@@ -175,6 +177,7 @@ class Core:
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)
             upstream.users.append((node.id, dep.kind, dep.index))
+            upstream.open_users += 1
         if joined is not None:
             return None
         for dep in node.deps:
@@ -231,8 +234,11 @@ class Core:
         stage.concurrency = min(widths, default=None)
 
     def _close(self, event: ev.RecordingClosed) -> None:
-        self.is_closed = True
+        self.is_closed = self.run.is_closed = True
+        self.run.returned = event.returned
         self.streams.closed()
+        for book in self.books.values():
+            let_go(self.run, book)
 
     # -- consequences -----------------------------------------------------------------------------------
 
@@ -281,10 +287,13 @@ class Core:
             self._apply(stage, step, done)
         if is_first:
             stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
+        nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)
+        stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
         if stage.rate is not None and len(done):
             busy = sum(sum(step.durations) for step in report.steps)
             stage.busy_seconds = updated_mean(stage.busy_seconds, elapsed=busy, items=len(done))
         self.dispatcher.hand_back(flight, rest)
+        let_items_go(self.run, stage)
         if self.is_stopping:
             for node in flight.nodes:
                 self._cancel(self.books[node], done)

@@ -99,6 +99,7 @@ class Dispatcher:
                     wants_info=book.wants_info,
                     timeout_seconds=command.limits[number] if command.limits else None,
                     tolerates=bool(command.tolerates) and command.tolerates[number],
+                    keeps=not command.keeps or command.keeps[number],
                 )
             )
         return BatchOrder(

@@ -19,12 +19,13 @@ from graphflow.engine.core import Core
 from graphflow.engine.dispatch import Dispatcher
 from graphflow.engine.hooks import Hooks
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
-from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed
+from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed, ValueUnavailable
 from graphflow.graph import Node
 from graphflow.history.keeping import ReadValues
 from graphflow.history.memory import MemoryHistory, Place
 from graphflow.knobs import checked_knobs
-from graphflow.orders import Ref
+from graphflow.mapping import DROPPED
+from graphflow.orders import GONE_TEXT, Ref
 from graphflow.ports import (
     Backend,
     BackendEvent,
@@ -116,9 +117,9 @@ class Driver:
         """Nodes were recorded, each after what it depends on."""
         self.tell(ev.NodesRecorded(nodes))
 
-    def close_recording(self) -> None:
-        """The flow's body ended: no more nodes come."""
-        self.tell(ev.RecordingClosed())
+    def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
+        """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
+        self.tell(ev.RecordingClosed(returned))
 
     def stop(self, *, hard: bool) -> None:
         """Start nothing more; `hard` also stops what executes."""
@@ -502,10 +503,12 @@ class Driver:
         for place in places:
             if id(place.ref) not in columns:
                 columns[id(place.ref)] = self.column(place.ref)
-        return [columns[id(place.ref)][place.position] for place in places]
+        return _kept([columns[id(place.ref)][place.position] for place in places])
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
+        if ref.kind == "gone":
+            raise ValueUnavailable(GONE_TEXT)
         if ref.kind == "local":
             return self.backend.fetch([ref])[0]
         with self._columns_lock:
@@ -528,7 +531,7 @@ class Driver:
                 values += column[positions.start : positions.stop]
             else:
                 values += [column[position] for position in positions]
-        return values
+        return _kept(values)
 
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
         """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
@@ -591,6 +594,13 @@ class Driver:
             self._close_source(node, slot)
         self.backend.close_run(self.run_id)
         self.hooks.close()
+
+
+def _kept(values: list[Any]) -> list[Any]:
+    """The values, all of which must be there."""
+    if type(DROPPED) in set(map(type, values)):
+        raise ValueUnavailable(GONE_TEXT)
+    return values
 
 
 def _via(names: Sequence[str]) -> str:

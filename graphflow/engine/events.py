@@ -58,7 +58,9 @@ class NodesRecorded:
 
 @dataclass(frozen=True, slots=True)
 class RecordingClosed:
-    """The flow's body ended: no more nodes come, but for grafts."""
+    """The flow's body ended: no more nodes come, but for grafts. It returned the futures of some nodes."""
+
+    returned: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,8 @@ class SubmitBatch:
     limits: tuple[float | None, ...] = ()
     """Per node: the timeout in seconds that follows from the median."""
     tolerates: tuple[bool, ...] = ()
+    keeps: tuple[bool, ...] = ()
+    """Per node: whether anything outside the batch needs its values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from graphflow.engine.state import (
     UpstreamGone,
     WidthKnown,
 )
+from graphflow.graph import DepKind
 from graphflow.states import FINAL_CODES, Code
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "end_whole",
     "set_items",
     "set_width",
+    "let_go",
+    "let_items_go",
 ]
 
 
@@ -123,12 +126,38 @@ def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
     book.final = code
     run.open_nodes -= 1
     announce(run, book, code)
+    for dep in book.node.deps:
+        upstream = run.books[dep.upstream]
+        upstream.open_users -= 1
+        let_go(run, upstream)
     run.notices.extend(DependencyEnded(stage) for stage in book.dependents)
     run.notices.extend(DependencyEnded(stage) for stage in _all(book.watchers.values()))
     book.watchers.clear()
     if book.width is None:
         run.notices.extend(UpstreamGone(stage) for stage in book.streams if stage.is_open)
     run.notices.extend(RootEnded(node, index, book) for node, index in book.graft_parents)
+
+
+def let_go(run: RunState, book: NodeBook) -> None:
+    """Values that all who needed them have used may be let go; those that nobody used are there to be looked at."""
+    if run.is_closed and book.users and not book.open_users and book.width and _may_go(run, book):
+        run.commands.append(ev.ReleaseItems(node=book.node.id, below=book.width))
+
+
+def let_items_go(run: RunState, stage: Stage) -> None:
+    """Of maps that a stage takes items of, and that nobody needs otherwise: values of items that were used."""
+    if not run.is_closed:
+        return
+    for upstream in stage.upstreams:
+        book = run.books[upstream]
+        if book.open_users and _may_go(run, book) and all(kind is DepKind.ITEMS for _, kind, _ in book.users):
+            below = min(run.books[user].ended_below() for user, _, _ in book.users)
+            if below:
+                run.commands.append(ev.ReleaseItems(node=upstream, below=below))
+
+
+def _may_go(run: RunState, book: NodeBook) -> bool:
+    return book.node.id not in run.returned and not book.graft_parents
 
 
 def _all(groups: Iterable[list[Stage]]) -> Iterable[Stage]:

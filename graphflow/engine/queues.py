@@ -161,6 +161,7 @@ class Dispatcher:
             item_nbytes=stage.item_nbytes,
             batch_seconds=run.capacity.batch_seconds,
             concurrency=stage.concurrency or 1,
+            result_nbytes=stage.result_nbytes or 0.0,
         )
         count, seconds = size.count, size.seconds
         pace: Pace | None = None
@@ -221,7 +222,19 @@ class Dispatcher:
                 pace=pace,
                 limits=tuple(run.books[node].limit_seconds for node in nodes),
                 tolerates=tuple(run.books[node].tolerates for node in nodes),
+                keeps=tuple(self._is_needed_outside(stage, run.books[node]) for node in nodes),
             )
+        )
+
+    def _is_needed_outside(self, stage: Stage, book: NodeBook) -> bool:
+        """Whether anything but later members of its stage may need a node's values."""
+        run = self._run
+        return (
+            len(stage.members) == 1
+            or not run.is_closed
+            or not book.users
+            or book.node.id in run.returned
+            or any(kind is not DepKind.ITEMS or user not in stage.members for user, kind, _ in book.users)
         )
 
     def empty(self, stage: Stage) -> list[Sequence[int]]:

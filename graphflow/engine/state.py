@@ -110,6 +110,10 @@ class RunState:
     flights: dict[int, Flight] = field(default_factory=dict)
     now: float = 0.0
     is_stopping: bool = False
+    is_closed: bool = False
+    """Whether nothing more is recorded, but for grafts."""
+    returned: frozenset[int] = frozenset()
+    """Nodes whose values are asked for at the end."""
     open_nodes: int = 0
     commands: list[Command] = field(default_factory=list)
     notices: deque[Notice] = field(default_factory=deque)

@@ -6,8 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from graphflow.history.memory import NodeHistory
-from graphflow.mapping import element_nbytes
-from graphflow.orders import Ref
+from graphflow.orders import GONE, Ref
 
 __all__ = ["ReadValues"]
 
@@ -46,15 +45,15 @@ class ReadValues:
             place, nbytes = self._read.popleft()
             self._total -= nbytes
             segment = ranges[place]
-            if segment.step.values is not None:
+            if segment.step.values is not None and segment.step.values.kind != "gone":
                 gone.append(segment.step.values)
-                ranges[place] = replace(segment, step=replace(segment.step, values=None))
+                ranges[place] = replace(segment, step=replace(segment.step, values=GONE))
         return gone
 
 
 def _nbytes(ref: Ref | None) -> int:
     if ref is None:
         return 0
-    if ref.kind != "local":
-        return ref.nbytes if ref.kind == "inline" else 0
-    return len(ref.data) * (element_nbytes(ref.data) + 16)
+    if ref.kind == "local":
+        return ref.nbytes + 16 * ref.count
+    return ref.nbytes if ref.kind == "inline" else 0

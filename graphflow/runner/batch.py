@@ -14,7 +14,7 @@ from typing import Any
 
 from graphflow.context import TaskContext
 from graphflow.errors import GraphflowError, SerializationError
-from graphflow.mapping import value_info
+from graphflow.mapping import DROPPED, is_small, value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
 from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
@@ -82,6 +82,8 @@ class Batch:
             else None
         )
         self.teller: Teller | None = None
+        self.dropping = [step for step in self.steps if not step.order.keeps]
+        """Steps whose values only later steps of this batch need."""
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -217,6 +219,13 @@ class Batch:
             return
         step.grafts.append(Graft(position=position, fragment=_fragment(value, recorder)))
         step.states[position] = Code.GRAFTED
+
+    def drop_values(self, position: int) -> None:
+        """Let large values of an item go that nobody needs, now that its lane has ended."""
+        if all(step.states[position] in FINAL_CODES for step in self.steps):
+            for step in self.dropping:
+                if step.values[position] is not None and not is_small(step.values[position]):
+                    step.values[position] = DROPPED
 
     def ended(self, step: Step, position: int, start: float) -> None:
         """Book an attempt that did not raise."""

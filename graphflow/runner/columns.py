@@ -12,13 +12,29 @@ from typing import Any
 import cloudpickle
 
 from graphflow.errors import SerializationError, ValueUnavailable
+from graphflow.mapping import DROPPED
 from graphflow.orders import Ref
 
 __all__ = ["MAX_INLINE", "decode", "encode", "read_file", "write_pack"]
 
 MAX_INLINE = 16_384
 _PLAIN = frozenset(
-    {int, float, complex, str, bytes, bool, type(None), list, tuple, dict, set, frozenset, range}
+    {
+        type(DROPPED),
+        int,
+        float,
+        complex,
+        str,
+        bytes,
+        bool,
+        type(None),
+        list,
+        tuple,
+        dict,
+        set,
+        frozenset,
+        range,
+    }
 )
 _TRUSTED = (
     "builtins",

@@ -218,6 +218,8 @@ class _Item:
                     context.map_index = self.index
                 RUNNING.set(context)
                 await self._run_step(step, context, self._loop.recorders[number])
+            if batch.dropping:
+                batch.drop_values(position)
         finally:
             self._loop.ended(self)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphflow.errors import ValueUnavailable
 from graphflow.folding import Folded
 from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
+    GONE_TEXT,
     BatchOrder,
     Column,
     Elements,
@@ -62,6 +64,8 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
         return Constant(source.value)
     if isinstance(source, Literals):
         return _checked(source.values)
+    if isinstance(source, Whole | Elements) and source.ref.kind == "gone":
+        raise ValueUnavailable(GONE_TEXT)
     if isinstance(source, Whole):
         return Constant(load(source.ref)[source.position])
     if isinstance(source, Column):
@@ -98,6 +102,8 @@ def _checked(values: Sequence[Any]) -> Sequence[Any]:
 def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
     values: list[Any] = []
     for ref, positions in parts:
+        if ref.kind == "gone":
+            raise ValueUnavailable(GONE_TEXT)
         column = load(ref)
         if isinstance(positions, range) and positions.step == 1:
             if len(parts) == 1 and positions.start == 0 and positions.stop == len(column):

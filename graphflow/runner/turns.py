@@ -56,7 +56,7 @@ def _run_plain(batch: Batch) -> int:
     """The short way for steps with nothing around their calls: all that happens per item is here."""
     steps, indices, note, number = batch.steps, batch.order.indices, batch.host.note, batch.order.id
     odd_types, clock, started, deadline = batch.odd_types, time.perf_counter, batch.started, batch.deadline
-    is_chain, add_error = len(steps) > 1, batch.errors.add
+    is_chain, add_error, drops = len(steps) > 1, batch.errors.add, bool(batch.dropping)
     check_at = min(deadline, started + STOP_CHECK_SECONDS)
     start = started
     position = -1
@@ -111,6 +111,8 @@ def _run_plain(batch: Batch) -> int:
                 _run_rest(batch, step, position)
                 start = clock()
                 break
+        if drops:
+            batch.drop_values(position)
         if start >= check_at:
             if start >= deadline or batch.is_stopped():
                 break
@@ -228,6 +230,8 @@ class _Careful:
                     RUNNING.set(step.context)
                     RECORDER.set(step.recorder)
                     looks_now |= run_step(batch, step, position, self)
+            if batch.dropping:
+                batch.drop_values(position)
             now = time.perf_counter()
             if now >= check_at or looks_now:
                 if now >= deadline or batch.is_stopped():

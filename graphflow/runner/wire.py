@@ -115,7 +115,7 @@ class OrderEncoder:
         programs = tuple(self._program(order.run_id, step) for step in order.steps)
         steps = pickle.dumps(
             [
-                (step.node, step.slots, step.wants_info, step.timeout_seconds, step.tolerates)
+                (step.node, step.slots, step.wants_info, step.timeout_seconds, step.tolerates, step.keeps)
                 for step in order.steps
             ],
             protocol=5,
@@ -291,8 +291,9 @@ def decode_order(
             wants_info=wants_info,
             timeout_seconds=timeout,
             tolerates=tolerates,
+            keeps=keeps,
         )
-        for (node, slots, wants_info, timeout, tolerates), program, tries in zip(
+        for (node, slots, wants_info, timeout, tolerates, keeps), program, tries in zip(
             pickle.loads(header.steps), programs, header.tries, strict=True
         )
     )
