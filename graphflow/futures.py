@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from graphflow.context import RECORDER
 from graphflow.errors import GraphflowError, TaskOptionError
+from graphflow.folding import NOT_GIVEN
+from graphflow.functions import function_name
 from graphflow.graph import Node
 from graphflow.mapping import (
     SpreadOver,
@@ -18,6 +21,7 @@ from graphflow.mapping import (
     refusal,
     table_rows,
 )
+from graphflow.policies import TaskOptions
 from graphflow.reading import Reader
 from graphflow.recording import FragmentRecorder, Handle, Recorder
 from graphflow.runs import RunRecorder, check_timeout
@@ -351,6 +355,39 @@ class MappedFuture(Future[list[R]], Generic[R]):
         reader = Reader(driver, node.id)
         for index in reader.ended(timeout, driver.wait):
             yield _read_future(recorder, node, index, reader)
+
+    def reduce_with(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
+        """Combine the values of all items, in index order, by an associative function of two values.
+
+        Neighbouring items are combined on the workers as they end, then the parts: at no place are all values
+        together. Items that were skipped, or whose failure their map tolerates, are left out.
+
+        Parameters
+        ----------
+        combine
+            A plain function or a task of two arguments, such as `operator.add`, with
+            `combine(a, combine(b, c)) == combine(combine(a, b), c)`. A task's retries and timeout hold for its calls.
+        initial
+            What the first value is combined with, and the result where there are no items.
+        name
+            What the node is called; the function's name by default.
+
+        Raises
+        ------
+        TaskOptionError
+            If it is no plain function of two arguments.
+        """
+        from graphflow.tasks import Task
+
+        task: Any = combine if isinstance(combine, Task) else None
+        if task is not None and (task.is_async or task.options.batched):
+            raise TaskOptionError(f"reduce_with(...) takes a plain function of two values, not {task!r}")
+        function = combine if task is None else task.fn
+        if not callable(function):
+            raise TaskOptionError(f"reduce_with(...) takes a function of two values, not {combine!r}")
+        owner = function_name(function) if name is None else name
+        options = TaskOptions(name=owner) if task is None else replace(task.options, name=name or task.name)
+        return Future(self._recorder, self._recorder.reduce(self, function, initial=initial, options=options))
 
     def filter(self, predicate: Any) -> Future[list[R]]:
         """The values for which `predicate` (a task or a plain function) is true; it runs item by item.

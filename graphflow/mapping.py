@@ -26,6 +26,7 @@ __all__ = [
     "classify",
     "element_nbytes",
     "elements_of",
+    "is_indexed",
     "item_pairs",
     "slice_of",
     "table_rows",
@@ -248,16 +249,24 @@ def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
     return [values[i] for i in range(lo, hi)]
 
 
+def is_indexed(value: Any) -> bool:
+    """Whether `elements_of` can take pieces from it as it is; of other sized values, a snapshot is made first."""
+    return isinstance(value, list | tuple | range | ProductSequence) or _is_series(value) or _is_array(value)
+
+
 def elements_of(values: Any, places: Sequence[int]) -> Sequence[Any]:
-    """Elements of a snapshot: part of an array as an array of its own, all else as a list."""
-    is_array = _is_array(values) and not _is_series(values)
+    """Elements of a sized input: part of an array as an array of its own, all else as a list. O(elements taken)."""
     part: Any
     if isinstance(places, range) and places.step == 1:
+        if _is_series(values):
+            return list(getattr(values, "iloc", values)[places.start : places.stop])
         part = slice_of(values, places.start, places.stop)
-        if is_array:
+        if _is_array(values):
             return part.copy() if hasattr(part, "copy") else part  # type: ignore[no-any-return]
         return part if isinstance(part, list) else list(part)
-    if is_array:
+    if _is_series(values):
+        return list(getattr(values, "iloc", values)[list(places)])
+    if _is_array(values):
         part = values[list(places)]
         return part  # type: ignore[no-any-return]
     return [values[place] for place in places]

@@ -125,13 +125,15 @@ class Column:
 class Gathered:
     """A whole mapped node as one list in index order, the same for each item.
 
-    `dropped` are places in the list without a value (skipped items); `overrides` replaces places.
+    `dropped` are places in the list without a value (skipped items); `overrides` replaces places. `is_folded`
+    leaves out what went into an earlier item's value.
     """
 
     id: str
     parts: tuple[tuple[Ref, Sequence[int]], ...]
     dropped: tuple[int, ...] = ()
     overrides: Mapping[int, Any] = field(default_factory=dict)
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from graphflow.errors import (
     MapWidthError,
     TaskOptionError,
 )
+from graphflow.folding import Combine, Fold
 from graphflow.graph import Dep, DepKind, Node, Source
 from graphflow.knobs import NO_KNOBS
 from graphflow.mapping import AllowFailure, SpreadOver, Unmapped, classify
@@ -551,6 +552,20 @@ class Recorder:
     def product(self, pools: Sequence[Any], named: Mapping[str, Any]) -> Node:
         """The product of sequences known at run time."""
         return self.call(_PRODUCT, pools, named, owner="product(...)")
+
+    def reduce(
+        self, values: Handle, combine: Callable[[Any, Any], Any], *, initial: Any, options: TaskOptions
+    ) -> Node:
+        """An associative reduce of a mapped node: in parts, where the items are, then of the parts."""
+        parts = Callee(
+            fn=Fold(combine),
+            options=replace(options, name=f"{options.name}.parts", batched=True, task_run_name=None),
+            kind="sync",
+            signature=None,
+        )
+        total = Callee(fn=Combine(combine, initial), options=options, kind="sync", signature=None)
+        node = self.map(parts, (values,), {})
+        return self.call(total, (Handle(self, node),), {})
 
     def helper(self, name: str, value: Any) -> Node:
         """`items` or `rows` of a value known at run time."""

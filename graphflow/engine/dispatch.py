@@ -9,6 +9,7 @@ from graphflow.engine.books import OWN_FAILURES, NodeBook, chosen, codes_at
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
+from graphflow.folding import Fold
 from graphflow.graph import Dep, DepKind, Node, Source
 from graphflow.history.memory import MemoryHistory
 from graphflow.mapping import FailedInput, SkippedInput, elements_of, slice_of
@@ -214,6 +215,9 @@ class Dispatcher:
             parts=tuple(self._history.node(upstream_id).parts(range(width), self.filler)),
             dropped=tuple(dropped),
             overrides=overrides,
+            is_folded=node is not None
+            and upstream.node.program is not None
+            and isinstance(upstream.node.program.fn, Fold),
         )
 
     def forget_ended(self, node_id: int, indices: Sequence[int]) -> None:

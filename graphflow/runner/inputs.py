@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphflow.mapping import FailedInput, PartialList, elements_of, snapshot
+from graphflow.folding import Folded
+from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     BatchOrder,
     Column,
@@ -71,6 +72,11 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
         for position, value in source.overrides.items():
             column[position] = value
         return _checked(column)
+    if isinstance(source, Gathered) and source.is_folded:
+        # Failed items never get here: what is left out has no place that anything could name.
+        return Constant(
+            [value for part in source.parts for value in _joined((part,), load) if type(value) is Folded]
+        )
     if isinstance(source, Gathered):
         values = list(_joined(source.parts, load))
         for place, value in source.overrides.items():
@@ -80,17 +86,13 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
             values = [value for place, value in enumerate(values) if place not in gone]
         return Constant(values)
     assert isinstance(source, Elements)
-    return _checked(elements_of(snapshot_once(load(source.ref)[source.position]), order.indices))
+    sequence = load(source.ref)[source.position]
+    return _checked(elements_of(sequence if is_indexed(sequence) else snapshot(sequence), order.indices))
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:
     """The values, marked if there are failures among them."""
     return MixedColumn(values) if isinstance(values, list) and FailedInput in map(type, values) else values
-
-
-def snapshot_once(value: Any) -> Any:
-    """A sequence that elements can be taken from by place."""
-    return value if isinstance(value, list) else snapshot(value)
 
 
 def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:

@@ -20,6 +20,8 @@ from graphflow.testing.backends import program
 from graphflow.testing.hosts import RecordingHost, order_of
 
 SECONDS = 30.0
+SLICE = 0.4
+"""Long enough for items that do nothing, whatever else the machine does."""
 
 
 def positions_of(report: Report) -> list[int]:
@@ -61,7 +63,7 @@ def test_a_slow_item_holds_back_only_itself(options: dict[str, Any]) -> None:
             gate.wait()
         return 10 * x
 
-    order = order_of(program(work, **options), Literals(list(range(8))), size=8, slice_seconds=0.02)
+    order = order_of(program(work, **options), Literals(list(range(8))), size=8, slice_seconds=SLICE)
     last = gate.host.run(order)
     assert last is not None
     (first,) = gate.host.told
@@ -81,7 +83,7 @@ def test_the_first_item_may_be_the_slow_one() -> None:
             gate.wait()
         return x
 
-    last = gate.host.run(order_of(program(work), Literals([0, 1, 2]), size=3, slice_seconds=0.02))
+    last = gate.host.run(order_of(program(work), Literals([0, 1, 2]), size=3, slice_seconds=SLICE))
     assert last is not None
     assert [(positions_of(each), list(each.held)) for each in [*gate.host.told, last]] == [
         ([], [0]),
@@ -129,7 +131,7 @@ def test_a_lane_is_told_as_a_whole() -> None:
         ],
         Literals(list(range(5))),
         size=5,
-        slice_seconds=0.02,
+        slice_seconds=SLICE,
     )
     last = gate.host.run(order)
     assert last is not None
@@ -150,7 +152,7 @@ def test_failures_and_labels_name_the_place_in_their_report() -> None:
         return x
 
     order = order_of(
-        program(work, task_run_name="item {map_index}"), Literals(list(range(4))), size=4, slice_seconds=0.02
+        program(work, task_run_name="item {map_index}"), Literals(list(range(4))), size=4, slice_seconds=SLICE
     )
     last = gate.host.run(order)
     assert last is not None
@@ -170,7 +172,7 @@ def test_log_lines_are_told_once() -> None:
             gate.wait()
             print("later")
 
-    order = order_of(program(work, log_prints=True), Literals([0, 1]), size=2, slice_seconds=0.02)
+    order = order_of(program(work, log_prints=True), Literals([0, 1]), size=2, slice_seconds=SLICE)
     last = gate.host.run(order)
     assert last is not None
     lines = [[line.message for line in report.logs] for report in [*gate.host.told, last]]
@@ -190,7 +192,7 @@ def test_a_report_that_cannot_be_delivered_is_part_of_the_last_one() -> None:
         return x
 
     host = RecordingHost(refuse)
-    last = host.run(order_of(program(work), Literals(list(range(5))), size=5, slice_seconds=0.02))
+    last = host.run(order_of(program(work), Literals(list(range(5))), size=5, slice_seconds=SLICE))
     assert last is not None and positions_of(last) == [0, 1, 2]
 
 
@@ -213,7 +215,7 @@ def test_an_item_that_is_given_up_after_a_report_is_told_alone(monkeypatch: pyte
             given_up.wait(SECONDS)
         return x
 
-    order = order_of(program(work, timeout_seconds=1.0), Literals([0, 1, 2]), size=3, slice_seconds=0.02)
+    order = order_of(program(work, timeout_seconds=2.0), Literals([0, 1, 2]), size=3, slice_seconds=SLICE)
     assert host.run(order) is None
     (first,), (last,) = host.told, host.given_up
     assert (positions_of(first), list(first.held)) == ([0], [1])
