@@ -22,7 +22,7 @@ from graphflow.engine.values import outcome_of, unhandled_exception
 from graphflow.errors import BackendError, FlowTimedOut, RunCancelled
 from graphflow.flow_options import FlowOptions
 from graphflow.futures import Future, wait_in_loop
-from graphflow.items import Item
+from graphflow.item import Item
 from graphflow.mapping import AllowFailure, Unmapped
 from graphflow.ports import Backend
 from graphflow.recording import Handle, Recorder, contains_handle

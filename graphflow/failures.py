@@ -10,7 +10,7 @@ from typing import overload
 from graphflow.engine.driver import Driver
 from graphflow.engine.values import ColumnReader, inputs_of, item_label
 from graphflow.graph import Node
-from graphflow.items import Item
+from graphflow.item import Item
 from graphflow.reports import LogRecord
 from graphflow.states import State
 

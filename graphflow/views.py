@@ -10,7 +10,7 @@ from graphflow.engine.values import node_exception
 from graphflow.failures import Failures
 from graphflow.graph import Node
 from graphflow.history.errors import DistinctErrors
-from graphflow.items import Item, moment
+from graphflow.item import Item, moment
 from graphflow.states import FAILED_CODES, Code, Counts, State
 
 if TYPE_CHECKING:
