@@ -105,7 +105,11 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a batch gives back: the outcome of the first `reached` positions; the rest was not begun."""
+    """What a batch gives back: the outcome of the first `reached` positions; the rest was not begun.
+
+    `cpu_seconds` is the CPU time of the batch's thread, `is_remote` tells that it ran in another process than
+    the driver's, `is_refused` that nothing was executed because the batch could not be read there.
+    """
 
     batch: int
     worker: str
@@ -116,3 +120,6 @@ class Report:
     errors: Sequence[ErrorRecord] = ()
     logs: Sequence[LogRecord] = ()
     logs_dropped: int = 0
+    cpu_seconds: float = 0.0
+    is_remote: bool = False
+    is_refused: bool = False

@@ -29,7 +29,7 @@ from graphflow.errors import BackendError, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
-from graphflow.runner.columns import decode, read_file, write_pack
+from graphflow.runner.columns import decode, load_column, write_pack
 from graphflow.runner.journal import executing
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
 from graphflow.runner.worker import Stored, set_stopped
@@ -94,6 +94,7 @@ class DaskBackend:
         self._poller: threading.Thread | None = None
         self._is_failed = False
         self._threads: dict[str, int] = {}
+        self._pid = os.getpid()
 
     def __enter__(self) -> DaskBackend:
         self.start()
@@ -108,6 +109,11 @@ class DaskBackend:
         if self._way.slots is None and self._client is not None and self._client.scheduler is not None:
             return f"dask({self._client.scheduler.address})"
         return str(self._way)
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the cluster is gone for good."""
+        return self._is_failed or self._closing.is_set()
 
     @property
     def dashboard_link(self) -> str | None:
@@ -135,7 +141,7 @@ class DaskBackend:
                 self._client, self._cluster = self._way.connect()
                 self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
                 # Registered before `close`, so that it is called after it when the interpreter ends.
-                self._sweep = partial(shutil.rmtree, self._base, ignore_errors=True)
+                self._sweep = partial(_sweep, self._base, self._pid)
                 atexit.register(self._sweep)
                 self._check_workers()
             except BaseException:
@@ -221,8 +227,8 @@ class DaskBackend:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    def open_run(self, run_id: str, deliver: Deliver) -> None:
-        """Begin a run. Its files live as long as the object that `deliver` belongs to."""
+    def open_run(self, run_id: str, deliver: Deliver, *, owner: object | None = None) -> None:
+        """Begin a run. Its files live as long as `owner`, by default the object that `deliver` belongs to."""
         assert self._client is not None and self._base is not None
         if self._is_failed:
             raise BackendError(f"{self.name} failed in an earlier run; make a new backend")
@@ -230,7 +236,7 @@ class DaskBackend:
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = getattr(deliver, "__self__", None)
+            owner = owner if owner is not None else getattr(deliver, "__self__", None)
             weakref.finalize(owner if owner is not None else self, shutil.rmtree, folder, ignore_errors=True)
         topic = f"graphflow-{run_id}-{uuid.uuid4().hex[:8]}"
         state = _RunState(deliver, folder, topic)
@@ -238,19 +244,36 @@ class DaskBackend:
             self._runs[run_id] = state
         self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
 
+    def folder_of(self, run_id: str) -> Path | None:
+        """Where an open run keeps the values that workers share with this process."""
+        state = self._runs.get(run_id)
+        return state.folder if state is not None else None
+
     def submit(self, order: BatchOrder) -> None:
-        """Send a batch to the scheduler."""
+        """Send a batch to the scheduler; one that cannot be pickled comes back with its items failed."""
+        try:
+            self.offer(order, is_strict=False)
+        except SerializationError as error:
+            state = self._runs[order.run_id]
+            with self._lock:
+                state.flights[order.id] = _Flight(order)
+            self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
+
+    def offer(self, order: BatchOrder, *, is_strict: bool = True) -> None:
+        """Send a batch to the scheduler, if it can be pickled.
+
+        Raises
+        ------
+        SerializationError
+            If it cannot; `is_strict` says whether single items of its inputs matter, which otherwise fail alone.
+        """
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+        payload = self._encoder.encode(order, is_strict=is_strict)
         flight = _Flight(order)
         with self._lock:
             state.flights[order.id] = flight
-        try:
-            payload = self._encoder.encode(order)
-        except SerializationError as error:
-            self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
-            return
         options = order.steps[0].program.options
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
@@ -468,13 +491,8 @@ class DaskBackend:
         return [self._fetch(ref) for ref in refs]
 
     def _fetch(self, ref: Ref) -> list[Any]:
-        if ref.kind == "local":
-            values: list[Any] = ref.data
-            return values
-        if ref.kind == "inline":
-            return decode(ref.data, "a result")
-        if ref.kind == "file":
-            return decode(read_file(ref), "a result")
+        if ref.kind != "remote":
+            return load_column(ref, "a result")
         future = self._blocks.get(ref.id)
         if future is None or self._client is None:
             raise ValueUnavailable(
@@ -531,7 +549,8 @@ class DaskBackend:
     def close(self) -> None:
         """Close what this backend started; given clients and clusters stay open."""
         with self._lock:
-            if self._closing.is_set():
+            # A fork has a copy of this object, but the cluster is its parent's.
+            if self._closing.is_set() or self._pid != os.getpid():
                 return
             self._closing.set()
         atexit.unregister(self.close)
@@ -574,6 +593,11 @@ class DaskBackend:
             _quietly(self._base.rmdir)
             if self._sweep is not None and not self._base.exists():
                 atexit.unregister(self._sweep)
+
+
+def _sweep(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _quietly(action: Callable[[], Any]) -> None:

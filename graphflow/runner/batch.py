@@ -46,6 +46,7 @@ class Batch:
         self.errors = ErrorTable(is_local=host.is_local)
         self.started_wall = time.time()
         self.started = time.perf_counter()
+        self.started_cpu = time.thread_time()
         self._summaries = 0
         self._handle_types = handle_types()
         self._odd_types = ONE_SHOT | self._handle_types | {types.CoroutineType}
@@ -87,6 +88,7 @@ class Batch:
     def begin(self) -> float:
         """The clock of the batch starts; gives the time after which no item is begun."""
         self.started = time.perf_counter()
+        self.started_cpu = time.thread_time()
         seconds = self.order.slice_seconds
         return self.started + seconds if seconds is not None else float("inf")
 
@@ -368,7 +370,7 @@ class Batch:
                 step.attempts[position] = min(255, step.attempts[position] + 1)
                 failed = Decision(Code.FAILED, Code.FAILED)
                 self._book(step, position, error, failed, step.attempts[position], self.started)
-        return self.report(self.size)
+        return replace(self.report(self.size), is_refused=True)
 
     def _stuck(self) -> None:
         """Called by the watchdog: the active item does not yield. Report without it, then end it by force."""
@@ -406,6 +408,8 @@ class Batch:
     def report(self, reached: int) -> Report:
         """The report of the first `reached` positions; values are stored before it is made."""
         elapsed = time.perf_counter() - self.started
+        # The watchdog's thread has a clock of its own.
+        cpu_seconds = max(0.0, time.thread_time() - self.started_cpu)
         return Report(
             batch=self.order.id,
             worker=self.host.worker,
@@ -416,6 +420,8 @@ class Batch:
             errors=tuple(self.errors.records),
             logs=self.sink.records,
             logs_dropped=self.sink.dropped,
+            cpu_seconds=cpu_seconds,
+            is_remote=not self.host.is_local,
         )
 
     def _step_reports(self, reached: int) -> tuple[StepReport, ...]:
