@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ __all__ = ["Holder", "shared_holder"]
 
 logger = logging.getLogger("graphflow.backends")
 IDLE_SECONDS = 300.0
+STARTING_SWITCH_SECONDS = 0.0002
 Ready = Callable[["DaskBackend | None"], None]
 
 
@@ -97,6 +99,10 @@ class Holder:
 
         made: DaskBackend | None = None
         failed, self._backend = self._backend, None
+        # Threads that compute let go of the interpreter's lock this often. Each file that an import opens waits for
+        # that once: 0.5 s of work take 10 s beside them by default, and 1 s so.
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, STARTING_SWITCH_SECONDS))
         try:
             if failed is not None:
                 failed.close()
@@ -111,6 +117,8 @@ class Holder:
                     type(error).__name__,
                     error,
                 )
+        finally:
+            sys.setswitchinterval(before)
         with self._lock:
             self._backend, self._is_broken, self._starter = made, made is None, None
             waiting, self._waiting = self._waiting, []

@@ -8,8 +8,8 @@ tasks that compute. What waits for something else stays on threads, and so does 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import sys
 import threading
 import time
 import weakref
@@ -45,9 +45,10 @@ class Knobs:
     """When tasks move; not for users.
 
     `work_seconds` of CPU work must be left. The process's CPU seconds per second, over at least
-    `measured_seconds`, must be between `low` and `high`. `returns_below` is the CPU share of a batch in a worker
-    process at which a task is taken to wait rather than to compute. `moves_all` sends everything to processes from
-    the start.
+    `measured_seconds`, must be between `low` and `high`, with `least_running` batches at a time. A task that gets
+    fewer CPU seconds per second from all processes than `returns_below` times what it got from the threads waits
+    rather than computes, and returns; `returns_after_seconds` of its batches are measured. `moves_all` sends
+    everything to processes from the start.
     """
 
     work_seconds: float = 2.0
@@ -55,7 +56,7 @@ class Knobs:
     low: float = 0.6
     high: float = 1.4
     least_running: float = 1.5
-    returns_below: float = 0.35
+    returns_below: float = 0.7
     returns_after_seconds: float = 0.5
     cores: int | None = None
     moves_all: bool = False
@@ -64,6 +65,12 @@ class Knobs:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_daemon() -> bool:
+    """Whether this is a process, such as a worker of Dask, that may not start processes of its own."""
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
 
 
 class _Task:
@@ -78,6 +85,8 @@ class _Task:
         self.here = Work()
         self.away = Work()
         self.away_seconds = 0.0
+        self.cpu_rate = 0.0
+        """CPU seconds per second that the threads gave it, when it was decided to move it."""
         self.sample: list[Any] | None = None
 
     @property
@@ -101,6 +110,7 @@ class _Run:
     """Functions that may have killed a worker process: they never come back to this one."""
     carrier: Carrier | None = None
     is_warming: bool = False
+    has_just_moved: bool = False
     is_stopped: bool = False
     is_stopped_hard: bool = False
 
@@ -144,8 +154,7 @@ class LocalBackend:
         self._is_closed = False
         self._up = threading.Event()
         self._columns: OrderedDict[str, list[Any]] = OrderedDict()
-        # A worker process of Dask may not start processes of its own.
-        is_alone = min(self._cores, self._holder.slots) < 2 or multiprocessing.current_process().daemon
+        is_alone = min(self._cores, self._holder.slots) < 2 or _is_daemon()
         self._can_move = self._knobs.moves_all or not is_alone
 
     def __enter__(self) -> LocalBackend:
@@ -269,7 +278,7 @@ class LocalBackend:
         task.away_seconds += report.elapsed
         if task.away_seconds < self._knobs.returns_after_seconds:
             return
-        if task.away.share < min(self._knobs.returns_below, 0.7 / self._holder.slots):
+        if task.away.share * self._holder.slots < self._knobs.returns_below * task.cpu_rate:
             self._pin(task, "it waits more than it computes")
         else:
             _KNOWN.keep(task.functions, task.away)
@@ -288,6 +297,7 @@ class LocalBackend:
             return
         if self._can_move and not self._is_closed:
             self._consider(run, seconds)
+        run.has_just_moved = False
         self._adjust(run)
 
     def _consider(self, run: _Run, seconds: float) -> None:
@@ -305,19 +315,36 @@ class LocalBackend:
         share = sum(work.cpu for work in works) / elapsed if elapsed else 0.0
         if seconds * share < knobs.work_seconds:
             return
+        wanting: list[_Task] = []
         for task in list(run.tasks.values()):
             if task.is_pinned or task.wants_away or run.is_away(task):
                 continue
             # Of n threads that compute, each gets about one n-th of a core.
-            if task.here.share * reading.running < 0.5:
+            cpu_rate = task.here.share * reading.running
+            if cpu_rate < 0.5:
                 continue
             error = _hindrance(task)
             if error is not None:
                 self._pin(task, error)
                 continue
-            task.wants_away = True
+            task.wants_away, task.cpu_rate = True, min(cpu_rate, 1.0)
+            wanting.append(task)
+        if wanting:
             run.is_warming = True
+            self._adjust(run)
+            for task in wanting:
+                self._withdraw(run, task)
             self._bring_up()
+
+    def _withdraw(self, run: _Run, task: _Task) -> None:
+        """Give back what waits for a thread, and what the batches under way have not begun."""
+        with self._lock:
+            batches = [batch for batch, owner in run.here.items() if owner is task]
+        for order in self._threads.take_back(run.id, batches):
+            with self._lock:
+                run.here.pop(order.id, None)
+                self._measure()
+            run.deliver(BatchLost(batch=order.id, had_started=False))
 
     def _bring_up(self) -> None:
         """Ask for the cluster, once; what wants to move does so when it is there."""
@@ -339,30 +366,23 @@ class LocalBackend:
 
     def _move_all(self) -> None:
         for run in list(self._runs.values()):
-            try:
-                self._move(run)
-            except Exception:
-                logger.warning("%s: moving to worker processes failed", self.name, exc_info=True)
-            run.is_warming = False
-            self._adjust(run)
+            self._move(run)
 
     def _move(self, run: _Run) -> None:
-        """Send away what waits here of the tasks that want it; what is under way hands its rest back."""
-        for task in list(run.tasks.values()):
-            if not task.wants_away:
-                continue
+        """From now on, batches of the tasks that want it go to processes; those under way hand their rest back."""
+        run.is_warming = False
+        tasks = [task for task in list(run.tasks.values()) if task.wants_away]
+        for task in tasks:
             task.wants_away = False
             if self._cluster is None:
                 task.is_pinned = True
-                continue
-            run.moved.update(map(id, task.functions))
-            with self._lock:
-                batches = [batch for batch, owner in run.here.items() if owner is task]
-            for order in self._threads.take_back(run.id, batches):
-                with self._lock:
-                    run.here.pop(order.id, None)
-                    self._measure()
-                self.submit(order)
+            else:
+                logger.debug("run %s: %s goes to worker processes", run.id, task.name)
+                run.moved.update(map(id, task.functions))
+                run.has_just_moved = True
+        self._adjust(run)
+        for task in tasks:
+            self._withdraw(run, task)
 
     def _send_away(self, run: _Run, order: BatchOrder, task: _Task) -> bool:
         """Send a batch to a worker process; False if it has to stay."""
@@ -410,7 +430,7 @@ class LocalBackend:
     def _capacity_of(self, run: _Run) -> Capacity:
         threads, cluster = self._threads.capacity(), self._cluster
         waits = any(task.here.elapsed and task.here.share < 0.3 / self._cores for task in run.here.values())
-        if run.away and cluster is not None:
+        if (run.away or run.has_just_moved) and cluster is not None:
             processes = cluster.capacity()
             if not waits:
                 return processes
@@ -419,7 +439,7 @@ class LocalBackend:
             )
         if run.is_warming and not waits:
             # More threads would only fight for the interpreter's lock, with the one that starts the cluster too.
-            return Capacity(slots=min(self._cores, threads.slots), queue=0)
+            return Capacity(slots=1, queue=0)
         return threads
 
     # -- values -----------------------------------------------------------------------------------------
