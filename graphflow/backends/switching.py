@@ -12,54 +12,31 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.gauge import Gauge, Work
+from graphflow.backends.candidates import KNOWN, Candidate, Knobs, hindrance
+from graphflow.backends.gauge import Gauge
 from graphflow.backends.holder import Holder
 from graphflow.backends.local import Deliver, ThreadsBackend, check_slots, refuse_placement
-from graphflow.backends.moving import Carrier, can_travel
+from graphflow.backends.moving import Carrier
 from graphflow.errors import BackendError, SerializationError
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendEvent, BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.reports import Report
 from graphflow.runner.columns import load_column
-from graphflow.runner.wire import OrderEncoder
 
 if TYPE_CHECKING:
     from graphflow.backends.cluster import DaskBackend
 
-__all__ = ["Knobs", "LocalBackend", "cores"]
+__all__ = ["LocalBackend", "cores"]
 
 logger = logging.getLogger("graphflow.backends")
 MAX_COLUMNS = 64
-MAX_KNOWN_TASKS = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
-    """When tasks move; not for users.
-
-    `work_seconds` of CPU work must be left. The process's CPU seconds per second, over at least
-    `measured_seconds`, must be between `low` and `high`, with `least_running` batches at a time. A task that gets
-    fewer CPU seconds per second from all processes than `returns_below` times what it got from the threads waits
-    rather than computes, and returns; `returns_after_seconds` of its batches are measured. `moves_all` sends
-    everything to processes from the start.
-    """
-
-    work_seconds: float = 2.0
-    measured_seconds: float = 0.2
-    low: float = 0.6
-    high: float = 1.4
-    least_running: float = 1.5
-    returns_below: float = 0.7
-    returns_after_seconds: float = 0.5
-    cores: int | None = None
-    moves_all: bool = False
+MAXKNOWN_TASKS = 256
 
 
 def cores() -> int:
@@ -73,27 +50,6 @@ def _is_daemon() -> bool:
     return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
 
 
-class _Task:
-    """One task, or one fused chain of them, in a run: whether its batches may move, and what they took."""
-
-    def __init__(self, order: BatchOrder) -> None:
-        self.order = replace(order, inputs=(), indices=())
-        self.functions = tuple(step.program.fn for step in order.steps)
-        """Kept, so that their ids stay theirs."""
-        self.is_pinned = all(step.program.kind == "builtin" for step in order.steps)
-        self.wants_away = False
-        self.here = Work()
-        self.away = Work()
-        self.away_seconds = 0.0
-        self.cpu_rate = 0.0
-        """CPU seconds per second that the threads gave it, when it was decided to move it."""
-        self.sample: list[Any] | None = None
-
-    @property
-    def name(self) -> str:
-        return " -> ".join(getattr(fn, "__name__", "task") for fn in self.functions)
-
-
 @dataclass(slots=True)
 class _Run:
     """A run, and its batches on both sides."""
@@ -101,9 +57,9 @@ class _Run:
     id: str
     deliver: Deliver
     capacity: Capacity
-    tasks: dict[tuple[int, ...], _Task] = field(default_factory=dict)
-    here: dict[int, _Task] = field(default_factory=dict)
-    away: dict[int, tuple[BatchOrder, _Task]] = field(default_factory=dict)
+    tasks: dict[tuple[int, ...], Candidate] = field(default_factory=dict)
+    here: dict[int, Candidate] = field(default_factory=dict)
+    away: dict[int, tuple[BatchOrder, Candidate]] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
     """Functions, by id, whose batches go to processes."""
     dangerous: set[int] = field(default_factory=set)
@@ -114,7 +70,7 @@ class _Run:
     is_stopped: bool = False
     is_stopped_hard: bool = False
 
-    def is_away(self, task: _Task) -> bool:
+    def is_away(self, task: Candidate) -> bool:
         """Whether batches of a task go to processes; so do parts of a chain that moved."""
         functions = [id(fn) for fn in task.functions]
         if not self.dangerous.isdisjoint(functions):
@@ -204,24 +160,24 @@ class LocalBackend:
         else:
             self._keep(run, order, task)
 
-    def _keep(self, run: _Run, order: BatchOrder, task: _Task) -> None:
+    def _keep(self, run: _Run, order: BatchOrder, task: Candidate) -> None:
         """Run a batch on threads."""
         with self._lock:
             run.here[order.id] = task
             self._measure()
         self._threads.submit(order)
 
-    def _task_of(self, run: _Run, order: BatchOrder) -> _Task:
+    def _task_of(self, run: _Run, order: BatchOrder) -> Candidate:
         key = tuple(id(step.program.fn) for step in order.steps)
         task = run.tasks.get(key)
         if task is None:
-            task = run.tasks[key] = _Task(order)
+            task = run.tasks[key] = Candidate(order)
             if self._knobs.moves_all:
                 run.moved.update(key)
             elif self._can_move and self._holder.backend is not None and not task.is_pinned:
                 # Another run of this process measured it, and the cluster is warm.
-                seconds = _KNOWN.seconds_per_item(task.functions) * (order.width or 0)
-                if seconds >= self._knobs.work_seconds:
+                seconds = KNOWN.seconds_per_item(task.functions) * (order.width or 0)
+                if seconds and seconds >= self._knobs.work_seconds:
                     task.wants_away = True
                     self._bring_up()
         return task
@@ -240,8 +196,7 @@ class LocalBackend:
                 self._measure()
                 if task is not None and report.reached:
                     task.here.add(cpu=report.cpu_seconds, elapsed=report.elapsed, items=report.reached)
-                    values = report.steps[-1].values
-                    task.sample = values.data if values is not None else None
+                    task.sample = [step.values.data for step in report.steps if step.values is not None]
         elif isinstance(event, BatchLost):
             with self._lock:
                 run.here.pop(event.batch, None)
@@ -270,7 +225,7 @@ class LocalBackend:
                 return
         run.deliver(event)
 
-    def _judge(self, task: _Task, report: Report) -> None:
+    def _judge(self, task: Candidate, report: Report) -> None:
         """A task that computes little in a process of its own only waited: it is better off on many threads."""
         if not report.reached or task.is_pinned:
             return
@@ -281,11 +236,11 @@ class LocalBackend:
         if task.away.share * self._holder.slots < self._knobs.returns_below * task.cpu_rate:
             self._pin(task, "it waits more than it computes")
         else:
-            _KNOWN.keep(task.functions, task.away)
+            KNOWN.keep(task.functions, task.away)
 
-    def _pin(self, task: _Task, reason: object) -> None:
+    def _pin(self, task: Candidate, reason: object) -> None:
         task.is_pinned, task.wants_away = True, False
-        _KNOWN.forget(task.functions)
+        KNOWN.forget(task.functions)
         logger.debug("%s stays on threads: %s", task.name, reason)
 
     # -- moving -----------------------------------------------------------------------------------------
@@ -315,15 +270,15 @@ class LocalBackend:
         share = sum(work.cpu for work in works) / elapsed if elapsed else 0.0
         if seconds * share < knobs.work_seconds:
             return
-        wanting: list[_Task] = []
+        wanting: list[Candidate] = []
         for task in list(run.tasks.values()):
             if task.is_pinned or task.wants_away or run.is_away(task):
                 continue
             # Of n threads that compute, each gets about one n-th of a core.
             cpu_rate = task.here.share * reading.running
-            if cpu_rate < 0.5:
+            if cpu_rate < knobs.least_cpu_rate:
                 continue
-            error = _hindrance(task)
+            error = hindrance(task)
             if error is not None:
                 self._pin(task, error)
                 continue
@@ -336,7 +291,7 @@ class LocalBackend:
                 self._withdraw(run, task)
             self._bring_up()
 
-    def _withdraw(self, run: _Run, task: _Task) -> None:
+    def _withdraw(self, run: _Run, task: Candidate) -> None:
         """Give back what waits for a thread, and what the batches under way have not begun."""
         with self._lock:
             batches = [batch for batch, owner in run.here.items() if owner is task]
@@ -384,7 +339,7 @@ class LocalBackend:
         for task in tasks:
             self._withdraw(run, task)
 
-    def _send_away(self, run: _Run, order: BatchOrder, task: _Task) -> bool:
+    def _send_away(self, run: _Run, order: BatchOrder, task: Candidate) -> bool:
         """Send a batch to a worker process; False if it has to stay."""
         cluster = self._cluster
         if cluster is None:
@@ -513,53 +468,3 @@ class LocalBackend:
             self._holder.close()
         elif self._has_asked:
             self._holder.release()
-
-
-def _hindrance(task: _Task) -> Exception | None:
-    """Why a task cannot move, as far as that can be seen from its functions and from results that it made."""
-    try:
-        OrderEncoder(share=_not_shared, by_value=False).check(task.order)
-    except SerializationError as error:
-        return error
-    return can_travel(task.sample) if task.sample else None
-
-
-def _not_shared(data: bytes) -> Ref:
-    return Ref(kind="inline", id="tried", count=0, nbytes=len(data))
-
-
-class _Known:
-    """What tasks cost in earlier runs of this process: those that are worth a process, by their functions."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._seconds: OrderedDict[tuple[int, ...], tuple[list[weakref.ref[Any]], float]] = OrderedDict()
-
-    def keep(self, functions: tuple[Any, ...], work: Work) -> None:
-        """A task computed in worker processes."""
-        try:
-            refs = [weakref.ref(fn) for fn in functions]
-        except TypeError:
-            return
-        key = tuple(map(id, functions))
-        with self._lock:
-            self._seconds[key] = (refs, work.cpu / work.items)
-            self._seconds.move_to_end(key)
-            while len(self._seconds) > MAX_KNOWN_TASKS:
-                self._seconds.popitem(last=False)
-
-    def forget(self, functions: tuple[Any, ...]) -> None:
-        """A task is not worth a process after all."""
-        with self._lock:
-            self._seconds.pop(tuple(map(id, functions)), None)
-
-    def seconds_per_item(self, functions: tuple[Any, ...]) -> float:
-        """CPU seconds of one item, 0 where nobody knows."""
-        with self._lock:
-            found = self._seconds.get(tuple(map(id, functions)))
-        if found is None or any(ref() is not fn for ref, fn in zip(found[0], functions, strict=True)):
-            return 0.0
-        return found[1]
-
-
-_KNOWN = _Known()

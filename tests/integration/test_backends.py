@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from graphflow import backends
-from graphflow.backends.switching import Knobs, LocalBackend
+from graphflow.backends.candidates import Knobs
+from graphflow.backends.switching import LocalBackend
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 from graphflow.testing.backends import BackendContract
