@@ -12,7 +12,7 @@ from graphflow.errors import BackendError
 __all__ = ["bootstrap", "check_facts", "probe"]
 
 _BOOT_SOURCE = """
-def _graphflow_boot(payload, folder, topic, blocks):
+def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
     from distributed import get_worker
     from graphflow.runner.worker import Stored, run_payload
     import pickle
@@ -22,7 +22,9 @@ def _graphflow_boot(payload, folder, topic, blocks):
         columns.update(block.columns)
     def emit(data):
         worker.log_event(topic, {"report": data})
-    data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
+    data, kept = run_payload(
+        payload, worker=worker.address, folder=folder, blocks=columns, emit=emit, patience_seconds=patience_seconds
+    )
     emit(data)
     return Stored(data, kept)
 """

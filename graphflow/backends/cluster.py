@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from graphflow.backends.bootstrap import bootstrap, check_facts, probe
 from graphflow.backends.connecting import Way
 from graphflow.backends.local import Deliver
+from graphflow.backends.places import Batch, Places
 from graphflow.errors import BackendError, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
@@ -32,7 +33,7 @@ from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, Capac
 from graphflow.runner.columns import decode, load_column, write_pack
 from graphflow.runner.journal import executing
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
-from graphflow.runner.worker import Stored, set_stopped
+from graphflow.runner.worker import Stored, give_back, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,6 +42,9 @@ __all__ = ["DaskBackend"]
 
 logger = logging.getLogger("graphflow.backends.dask")
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 1.0
+"""A batch waits in a worker process for about two slices, then it gives itself back."""
+BALANCE_SECONDS = 0.03
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
@@ -50,13 +54,16 @@ BATCH_SECONDS = 0.006
 
 
 class _Flight:
-    """A batch that Dask has."""
+    """A batch that Dask has, or is to get."""
 
-    __slots__ = ("future", "order")
+    __slots__ = ("done_at", "future", "order", "payload")
 
-    def __init__(self, order: BatchOrder) -> None:
+    def __init__(self, order: BatchOrder, payload: bytes = b"") -> None:
         self.order = order
+        self.payload = payload
         self.future: Future | None = None
+        self.done_at: float | None = None
+        """When Dask was first seen to have ended its task although no report came."""
 
 
 class _RunState:
@@ -94,6 +101,8 @@ class DaskBackend:
         self._poller: threading.Thread | None = None
         self._is_failed = False
         self._threads: dict[str, int] = {}
+        self._places = Places() if way.slots is not None else None
+        self._is_balancing = False
         self._pid = os.getpid()
 
     def __enter__(self) -> DaskBackend:
@@ -188,6 +197,9 @@ class DaskBackend:
         found = {address: int(each["nthreads"]) for address, each in self._workers().items()}
         self._threads.update(found)
         slots = sum(found.values())
+        if self._places is not None:
+            slots = len(found)
+            self._send_all(lambda places: places.set_workers(found))
         is_elastic = self._is_elastic()
         return Capacity(
             slots=max(slots, 1) if is_elastic else slots,
@@ -197,7 +209,7 @@ class DaskBackend:
         )
 
     def capacity(self) -> Capacity:
-        """One slot per thread of all workers."""
+        """One slot per thread of all workers; of an own cluster, one per process."""
         return self._capacity
 
     def check(self, options: TaskOptions) -> None:
@@ -270,10 +282,33 @@ class DaskBackend:
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
-        payload = self._encoder.encode(order, is_strict=is_strict)
-        flight = _Flight(order)
+        flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
+        options = order.steps[0].program.options
         with self._lock:
             state.flights[order.id] = flight
+        if self._places is None or options.workers or options.resources:
+            self._send(state, flight, None)
+        else:
+            self._send_all(lambda places: places.put((order.run_id, order.id)))
+
+    def _send_all(self, change: Callable[[Places], list[tuple[Batch, str]]]) -> None:
+        """Change what is where on an own cluster, and send what has a place then."""
+        if self._places is None:
+            return
+        with self._lock:
+            found = change(self._places)
+        for (run_id, batch), worker in found:
+            state = self._runs.get(run_id)
+            flight = state.flights.get(batch) if state is not None else None
+            if state is not None and flight is not None:
+                self._send(state, flight, worker)
+
+    def _send(self, state: _RunState, flight: _Flight, worker: str | None) -> None:
+        """Give a batch to Dask, for a worker where it matters."""
+        client, order, payload = self._client, flight.order, flight.payload
+        if client is None:
+            return
+        flight.payload = b""
         options = order.steps[0].program.options
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
@@ -283,26 +318,25 @@ class DaskBackend:
         )
         blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
         try:
-            future = self._client.submit(
+            flight.future = client.submit(
                 self._boot,
                 payload,
                 str(state.folder) if state.folder is not None else None,
                 state.topic,
                 blocks,
+                PATIENCE_SECONDS if self._places is not None else None,
                 key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
                 pure=False,
                 retries=0,
                 priority=options.priority,
                 resources=dict(options.resources) or None,
-                workers=list(options.workers) or None,
+                workers=[worker] if worker is not None else list(options.workers) or None,
+                # A worker may have died just now.
+                allow_other_workers=worker is not None,
             )
         except Exception as error:
             self._end(state, order.id, BatchLost(batch=order.id, had_started=False))
             self._broken(error)
-            return
-        flight.future = future
-        run_id, batch = order.run_id, order.id
-        future.add_done_callback(lambda done: self._on_done(run_id, batch, done))
 
     def _share(self, data: bytes) -> Ref:
         """Bytes that all workers reach, sent once."""
@@ -327,7 +361,31 @@ class DaskBackend:
                     for ref in (step.values, step.labels):
                         if ref is not None and ref.kind == "remote":
                             self._blocks[ref.id] = flight.future
+        was_begun = not (isinstance(event, BatchDone) and event.report.reached == 0)
+        key = (flight.order.run_id, batch)
         state.deliver(event)
+        self._send_all(lambda places: places.ended(key, was_begun=was_begun))
+        self._balance_soon()
+
+    def _balance_soon(self) -> None:
+        """Look, in a moment, whether a worker has nothing to do while a batch waits on another."""
+        client = self._client
+        if self._places is None or client is None or self._is_balancing or not self._places.is_uneven:
+            return
+        self._is_balancing = True
+        client.loop.add_callback(client.loop.call_later, BALANCE_SECONDS, self._balance)
+
+    def _balance(self) -> None:
+        self._is_balancing = False
+        client = self._client
+        if self._places is None or client is None:
+            return
+        with self._lock:
+            found = self._places.to_take_back()
+        for (run_id, batch), worker in found:
+            threading.Thread(
+                target=_take_back, args=(client, run_id, batch, worker), name="graphflow-balance", daemon=True
+            ).start()
 
     def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
         state = self._runs.get(run_id)
@@ -341,21 +399,29 @@ class DaskBackend:
             return
         self._end(state, report.batch, BatchDone(report))
 
-    def _on_done(self, run_id: str, batch: int, future: Future) -> None:
-        """Dask says that the task of a batch ended; usually its report is here already."""
-        state = self._runs.get(run_id)
-        if state is None or batch not in state.flights:
-            return
-        status = future.status
-        if status == "finished":
-            timer = threading.Timer(FALLBACK_SECONDS, self._fall_back, (run_id, batch, future))
-            timer.daemon = True
-            timer.start()
-        elif status == "error":
-            self._on_error(state, run_id, batch, future)
-        elif not self._closing.is_set():
-            client = self._client
-            if client is not None and client.status == "running":
+    def _look_after(self) -> None:
+        """See to batches whose task Dask ended without a report; a callback of Dask's costs each batch more."""
+        now = time.monotonic()
+        with self._lock:
+            flights = [
+                (state, run_id, batch, flight)
+                for run_id, state in self._runs.items()
+                for batch, flight in state.flights.items()
+            ]
+        for state, run_id, batch, flight in flights:
+            future = flight.future
+            status = future.status if future is not None else "pending"
+            if future is None or status == "pending":
+                continue
+            if status == "error":
+                self._on_error(state, run_id, batch, future)
+            elif flight.done_at is None:
+                flight.done_at = now
+            elif now - flight.done_at < FALLBACK_SECONDS:
+                continue
+            elif status == "finished":
+                self._fall_back(run_id, batch, future)
+            else:
                 self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
@@ -397,11 +463,17 @@ class DaskBackend:
 
     def _on_cluster_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
         message: Any = event[1]
-        if (
-            not isinstance(message, dict)
-            or message.get("action") != "remove-worker"
-            or message.get("expected")
-        ):
+        if not isinstance(message, dict):
+            return
+        if self._places is not None and message.get("action") in ("add-worker", "remove-worker"):
+            address = {str(message.get("worker"))}
+            is_there = message["action"] == "add-worker"
+            self._send_all(
+                lambda places: places.set_workers(
+                    places.workers | address if is_there else places.workers - address
+                )
+            )
+        if message.get("action") != "remove-worker" or message.get("expected"):
             return
         keys = set(message.get("processing-tasks") or ())
         with self._lock:
@@ -446,6 +518,7 @@ class DaskBackend:
                 return
             if client.status == "running":
                 gone_since = None
+                self._look_after()
                 try:
                     measured = self._measure()
                 except Exception:
@@ -538,6 +611,8 @@ class DaskBackend:
         if state is None:
             return
         state.is_closed = True
+        for batch in list(state.flights):
+            self._send_all(lambda places, batch=batch: places.ended((run_id, batch)))  # type: ignore[misc]
         if self._encoder is not None:
             self._encoder.forget(run_id)
         if self._client is not None and self._client.status == "running":
@@ -612,6 +687,13 @@ def _tell_stop(client: Client, run_id: str) -> None:
         client.run(set_stopped, run_id, on_error="ignore")
     except Exception:
         logger.debug("run %s: the stop flag did not reach all workers", run_id, exc_info=True)
+
+
+def _take_back(client: Client, run_id: str, batch: int, worker: str) -> None:
+    try:
+        client.run(give_back, run_id, batch, workers=[worker], on_error="ignore")
+    except Exception:
+        logger.debug("run %s: batch %s was not asked back", run_id, batch, exc_info=True)
 
 
 def _end_workers(client: Client) -> None:

@@ -106,7 +106,8 @@ class Way:
             if self.slots is not None:
                 return LocalCluster(
                     n_workers=self.slots,
-                    threads_per_worker=1,
+                    # One batch runs in a process, another waits there, decoded.
+                    threads_per_worker=2,
                     processes=True,
                     # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
                     dashboard_address=":0",
@@ -124,6 +125,8 @@ _SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 0,
     # An item that holds the interpreter's lock for minutes is not a dead worker.
     "distributed.scheduler.worker-ttl": None,
+    # Batches are sent to the worker that is to run them.
+    "distributed.scheduler.work-stealing": False,
     "distributed.admin.low-level-log-length": 10,
     # Samplers that ask for the interpreter's lock many times a second slow pure Python items down by a tenth.
     "distributed.worker.profile.enabled": False,

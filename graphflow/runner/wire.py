@@ -50,6 +50,7 @@ __all__ = [
     "encode_report",
     "refs_of",
     "refused_report",
+    "unbegun_report",
 ]
 
 MAX_PROGRAM = 32_768
@@ -349,6 +350,19 @@ def refused_report(
         errors=(error_record(error, is_local=is_local),),
         is_remote=not is_local,
         is_refused=True,
+    )
+
+
+def unbegun_report(header: Header, *, worker: str) -> Report:
+    """The report of a batch that gives itself back whole."""
+    return Report(
+        batch=header.batch,
+        worker=worker,
+        started=time.time(),
+        elapsed=0.0,
+        reached=0,
+        steps=(),
+        is_remote=True,
     )
 
 
