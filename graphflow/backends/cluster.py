@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.bootstrap import bootstrap, check_facts, probe
+from graphflow.backends.bootstrap import bootstrap, check_facts, installed_boot, probe
 from graphflow.backends.connecting import Way
 from graphflow.backends.local import Deliver
 from graphflow.backends.places import Batch, Places
@@ -50,7 +50,8 @@ LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
 STOP_SECONDS = 1.0
 BATCH_SECONDS = 0.006
-"""What a batch costs in the driver's process with the scheduler in it, measured on a local cluster."""
+"""What a batch costs on a local cluster, measured: half of it in the driver's process with the scheduler in it, half
+in the worker."""
 
 
 class _Flight:
@@ -93,7 +94,7 @@ class DaskBackend:
         self._runs: dict[str, _RunState] = {}
         self._blocks: dict[str, Future] = {}
         self._shared: dict[str, Future] = {}
-        self._boot = bootstrap()
+        self._boot = bootstrap() if way.slots is None else installed_boot
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
         self._lock = threading.RLock()
