@@ -82,7 +82,7 @@ class FlowOptions:
             or isinstance(backend, int | float | list | dict | type)
         ):
             raise TaskOptionError(
-                f'{owner}: backend must be a name such as "threads" or "processes", an address, or one of '
+                f'{owner}: backend must be a name such as "local" or "processes", an address, or one of '
                 f"graphflow.backends, not {backend!r}"
             )
         retries = check_retries(owner, given.get("retries") or 0)

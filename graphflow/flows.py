@@ -281,7 +281,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     flow_run_name
         The name of its runs: a template over the parameters, or a callable.
     backend
-        Where tasks run: a name such as `"processes"`, an address, or one of `graphflow.backends`.
+        Where tasks run: a name such as `"processes"`, an address, or one of `graphflow.backends`. By default
+        `"local"`: on threads, and on local worker processes where there are seconds of CPU work.
     retries, retry_delay_seconds
         How often the whole body is run again after a failure, and after how many seconds.
     timeout_seconds

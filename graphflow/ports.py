@@ -21,6 +21,7 @@ __all__ = [
     "BatchLost",
     "Capacity",
     "CapacityChanged",
+    "Forecasted",
     "RunEvent",
 ]
 
@@ -158,6 +159,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Shut down what this backend started itself; calling it again does nothing."""
+        ...
+
+
+@runtime_checkable
+class Forecasted(Protocol):
+    """A backend that wants to know how much work is left; what others need not have."""
+
+    def forecast(self, run_id: str, seconds: float) -> None:
+        """About this much work of a run is left, in seconds of one slot; told after reports, now and then."""
         ...
 
 

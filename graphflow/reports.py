@@ -87,6 +87,10 @@ class Report:
 
     `positions` names them, None for the first ones. `held` are positions that still execute: another report of
     the same batch follows for them. What no report names was not begun, and is handed back by the first report.
+
+    `cpu_seconds` is the CPU time of the batch's thread so far (0 where another thread made the report), `is_remote`
+    tells that it ran in another process than the driver's, `is_refused` that nothing was executed because the batch
+    could not be read there.
     """
 
     batch: int
@@ -101,3 +105,6 @@ class Report:
     logs_dropped: int = 0
     positions: Sequence[int] | None = None
     held: Sequence[int] = ()
+    cpu_seconds: float = 0.0
+    is_remote: bool = False
+    is_refused: bool = False

@@ -1,23 +1,25 @@
 """Backends: where batches run.
 
-`inline()` and `threads()` need nothing but this process; `processes()` and `dask()` load distributed when
-they are started.
+`inline()` and `threads()` need nothing but this process; `local()`, the default, loads distributed when there is
+work that is worth worker processes; `processes()` and `dask()` load it when they are started.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from graphflow.backends.holder import shared_holder
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
+from graphflow.backends.switching import LocalBackend, cores
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 
 if TYPE_CHECKING:
     from graphflow.backends.cluster import DaskBackend
 
-__all__ = ["dask", "inline", "processes", "resolve", "threads"]
+__all__ = ["dask", "inline", "local", "processes", "resolve", "threads"]
 
 
 def inline() -> InlineBackend:
@@ -28,6 +30,15 @@ def inline() -> InlineBackend:
 def threads(slots: int | None = None) -> ThreadsBackend:
     """Run batches on `slots` threads of this process; by default the number of cores plus four."""
     return ThreadsBackend(slots)
+
+
+def local(slots: int | None = None) -> LocalBackend:
+    """Run batches on threads of this process, and on worker processes once there is CPU work worth them.
+
+    The default of every flow. `slots` is the number of threads and of processes; by default one process per core.
+    The processes come up in the background, and live until `close()` or the end of a `with` block.
+    """
+    return LocalBackend(slots)
 
 
 def processes(slots: int | None = None) -> DaskBackend:
@@ -83,8 +94,8 @@ def dask(
 def resolve(spec: Any) -> tuple[Backend, bool]:
     """A backend from what a user may give, and whether the run that asked for it owns (and closes) it.
 
-    Takes None (the default, threads), a name (`inline`, `threads`, `threads:8`, `processes`,
-    `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
+    Takes None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
+    `processes`, `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
     `distributed` client or cluster, or a backend.
 
     Raises
@@ -93,7 +104,7 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
         For anything else.
     """
     if spec is None:
-        return threads(), True
+        return _shared_local(None), True
     if isinstance(spec, str):
         return _by_name(spec), True
     if isinstance(spec, Backend):
@@ -106,18 +117,28 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
 
 
 _HINT = (
-    'give "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
+    'give "local", "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
     '"tcp://host:8786", the path of a scheduler file, a Dask client or cluster, or one of graphflow.backends'
 )
 
 
+def _shared_local(slots: int | None) -> LocalBackend:
+    """A local backend for one run; its worker processes stay warm for the next one."""
+    return LocalBackend(slots, holder=shared_holder(slots or cores()))
+
+
 def _by_name(spec: str) -> Backend:
     name, _, count = spec.partition(":")
-    if name in ("threads", "processes") and "/" not in spec:
+    if name in ("local", "threads", "processes") and "/" not in spec:
         if count and not (count.isdigit() and int(count) > 0):
             raise BackendError(f"backend {spec!r}: {count!r} is no number of slots; write {name}:4, say")
         slots = int(count) if count else None
-        return threads(slots) if name == "threads" else processes(slots)
+        makers: dict[str, Callable[[int | None], Backend]] = {
+            "local": _shared_local,
+            "threads": threads,
+            "processes": processes,
+        }
+        return makers[name](slots)
     if spec == "inline":
         return inline()
     if "://" in spec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -9,10 +10,10 @@ from typing import Any
 
 from graphflow.errors import BackendError
 
-__all__ = ["bootstrap", "check_facts", "probe"]
+__all__ = ["bootstrap", "check_facts", "installed_boot", "probe"]
 
 _BOOT_SOURCE = """
-def _graphflow_boot(payload, folder, topic, blocks):
+def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
     from distributed import get_worker
     from graphflow.runner.worker import Stored, run_payload
     import pickle
@@ -22,7 +23,9 @@ def _graphflow_boot(payload, folder, topic, blocks):
         columns.update(block.columns)
     def emit(data):
         worker.log_event(topic, {"report": data})
-    data, kept = run_payload(payload, worker=worker.address, folder=folder, blocks=columns, emit=emit)
+    data, kept = run_payload(
+        payload, worker=worker.address, folder=folder, blocks=columns, emit=emit, patience_seconds=patience_seconds
+    )
     emit(data)
     return Stored(data, kept)
 """
@@ -34,6 +37,16 @@ def bootstrap() -> Callable[..., Any]:
     exec(compile(_BOOT_SOURCE, "<graphflow bootstrap>", "exec"), space)
     boot: Callable[..., Any] = space["_graphflow_boot"]
     return boot
+
+
+def installed_boot(*args: Any) -> Any:
+    """The same for workers of an own cluster: pickled as a name, which costs each batch less."""
+    return _kept_bootstrap()(*args)
+
+
+@functools.cache
+def _kept_bootstrap() -> Callable[..., Any]:
+    return bootstrap()
 
 
 _PROBE_SOURCE = """

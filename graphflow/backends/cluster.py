@@ -22,17 +22,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.bootstrap import bootstrap, check_facts, probe
+from graphflow.backends.bootstrap import bootstrap, check_facts, installed_boot, probe
 from graphflow.backends.connecting import Way
 from graphflow.backends.local import Deliver
+from graphflow.backends.places import Batch, Places
 from graphflow.errors import BackendError, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
-from graphflow.runner.columns import decode, read_file, write_pack
+from graphflow.runner.columns import decode, load_column, write_pack
 from graphflow.runner.journal import SEVERAL, executing
 from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
-from graphflow.runner.worker import Stored, set_limit, set_stopped
+from graphflow.runner.worker import Stored, give_back, set_limit, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,22 +42,29 @@ __all__ = ["DaskBackend"]
 
 logger = logging.getLogger("graphflow.backends.dask")
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 1.0
+"""A batch waits in a worker process for about two slices, then it gives itself back."""
+BALANCE_SECONDS = 0.03
 FALLBACK_SECONDS = 1.0
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
 STOP_SECONDS = 1.0
 BATCH_SECONDS = 0.006
-"""What a batch costs in the driver's process with the scheduler in it, measured on a local cluster."""
+"""What a batch costs on a local cluster, measured: half of it in the driver's process with the scheduler in it, half
+in the worker."""
 
 
 class _Flight:
-    """A batch that Dask has."""
+    """A batch that Dask has, or is to get."""
 
-    __slots__ = ("future", "order")
+    __slots__ = ("done_at", "future", "order", "payload")
 
-    def __init__(self, order: BatchOrder) -> None:
+    def __init__(self, order: BatchOrder, payload: bytes = b"") -> None:
         self.order = order
+        self.payload = payload
         self.future: Future | None = None
+        self.done_at: float | None = None
+        """When Dask was first seen to have ended its task although no report came."""
 
 
 class _RunState:
@@ -86,7 +94,7 @@ class DaskBackend:
         self._runs: dict[str, _RunState] = {}
         self._blocks: dict[str, Future] = {}
         self._shared: dict[str, Future] = {}
-        self._boot = bootstrap()
+        self._boot = bootstrap() if way.slots is None else installed_boot
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
         self._lock = threading.RLock()
@@ -94,6 +102,9 @@ class DaskBackend:
         self._poller: threading.Thread | None = None
         self._is_failed = False
         self._threads: dict[str, int] = {}
+        self._places = Places() if way.slots is not None else None
+        self._is_balancing = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> DaskBackend:
         self.start()
@@ -108,6 +119,11 @@ class DaskBackend:
         if self._way.slots is None and self._client is not None and self._client.scheduler is not None:
             return f"dask({self._client.scheduler.address})"
         return str(self._way)
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether the cluster is gone for good."""
+        return self._is_failed or self._closing.is_set()
 
     @property
     def dashboard_link(self) -> str | None:
@@ -135,7 +151,7 @@ class DaskBackend:
                 self._client, self._cluster = self._way.connect()
                 self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
                 # Registered before `close`, so that it is called after it when the interpreter ends.
-                self._sweep = partial(shutil.rmtree, self._base, ignore_errors=True)
+                self._sweep = partial(_sweep, self._base, self._pid)
                 atexit.register(self._sweep)
                 self._check_workers()
             except BaseException:
@@ -182,6 +198,9 @@ class DaskBackend:
         found = {address: int(each["nthreads"]) for address, each in self._workers().items()}
         self._threads.update(found)
         slots = sum(found.values())
+        if self._places is not None:
+            slots = len(found)
+            self._send_all(lambda places: places.set_workers(found))
         is_elastic = self._is_elastic()
         return Capacity(
             slots=max(slots, 1) if is_elastic else slots,
@@ -191,7 +210,7 @@ class DaskBackend:
         )
 
     def capacity(self) -> Capacity:
-        """One slot per thread of all workers."""
+        """One slot per thread of all workers; of an own cluster, one per process."""
         return self._capacity
 
     def check(self, options: TaskOptions) -> None:
@@ -221,8 +240,8 @@ class DaskBackend:
 
     # -- runs -------------------------------------------------------------------------------------------
 
-    def open_run(self, run_id: str, deliver: Deliver) -> None:
-        """Begin a run. Its files live as long as the object that `deliver` belongs to."""
+    def open_run(self, run_id: str, deliver: Deliver, *, owner: object | None = None) -> None:
+        """Begin a run. Its files live as long as `owner`, by default the object that `deliver` belongs to."""
         assert self._client is not None and self._base is not None
         if self._is_failed:
             raise BackendError(f"{self.name} failed in an earlier run; make a new backend")
@@ -230,7 +249,7 @@ class DaskBackend:
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            owner = getattr(deliver, "__self__", None)
+            owner = owner if owner is not None else getattr(deliver, "__self__", None)
             weakref.finalize(owner if owner is not None else self, shutil.rmtree, folder, ignore_errors=True)
         topic = f"graphflow-{run_id}-{uuid.uuid4().hex[:8]}"
         state = _RunState(deliver, folder, topic)
@@ -238,19 +257,59 @@ class DaskBackend:
             self._runs[run_id] = state
         self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
 
+    def folder_of(self, run_id: str) -> Path | None:
+        """Where an open run keeps the values that workers share with this process."""
+        state = self._runs.get(run_id)
+        return state.folder if state is not None else None
+
     def submit(self, order: BatchOrder) -> None:
-        """Send a batch to the scheduler."""
+        """Send a batch to the scheduler; one that cannot be pickled comes back with its items failed."""
+        try:
+            self.offer(order, is_strict=False)
+        except SerializationError as error:
+            state = self._runs[order.run_id]
+            with self._lock:
+                state.flights[order.id] = _Flight(order)
+            self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
+
+    def offer(self, order: BatchOrder, *, is_strict: bool = True) -> None:
+        """Send a batch to the scheduler, if it can be pickled.
+
+        Raises
+        ------
+        SerializationError
+            If it cannot; `is_strict` says whether single items of its inputs matter, which otherwise fail alone.
+        """
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
-        flight = _Flight(order)
+        flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
+        options = order.steps[0].program.options
         with self._lock:
             state.flights[order.id] = flight
-        try:
-            payload = self._encoder.encode(order)
-        except SerializationError as error:
-            self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
+        if self._places is None or options.workers or options.resources:
+            self._send(state, flight, None)
+        else:
+            self._send_all(lambda places: places.put((order.run_id, order.id)))
+
+    def _send_all(self, change: Callable[[Places], list[tuple[Batch, str]]]) -> None:
+        """Change what is where on an own cluster, and send what has a place then."""
+        if self._places is None:
             return
+        with self._lock:
+            found = change(self._places)
+        for (run_id, batch), worker in found:
+            state = self._runs.get(run_id)
+            flight = state.flights.get(batch) if state is not None else None
+            if state is not None and flight is not None:
+                self._send(state, flight, worker)
+
+    def _send(self, state: _RunState, flight: _Flight, worker: str | None) -> None:
+        """Give a batch to Dask, for a worker where it matters."""
+        client, order, payload = self._client, flight.order, flight.payload
+        if client is None:
+            return
+        flight.payload = b""
         options = order.steps[0].program.options
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
@@ -260,26 +319,25 @@ class DaskBackend:
         )
         blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
         try:
-            future = self._client.submit(
+            flight.future = client.submit(
                 self._boot,
                 payload,
                 str(state.folder) if state.folder is not None else None,
                 state.topic,
                 blocks,
+                PATIENCE_SECONDS if self._places is not None else None,
                 key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
                 pure=False,
                 retries=0,
                 priority=options.priority,
                 resources=dict(options.resources) or None,
-                workers=list(options.workers) or None,
+                workers=[worker] if worker is not None else list(options.workers) or None,
+                # A worker may have died just now.
+                allow_other_workers=worker is not None,
             )
         except Exception as error:
             self._end(state, order.id, BatchLost(batch=order.id, had_started=False))
             self._broken(error)
-            return
-        flight.future = future
-        run_id, batch = order.run_id, order.id
-        future.add_done_callback(lambda done: self._on_done(run_id, batch, done))
 
     def _share(self, data: bytes) -> Ref:
         """Bytes that all workers reach, sent once."""
@@ -305,7 +363,43 @@ class DaskBackend:
                     for ref in (step.values, step.labels):
                         if ref is not None and ref.kind == "remote":
                             self._blocks[ref.id] = flight.future
+        key = (flight.order.run_id, batch)
         state.deliver(event)
+        if goes_on:
+            if len(event.report.held) == 1 and self._places is not None:
+                # What waits behind its last item waits for as long as that takes.
+                with self._lock:
+                    behind = self._places.is_held_up(key)
+                self._take_back(behind)
+            return
+        was_begun = not (isinstance(event, BatchDone) and event.report.reached == 0)
+        self._send_all(lambda places: places.ended(key, was_begun=was_begun))
+        self._balance_soon()
+
+    def _balance_soon(self) -> None:
+        """Look, in a moment, whether a worker has nothing to do while a batch waits on another."""
+        client = self._client
+        if self._places is None or client is None or self._is_balancing or not self._places.is_uneven:
+            return
+        self._is_balancing = True
+        client.loop.add_callback(client.loop.call_later, BALANCE_SECONDS, self._balance)
+
+    def _balance(self) -> None:
+        self._is_balancing = False
+        client = self._client
+        if self._places is None or client is None:
+            return
+        with self._lock:
+            found = self._places.to_take_back()
+        self._take_back(found)
+
+    def _take_back(self, batches: list[tuple[Batch, str]]) -> None:
+        """Ask workers for batches that only wait there."""
+        client = self._client
+        for (run_id, batch), worker in batches if client is not None else []:
+            threading.Thread(
+                target=_take_back, args=(client, run_id, batch, worker), name="graphflow-balance", daemon=True
+            ).start()
 
     def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
         state = self._runs.get(run_id)
@@ -319,21 +413,29 @@ class DaskBackend:
             return
         self._end(state, report.batch, BatchDone(report))
 
-    def _on_done(self, run_id: str, batch: int, future: Future) -> None:
-        """Dask says that the task of a batch ended; usually its report is here already."""
-        state = self._runs.get(run_id)
-        if state is None or batch not in state.flights:
-            return
-        status = future.status
-        if status == "finished":
-            timer = threading.Timer(FALLBACK_SECONDS, self._fall_back, (run_id, batch, future))
-            timer.daemon = True
-            timer.start()
-        elif status == "error":
-            self._on_error(state, run_id, batch, future)
-        elif not self._closing.is_set():
-            client = self._client
-            if client is not None and client.status == "running":
+    def _look_after(self) -> None:
+        """See to batches whose task Dask ended without a report; a callback of Dask's costs each batch more."""
+        now = time.monotonic()
+        with self._lock:
+            flights = [
+                (state, run_id, batch, flight)
+                for run_id, state in self._runs.items()
+                for batch, flight in state.flights.items()
+            ]
+        for state, run_id, batch, flight in flights:
+            future = flight.future
+            status = future.status if future is not None else "pending"
+            if future is None or status == "pending":
+                continue
+            if status == "error":
+                self._on_error(state, run_id, batch, future)
+            elif flight.done_at is None:
+                flight.done_at = now
+            elif now - flight.done_at < FALLBACK_SECONDS:
+                continue
+            elif status == "finished":
+                self._fall_back(run_id, batch, future)
+            else:
                 self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
@@ -377,11 +479,17 @@ class DaskBackend:
 
     def _on_cluster_event(self, event: tuple[float, Mapping[str, Any]]) -> None:
         message: Any = event[1]
-        if (
-            not isinstance(message, dict)
-            or message.get("action") != "remove-worker"
-            or message.get("expected")
-        ):
+        if not isinstance(message, dict):
+            return
+        if self._places is not None and message.get("action") in ("add-worker", "remove-worker"):
+            address = {str(message.get("worker"))}
+            is_there = message["action"] == "add-worker"
+            self._send_all(
+                lambda places: places.set_workers(
+                    places.workers | address if is_there else places.workers - address
+                )
+            )
+        if message.get("action") != "remove-worker" or message.get("expected"):
             return
         keys = set(message.get("processing-tasks") or ())
         with self._lock:
@@ -426,6 +534,7 @@ class DaskBackend:
                 return
             if client.status == "running":
                 gone_since = None
+                self._look_after()
                 try:
                     measured = self._measure()
                 except Exception:
@@ -471,13 +580,8 @@ class DaskBackend:
         return [self._fetch(ref) for ref in refs]
 
     def _fetch(self, ref: Ref) -> list[Any]:
-        if ref.kind == "local":
-            values: list[Any] = ref.data
-            return values
-        if ref.kind == "inline":
-            return decode(ref.data, "a result")
-        if ref.kind == "file":
-            return decode(read_file(ref), "a result")
+        if ref.kind != "remote":
+            return load_column(ref, "a result")
         future = self._blocks.get(ref.id)
         if future is None or self._client is None:
             raise ValueUnavailable(
@@ -534,6 +638,8 @@ class DaskBackend:
         if state is None:
             return
         state.is_closed = True
+        for batch in list(state.flights):
+            self._send_all(lambda places, batch=batch: places.ended((run_id, batch)))  # type: ignore[misc]
         if self._encoder is not None:
             self._encoder.forget(run_id)
         if self._client is not None and self._client.status == "running":
@@ -545,7 +651,8 @@ class DaskBackend:
     def close(self) -> None:
         """Close what this backend started; given clients and clusters stay open."""
         with self._lock:
-            if self._closing.is_set():
+            # A fork has a copy of this object, but the cluster is its parent's.
+            if self._closing.is_set() or self._pid != os.getpid():
                 return
             self._closing.set()
         atexit.unregister(self.close)
@@ -590,6 +697,11 @@ class DaskBackend:
                 atexit.unregister(self._sweep)
 
 
+def _sweep(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _quietly(action: Callable[[], Any]) -> None:
     try:
         action()
@@ -602,6 +714,13 @@ def _tell(client: Client, function: Callable[..., None], *args: Any) -> None:
         client.run(function, *args, on_error="ignore")
     except Exception:
         logger.debug("%s did not reach all workers: %s", function.__name__, args, exc_info=True)
+
+
+def _take_back(client: Client, run_id: str, batch: int, worker: str) -> None:
+    try:
+        client.run(give_back, run_id, batch, workers=[worker], on_error="ignore")
+    except Exception:
+        logger.debug("run %s: batch %s was not asked back", run_id, batch, exc_info=True)
 
 
 def _end_workers(client: Client) -> None:

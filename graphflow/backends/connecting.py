@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Way"]
 
+logger = logging.getLogger("graphflow.backends.dask")
 CONNECT_SECONDS = 5.0
 
 
@@ -76,6 +77,10 @@ class Way:
         options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT_SECONDS, **self.client_kwargs}
         if self.is_own:
             cluster = self._make()
+            # The scheduler of a local cluster is in this process: a message to it need not become bytes.
+            near = _inside_address(cluster) if self.slots is not None else None
+            if near is not None:
+                return Client(near, loop=cluster.loop, **options), cluster
             return Client(cluster, **options), cluster
         if self.client is not None:
             if getattr(self.client, "asynchronous", False):
@@ -106,7 +111,8 @@ class Way:
             if self.slots is not None:
                 return LocalCluster(
                     n_workers=self.slots,
-                    threads_per_worker=1,
+                    # One batch runs in a process, another waits there, decoded.
+                    threads_per_worker=2,
                     processes=True,
                     # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
                     dashboard_address=":0",
@@ -119,11 +125,27 @@ class Way:
             return cluster
 
 
+def _inside_address(cluster: Any) -> str | None:
+    """An address of a local cluster's scheduler for clients in this process; None if there is none."""
+    try:
+        cluster.sync(cluster.scheduler.listen, "inproc://", allow_offload=False)
+        addresses = [str(each.contact_address) for each in cluster.scheduler.listeners]
+    except Exception:
+        logger.debug("the scheduler is reached by its port", exc_info=True)
+        return None
+    return next((each for each in addresses if each.startswith("inproc://")), None)
+
+
 _SETTINGS: dict[str, Any] = {
     # Crashes are attributed and retried by graphflow: Dask must not run a batch again by itself.
     "distributed.scheduler.allowed-failures": 0,
     # An item that holds the interpreter's lock for minutes is not a dead worker.
     "distributed.scheduler.worker-ttl": None,
+    # Batches are sent to the worker that is to run them.
+    "distributed.scheduler.work-stealing": False,
+    # What an idle cluster does all the time takes from the cores that tasks run on.
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.memory.monitor-interval": "500ms",
     "distributed.admin.low-level-log-length": 10,
     # Samplers that ask for the interpreter's lock many times a second slow pure Python items down by a tenth.
     "distributed.worker.profile.enabled": False,

@@ -49,8 +49,19 @@ def refuse_placement(name: str, options: TaskOptions) -> None:
         )
 
 
+def _data_of(ref: Ref) -> list[Any]:
+    values: list[Any] = ref.data
+    return values
+
+
 class LocalHost:
-    """The process of a local backend, as a batch sees it: values stay the objects that they are."""
+    """The process of a local backend, as a batch sees it: values stay the objects that they are.
+
+    Parameters
+    ----------
+    load
+        Gives the values of a column, where not all columns are lists of this process.
+    """
 
     is_local = True
 
@@ -61,20 +72,19 @@ class LocalHost:
         limits: Mapping[tuple[str, int], float],
         give_up: Callable[[Report], None],
         progress: Callable[[Report], None] | None = None,
+        load: Callable[[Ref], list[Any]] = _data_of,
     ) -> None:
         self.worker = worker
+        self.load = load
         self.takes_progress = progress is not None
+        self.is_recalled = False
+        """Whether the batch is to hand back what it has not begun."""
         self.is_interrupted = False
         """Whether Ctrl-C was pressed: no further item is begun."""
         self._stopped = stopped
         self._limits = limits
         self._give_up = give_up
         self._progress = progress
-
-    def load(self, ref: Ref) -> list[Any]:
-        """The list itself."""
-        values: list[Any] = ref.data
-        return values
 
     def store(
         self, columns: Sequence[list[Any]], *, travels: bool = False
@@ -90,7 +100,7 @@ class LocalHost:
 
     def is_stopped(self, run_id: str) -> bool:
         """Whether the run asked its batches to stop."""
-        return self.is_interrupted or run_id in self._stopped
+        return self.is_interrupted or self.is_recalled or run_id in self._stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:
         """The limit of a node's items, as far as the backend was told one."""
@@ -244,6 +254,16 @@ class InlineBackend(_LocalBackend):
         """Nothing was started."""
 
 
+class _Flight:
+    """A batch that the pool has; `host` is set when it begins."""
+
+    __slots__ = ("host", "order")
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+        self.host: LocalHost | None = None
+
+
 class ThreadsBackend(_LocalBackend):
     """A pool of threads in this process; it starts in milliseconds.
 
@@ -251,17 +271,20 @@ class ThreadsBackend(_LocalBackend):
     ----------
     slots
         How many batches run at once; by default the number of cores plus four, at most 32.
+    load
+        Gives the values of columns that are no lists of this process.
     """
 
     runs_in_caller = False
 
-    def __init__(self, slots: int | None = None) -> None:
+    def __init__(self, slots: int | None = None, *, load: Callable[[Ref], list[Any]] = _data_of) -> None:
         super().__init__()
         check_slots("threads", slots)
+        self._load = load
         self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
         self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._flying: dict[tuple[str, int], bool] = {}
+        self._flying: dict[tuple[str, int], _Flight] = {}
         self._names = 0
         self._lock = threading.Lock()
         self._is_closed = False
@@ -276,13 +299,14 @@ class ThreadsBackend(_LocalBackend):
 
     def submit(self, order: BatchOrder) -> None:
         """Queue a batch; threads are started as they are needed."""
+        order = order.arrived(time.perf_counter())
         with self._lock:
             if self._is_closed:
                 raise BackendError(f"{self.name} is closed")
-            self._flying[(order.run_id, order.id)] = True
+            self._flying[(order.run_id, order.id)] = _Flight(order)
             if len(self._threads) < self._slots:
                 self._add_thread()
-        self._orders.put(order.arrived(time.perf_counter()))
+        self._orders.put(order)
 
     def _add_thread(self) -> None:
         self._names += 1
@@ -296,10 +320,6 @@ class ThreadsBackend(_LocalBackend):
             order = self._orders.get()
             if order is None:
                 return
-            key = (order.run_id, order.id)
-            with self._lock:
-                if key not in self._flying:
-                    continue
             order_now = order
 
             def give_up(report: Report, order: BatchOrder = order_now) -> None:
@@ -311,7 +331,13 @@ class ThreadsBackend(_LocalBackend):
                     self._end(order, BatchDone(report))
 
             progress = partial(self._go_on, order)
-            host = LocalHost(thread.name, self._stopped, self.limits, give_up, progress)
+            host = LocalHost(thread.name, self._stopped, self.limits, give_up, progress, self._load)
+            with self._lock:
+                flight = self._flying.get((order.run_id, order.id))
+                # What was stopped or taken back stays in the queue.
+                if flight is None or flight.order is not order or flight.host is not None:
+                    continue
+                flight.host = host
             try:
                 report = run_batch(order, host)
             except BaseException as error:
@@ -321,9 +347,27 @@ class ThreadsBackend(_LocalBackend):
             if report is None:
                 return
             self._end(order, BatchDone(report))
-            del order, host, report, give_up, order_now, progress
+            del order, host, report, give_up, order_now, progress, flight
             if thread not in self._threads:
                 return
+
+    def take_back(self, run_id: str, batches: Iterable[int]) -> list[BatchOrder]:
+        """Take back batches that only wait; those under way hand back what they have not begun.
+
+        A batch without a time slice, whose size somebody fixed, goes on to its end.
+        """
+        taken: list[BatchOrder] = []
+        with self._lock:
+            for batch in batches:
+                flight = self._flying.get((run_id, batch))
+                if flight is None:
+                    continue
+                if flight.host is None:
+                    del self._flying[(run_id, batch)]
+                    taken.append(flight.order)
+                elif flight.order.slice_seconds is not None:
+                    flight.host.is_recalled = True
+        return taken
 
     def _end(self, order: BatchOrder, event: BackendEvent) -> None:
         with self._lock:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BackendSpec", "opened", "parse_backend"]
 
-_NAMES = ("inline", "threads", "processes")
-_LOCAL = re.compile(r"(?P<name>threads|processes)(:(?P<slots>.*))?")
+_NAMES = ("local", "inline", "threads", "processes")
+_LOCAL = re.compile(r"(?P<name>local|threads|processes)(:(?P<slots>.*))?")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+]*://.+")
 
 
@@ -47,8 +47,8 @@ def parse_backend(text: str) -> BackendSpec:
     close = difflib.get_close_matches(text.partition(":")[0], _NAMES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise typer.BadParameter(
-        f"{text!r} is no backend: say inline, threads[:N], processes[:N], tcp://host:port, tls://host:port, "
-        f"or the path of a scheduler file (.json).{hint}"
+        f"{text!r} is no backend: say local[:N], inline, threads[:N], processes[:N], tcp://host:port, "
+        f"tls://host:port, or the path of a scheduler file (.json).{hint}"
     )
 
 
@@ -81,6 +81,8 @@ def _make(spec: BackendSpec) -> Backend:
     match spec.name:
         case "inline":
             return backends.inline()
+        case "local":
+            return backends.local(slots=spec.slots)
         case "threads":
             return backends.threads(slots=spec.slots)
         case "processes":

@@ -75,7 +75,8 @@ BackendOption = Annotated[
         "--backend",
         parser=parse_backend,
         metavar="SPEC",
-        help="inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file (.json).",
+        help="local[:N] (the default), inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file "
+        "(.json).",
     ),
 ]
 Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show a run while it runs.")]

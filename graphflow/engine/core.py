@@ -79,6 +79,8 @@ class Core:
         self._grafts_out = 0
         self._timer: float | None = None
         self._retries: list[tuple[float, int, int, array[int]]] = []
+        self._means: dict[str, float] = {}
+        """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.NodesRecorded: lambda event: self._record_nodes(event.nodes),
             ev.RecordingClosed: self._close,
@@ -144,6 +146,21 @@ class Core:
             and self.dispatcher.due is None
             and not any(book.stage.pulling or book.stage.paused for book in self.books.values())
         )
+
+    def remaining_seconds(self) -> float:
+        """The work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
+
+        An iterator of which nobody knows the end is taken to give as much again as it gave.
+        """
+        total = 0.0
+        for book in self.books.values():
+            stage = book.stage
+            mean = stage.mean_seconds or self._means.get(book.node.task_name)
+            if book.is_final or mean is None or stage.leader != book.node.id:
+                continue
+            known = book.width - book.ended if book.width is not None else stage.ready + stage.fed
+            total += known * mean
+        return total
 
     def root_of(self, node_id: int, index: int | None = None) -> tuple[int, int | None, list[int]]:
         """The failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
@@ -287,6 +304,8 @@ class Core:
             self._apply(stage, step, done)
         if is_first:
             stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
+            if stage.mean_seconds is not None:
+                self._means[self.run.leader_of(stage).node.task_name] = stage.mean_seconds
         nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)
         stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
         if stage.rate is not None and len(done):

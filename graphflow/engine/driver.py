@@ -33,16 +33,19 @@ from graphflow.ports import (
     BatchDone,
     BatchLost,
     CapacityChanged,
+    Forecasted,
     RunEvent,
 )
 from graphflow.recording import Fragment
-from graphflow.reports import ErrorRecord
+from graphflow.reports import ErrorRecord, Report
 from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
 KEPT_COLUMNS = 4
+FORECAST_SECONDS = 0.05
+"""A forecast follows a report at most this often, and takes at most a twentieth of the time."""
 
 
 class Driver:
@@ -98,6 +101,8 @@ class Driver:
         self._inline_sources: dict[tuple[int, int], Any] = {}
         self.read_maps: set[int] = set()
         """Maps that somebody iterates over while their iterators still give items."""
+        self._forecasted = backend if isinstance(backend, Forecasted) else None
+        self._forecast_at = 0.0
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
@@ -170,7 +175,7 @@ class Driver:
     def _deliver(self, event: BackendEvent) -> None:
         if isinstance(event, BatchDone):
             report = event.report
-            self._inbox.put(lambda: self._handle(ev.BatchReported(report)))
+            self._inbox.put(lambda: self._reported(report))
         elif isinstance(event, BatchLost):
             lost = ev.BatchWasLost(
                 batch=event.batch, executing=event.executing, had_started=event.had_started
@@ -345,6 +350,13 @@ class Driver:
         for command in self.core.handle(event, time.monotonic()):
             self._perform(command)
 
+    def _reported(self, report: Report) -> None:
+        self._handle(ev.BatchReported(report))
+        now = time.monotonic()
+        if self._forecasted is not None and now >= self._forecast_at:
+            self._forecasted.forecast(self.run_id, self.core.remaining_seconds())
+            self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
+
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
@@ -388,7 +400,7 @@ class Driver:
     def _commit(self, command: ev.CommitReport) -> None:
         report = command.report
         self.history.commit(report, command.indices)
-        if not self.backend.is_local:
+        if report.is_remote:
             _echo(report.logs)
         for step in report.steps:
             if self.dispatcher.buffers:

@@ -6,10 +6,12 @@ time. A failing step ends the item's lane only. Nothing that user code raises le
 
 from __future__ import annotations
 
+import threading
 import time
 import types
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from graphflow.context import TaskContext
@@ -84,6 +86,8 @@ class Batch:
         self.teller: Teller | None = None
         self.dropping = [step for step in self.steps if not step.order.keeps]
         """Steps whose values only later steps of this batch need."""
+        self.started_cpu = time.thread_time()
+        self._thread = threading.get_ident()
 
     # -- running --------------------------------------------------------------------------------------
 
@@ -138,6 +142,7 @@ class Batch:
     def begin(self) -> None:
         """The clock of the batch starts."""
         self.started = time.perf_counter()
+        self.started_cpu = time.thread_time()
         if self.order.slice_seconds is not None:
             self.deadline = self.started + self.order.slice_seconds
 
@@ -330,7 +335,7 @@ class Batch:
             step.attempts[:] = bytes(min(255, tried + 1) for tried in step.attempts)
             step.states[:] = bytes([Code.FAILED]) * self.size
             step.faults[:] = array("i", [self.errors.add(error)]) * self.size
-        return self.report(range(self.size))
+        return replace(self.report(range(self.size)), is_refused=True)
 
     def stuck(self, step: Step, position: int, start: float) -> None:
         """Book an item that does not yield after its time; another attempt does not follow in this thread."""
@@ -378,6 +383,9 @@ class Batch:
             variants = variants.named_by(
                 each for step in steps for each in (step.faults.errors, step.anomalies)
             )
+        # What is told while the batch goes on is told by another thread, which has a clock of its own.
+        is_own = threading.get_ident() == self._thread
+        cpu_seconds = time.thread_time() - self.started_cpu if is_own else 0.0
         return Report(
             batch=self.order.id,
             worker=self.host.worker,
@@ -391,6 +399,8 @@ class Batch:
             logs_dropped=logs_dropped,
             positions=None if is_first else positions,
             held=held,
+            cpu_seconds=cpu_seconds,
+            is_remote=not self.host.is_local,
         )
 
     def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[StepReport, ...]:

@@ -13,9 +13,9 @@ import cloudpickle
 
 from graphflow.errors import SerializationError, ValueUnavailable
 from graphflow.mapping import DROPPED
-from graphflow.orders import Ref
+from graphflow.orders import GONE_TEXT, Ref
 
-__all__ = ["MAX_INLINE", "decode", "encode", "read_file", "write_pack"]
+__all__ = ["MAX_INLINE", "decode", "encode", "load_column", "read_file", "write_pack"]
 
 MAX_INLINE = 16_384
 _PLAIN = frozenset(
@@ -96,6 +96,22 @@ def decode(data: bytes | memoryview, what: str) -> list[Any]:
             "is a module missing here that was there where it was made?"
         ) from error
     return values
+
+
+def load_column(ref: Ref, what: str) -> list[Any]:
+    """The values behind a ref that needs no backend: of kind `local`, `inline` or `file`.
+
+    Raises
+    ------
+    SerializationError, ValueUnavailable
+        If they cannot be restored, or are gone.
+    """
+    if ref.kind == "gone":
+        raise ValueUnavailable(GONE_TEXT)
+    if ref.kind == "local":
+        values: list[Any] = ref.data
+        return values
+    return decode(ref.data if ref.kind == "inline" else read_file(ref), what)
 
 
 def write_pack(folder: Path, name: str, columns: Sequence[bytes]) -> list[Ref]:

@@ -51,6 +51,7 @@ __all__ = [
     "encode_report",
     "refs_of",
     "refused_report",
+    "unbegun_report",
 ]
 
 MAX_PROGRAM = 32_768
@@ -104,13 +105,20 @@ class OrderEncoder:
         self._programs: dict[str, tuple[Program, bytes | Ref]] = {}
         self._modules: set[str] = set()
 
-    def encode(self, order: BatchOrder) -> bytes:
+    def check(self, order: BatchOrder) -> None:
+        """Raise `SerializationError` if a program of an order cannot be pickled."""
+        for step in order.steps:
+            self._program(order.run_id, step)
+
+    def encode(self, order: BatchOrder, *, is_strict: bool = False) -> bytes:
         """The bytes of an order.
+
+        An input that cannot be pickled becomes the failure of its item, unless `is_strict`.
 
         Raises
         ------
         SerializationError
-            If a program or a constant cannot be pickled.
+            If a program or a constant (or, with `is_strict`, an input) cannot be pickled.
         """
         programs = tuple(self._program(order.run_id, step) for step in order.steps)
         steps = pickle.dumps(
@@ -120,7 +128,7 @@ class OrderEncoder:
             ],
             protocol=5,
         )
-        data = self._inputs(order)
+        data = self._inputs(order, is_strict)
         inputs = data if len(data) <= MAX_INPUTS else self._share(data)
         header = Header(
             order.id,
@@ -179,12 +187,14 @@ class OrderEncoder:
         elif not _is_importable(module):
             cloudpickle.register_pickle_by_value(module)
 
-    def _inputs(self, order: BatchOrder) -> bytes:
+    def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
+        mended = order.inputs
         try:
             data: bytes = cloudpickle.dumps(order.inputs, protocol=5)
             return data
         except Exception:
-            mended = tuple(_mended(each) for each in order.inputs)
+            if not is_strict:
+                mended = tuple(_mended(each) for each in order.inputs)
         try:
             data = cloudpickle.dumps(mended, protocol=5)
             return data
@@ -344,6 +354,21 @@ def refused_report(
         reached=size,
         steps=tuple(steps),
         errors=(error_record(error, is_local=is_local),),
+        is_remote=not is_local,
+        is_refused=True,
+    )
+
+
+def unbegun_report(header: Header, *, worker: str) -> Report:
+    """The report of a batch that gives itself back whole."""
+    return Report(
+        batch=header.batch,
+        worker=worker,
+        started=time.time(),
+        elapsed=0.0,
+        reached=0,
+        steps=(),
+        is_remote=True,
     )
 
 

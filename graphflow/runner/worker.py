@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import SerializationError, ValueUnavailable
-from graphflow.orders import Program, Ref
+from graphflow.orders import BatchOrder, Program, Ref
 from graphflow.reports import Report
 from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import MAX_INLINE, decode, encode, read_file, write_pack
 from graphflow.runner.journal import Journal
-from graphflow.runner.wire import Header, decode_order, encode_report, refused_report
+from graphflow.runner.slots import Slot
+from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
 
-__all__ = ["EXIT_STUCK", "Stored", "run_payload", "set_limit", "set_stopped"]
+__all__ = ["EXIT_STUCK", "Stored", "give_back", "run_payload", "set_limit", "set_stopped"]
 
 EXIT_STUCK = 77
 """The exit code of a worker that ended itself because an item did not yield after its timeout."""
@@ -41,6 +42,7 @@ class _Process:
         self.programs: OrderedDict[str, Program] = OrderedDict()
         self.columns: OrderedDict[str, tuple[list[Any], int]] = OrderedDict()
         self.lock = threading.Lock()
+        self.slot = Slot()
         self.local = threading.local()
 
     def journal(self, folder: Path) -> Journal:
@@ -64,6 +66,11 @@ def set_stopped(run_id: str) -> None:
 def set_limit(run_id: str, node: int, seconds: float) -> None:
     """Items of this task that execute now and have no timeout yet get this one."""
     _PROCESS.limits[run_id, node] = seconds
+
+
+def give_back(run_id: str, batch: int) -> None:
+    """A batch that only waits in this process gives itself back: another process has nothing to do."""
+    _PROCESS.slot.give_back((run_id, batch))
 
 
 class Stored:
@@ -236,8 +243,13 @@ def run_payload(
     folder: str | None,
     blocks: Mapping[str, bytes],
     emit: Callable[[bytes], None],
+    patience_seconds: float | None = None,
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker."""
+    """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker.
+
+    With `patience_seconds`, one batch runs at a time in this process; another waits for that long, with its inputs
+    in memory, and gives itself back then.
+    """
     arrived = time.perf_counter()
     header: Header = pickle.loads(payload)
     host = WorkerHost(
@@ -251,9 +263,20 @@ def run_payload(
         order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
     except Exception as error:
         return encode_report(refused_report(header, error, worker=worker)), {}
+    if patience_seconds is None:
+        return _run(order, host), host.kept
+    if not _PROCESS.slot.enter((header.run_id, header.batch), patience_seconds):
+        return encode_report(unbegun_report(header, worker=worker)), {}
+    try:
+        return _run(order, host), host.kept
+    finally:
+        _PROCESS.slot.leave()
+
+
+def _run(order: BatchOrder, host: WorkerHost) -> bytes:
     report = run_batch(order, host)
     if report is None:
-        # The watchdog is ending this process; there is nothing left to return.
+        # The watchdog is ending this process; there is nothing left to return, and nothing else may begin.
         threading.Event().wait()
         raise AssertionError("unreachable")
-    return encode_report(report), host.kept
+    return encode_report(report)

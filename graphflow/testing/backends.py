@@ -15,7 +15,7 @@ from typing import Any
 from graphflow.functions import is_async
 from graphflow.orders import BatchOrder, Column, Gathered, Hole, Input, Literals, Program, StepOrder, Whole
 from graphflow.policies import Skip, TaskOptions
-from graphflow.ports import Backend, BackendEvent, BatchDone, BatchLost, Capacity
+from graphflow.ports import Backend, BackendEvent, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.reports import Report
 from graphflow.states import Code
 
@@ -77,10 +77,16 @@ class Probe:
         )
 
     def event(self) -> BackendEvent:
-        """The next event; batches of a backend that runs in its caller are run here."""
-        while self.backend.runs_in_caller and self.events.empty() and self.backend.step(self.run_id):
-            pass
-        return self.events.get(timeout=SECONDS)
+        """The next event but a change of capacity, which may come at any time.
+
+        Batches of a backend that runs in its caller are run here.
+        """
+        while True:
+            while self.backend.runs_in_caller and self.events.empty() and self.backend.step(self.run_id):
+                pass
+            event = self.events.get(timeout=SECONDS)
+            if not isinstance(event, CapacityChanged):
+                return event
 
     def run(self, fn: Callable[..., Any], values: Sequence[Any], **options: Any) -> Report:
         """Run a function over values as one batch."""

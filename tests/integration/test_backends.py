@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from graphflow import backends
+from graphflow.backends.candidates import Knobs
+from graphflow.backends.switching import LocalBackend
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 from graphflow.testing.backends import BackendContract
@@ -22,6 +24,19 @@ def threads_backend() -> Iterator[Backend]:
 @pytest.fixture(scope="module")
 def processes_backend() -> Iterator[Backend]:
     with backends.processes(slots=2) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def local_backend() -> Iterator[Backend]:
+    with backends.local(slots=2) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def moved_backend() -> Iterator[Backend]:
+    """A local backend whose tasks go to worker processes from the start."""
+    with LocalBackend(2, knobs=Knobs(moves_all=True)) as backend:
         yield backend
 
 
@@ -57,6 +72,18 @@ class TestProcesses(BackendContract):
     @pytest.fixture
     def backend(self, processes_backend: Backend) -> Backend:
         return processes_backend
+
+
+class TestLocalOnThreads(BackendContract):
+    @pytest.fixture
+    def backend(self, local_backend: Backend) -> Backend:
+        return local_backend
+
+
+class TestLocalOnProcesses(BackendContract):
+    @pytest.fixture
+    def backend(self, moved_backend: Backend) -> Backend:
+        return moved_backend
 
 
 class TestGivenClusterWithoutSharedDisk(BackendContract):

@@ -15,6 +15,8 @@ from graphflow.cli.backend_option import BackendSpec, parse_backend
     [
         ("inline", BackendSpec(name="inline")),
         ("threads", BackendSpec(name="threads")),
+        ("local", BackendSpec(name="local")),
+        ("local:4", BackendSpec(name="local", slots=4)),
         ("threads:3", BackendSpec(name="threads", slots=3)),
         ("processes:4", BackendSpec(name="processes", slots=4)),
         ("tcp://10.0.0.1:8786", BackendSpec(name="dask", address="tcp://10.0.0.1:8786")),
@@ -35,7 +37,7 @@ def test_a_json_file_is_a_scheduler_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("thread", "'thread' is no backend: say inline, threads[:N]"),
+        ("thread", "'thread' is no backend: say local[:N], inline, threads[:N]"),
         ("thread", "Did you mean 'threads'?"),
         ("threads:0", "must be a whole number of at least 1, not '0'"),
         ("processes:two", "must be a whole number of at least 1, not 'two'"),

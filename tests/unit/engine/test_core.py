@@ -474,3 +474,32 @@ def test_a_second_stop_is_passed_on(hard: bool) -> None:
 
 def test_a_run_without_nodes_finishes_when_its_body_ends() -> None:
     assert Driven().finish() == ev.FinishRun(Code.COMPLETED, ())
+
+
+# -- forecasts --------------------------------------------------------------------------------------------
+
+
+def test_the_work_that_is_left_is_the_items_times_their_mean() -> None:
+    run = Driven(node(1, width=100), slots=1)
+    assert run.core.remaining_seconds() == 0.0
+    run.report(run.batch(1))
+    done = 100 - run.core.books[1].states.count(Code.COMPLETED)
+    assert run.core.remaining_seconds() == pytest.approx(0.01 * done)
+    run.work_off()
+    assert run.core.remaining_seconds() == 0.0
+
+
+def test_nodes_of_a_task_that_was_measured_count_before_they_began() -> None:
+    nodes = [replace(node(id_), task_name="same") for id_ in range(1, 21)]
+    run = Driven(*nodes, slots=1)
+    run.report(run.batch(1))
+    assert run.core.remaining_seconds() == pytest.approx(0.01 * 19)
+
+
+def test_an_iterator_is_taken_to_give_as_much_again_as_it_gave() -> None:
+    run = Driven(node(1, lazy=True))
+    run.tell(ev.SourceAdvanced(node=1, slot=9, count=8))
+    run.work_off()
+    assert run.core.remaining_seconds() == pytest.approx(0.01 * 8)
+    run.tell(ev.SourceAdvanced(node=1, slot=9, count=0, ended=True))
+    assert run.core.remaining_seconds() == 0.0

@@ -1,0 +1,117 @@
+"""Batches of this process on their way to another: columns that are lists here become bytes, once each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from graphflow.errors import SerializationError
+from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, Whole
+from graphflow.runner.columns import MAX_INLINE, encode, write_pack
+
+__all__ = ["Carrier", "can_travel"]
+
+MAX_COLUMNS = 4_096
+SAMPLE_VALUES = 3
+SAMPLE_NBYTES = 32 << 20
+
+
+class Carrier:
+    """Encodes the columns that a run's batches refer to.
+
+    Parameters
+    ----------
+    folder
+        Gives the folder for columns that are too large for a message; None if there is no such folder.
+    """
+
+    def __init__(self, folder: Callable[[], Path | None]) -> None:
+        self._folder = folder
+        self._known: dict[int, tuple[Ref, Ref | SerializationError]] = {}
+
+    def order(self, order: BatchOrder) -> BatchOrder:
+        """The same order without a column that only this process has.
+
+        Raises
+        ------
+        SerializationError
+            If a value cannot be pickled.
+        """
+        return replace(order, inputs=tuple(self._input(each) for each in order.inputs))
+
+    def forget(self, refs: Iterable[Ref]) -> None:
+        """Columns that were let go are not kept for another batch."""
+        for ref in refs:
+            self._known.pop(id(ref), None)
+
+    def _input(self, source: Input) -> Input:
+        if isinstance(source, Whole | Elements):
+            return replace(source, ref=self._carried(source.ref)) if source.ref.kind == "local" else source
+        if isinstance(source, Column | Gathered):
+            if all(ref.kind != "local" for ref, _ in source.parts):
+                return source
+            return replace(
+                source, parts=tuple((self._carried(ref), positions) for ref, positions in source.parts)
+            )
+        return source
+
+    def _carried(self, ref: Ref) -> Ref:
+        if ref.kind != "local":
+            return ref
+        # The ref itself is kept, so that its id is not given to another.
+        _, found = self._known.get(id(ref)) or (ref, None)
+        if found is None:
+            found = self._encoded(ref)
+            if len(self._known) >= MAX_COLUMNS:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[id(ref)] = (ref, found)
+        if isinstance(found, SerializationError):
+            raise found
+        return found
+
+    def _encoded(self, ref: Ref) -> Ref | SerializationError:
+        data, errors = encode(ref.data)
+        if errors:
+            position, error = next(iter(errors.items()))
+            return SerializationError(
+                f"a {type(ref.data[position]).__qualname__} cannot be sent to another process: {error}"
+            )
+        name = f"moved-{uuid.uuid4().hex[:12]}"
+        folder = self._folder() if len(data) > MAX_INLINE else None
+        if folder is not None:
+            return write_pack(folder, name, [data])[0]
+        return Ref(kind="inline", id=name, count=0, nbytes=len(data), data=data)
+
+
+class _Enough(Exception):
+    """As much was pickled as a sample needs."""
+
+
+class _Limited:
+    """A file that takes so many bytes, and keeps none."""
+
+    def __init__(self) -> None:
+        self._left = SAMPLE_NBYTES
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        self._left -= size
+        if self._left < 0:
+            raise _Enough
+        return size
+
+
+def can_travel(values: list[Any]) -> Exception | None:
+    """Why values cannot be pickled, by a look at the first few and the last; None if they can."""
+    try:
+        cloudpickle.Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
+    except _Enough:
+        return None
+    except Exception as error:
+        return error
+    return None

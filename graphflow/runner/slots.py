@@ -1,0 +1,44 @@
+"""The slot of a worker process: one batch runs, another waits beside it, already decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+
+__all__ = ["Slot"]
+
+
+class Slot:
+    """Held by the batch that runs; nobody polls for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_taken = False
+        self._waiting: set[Hashable] = set()
+        self._returned: set[Hashable] = set()
+
+    def enter(self, batch: Hashable, seconds: float) -> bool:
+        """Wait for the slot; False if the batch gives itself back, after `seconds` or because it was asked to."""
+        with self._changed:
+            self._waiting.add(batch)
+            self._changed.wait_for(lambda: not self._is_taken or batch in self._returned, seconds)
+            self._waiting.discard(batch)
+            is_returned = batch in self._returned
+            self._returned.discard(batch)
+            if self._is_taken or is_returned:
+                return False
+            self._is_taken = True
+            return True
+
+    def leave(self) -> None:
+        """Let the next batch run."""
+        with self._changed:
+            self._is_taken = False
+            self._changed.notify_all()
+
+    def give_back(self, batch: Hashable) -> None:
+        """Ask a batch that only waits to give itself back."""
+        with self._changed:
+            if batch in self._waiting:
+                self._returned.add(batch)
+                self._changed.notify_all()
