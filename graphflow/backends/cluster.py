@@ -365,7 +365,7 @@ class DaskBackend:
                             self._blocks[ref.id] = flight.future
         key = (flight.order.run_id, batch)
         state.deliver(event)
-        if goes_on:
+        if isinstance(event, BatchDone) and event.report.held:
             if len(event.report.held) == 1 and self._places is not None:
                 # What waits behind its last item waits for as long as that takes.
                 with self._lock:
