@@ -86,11 +86,11 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
     """Waits for something that another thread does, collecting garbage on the way."""
 
     def wait(holds: Callable[[], bool]) -> None:
-        for _ in range(6_000):
+        for _ in range(200):
             gc.collect()
             if holds():
                 return
-            threading.Event().wait(0.01)
+            threading.Event().wait(0.05)
         raise AssertionError("it did not happen")
 
     return wait
