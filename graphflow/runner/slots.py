@@ -9,25 +9,41 @@ __all__ = ["Slot"]
 
 
 class Slot:
-    """Held by the batch that runs; nobody polls for it."""
+    """Held by the batch that runs; nobody polls for it. Batches run in the order in which they arrived."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._is_taken = False
+        self._arrived: dict[Hashable, None] = {}
         self._waiting: set[Hashable] = set()
         self._returned: set[Hashable] = set()
+
+    def arrive(self, batch: Hashable) -> None:
+        """A batch is here, and will enter or withdraw."""
+        with self._changed:
+            self._arrived[batch] = None
+
+    def withdraw(self, batch: Hashable) -> None:
+        """A batch that arrived will not enter, or has left."""
+        with self._changed:
+            self._arrived.pop(batch, None)
+            self._changed.notify_all()
+
+    def _may_enter(self, batch: Hashable) -> bool:
+        return not self._is_taken and (batch not in self._arrived or next(iter(self._arrived)) == batch)
 
     def enter(self, batch: Hashable, seconds: float) -> bool:
         """Wait for the slot; False if the batch gives itself back, after `seconds` or because it was asked to."""
         with self._changed:
             self._waiting.add(batch)
-            self._changed.wait_for(lambda: not self._is_taken or batch in self._returned, seconds)
+            self._changed.wait_for(lambda: self._may_enter(batch) or batch in self._returned, seconds)
             self._waiting.discard(batch)
             is_returned = batch in self._returned
             self._returned.discard(batch)
-            if self._is_taken or is_returned:
+            if is_returned or not self._may_enter(batch):
                 return False
             self._is_taken = True
+            self._arrived.pop(batch, None)
             return True
 
     def leave(self) -> None:

@@ -252,6 +252,7 @@ def run_payload(
     """
     arrived = time.perf_counter()
     header: Header = pickle.loads(payload)
+    key = (header.run_id, header.batch)
     host = WorkerHost(
         worker=worker,
         header=header,
@@ -259,14 +260,18 @@ def run_payload(
         blocks=blocks,
         emit=emit,
     )
+    if patience_seconds is not None:
+        _PROCESS.slot.arrive(key)
     try:
         order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
+        if patience_seconds is not None and not _PROCESS.slot.enter(key, patience_seconds):
+            return encode_report(unbegun_report(header, worker=worker)), {}
     except Exception as error:
         return encode_report(refused_report(header, error, worker=worker)), {}
+    finally:
+        _PROCESS.slot.withdraw(key)
     if patience_seconds is None:
         return _run(order, host), host.kept
-    if not _PROCESS.slot.enter((header.run_id, header.batch), patience_seconds):
-        return encode_report(unbegun_report(header, worker=worker)), {}
     try:
         return _run(order, host), host.kept
     finally:

@@ -100,7 +100,8 @@ def wait_for_first_item(process: Process, folder: Path) -> None:
             os.close(os.open(folder / "started", os.O_WRONLY | os.O_NONBLOCK))
 
     threading.Thread(target=unblock, daemon=True).start()
-    assert (folder / "started").read_text() == "0"
+    # Two batches are on their way to a worker; which of them is there first is nobody's promise.
+    assert (folder / "started").read_text().isdigit()
 
 
 def read_until(process: Process, text: str) -> None:

@@ -243,6 +243,7 @@ def test_an_item_that_never_yields_is_found_by_halving(on: str, request: pytest.
     ]
 
 
+@pytest.mark.timeout(300)  # each of several workers has to die and to come back
 @pytest.mark.parametrize("is_async", [False, True])
 def test_an_item_that_kills_its_worker_is_found_by_halving(shared_processes: Any, is_async: bool) -> None:
     def kill(xs: list[int]) -> list[int]:

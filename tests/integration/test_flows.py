@@ -745,7 +745,7 @@ def test_a_run_that_ended_cannot_be_cancelled(backend_name: str) -> None:
         ({"name": ""}, "name must be a non-empty text"),
         ({"description": 1}, "description must be a non-empty text"),
         ({"version": 1}, "version must be a non-empty text"),
-        ({"backend": 3}, 'backend must be a name such as "threads"'),
+        ({"backend": 3}, 'backend must be a name such as "local"'),
         ({"backend": ""}, "backend must be a name"),
         ({"on_crashed": 3}, r"on_crashed takes functions of \(object, run, state\)"),
     ],

@@ -53,3 +53,26 @@ def test_a_batch_that_runs_or_is_not_there_is_not_given_back() -> None:
     slot.give_back("another")
     slot.leave()
     assert slot.enter("another", 0)
+
+
+def test_batches_run_in_the_order_in_which_they_arrived() -> None:
+    slot = Slot()
+    slot.arrive("first")
+    slot.arrive("second")
+    assert not slot.enter("second", 0), "the first is still being read"
+    slot.arrive("second")
+    assert slot.enter("first", 0)
+    thread, outcome = waiting(slot, "second")
+    slot.leave()
+    thread.join(SECONDS)
+    assert outcome == [True]
+
+
+def test_a_batch_that_cannot_be_read_holds_up_nobody() -> None:
+    slot = Slot()
+    slot.arrive("first")
+    slot.arrive("second")
+    thread, outcome = waiting(slot, "second")
+    slot.withdraw("first")
+    thread.join(SECONDS)
+    assert outcome == [True]
