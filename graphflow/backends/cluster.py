@@ -46,6 +46,8 @@ PATIENCE_SECONDS = 1.0
 """A batch waits in a worker process for about two slices, then it gives itself back."""
 BALANCE_SECONDS = 0.03
 FALLBACK_SECONDS = 1.0
+STRANDED_SECONDS = 1.5
+"""A batch is given up this long after its worker was seen to be gone, if it does not execute on another one."""
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
 STOP_SECONDS = 1.0
@@ -57,7 +59,7 @@ in the worker."""
 class _Flight:
     """A batch that Dask has, or is to get."""
 
-    __slots__ = ("done_at", "future", "order", "payload")
+    __slots__ = ("done_at", "future", "order", "payload", "stranded_at", "worker")
 
     def __init__(self, order: BatchOrder, payload: bytes = b"") -> None:
         self.order = order
@@ -65,6 +67,10 @@ class _Flight:
         self.future: Future | None = None
         self.done_at: float | None = None
         """When Dask was first seen to have ended its task although no report came."""
+        self.worker: str | None = None
+        """The worker that it was sent to, where we chose it."""
+        self.stranded_at: float | None = None
+        """When that worker was first seen to be gone."""
 
 
 class _RunState:
@@ -310,6 +316,7 @@ class DaskBackend:
         if client is None:
             return
         flight.payload = b""
+        flight.worker = worker
         options = order.steps[0].program.options
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
         # Futures of stored columns make Dask bring them to the worker.
@@ -426,6 +433,7 @@ class DaskBackend:
             future = flight.future
             status = future.status if future is not None else "pending"
             if future is None or status == "pending":
+                self._look_for_stranded(state, run_id, batch, flight, now)
                 continue
             if status == "error":
                 self._on_error(state, run_id, batch, future)
@@ -437,6 +445,26 @@ class DaskBackend:
                 self._fall_back(run_id, batch, future)
             else:
                 self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
+
+    def _look_for_stranded(
+        self, state: _RunState, run_id: str, batch: int, flight: _Flight, now: float
+    ) -> None:
+        """Take back a batch whose worker died just as it was sent there.
+
+        If no other worker was there at that moment, Dask never gives its task to one that comes later.
+        """
+        if self._places is None or flight.worker is None or flight.worker in self._places.workers:
+            flight.stranded_at = None
+            return
+        if flight.stranded_at is None:
+            flight.stranded_at = now
+        elif now - flight.stranded_at >= STRANDED_SECONDS and not self._lost(run_id, batch, "").had_started:
+            client, future = self._client, flight.future
+            if client is not None and future is not None:
+                client.loop.add_callback(
+                    lambda client=client, future=future: client.cancel([future], asynchronous=True)
+                )
+            self._end(state, batch, BatchLost(batch=batch, had_started=False))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
         """The event with the report did not come: take it from the task's result."""
