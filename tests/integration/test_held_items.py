@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task
+from graphflow.errors import ValueUnavailable
 
 SECONDS = 60.0
 
@@ -43,8 +44,11 @@ def until(holds: Callable[[], bool]) -> bool:
 
 
 def completed(run: Any, name: str) -> int:
-    counts = run.nodes[name].counts if any(node.name == name for node in run.nodes) else {}
-    return int(counts.get("Completed", 0))
+    try:
+        return int(run.nodes[name].counts.get("Completed", 0))
+    except (KeyError, ValueUnavailable):
+        # It has not begun, or nothing of it is recorded yet.
+        return 0
 
 
 @pytest.mark.parametrize(
