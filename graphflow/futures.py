@@ -251,19 +251,17 @@ class MappedFuture(Future[list[R]], Generic[R]):
             return known
         driver = self._started()
         driver.need(self._node.id, None)
-        book = driver.core.books
-
-        def ready() -> bool:
-            return self._node.id in book and (
-                book[self._node.id].width is not None or book[self._node.id].is_final
-            )
-
-        driver.wait(ready)
-        width = book[self._node.id].width
+        driver.wait(lambda: self._has_width(driver))
+        width = driver.core.books[self._node.id].width
         if width is None:
             driver.hand_over(self._node.id, None)
             raise driver.exception_of(self._node.id, None)
         return width
+
+    def _has_width(self, driver: Driver) -> bool:
+        """Whether the width is known, or known never to come."""
+        book = driver.core.books.get(self._node.id)
+        return book is not None and (book.width is not None or book.is_final)
 
     def __len__(self) -> int:
         return self._width()
@@ -308,12 +306,10 @@ class MappedFuture(Future[list[R]], Generic[R]):
         del self
         reader, index = Reader(driver, node.id), 0
         while True:
-            has = reader.ask(index)
-            if has is None:
-                reader.hurry()
-                driver.wait(lambda index=index: reader.has(index) is not None)  # type: ignore[misc]
-                has = reader.has(index)
-            if not has:
+            is_known = reader.ask(index)
+            if is_known is not None:
+                driver.wait(is_known)
+            if not reader.has(index):
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1
@@ -322,22 +318,16 @@ class MappedFuture(Future[list[R]], Generic[R]):
         """The items' futures, in order, without blocking the event loop; see `__iter__`."""
         recorder, node, driver = self._recorder, self._node, self._started()
         if not self._is_lazy():
-            books = driver.core.books
-            await wait_in_loop(
-                driver,
-                lambda: node.id in books and (books[node.id].width is not None or books[node.id].is_final),
-            )
+            await wait_in_loop(driver, lambda: self._has_width(driver))
             for future in self:
                 yield future
             return
         reader, index = Reader(driver, node.id), 0
         while True:
-            has = reader.ask(index)
-            if has is None:
-                reader.hurry()
-                await wait_in_loop(driver, lambda index=index: reader.has(index) is not None)  # type: ignore[misc]
-                has = reader.has(index)
-            if not has:
+            is_known = reader.ask(index)
+            if is_known is not None:
+                await wait_in_loop(driver, is_known)
+            if not reader.has(index):
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1

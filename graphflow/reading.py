@@ -6,8 +6,10 @@ has to wait and shrinks while items wait for the reader.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from graphflow.states import FINAL_TABLE, Code
@@ -85,18 +87,24 @@ class Reader:
 
     # -- in order ---------------------------------------------------------------------------------------
 
-    def ask(self, index: int) -> bool | None:
-        """The reader wants this item, and has done with all before it; see `has` for the answer."""
+    def ask(self, index: int) -> Callable[[], bool] | None:
+        """The reader wants this item, and has done with all before it.
+
+        Gives what to wait for until `has` can tell whether there is such an item, or None if it can now. Who has to
+        wait is in a hurry: from now on more is asked for ahead of it.
+        """
         self._position = index
         if index - self._told >= self._window // 4:
             book = self._driver.core.books.get(self._node)
             if book is not None and book.ended - index > self._window // 2:
                 self._window = max(FIRST_WINDOW, self._window // 2)
             self._tell()
-        return self.has(index)
+        if self.has(index) is not None:
+            return None
+        self._hurry()
+        return lambda: self.has(index) is not None
 
-    def hurry(self) -> None:
-        """The reader has to wait: from now on more is asked for ahead of it."""
+    def _hurry(self) -> None:
         self._window = min(LAST_WINDOW, self._window * 2)
         self._tell()
 
@@ -135,7 +143,8 @@ class Reader:
         deadline = None if timeout is None else time.monotonic() + timeout
         given = set[int]()
         while True:
-            found = [index for index in self._ended_from(self._position) if index not in given]
+            ended = compress(itertools.count(self._position), self._ended())
+            found = [index for index in ended if index not in given]
             for index in found:
                 given.add(index)
                 yield index
@@ -147,21 +156,18 @@ class Reader:
                 continue
             if self._count() == self._position + len(given):
                 return
-            self.hurry()
+            self._hurry()
             left = None if deadline is None else deadline - time.monotonic()
             if (left is not None and left <= 0) or not wait(lambda: self._is_news(given), left):
                 raise TimeoutError(f"no further item of the map ended within {timeout:g} s")
 
-    def _ended_from(self, low: int) -> Iterator[int]:
-        mask = bytes(self._states()[low : low + 2 * LAST_WINDOW]).translate(FINAL_TABLE)
-        at = mask.find(1)
-        while at >= 0:
-            yield low + at
-            at = mask.find(1, at + 1)
+    def _ended(self) -> bytes:
+        """One byte per item from the reader's place on, 1 where it ended."""
+        low = self._position
+        return bytes(self._states()[low : low + 2 * LAST_WINDOW]).translate(FINAL_TABLE)
 
     def _is_news(self, given: set[int]) -> bool:
-        low, count = self._position, self._count()
-        if count is not None and low + len(given) >= count:
+        count = self._count()
+        if count is not None and self._position + len(given) >= count:
             return True
-        mask = bytes(self._states()[low : low + 2 * LAST_WINDOW]).translate(FINAL_TABLE)
-        return mask.count(1) > len(given)
+        return self._ended().count(1) > len(given)

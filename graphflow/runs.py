@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphflow.errors import GraphflowError, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
-from graphflow.knobs import KNOB_NAMES, checked_knobs, timeout_factor
+from graphflow.knobs import KNOB_NAMES, timeout_factor
 from graphflow.policies import NOT_SET, NotSet, TaskOptions, refuse_unknown
 from graphflow.ports import Backend, RunEvent
 from graphflow.recording import Callee, Fragment, Recorder
@@ -373,9 +373,8 @@ class Run:
             raise TaskOptionError(
                 f'{owner}: on a running map, timeout is a percentage of the median such as "300%", not {knobs["timeout"]!r}'
             )
-        checked_knobs(owner, knobs)
         recorder.flush()
-        recorder.driver.change_knobs(found.id, knobs, batch_size)
+        recorder.driver.change_knobs(found, knobs, batch_size=batch_size, owner=owner)
 
     def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
         """Call back for each change, on the driver's thread; the callback must be quick."""

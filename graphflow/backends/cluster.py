@@ -405,7 +405,11 @@ class DaskBackend:
         client = self._client
         for (run_id, batch), worker in batches if client is not None else []:
             threading.Thread(
-                target=_take_back, args=(client, run_id, batch, worker), name="graphflow-balance", daemon=True
+                target=_tell,
+                args=(client, give_back, run_id, batch),
+                kwargs={"workers": [worker]},
+                name="graphflow-balance",
+                daemon=True,
             ).start()
 
     def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
@@ -459,12 +463,14 @@ class DaskBackend:
         if flight.stranded_at is None:
             flight.stranded_at = now
         elif now - flight.stranded_at >= STRANDED_SECONDS and not self._lost(run_id, batch, "").had_started:
-            client, future = self._client, flight.future
-            if client is not None and future is not None:
-                client.loop.add_callback(
-                    lambda client=client, future=future: client.cancel([future], asynchronous=True)
-                )
+            self._cancel(flight)
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
+
+    def _cancel(self, flight: _Flight) -> None:
+        """Let Dask forget a batch; may be called in the client's own thread, so nothing may block."""
+        client, future = self._client, flight.future
+        if client is not None and future is not None:
+            client.loop.add_callback(lambda: client.cancel([future], asynchronous=True))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
         """The event with the report did not come: take it from the task's result."""
@@ -534,12 +540,8 @@ class DaskBackend:
             lost = self._lost(run_id, batch, f"worker {message.get('worker')} died")
             if lost.had_started is None and place >= threads:
                 lost = BatchLost(batch=batch, had_started=False)
-            client, future = self._client, flight.future
-            if client is not None and future is not None:
-                # Before Dask runs it again by itself. This is the client's own thread, so nothing may block.
-                client.loop.add_callback(
-                    lambda client=client, future=future: client.cancel([future], asynchronous=True)
-                )
+            # Before Dask runs it again by itself.
+            self._cancel(flight)
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
@@ -657,7 +659,9 @@ class DaskBackend:
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
         if flights and self._way.slots is not None and len(self._runs) == 1:
             # A cancelled task runs on in Dask; only its process can be ended. Nannies start new ones.
-            threading.Thread(target=_end_workers, args=(client,), name="graphflow-stop", daemon=True).start()
+            threading.Thread(
+                target=_tell, args=(client, os._exit, 78), name="graphflow-stop", daemon=True
+            ).start()
 
     def close_run(self, run_id: str) -> None:
         """Nothing of this run is delivered any more; its columns stay readable."""
@@ -737,25 +741,14 @@ def _quietly(action: Callable[[], Any]) -> None:
         logger.debug("closing failed", exc_info=True)
 
 
-def _tell(client: Client, function: Callable[..., None], *args: Any) -> None:
+def _tell(
+    client: Client, function: Callable[..., None], *args: Any, workers: list[str] | None = None
+) -> None:
+    """Call a function on workers, on all of them by default; what does not reach one is only noted."""
     try:
-        client.run(function, *args, on_error="ignore")
+        client.run(function, *args, workers=workers, on_error="ignore")
     except Exception:
         logger.debug("%s did not reach all workers: %s", function.__name__, args, exc_info=True)
-
-
-def _take_back(client: Client, run_id: str, batch: int, worker: str) -> None:
-    try:
-        client.run(give_back, run_id, batch, workers=[worker], on_error="ignore")
-    except Exception:
-        logger.debug("run %s: batch %s was not asked back", run_id, batch, exc_info=True)
-
-
-def _end_workers(client: Client) -> None:
-    try:
-        client.run(os._exit, 78, on_error="ignore")
-    except Exception:
-        logger.debug("some workers did not end", exc_info=True)
 
 
 def _takes_n_workers(client: Client) -> bool:

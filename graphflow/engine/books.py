@@ -303,11 +303,10 @@ class Stage:
         return range(lo, hi)
 
     def clear(self) -> None:
-        """Forget all work that is ready or parked."""
+        """Forget all work that is ready."""
         self.fresh.clear()
         self.again.clear()
         self.alone.clear()
-        self.paused.clear()
         self.ready = 0
 
 
@@ -349,22 +348,22 @@ def chosen(indices: Sequence[int], codes: bytes, wanted: Collection[int]) -> Seq
         return ()
     if sum(map(codes.count, found)) == len(codes):
         return indices
-    table = bytes(code in found for code in range(256))
-    return packed(list(compress(indices, codes.translate(table))))
+    mask = codes.translate(bytes(code in found for code in range(256)))
+    first, last = mask.find(1), mask.rfind(1)
+    if mask.count(1) == last - first + 1:
+        return packed(indices[first : last + 1])
+    return packed(list(compress(indices, mask)))
 
 
 def derive_code(book: NodeBook) -> Code:
     """A node's outcome from its items' counts."""
     counts = book.counts
-    if book.failed_whole or book.is_halted:
+    fails = not book.tolerates
+    if book.failed_whole or book.is_halted or (fails and counts[Code.FAILED]):
         code = Code.FAILED
-    elif book.tolerates:
-        code = _tolerant_code(book)
-    elif counts[Code.FAILED]:
-        code = Code.FAILED
-    elif counts[Code.TIMED_OUT]:
+    elif fails and counts[Code.TIMED_OUT]:
         code = Code.TIMED_OUT if not book.node.is_mapped else Code.FAILED
-    elif counts[Code.CRASHED]:
+    elif fails and counts[Code.CRASHED]:
         code = Code.CRASHED
     elif counts[Code.UPSTREAM_FAILED]:
         code = Code.UPSTREAM_FAILED
@@ -377,20 +376,6 @@ def derive_code(book: NodeBook) -> Code:
     else:
         code = Code.COMPLETED
     return code
-
-
-def _tolerant_code(book: NodeBook) -> Code:
-    """The outcome of a node whose own failures are tolerated."""
-    counts = book.counts
-    if counts[Code.UPSTREAM_FAILED]:
-        return Code.UPSTREAM_FAILED
-    if counts[Code.CANCELLED] or book.is_cut_short:
-        return Code.CANCELLED
-    if book.width and counts[Code.SKIPPED] == book.width:
-        return Code.SKIPPED
-    if book.width and counts[Code.CACHED] == book.width:
-        return Code.CACHED
-    return Code.COMPLETED
 
 
 def first_failed(book: NodeBook) -> int | None:

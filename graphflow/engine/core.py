@@ -73,7 +73,6 @@ class Core:
         self.opener = Opener(self.run, self.dispatcher)
         self.halter = Halter(self.run, self.dispatcher, self.opener)
         self.streams = Streams(self.run, self.dispatcher, self.halter)
-        self.is_closed = False
         self.is_finished = False
         self._stages = 0
         self._grafts_out = 0
@@ -137,7 +136,7 @@ class Core:
     def is_stalled(self) -> bool:
         """Whether nothing can ever happen again although nodes are open: a bug, looked for by the tests."""
         return (
-            self.is_closed
+            self.run.is_closed
             and not self.is_finished
             and not self.flights
             and not self._retries
@@ -251,7 +250,7 @@ class Core:
         stage.concurrency = min(widths, default=None)
 
     def _close(self, event: ev.RecordingClosed) -> None:
-        self.is_closed = self.run.is_closed = True
+        self.run.is_closed = True
         self.run.returned = event.returned
         self.streams.closed()
         for book in self.books.values():
@@ -279,8 +278,7 @@ class Core:
                 case TooManyFailed(book):
                     self.halter.halt(book)
                 case Unwanted(stage):
-                    if stage.pulled and not self.run.leader_of(stage).is_final:
-                        self.halter.abandon(stage)
+                    self.halter.abandon(stage)
                 case LanesOpen(stage, indices):
                     self.halter.reopen(stage, indices)
 
@@ -488,6 +486,7 @@ class Core:
         for book in self.books.values():
             book.stage.is_open = True
             book.stage.clear()
+            book.stage.paused.clear()
         for book in list(self.books.values()):
             if book.is_final:
                 continue
@@ -510,7 +509,7 @@ class Core:
 
     def _check_finish(self) -> None:
         run = self.run
-        if self.is_finished or not self.is_closed or run.open_nodes or run.flights or self._grafts_out:
+        if self.is_finished or not run.is_closed or run.open_nodes or run.flights or self._grafts_out:
             return
         self.is_finished = True
         unhandled = tuple(node for node, book in run.books.items() if book.unhandled())

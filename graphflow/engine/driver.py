@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord, Report
+from graphflow.runner.inputs import joined
 from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 
 __all__ = ["Driver"]
@@ -150,19 +151,19 @@ class Driver:
         """The failure of a node, or of one of its items, was given to the user."""
         self.tell(ev.FailureHandled(node, index))
 
-    def change_knobs(self, node: int, change: Mapping[str, Any], batch_size: int | None) -> None:
+    def change_knobs(
+        self, node: Node, change: Mapping[str, Any], *, batch_size: int | None, owner: str
+    ) -> None:
         """Change the knobs of a map; takes effect with the next batches.
 
         Raises
         ------
         TaskOptionError
-            If knobs contradict those that are set already.
+            If one is wrong, or contradicts those that are set already.
         """
-        book = self.core.books.get(node)
-        if book is None:
-            return
-        knobs = checked_knobs(book.node.name, change, before=book.knobs)
-        self.tell(ev.KnobsChanged(node=node, knobs=knobs, batch_size=batch_size))
+        book = self.core.books.get(node.id)
+        knobs = checked_knobs(owner, change, before=node.knobs if book is None else book.knobs)
+        self.tell(ev.KnobsChanged(node=node.id, knobs=knobs, batch_size=batch_size))
 
     def call(self, action: Callable[[], None]) -> None:
         """Run something on the driver's thread."""
@@ -511,11 +512,7 @@ class Driver:
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
         """Values by place; columns are fetched once each."""
-        columns: dict[int, list[Any]] = {}
-        for place in places:
-            if id(place.ref) not in columns:
-                columns[id(place.ref)] = self.column(place.ref)
-        return _kept([columns[id(place.ref)][place.position] for place in places])
+        return self.joined((place.ref, (place.position,)) for place in places)
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
@@ -536,14 +533,18 @@ class Driver:
 
     def values_of(self, node: int, indices: range) -> list[Any]:
         """The values of items that ended well."""
-        values: list[Any] = []
-        for ref, positions in self.history.node(node).parts(indices, self.dispatcher.filler):
-            column = self.column(ref)
-            if isinstance(positions, range) and positions.step == 1:
-                values += column[positions.start : positions.stop]
-            else:
-                values += [column[position] for position in positions]
-        return _kept(values)
+        return self.joined(self.history.node(node).parts(indices, self.dispatcher.filler))
+
+    def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
+        """The entries of columns, one part after the other; each column is fetched once."""
+        columns: dict[int, list[Any]] = {}
+
+        def load(ref: Ref) -> list[Any]:
+            if id(ref) not in columns:
+                columns[id(ref)] = self.column(ref)
+            return columns[id(ref)]
+
+        return _kept(list(joined(tuple(parts), load)))
 
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
         """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from graphflow.engine import events as ev
-from graphflow.engine.books import NodeBook, Stage
+from graphflow.engine.books import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import end_if_complete, end_items, set_width
 from graphflow.engine.queues import Dispatcher
 from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import Code
 
 __all__ = ["Halter"]
 
-_WAITING = bytes(code in (Code.PENDING, Code.AWAITING_RETRY, Code.PAUSED) for code in range(256))
+_WAITING = (Code.PENDING, Code.AWAITING_RETRY, Code.PAUSED)
 
 
 class Halter:
@@ -42,12 +42,8 @@ class Halter:
             return
         waiting = self._dispatcher.empty(stage)
         self._cut_short(stage)
-        is_waiting = bytearray(book.states.translate(_WAITING))
-        for flight in run.flights.values():
-            if book.node.id in flight.nodes:
-                for index in flight.out():
-                    is_waiting[index] = 0
-        rest = _marked(is_waiting)
+        under_way = [flight for flight in run.flights.values() if book.node.id in flight.nodes]
+        rest = _not_begun(book, under_way)
         end_items(run, book, rest, Code.CANCELLED)
         self._go_on(stage, book, rest, waiting)
         end_if_complete(run, book)
@@ -66,7 +62,7 @@ class Halter:
         if len(needs) == len(stage.members) and stage.leader == book.node.id:
             # A chain that begins with the map, the usual case: no item of it needs a look of its own.
             for other in others:
-                open_items = [i for i in rest if other.states[i] == Code.PENDING]
+                open_items = chosen(rest, codes_at(other.states, rest), (Code.PENDING,))
                 end_items(self._run, other, open_items, Code.UPSTREAM_FAILED)
         elif others:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
@@ -90,25 +86,21 @@ class Halter:
     def abandon(self, stage: Stage) -> None:
         """Nobody wants more of a map over an iterator: what has not begun of it is cancelled.
 
-        If the iterator has given all it has, the few items that are left run.
+        If the iterator has given all it has (or there is none), the few items that are left run.
         """
         run = self._run
-        if run.is_stopping or len(stage.exhausted) == len(stage.pulled):
+        has_more = len(stage.exhausted) < len(stage.pulled)
+        if run.is_stopping or not has_more or run.leader_of(stage).is_final:
             return
         waiting = self._dispatcher.empty(stage)
         self._cut_short(stage, is_wanted=True)
-        under_way = {
-            index for flight in run.flights.values() if flight.stage is stage for index in flight.out()
-        }
+        under_way = [flight for flight in run.flights.values() if flight.stage is stage]
         stage.is_halted = True
         for member in stage.members:
             book = run.books[member]
-            is_waiting = bytearray(book.states.translate(_WAITING))
-            is_waiting[: stage.taken_below] = bytes(len(is_waiting[: stage.taken_below]))
-            for index in under_way:
-                is_waiting[index] = 0
             book.wanted_below = stage.taken_below
-            end_items(run, book, _marked(is_waiting), Code.CANCELLED)
+            rest = _not_begun(book, under_way, start=stage.taken_below)
+            end_items(run, book, rest, Code.CANCELLED)
         taken = [index for part in waiting for index in part if index < stage.taken_below]
         if taken:
             run.notices.append(LanesOpen(stage, taken))
@@ -123,18 +115,13 @@ class Halter:
             book = self._run.books[member]
             given_up = [i for i in indices if book.states[i] == Code.PENDING and book.is_given_up(i)]
             end_items(self._run, book, given_up, Code.CANCELLED)
-        self._opener.continue_lanes(stage, [i for i in indices if self._is_open(stage, i)])
-
-    def _is_open(self, stage: Stage, index: int) -> bool:
-        return any(self._run.books[member].states[index] not in FINAL_CODES for member in stage.members)
+        self._opener.continue_lanes(stage, indices)
 
 
-def _marked(mask: bytearray) -> Sequence[int]:
-    """The places where a mask is 1, as a range where they are one."""
-    count = mask.count(1)
-    if not count:
-        return ()
-    first, last = mask.find(1), mask.rfind(1)
-    if last - first + 1 == count:
-        return range(first, last + 1)
-    return [index for index, flag in enumerate(mask) if flag]
+def _not_begun(book: NodeBook, under_way: Iterable[Flight], *, start: int = 0) -> Sequence[int]:
+    """The items of a node, from `start` on, that wait and are in none of these batches."""
+    codes = bytearray(book.states)
+    for flight in under_way:
+        for index in flight.out():
+            codes[index] = Code.RUNNING
+    return chosen(range(start, len(codes)), bytes(codes[start:]), _WAITING)

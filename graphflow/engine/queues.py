@@ -246,9 +246,7 @@ class Dispatcher:
         for nodes, indices in stage.alone:
             self._unmark(nodes, indices)
             waiting.append(indices)
-        parked = list(stage.paused)
         stage.clear()
-        stage.paused = parked
         return waiting
 
     def land(self, batch: int) -> None:

@@ -78,10 +78,10 @@ class Streams:
                 for stage in self._stages(reader):
                     stage.taken_below = max(stage.taken_below, self._taken_below(reader))
         for stage in stages.values():
-            if not stage.is_open:
-                stage.is_unwanted = True
-            elif stage.pulled and not self.run.leader_of(stage).is_final:
+            if stage.is_open:
                 self.halter.abandon(stage)
+            else:
+                stage.is_unwanted = True
 
     def _apply(self) -> None:
         """Each stage may go as far as any of its readers wants; without limit where others need it."""

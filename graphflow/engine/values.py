@@ -203,15 +203,7 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
             return list(value)
         return value
     gathered = driver.dispatcher.gathered(node.id, None)
-    refs = list({id(ref): ref for ref, _ in gathered.parts}.values())
-    columns = {id(ref): column for ref, column in zip(refs, driver.backend.fetch(refs), strict=True)}
-    values: list[Any] = []
-    for ref, positions in gathered.parts:
-        column = columns[id(ref)]
-        if isinstance(positions, range) and positions.step == 1:
-            values += column[positions.start : positions.stop]
-        else:
-            values += [column[each] for each in positions]
+    values = driver.joined(gathered.parts)
     if gathered.dropped:
         dropped = set(gathered.dropped)
         values = [value for i, value in enumerate(values) if i not in dropped]

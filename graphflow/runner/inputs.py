@@ -30,6 +30,7 @@ __all__ = [
     "MixedColumn",
     "Ready",
     "failed_input",
+    "joined",
     "make_call",
     "make_chunk_call",
     "ready_inputs",
@@ -69,7 +70,7 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     if isinstance(source, Whole):
         return Constant(load(source.ref)[source.position])
     if isinstance(source, Column):
-        column = _joined(source.parts, load)
+        column = joined(source.parts, load)
         if not source.overrides:
             return column
         column = list(column)
@@ -79,10 +80,10 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     if isinstance(source, Gathered) and source.is_folded:
         # Failed items never get here: what is left out has no place that anything could name.
         return Constant(
-            [value for part in source.parts for value in _joined((part,), load) if type(value) is Folded]
+            [value for part in source.parts for value in joined((part,), load) if type(value) is Folded]
         )
     if isinstance(source, Gathered):
-        values = list(_joined(source.parts, load))
+        values = list(joined(source.parts, load))
         for place, value in source.overrides.items():
             values[place] = value
         if source.dropped:
@@ -99,7 +100,14 @@ def _checked(values: Sequence[Any]) -> Sequence[Any]:
     return MixedColumn(values) if isinstance(values, list) and FailedInput in map(type, values) else values
 
 
-def _joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
+def joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
+    """The entries of the parts, one part after the other; a column that is taken whole is given itself.
+
+    Raises
+    ------
+    ValueUnavailable
+        If a column was let go.
+    """
     values: list[Any] = []
     for ref, positions in parts:
         if ref.kind == "gone":

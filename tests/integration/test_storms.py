@@ -309,9 +309,9 @@ def test_a_storm_does_not_keep_its_batches_alive(local_name: str) -> None:
 
     run, _ = stormed(apart.with_options(batch_size=100), local_name, 5_000)
     gc.collect()
-    # A thread may still be on its way out of the last one.
+    # Of fifty: each thread may still be on its way out of its last one, with the one that it took before.
     alive = [each for each in gc.get_objects() if type(each) is Batch and each.order.run_id == run.id]
-    assert len(alive) <= 2
+    assert len(alive) <= 6
     assert run.state == "Failed"
 
 

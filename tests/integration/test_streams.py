@@ -239,3 +239,30 @@ def test_values_that_were_read_are_let_go_once_they_are_many() -> None:
     assert {item.state.name for item in items} == {"Completed"}
     with pytest.raises(ValueUnavailable):
         _ = items[0].value
+
+
+def test_a_map_whose_values_were_let_go_says_so_when_all_are_asked_for(
+    local_name: str, wait_until: Callable[..., None]
+) -> None:
+    @task(batch_size=10)
+    def large(x: int) -> bytes:
+        return bytes(1_000_000)
+
+    def are_gone(found: Any) -> bool:
+        try:
+            found.result()
+        except ValueUnavailable as error:
+            return "not kept any more" in str(error)
+        return False
+
+    @flow(backend=local_name)
+    def body() -> int:
+        found = large.map(x for x in range(200))
+        for future in found:
+            future.result()
+        del future
+        # The driver lets go of them when it comes to it.
+        wait_until(lambda: are_gone(found))
+        return found[199].result().count(0)
+
+    assert body() == 1_000_000
