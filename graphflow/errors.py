@@ -17,16 +17,27 @@ __all__ = [
     "FlowFailed",
     "FlowTimedOut",
     "ForcingError",
+    "FlowChanged",
     "GraphflowError",
+    "HistoryDamaged",
+    "HistoryError",
+    "HistoryTooNew",
     "ItemCrashed",
     "ItemTimedOut",
+    "LeaseHeld",
+    "LeaseLost",
     "MapFailed",
     "MapTypeError",
     "MapWidthError",
     "ParameterError",
     "RemoteError",
+    "ResultDamaged",
+    "ResultStoreError",
     "RunCancelled",
+    "RunNotFound",
     "SerializationError",
+    "SettingsError",
+    "SourceChanged",
     "TargetError",
     "TaskOptionError",
     "TransitionError",
@@ -127,6 +138,56 @@ class BackendUnreachable(BackendError, ConnectionError):
 
 class TargetError(GraphflowError, ValueError):
     """The target of a command (file.py:flow) cannot be loaded."""
+
+
+class SettingsError(GraphflowError, ValueError):
+    """Something configured by the environment or a file is wrong."""
+
+
+class HistoryError(GraphflowError, RuntimeError):
+    """The history of a run cannot be read or written (a full disk, missing rights, a lock that never opens)."""
+
+
+class HistoryDamaged(HistoryError):
+    """A history is not what was written: truncated, changed, or signed with another key."""
+
+
+class HistoryTooNew(HistoryError):
+    """A history was written by a newer graphflow."""
+
+
+class RunNotFound(GraphflowError, LookupError):
+    """No run, or more than one, goes by an id, prefix or name."""
+
+
+class LeaseHeld(GraphflowError, RuntimeError):
+    """A run has a driver already; `host`, `pid` and `until` (seconds since the epoch) say which."""
+
+    def __init__(self, message: str, *, host: str = "", pid: int = 0, until: float = 0.0) -> None:
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.until = until
+
+
+class LeaseLost(GraphflowError, RuntimeError):
+    """This driver's run was taken over by another: it can write nothing more, and stops."""
+
+
+class FlowChanged(GraphflowError, ValueError):
+    """A flow's code was changed so that its earlier run does not match it; names the first difference."""
+
+
+class SourceChanged(GraphflowError, ValueError):
+    """An iterator gives other items than in the earlier life of the run."""
+
+
+class ResultStoreError(GraphflowError, RuntimeError):
+    """The result store cannot be read or written."""
+
+
+class ResultDamaged(ResultStoreError, ValueUnavailable):
+    """A stored result is missing, or is not what was written; it is refused."""
 
 
 class RemoteError(GraphflowError):

@@ -5,12 +5,13 @@ Each has a contract test suite in `graphflow.testing` that every adapter passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
+from graphflow.records import Entry, Record, Request, RunHeader
 from graphflow.reports import Report
 
 __all__ = [
@@ -21,7 +22,11 @@ __all__ = [
     "BatchLost",
     "Capacity",
     "CapacityChanged",
+    "Clock",
     "Forecasted",
+    "History",
+    "Journal",
+    "ResultStore",
     "RunEvent",
 ]
 
@@ -183,3 +188,208 @@ class RunEvent:
     node: int | None = None
     state: str = ""
     count: int = 0
+
+
+# -- history and results -----------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """What tells the time; tests have one that jumps."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch; may be set back."""
+        ...
+
+    def steady(self) -> float:
+        """Seconds of a clock that never goes back, the same in all processes of a host until it is booted again."""
+        ...
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """The history of one run as its driver writes it. Not for use by several threads, but for `renew`."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The number of this driver among the run's; every commit is guarded by it."""
+        ...
+
+    def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
+        """Make records durable, all of them or none; gives the commit's number.
+
+        `state` is the run's state from now on, for lists of runs.
+
+        Raises
+        ------
+        LeaseLost
+            If another driver took the run; nothing was written.
+        HistoryError
+            If the disk is full, the file locked or gone; nothing was written.
+        """
+        ...
+
+    def renew(self) -> None:
+        """Keep the lease for another term; may be called by another thread.
+
+        Raises
+        ------
+        LeaseLost
+            If another driver took the run.
+        """
+        ...
+
+    def requests(self) -> list[Request]:
+        """What was asked from outside and is not answered yet, oldest first; cheap where there is nothing new."""
+        ...
+
+    def answer(self, request: int, error: str = "") -> None:
+        """Say that a request was carried out, or what was wrong with it."""
+        ...
+
+    def close(self) -> None:
+        """Give the lease back; calling it again does nothing."""
+        ...
+
+
+@runtime_checkable
+class History(Protocol):
+    """The histories of all runs of a place, for drivers that write and anybody who reads."""
+
+    def create(self, header: RunHeader) -> Journal:
+        """Begin the history of a new run, and take it.
+
+        Raises
+        ------
+        HistoryError
+            If there is such a run already, or the place cannot be written.
+        """
+        ...
+
+    def take(self, run_id: str) -> Journal:
+        """Become the driver of a run that has none: the next epoch begins.
+
+        Raises
+        ------
+        LeaseHeld
+            If it has one.
+        RunNotFound
+            If there is no such run.
+        HistoryDamaged, HistoryTooNew
+            If what was written cannot be trusted or read.
+        """
+        ...
+
+    def find(self, text: str) -> RunHeader:
+        """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
+
+        Raises
+        ------
+        RunNotFound
+            If there is none, or several.
+        """
+        ...
+
+    def runs(
+        self,
+        *,
+        flow_name: str | None = None,
+        states: Collection[str] = (),
+        since: float | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunHeader]:
+        """Runs, the newest first; `before` is the id of the last one of the page before."""
+        ...
+
+    def read(
+        self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
+    ) -> Iterator[Entry]:
+        """Records of commits after a number, in order, each of them verified; never blocks the run's driver.
+
+        Raises
+        ------
+        HistoryDamaged
+            At the first record that is not what was written.
+        """
+        ...
+
+    def head(self, run_id: str) -> int:
+        """The number of the last commit; cheap."""
+        ...
+
+    def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
+        """Ask something of a run's driver; gives the request's number.
+
+        Raises
+        ------
+        HistoryError
+            If the run has no driver that could answer.
+        """
+        ...
+
+    def answer_of(self, request: int) -> str | None:
+        """What the driver answered: None until it did, empty where all is well."""
+        ...
+
+    def verify(self, run_id: str) -> list[str]:
+        """All that is wrong with a run's history, as texts; empty where it is just as it was written."""
+        ...
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run.
+
+        Raises
+        ------
+        LeaseHeld
+            If a driver is at it.
+        """
+        ...
+
+    def results_folder(self, run_id: str) -> str:
+        """Where the results of a run go by default, as an absolute path."""
+        ...
+
+
+@runtime_checkable
+class ResultStore(Protocol):
+    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too."""
+
+    @property
+    def url(self) -> str:
+        """How messages name it; without credentials."""
+        ...
+
+    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+        """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
+
+        Raises
+        ------
+        ResultStoreError
+            If it cannot be written (a full disk, missing rights).
+        """
+        ...
+
+    def read(self, name: str, offset: int, nbytes: int) -> bytes:
+        """Bytes of an object.
+
+        Raises
+        ------
+        ResultDamaged
+            If there is no such object, or it is shorter.
+        ResultStoreError
+            If the store cannot be reached.
+        """
+        ...
+
+    def names(self) -> Iterator[str]:
+        """All objects."""
+        ...
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        ...

@@ -18,6 +18,7 @@ __all__ = [
     "LogRecord",
     "Report",
     "StepReport",
+    "Stored",
     "ValueInfo",
     "Variants",
 ]
@@ -59,8 +60,22 @@ class LogRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A column of values in a result store: `count` of them, in an object, at an offset, with the digest of these bytes."""
+
+    name: str
+    offset: int
+    nbytes: int
+    digest: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """What happened to each item at one task.
+
+    `stored` is where the column of values was written so that it outlives the run, `digests` what its items were
+    mapped over (8 bytes per position, zeros where that cannot be told; empty where nothing is to be compared).
 
     `states` has one code per position reached, `attempts` the attempts made in all (also in earlier
     batches), `starts` seconds after the report's `started`, `durations` seconds. `values` and `labels`
@@ -79,6 +94,8 @@ class StepReport:
     faults: Faults = NO_FAULTS
     anomalies: Sequence[Anomaly] = ()
     grafts: Sequence[Graft] = ()
+    stored: Stored | None = None
+    digests: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +125,5 @@ class Report:
     cpu_seconds: float = 0.0
     is_remote: bool = False
     is_refused: bool = False
+    store_error: str = ""
+    """Why values could not be written to the result store; empty where they were, or need not be."""
