@@ -1,7 +1,7 @@
 """What a run's history is made of: records, as plain values that no pickle is needed for.
 
 A history is a list of commits, a commit a list of `Record`s that become durable together. A record has a few
-header fields that are looked for, and a body of bytes (`graphflow.history.codec` makes and reads them).
+header fields that are looked for, and a body of bytes (`graphflow.histories.codec` makes and reads them).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from graphflow.engine.values import node_exception
 from graphflow.failures import Failures
 from graphflow.graph import Node
-from graphflow.history.errors import DistinctErrors
+from graphflow.histories.errors import DistinctErrors
 from graphflow.item import Item, moment
 from graphflow.states import FAILED_CODES, Code, Counts, State
 

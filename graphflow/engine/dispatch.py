@@ -11,7 +11,7 @@ from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
 from graphflow.folding import Fold
 from graphflow.graph import Dep, DepKind, Node, Source
-from graphflow.history.memory import MemoryHistory
+from graphflow.histories.memory import MemoryHistory
 from graphflow.mapping import FailedInput, SkippedInput, elements_of, slice_of
 from graphflow.orders import (
     BatchOrder,

@@ -21,8 +21,8 @@ from graphflow.engine.hooks import Hooks
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
 from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed, ValueUnavailable
 from graphflow.graph import Node
-from graphflow.history.keeping import ReadValues
-from graphflow.history.memory import MemoryHistory, Place
+from graphflow.histories.keeping import ReadValues
+from graphflow.histories.memory import MemoryHistory, Place
 from graphflow.knobs import checked_knobs
 from graphflow.mapping import DROPPED
 from graphflow.orders import GONE_TEXT, Ref

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from graphflow.history.memory import NodeHistory
+from graphflow.histories.memory import NodeHistory
 from graphflow.orders import GONE, Ref
 
 __all__ = ["ReadValues"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphflow.anomalies import Anomaly, AnomalyTable, ErrorRecord, Faults
-from graphflow.history.memory import MemoryHistory, Place
+from graphflow.histories.memory import MemoryHistory, Place
 from graphflow.orders import Ref
 from graphflow.reports import LogRecord, Report, StepReport
 from graphflow.states import Code

@@ -9,8 +9,8 @@ import pytest
 
 from graphflow.anomalies import ErrorRecord, Faults, Variants, pack_chunk
 from graphflow.errors import RemoteError
-from graphflow.history import errors as history_errors
-from graphflow.history.errors import BatchErrors, ErrorBook, ErrorTally, Ranges, exception_of
+from graphflow.histories import errors as history_errors
+from graphflow.histories.errors import BatchErrors, ErrorBook, ErrorTally, Ranges, exception_of
 from graphflow.reports import Report
 from graphflow.states import Code
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphflow.anomalies import Anomaly, AnomalyTable, ErrorRecord
-from graphflow.history.errors import BatchErrors, DistinctErrors, ErrorBook, ErrorTally, exception_of
+from graphflow.histories.errors import BatchErrors, DistinctErrors, ErrorBook, ErrorTally, exception_of
 from graphflow.orders import Ref
 from graphflow.reports import LogRecord, Report, StepReport
 from graphflow.states import Code
