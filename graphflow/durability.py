@@ -137,7 +137,7 @@ class Durability:
         """Which values are written, and where."""
         return Persistence(
             store=self.store,
-            prefix=f"{self.journal.epoch:04d}-",
+            epoch=self.journal.epoch,
             default=flow.options.persist is not False,
             compares=True,
         )
@@ -213,6 +213,11 @@ class Durability:
         self.write_log()
         self.books.run_moved(code, message)
         self.books.commit()
+
+    def begin_attempt(self, flow: Definition, run: Run) -> None:
+        """The flow is tried again as a whole: nothing of the attempt before counts any more."""
+        self.recovery = None
+        self.books.begin(_life(flow, run, self.journal.epoch, "attempt", self.store))
 
     def completed(self, value: Any) -> None:
         """The run has a value, which is kept so that it can be asked for later."""
@@ -301,7 +306,6 @@ def reopen(
             rerun_changed=rerun_changed,
             is_forced=is_forced,
         )
-        _check_selections(recovery, selections or ())
         books = Bookkeeper(
             journal,
             RecordWriter.continuing(replay),
@@ -327,28 +331,12 @@ def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
     return replay
 
 
-def _check_selections(recovery: Recovery, selections: Sequence[Selection]) -> None:
-    for each in selections:
-        found = [
-            known
-            for known in recovery.replay.nodes.values()
-            if each.node in (known.entry.name, known.entry.task_name)
-        ]
-        if not found:
-            names = ", ".join(known.entry.name for known in recovery.replay.nodes.values()) or "none"
-            raise RunNotFound(f"the run has no node {each.node!r}; there are: {names}")
-        width = len(found[0].states)
-        wrong = sorted(index for index in each.indices or () if not 0 <= index < width)
-        if wrong:
-            raise IndexError(f"{each.node} has {width} items; there is no item {wrong[0]}")
-
-
 def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     """Columns of values that are not there any more just as they were written."""
-    from graphflow.results.packs import verify
+    from graphflow.results import packs
 
     stored = list(replay.stored())
-    damaged = [each for each in stored if not verify(store, each)]
+    damaged = packs.damaged(store, stored)
     if damaged:
         names = ", ".join(sorted({each.name for each in damaged})[:5])
         logger.warning(

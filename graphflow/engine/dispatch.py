@@ -47,13 +47,12 @@ def _is_tolerated(book: NodeBook, index: int) -> bool:
 class Persistence:
     """Which values are written to where they outlive the run.
 
-    `store` is None where none are; `prefix` sets the objects of one driver apart from those of another; `default` holds for
-    tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
+    `store` is None where none are; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
     tell whether they are the same.
     """
 
     store: ResultStore | None = None
-    prefix: str = ""
+    epoch: int = 0
     default: bool = True
     compares: bool = False
 
@@ -130,6 +129,8 @@ class Dispatcher:
                     timeout_seconds=command.limits[number] if command.limits else None,
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
+                    persists=self._persistence.keeps(node.program),
+                    wants_digests=number == 0 and self._persistence.compares and bool(node.sources),
                 )
             )
         return BatchOrder(
@@ -142,6 +143,8 @@ class Dispatcher:
             slice_seconds=command.slice_seconds,
             concurrency=command.concurrency,
             pace=command.pace,
+            results=self._persistence.store,
+            epoch=self._persistence.epoch,
         )
 
     def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
 from graphflow.knobs import checked_knobs
 from graphflow.mapping import DROPPED
-from graphflow.orders import GONE_TEXT, Program, Ref
+from graphflow.orders import GONE_TEXT, Ref
 from graphflow.ports import (
     Backend,
     BackendEvent,
@@ -41,6 +42,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord, Report
+from graphflow.results.here import store_report
 from graphflow.runner.inputs import joined
 from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 
@@ -109,6 +111,8 @@ class Driver:
         self.hooks = Hooks(make_run_view)
         self._books = books
         self._recovery = recovery
+        self._persistence = persistence
+        self._has_warned = False
         self._outbox: list[ev.Command] = []
         """Commands that tell somebody, until all that they tell of is durable."""
         self._adopt = adopt
@@ -194,10 +198,25 @@ class Driver:
         self._note(node, {**change, **({} if batch_size is None else {"batch_size": batch_size})})
         self.tell(ev.KnobsChanged(node=node.id, knobs=knobs, batch_size=batch_size))
 
-    def change_policy(self, node: Node, program: Program, change: Mapping[str, Any]) -> None:
-        """Run a task with other policies from the next batch on."""
+    def change_policy(self, node: Node, change: Mapping[str, Any], *, owner: str) -> None:
+        """Run a task with other policies from the next batch on.
+
+        Raises
+        ------
+        TaskOptionError
+            If one is wrong.
+        """
+        book = self.core.books.get(node.id)
+        program = (node if book is None else book.node).program
+        if program is None:
+            raise GraphflowError(f"{owner}: {node.name} has no policies")
+        options = program.options.with_policy(owner, change)
         self._note(node, change)
-        self.tell(ev.PolicyChanged(node=node.id, program=program))
+        self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
+
+    def give_up(self, error: GraphflowError) -> None:
+        """The run cannot go on here: nothing more is written or sent."""
+        self._inbox.put(lambda: self._fail(error))
 
     def _note(self, node: Node, change: Mapping[str, Any]) -> None:
         books = self._books
@@ -419,6 +438,7 @@ class Driver:
             self._outbox.append(command)
 
     def _reported(self, report: Report) -> None:
+        report = self._stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
             return
@@ -427,6 +447,38 @@ class Driver:
         if self._forecasted is not None and now >= self._forecast_at:
             self._forecasted.forecast(self.run_id, self.core.remaining_seconds())
             self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
+
+    def _stored(self, report: Report) -> Report:
+        """The report with its values written, also where the workers did not reach the store."""
+        keeping = self._persistence
+        books = self.core.books
+        missing = [
+            step.node
+            for step in report.steps
+            if step.stored is None
+            and step.values is not None
+            and step.values.kind != "local"
+            and (program := books[step.node].node.program) is not None
+            and keeping.keeps(program)
+        ]
+        if not missing or keeping.store is None or report.store_error or report.is_refused:
+            return report
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "run %s: the workers of %s do not reach %s; results go there through this process",
+                self.run_id,
+                self.backend.name,
+                keeping.store.url,
+            )
+        return store_report(
+            report,
+            keeping.store,
+            self.column,
+            run_id=self.run_id,
+            epoch=keeping.epoch,
+            nodes=missing,
+        )
 
     def _lost(self, event: BatchLost) -> None:
         if self._books is not None and event.batch in self.core.flights:

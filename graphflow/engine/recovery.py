@@ -14,7 +14,7 @@ from typing import Any
 
 from graphflow.engine.bookkeeping import node_inputs
 from graphflow.engine.books import Past
-from graphflow.errors import FlowChanged, SourceChanged
+from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
 from graphflow.hashing import combined_digests
@@ -29,8 +29,8 @@ __all__ = ["Recovery", "Selection"]
 logger = logging.getLogger("graphflow.recovery")
 GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
 _KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
-_KEPT_TOLERANT = bytes(
-    code if code in GOOD or (code in FAILED_CODES and code != Code.UPSTREAM_FAILED) else Code.PENDING
+_KEPT_FAILURES = bytes(
+    code if code in GOOD or code == Code.CANCELLED or (code in FAILED_CODES and code != Code.UPSTREAM_FAILED) else Code.PENDING
     for code in range(256)
 )
 _ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
@@ -41,7 +41,10 @@ SUSPECT_DEATHS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Items to run again although they may have ended well; `indices` None stands for all of a node."""
+    """Items to run again although they may have ended well, and no others; `indices` None stands for all of a node.
+
+    An empty `node` is the run's only map.
+    """
 
     node: str
     indices: frozenset[int] | None = None
@@ -90,7 +93,7 @@ class Recovery:
         self.replay = replay
         self._nodes = {known.entry.key: known for known in replay.nodes.values()}
         self._damaged = {(each.name, each.offset) for each in damaged}
-        self._selections = {each.node: each for each in selections}
+        self._selections = {self._named(each): each for each in selections}
         self._rerun_changed = rerun_changed
         before = replay.lives[0].code if replay.lives else ""
         self._is_strict = not is_forced and bool(code and before and code != before)
@@ -99,6 +102,33 @@ class Recovery:
         self._keys: dict[int, str] = {}
         self._matched: dict[int, _Matched] = {}
         self._warned: set[str] = set()
+
+    def _named(self, selection: Selection) -> str:
+        """The node that a selection means, once it is found to be there.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such node.
+        IndexError
+            If there is no such item.
+        """
+        entries = [known.entry for known in self.replay.nodes.values() if not known.entry.is_builtin]
+        maps = [entry.name for entry in entries if entry.is_mapped]
+        name = selection.node
+        if not name:
+            if len(maps) != 1:
+                raise RunNotFound(f"the run has {len(maps)} maps ({', '.join(maps) or 'none'}); name the node")
+            name = maps[0]
+        entry = next((each for each in entries if each.name == name), None)
+        if entry is None:
+            names = ", ".join(each.name for each in entries) or "none"
+            raise RunNotFound(f"the run has no node {name!r}; there are: {names}")
+        width = len(self.replay.nodes[entry.number].states)
+        wrong = sorted(index for index in selection.indices or () if not 0 <= index < width)
+        if wrong:
+            raise IndexError(f"{name} has {width} items; there is no item {wrong[0]}")
+        return name
 
     @property
     def numbers(self) -> Mapping[str, int]:
@@ -183,13 +213,14 @@ class Recovery:
     def _made(self, node: Node, known: ReplayedNode) -> Past:
         size = len(known.states)
         is_tolerant = node.knobs.is_tolerant and known.code == Code.COMPLETED
-        states = bytearray(known.states.translate(_KEPT_TOLERANT if is_tolerant else _KEPT))
+        keeps_failures = is_tolerant or bool(self._selections)
+        states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
         # What failed for good starts with all its attempts.
         spent = int.from_bytes(known.states.translate(_ENDED)) & ~int.from_bytes(states.translate(_ANY))
         attempts = bytearray((int.from_bytes(attempts) & ~spent).to_bytes(size))
         self._count_flying(node, known, attempts)
-        selection = self._selections.get(node.name) or self._selections.get(node.task_name)
+        selection = self._selections.get(node.name)
         if selection is not None:
             chosen = range(size) if selection.indices is None else selection.indices
             for index in chosen:
@@ -203,7 +234,7 @@ class Recovery:
             valued=self._valued(known, states),
             info=known.info,
             suspects=frozenset(
-                index for index, deaths in known.deaths.items() if deaths >= SUSPECT_DEATHS and not states[index]
+                index for index in known.suspects(SUSPECT_DEATHS) if index < size and not states[index]
             ),
         )
 
@@ -211,7 +242,7 @@ class Recovery:
     def _count_flying(node: Node, known: ReplayedNode, attempts: bytearray) -> None:
         """An attempt that was under way when the driver died counts where others went before it, but never as the last."""
         retries = 0 if node.program is None else node.program.options.retry.retries
-        for index in known.flying:
+        for index in known.in_flight():
             if index < len(attempts) and 0 < attempts[index] < retries:
                 attempts[index] += 1
 
