@@ -16,10 +16,10 @@ from typing import Any
 
 from graphflow.backends import resolve
 from graphflow.context import FLOW, RECORDER, FlowContext
+from graphflow.durability import Durability
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
 from graphflow.engine.values import outcome_of, unhandled_exception
-from graphflow.durability import Durability
 from graphflow.errors import (
     BackendError,
     FlowTimedOut,

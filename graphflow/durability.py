@@ -9,25 +9,21 @@ import os
 import pickle
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from graphflow import ids, settings
+from graphflow import settings
 from graphflow.engine.bookkeeping import Bookkeeper
-from graphflow.engine.dispatch import NO_PERSISTENCE, Persistence
+from graphflow.engine.dispatch import Persistence
 from graphflow.engine.recovery import Recovery, Selection
 from graphflow.errors import (
     GraphflowError,
-    HistoryDamaged,
-    HistoryError,
     LeaseLost,
     ResultDamaged,
     RunNotFound,
@@ -40,7 +36,7 @@ from graphflow.histories.replay import Replay
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records import Life, Request, RunHeader
 from graphflow.runner.capture import LogSink
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.calls import Definition
@@ -310,7 +306,6 @@ def reopen(
             journal,
             RecordWriter.continuing(replay),
             numbers=recovery.numbers,
-            lines=len(replay.history.logs),
         )
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
@@ -379,7 +374,9 @@ def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
     data = store.read(str(stored["name"]), 0, int(stored["nbytes"]))
     # The digest stands in the history, which is signed.
     if hashlib.blake2b(data, digest_size=16).hexdigest() != stored["digest"]:
-        raise ResultDamaged(f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused")
+        raise ResultDamaged(
+            f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused"
+        )
     try:
         return pickle.loads(data)
     except Exception as error:

@@ -230,7 +230,9 @@ class Flow(Generic[P, R]):
 
         chosen = None if indices is None else frozenset(indices)
         if chosen is not None and not chosen:
-            raise ParameterError("redrive: indices is empty; name the items, or leave it out for all of the node")
+            raise ParameterError(
+                "redrive: indices is empty; name the items, or leave it out for all of the node"
+            )
         if failed and (node is not None or chosen is not None):
             raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
         if failed is False and node is None and chosen is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from graphflow.engine import events as ev
@@ -37,10 +37,6 @@ from graphflow.states import Code
 
 __all__ = ["Bookkeeper", "node_inputs"]
 
-MAX_LOG_LINES = 100_000
-"""Lines of the log that a run's history keeps; of the others it keeps the number."""
-MAX_BODY_LOG_LINES = 100_000
-
 
 class Bookkeeper:
     """Turns commands into records and commits them.
@@ -53,8 +49,6 @@ class Bookkeeper:
         Makes the records.
     numbers
         The numbers that nodes have by key, from earlier lives.
-    lines
-        Lines of the log that the history has already.
     """
 
     def __init__(
@@ -63,17 +57,13 @@ class Bookkeeper:
         writer: RecordWriter,
         *,
         numbers: Mapping[str, int] | None = None,
-        lines: int = 0,
     ) -> None:
         self.journal = journal
         self._writer = writer
         self._by_key = dict(numbers or {})
         self._numbers: dict[int, int] = {}
-        self._known: set[str] = set(self._by_key)
         self._records: list[Record] = []
         self._state: str | None = None
-        self._lines = lines
-        self._lines_dropped = 0
         self._lock = threading.RLock()
 
     # -- the run as a whole -----------------------------------------------------------------------------
@@ -108,10 +98,9 @@ class Bookkeeper:
     def logged(self, lines: Sequence[LogRecord], dropped: int = 0) -> None:
         """Lines of the flow's body."""
         with self._lock:
-            kept = self._room(lines)
-            dropped += len(lines) - len(kept)
-            if kept or dropped:
-                self._add(self._writer.log(kept, dropped, time.time()))
+            record = self._writer.log(lines, dropped, time.time())
+            if record is not None:
+                self._add(record)
 
     # -- nodes ------------------------------------------------------------------------------------------
 
@@ -167,9 +156,6 @@ class Bookkeeper:
     def reported(self, report: Report, indices: Sequence[int], load: Callable[[Ref], list[Any]]) -> None:
         """A batch reported of these indices."""
         with self._lock:
-            kept = self._room(report.logs)
-            dropped = report.logs_dropped + len(report.logs) - len(kept)
-            report = replace(report, logs=kept, logs_dropped=dropped)
             self._records += self._writer.report(
                 report, indices, number=self._numbers.__getitem__, load=load, at=time.time()
             )
@@ -204,9 +190,7 @@ class Bookkeeper:
             message = f"{type(command.error).__name__}: {command.error}"
             code = Code.FAILED
             self._add(
-                self._writer.state(
-                    self._numbers[command.node], Transition(code=code, message=message), at
-                )
+                self._writer.state(self._numbers[command.node], Transition(code=code, message=message), at)
             )
         elif isinstance(command, ev.Alias):
             alias = Alias(
@@ -238,12 +222,6 @@ class Bookkeeper:
     def _add(self, record: Record) -> None:
         with self._lock:
             self._records.append(record)
-
-    def _room(self, lines: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """The lines that there is room for."""
-        kept = lines[: max(0, MAX_LOG_LINES - self._lines)]
-        self._lines += len(kept)
-        return kept
 
 
 def node_inputs(node: Node) -> str:

@@ -23,7 +23,14 @@ from graphflow.engine.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.engine.hooks import Hooks
 from graphflow.engine.recovery import Recovery
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
-from graphflow.errors import BackendError, GraphflowError, ResultStoreError, RunCancelled, UpstreamFailed, ValueUnavailable
+from graphflow.errors import (
+    BackendError,
+    GraphflowError,
+    ResultStoreError,
+    RunCancelled,
+    UpstreamFailed,
+    ValueUnavailable,
+)
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -487,9 +494,7 @@ class Driver:
             ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
         )
 
-    def _pasts(
-        self, nodes: Sequence[Node], parent: tuple[int, int] | None = None
-    ) -> Mapping[int, Past]:
+    def _pasts(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
         """Book nodes that were recorded; gives what earlier lives of the run left of them."""
         pasts: dict[int, Past] = {}
         for node in nodes:

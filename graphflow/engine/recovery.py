@@ -30,7 +30,9 @@ logger = logging.getLogger("graphflow.recovery")
 GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
 _KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
 _KEPT_FAILURES = bytes(
-    code if code in GOOD or code == Code.CANCELLED or (code in FAILED_CODES and code != Code.UPSTREAM_FAILED) else Code.PENDING
+    code
+    if code in GOOD or code == Code.CANCELLED or (code in FAILED_CODES and code != Code.UPSTREAM_FAILED)
+    else Code.PENDING
     for code in range(256)
 )
 _ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
@@ -118,7 +120,9 @@ class Recovery:
         name = selection.node
         if not name:
             if len(maps) != 1:
-                raise RunNotFound(f"the run has {len(maps)} maps ({', '.join(maps) or 'none'}); name the node")
+                raise RunNotFound(
+                    f"the run has {len(maps)} maps ({', '.join(maps) or 'none'}); name the node"
+                )
             name = maps[0]
         entry = next((each for each in entries if each.name == name), None)
         if entry is None:
@@ -248,7 +252,9 @@ class Recovery:
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
         """Where a value is there, or none is needed."""
-        table = bytes(code != Code.PENDING and code not in (Code.COMPLETED, Code.CACHED) for code in range(256))
+        table = bytes(
+            code != Code.PENDING and code not in (Code.COMPLETED, Code.CACHED) for code in range(256)
+        )
         valued = bytearray(states.translate(table))
         history = self.replay.history.node(known.entry.number)
         at = 0
@@ -309,4 +315,3 @@ class Recovery:
                     f"the iterator that {node.name} is mapped over gives another item {start + place} than in the earlier life of "
                     "this run. Its items cannot be matched: run the flow anew, or give a list"
                 )
-
