@@ -12,7 +12,7 @@ from graphflow.histories.packing import Packer, Unpacker, pressed, unpressed
 from graphflow.orders import Ref
 from graphflow.reports import StepReport, Stored, ValueInfo
 
-__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items", "stored_ref"]
+__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items"]
 
 VERSION = 1
 DIGEST_NBYTES = 8
