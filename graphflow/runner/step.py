@@ -10,13 +10,27 @@ from typing import Any
 
 from graphflow.anomalies import AnomalyTable
 from graphflow.context import TaskContext
-from graphflow.errors import GraphflowError, ItemTimedOut, SerializationError, UpstreamFailed
+from graphflow.errors import (
+    GraphflowError,
+    ItemTimedOut,
+    ResultDamaged,
+    SerializationError,
+    UpstreamFailed,
+)
 from graphflow.mapping import FailedInput
 from graphflow.orders import BatchOrder, Lane, StepOrder
 from graphflow.recording import FragmentRecorder
 from graphflow.reports import Graft, ValueInfo
 from graphflow.runner.capture import LogSink
-from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call, make_chunk_call
+from graphflow.runner.inputs import (
+    Constant,
+    MixedColumn,
+    Ready,
+    digested,
+    failed_input,
+    make_call,
+    make_chunk_call,
+)
 from graphflow.states import FAILED_CODES, Code
 
 __all__ = ["ONE_SHOT", "Step"]
@@ -77,6 +91,8 @@ class Step:
         self._width = batch.width if program.is_mapped else None
         self._run_id = batch.run_id
         self._sink = sink
+        self._digests = digested(order, batch) if order.wants_digests else b""
+        """What the items are mapped over, 8 bytes each; made before an item can change its input."""
         self.context = self.new_context()
         self.recorder = self.new_recorder(self.context)
         """Takes the calls of the item that runs, where items run one after the other."""
@@ -176,6 +192,15 @@ class Step:
             return all(code != Code.CANCELLED for code in codes)
         return False
 
+    def digests(self, positions: Sequence[int]) -> bytes:
+        """The digests of the values that these items are mapped over; empty where they are not asked for."""
+        digests = self._digests
+        if not digests:
+            return b""
+        if isinstance(positions, range):
+            return digests[8 * positions.start : 8 * positions.stop]
+        return b"".join(digests[8 * position : 8 * position + 8] for position in positions)
+
     def name_of(self, index: int) -> str:
         """How errors name an item."""
         return f"{self.context.node}[{index}]" if self.program.is_mapped else self.context.node
@@ -192,8 +217,8 @@ class Step:
     def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
         """The error of an item of which an input failed."""
         cause = lost.error
-        if isinstance(cause, UpstreamFailed | SerializationError):
-            # An argument that could not be sent is the item's own failure.
+        if isinstance(cause, UpstreamFailed | SerializationError | ResultDamaged):
+            # An argument that could not be sent, or read, is the item's own failure.
             return cause
         what = f"{lost.origin} failed" if lost.origin else "an input failed"
         error = UpstreamFailed(
