@@ -76,11 +76,11 @@ class Program:
 class Ref:
     """Where a column of values lives.
 
-    kinds: `gone` (it was let go), `stored` (in the result store, as the object `path`, at `offset`), `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
+    kinds: `gone` (it was let go), `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
     `offset` of a file that driver and workers share), `remote` (held by the backend under `id`).
     """
 
-    kind: Literal["gone", "local", "inline", "file", "remote", "stored"]
+    kind: Literal["gone", "local", "inline", "file", "remote"]
     id: str
     count: int
     nbytes: int = 0
