@@ -30,6 +30,7 @@ FLOW_OPTIONS = (
     "timeout_seconds",
     "validate_parameters",
     "log_prints",
+    "persist",
     "on_running",
     "on_completion",
     "on_failure",
@@ -52,6 +53,7 @@ class FlowOptions:
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     log_prints: bool = False
+    persist: bool | None = None
     on_running: tuple[Callable[..., Any], ...] = ()
     on_completion: tuple[Callable[..., Any], ...] = ()
     on_failure: tuple[Callable[..., Any], ...] = ()
@@ -98,6 +100,7 @@ class FlowOptions:
             timeout_seconds=check_timeout(owner, given.get("timeout_seconds")),
             validate_parameters=True if validate is None else validate,
             log_prints=bool(check_flag(owner, "log_prints", given.get("log_prints"))),
+            persist=check_flag(owner, "persist", given.get("persist")),
             **{
                 hook: check_hooks(owner, hook, given.get(hook))
                 for hook in ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")

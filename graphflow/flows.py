@@ -265,6 +265,7 @@ def flow(
     timeout_seconds: float | timedelta | None = None,
     validate_parameters: bool = True,
     log_prints: bool = False,
+    persist: bool | None = None,
     on_running: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_completion: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_failure: list[Callable[..., Any]] | Callable[..., Any] | None = None,
@@ -291,6 +292,9 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         Whether parameters are checked and coerced by their annotations, with pydantic.
     log_prints
         Whether prints of the body and of its tasks reach the log.
+    persist
+        Whether values of its tasks are kept for a later resume, where a task does not say so itself; True by default. Without
+        them, a resumed run makes again what it needs.
     on_running, on_completion, on_failure, on_crashed, on_cancellation
         Functions of (flow, run, state).
 

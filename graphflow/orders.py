@@ -77,10 +77,11 @@ class Ref:
     """Where a column of values lives.
 
     kinds: `gone` (it was let go), `local` (the list itself, in this process), `inline` (its pickle, here), `file` (its pickle, at
-    `offset` of a file that driver and workers share), `remote` (held by the backend under `id`).
+    `offset` of a file that driver and workers share), `remote` (held by the backend under `id`), `stored` (in the object
+    `path` of the result store that is `data`).
     """
 
-    kind: Literal["gone", "local", "inline", "file", "remote"]
+    kind: Literal["gone", "local", "inline", "file", "remote", "stored"]
     id: str
     count: int
     nbytes: int = 0
@@ -175,7 +176,8 @@ class StepOrder:
     `wants_info` asks for the value's length, because something maps over it. `timeout_seconds` is a limit that
     follows from the map's median, in place of the program's own. `tolerates` says that a failure is within
     what the map tolerates: what comes after it in the lane is skipped. Without `keeps`, nothing outside the batch
-    needs the values of items whose lane has ended.
+    needs the values of items whose lane has ended. `persists` says that values go to the order's result store, if
+    there is one.
     """
 
     node: int
@@ -186,6 +188,7 @@ class StepOrder:
     timeout_seconds: float | None = None
     tolerates: bool = False
     keeps: bool = True
+    persists: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +211,8 @@ class BatchOrder:
     """A time-boxed run of items of one stage.
 
     `indices` are map indices, one per position; the unit of `slice_seconds` is seconds, None for no limit.
-    `concurrency` is how many items of async steps may run at the same time, None for the default.
+    `concurrency` is how many items of async steps may run at the same time, None for the default. `results` is where
+    values go that outlive the run, None for nowhere; `epoch` is the number of the driver that sent the batch.
     """
 
     id: int
@@ -220,6 +224,8 @@ class BatchOrder:
     slice_seconds: float | None
     concurrency: int | None = None
     pace: Pace | None = None
+    results: Any = None
+    epoch: int = 0
 
     def arrived(self, at: float) -> BatchOrder:
         """The order as it reached its worker at this moment, by the performance counter there."""

@@ -432,6 +432,7 @@ class TaskOptions:
     resources: tuple[tuple[str, float], ...] = ()
     priority: int = 0
     workers: tuple[str, ...] = ()
+    persist: bool | None = None
 
     @classmethod
     def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> TaskOptions:
@@ -509,4 +510,5 @@ class TaskOptions:
             resources=_check_resources(owner, given.get("resources")),
             priority=priority,
             workers=tuple(workers or ()),
+            persist=check_flag(owner, "persist", given.get("persist")),
         )

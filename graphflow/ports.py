@@ -364,6 +364,16 @@ class ResultStore(Protocol):
         """How messages name it; without credentials."""
         ...
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether workers on other machines reach it too."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
+        ...
+
     def publish(self, name: str, parts: Sequence[bytes]) -> int:
         """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
 
@@ -375,7 +385,7 @@ class ResultStore(Protocol):
         ...
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object.
+        """Bytes of an object; a negative offset counts from its end.
 
         Raises
         ------

@@ -21,6 +21,7 @@ __all__ = [
     "Stored",
     "ValueInfo",
     "Variants",
+    "stored_ref",
 ]
 
 NO_FAULTS = Faults()
@@ -61,13 +62,31 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A column of values in a result store: `count` of them, in an object, at an offset, with the digest of these bytes."""
+    """A column of values in a result store: `count` of them, in an object, at an offset, with the digest of these bytes.
+
+    `missing` are the positions of values that could not be pickled: they are of use in this run alone.
+    """
 
     name: str
     offset: int
     nbytes: int
     digest: bytes
     count: int
+    missing: Sequence[int] = ()
+
+
+def stored_ref(stored: Stored, store: Any) -> Ref:
+    """How orders and histories refer to a stored column; `store` is the `ResultStore` that has it."""
+    return Ref(
+        kind="stored",
+        id=f"{stored.name}@{stored.offset}",
+        count=stored.count,
+        nbytes=stored.nbytes,
+        data=store,
+        path=stored.name,
+        offset=stored.offset,
+        digest=stored.digest,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

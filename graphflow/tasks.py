@@ -51,6 +51,7 @@ _OPTIONS = (
     "resources",
     "priority",
     "workers",
+    "persist",
 )
 
 
@@ -256,6 +257,7 @@ def task(
     resources: Mapping[str, float] | None = None,
     priority: int = 0,
     workers: Iterable[str] | None = None,
+    persist: bool | None = None,
 ) -> _Decorator: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function; bare, or with options.
@@ -302,6 +304,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         The first item that fails ends the map: what has not begun is cancelled.
     resources, priority, workers
         Where and how early batches run on a Dask cluster.
+    persist
+        Whether values are kept for a later resume of the run; the flow's setting by default. Without them, a resumed run
+        makes again what it needs.
 
     Raises
     ------

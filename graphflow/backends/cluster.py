@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from graphflow.backends.bootstrap import bootstrap, check_facts, installed_boot, probe
 from graphflow.backends.connecting import Way
 from graphflow.backends.local import Deliver
+from graphflow.backends.moving import Sender
 from graphflow.backends.places import Batch, Places
-from graphflow.errors import BackendError, SerializationError, ValueUnavailable
+from graphflow.errors import BackendError, ResultStoreError, SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
@@ -100,6 +101,7 @@ class DaskBackend:
         self._runs: dict[str, _RunState] = {}
         self._blocks: dict[str, Future] = {}
         self._shared: dict[str, Future] = {}
+        self._sender = Sender(self._share, self._unshare)
         self._boot = bootstrap() if way.slots is None else installed_boot
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
@@ -269,10 +271,10 @@ class DaskBackend:
         return state.folder if state is not None else None
 
     def submit(self, order: BatchOrder) -> None:
-        """Send a batch to the scheduler; one that cannot be pickled comes back with its items failed."""
+        """Send a batch to the scheduler; one that cannot be pickled, or lacks inputs, comes back with its items failed."""
         try:
             self.offer(order, is_strict=False)
-        except SerializationError as error:
+        except (SerializationError, ResultStoreError) as error:
             state = self._runs[order.run_id]
             with self._lock:
                 state.flights[order.id] = _Flight(order)
@@ -289,6 +291,8 @@ class DaskBackend:
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+        if not self._shares_disk:
+            order = self._sender.order(order)
         flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
         options = order.steps[0].program.options
         with self._lock:
@@ -324,7 +328,11 @@ class DaskBackend:
         blocks = list(
             {id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values()
         )
-        blocks += [self._shared[each] for each in self._shared if each.encode() in payload]
+        blocks += [
+            future
+            for each, future in list(self._shared.items())
+            if each in needed or each.encode() in payload
+        ]
         try:
             flight.future = client.submit(
                 self._boot,
@@ -355,6 +363,9 @@ class DaskBackend:
         future = self._client.scatter(Stored(b"", {name: data}), hash=False)
         self._shared[name] = future
         return Ref(kind="remote", id=name, count=0, nbytes=len(data))
+
+    def _unshare(self, ref: Ref) -> None:
+        self._shared.pop(ref.id, None)
 
     # -- what comes back --------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
+from graphflow.backends.kept import KeptColumns
 from graphflow.errors import BackendError
 from graphflow.mapping import element_nbytes
 from graphflow.orders import BatchOrder, Ref
@@ -22,10 +23,13 @@ from graphflow.policies import TaskOptions
 from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
 from graphflow.reports import Report
 from graphflow.runner.batch import SerializationFailure, run_batch
+from graphflow.runner.columns import load_column
+from graphflow.runner.host import Packed
 
 __all__ = ["InlineBackend", "ThreadsBackend"]
 
 logger = logging.getLogger("graphflow.backends")
+results_logger = logging.getLogger("graphflow.results")
 Deliver = Callable[[BackendEvent], None]
 
 
@@ -49,45 +53,33 @@ def refuse_placement(name: str, options: TaskOptions) -> None:
         )
 
 
-def _data_of(ref: Ref) -> list[Any]:
-    values: list[Any] = ref.data
-    return values
-
-
 class LocalHost:
-    """The process of a local backend, as a batch sees it: values stay the objects that they are.
-
-    Parameters
-    ----------
-    load
-        Gives the values of a column, where not all columns are lists of this process.
-    """
+    """The process of a local backend, as a batch sees it: values stay the objects that they are."""
 
     is_local = True
 
     def __init__(
         self,
         worker: str,
-        stopped: Mapping[str, bool],
-        limits: Mapping[tuple[str, int], float],
+        backend: _LocalBackend,
         give_up: Callable[[Report], None],
         progress: Callable[[Report], None] | None = None,
-        load: Callable[[Ref], list[Any]] = _data_of,
     ) -> None:
         self.worker = worker
-        self.load = load
+        self.load = backend.load
+        self.not_stored = backend.not_stored
         self.takes_progress = progress is not None
         self.is_recalled = False
         """Whether the batch is to hand back what it has not begun."""
         self.is_interrupted = False
         """Whether Ctrl-C was pressed: no further item is begun."""
-        self._stopped = stopped
-        self._limits = limits
+        self._stopped = backend.stopped
+        self._limits = backend.limits
         self._give_up = give_up
         self._progress = progress
 
     def store(
-        self, columns: Sequence[list[Any]], *, travels: bool = False
+        self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
         """Keep the lists as they are."""
         return [
@@ -124,9 +116,12 @@ class _LocalBackend(ABC):
 
     is_local = True
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[Ref], list[Any]] | None = None) -> None:
         self._runs: dict[str, Deliver] = {}
-        self._stopped: dict[str, bool] = {}
+        self.stopped: dict[str, bool] = {}
+        self.load = load or KeptColumns().load
+        """Gives the values of a column for a batch."""
+        self._said: set[tuple[str, int]] = set()
         self.limits: dict[tuple[str, int], float] = {}
         """Timeouts that became known while items execute, by run and node."""
 
@@ -157,7 +152,7 @@ class _LocalBackend(ABC):
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
         """The values of columns."""
-        return [ref.data for ref in refs]
+        return [load_column(ref, "a result") for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:
         """Nothing to do: a list lives as long as something refers to it."""
@@ -166,12 +161,19 @@ class _LocalBackend(ABC):
         """Items that execute now and have no timeout yet get this one."""
         self.limits[run_id, node] = seconds
 
+    def not_stored(self, run_id: str, node: int, text: str) -> None:
+        """Warn that a value cannot go to the result store, once per task."""
+        if (run_id, node) not in self._said:
+            self._said.add((run_id, node))
+            results_logger.warning("run %s: %s", run_id, text)
+
     def close_run(self, run_id: str) -> None:
         """End a run."""
         self._runs.pop(run_id, None)
-        self._stopped[run_id] = True
+        self.stopped[run_id] = True
         for place in [place for place in self.limits if place[0] == run_id]:
             del self.limits[place]
+        self._said = {place for place in self._said if place[0] != run_id}
 
     def _deliver(self, run_id: str, event: BackendEvent) -> None:
         deliver = self._runs.get(run_id)
@@ -231,7 +233,7 @@ class InlineBackend(_LocalBackend):
             if report.held:
                 self._deliver(run_id, BatchLost(batch=order.id, had_started=True))
 
-        host = LocalHost("inline", self._stopped, self.limits, give_up)
+        host = LocalHost("inline", self, give_up)
         with _noticing_interrupts(host):
             report = run_batch(order, host)
         if report is not None:
@@ -242,7 +244,7 @@ class InlineBackend(_LocalBackend):
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
         """Batches that wait are withdrawn; the caller's thread itself is stopped by nobody."""
-        self._stopped[run_id] = True
+        self.stopped[run_id] = True
         for order in self._waiting.pop(run_id, ()):
             self._deliver(run_id, BatchLost(batch=order.id, had_started=False))
 
@@ -272,15 +274,14 @@ class ThreadsBackend(_LocalBackend):
     slots
         How many batches run at once; by default the number of cores plus four, at most 32.
     load
-        Gives the values of columns that are no lists of this process.
+        Gives the values of columns for a batch, where this process alone does not have them all.
     """
 
     runs_in_caller = False
 
-    def __init__(self, slots: int | None = None, *, load: Callable[[Ref], list[Any]] = _data_of) -> None:
-        super().__init__()
+    def __init__(self, slots: int | None = None, *, load: Callable[[Ref], list[Any]] | None = None) -> None:
+        super().__init__(load)
         check_slots("threads", slots)
-        self._load = load
         self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
         self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -331,7 +332,7 @@ class ThreadsBackend(_LocalBackend):
                     self._end(order, BatchDone(report))
 
             progress = partial(self._go_on, order)
-            host = LocalHost(thread.name, self._stopped, self.limits, give_up, progress, self._load)
+            host = LocalHost(thread.name, self, give_up, progress)
             with self._lock:
                 flight = self._flying.get((order.run_id, order.id))
                 # What was stopped or taken back stays in the queue.
@@ -395,7 +396,7 @@ class ThreadsBackend(_LocalBackend):
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
         """Batches stop between items; `hard` gives up the threads that still execute one."""
-        self._stopped[run_id] = True
+        self.stopped[run_id] = True
         if not hard:
             return
         with self._lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,12 @@ import cloudpickle
 
 from graphflow.errors import SerializationError
 from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, Whole
-from graphflow.runner.columns import MAX_INLINE, encode, write_pack
+from graphflow.runner.columns import MAX_INLINE, encode, read_stored, write_pack
 
-__all__ = ["Carrier", "can_travel"]
+__all__ = ["Carrier", "Sender", "can_travel"]
 
 MAX_COLUMNS = 4_096
+MAX_SENT = 256
 SAMPLE_VALUES = 3
 SAMPLE_NBYTES = 32 << 20
 
@@ -42,23 +45,12 @@ class Carrier:
         SerializationError
             If a value cannot be pickled.
         """
-        return replace(order, inputs=tuple(self._input(each) for each in order.inputs))
+        return replace(order, inputs=tuple(_with_refs(each, self._carried) for each in order.inputs))
 
     def forget(self, refs: Iterable[Ref]) -> None:
         """Columns that were let go are not kept for another batch."""
         for ref in refs:
             self._known.pop(id(ref), None)
-
-    def _input(self, source: Input) -> Input:
-        if isinstance(source, Whole | Elements):
-            return replace(source, ref=self._carried(source.ref)) if source.ref.kind == "local" else source
-        if isinstance(source, Column | Gathered):
-            if all(ref.kind != "local" for ref, _ in source.parts):
-                return source
-            return replace(
-                source, parts=tuple((self._carried(ref), positions) for ref, positions in source.parts)
-            )
-        return source
 
     def _carried(self, ref: Ref) -> Ref:
         if ref.kind != "local":
@@ -86,6 +78,65 @@ class Carrier:
         if folder is not None:
             return write_pack(folder, name, [data])[0]
         return Ref(kind="inline", id=name, count=0, nbytes=len(data), data=data)
+
+
+class Sender:
+    """Sends stored columns along with batches whose workers do not reach the result store.
+
+    Parameters
+    ----------
+    share
+        Stores bytes where all workers reach them, and gives a ref.
+    unshare
+        Lets such a ref go.
+    """
+
+    def __init__(self, share: Callable[[bytes], Ref], unshare: Callable[[Ref], None]) -> None:
+        self._share = share
+        self._unshare = unshare
+        self._known: OrderedDict[str, Ref] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def order(self, order: BatchOrder) -> BatchOrder:
+        """The same order without a column, or a place for results, that only this machine has.
+
+        Raises
+        ------
+        ResultDamaged, ResultStoreError
+            If a column cannot be read.
+        """
+        results = order.results if order.results is None or order.results.is_shared else None
+        inputs = tuple(_with_refs(each, self._sent) for each in order.inputs)
+        return replace(order, inputs=inputs, results=results)
+
+    def _sent(self, ref: Ref) -> Ref:
+        if ref.kind != "stored" or ref.data.is_shared:
+            return ref
+        with self._lock:
+            known = self._known.get(ref.id)
+            if known is None:
+                data = read_stored(ref)
+                if len(data) <= MAX_INLINE:
+                    return Ref(kind="inline", id=ref.id, count=ref.count, nbytes=len(data), data=data)
+                known = self._known[ref.id] = self._share(data)
+                if len(self._known) > MAX_SENT:
+                    # Batches that need it have it, or are about to.
+                    self._unshare(self._known.popitem(last=False)[1])
+            self._known.move_to_end(ref.id)
+            return known
+
+
+def _with_refs(source: Input, change: Callable[[Ref], Ref]) -> Input:
+    """The input with its columns at other places; the same object where none is."""
+    if isinstance(source, Whole | Elements):
+        ref = change(source.ref)
+        return source if ref is source.ref else replace(source, ref=ref)
+    if isinstance(source, Column | Gathered):
+        parts = tuple((change(ref), positions) for ref, positions in source.parts)
+        if all(new is old for (new, _), (old, _) in zip(parts, source.parts, strict=True)):
+            return source
+        return replace(source, parts=parts)
+    return source
 
 
 class _Enough(Exception):

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from graphflow.backends.candidates import KNOWN, Candidate, Knobs, hindrance
 from graphflow.backends.gauge import Gauge
 from graphflow.backends.holder import Holder
+from graphflow.backends.kept import KeptColumns
 from graphflow.backends.local import Deliver, ThreadsBackend, check_slots, refuse_placement
 from graphflow.backends.moving import Carrier
 from graphflow.errors import BackendError, SerializationError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["LocalBackend", "cores"]
 
 logger = logging.getLogger("graphflow.backends")
-MAX_COLUMNS = 64
-MAXKNOWN_TASKS = 256
 
 
 def cores() -> int:
@@ -99,7 +97,8 @@ class LocalBackend:
         self._slots = slots
         self._knobs = knobs or Knobs()
         self._cores = self._knobs.cores or cores()
-        self._threads = ThreadsBackend(slots, load=self._load)
+        self._columns = KeptColumns(self._fetch)
+        self._threads = ThreadsBackend(slots, load=self._columns.load)
         self._is_own = holder is None
         self._holder = holder or Holder(slots or self._cores)
         self._lock = threading.RLock()
@@ -109,7 +108,6 @@ class LocalBackend:
         self._has_asked = False
         self._is_closed = False
         self._up = threading.Event()
-        self._columns: OrderedDict[str, list[Any]] = OrderedDict()
         is_alone = min(self._cores, self._holder.slots) < 2 or _is_daemon()
         self._can_move = self._knobs.moves_all or not is_alone
 
@@ -403,23 +401,6 @@ class LocalBackend:
         """Batches do not run in the caller."""
         return False
 
-    def _load(self, ref: Ref) -> list[Any]:
-        """The values of a column, for a batch on threads."""
-        if ref.kind == "local":
-            values: list[Any] = ref.data
-            return values
-        with self._lock:
-            known = self._columns.get(ref.id)
-            if known is not None:
-                self._columns.move_to_end(ref.id)
-                return known
-        values = self._fetch(ref)
-        with self._lock:
-            self._columns[ref.id] = values
-            while len(self._columns) > MAX_COLUMNS:
-                self._columns.popitem(last=False)
-        return values
-
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
         """The values of columns, wherever they were made."""
         return [self._fetch(ref) for ref in refs]
@@ -432,9 +413,8 @@ class LocalBackend:
     def free(self, refs: Iterable[Ref]) -> None:
         """Let columns go."""
         gone = list(refs)
+        self._columns.forget(gone)
         with self._lock:
-            for ref in gone:
-                self._columns.pop(ref.id, None)
             for run in self._runs.values():
                 if run.carrier is not None:
                     run.carrier.forget(gone)

@@ -1,4 +1,1 @@
-"""Result storage and caching over fsspec; not there yet.
-
-Until then, the values of a run live in columns (`graphflow.runner.columns`) as long as the run object does.
-"""
+"""Results that outlive a run: stores for objects that are written once, and packs of many values in one object."""

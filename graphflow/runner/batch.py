@@ -35,6 +35,7 @@ from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
 from graphflow.runner.pace import Slots
+from graphflow.runner.packing import pack_values
 from graphflow.runner.progress import (
     CONCURRENT_TELL_SECONDS,
     LATE_SECONDS,
@@ -374,7 +375,7 @@ class Batch:
             Positions that another report follows for, or that are lost with the batch's process if this `is_last`.
         """
         elapsed = time.perf_counter() - self.started
-        steps = self._step_reports(positions, travels=bool(held) and not is_last)
+        steps, store_error = self._step_reports(positions, travels=bool(held) and not is_last)
         logs, logs_dropped = self.sink.take()
         is_first = isinstance(positions, range) and not positions.start
         variants = self.errors.variants()
@@ -401,17 +402,20 @@ class Batch:
             held=held,
             cpu_seconds=cpu_seconds,
             is_remote=not self.host.is_local,
+            store_error=store_error,
         )
 
-    def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[StepReport, ...]:
+    def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[tuple[StepReport, ...], str]:
         for step in self.steps:
             if not step.program.is_mapped and 0 in positions and step.states[0] == _SUCCESS:
                 step.values[0], step.info = value_info(step.values[0], is_mapped_over=step.order.wants_info)
-        stored = self.host.store([part_of(step.values, positions) for step in self.steps], travels=travels)
+        columns = [part_of(step.values, positions) for step in self.steps]
+        packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
+        stored = self.host.store(columns, travels=travels, packed=packed)
         labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
         labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
         reports = []
-        for step, outcome in zip(self.steps, stored, strict=True):
+        for step, outcome, own in zip(self.steps, stored, packed or [None] * len(stored), strict=True):
             if isinstance(outcome, SerializationFailure):
                 for place, error in outcome.errors.items():
                     self._uncarried(step, positions[place], error)
@@ -432,9 +436,10 @@ class Batch:
                     faults=Faults.of(states, marks, inputs),
                     anomalies=step.anomalies.part(positions) if step.anomalies else (),
                     grafts=records_of(step.grafts, positions),
+                    stored=None if own is None else own.stored,
                 )
             )
-        return tuple(reports)
+        return tuple(reports), store_error
 
     def _uncarried(self, step: Step, position: int, error: Exception) -> None:
         """A result that cannot be stored fails its item."""

@@ -1,117 +1,75 @@
-"""Columns of values as bytes: one pickle for a whole column, with the entries that cannot be carried named."""
+"""Columns of values as refs name them: lists of this process, bytes at hand, parts of files, or stored results."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
-from graphflow.errors import SerializationError, ValueUnavailable
-from graphflow.mapping import DROPPED
+from graphflow.errors import ValueUnavailable
 from graphflow.orders import GONE_TEXT, Ref
+from graphflow.reports import Stored
+from graphflow.results.packs import read_section
+from graphflow.results.pickling import decode, encode
 
-__all__ = ["MAX_INLINE", "decode", "encode", "load_column", "read_file", "write_pack"]
+__all__ = [
+    "MAX_INLINE",
+    "bytes_of",
+    "decode",
+    "encode",
+    "load_column",
+    "read_file",
+    "read_stored",
+    "write_pack",
+]
 
 MAX_INLINE = 16_384
-_PLAIN = frozenset(
-    {
-        type(DROPPED),
-        int,
-        float,
-        complex,
-        str,
-        bytes,
-        bool,
-        type(None),
-        list,
-        tuple,
-        dict,
-        set,
-        frozenset,
-        range,
-    }
-)
-_TRUSTED = (
-    "builtins",
-    "datetime",
-    "decimal",
-    "uuid",
-    "collections",
-    "numpy",
-    "pandas",
-    "pathlib",
-    "fractions",
-)
-
-
-def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
-    """A column's bytes, and the errors of entries that cannot be carried (they become None)."""
-    try:
-        data = cloudpickle.dumps(values, protocol=5)
-        if not _needs_trial(values):
-            return data, {}
-        pickle.loads(data)
-        return data, {}
-    except Exception:
-        return _encode_each(values)
-
-
-def _needs_trial(values: list[Any]) -> bool:
-    """Whether some value is of a type whose pickle is not known to come back."""
-    kinds = set(map(type, values)) - _PLAIN
-    return any(kind.__module__.partition(".")[0] not in _TRUSTED for kind in kinds)
-
-
-def _encode_each(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
-    errors: dict[int, Exception] = {}
-    kept: list[Any] = []
-    for position, value in enumerate(values):
-        try:
-            pickle.loads(cloudpickle.dumps(value, protocol=5))
-            kept.append(value)
-        except Exception as error:
-            errors[position] = error
-            kept.append(None)
-    return cloudpickle.dumps(kept, protocol=5), errors
-
-
-def decode(data: bytes | memoryview, what: str) -> list[Any]:
-    """The values of a column.
-
-    Raises
-    ------
-    SerializationError
-        If they cannot be restored in this process.
-    """
-    try:
-        values: list[Any] = pickle.loads(data)
-    except Exception as error:
-        raise SerializationError(
-            f"{what} cannot be restored in this process: {type(error).__name__}: {error}; "
-            "is a module missing here that was there where it was made?"
-        ) from error
-    return values
 
 
 def load_column(ref: Ref, what: str) -> list[Any]:
-    """The values behind a ref that needs no backend: of kind `local`, `inline` or `file`.
+    """The values behind a ref that needs no backend: of kind `local`, `inline`, `file` or `stored`.
 
     Raises
     ------
-    SerializationError, ValueUnavailable
-        If they cannot be restored, or are gone.
+    SerializationError, ValueUnavailable, ResultStoreError
+        If they cannot be restored, are gone, or cannot be read.
     """
     if ref.kind == "gone":
         raise ValueUnavailable(GONE_TEXT)
     if ref.kind == "local":
         values: list[Any] = ref.data
         return values
-    return decode(ref.data if ref.kind == "inline" else read_file(ref), what)
+    return decode(bytes_of(ref), what)
+
+
+def bytes_of(ref: Ref) -> bytes:
+    """The bytes behind a ref of kind `inline`, `file` or `stored`, verified.
+
+    Raises
+    ------
+    ValueUnavailable, ResultStoreError
+        If they are gone or damaged, or cannot be read.
+    """
+    if ref.kind == "inline":
+        data: bytes = ref.data
+        return data
+    return read_stored(ref) if ref.kind == "stored" else read_file(ref)
+
+
+def read_stored(ref: Ref) -> bytes:
+    """A column's bytes from the result store that the ref carries, verified.
+
+    Raises
+    ------
+    ResultDamaged
+        If they are not what was written.
+    ResultStoreError
+        If the store cannot be read.
+    """
+    stored = Stored(name=ref.path, offset=ref.offset, nbytes=ref.nbytes, digest=ref.digest, count=ref.count)
+    return read_section(ref.data, stored)
 
 
 def write_pack(folder: Path, name: str, columns: Sequence[bytes]) -> list[Ref]:

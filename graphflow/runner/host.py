@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from graphflow.orders import Ref
-from graphflow.reports import Report
+from graphflow.reports import Report, Stored
 
-__all__ = ["BatchHost", "SerializationFailure"]
+__all__ = ["BatchHost", "Packed", "SerializationFailure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A column as bytes, with the errors of entries that cannot be carried, and where it went in the result store.
+
+    Not `is_whole` where values were left out that nothing needs after this batch. `stored` is None where it could not be
+    written.
+    """
+
+    data: bytes
+    errors: Mapping[int, Exception]
+    is_whole: bool
+    stored: Stored | None
 
 
 class BatchHost(Protocol):
@@ -24,12 +39,17 @@ class BatchHost(Protocol):
         ...
 
     def store(
-        self, columns: Sequence[list[Any]], *, travels: bool = False
+        self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
         """Keep columns; a column that cannot be carried names its items.
 
-        `travels` is for a report of a batch that goes on: what it stores cannot wait for the batch's end.
+        `travels` is for a report of a batch that goes on: what it stores cannot wait for the batch's end. `packed` has
+        an entry per column where some of them are bytes already.
         """
+        ...
+
+    def not_stored(self, run_id: str, node: int, text: str) -> None:
+        """Say why a value cannot go to the result store, once per task."""
         ...
 
     def note(self, batch: int, index: int) -> None:

@@ -60,7 +60,7 @@ MAX_INPUTS = 262_144
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The plain outside of an order; `programs` are (id, bytes or ref), `inputs` bytes or a ref."""
+    """The plain outside of an order; `programs` are (id, bytes or ref), `inputs` bytes or a ref, `results` a store's pickle."""
 
     batch: int
     run_id: str
@@ -74,6 +74,8 @@ class Header:
     tries: tuple[bytes | None, ...]
     concurrency: int | None
     pace: Pace | None
+    results: bytes | None = None
+    epoch: int = 0
 
 
 def refs_of(order: BatchOrder) -> list[Ref]:
@@ -123,7 +125,15 @@ class OrderEncoder:
         programs = tuple(self._program(order.run_id, step) for step in order.steps)
         steps = pickle.dumps(
             [
-                (step.node, step.slots, step.wants_info, step.timeout_seconds, step.tolerates, step.keeps)
+                (
+                    step.node,
+                    step.slots,
+                    step.wants_info,
+                    step.timeout_seconds,
+                    step.tolerates,
+                    step.keeps,
+                    step.persists,
+                )
                 for step in order.steps
             ],
             protocol=5,
@@ -143,6 +153,8 @@ class OrderEncoder:
             tuple(step.tries for step in order.steps),
             order.concurrency,
             order.pace,
+            None if order.results is None else pickle.dumps(order.results, protocol=5),
+            order.epoch,
         )
         return pickle.dumps(header, protocol=5)
 
@@ -302,8 +314,9 @@ def decode_order(
             timeout_seconds=timeout,
             tolerates=tolerates,
             keeps=keeps,
+            persists=persists,
         )
-        for (node, slots, wants_info, timeout, tolerates, keeps), program, tries in zip(
+        for (node, slots, wants_info, timeout, tolerates, keeps, persists), program, tries in zip(
             pickle.loads(header.steps), programs, header.tries, strict=True
         )
     )
@@ -317,6 +330,8 @@ def decode_order(
         slice_seconds=header.slice_seconds,
         concurrency=header.concurrency,
         pace=header.pace,
+        results=None if header.results is None else pickle.loads(header.results),
+        epoch=header.epoch,
     )
 
 

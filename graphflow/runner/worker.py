@@ -17,9 +17,11 @@ from typing import Any
 
 from graphflow.errors import SerializationError, ValueUnavailable
 from graphflow.orders import BatchOrder, Program, Ref
-from graphflow.reports import Report
+from graphflow.ports import ResultStore
+from graphflow.reports import Report, stored_ref
 from graphflow.runner.batch import SerializationFailure, run_batch
-from graphflow.runner.columns import MAX_INLINE, decode, encode, read_file, write_pack
+from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
+from graphflow.runner.host import Packed
 from graphflow.runner.journal import Journal
 from graphflow.runner.slots import Slot
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
@@ -116,6 +118,8 @@ class WorkerHost:
     ) -> None:
         self.worker = worker
         self.kept: dict[str, bytes] = {}
+        self.results: ResultStore | None = None
+        """Where the batch's values go that outlive the run."""
         self._header = header
         self._folder = folder
         self._blocks = blocks
@@ -128,11 +132,8 @@ class WorkerHost:
 
     def load_bytes(self, ref: Ref) -> bytes:
         """The bytes behind a ref."""
-        if ref.kind == "inline":
-            data: bytes = ref.data
-            return data
-        if ref.kind == "file":
-            return read_file(ref)
+        if ref.kind in ("inline", "file", "stored"):
+            return bytes_of(ref)
         try:
             return self._blocks[ref.id]
         except KeyError:
@@ -181,34 +182,54 @@ class WorkerHost:
         return values
 
     def store(
-        self, columns: Sequence[list[Any]], *, travels: bool = False
+        self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
-        """Columns as bytes: inline where they are small, else in one pack, else kept on the worker."""
-        encoded = [encode(column) for column in columns]
+        """Columns as bytes: inline where they are small, else where they are stored anyway, else as `_keep` finds a place."""
+        known = [
+            each if each is not None and each.is_whole else None for each in packed or [None] * len(columns)
+        ]
+        encoded = [
+            (each.data, each.errors) if each is not None else encode(column)
+            for column, each in zip(columns, known, strict=True)
+        ]
         name = f"{self._header.batch}-{uuid.uuid4().hex[:12]}"
-        total = sum(len(data) for data, _ in encoded)
-        if total <= MAX_INLINE:
-            refs = [
-                Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
-                for i, (data, _) in enumerate(encoded)
-            ]
-        elif self._folder is not None:
-            refs = write_pack(self._folder, name, [data for data, _ in encoded])
-        elif travels or self._is_ending:
-            # The batch's task in Dask, which would hold them, ends later or never: they travel with the report.
-            refs = [
-                Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
-                for i, (data, _) in enumerate(encoded)
-            ]
+        blocks = [data for data, _ in encoded]
+        if sum(map(len, blocks)) <= MAX_INLINE:
+            refs = _inline(name, blocks)
         else:
-            refs = []
-            for i, (data, _) in enumerate(encoded):
-                self.kept[f"{name}/{i}"] = data
-                refs.append(Ref(kind="remote", id=f"{name}/{i}", count=0, nbytes=len(data)))
+            places = [
+                stored_ref(each.stored, self.results)
+                if each is not None and each.stored is not None
+                else None
+                for each in known
+            ]
+            rest = iter(
+                self._keep(
+                    name, [data for data, place in zip(blocks, places, strict=True) if place is None], travels
+                )
+            )
+            refs = [next(rest) if place is None else place for place in places]
         return [
-            SerializationFailure(ref, errors) if errors else ref
+            SerializationFailure(ref, dict(errors)) if errors else ref
             for ref, (_, errors) in zip(refs, encoded, strict=True)
         ]
+
+    def _keep(self, name: str, blocks: Sequence[bytes], travels: bool) -> list[Ref]:
+        """A place for columns: inline where they are small, else in one file, else on this worker."""
+        is_small = sum(map(len, blocks)) <= MAX_INLINE
+        # The batch's task in Dask, which would hold them, ends later or never where they travel.
+        if is_small or (self._folder is None and (travels or self._is_ending)):
+            return _inline(name, blocks)
+        if self._folder is not None:
+            return write_pack(self._folder, name, blocks)
+        refs = []
+        for i, data in enumerate(blocks):
+            self.kept[f"{name}/{i}"] = data
+            refs.append(Ref(kind="remote", id=f"{name}/{i}", count=0, nbytes=len(data)))
+        return refs
+
+    def not_stored(self, run_id: str, node: int, text: str) -> None:
+        """A value that cannot be carried fails its item here, which says why."""
 
     def note(self, batch: int, index: int) -> None:
         """Without a shared disk there is no journal."""
@@ -234,6 +255,13 @@ class WorkerHost:
     def ending(self) -> None:
         """Columns stored from now on must not stay in this process."""
         self._is_ending = True
+
+
+def _inline(name: str, blocks: Sequence[bytes]) -> list[Ref]:
+    return [
+        Ref(kind="inline", id=f"{name}/{i}", count=0, nbytes=len(data), data=data)
+        for i, data in enumerate(blocks)
+    ]
 
 
 def run_payload(
@@ -264,6 +292,7 @@ def run_payload(
         _PROCESS.slot.arrive(key)
     try:
         order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
+        host.results = order.results
         if patience_seconds is not None and not _PROCESS.slot.enter(key, patience_seconds):
             return encode_report(unbegun_report(header, worker=worker)), {}
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any
 from graphflow.orders import BatchOrder, Input, Pace, Program, Ref, StepOrder
 from graphflow.reports import Report
 from graphflow.runner.batch import SerializationFailure, run_batch
+from graphflow.runner.host import Packed
 
 __all__ = ["RecordingHost", "order_of"]
 
@@ -19,6 +20,8 @@ class RecordingHost:
     ----------
     told, given_up
         The reports that were delivered while a batch went on, and when it was given up.
+    said
+        Why values did not go to the result store.
     on_progress
         Called with each of the former.
     limits, is_stopping
@@ -33,6 +36,7 @@ class RecordingHost:
         self.told: list[Report] = []
         self.given_up: list[Report] = []
         self.notes: list[int] = []
+        self.said: list[str] = []
         self.limits: dict[int, float] = {}
         self.is_stopping = False
         self.on_progress = on_progress
@@ -47,10 +51,14 @@ class RecordingHost:
         return values
 
     def store(
-        self, columns: Sequence[list[Any]], *, travels: bool = False
+        self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
         """Keep the lists as they are."""
         return [Ref(kind="local", id="", count=len(column), data=column) for column in columns]
+
+    def not_stored(self, run_id: str, node: int, text: str) -> None:
+        """Remember what was said."""
+        self.said.append(text)
 
     def note(self, batch: int, index: int) -> None:
         """Remember what is being executed."""
