@@ -12,7 +12,7 @@ from graphflow.histories.packing import Packer, Unpacker, pressed, unpressed
 from graphflow.orders import Ref
 from graphflow.reports import StepReport, Stored, ValueInfo
 
-__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items", "stored_ref"]
+__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items"]
 
 VERSION = 1
 DIGEST_NBYTES = 8
@@ -86,19 +86,6 @@ class Labels(Sequence[str | None]):
         return iter(self._all())
 
 
-def stored_ref(stored: Stored) -> Ref:
-    """Where a stored column is, as what names values."""
-    return Ref(
-        kind="stored",
-        id=f"{stored.name}@{stored.offset}",
-        count=stored.count,
-        nbytes=stored.nbytes,
-        path=stored.name,
-        offset=stored.offset,
-        digest=stored.digest,
-    )
-
-
 def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) -> bytes:
     """The bytes of a body. The header has the first index and the count."""
     step, indices = body.step, body.indices
@@ -133,6 +120,8 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
         out.number(step.stored.nbytes)
         out.number(step.stored.count)
         out.blob(step.stored.digest)
+        out.number(len(step.stored.missing))
+        out.ints(step.stored.missing)
     if step.digests:
         out.column(step.digests)
     if step.info is not None:
@@ -164,8 +153,14 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
     starts, durations = come.words("f", count), come.words("f", count)
     stored: Stored | None = None
     if flags & _HAS_STORED:
-        name, offset, nbytes, entries = come.text(), come.number(), come.number(), come.number()
-        stored = Stored(name=name, offset=offset, nbytes=nbytes, digest=come.blob(), count=entries)
+        stored = Stored(
+            name=come.text(),
+            offset=come.number(),
+            nbytes=come.number(),
+            count=come.number(),
+            digest=come.blob(),
+            missing=come.ints(come.number()),
+        )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""
     info = _info(come.json()) if flags & _HAS_INFO else None
     labels: Ref | None = None
@@ -185,7 +180,6 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
         attempts=attempts,
         starts=starts,
         durations=durations,
-        values=None if stored is None else stored_ref(stored),
         labels=labels,
         info=info,
         faults=faults,
