@@ -157,9 +157,10 @@ class RecordWriter:
         """A request was acted on, or refused."""
         return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)))
 
-    def change(self, node_number: int, values: Mapping[str, Any], at: float) -> Record:
-        """Knobs or policies of a node were changed."""
-        return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node_number)
+    def change(self, node_number: int | None, values: Mapping[str, Any], at: float) -> Record:
+        """Knobs or policies of a node were changed, or something of the run as a whole was noted (None)."""
+        node = NO_NODE if node_number is None else node_number
+        return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node)
 
     def log(self, lines: Sequence[LogRecord], dropped: int, at: float) -> Record | None:
         """Lines of the log, as far as there is room for them; None where there is nothing to say."""

@@ -159,7 +159,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
             nbytes=come.number(),
             count=come.number(),
             digest=come.blob(),
-            missing=come.ints(come.number()),
+            missing=tuple(come.ints(come.number())),
         )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""
     info = _info(come.json()) if flags & _HAS_INFO else None

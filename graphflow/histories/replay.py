@@ -294,6 +294,36 @@ class ReplayedNode:
             self.grow(executing + 1)
             self.attempts[executing] = min(255, self.attempts[executing] + 1)
 
+    def begin_again(self) -> None:
+        """The flow is tried again as a whole: what was before is kept to look at, and counts for nothing."""
+        self.states = bytearray(len(self.states))
+        self.attempts = bytearray(len(self.attempts))
+        self.code = Code.PENDING
+        self._lost.clear()
+        self._blamed.clear()
+
+    def suspects(self, deaths: int) -> set[int]:
+        """Items that are, or were, under way when so many drivers died, and never ended."""
+        tallied = Counter[int]()
+        for lost in (*self._lost, *(flight.out for flight in self.flights.values())):
+            tallied.update(lost)
+        return {
+            index
+            for index, count in tallied.items()
+            if count >= deaths and self.states[index : index + 1].translate(FINAL_TABLE) != b"\1"
+        }
+
+    def missing(self) -> set[int]:
+        """Items whose newest values could not be stored."""
+        found: set[int] = set()
+        for segment in self.history.segments():
+            stored = segment.step.stored
+            for position in stored.missing if stored is not None else ():
+                newest = self.history.find(segment.indices[position])
+                if newest is not None and newest[0] is segment:
+                    found.add(segment.indices[position])
+        return found
+
     def driver_died(self) -> None:
         """What was under way is lost with its driver."""
         for flight in self.flights.values():
@@ -333,6 +363,8 @@ class Replay:
         self.history = MemoryHistory()
         self.transitions: list[Moved] = []
         self.answers: list[tuple[float, Answer]] = []
+        self.run_changes: list[dict[str, Any]] = []
+        """What was noted of the run as a whole."""
         self.errors: list[ErrorRecord] = []
         """All errors of the run in full, by number."""
         self.chunks = 0
@@ -370,6 +402,13 @@ class Replay:
         """The batches under way."""
         return list(self._flights)
 
+    def stored(self) -> Iterator[Stored]:
+        """All columns of values in the result store."""
+        for node in self.nodes.values():
+            for segment in node.history.segments():
+                if segment.step.stored is not None:
+                    yield segment.step.stored
+
     def by_key(self) -> dict[str, ReplayedNode]:
         """The nodes by their keys."""
         return {node.entry.key: node for node in self.nodes.values()}
@@ -402,6 +441,8 @@ class Replay:
     def _life(self, record: Record, life: Life) -> None:
         for node in self.nodes.values():
             node.driver_died()
+            if life.reason == "attempt":
+                node.begin_again()
         self._flights.clear()
         self.lives.append(life)
         self.begun.append(record.at)
@@ -509,4 +550,7 @@ class Replay:
         self.answers.append((record.at, answer))
 
     def _change(self, record: Record, change: Change) -> None:
+        if record.node == NO_NODE:
+            self.run_changes.append(dict(change.values))
+            return
         self.nodes[change.node].changes.append((record.at, dict(change.values)))
