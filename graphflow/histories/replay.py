@@ -246,7 +246,7 @@ class ReplayedNode:
             self.states.extend(bytes(missing))
             self.attempts.extend(bytes(missing))
 
-    def set(self, indices: Sequence[int], states: bytes, attempts: bytes | None = None) -> None:
+    def book(self, indices: Sequence[int], states: bytes, attempts: bytes | None = None) -> None:
         """Items are in these states now, after so many attempts."""
         if not len(indices):
             return
@@ -267,7 +267,7 @@ class ReplayedNode:
         step = body.step
         if len(step.states) != len(body.indices):
             raise HistoryDamaged(f"{self.entry.name}: {len(step.states)} states of {len(body.indices)} items")
-        self.set(body.indices, step.states, step.attempts)
+        self.book(body.indices, step.states, step.attempts)
         if step.info is not None:
             self.info = step.info
         if step.digests and len(body.indices):
@@ -436,14 +436,19 @@ class Replay:
         self.seq = entry.seq
         self.last_at = record.at
 
+    def settle(self) -> None:
+        """The run has no driver any more: what was under way is lost with it."""
+        for node in self.nodes.values():
+            node.driver_died()
+        self._flights.clear()
+
     # -- each kind --------------------------------------------------------------------------------------
 
     def _life(self, record: Record, life: Life) -> None:
-        for node in self.nodes.values():
-            node.driver_died()
-            if life.reason == "attempt":
+        self.settle()
+        if life.reason == "attempt":
+            for node in self.nodes.values():
                 node.begin_again()
-        self._flights.clear()
         self.lives.append(life)
         self.begun.append(record.at)
 
@@ -497,7 +502,7 @@ class Replay:
 
     def _ended(self, record: Record, ended: Ended) -> None:
         node = self.nodes[ended.node]
-        node.set(ended.indices, bytes([ended.code]) * len(ended.indices))
+        node.book(ended.indices, bytes([ended.code]) * len(ended.indices))
         is_end = ended.code in FINAL_CODES
         self.history.ended(ended.node, ended.indices, record.at if is_end else 0.0)
 

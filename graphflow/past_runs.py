@@ -1,0 +1,490 @@
+"""One run as its history tells it: of any process, finished or still going on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, overload
+
+from graphflow import settings
+from graphflow.durability import value_of_run
+from graphflow.errors import RequestRefused, ValueUnavailable
+from graphflow.graph import Dep, DepKind, Graph, Node
+from graphflow.histories.replay import Replay
+from graphflow.past_nodes import PastItem, PastItems, PastNode
+from graphflow.past_values import Values
+from graphflow.ports import History, ResultStore
+from graphflow.records import Life, RunHeader
+from graphflow.reports import LogRecord
+from graphflow.results.local import LocalStore
+from graphflow.states import Code, State
+
+__all__ = ["PastEvent", "PastNodes", "PastRun", "checked_states", "level_number", "state_names"]
+
+ANSWER_SECONDS = 10.0
+POLL_SECONDS = 0.05
+
+
+def checked_states(state: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of states, as they are written; `ValueError` for one that there is not."""
+    given = () if state is None else (state,) if isinstance(state, str) else tuple(state)
+    known = {name.lower(): name for name in state_names()}
+    for name in given:
+        if name.lower() not in known:
+            raise ValueError(f"there is no state {name!r}; the states are {', '.join(state_names())}")
+    return tuple(known[name.lower()] for name in given)
+
+
+def state_names() -> list[str]:
+    """The names of all states."""
+    return list(dict.fromkeys(code.state_name for code in Code))
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as a time."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastEvent:
+    """Something that happened to a run or a node: it moved to a `state`, was taken by a driver, was asked for something.
+
+    `kind` is `run`, `node`, `driver`, `request` or `change`.
+    """
+
+    at: datetime
+    kind: str
+    node: str = ""
+    state: str = ""
+    message: str = ""
+
+
+class PastNodes(Sequence[PastNode]):
+    """A run's nodes, by place or by name."""
+
+    def __init__(self, nodes: Sequence[PastNode]) -> None:
+        self._nodes = nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, which: int | str) -> PastNode: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[PastNode]: ...
+    def __getitem__(self, which: int | str | slice) -> PastNode | list[PastNode]:
+        if isinstance(which, slice):
+            return list(self._nodes[which])
+        if isinstance(which, int):
+            return self._nodes[which]
+        for node in self._nodes:
+            if node.name == which:
+                return node
+        names = ", ".join(node.name for node in self._nodes) or "none"
+        raise KeyError(f"no node {which!r} in this run; it has {names}")
+
+    def __contains__(self, which: object) -> bool:
+        return any(node.name == which or node is which for node in self._nodes)
+
+    def __iter__(self) -> Iterator[PastNode]:
+        return iter(self._nodes)
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(repr, self._nodes))}]"
+
+
+class PastRun:
+    """One run, as its history tells it. What it shows stays as it is until `refresh`."""
+
+    def __init__(self, histories: History, header: RunHeader, *, folder: Path | None = None) -> None:
+        self._histories = histories
+        self._header = header
+        self._folder = folder
+        self._replay: Replay | None = None
+        self._store: ResultStore | None = None
+        self._values: Values | None = None
+
+    def __repr__(self) -> str:
+        return f"<PastRun {self.name} of {self.flow_name!r}: {self.state.name}>"
+
+    # -- what lists of runs know ------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Its id, a ULID."""
+        return self._header.id
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._header.name
+
+    @property
+    def flow_name(self) -> str:
+        """Its flow's."""
+        return self._header.flow_name
+
+    @property
+    def created(self) -> datetime:
+        """When it was created."""
+        return datetime.fromtimestamp(self._header.created, UTC)
+
+    @property
+    def started(self) -> datetime | None:
+        """When it began to run."""
+        return moment(self._header.started)
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended; None while it has not."""
+        return moment(self._header.ended)
+
+    @property
+    def host(self) -> str:
+        """The machine of its (last) driver."""
+        return self._header.host
+
+    @property
+    def pid(self) -> int:
+        """The process of its (last) driver."""
+        return self._header.pid
+
+    @property
+    def state(self) -> State:
+        """Where it stands; `Crashed` where its driver died."""
+        code = Code.by_name(self._header.state)
+        moved = self._replay.transitions if self._replay is not None else []
+        last = moved[-1] if moved and moved[-1].code == code else None
+        at = self._header.ended or self._header.started or self._header.created
+        return State.of(code, at=last.at if last else at, message=last.message if last else "")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on it."""
+        return self.state.is_final()
+
+    @property
+    def lease_until(self) -> datetime | None:
+        """Until when its driver has it, unless it renews that; None where it has no driver."""
+        return moment(self._header.lease.until) if self._header.lease is not None else None
+
+    # -- what its history tells ---------------------------------------------------------------------------
+
+    @property
+    def replay(self) -> Replay:
+        """All that was recorded. The first time, it is read: about 0.1 s per million items."""
+        if self._replay is None:
+            self._replay = Replay(self._results())
+            self._read()
+        return self._replay
+
+    def _read(self) -> None:
+        replay = self._replay
+        assert replay is not None
+        for entry in self._histories.read(self.id, after=replay.seq):
+            replay.add(entry)
+        if self.is_over:
+            replay.settle()
+
+    def refresh(self) -> PastRun:
+        """Read what was added since; gives the run itself.
+
+        Raises
+        ------
+        RunNotFound
+            If it was removed.
+        """
+        self._header = self._histories.find(self.id)
+        if self._replay is not None:
+            self._read()
+        return self
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The flow's parameters, as texts."""
+        lives = self.replay.lives
+        return dict(lives[0].parameters) if lives else {}
+
+    @property
+    def lives(self) -> list[Life]:
+        """Each time that a driver took the run: where, when, why, with which versions."""
+        return list(self.replay.lives)
+
+    @property
+    def nodes(self) -> PastNodes:
+        """Its nodes, in the order of their calls; also by name: `run.nodes["fetch"]`."""
+        return PastNodes([self._node(number) for number in self.replay.nodes])
+
+    def _node(self, number: int) -> PastNode:
+        return PastNode(self, number)
+
+    @property
+    def values(self) -> Values:
+        """Reads values from the result store."""
+        if self._values is None:
+            self._values = Values()
+        return self._values
+
+    def _results(self) -> ResultStore:
+        if self._store is None:
+            # Made here, not when it is needed: reading a history needs the key anyway.
+            self._store = LocalStore(
+                self._histories.results_folder(self.id), key=settings.secret_key(self._folder)
+            )
+        return self._store
+
+    @property
+    def graph(self) -> Graph:
+        """Its graph, with states and counts."""
+        graph = Graph(name=self.flow_name, status=self._status)
+        known = self.replay.nodes
+        placed: set[int] = set()
+        for number, node in known.items():
+            entry = node.entry
+            deps = tuple(
+                Dep(
+                    upstream=dep.upstream,
+                    kind=DepKind[dep.kind],
+                    index=dep.index,
+                    argument=dep.argument,
+                )
+                for dep in entry.deps
+                if dep.upstream in placed
+            )
+            graph.add(
+                Node(
+                    id=number,
+                    key=entry.key,
+                    name=entry.name,
+                    task_name=entry.task_name,
+                    is_mapped=entry.is_mapped,
+                    deps=deps,
+                    group=entry.group,
+                    is_builtin=entry.is_builtin,
+                )
+            )
+            placed.add(number)
+        return graph
+
+    def _status(self, number: int) -> tuple[str, int | None, Mapping[str, int]]:
+        node = self._node(number)
+        return node.state.name, node.width, node.counts
+
+    # -- logs and events ----------------------------------------------------------------------------------
+
+    def logs(
+        self,
+        node: str | None = None,
+        index: int | None = None,
+        level: int | str | None = None,
+        after: int = 0,
+    ) -> list[LogRecord]:
+        """Lines of the log in the order in which they were recorded.
+
+        Parameters
+        ----------
+        node, index
+            Only those of a node, or of one item of it.
+        level
+            Only those of this level (a number, or a name such as `"WARNING"`) or above.
+        after
+            How many lines of the whole log were seen already; see `logs_total`.
+        """
+        least = level_number(level)
+        if node is not None:
+            self.nodes[node]
+        return [
+            line
+            for line in self.replay.history.logs[after:]
+            if (node is None or line.node == node)
+            and (index is None or line.index == index)
+            and line.level >= least
+        ]
+
+    @property
+    def logs_total(self) -> int:
+        """How many lines of log there are."""
+        return len(self.replay.history.logs)
+
+    @property
+    def logs_dropped(self) -> int:
+        """How many lines were not kept, because there were too many."""
+        return self.replay.history.logs_dropped
+
+    def events(self) -> list[PastEvent]:
+        """All that happened to the run and its nodes, oldest first; what happened to items is in `item.history`."""
+        replay = self.replay
+        found = [
+            (
+                at,
+                PastEvent(at=_at(at), kind="driver", message=f"{life.reason} on {life.host}, pid {life.pid}"),
+            )
+            for at, life in zip(replay.begun, replay.lives, strict=True)
+        ]
+        found += [
+            (
+                moved.at,
+                PastEvent(at=_at(moved.at), kind="run", state=_name(moved.code), message=moved.message),
+            )
+            for moved in replay.transitions
+        ]
+        for node in replay.nodes.values():
+            name = node.entry.name
+            found += [
+                (
+                    moved.at,
+                    PastEvent(
+                        at=_at(moved.at),
+                        kind="node",
+                        node=name,
+                        state=_name(moved.code),
+                        message=moved.message,
+                    ),
+                )
+                for moved in node.transitions
+            ]
+            found += [
+                (at, PastEvent(at=_at(at), kind="change", node=name, message=_shown(values)))
+                for at, values in node.changes
+            ]
+        for at, answer in replay.answers:
+            text = " ".join(part for part in (answer.kind, _shown(answer.body)) if part)
+            message = f"{text}: {answer.error}" if answer.error else text
+            found.append((at, PastEvent(at=_at(at), kind="request", message=message)))
+        return [event for _, event in sorted(found, key=lambda pair: pair[0])]
+
+    # -- items and results --------------------------------------------------------------------------------
+
+    def items(
+        self,
+        node: str,
+        states: str | Sequence[str] | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> PastItems:
+        """Items of a node, in index order: of some states, or all; of a range of indices, or all.
+
+        Raises
+        ------
+        KeyError
+            If there is no such node.
+        ValueError
+            If there is no such state.
+        """
+        return self.nodes[node].items.chosen(checked_states(states), start, stop)
+
+    def failures(self, node: str | None = None) -> Sequence[PastItem]:
+        """The items that failed, of one node or of all."""
+        if node is not None:
+            return self.nodes[node].failures()
+        return [item for each in self.nodes for item in each.failures()]
+
+    def result(self, node: str | None = None, index: int | None = None) -> Any:
+        """The value of the run, of a node (a list where it is mapped, without skipped items), or of one item.
+
+        Raises
+        ------
+        ValueUnavailable
+            If it has none: not ended, failed, or not kept.
+        ResultDamaged
+            If it is not what was written.
+        Exception
+            What the node or item failed with.
+        """
+        if node is None:
+            if index is not None:
+                raise ValueError(f"item {index} of which node? Name it: result(node, {index})")
+            if not self.state.is_completed():
+                self.replay  # Its last message is in there.
+                said = self.state.message
+                raise ValueUnavailable(
+                    f"run {self.name} is {self.state.name}{': ' + said if said else ''}; it has no value"
+                )
+            return value_of_run(self.replay, self._results())
+        found = self.nodes[node]
+        return found.result() if index is None else found.items[index].result()
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def cancel(self, now: bool = False, *, timeout: float = ANSWER_SECONDS) -> None:
+        """Start nothing more, and let what runs end; `now` stops that too.
+
+        This and the other requests wait until the run's driver has answered.
+
+        Raises
+        ------
+        HistoryError
+            If the run has no driver.
+        RequestRefused
+            If its driver cannot do that.
+        TimeoutError
+            If it does not answer in time.
+        """
+        self._ask("cancel", {"now": now}, timeout)
+
+    def pause(self, *, timeout: float = ANSWER_SECONDS) -> None:
+        """Send nothing more until the run is resumed; what is under way ends."""
+        self._ask("pause", {}, timeout)
+
+    def resume_paused(self, *, timeout: float = ANSWER_SECONDS) -> None:
+        """Go on with a run that is paused."""
+        self._ask("resume", {}, timeout)
+
+    def update(self, node: str, *, timeout_seconds: float = ANSWER_SECONDS, **knobs: Any) -> None:
+        """Change knobs of a map, or policies of a task, while the run goes on; see `Run.update`.
+
+        Parameters
+        ----------
+        timeout_seconds
+            How long to wait for the driver's answer.
+        """
+        self._ask("update", {"node": node, **knobs}, timeout_seconds)
+
+    def _ask(self, kind: str, body: Mapping[str, Any], timeout: float) -> None:
+        request = self._histories.request(self.id, kind, body)
+        deadline = time.monotonic() + timeout
+        pause = threading.Event()
+        while True:
+            answer = self._histories.answer_of(request)
+            if answer:
+                raise RequestRefused(f"the driver of run {self.name} did not {kind} it: {answer}")
+            if answer is not None:
+                return
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"the driver of run {self.name} ({self.host}, pid {self.pid}) did not answer within {timeout:g} s; the "
+                    "request stands, and is carried out when it does"
+                )
+            pause.wait(POLL_SECONDS)
+
+
+def level_number(level: int | str | None) -> int:
+    """A level of the log as a number; `ValueError` for a name that there is not."""
+    if level is None:
+        return 0
+    if isinstance(level, int):
+        return level
+    import logging
+
+    names = logging.getLevelNamesMapping()
+    if level.upper() not in names:
+        raise ValueError(
+            f"there is no level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL"
+        )
+    return names[level.upper()]
+
+
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _name(code: int) -> str:
+    return Code(code).state_name
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
