@@ -8,6 +8,7 @@ from graphflow.context import flow_context, get_run_logger, task_context
 from graphflow.flows import Flow, flow
 from graphflow.futures import Future, MappedFuture, as_completed, flatten, items, product, rows, starmap, wait
 from graphflow.mapping import allow_failure, unmapped
+from graphflow.pausing import pause_run
 from graphflow.policies import (
     Fail,
     Pause,
@@ -56,6 +57,7 @@ __all__ = [
     "history",
     "items",
     "not_all_skipped",
+    "pause_run",
     "product",
     "rows",
     "some_failed",

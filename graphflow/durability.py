@@ -25,6 +25,7 @@ from graphflow.engine.recovery import Recovery, Selection
 from graphflow.errors import (
     GraphflowError,
     LeaseLost,
+    ParameterError,
     ResultDamaged,
     RunNotFound,
     ValueUnavailable,
@@ -259,6 +260,7 @@ def reopen(
     selections: Sequence[Selection] | None = None,
     rerun_changed: bool = False,
     is_forced: bool = False,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Reopened:
     """Take a run of earlier, with all that it has finished.
 
@@ -270,6 +272,8 @@ def reopen(
         Items to run again in any case; None to run only what is missing.
     rerun_changed, is_forced
         See `Recovery`.
+    parameters
+        Those that the run must have.
 
     Raises
     ------
@@ -289,11 +293,12 @@ def reopen(
     store = open_store(history, header.id)
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
-        return Reopened(header, _parameters(replay, store), None, value_of_run(replay, store))
+        given = _parameters(replay, store, parameters)
+        return Reopened(header, given, None, value_of_run(replay, store))
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
-        parameters = _parameters(replay, store)
+        given = _parameters(replay, store, parameters)
         recovery = Recovery(
             replay,
             damaged=_damaged(replay, store),
@@ -315,7 +320,7 @@ def reopen(
     except BaseException:
         journal.close()
         raise
-    return Reopened(header, parameters, self)
+    return Reopened(header, given, self)
 
 
 def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
@@ -343,7 +348,29 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     return damaged
 
 
-def _parameters(replay: Replay, store: ResultStore) -> dict[str, Any]:
+def is_known(run_id: str) -> bool:
+    """Whether there is a run of just this id."""
+    if settings.history_kind() == "memory":
+        return False
+    try:
+        return open_history().find(run_id).id == run_id
+    except RunNotFound:
+        return False
+
+
+def _parameters(
+    replay: Replay, store: ResultStore, wanted: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    if wanted is not None and replay.lives:
+        before = replay.lives[0].parameters
+        for name in sorted({*before, *wanted}):
+            now = _short(wanted[name]) if name in wanted else "not given"
+            # What only tells its address cannot be compared.
+            if before.get(name, "not given") != now and " at 0x" not in now:
+                raise ParameterError(
+                    f"run {replay.lives[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
+                    "give the same parameters, or another run id"
+                )
     stored = replay.lives[0].stored if replay.lives else None
     if stored is None:
         raise ValueUnavailable(

@@ -151,7 +151,10 @@ class Flow(Generic[P, R]):
         ParameterError
             If parameters are missing, unknown or of the wrong type; before anything runs.
         """
-        execution = self._execution(args, kwargs)
+        return self._started(self._execution(args, kwargs))
+
+    def _started(self, execution: Execution) -> Run:
+        """Run in a thread of its own."""
         run = execution.run
 
         def target() -> None:
@@ -164,6 +167,40 @@ class Flow(Generic[P, R]):
 
         threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
         return run
+
+    def run_with_id(self, run_id: str, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run under an id of your own: where there is such a run already, resume it, or give it if it completed.
+
+        So the same command can be given again until it is done. Gives the run; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        run_id
+            Letters, digits, `.`, `_` and `-`, up to 64 of them.
+
+        Raises
+        ------
+        ParameterError
+            If the run of this id has other parameters, or the id cannot be one.
+        LeaseHeld
+            If it has a driver.
+        """
+        return self._with_id(run_id, args, kwargs)
+
+    def _with_id(self, run_id: str, args: Any, kwargs: Any, *, starts: bool = False) -> Any:
+        from graphflow.durability import is_known
+
+        ids.check_run_id(run_id)
+        parameters = self._parameters(args, kwargs)
+        if is_known(run_id):
+            return self._again(run_id, None, parameters=parameters, starts=starts)
+        execution = self._execution(args, kwargs, run_id=run_id)
+        if starts:
+            return self._started(execution)
+        if self.is_async:
+            return _executed(execution)
+        execution.execute()
+        return execution.run
 
     def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
         """Go on with a run that crashed, failed, was cancelled or interrupted: run what is missing, keep what is done.
@@ -240,7 +277,17 @@ class Flow(Generic[P, R]):
         selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
         return self._again(run_id, selections, rerun_changed=rerun_changed, force=force)
 
-    def _again(self, run_id: str, selections: Any, *, rerun_changed: bool, force: bool) -> Any:
+    def _again(
+        self,
+        run_id: str,
+        selections: Any,
+        *,
+        rerun_changed: bool = False,
+        force: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        starts: bool = False,
+    ) -> Any:
+        """Another life of a run; with `starts` in a thread of its own, so that the run is given at once."""
         from graphflow.calls import Execution
         from graphflow.durability import reopen
 
@@ -250,6 +297,7 @@ class Flow(Generic[P, R]):
             selections=selections,
             rerun_changed=rerun_changed,
             is_forced=force,
+            parameters=parameters,
         )
         run = Run(
             run_id=found.header.id,
@@ -259,8 +307,10 @@ class Flow(Generic[P, R]):
         )
         if found.durability is None:
             run._was_completed(found.header, found.value)
-            return _ready(run) if self.is_async else run
+            return _ready(run) if self.is_async and not starts else run
         execution = Execution(self._definition, run, found.durability)
+        if starts:
+            return self._started(execution)
         if self.is_async:
             return _executed(execution)
         execution.execute()
@@ -300,9 +350,9 @@ class Flow(Generic[P, R]):
 
         return Definition(self.fn, self.options, self)
 
-    def _execution(self, args: Any, kwargs: Any) -> Execution:
+    def _execution(self, args: Any, kwargs: Any, *, run_id: str | None = None) -> Execution:
         parameters = self._parameters(args, kwargs)
-        run_id = ids.run_id()
+        run_id = run_id or ids.run_id()
         definition = self._definition
         name = definition.run_name(parameters, run_id)
         run = Run(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)

@@ -189,6 +189,7 @@ class StepOrder:
     tolerates: bool = False
     keeps: bool = True
     persists: bool = False
+    wants_digests: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

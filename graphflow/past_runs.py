@@ -399,8 +399,8 @@ class PastRun:
             if index is not None:
                 raise ValueError(f"item {index} of which node? Name it: result(node, {index})")
             if not self.state.is_completed():
-                self.replay  # Its last message is in there.
-                said = self.state.message
+                moved = self.replay.transitions
+                said = moved[-1].message if moved else ""
                 raise ValueUnavailable(
                     f"run {self.name} is {self.state.name}{': ' + said if said else ''}; it has no value"
                 )

@@ -103,7 +103,7 @@ class Recovery:
         self._place = 0
         self._keys: dict[int, str] = {}
         self._matched: dict[int, _Matched] = {}
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def _named(self, selection: Selection) -> str:
         """The node that a selection means, once it is found to be there.
@@ -209,7 +209,7 @@ class Recovery:
 
     def _warn(self, node: Node, text: str) -> None:
         if (node.task_name, text) not in self._warned:
-            self._warned.add((node.task_name, text))  # type: ignore[arg-type]
+            self._warned.add((node.task_name, text))
             logger.warning("task %r %s", node.task_name, text)
 
     # -- items ------------------------------------------------------------------------------------------

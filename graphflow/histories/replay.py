@@ -246,7 +246,7 @@ class ReplayedNode:
             self.states.extend(bytes(missing))
             self.attempts.extend(bytes(missing))
 
-    def book(self, indices: Sequence[int], states: bytes, attempts: bytes | None = None) -> None:
+    def write(self, indices: Sequence[int], states: bytes, attempts: bytes | None = None) -> None:
         """Items are in these states now, after so many attempts."""
         if not len(indices):
             return
@@ -267,7 +267,7 @@ class ReplayedNode:
         step = body.step
         if len(step.states) != len(body.indices):
             raise HistoryDamaged(f"{self.entry.name}: {len(step.states)} states of {len(body.indices)} items")
-        self.book(body.indices, step.states, step.attempts)
+        self.write(body.indices, step.states, step.attempts)
         if step.info is not None:
             self.info = step.info
         if step.digests and len(body.indices):
@@ -502,7 +502,7 @@ class Replay:
 
     def _ended(self, record: Record, ended: Ended) -> None:
         node = self.nodes[ended.node]
-        node.book(ended.indices, bytes([ended.code]) * len(ended.indices))
+        node.write(ended.indices, bytes([ended.code]) * len(ended.indices))
         is_end = ended.code in FINAL_CODES
         self.history.ended(ended.node, ended.indices, record.at if is_end else 0.0)
 
