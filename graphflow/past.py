@@ -13,8 +13,9 @@ from pathlib import Path
 
 from graphflow import settings
 from graphflow.histories.opening import open_history
+from graphflow.past_events import PastEvent
 from graphflow.past_nodes import PastItem, PastItems, PastNode
-from graphflow.past_runs import PastEvent, PastNodes, PastRun, checked_states
+from graphflow.past_runs import PastNodes, PastRun, checked_states
 from graphflow.ports import History
 from graphflow.records import RunHeader
 
@@ -103,8 +104,12 @@ class RunHistory:
         return self._opened(self._histories.find(run))
 
     def verify(self, run: str) -> list[str]:
-        """All that is wrong with a run's history, as texts; empty where it is just as it was written."""
-        return self._histories.verify(self._histories.find(run).id)
+        """All that is wrong with a run's history and its stored results, as texts; empty where all is as it was written."""
+        header = self._histories.find(run)
+        wrong = self._histories.verify(header.id)
+        if not wrong:
+            wrong = self._opened(header).damage()
+        return wrong
 
     def remove(self, run: str) -> None:
         """Forget a run, with its results.

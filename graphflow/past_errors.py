@@ -50,7 +50,10 @@ def node_failure(replay: Replay, known: ReplayedNode) -> Exception | None:
             return RunCancelled(f"{known.entry.name} was cancelled before it ended")
         return None
     indices = _places(mask, MAX_GROUP)
-    chosen = sorted({*indices[:1], *(index for index, _ in known.history.first_errors(MAX_GROUP))})
+    firsts = {index for index, _ in known.history.first_errors(MAX_GROUP)}
+    # These may have no error on record: each is made of where it came from.
+    firsts.update(index for index in indices if known.states[index] in (Code.CRASHED, Code.UPSTREAM_FAILED))
+    chosen = sorted({*indices[:1], *firsts})[:MAX_GROUP]
     found: dict[tuple[type, str], Exception] = {}
     for index in chosen:
         if mask[index]:

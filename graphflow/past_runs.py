@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
 from graphflow import settings
 from graphflow.durability import value_of_run
-from graphflow.errors import RequestRefused, ValueUnavailable
+from graphflow.errors import GraphflowError, LeaseHeld, RemoteError, RequestRefused, ValueUnavailable
 from graphflow.graph import Dep, DepKind, Graph, Node
-from graphflow.histories.replay import Replay
+from graphflow.histories.replay import Moved, Replay
+from graphflow.past_events import PastEvent, events_of, level_number
 from graphflow.past_nodes import PastItem, PastItems, PastNode
 from graphflow.past_values import Values
 from graphflow.ports import History, ResultStore
-from graphflow.records import Life, RunHeader
+from graphflow.records import NO_NODE, Kind, Life, RunHeader
 from graphflow.reports import LogRecord
+from graphflow.results import packs
 from graphflow.results.local import LocalStore
-from graphflow.states import Code, State
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code, State
 
-__all__ = ["PastEvent", "PastNodes", "PastRun", "checked_states", "level_number", "state_names"]
+__all__ = ["PastNodes", "PastRun", "checked_states", "state_names"]
 
 ANSWER_SECONDS = 10.0
 POLL_SECONDS = 0.05
@@ -47,20 +49,6 @@ def state_names() -> list[str]:
 def moment(seconds: float | None) -> datetime | None:
     """Seconds since the epoch as a time."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastEvent:
-    """Something that happened to a run or a node: it moved to a `state`, was taken by a driver, was asked for something.
-
-    `kind` is `run`, `node`, `driver`, `request` or `change`.
-    """
-
-    at: datetime
-    kind: str
-    node: str = ""
-    state: str = ""
-    message: str = ""
 
 
 class PastNodes(Sequence[PastNode]):
@@ -107,9 +95,11 @@ class PastRun:
         self._replay: Replay | None = None
         self._store: ResultStore | None = None
         self._values: Values | None = None
+        self._words: list[Moved] | None = None
+        """The last of its states, if that was read alone."""
 
     def __repr__(self) -> str:
-        return f"<PastRun {self.name} of {self.flow_name!r}: {self.state.name}>"
+        return f"<PastRun {self.name} of {self.flow_name!r}: {self.state_name}>"
 
     # -- what lists of runs know ------------------------------------------------------------------------
 
@@ -154,18 +144,62 @@ class PastRun:
         return self._header.pid
 
     @property
+    def state_name(self) -> str:
+        """The name of its state, as lists of runs have it; nothing is read for it."""
+        return self._header.state
+
+    @property
     def state(self) -> State:
-        """Where it stands; `Crashed` where its driver died."""
+        """Where it stands; `Crashed` where its driver died. Why it failed is its message."""
         code = Code.by_name(self._header.state)
-        moved = self._replay.transitions if self._replay is not None else []
-        last = moved[-1] if moved and moved[-1].code == code else None
-        at = self._header.ended or self._header.started or self._header.created
-        return State.of(code, at=last.at if last else at, message=last.message if last else "")
+        message, at = "", self._header.ended or self._header.started or self._header.created
+        if code in FAILED_CODES or code == Code.CANCELLED:
+            message = self._last_words(code)
+        return State.of(code, at=at, message=message)
+
+    def _last_words(self, code: Code) -> str:
+        if self._replay is not None:
+            moved = self._replay.transitions
+            return moved[-1].message if moved and moved[-1].code == code else ""
+        if self._words is None:
+            found = Replay()
+            for entry in self._histories.read(self.id, kinds=(Kind.STATE,), node=NO_NODE):
+                found.add(entry)
+            self._words = found.transitions[-1:]
+        return self._words[0].message if self._words and self._words[0].code == code else ""
+
+    @property
+    def exception(self) -> Exception | None:
+        """What it failed with, by type and text; None if it did not fail."""
+        state = self.state
+        if not (state.is_failed() or state.is_crashed()):
+            return None
+        kind, colon, text = state.message.partition(": ")
+        if not colon or not kind.replace(".", "").isidentifier():
+            return GraphflowError(state.message or f"run {self.name} is {state.name}: its driver died")
+        return RemoteError(kind, text)
+
+    @property
+    def value(self) -> Any:
+        """What the flow returned; None if it did not complete."""
+        return self.result() if self.state.is_completed() else None
 
     @property
     def is_over(self) -> bool:
         """Whether nobody works on it."""
-        return self.state.is_final()
+        return Code.by_name(self._header.state) in FINAL_CODES
+
+    def check_free(self) -> None:
+        """Raise `LeaseHeld` if it has a driver."""
+        lease = self._header.lease
+        if lease is not None:
+            raise LeaseHeld(
+                f"run {self.id} has a driver: pid {lease.pid} on {lease.host}; its lease ends at "
+                f"{datetime.fromtimestamp(lease.until, UTC).isoformat(timespec='seconds')} unless it is renewed",
+                host=lease.host,
+                pid=lease.pid,
+                until=lease.until,
+            )
 
     @property
     def lease_until(self) -> datetime | None:
@@ -199,6 +233,7 @@ class PastRun:
             If it was removed.
         """
         self._header = self._histories.find(self.id)
+        self._words = None
         if self._replay is not None:
             self._read()
         return self
@@ -274,6 +309,19 @@ class PastRun:
         node = self._node(number)
         return node.state.name, node.width, node.counts
 
+    def damage(self) -> list[str]:
+        """What of its records cannot be read, and which stored values are not what was written, as texts."""
+        try:
+            stored = list(self.replay.stored())
+            damaged = packs.damaged(self._results(), stored)
+        except GraphflowError as error:
+            return [str(error)]
+        counts = Counter(each.name for each in damaged)
+        return [
+            f"the results {name} are damaged or gone: {count} of their columns; they are made again when the run is resumed"
+            for name, count in sorted(counts.items())
+        ]
+
     # -- logs and events ----------------------------------------------------------------------------------
 
     def logs(
@@ -317,45 +365,7 @@ class PastRun:
 
     def events(self) -> list[PastEvent]:
         """All that happened to the run and its nodes, oldest first; what happened to items is in `item.history`."""
-        replay = self.replay
-        found = [
-            (
-                at,
-                PastEvent(at=_at(at), kind="driver", message=f"{life.reason} on {life.host}, pid {life.pid}"),
-            )
-            for at, life in zip(replay.begun, replay.lives, strict=True)
-        ]
-        found += [
-            (
-                moved.at,
-                PastEvent(at=_at(moved.at), kind="run", state=_name(moved.code), message=moved.message),
-            )
-            for moved in replay.transitions
-        ]
-        for node in replay.nodes.values():
-            name = node.entry.name
-            found += [
-                (
-                    moved.at,
-                    PastEvent(
-                        at=_at(moved.at),
-                        kind="node",
-                        node=name,
-                        state=_name(moved.code),
-                        message=moved.message,
-                    ),
-                )
-                for moved in node.transitions
-            ]
-            found += [
-                (at, PastEvent(at=_at(at), kind="change", node=name, message=_shown(values)))
-                for at, values in node.changes
-            ]
-        for at, answer in replay.answers:
-            text = " ".join(part for part in (answer.kind, _shown(answer.body)) if part)
-            message = f"{text}: {answer.error}" if answer.error else text
-            found.append((at, PastEvent(at=_at(at), kind="request", message=message)))
-        return [event for _, event in sorted(found, key=lambda pair: pair[0])]
+        return events_of(self.replay)
 
     # -- items and results --------------------------------------------------------------------------------
 
@@ -398,11 +408,11 @@ class PastRun:
         if node is None:
             if index is not None:
                 raise ValueError(f"item {index} of which node? Name it: result(node, {index})")
-            if not self.state.is_completed():
-                moved = self.replay.transitions
-                said = moved[-1].message if moved else ""
+            state = self.state
+            if not state.is_completed():
+                said = state.message
                 raise ValueUnavailable(
-                    f"run {self.name} is {self.state.name}{': ' + said if said else ''}; it has no value"
+                    f"run {self.name} is {state.name}{': ' + said if said else ''}; it has no value"
                 )
             return value_of_run(self.replay, self._results())
         found = self.nodes[node]
@@ -460,31 +470,3 @@ class PastRun:
                     "request stands, and is carried out when it does"
                 )
             pause.wait(POLL_SECONDS)
-
-
-def level_number(level: int | str | None) -> int:
-    """A level of the log as a number; `ValueError` for a name that there is not."""
-    if level is None:
-        return 0
-    if isinstance(level, int):
-        return level
-    import logging
-
-    names = logging.getLevelNamesMapping()
-    if level.upper() not in names:
-        raise ValueError(
-            f"there is no level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL"
-        )
-    return names[level.upper()]
-
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _name(code: int) -> str:
-    return Code(code).state_name
-
-
-def _shown(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in values.items())
