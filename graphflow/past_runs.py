@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from graphflow import settings
 from graphflow.durability import value_of_run
-from graphflow.errors import GraphflowError, LeaseHeld, RemoteError, RequestRefused, ValueUnavailable
+from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, RemoteError, RequestRefused, ValueUnavailable
 from graphflow.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.replay import Moved, Replay
 from graphflow.past_events import PastEvent, events_of, level_number
@@ -427,10 +427,8 @@ class PastRun:
 
         Raises
         ------
-        HistoryError
-            If the run has no driver.
         RequestRefused
-            If its driver cannot do that.
+            If the run has no driver, or its driver cannot do that.
         TimeoutError
             If it does not answer in time.
         """
@@ -455,7 +453,14 @@ class PastRun:
         self._ask("update", {"node": node, **knobs}, timeout_seconds)
 
     def _ask(self, kind: str, body: Mapping[str, Any], timeout: float) -> None:
-        request = self._histories.request(self.id, kind, body)
+        try:
+            request = self._histories.request(self.id, kind, body)
+        except HistoryError as error:
+            if self.refresh().lease_until is not None:
+                raise
+            raise RequestRefused(
+                f"run {self.name} is {self.state_name}: it has no driver that could {kind} it"
+            ) from error
         deadline = time.monotonic() + timeout
         pause = threading.Event()
         while True:
