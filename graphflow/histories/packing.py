@@ -25,6 +25,7 @@ SAMPLE = 64
 SAMPLE_KINDS = 24
 """Different bytes in a sample of a column that is worth compressing, at most."""
 MAX_TEXT_NBYTES = 1 << 28
+_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
 _IS_BIG = sys.byteorder == "big"
 
 
@@ -67,7 +68,7 @@ class Packer:
 
     def json(self, value: Any) -> None:
         """A small plain value."""
-        self.text(json.dumps(value, separators=(",", ":"), default=str))
+        self.blob(_JSON.encode(value).encode("ascii"))
 
     def column(self, data: bytes) -> None:
         """A column of bytes, whose length the reader knows."""
@@ -230,7 +231,7 @@ def _unpressed(data: bytes, size: int) -> bytes:
 def pressed(rows: Sequence[Any]) -> bytes:
     """Plain values, such as texts, compressed."""
     # Escaped: lone surrogates come through too.
-    data = json.dumps(rows, separators=(",", ":"), default=str).encode("ascii")
+    data = _JSON.encode(rows).encode("ascii")
     return len(data).to_bytes(4, "little") + zlib.compress(data, 1)
 
 

@@ -85,6 +85,7 @@ class ReplayedNode:
     _lost: list[Sequence[int]] = field(default_factory=list)
     _blamed: dict[int, int] = field(default_factory=dict)
     _digests: bytearray = field(default_factory=bytearray)
+    _valued: bytearray = field(default_factory=bytearray)
     _new_digests: list[tuple[Sequence[int], bytes]] = field(default_factory=list)
 
     @property
@@ -172,10 +173,42 @@ class ReplayedNode:
         """How often an item was under way when its driver died, or executing when its worker did."""
         return self._blamed.get(index, 0) + sum(index in lost for lost in self._lost)
 
+    def died(self) -> dict[int, int]:
+        """How often, for all items of which `deaths` is not 0."""
+        found = Counter(self._blamed)
+        for lost in self._lost:
+            found.update(lost)
+        return dict(found)
+
     def first_open(self) -> int:
         """The first item that has not ended, as far as is known."""
         found = self.states.translate(FINAL_TABLE).find(0)
         return len(self.states) if found < 0 else found
+
+    # -- values -----------------------------------------------------------------------------------------
+
+    def valued(self, lo: int, hi: int) -> bytes:
+        """One byte per item of a range: 1 where its newest value is in the result store, as far as history knows."""
+        found = bytearray(self._valued[lo:hi].ljust(max(0, hi - lo), b"\0"))
+        for index in self.aliases:
+            if lo <= index < hi:
+                found[index - lo] = self.history.place(index) is not None
+        return bytes(found)
+
+    def _mark_valued(self, indices: Sequence[int], stored: Stored | None) -> None:
+        """Values of items were stored, or not."""
+        if not len(indices):
+            return
+        size = indices.stop if isinstance(indices, range) else max(indices) + 1
+        self._valued.extend(bytes(max(0, size - len(self._valued))))
+        flags = bytearray(b"\1" if stored is not None else b"\0") * len(indices)
+        for position in stored.missing if stored is not None else ():
+            flags[position] = 0
+        if isinstance(indices, range):
+            self._valued[indices.start : indices.stop] = flags
+            return
+        for place, index in enumerate(indices):
+            self._valued[index] = flags[place]
 
     # -- digests ----------------------------------------------------------------------------------------
 
@@ -229,7 +262,7 @@ class ReplayedNode:
             if attempts is not None:
                 self.attempts[index] = attempts[place]
 
-    def take(self, body: ItemsBody, errors: BatchErrors | None) -> None:
+    def take(self, body: ItemsBody, errors: BatchErrors | None, store: ResultStore | None) -> None:
         """A report told of items."""
         step = body.step
         if len(step.states) != len(body.indices):
@@ -240,10 +273,16 @@ class ReplayedNode:
         if step.digests and len(body.indices):
             self._new_digests.append((body.indices, step.digests))
         self.history.inputs_kept += len(step.faults.inputs)
+        self._mark_valued(body.indices, step.stored)
+        if step.stored is not None:
+            step = replace(step, values=stored_ref(step.stored, store))
         self.history.add(Segment(body.indices, step, body.started, body.worker, errors))
 
     def fly(self, batch: int, flight: _Flight) -> None:
         """A batch of it is sent."""
+        indices = flight.indices
+        if len(indices):
+            self.grow(indices.stop if isinstance(indices, range) else max(indices) + 1)
         self.flights[batch] = flight
 
     def lose(self, flight: _Flight, executing: int | None) -> None:
@@ -275,12 +314,14 @@ class ReplayedNode:
         }
 
     def missing(self) -> set[int]:
-        """Items whose values could not be stored."""
+        """Items whose newest values could not be stored."""
         found: set[int] = set()
         for segment in self.history.segments():
             stored = segment.step.stored
-            if stored is not None and stored.missing:
-                found.update(segment.indices[position] for position in stored.missing)
+            for position in stored.missing if stored is not None else ():
+                newest = self.history.find(segment.indices[position])
+                if newest is not None and newest[0] is segment:
+                    found.add(segment.indices[position])
         return found
 
     def driver_died(self) -> None:
@@ -395,14 +436,19 @@ class Replay:
         self.seq = entry.seq
         self.last_at = record.at
 
+    def settle(self) -> None:
+        """The run has no driver any more: what was under way is lost with it."""
+        for node in self.nodes.values():
+            node.driver_died()
+        self._flights.clear()
+
     # -- each kind --------------------------------------------------------------------------------------
 
     def _life(self, record: Record, life: Life) -> None:
-        for node in self.nodes.values():
-            node.driver_died()
-            if life.reason == "attempt":
+        self.settle()
+        if life.reason == "attempt":
+            for node in self.nodes.values():
                 node.begin_again()
-        self._flights.clear()
         self.lives.append(life)
         self.begun.append(record.at)
 
@@ -440,10 +486,7 @@ class Replay:
                 flight.out = array("Q", [flight.indices[position] for position in body.held])
             else:
                 self._land(body.batch)
-        step = body.step
-        if step.stored is not None:
-            body = replace(body, step=replace(step, values=stored_ref(step.stored, self.store)))
-        self.nodes[record.node].take(body, self._errors_of(body))
+        self.nodes[record.node].take(body, self._errors_of(body), self.store)
 
     def _errors_of(self, body: ItemsBody) -> BatchErrors | None:
         """The errors of a report, the same object for all its steps."""

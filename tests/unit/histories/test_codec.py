@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +166,7 @@ def steps_of(draw: Any, node: int, size: int, numbers: list[int]) -> StepReport:
                 nbytes=st.integers(0, 1 << 40),
                 digest=st.binary(max_size=16),
                 count=st.just(size),
+                missing=st.lists(some, max_size=2, unique=True).map(tuple) if size else st.just(()),
             )
         ),
         digests=draw(st.just(b"") | st.binary(min_size=8 * size, max_size=8 * size)),
@@ -210,7 +212,7 @@ def told(segment: Segment) -> dict[str, Any]:
             number: None if record is None else (*record.key, record.traceback)
             for number, record in found.items()
         },
-        "stored": step.stored,
+        "stored": step.stored and replace(step.stored, missing=tuple(step.stored.missing)),
         "digests": step.digests,
     }
 
@@ -237,6 +239,8 @@ def test_a_report_is_read_back_exactly(made: tuple[Report, Sequence[int]]) -> No
         for place, index in enumerate(indices):
             assert node.code_of(index) == step.states[place]
             assert node.attempts[index] == step.attempts[place]
+            has_value = step.stored is not None and place not in step.stored.missing
+            assert node.valued(index, index + 1) == bytes([has_value])
             expected = step.digests[8 * place : 8 * place + 8]
             assert node.digests(index, index + 1) == (expected or bytes(8))
             assert replay.history.node(10 + step.node).inputs_of(index) == plain.node(step.node).inputs_of(
