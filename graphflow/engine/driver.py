@@ -31,6 +31,7 @@ from graphflow.errors import (
     UpstreamFailed,
     ValueUnavailable,
 )
+from graphflow.failpoints import failpoint
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -155,7 +156,12 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._pasts(nodes))))
+
+        def handle() -> None:
+            failpoint("driver.records.before")
+            self._handle(ev.NodesRecorded(nodes, self._pasts(nodes)))
+
+        self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -356,6 +362,7 @@ class Driver:
             if did and self.failure is None:
                 self._commit()
         if did:
+            self._do(partial(failpoint, "driver.tell.before"))
             while self._outbox and self.failure is None:
                 outbox, self._outbox = self._outbox, []
                 for command in outbox:
@@ -380,12 +387,8 @@ class Driver:
 
     def _commit(self) -> None:
         """Make durable what was booked."""
-        if self._books is None:
-            return
-        try:
-            self._books.commit()
-        except GraphflowError as error:
-            self._fail(error)
+        if self._books is not None:
+            self._do(self._books.commit)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -405,8 +408,12 @@ class Driver:
         if self._timer is None or time.monotonic() < self._timer:
             return False
         self._timer = None
-        self._do(partial(self._handle, ev.TimerDue()))
+        self._do(self._time_is_up)
         return True
+
+    def _time_is_up(self) -> None:
+        failpoint("driver.timer.due")
+        self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
         """Wake whoever waits."""
@@ -445,6 +452,7 @@ class Driver:
             self._outbox.append(command)
 
     def _reported(self, report: Report) -> None:
+        failpoint("driver.report.received")
         report = self._stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
@@ -488,6 +496,7 @@ class Driver:
         )
 
     def _lost(self, event: BatchLost) -> None:
+        failpoint("driver.lost.received")
         if self._books is not None and event.batch in self.core.flights:
             self._books.lost(event.batch, event.executing, event.reason)
         self._handle(
@@ -534,7 +543,9 @@ class Driver:
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
+            failpoint("driver.submit.before")
             self.backend.submit(self.dispatcher.order(command))
+            failpoint("driver.submit.after")
         elif isinstance(command, ev.CommitReport):
             self._committed(command)
         elif isinstance(command, ev.ItemsEnded):
@@ -582,7 +593,9 @@ class Driver:
             self.history.errors[command.node] = self.history.restored(fragment)
             answer = ev.Grafted(node=command.node, index=command.index, failed=True)
         else:
+            failpoint("driver.expand.before")
             nodes, root = self._adopt(fragment, parent, command.index)
+            failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
             self._inbox.put(
@@ -600,9 +613,11 @@ class Driver:
         self.tell(answer)
 
     def _finish(self, command: ev.FinishRun) -> None:
+        failpoint("driver.finish.before")
         self.outcome = command
         self.hooks.flush()
         self.is_finished = True
+        failpoint("driver.finish.after")
         self._emit("run", None, Code(command.code).state_name)
         self._notify()
 
@@ -625,6 +640,7 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
+            failpoint("driver.pull.after")
             if self._recovery is not None:
                 self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
