@@ -1,0 +1,134 @@
+"""Two drivers and one run: only one of them drives it, and one that slept through its lease writes nothing more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SIZE = 40
+VALUE = sum(x * x for x in range(SIZE))
+FLOWS = Path(__file__).parent / "programs" / "flows.py"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe that the last task waits for."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+def test_of_two_drivers_that_resume_a_run_one_wins(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    assert stage.drive(rules="driver.report.received:kill@4", **given).wait() == -signal.SIGKILL
+    drivers = [stage.drive(**given) for _ in range(2)]
+    wait_until(lambda: any(driver.has_ended for driver in drivers))
+    loser = next(driver for driver in drivers if driver.has_ended)
+    (winner,) = (driver for driver in drivers if driver is not loser)
+    refused = loser.result()
+    assert refused["refused"] == "LeaseHeld", refused
+    assert f"process {winner.pid} on " in refused["message"]
+    code, errors = run_cli(stage, gate)
+    assert code == 9, errors
+    assert f"process {winner.pid} on " in errors
+    with open(gate, "w"):
+        pass
+    assert winner.result()["value"] == VALUE
+    counts = stage.counts()
+    assert counts["hold"] == 1 and len(counts) == SIZE + 1
+    assert max(counts.values()) <= 2
+    assert stage.look("run-1")["wrong"] == []
+
+
+def run_cli(stage: Any, gate: Path) -> tuple[int, str]:
+    """The same from the command line."""
+    given = {"size": SIZE, "gate": gate, "tally": stage.tally}
+    found = subprocess.run(
+        [sys.executable, "-m", "graphflow", "run", f"{FLOWS}:gated", "--run-id", "run-1", "--quiet"]
+        + [part for name, value in given.items() for part in ("-p", f"{name}={value}")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GRAPHFLOW_HOME": str(stage.home)},
+    )
+    return found.returncode, found.stderr
+
+
+PLACES = [
+    "journal.commit.before@6",
+    "driver.tell.before@5",
+    "driver.submit.before@6",
+    "store.fsync.after@5",
+    "batch.report.before@4",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_driver_that_was_stopped_for_longer_than_its_lease_writes_nothing_more(
+    stage: Any, gate: Path, wait_until: Callable[..., None], place: str
+) -> None:
+    name, _, hit = place.partition("@")
+    env = {"GRAPHFLOW_LEASE_SECONDS": "0.6"}
+    given = {
+        "name": "gated",
+        "run_id": "run-1",
+        "env": env,
+        "parameters": {"size": SIZE, "gate": str(gate)},
+    }
+    sleeper = stage.drive(rules=f"{name}:pause@{hit}", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    while True:
+        other = stage.drive(**given)
+        wait_until(lambda other=other: other.has_ended or stage.counts().get("hold", 0) > 0)
+        if stage.counts().get("hold", 0):
+            break
+        assert other.result()["refused"] == "LeaseHeld"
+    if place.startswith("lease"):
+        # The sleeper was in `hold` already, so the gate opens for it too.
+        wait_until(lambda: stage.counts()["hold"] == 2)
+    seen = stage.look("run-1")
+    before = stage.counts()
+    sleeper.send(signal.SIGCONT)
+    if not place.startswith("lease"):
+        found = sleeper.result()
+        assert found.get("error") == "LeaseLost", found
+        assert found["state"] == "Crashed"
+        assert "can write nothing more" in found["message"]
+        again = stage.look("run-1")
+        assert (again["head"], again["done"]) == (seen["head"], seen["done"])
+        assert again["state"] == "Running" and again["wrong"] == []
+        # What it had sent already may still end, nothing else begins.
+        after = stage.counts()
+        assert sum(after.values()) - sum(before.values()) <= 6 * 5
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    sleeper.wait()
+    assert stage.look("run-1")["state"] == "Completed"
+    assert stage.look("run-1")["wrong"] == []
+
+
+def test_a_clock_that_is_set_back_takes_no_run_from_its_driver(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    driver = stage.drive(call="backward", **given)
+    wait_until(lambda: stage.counts().get("hold", 0) == 1)
+    assert stage.drive(**given).result()["refused"] == "LeaseHeld"
+    driver.kill()
+    before = stage.counts()
+    seen = stage.look("run-1")
+    assert seen["wrong"] == [] and len(seen["done"]["step"]) == SIZE
+    other = stage.drive(call="backward", **given)
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    assert stage.counts() == {**before, "hold": 2}
+    assert stage.look("run-1")["wrong"] == []
