@@ -12,7 +12,14 @@ from typing import Any, overload
 
 from graphflow import settings
 from graphflow.durability import value_of_run
-from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, RemoteError, RequestRefused, ValueUnavailable
+from graphflow.errors import (
+    GraphflowError,
+    HistoryError,
+    LeaseHeld,
+    RemoteError,
+    RequestRefused,
+    ValueUnavailable,
+)
 from graphflow.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.replay import Moved, Replay
 from graphflow.past_events import PastEvent, events_of, level_number
