@@ -6,7 +6,7 @@ runs again only where its value is gone and something needs it. What depends on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from graphflow.engine.books import NodeBook, Past, Stage, codes_at, packed
 from graphflow.engine.outcomes import set_items
@@ -15,6 +15,9 @@ from graphflow.graph import DepKind
 from graphflow.states import FINAL_TABLE
 
 __all__ = ["Restorer"]
+
+MANY_RUNS = 64
+"""Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
 
 
 class Restorer:
@@ -155,25 +158,34 @@ def _all(size: int) -> int:
     return int.from_bytes(b"\1" * size, "little")
 
 
+def _runs(indices: Sequence[int], mask: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """The stretches where a mask is 1: the first position, and the indices. O(stretches), beside the searches."""
+    if not mask:
+        return
+    flags = mask.to_bytes(len(indices), "little")
+    start = flags.find(1)
+    while start >= 0:
+        stop = flags.find(0, start)
+        stop = len(flags) if stop < 0 else stop
+        yield start, indices[start:stop]
+        start = flags.find(1, stop)
+
+
 def _picked(indices: Sequence[int], mask: int) -> Sequence[int]:
     if not mask:
         return ()
     if mask == _all(len(indices)):
         return indices
-    return packed([index for _, index in _places(indices, mask)])
+    picked: list[int] = []
+    for _, run in _runs(indices, mask):
+        picked += run
+    return packed(picked)
 
 
-def _places(indices: Sequence[int], mask: int) -> list[tuple[int, int]]:
+def _places(indices: Sequence[int], mask: int) -> Iterator[tuple[int, int]]:
     """(position, index) where a mask is 1."""
-    if not mask:
-        return []
-    flags = mask.to_bytes(len(indices), "little")
-    found: list[tuple[int, int]] = []
-    at = flags.find(1)
-    while at >= 0:
-        found.append((at, indices[at]))
-        at = flags.find(1, at + 1)
-    return found
+    for start, run in _runs(indices, mask):
+        yield from enumerate(run, start)
 
 
 def _write(column: bytearray, indices: Sequence[int], mask: int) -> None:
@@ -191,5 +203,8 @@ def _set(run: RunState, book: NodeBook, past: Past, indices: Sequence[int], mask
         return
     if past.info is not None:
         book.info = past.info
-    chosen = _picked(indices, mask)
-    set_items(run, book, chosen, codes_at(past.states, chosen), codes_at(past.attempts, chosen))
+    stretches = [stretch for _, stretch in _runs(indices, mask)]
+    if len(stretches) > MANY_RUNS and 8 * len(stretches) > len(indices):
+        stretches = [_picked(indices, mask)]
+    for chosen in stretches:
+        set_items(run, book, chosen, codes_at(past.states, chosen), codes_at(past.attempts, chosen))
