@@ -281,8 +281,9 @@ def _create(path: Path) -> None:
             f"the catalog {path} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
-        temporary.with_name(f"{temporary.name}-journal").unlink(missing_ok=True)
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def _opened(path: Path) -> Database:

@@ -28,7 +28,7 @@ BUSY_SECONDS = 1.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SURROUNDINGS = {
     sqlite3.SQLITE_FULL: "the disk is full; make room and go on",
-    sqlite3.SQLITE_READONLY: "it cannot be written: its disk, its folder or the file itself is read-only",
+    sqlite3.SQLITE_READONLY: "its disk, its folder or the file itself is read-only",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; is its folder there, and are you allowed to use it?",
     sqlite3.SQLITE_PERM: "you are not allowed to use it",
     sqlite3.SQLITE_AUTH: "you are not allowed to use it",
@@ -216,6 +216,10 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
         return HistoryError(
             f"{path} cannot be {what}: another process keeps it locked ({error}). Is one that uses it stopped"
             " (Ctrl-Z), or busy with a long transaction? Continue or end it, then try again"
+        )
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return HistoryError(
+            f"{path} cannot be {what}: it was moved or removed while this process has it open"
         )
     if code in _SURROUNDINGS:
         return HistoryError(f"{path} cannot be {what}: {_SURROUNDINGS[code]} ({name})")
