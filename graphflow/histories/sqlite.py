@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -174,12 +174,16 @@ class SqliteHistory:
                 with self._reader(run_id) as reader:
                     for _ in reader.entries(after=min(seen, row.seq)):
                         pass
+            # A driver that looks for requests must not be held up by whoever has the catalog locked.
+            polls = Catalog(self.folder, creates=False)
+            polls.be_quick()
         except BaseException:
             writer.close(checkpoint=False)
             raise
         return SqliteJournal(
             writer,
             catalog,
+            polls,
             lock,
             run_id=run_id,
             epoch=epoch,
@@ -441,7 +445,7 @@ class SqliteHistory:
         has_lock = me.is_beside(claim.holder) and is_locked(self.run_folder(header.id))
         return claim.is_alive(me, self._clock, has_lock=has_lock)
 
-    def _newest(self, rows: Sequence[Row]) -> Iterator[RunHeader]:
+    def _newest(self, rows: Iterable[Row]) -> Iterator[RunHeader]:
         for row in rows:
             yield self._seen(*row)
 
