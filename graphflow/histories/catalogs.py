@@ -123,7 +123,7 @@ class Catalog:
         while True:
             created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
             rows = self._runs(
-                schema.RUNS, flow_name, flow_name, oldest, created, created, run_id, RUNS_AT_ONCE
+                schema.RUNS, flow_name, flow_name, oldest, created, run_id, RUNS_AT_ONCE
             )
             yield from rows
             if len(rows) < RUNS_AT_ONCE:

@@ -195,7 +195,7 @@ RUNS_BY_PREFIX = (
 RUNS_BY_NAME = f"{_RUNS} WHERE run.name = ? ORDER BY run.created DESC, run.id DESC LIMIT 1"
 RUNS = f"""{_RUNS}
     WHERE (? = '' OR run.flow_name = ?) AND run.created >= ?
-        AND (run.created < ? OR (run.created = ? AND run.id < ?))
+        AND (run.created, run.id) < (?, ?)
     ORDER BY run.created DESC, run.id DESC
     LIMIT ?"""
 DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
