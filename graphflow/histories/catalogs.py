@@ -122,9 +122,7 @@ class Catalog:
         oldest = float("-inf") if since is None else since
         while True:
             created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
-            rows = self._runs(
-                schema.RUNS, flow_name, flow_name, oldest, created, run_id, RUNS_AT_ONCE
-            )
+            rows = self._runs(schema.RUNS, flow_name, flow_name, oldest, created, run_id, RUNS_AT_ONCE)
             yield from rows
             if len(rows) < RUNS_AT_ONCE:
                 return

@@ -66,6 +66,7 @@ def test_readers_and_the_driver_go_on_at_the_same_time(tmp_path):
                     assert [entry.seq for entry in entries] == list(range(last + 1, entries[-1].seq + 1))
                     last = entries[-1].seq
                 mine.find(RUN)
+                assert mine.verify(RUN) == []
             seen.append(last)
         except BaseException as error:
             errors.append(error)
