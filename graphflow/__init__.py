@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphflow.canonical import register_hash
 from graphflow.context import flow_context, get_run_logger, task_context
 from graphflow.flows import Flow, flow
 from graphflow.futures import Future, MappedFuture, as_completed, flatten, items, product, rows, starmap, wait
@@ -51,6 +52,7 @@ __all__ = [
     "items",
     "not_all_skipped",
     "product",
+    "register_hash",
     "rows",
     "some_failed",
     "some_successful",
