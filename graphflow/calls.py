@@ -16,10 +16,19 @@ from typing import Any
 
 from graphflow.backends import resolve
 from graphflow.context import FLOW, RECORDER, FlowContext
+from graphflow.durability import Durability
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
 from graphflow.engine.values import outcome_of, unhandled_exception
-from graphflow.errors import BackendError, FlowTimedOut, RunCancelled
+from graphflow.errors import (
+    BackendError,
+    FlowTimedOut,
+    GraphflowError,
+    HistoryError,
+    LeaseLost,
+    ResultStoreError,
+    RunCancelled,
+)
 from graphflow.flow_options import FlowOptions
 from graphflow.futures import Future, wait_in_loop
 from graphflow.item import Item
@@ -45,6 +54,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger("graphflow.flows")
+_BROKEN = (BackendError, HistoryError, LeaseLost, ResultStoreError)
+"""Not the flow failed, but what runs it."""
 STOP_SECONDS = 10.0
 """How long a run that was stopped by force waits for its last events."""
 
@@ -89,10 +100,11 @@ class Definition:
 class Execution:
     """One run of a flow, with all its attempts."""
 
-    def __init__(self, flow: Definition, run: Run) -> None:
+    def __init__(self, flow: Definition, run: Run, durability: Durability | None = None) -> None:
         self.flow = flow
         self.options = flow.options
         self.run = run
+        self.durability = run._durability = durability
         self._opened: list[tuple[Backend, bool]] = []
 
     # -- from the first state to the last -------------------------------------------------------------------
@@ -134,17 +146,44 @@ class Execution:
     @contextmanager
     def _whole_run(self) -> Iterator[None]:
         """The backend lives for all attempts, and is closed if the run made it; hooks are called at the end."""
-        run = self.run
+        run, durable = self.run, self.durability
         run.started = datetime.now(UTC)
+        if durable is not None:
+            durable.watch(sink=run.sink, act=run._carry_out, lost=self._lost)
         try:
             yield
         finally:
             for backend, is_owned in self._opened:
                 if is_owned:
                     backend.close()
-            run._end()
+            with run._moving:
+                run._end()
+            self._write_end()
             call_end_hooks(self.flow, run)
             run._done.set()
+
+    def _lost(self, error: GraphflowError) -> None:
+        """The run is another driver's now."""
+        logger.error("%s", error)
+        if self.run._recorder is not None:
+            self.run._recorder.give_up(error)
+
+    def _write_end(self) -> None:
+        """The outcome is durable before anybody is told; if it cannot be written, the run crashed."""
+        run, durable = self.run, self.durability
+        if durable is None:
+            return
+        try:
+            if not isinstance(run.exception, LeaseLost):
+                if run.exception is None:
+                    durable.completed(run.value)
+                run._write_state()
+        except GraphflowError as error:
+            logger.error("the end of run %s could not be written: %s", run.name, error)
+            if run.exception is None:
+                settle(run, error)
+        finally:
+            durable.close()
 
     def _make_backend(self) -> Backend:
         if not self._opened:
@@ -160,10 +199,15 @@ class Execution:
             flow_parameters=run.parameters,
             attempt=run.attempt,
             log_prints=self.options.log_prints,
+            durability=self.durability,
+            persistence=None if self.durability is None else self.durability.persistence(self.flow),
         )
         recorder.view = _hook_view(recorder)
         run._attach(recorder)
         run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
+        if self.durability is not None and run.attempt > 1:
+            self.durability.begin_attempt(self.flow, run)
+        run._write_state()
         if run.attempt == 1:
             call_hooks(self.flow, run, self.options.on_running)
         return recorder
@@ -177,6 +221,7 @@ class Execution:
         if code not in FAILED_CODES or run.attempt > self.options.retries or run._is_stopping:
             return None
         run._move(Code.AWAITING_RETRY)
+        run._write_state()
         delay = self.options.delay(run.attempt)
         run.attempt += 1
         run._exception = None
@@ -259,7 +304,7 @@ class Execution:
             if recorder.has_driver:
                 driver = recorder.driver
                 driver.wait(lambda: driver.is_finished, STOP_SECONDS)
-        except BackendError as broken:
+        except _BROKEN as broken:
             error = broken
         except Exception as broken:
             error = error or broken
@@ -379,7 +424,7 @@ def settle(run: Run, error: BaseException | None) -> None:
         code = Code.CANCELLED
     elif isinstance(error, FlowTimedOut):
         code = Code.TIMED_OUT
-    elif isinstance(error, BackendError) or not isinstance(error, Exception):
+    elif isinstance(error, _BROKEN) or not isinstance(error, Exception):
         code = Code.CRASHED
     else:
         code = Code.FAILED

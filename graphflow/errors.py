@@ -31,6 +31,7 @@ __all__ = [
     "MapWidthError",
     "ParameterError",
     "RemoteError",
+    "RequestRefused",
     "ResultDamaged",
     "ResultStoreError",
     "RunCancelled",
@@ -180,6 +181,10 @@ class FlowChanged(GraphflowError, ValueError):
 
 class SourceChanged(GraphflowError, ValueError):
     """An iterator gives other items than in the earlier life of the run."""
+
+
+class RequestRefused(GraphflowError, RuntimeError):
+    """The driver of a run could not do what was asked of it from outside; says why."""
 
 
 class ResultStoreError(GraphflowError, RuntimeError):

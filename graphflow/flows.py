@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow import ids
 from graphflow.context import RECORDER
-from graphflow.errors import TaskOptionError
+from graphflow.errors import ParameterError, TaskOptionError
 from graphflow.flow_options import FLOW_OPTIONS, FlowOptions
 from graphflow.functions import Binding, dress, function_name, is_async
 from graphflow.graph import Graph
@@ -151,7 +151,10 @@ class Flow(Generic[P, R]):
         ParameterError
             If parameters are missing, unknown or of the wrong type; before anything runs.
         """
-        execution = self._execution(args, kwargs)
+        return self._started(self._execution(args, kwargs))
+
+    def _started(self, execution: Execution) -> Run:
+        """Run in a thread of its own."""
         run = execution.run
 
         def target() -> None:
@@ -163,6 +166,154 @@ class Flow(Generic[P, R]):
                 execution.execute()
 
         threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
+        return run
+
+    def run_with_id(self, run_id: str, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run under an id of your own: where there is such a run already, resume it, or give it if it completed.
+
+        So the same command can be given again until it is done. Gives the run; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        run_id
+            Letters, digits, `.`, `_` and `-`, up to 64 of them.
+
+        Raises
+        ------
+        ParameterError
+            If the run of this id has other parameters, or the id cannot be one.
+        LeaseHeld
+            If it has a driver.
+        """
+        return self._with_id(run_id, args, kwargs)
+
+    def _with_id(self, run_id: str, args: Any, kwargs: Any, *, starts: bool = False) -> Any:
+        from graphflow.durability import is_known
+
+        ids.check_run_id(run_id)
+        parameters = self._parameters(args, kwargs)
+        if is_known(run_id):
+            return self._again(run_id, None, parameters=parameters, starts=starts)
+        execution = self._execution(args, kwargs, run_id=run_id)
+        if starts:
+            return self._started(execution)
+        if self.is_async:
+            return _executed(execution)
+        execution.execute()
+        return execution.run
+
+    def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
+        """Go on with a run that crashed, failed, was cancelled or interrupted: run what is missing, keep what is done.
+
+        The body is run again with the parameters of then; its calls are matched with the earlier ones. Gives the run,
+        whatever became of it; for an async flow, an awaitable of it. A run that completed is given as it is.
+
+        Parameters
+        ----------
+        run_id
+            The run's id, a unique prefix of it, its name, `@latest` or `@latest-failed`.
+        rerun_changed
+            Whether tasks whose code was changed meanwhile run anew, with all that depends on them. Else their finished items
+            are kept, with one warning, and the new code runs the others.
+        force
+            Whether to take a flow whose calls do not match the earlier ones any more.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run, or it is another flow's.
+        LeaseHeld
+            If it has a driver.
+        FlowChanged
+            If the calls of the changed flow do not match, and this is not forced; as the run's exception.
+        """
+        return self._again(run_id, None, rerun_changed=rerun_changed, force=force)
+
+    def redrive(
+        self,
+        run_id: str,
+        *,
+        failed: bool | None = None,
+        node: str | None = None,
+        indices: Iterable[int] | None = None,
+        rerun_changed: bool = False,
+        force: bool = False,
+    ) -> Any:
+        """Run items of an earlier run again, in the same run, with all that depends on them; all others are kept.
+
+        Gives the run; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        failed
+            All that failed; the default where no node and no items are named.
+        node
+            The node, by its name in the run.
+        indices
+            Only these items of it; without `node`, of the run's only map.
+        rerun_changed, force
+            As for `resume`.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run or node.
+        IndexError
+            If there is no such item.
+        LeaseHeld
+            If the run has a driver.
+        """
+        from graphflow.engine.recovery import Selection
+
+        chosen = None if indices is None else frozenset(indices)
+        if chosen is not None and not chosen:
+            raise ParameterError(
+                "redrive: indices is empty; name the items, or leave it out for all of the node"
+            )
+        if failed and (node is not None or chosen is not None):
+            raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
+        if failed is False and node is None and chosen is None:
+            raise ParameterError("redrive: say what is to run again: failed=True, or a node and its indices")
+        selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
+        return self._again(run_id, selections, rerun_changed=rerun_changed, force=force)
+
+    def _again(
+        self,
+        run_id: str,
+        selections: Any,
+        *,
+        rerun_changed: bool = False,
+        force: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        starts: bool = False,
+    ) -> Any:
+        """Another life of a run; with `starts` in a thread of its own, so that the run is given at once."""
+        from graphflow.calls import Execution
+        from graphflow.durability import reopen
+
+        found = reopen(
+            self._definition,
+            run_id,
+            selections=selections,
+            rerun_changed=rerun_changed,
+            is_forced=force,
+            parameters=parameters,
+        )
+        run = Run(
+            run_id=found.header.id,
+            name=found.header.name,
+            flow_name=self.name,
+            parameters=found.parameters,
+        )
+        if found.durability is None:
+            run._was_completed(found.header, found.value)
+            return _ready(run) if self.is_async and not starts else run
+        execution = Execution(self._definition, run, found.durability)
+        if starts:
+            return self._started(execution)
+        if self.is_async:
+            return _executed(execution)
+        execution.execute()
         return run
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
@@ -199,19 +350,19 @@ class Flow(Generic[P, R]):
 
         return Definition(self.fn, self.options, self)
 
-    def _execution(self, args: Any, kwargs: Any) -> Execution:
+    def _execution(self, args: Any, kwargs: Any, *, run_id: str | None = None) -> Execution:
         parameters = self._parameters(args, kwargs)
-        run_id = ids.run_id()
-        name = self._definition.run_name(parameters, run_id)
+        run_id = run_id or ids.run_id()
+        definition = self._definition
+        name = definition.run_name(parameters, run_id)
         run = Run(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.calls import Execution
+        from graphflow.durability import Durability
 
-        return Execution(self._definition, run)
+        return Execution(definition, run, Durability.create(definition, run))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:
-        execution = self._execution(args, kwargs)
-        await execution.execute_async()
-        return execution.run
+        return await _executed(self._execution(args, kwargs))
 
     async def _value_async(self, args: Any, kwargs: Any) -> Any:
         return (await self._run_async(args, kwargs)).result()
@@ -227,6 +378,15 @@ class Flow(Generic[P, R]):
 
 def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Flow[..., Any]:
     return Flow(fn, **options)
+
+
+async def _executed(execution: Execution) -> Run:
+    await execution.execute_async()
+    return execution.run
+
+
+async def _ready(run: Run) -> Run:
+    return run
 
 
 def _quiet(target: Callable[[], None]) -> Callable[[], None]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 
-__all__ = ["idempotency_key", "node_key", "run_id"]
+from graphflow.errors import ParameterError
+
+__all__ = ["check_run_id", "idempotency_key", "node_key", "run_id"]
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -16,6 +19,21 @@ def run_id(*, now: float | None = None) -> str:
     milliseconds = int((time.time() if now is None else now) * 1000)
     number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def check_run_id(text: str) -> str:
+    """An id that a user gave to a run.
+
+    Raises
+    ------
+    ParameterError
+        If it cannot be one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise ParameterError(
+            f"a run's id is up to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit; not {text!r}"
+        )
+    return text
 
 
 def node_key(flow_name: str, scope: str, task_name: str, occurrence: int) -> str:

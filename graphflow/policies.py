@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from graphflow.states import Counts
 __all__ = [
     "ASYNC_CONCURRENCY",
     "NOT_SET",
+    "POLICY_NAMES",
     "Fail",
     "NotSet",
     "Pause",
@@ -52,6 +53,10 @@ __all__ = [
 
 ASYNC_CONCURRENCY = 64
 """Items of an async task that run at the same time in one slot, where nothing else was said."""
+
+
+POLICY_NAMES = ("retries", "retry_delay_seconds", "retry_jitter_factor", "timeout_seconds")
+"""Options of a task that can be changed while it runs."""
 
 
 class NotSet:
@@ -511,4 +516,30 @@ class TaskOptions:
             priority=priority,
             workers=tuple(workers or ()),
             persist=check_flag(owner, "persist", given.get("persist")),
+        )
+
+    def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:
+        """The same with other retries, delays or timeout (`POLICY_NAMES`).
+
+        Raises
+        ------
+        TaskOptionError
+            If one is of the wrong kind.
+        """
+        retry = self.retry
+        retries = check_retries(owner, change.get("retries", retry.retries) or 0)
+        delays = retry.delays
+        if "retry_delay_seconds" in change:
+            delays = retry_delays(owner, max(1, retries), change["retry_delay_seconds"])
+        jitter = retry.jitter_factor
+        if "retry_jitter_factor" in change:
+            given = change["retry_jitter_factor"]
+            jitter = None if given is None else check_seconds(owner, "retry_jitter_factor", given)
+        timeout = self.timeout_seconds
+        if "timeout_seconds" in change:
+            timeout = check_timeout(owner, change["timeout_seconds"])
+        return replace(
+            self,
+            retry=replace(retry, retries=retries, delays=delays, jitter_factor=jitter),
+            timeout_seconds=timeout,
         )

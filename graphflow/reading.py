@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
-from graphflow.states import FINAL_TABLE, Code
+from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.engine.driver import Driver
@@ -122,7 +122,8 @@ class Reader:
         return (value,)
 
     def _load(self, index: int) -> None:
-        mask = bytes(self._states()[index : index + BLOCK]).translate(_HAS_VALUE)
+        with self._driver.settled:
+            mask = bytes(self._states()[index : index + BLOCK]).translate(_HAS_VALUE)
         count = mask.find(0)
         count = len(mask) if count < 0 else count
         self._values_from = index
@@ -164,7 +165,7 @@ class Reader:
     def _ended(self) -> bytes:
         """One byte per item from the reader's place on, 1 where it ended."""
         low = self._position
-        return bytes(self._states()[low : low + 2 * LAST_WINDOW]).translate(FINAL_TABLE)
+        return self._driver.ended_mask(self._node, low, low + 2 * LAST_WINDOW)
 
     def _is_news(self, given: set[int]) -> bool:
         count = self._count()

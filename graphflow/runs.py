@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphflow.errors import GraphflowError, TaskOptionError, ValueUnavailable
+from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
 from graphflow.knobs import KNOB_NAMES, timeout_factor
-from graphflow.policies import NOT_SET, NotSet, TaskOptions, refuse_unknown
+from graphflow.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions, refuse_unknown
 from graphflow.ports import Backend, RunEvent
 from graphflow.recording import Callee, Fragment, Recorder
 from graphflow.reports import LogRecord
@@ -21,7 +21,10 @@ from graphflow.runner.capture import LogSink
 from graphflow.states import Code, State
 
 if TYPE_CHECKING:
+    from graphflow.durability import Durability
+    from graphflow.engine.dispatch import Persistence
     from graphflow.engine.driver import Driver
+    from graphflow.records import Request, RunHeader
     from graphflow.views import Nodes
 
 __all__ = ["Run", "RunRecorder"]
@@ -34,6 +37,8 @@ class RunRecorder(Recorder):
     ----------
     make_backend
         Gives the backend and is called when the first node is to run.
+    durability, persistence
+        What makes the run outlive this process; None for a run that is kept in memory alone.
     """
 
     def __init__(
@@ -45,12 +50,21 @@ class RunRecorder(Recorder):
         flow_parameters: Mapping[str, Any] | None = None,
         attempt: int = 1,
         log_prints: bool = False,
+        durability: Durability | None = None,
+        persistence: Persistence | None = None,
     ) -> None:
         super().__init__(
             flow_name=flow_name, scope=flow_name, flow_parameters=flow_parameters, log_prints=log_prints
         )
         self.run_id = run_id
         self.key = run_id if attempt == 1 else f"{run_id}.{attempt}"
+        self._durability = durability
+        self._persistence = persistence
+        if durability is not None and durability.journal.epoch > 1:
+            # What an earlier driver left on a cluster that is shared must not be taken for this one's.
+            self.key += f".e{durability.journal.epoch}"
+        self.pause_here: Callable[[float | None], None] | None = None
+        """Pauses the run and waits until it is resumed."""
         self.by_id: dict[int, Node] = {}
         self.subscribers: list[Callable[[RunEvent], None]] = []
         self.backend: Backend | None = None
@@ -66,6 +80,8 @@ class RunRecorder(Recorder):
         """Nodes whose futures the flow's body returned."""
         self._stops: Literal["soft", "hard"] | None = None
         self._interruption: BaseException | None = None
+        self._is_paused = False
+        self._broken: GraphflowError | None = None
 
     @property
     def has_driver(self) -> bool:
@@ -91,12 +107,22 @@ class RunRecorder(Recorder):
                 # The engine is loaded with the first run, not by `import graphflow`.
                 from graphflow.engine.driver import Driver
 
+                durable = self._durability
+                kept: dict[str, Any] = {}
+                if durable is not None and self._persistence is not None:
+                    durable.books.begin_attempt()
+                    kept = {
+                        "books": durable.books,
+                        "recovery": durable.recovery,
+                        "persistence": self._persistence,
+                    }
                 self._driver = Driver(
                     run_id=self.key,
                     flow_name=self.flow_name,
                     backend=self.backend,
                     adopt=_weakly(self.adopt),
                     make_run_view=self.view,
+                    **kept,
                 )
                 self.opened.append(self._driver)
                 for subscriber in self.subscribers:
@@ -105,7 +131,29 @@ class RunRecorder(Recorder):
                     self._driver.interrupt(self._interruption)
                 if self._stops is not None:
                     self._driver.stop(hard=self._stops == "hard")
+                if self._is_paused:
+                    self._driver.pause()
+                if self._broken is not None:
+                    self._driver.give_up(self._broken)
             return self._driver
+
+    def pause(self, is_paused: bool) -> None:
+        """Send nothing more until this is taken back."""
+        with self._lock:
+            self._is_paused = is_paused
+            if self._driver is not None:
+                if is_paused:
+                    self._driver.pause()
+                else:
+                    self._driver.resume()
+
+    def give_up(self, error: GraphflowError) -> None:
+        """The run is not this process's any more, or cannot be written down: nothing of it goes on here."""
+        with self._lock:
+            self._broken = error
+            self.interrupt(error)
+            if self._driver is not None:
+                self._driver.give_up(error)
 
     def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
         """Start nothing more; what is recorded and did not begin ends Cancelled.
@@ -243,6 +291,10 @@ class Run:
         self._thread: int | None = None
         self._is_stopping = False
         self._stop_asked = threading.Event()
+        self._moving = threading.RLock()
+        self._is_paused = False
+        self._resumed = threading.Event()
+        self._durability: Durability | None = None
         self._earlier_logs: list[LogRecord] = []
 
     def __repr__(self) -> str:
@@ -326,10 +378,31 @@ class Run:
         """Start no new items and let the running ones end; what was not begun is Cancelled."""
         self._request_stop(hard=False)
 
+    def pause(self) -> None:
+        """Start nothing more until `resume`; what runs goes on to its end, and no slot is held."""
+        with self._moving:
+            if self.ended is None and not self._is_paused:
+                self._is_paused = True
+                self._resumed.clear()
+                if self._recorder is not None:
+                    self._recorder.pause(True)
+                self._move(Code.PAUSED)
+                self._write_state()
+
     def resume(self) -> None:
-        """Run again what a `Pause` signal parked."""
-        if self._recorder is not None and self._recorder.has_driver:
-            self._recorder.driver.resume()
+        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        with self._moving:
+            if self._recorder is not None:
+                if self._is_paused:
+                    self._recorder.pause(False)
+                elif self._recorder.has_driver:
+                    self._recorder.driver.resume()
+            if self._is_paused:
+                self._is_paused = False
+                if self.ended is None:
+                    self._move(Code.RUNNING)
+                    self._write_state()
+                self._resumed.set()
 
     def update(self, node: Any, **knobs: Any) -> None:
         """Change the knobs of a map while it runs; they take effect with the next batches, within a time slice.
@@ -340,7 +413,9 @@ class Run:
             The map's name in this run (such as `"fetch"`), its node view or its future.
         knobs
             `max_concurrency`, `rate_limit`, `tolerated_failure_count`, `tolerated_failure_percentage`, `fail_fast`,
-            `timeout` (a percentage) or `batch_size`, as in `with_options`; None takes a limit away.
+            `timeout` (a percentage) or `batch_size` of a map, and of any task its policies `retries`,
+            `retry_delay_seconds`, `retry_jitter_factor` and `timeout_seconds`; as in `with_options`; None takes a limit
+            away.
 
         Raises
         ------
@@ -352,7 +427,7 @@ class Run:
             If it is not a map, has ended, or is not known to the run yet.
         """
         owner = f"run.update({getattr(node, 'name', node)!r})"
-        refuse_unknown(owner, knobs, (*KNOB_NAMES, "batch_size"))
+        refuse_unknown(owner, knobs, (*KNOB_NAMES, "batch_size", *POLICY_NAMES))
         if not knobs:
             raise TaskOptionError(f"{owner}: say what is to change, such as max_concurrency=8")
         recorder = self._recorder
@@ -361,10 +436,16 @@ class Run:
         given = getattr(node, "_node", None)
         name = node if isinstance(node, str) else getattr(given, "name", repr(node))
         found = self.nodes[name]._node
-        if not found.is_mapped:
+        policy = {key: knobs.pop(key) for key in POLICY_NAMES if key in knobs}
+        if knobs and not found.is_mapped:
             raise GraphflowError(f"{owner}: {found.name} is not a map; only maps have knobs")
         if recorder.driver.is_final(found.id):
             raise GraphflowError(f"{owner}: {found.name} has ended already")
+        if policy:
+            recorder.flush()
+            recorder.driver.change_policy(found, policy, owner=owner)
+        if not knobs:
+            return
         size = knobs.pop("batch_size", NOT_SET)
         batch_size: int | None = None
         if not isinstance(size, NotSet):
@@ -386,17 +467,61 @@ class Run:
         if self.ended is None:
             self._is_stopping = True
             self._stop_asked.set()
+            self._resumed.set()
             if self._recorder is not None:
                 self._recorder.stop(hard=hard)
 
     # -- used by flows ----------------------------------------------------------------------------------
+
+    def _write_state(self) -> None:
+        """The state that the run is in now is durable when this returns."""
+        if self._durability is not None:
+            self._durability.moved(Code.by_name(self.state.name), self.state.message or "")
+
+    def _carry_out(self, request: Request) -> None:
+        """Do what was asked from outside.
+
+        Raises
+        ------
+        GraphflowError
+            If it cannot be done: what is wrong is the answer.
+        """
+        body = dict(request.body)
+        if self.ended is not None:
+            raise GraphflowError(f"run {self.name} has ended already: it is {self.state.name}")
+        if request.kind == "cancel":
+            if body.get("now"):
+                self.cancel()
+            else:
+                self.drain()
+        elif request.kind == "pause":
+            self.pause()
+        elif request.kind == "resume":
+            self.resume()
+        elif request.kind == "update":
+            node = body.pop("node", "")
+            self.update(node, **body)
+        else:
+            raise GraphflowError(f"a run cannot be asked to {request.kind!r}")
+
+    def _pause_here(self, timeout: float | None) -> None:
+        """Pause, and wait in the flow's body until the run is resumed."""
+        self.pause()
+        if not self._resumed.wait(timeout):
+            self.resume()
+            raise TimeoutError(f"run {self.name} was not resumed within {timeout:g} s")
+        if self._is_stopping:
+            raise RunCancelled(f"run {self.name} was cancelled while it was paused")
 
     def _attach(self, recorder: RunRecorder) -> None:
         """Begin an attempt."""
         if self._recorder is not None and self._recorder.has_driver:
             self._earlier_logs += self._recorder.driver.history.logs
         recorder.subscribers = self._subscribers
+        recorder.pause_here = self._pause_here
         self._recorder = recorder
+        if self._is_paused:
+            recorder.pause(True)
         if self._is_stopping:
             recorder.stop(hard=True)
 
@@ -406,7 +531,19 @@ class Run:
         self._history.append(state)
         return state
 
+    def _was_completed(self, header: RunHeader, value: Any) -> None:
+        """It ended in an earlier life: nothing is run."""
+        self._value = value
+        self._history.append(State.of(Code.COMPLETED, at=header.ended, data=value))
+        self.started = _moment(header.started)
+        self.ended = _moment(header.ended)
+        self._done.set()
+
     def _end(self) -> None:
         """The run has ended; its hooks may still be called, in this thread."""
         self._thread = threading.get_ident()
         self.ended = datetime.now(UTC)
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from graphflow.ports import Backend
     from graphflow.runs import Run
 
-__all__ = ["Interrupts", "rows_of", "run_flow"]
+__all__ = ["Begin", "Interrupts", "rows_of", "run_flow"]
+
+Begin = Callable[["Flow[Any, Any]", Mapping[str, Any]], "Run"]
+"""Starts a run of a flow with parameters, and gives it at once."""
 
 _REFRESH_SECONDS = 0.1
 
 
 class Interrupts:
-    """Ctrl-C while a run is on: the first drains it, the second cancels it, a third ends the program.
+    """Ctrl-C while a run is on: the first drains it, the second cancels it, a third ends the program; SIGTERM likewise.
 
     The signal handler only counts; the watching thread acts, as the interrupted thread may hold a lock.
     Before there is a run to stop, and from the third time on, Ctrl-C is Python's `KeyboardInterrupt`.
@@ -34,24 +37,27 @@ class Interrupts:
     def __init__(self) -> None:
         self.count = 0
         self.is_armed = False
+        self.is_terminated = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         self.count += 1
+        self.is_terminated |= signum == signal.SIGTERM
         if not self.is_armed or self.count > 2:
             raise KeyboardInterrupt
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle SIGINT here; does nothing outside the main thread, which gets no signals."""
+        """Handle SIGINT and SIGTERM here; does nothing outside the main thread, which gets no signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGINT, self.handle)
+        before = signal.signal(signal.SIGINT, self.handle), signal.signal(signal.SIGTERM, self.handle)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, before[0])
+            signal.signal(signal.SIGTERM, before[1])
 
 
 class Watcher:
@@ -116,6 +122,7 @@ def run_flow(
     backend: Backend | None = None,
     progress: Progress,
     interrupts: Interrupts | None = None,
+    begin: Begin | None = None,
 ) -> Run:
     """Run a flow to its end, whatever that is, and return the run.
 
@@ -129,7 +136,7 @@ def run_flow(
     interrupts = interrupts or Interrupts()
     chosen = flow if backend is None else flow.with_options(backend=backend)
     with interrupts.installed():
-        run = chosen.start(**parameters)
+        run = chosen.start(**parameters) if begin is None else begin(chosen, parameters)
         interrupts.is_armed = True
         with Watcher(run, progress, interrupts):
             run.wait()

@@ -10,7 +10,18 @@ import typer
 
 from graphflow.cli.terminal import say_error
 from graphflow.cli.tracebacks import full_text
-from graphflow.errors import BackendError, GraphflowError, ParameterError, TargetError
+from graphflow.errors import (
+    BackendError,
+    GraphflowError,
+    HistoryError,
+    LeaseHeld,
+    LeaseLost,
+    ParameterError,
+    ResultStoreError,
+    RunNotFound,
+    SettingsError,
+    TargetError,
+)
 
 __all__ = ["ExitCode", "code_of", "errors_become_exit_codes"]
 
@@ -22,8 +33,11 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     CANNOT_LOAD = 3
+    NOT_FOUND = 4
     INFRASTRUCTURE = 5
+    HELD = 9
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 def code_of(error: BaseException) -> ExitCode:
@@ -31,9 +45,13 @@ def code_of(error: BaseException) -> ExitCode:
     match error:
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
-        case BackendError():
+        case BackendError() | HistoryError() | ResultStoreError():
             return ExitCode.INFRASTRUCTURE
-        case TargetError() | ParameterError():
+        case LeaseHeld() | LeaseLost():
+            return ExitCode.HELD
+        case RunNotFound():
+            return ExitCode.NOT_FOUND
+        case TargetError() | ParameterError() | SettingsError():
             return ExitCode.CANNOT_LOAD
         case _:
             return ExitCode.FAILED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from graphflow.cli.bench import bench
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
+from graphflow.cli.runs import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import (
@@ -39,6 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench, name="bench")
+app.add_typer(runs, name="runs")
+app.command()(fsck)
 
 
 class GraphFormat(StrEnum):
@@ -93,6 +98,14 @@ def run(
     output: Annotated[
         OutputFormat, typer.Option("--output", "-o", help="What stdout gets: the value, or the run as JSON.")
     ] = OutputFormat.TABLE,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id",
+            metavar="ID",
+            help="An id of your own: where there is such a run already, it is resumed, or shown if it completed.",
+        ),
+    ] = None,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -103,14 +116,21 @@ def run(
     the running ones end; the second cancels.
 
     Exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cannot load the flow or invalid parameters,
-    5 the backend cannot be reached or broke, 130 interrupted.
+    5 the backend, the history or the result store cannot be reached or broke, 9 the run has a driver already,
+    130 interrupted, 143 terminated.
     """
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
         flow = _load(target)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
-        code = run_and_show(flow, parameters, backend=backend, manner=manner)
+        begin = None if run_id is None else partial(_begin_with_id, run_id)
+        code = run_and_show(flow, parameters, backend=backend, manner=manner, begin=begin)
     raise typer.Exit(code)
+
+
+def _begin_with_id(run_id: str, flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
+    run: Run = flow._with_id(run_id, (), parameters, starts=True)
+    return run
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from graphflow.cli.backend_option import BackendSpec, opened
 from graphflow.cli.document import run_document, value_text
-from graphflow.cli.execute import Interrupts, rows_of, run_flow
+from graphflow.cli.execute import Begin, Interrupts, rows_of, run_flow
 from graphflow.cli.exits import ExitCode, code_of
 from graphflow.cli.meter import Meter
 from graphflow.cli.progress import make_progress
@@ -50,11 +50,12 @@ def run_and_show(
     backend: BackendSpec | None = None,
     manner: Manner,
     finish: Callable[[Run], ExitCode] | None = None,
+    begin: Begin | None = None,
 ) -> ExitCode:
     """Run a flow, show it in its manner, and return the exit code.
 
     `finish` takes the place of writing the value: it is called with a completed run while the backend is
-    still open, and its code counts.
+    still open, and its code counts. `begin` starts the run, where that is not simply a new one.
     """
     console = make_console()
     asked = ProgressMode.OFF if manner.is_quiet else manner.progress
@@ -70,6 +71,7 @@ def run_and_show(
                 backend=chosen,
                 progress=make_progress(mode, console),
                 interrupts=interrupts,
+                begin=begin,
             )
         if not manner.is_quiet:
             show_summary(run, rows_of(run, Meter(), counts_retries=True), console)
@@ -93,7 +95,7 @@ def _code_of_run(run: Run, interrupts: Interrupts) -> ExitCode:
     if run.state.is_completed():
         return ExitCode.COMPLETED
     if interrupts.count:
-        return ExitCode.INTERRUPTED
+        return ExitCode.TERMINATED if interrupts.is_terminated else ExitCode.INTERRUPTED
     if run.exception is not None and code_of(run.exception) is ExitCode.INFRASTRUCTURE:
         return ExitCode.INFRASTRUCTURE
     return ExitCode.FAILED

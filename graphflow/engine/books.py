@@ -24,6 +24,7 @@ __all__ = [
     "SUCCESS_BYTES",
     "Flight",
     "NodeBook",
+    "Past",
     "Stage",
     "chosen",
     "codes_at",
@@ -35,6 +36,29 @@ __all__ = [
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
 OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
+
+
+@dataclass(slots=True, kw_only=True)
+class Past:
+    """What an earlier life of the run left of a node, with one byte per item.
+
+    `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued` is
+    1 where the value is there (or none is needed). `same` is written as items become ready: 1 for those that are the same
+    as before. `suspects` may have killed a driver, and run alone.
+    """
+
+    width: int | None
+    states: bytearray
+    attempts: bytearray
+    valued: bytearray
+    same: bytearray = field(default_factory=bytearray)
+    info: ValueInfo | None = None
+    suspects: frozenset[int] = frozenset()
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` items."""
+        for column in (self.states, self.attempts, self.valued, self.same):
+            column.extend(bytes(max(0, size - len(column))))
 
 
 @dataclass(slots=True)
@@ -81,6 +105,8 @@ class NodeBook:
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
     """The timeout that follows from the median."""
+    past: Past | None = None
+    """What can be taken over from an earlier life of the run."""
 
     def is_given_up(self, index: int) -> bool:
         """Whether an item is not to be begun any more."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from graphflow.anomalies import waiting
 from graphflow.engine import events as ev
 from graphflow.engine.batching import updated_mean
-from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage, chosen, codes_at, packed
+from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Past, Stage, chosen, codes_at, packed
 from graphflow.engine.failures import hand_over, root_of
 from graphflow.engine.halting import Halter
 from graphflow.engine.opening import Opener
@@ -81,7 +82,7 @@ class Core:
         self._means: dict[str, float] = {}
         """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
         self._handlers: dict[type, Callable[[Any], None]] = {
-            ev.NodesRecorded: lambda event: self._record_nodes(event.nodes),
+            ev.NodesRecorded: lambda event: self._record_nodes(event.nodes, event.pasts),
             ev.RecordingClosed: self._close,
             ev.BatchReported: lambda event: self._report(event.report),
             ev.BatchWasLost: self._lost,
@@ -93,6 +94,8 @@ class Core:
             ev.ResumeRequested: self._resume,
             ev.FailureHandled: lambda event: hand_over(self.books, event.node, event.index),
             ev.KnobsChanged: self._change_knobs,
+            ev.PauseRequested: self._pause,
+            ev.PolicyChanged: self._change_policy,
             ev.ReaderMoved: self.streams.moved,
             ev.ItemsNeeded: self.streams.needed,
         }
@@ -141,6 +144,7 @@ class Core:
             and not self.flights
             and not self._retries
             and not self._grafts_out
+            and not self.run.is_paused
             and not self.dispatcher.is_starved
             and self.dispatcher.due is None
             and not any(book.stage.pulling or book.stage.paused for book in self.books.values())
@@ -167,21 +171,23 @@ class Core:
 
     # -- recording --------------------------------------------------------------------------------------
 
-    def _record_nodes(self, nodes: Sequence[Node]) -> None:
-        opened = [stage for stage in (self._add(node) for node in nodes) if stage is not None]
+    def _record_nodes(self, nodes: Sequence[Node], pasts: Mapping[int, Past]) -> None:
+        opened = [
+            stage for stage in (self._add(node, pasts.get(node.id)) for node in nodes) if stage is not None
+        ]
         self.streams.recorded()
         for stage in opened:
             if stage.waiting == 0:
                 self.opener.open(stage)
                 self._work_off()
 
-    def _add(self, node: Node) -> Stage | None:
+    def _add(self, node: Node, past: Past | None) -> Stage | None:
         """Add a node; returns its stage if the node leads a new one."""
         self.run.open_nodes += 1
         joined = None if self.is_stopping else stage_to_join(node, self.books)
         stage = joined or self._new_stage(node)
         stage.members.append(node.id)
-        book = self.books[node.id] = NodeBook(node, stage, knobs=node.knobs)
+        book = self.books[node.id] = NodeBook(node, stage, knobs=node.knobs, past=past)
         self._limit(stage)
         if not node.is_mapped:
             book.width = 1
@@ -391,7 +397,7 @@ class Core:
     def _grafted(self, event: ev.Grafted) -> None:
         self._grafts_out -= 1
         book = self.books[event.node]
-        self._record_nodes(event.nodes)
+        self._record_nodes(event.nodes, event.pasts)
         if book.states[event.index] != Code.GRAFTED:
             return
         if event.failed or event.root is None:
@@ -463,6 +469,13 @@ class Core:
         self._limit(book.stage)
         check_tolerance(self.run, book)
         self.dispatcher.enqueue(book.stage)
+
+    def _pause(self, event: ev.PauseRequested) -> None:
+        self.run.is_paused = event.is_paused
+
+    def _change_policy(self, event: ev.PolicyChanged) -> None:
+        book = self.books[event.node]
+        book.node = replace(book.node, program=event.program)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         stages = {book.stage.id: book.stage for book in self.books.values() if book.stage.paused}

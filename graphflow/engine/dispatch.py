@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphflow.engine.books import OWN_FAILURES, NodeBook, chosen, codes_at
@@ -22,15 +23,17 @@ from graphflow.orders import (
     Input,
     Lane,
     Literals,
+    Program,
     Ref,
     SlotSource,
     StepOrder,
     Whole,
 )
 from graphflow.policies import all_successful
+from graphflow.ports import ResultStore
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 
-__all__ = ["Dispatcher"]
+__all__ = ["NO_PERSISTENCE", "Dispatcher", "Persistence"]
 
 _BAD = FAILED_CODES | {Code.CANCELLED}
 
@@ -38,6 +41,28 @@ _BAD = FAILED_CODES | {Code.CANCELLED}
 def _is_tolerated(book: NodeBook, index: int) -> bool:
     """Whether an item failed, and its map tolerates that."""
     return index < len(book.states) and book.states[index] in OWN_FAILURES and book.tolerates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persistence:
+    """Which values are written to where they outlive the run.
+
+    `store` is None where none are; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
+    tell whether they are the same.
+    """
+
+    store: ResultStore | None = None
+    epoch: int = 0
+    default: bool = True
+    compares: bool = False
+
+    def keeps(self, program: Program) -> bool:
+        """Whether a task's values are written."""
+        wanted = program.options.persist
+        return self.store is not None and (self.default if wanted is None else wanted)
+
+
+NO_PERSISTENCE = Persistence()
 
 
 class Dispatcher:
@@ -49,6 +74,8 @@ class Dispatcher:
         Gives the exception of a failed (node, index).
     filler
         A column whose only entry is None.
+    persistence
+        Which values are written to where they outlive the run.
     """
 
     def __init__(
@@ -59,7 +86,9 @@ class Dispatcher:
         history: MemoryHistory,
         filler: Ref,
         failure: Callable[[int, int | None], BaseException],
+        persistence: Persistence = NO_PERSISTENCE,
     ) -> None:
+        self._persistence = persistence
         self._run_id = run_id
         self._core = core
         self._history = history
@@ -100,6 +129,8 @@ class Dispatcher:
                     timeout_seconds=command.limits[number] if command.limits else None,
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
+                    persists=self._persistence.keeps(node.program),
+                    wants_digests=number == 0 and self._persistence.compares and bool(node.sources),
                 )
             )
         return BatchOrder(
@@ -112,6 +143,8 @@ class Dispatcher:
             slice_seconds=command.slice_seconds,
             concurrency=command.concurrency,
             pace=command.pace,
+            results=self._persistence.store,
+            epoch=self._persistence.epoch,
         )
 
     def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:

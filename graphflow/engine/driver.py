@@ -11,15 +11,26 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from graphflow.engine import events as ev
+from graphflow.engine.bookkeeping import Bookkeeper
+from graphflow.engine.books import Past
 from graphflow.engine.core import Core
-from graphflow.engine.dispatch import Dispatcher
+from graphflow.engine.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.engine.hooks import Hooks
+from graphflow.engine.recovery import Recovery
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
-from graphflow.errors import BackendError, GraphflowError, RunCancelled, UpstreamFailed, ValueUnavailable
+from graphflow.errors import (
+    BackendError,
+    GraphflowError,
+    ResultStoreError,
+    RunCancelled,
+    UpstreamFailed,
+    ValueUnavailable,
+)
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -38,6 +49,7 @@ from graphflow.ports import (
 )
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord, Report
+from graphflow.results.here import store_report
 from graphflow.runner.inputs import joined
 from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
 
@@ -45,6 +57,8 @@ __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
 KEPT_COLUMNS = 4
+GROUP_SECONDS = 0.02
+"""What happens within this time is made durable together."""
 FORECAST_SECONDS = 0.05
 """A forecast follows a report at most this often, and takes at most a twentieth of the time."""
 
@@ -60,6 +74,12 @@ class Driver:
         Where batches run; it is started here, but closed by its owner.
     adopt
         Gives the nodes of a fragment ids (and names) of this run.
+    books
+        What makes the run durable; None for a run that is kept in memory alone.
+    recovery
+        What earlier lives of the run left.
+    persistence
+        Where values are written so that they outlive the run.
     """
 
     def __init__(
@@ -70,6 +90,9 @@ class Driver:
         backend: Backend,
         adopt: Callable[[Fragment, Node, int], tuple[Sequence[Node], int]],
         make_run_view: Callable[[int, int | None], Any] | None = None,
+        books: Bookkeeper | None = None,
+        recovery: Recovery | None = None,
+        persistence: Persistence = NO_PERSISTENCE,
     ) -> None:
         self.run_id = run_id
         self.flow_name = flow_name
@@ -85,9 +108,20 @@ class Driver:
         if not backend.is_local:
             filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
         self.dispatcher = Dispatcher(
-            run_id=run_id, core=self.core, history=self.history, filler=filler, failure=self.exception_of
+            run_id=run_id,
+            core=self.core,
+            history=self.history,
+            filler=filler,
+            failure=self.exception_of,
+            persistence=persistence,
         )
         self.hooks = Hooks(make_run_view)
+        self._books = books
+        self._recovery = recovery
+        self._persistence = persistence
+        self._has_warned = False
+        self._outbox: list[ev.Command] = []
+        """Commands that tell somebody, until all that they tell of is durable."""
         self._adopt = adopt
         self._subscribers: list[Callable[[RunEvent], None]] = []
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -121,7 +155,7 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self.tell(ev.NodesRecorded(nodes))
+        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._pasts(nodes))))
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -134,8 +168,13 @@ class Driver:
         self.backend.stop(self.run_id, hard=False)
 
     def resume(self) -> None:
-        """Run again what a `Pause` signal parked."""
+        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        self.tell(ev.PauseRequested(is_paused=False))
         self.tell(ev.ResumeRequested())
+
+    def pause(self) -> None:
+        """Send nothing more until `resume`; what is under way goes on."""
+        self.tell(ev.PauseRequested())
 
     def read(self, node: int, *, read: int, limit: int) -> None:
         """Whoever iterates over a map has done with items below `read`, and wants those below `limit`."""
@@ -163,7 +202,33 @@ class Driver:
         """
         book = self.core.books.get(node.id)
         knobs = checked_knobs(owner, change, before=node.knobs if book is None else book.knobs)
+        self._note(node, {**change, **({} if batch_size is None else {"batch_size": batch_size})})
         self.tell(ev.KnobsChanged(node=node.id, knobs=knobs, batch_size=batch_size))
+
+    def change_policy(self, node: Node, change: Mapping[str, Any], *, owner: str) -> None:
+        """Run a task with other policies from the next batch on.
+
+        Raises
+        ------
+        TaskOptionError
+            If one is wrong.
+        """
+        book = self.core.books.get(node.id)
+        program = (node if book is None else book.node).program
+        if program is None:
+            raise GraphflowError(f"{owner}: {node.name} has no policies")
+        options = program.options.with_policy(owner, change)
+        self._note(node, change)
+        self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
+
+    def give_up(self, error: GraphflowError) -> None:
+        """The run cannot go on here: nothing more is written or sent."""
+        self._inbox.put(lambda: self._fail(error))
+
+    def _note(self, node: Node, change: Mapping[str, Any]) -> None:
+        books = self._books
+        if books is not None:
+            self._inbox.put(lambda: books.changed(node.id, change))
 
     def call(self, action: Callable[[], None]) -> None:
         """Run something on the driver's thread."""
@@ -178,12 +243,10 @@ class Driver:
             report = event.report
             self._inbox.put(lambda: self._reported(report))
         elif isinstance(event, BatchLost):
-            lost = ev.BatchWasLost(
-                batch=event.batch, executing=event.executing, had_started=event.had_started
-            )
+            lost = event
             if event.reason:
                 logger.warning("run %s: batch %s was lost: %s", self.run_id, event.batch, event.reason)
-            self._inbox.put(lambda: self._handle(lost))
+            self._inbox.put(lambda: self._lost(lost))
         elif isinstance(event, CapacityChanged):
             capacity = event.capacity
             self._inbox.put(lambda: self._handle(ev.CapacitySet(capacity)))
@@ -226,10 +289,10 @@ class Driver:
                 return True
             self._raise_failure()
             with self._pumping:
-                did = self._drain() or self.backend.step(self.run_id)
+                did = self._turn() or self.backend.step(self.run_id)
             if deadline is not None and time.monotonic() >= deadline:
                 with self._pumping:
-                    self._drain()
+                    self._turn()
                 return ready()
             if not did:
                 self._take(deadline)
@@ -243,8 +306,9 @@ class Driver:
                 action = self._inbox.get(timeout=timeout)
             except queue.Empty:
                 action = None
-            self._do(action)
-        self._check_timer()
+            self._turn(action)
+        else:
+            self._turn()
 
     def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
         """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
@@ -279,26 +343,49 @@ class Driver:
                 action = self._inbox.get(timeout=timeout)
             except queue.Empty:
                 action = None
-            self._do(action)
-            self._drain()
-            self._check_timer()
-            self._notify()
+            self._turn(action)
         self._notify()
 
-    def _drain(self) -> bool:
-        """Do all that waits in the inbox; False if there was nothing."""
-        did = False
-        while not self.is_finished:
-            try:
-                action = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-            self._do(action)
-            did = True
-        self._check_timer()
+    def _turn(self, action: Callable[[], None] | None = None) -> bool:
+        """Do what waits in the inbox, make it durable, and only then tell of it; False if there was nothing.
+
+        Nobody sees the books between a change and its commit: whoever looks holds the same lock.
+        """
+        with self._changed:
+            did = self._do_some(action)
+            if did and self.failure is None:
+                self._commit()
         if did:
+            while self._outbox and self.failure is None:
+                outbox, self._outbox = self._outbox, []
+                for command in outbox:
+                    self._do(partial(self._perform, command))
             self._notify()
         return did
+
+    def _do_some(self, action: Callable[[], None] | None) -> bool:
+        """Do an action and what waits behind it, as much as fits into one commit; False if there was nothing."""
+        did = action is not None
+        self._do(action)
+        until = time.monotonic() + GROUP_SECONDS
+        while not self.is_finished and self.failure is None:
+            try:
+                self._do(self._inbox.get_nowait())
+            except queue.Empty:
+                break
+            did = True
+            if time.monotonic() >= until:
+                break
+        return self._check_timer() or did
+
+    def _commit(self) -> None:
+        """Make durable what was booked."""
+        if self._books is None:
+            return
+        try:
+            self._books.commit()
+        except GraphflowError as error:
+            self._fail(error)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -314,11 +401,12 @@ class Driver:
             broken.__cause__ = error
             self._fail(error if isinstance(error, GraphflowError) else broken)
 
-    def _check_timer(self) -> None:
-        if self._timer is not None and time.monotonic() >= self._timer:
-            self._timer = None
-            self._handle(ev.TimerDue())
-            self._notify()
+    def _check_timer(self) -> bool:
+        if self._timer is None or time.monotonic() < self._timer:
+            return False
+        self._timer = None
+        self._do(partial(self._handle, ev.TimerDue()))
+        return True
 
     def _notify(self) -> None:
         """Wake whoever waits."""
@@ -341,45 +429,121 @@ class Driver:
                 wrapped.__cause__ = error
                 error = wrapped
             self.failure = error
+            self._outbox.clear()
+            if not isinstance(error, BackendError):
+                # What runs on would be told to nobody.
+                self.backend.stop(self.run_id, hard=True)
             self._notify()
 
-    # -- performing commands ----------------------------------------------------------------------------
+    # -- booking what the core commands -----------------------------------------------------------------
 
     def _handle(self, event: ev.Event) -> None:
         if self.is_finished:
             return
         for command in self.core.handle(event, time.monotonic()):
-            self._perform(command)
+            self._book(command)
+            self._outbox.append(command)
 
     def _reported(self, report: Report) -> None:
+        report = self._stored(report)
+        if report.store_error:
+            self._fail(ResultStoreError(report.store_error))
+            return
         self._handle(ev.BatchReported(report))
         now = time.monotonic()
         if self._forecasted is not None and now >= self._forecast_at:
             self._forecasted.forecast(self.run_id, self.core.remaining_seconds())
             self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
 
+    def _stored(self, report: Report) -> Report:
+        """The report with its values written, also where the workers did not reach the store."""
+        keeping = self._persistence
+        books = self.core.books
+        missing = [
+            step.node
+            for step in report.steps
+            if step.stored is None
+            and step.values is not None
+            and step.values.kind != "local"
+            and (program := books[step.node].node.program) is not None
+            and keeping.keeps(program)
+        ]
+        if not missing or keeping.store is None or report.store_error or report.is_refused:
+            return report
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "run %s: the workers of %s do not reach %s; results go there through this process",
+                self.run_id,
+                self.backend.name,
+                keeping.store.url,
+            )
+        return store_report(
+            report,
+            keeping.store,
+            self.column,
+            run_id=self.run_id,
+            epoch=keeping.epoch,
+            nodes=missing,
+        )
+
+    def _lost(self, event: BatchLost) -> None:
+        if self._books is not None and event.batch in self.core.flights:
+            self._books.lost(event.batch, event.executing, event.reason)
+        self._handle(
+            ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
+        )
+
+    def _pasts(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
+        """Book nodes that were recorded; gives what earlier lives of the run left of them."""
+        pasts: dict[int, Past] = {}
+        for node in nodes:
+            past = None if self._recovery is None else self._recovery.past_of(node, parent is not None)
+            if past is not None and self._recovery is not None:
+                pasts[node.id] = past
+                self.history.nodes[node.id] = self._recovery.history_of(node)
+        if self._books is not None:
+            self._books.recorded(nodes, parent)
+        return pasts
+
+    def _book(self, command: ev.Command) -> None:
+        """What the command says is so from now on, in memory and in what is committed next."""
+        if isinstance(command, ev.CommitReport):
+            self.history.commit(command.report, command.indices)
+            if self._books is not None:
+                self._books.reported(command.report, command.indices, self.column)
+            return
+        if isinstance(command, ev.ItemsEnded):
+            self.history.ended(command.node, command.indices, time.time())
+        elif isinstance(command, ev.NodeChanged):
+            self.history.node_changed(command.node, command.code, time.time())
+        elif isinstance(command, ev.NodeFailed):
+            if command.error is not None:
+                self.history.errors[command.node] = command.error
+        elif isinstance(command, ev.Alias):
+            place = self.history.node(command.root).place(0)
+            if place is not None:
+                self.history.node(command.node).alias(command.index, place)
+        elif isinstance(command, ev.FinishRun):
+            self.history.run_changed(command.code, time.time())
+        if self._books is not None:
+            self._books.commanded(command, self.core)
+
+    # -- telling ----------------------------------------------------------------------------------------
+
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
             self.backend.submit(self.dispatcher.order(command))
         elif isinstance(command, ev.CommitReport):
-            self._commit(command)
+            self._committed(command)
         elif isinstance(command, ev.ItemsEnded):
-            self.history.ended(command.node, command.indices, time.time())
             self.hooks.ended(self.core, command.node, command.indices)
             self._emit("items", command.node, Code(command.code).state_name, len(command.indices))
         elif isinstance(command, ev.NodeChanged):
-            self.history.node_changed(command.node, command.code, time.time())
             self._emit("node", command.node, Code(command.code).state_name)
-        elif isinstance(command, ev.NodeFailed):
-            if command.error is not None:
-                self.history.errors[command.node] = command.error
         elif isinstance(command, ev.GraftItem):
             self._graft(command)
-        elif isinstance(command, ev.Alias):
-            place = self.history.node(command.root).place(0)
-            if place is not None:
-                self.history.node(command.node).alias(command.index, place)
         elif isinstance(command, ev.SetTimer):
             self._timer = command.at
         elif isinstance(command, ev.PullSource):
@@ -395,12 +559,12 @@ class Driver:
             self.backend.limit(self.run_id, command.node, command.seconds)
         elif isinstance(command, ev.StopBatches):
             self.backend.stop(self.run_id, hard=command.hard)
-        else:
+        elif isinstance(command, ev.FinishRun):
             self._finish(command)
 
-    def _commit(self, command: ev.CommitReport) -> None:
+    def _committed(self, command: ev.CommitReport) -> None:
+        """A report is durable."""
         report = command.report
-        self.history.commit(report, command.indices)
         if report.is_remote:
             _echo(report.logs)
         for step in report.steps:
@@ -419,13 +583,24 @@ class Driver:
             answer = ev.Grafted(node=command.node, index=command.index, failed=True)
         else:
             nodes, root = self._adopt(fragment, parent, command.index)
-            answer = ev.Grafted(node=command.node, index=command.index, nodes=nodes, root=root)
-        # Queued, not nested: a chain of grafts never grows the stack.
+            place = (command.node, command.index)
+            # Queued, not nested: a chain of grafts never grows the stack.
+            self._inbox.put(
+                lambda: self._handle(
+                    ev.Grafted(
+                        node=command.node,
+                        index=command.index,
+                        nodes=nodes,
+                        root=root,
+                        pasts=self._pasts(nodes, place),
+                    )
+                )
+            )
+            return
         self.tell(answer)
 
     def _finish(self, command: ev.FinishRun) -> None:
         self.outcome = command
-        self.history.run_changed(command.code, time.time())
         self.hooks.flush()
         self.is_finished = True
         self._emit("run", None, Code(command.code).state_name)
@@ -450,6 +625,8 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
+            if self._recovery is not None:
+                self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(
@@ -483,32 +660,40 @@ class Driver:
 
     # -- asked by views ---------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> threading.Condition:
+        """Held while somebody looks at the books, so that all that is seen is durable."""
+        return self._changed
+
     def code_of(self, node: int, index: int | None = None) -> Code:
         """The state of a node, or of one of its items, as a code."""
-        book = self.core.books.get(node)
-        if book is None:
-            return Code.PENDING
-        if index is not None:
-            if index < len(book.states):
-                return Code(book.states[index])
-            return Code(book.final) if book.final else Code.PENDING
-        if book.final:
-            return Code(book.final)
-        return Code.RUNNING if book.has_started else Code.PENDING
+        with self._changed:
+            book = self.core.books.get(node)
+            if book is None:
+                return Code.PENDING
+            if index is not None:
+                if index < len(book.states):
+                    return Code(book.states[index])
+                return Code(book.final) if book.final else Code.PENDING
+            if book.final:
+                return Code(book.final)
+            return Code.RUNNING if book.has_started else Code.PENDING
 
     def is_final(self, node: int, index: int | None = None) -> bool:
         """Whether a node, or one of its items, has an outcome."""
-        book = self.core.books.get(node)
-        if book is None:
-            return False
-        if book.is_final:
-            return True
-        return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
+        with self._changed:
+            book = self.core.books.get(node)
+            if book is None:
+                return False
+            if book.is_final:
+                return True
+            return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
 
-    def ended_mask(self, node: int) -> bytes:
-        """One byte per item known so far, 1 where it ended."""
-        book = self.core.books.get(node)
-        return bytes(book.states).translate(FINAL_TABLE) if book is not None else b""
+    def ended_mask(self, node: int, lo: int = 0, hi: int | None = None) -> bytes:
+        """One byte per item known so far (of a range), 1 where it ended."""
+        with self._changed:
+            book = self.core.books.get(node)
+            return bytes(book.states[lo:hi]).translate(FINAL_TABLE) if book is not None else b""
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
         """Values by place; columns are fetched once each."""
@@ -595,8 +780,9 @@ class Driver:
 
     def failed_mask(self, node: int) -> bytes:
         """One byte per item known so far, 1 where it failed."""
-        book = self.core.books.get(node)
-        return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
+        with self._changed:
+            book = self.core.books.get(node)
+            return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
 
     def close(self) -> None:
         """Give up the run's part of the backend."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from graphflow.engine.books import Past
 from graphflow.graph import Node
 from graphflow.knobs import MapKnobs
-from graphflow.orders import Pace
+from graphflow.orders import Pace, Program
 from graphflow.ports import Capacity
 from graphflow.reports import Report
 
@@ -32,6 +33,8 @@ __all__ = [
     "NodeChanged",
     "NodeFailed",
     "NodesRecorded",
+    "PauseRequested",
+    "PolicyChanged",
     "PullSource",
     "ReaderMoved",
     "RecordingClosed",
@@ -51,9 +54,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NodesRecorded:
-    """Calls were recorded; upstreams come before what needs them."""
+    """Calls were recorded; upstreams come before what needs them. `pasts` are by node id."""
 
     nodes: Sequence[Node]
+    pasts: Mapping[int, Past] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class Grafted:
     nodes: Sequence[Node] = ()
     root: int | None = None
     failed: bool = False
+    pasts: Mapping[int, Past] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,21 @@ class StopRequested:
 @dataclass(frozen=True, slots=True)
 class ResumeRequested:
     """Items that a `Pause` signal parked run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """Send nothing more until this is taken back (`is_paused` False); what is under way goes on."""
+
+    is_paused: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChanged:
+    """A task's program runs with other policies (retries, delays, a timeout) from the next batch on."""
+
+    node: int
+    program: Program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +192,8 @@ Event = (
     | ResumeRequested
     | FailureHandled
     | KnobsChanged
+    | PauseRequested
+    | PolicyChanged
     | ReaderMoved
     | ItemsNeeded
 )

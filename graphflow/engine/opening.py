@@ -17,6 +17,7 @@ from graphflow.engine.books import (
 from graphflow.engine.lanes import Verdict, judge_node, lane_plan
 from graphflow.engine.outcomes import announce, end_if_complete, end_items, end_whole, set_width
 from graphflow.engine.queues import Dispatcher
+from graphflow.engine.restoring import Restorer
 from graphflow.engine.state import LanesOpen, RunState, Unwanted
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
 from graphflow.graph import DepKind
@@ -45,6 +46,7 @@ class Opener:
     def __init__(self, run: RunState, dispatcher: Dispatcher) -> None:
         self._run = run
         self._dispatcher = dispatcher
+        self._restorer = Restorer(run)
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -62,6 +64,7 @@ class Opener:
         if missing is not None:
             self._fail(stage, missing)
             return
+        self._restorer.open(stage)
         verdict = judge_node(leader, run.books)
         if verdict is Verdict.BROKEN_TRIGGER:
             self._fail(stage, _broken_trigger(leader))
@@ -71,7 +74,7 @@ class Opener:
             self._open_map(stage, leader)
         else:
             stage.width = 1
-            stage.add_fresh(0, 1)
+            self._make_ready(stage, range(1))
             self._dispatcher.enqueue(stage)
 
     def _fail(self, stage: Stage, error: Exception) -> None:
@@ -282,6 +285,11 @@ class Opener:
         indices = packed(indices)
         for member in stage.members:
             run.books[member].grow(limit)
+        if self._restorer.has_past(stage):
+            indices, begun = self._restorer.take(stage, indices)
+            self.continue_lanes(stage, begun)
+            if not len(indices):
+                return
         if stage.is_halted:
             run.notices.append(LanesOpen(stage, indices))
             return

@@ -98,6 +98,8 @@ class Dispatcher:
         self.due = None
         target = run.capacity.slots * (1 + run.capacity.queue)
         held_back = []
+        if run.is_paused:
+            return
         while self._queue and len(run.flights) < target and not run.is_stopping:
             entry = heapq.heappop(self._queue)
             stage = entry[-1]

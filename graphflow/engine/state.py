@@ -110,6 +110,8 @@ class RunState:
     flights: dict[int, Flight] = field(default_factory=dict)
     now: float = 0.0
     is_stopping: bool = False
+    is_paused: bool = False
+    """Whether nothing is sent for now."""
     is_closed: bool = False
     """Whether nothing more is recorded, but for grafts."""
     returned: frozenset[int] = frozenset()

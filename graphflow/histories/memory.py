@@ -320,6 +320,11 @@ class NodeHistory:
             yield filler, [0] * (stop - lo)
             lo = stop
 
+    def segments(self) -> Iterator[Segment]:
+        """All segments: of first runs in order of the items, then the others as they came."""
+        yield from self.ranges
+        yield from self._odd
+
     def refs(self) -> Iterator[Ref]:
         """All columns of values."""
         for segment in [*self.ranges, *self._odd]:

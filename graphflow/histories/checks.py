@@ -1,0 +1,94 @@
+"""Ids, states and records as histories take them: ids are names of folders too, states have to be known ones."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from graphflow.errors import HistoryError
+from graphflow.records import Record, RunHeader
+from graphflow.states import FINAL_CODES, Code, StateType
+
+__all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain", "started_at", "state_code"]
+
+_NUMBERS = struct.Struct("<qqqq")
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.\-]{0,127}")
+GONE = "the driver of this run ended before it acted on this"
+"""The answer to requests that nobody will answer any more."""
+
+FAILED_TYPES = frozenset({StateType.FAILED, StateType.CRASHED})
+
+
+def check_id(run_id: str) -> str:
+    """A run's id as it was given.
+
+    Raises
+    ------
+    HistoryError
+        If it could not be a folder's name everywhere.
+    """
+    if not _ID.fullmatch(run_id):
+        raise HistoryError(
+            f"{run_id!r} cannot be the id of a run: it is letters, digits and '-_.', at most 128 of them, and begins"
+            " with a letter or digit"
+        )
+    return run_id
+
+
+def state_code(state: str) -> Code:
+    """The code of a state's name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such state.
+    """
+    try:
+        return Code.by_name(state)
+    except KeyError:
+        raise ValueError(f"{state!r} is no state of a run") from None
+
+
+def is_final(state: str) -> bool:
+    """Whether a run in this state has ended."""
+    try:
+        return Code.by_name(state) in FINAL_CODES
+    except KeyError:
+        return False
+
+
+def is_failed(header: RunHeader) -> bool:
+    """Whether a run ended badly."""
+    try:
+        return Code.by_name(header.state).type in FAILED_TYPES
+    except KeyError:
+        return False
+
+
+def started_at(state: str, at: float) -> float | None:
+    """The moment, if this is a state in which a run has begun."""
+    return at if Code.by_name(state).type is StateType.RUNNING else None
+
+
+def plain(record: Record) -> Record:
+    """A record as it will be read back, of plain types.
+
+    Raises
+    ------
+    ValueError
+        If a number does not fit 64 bits, or the moment is none.
+    """
+    try:
+        _NUMBERS.pack(record.kind, record.node, record.lo, record.count)
+        # Minus zero would come back as zero.
+        at = float(record.at) + 0.0
+        if at != at:
+            raise ValueError("its moment is not a number")
+        return Record(
+            int(record.kind), at, bytes(record.body), int(record.node), int(record.lo), int(record.count)
+        )
+    except (struct.error, TypeError, ValueError) as error:
+        raise ValueError(
+            f"a record (kind {record.kind!r}, node {record.node!r}, items from {record.lo!r}, {record.count!r} of them,"
+            f" at {record.at!r}) cannot be written: {error}"
+        ) from error

@@ -1,0 +1,182 @@
+"""The journal of a run on disk: its driver's commits, lease and requests."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from graphflow.errors import HistoryError, LeaseLost
+from graphflow.histories.catalogs import Catalog
+from graphflow.histories.checks import GONE, is_final, started_at, state_code
+from graphflow.histories.leases import DriverLock, Holder, claim_of
+from graphflow.histories.runfiles import RunWriter
+from graphflow.ports import Clock
+from graphflow.records import Record, Request
+
+__all__ = ["SqliteJournal"]
+
+_logger = logging.getLogger(__name__)
+
+
+class SqliteJournal:
+    """A journal; made by `SqliteHistory.create` and `take`.
+
+    `commit` is for the driver's thread, `renew` may be called by another one. The catalog is written only when the
+    run's state changes, when a request is answered and when the lease is renewed.
+    """
+
+    def __init__(
+        self,
+        writer: RunWriter,
+        catalog: Catalog,
+        lock: DriverLock,
+        *,
+        run_id: str,
+        epoch: int,
+        holder: Holder,
+        clock: Clock,
+        lease_seconds: float,
+    ) -> None:
+        self._writer = writer
+        self._catalog = catalog
+        self._lock = lock
+        self._run_id = run_id
+        self._epoch = epoch
+        self._holder = holder
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+        self._pid = os.getpid()
+        self._is_closed = False
+        self._is_lost = False
+        self._state: str | None = None
+        self._unpublished: tuple[str, float] | None = None
+        self._seen_version = -1
+        self._waiting: list[Request] = []
+
+    @property
+    def run_id(self) -> str:
+        """The run's."""
+        return self._run_id
+
+    @property
+    def epoch(self) -> int:
+        """The number of this driver among the run's."""
+        return self._epoch
+
+    @property
+    def seq(self) -> int:
+        """The number of the last commit."""
+        return self._writer.seq
+
+    def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
+        """Make records durable, all of them or none; see `Journal.commit`."""
+        self._check()
+        if state is not None:
+            state_code(state)
+        if not records and state is None:
+            return self._writer.seq
+        at = self._clock.wall()
+        try:
+            seq = self._writer.commit(records, at=at, state=state)
+        except LeaseLost:
+            self._is_lost = True
+            raise
+        if state is not None:
+            self._state = state
+            self._unpublished = (state, at)
+        if self._unpublished is not None:
+            self._publish()
+        return seq
+
+    def renew(self) -> None:
+        """Keep the lease for another term; see `Journal.renew`."""
+        self._check()
+        if not self._writer.is_there():
+            raise HistoryError(
+                f"{self._writer.path} is gone: somebody removed the folder of run {self._run_id} while it runs;"
+                " what is written from now on is lost"
+            )
+        claim = claim_of(self._run_id, self._epoch, self._holder, self._clock, self._lease_seconds)
+        with self._catalog.transaction():
+            is_ours = self._catalog.renew(claim)
+            if is_ours and self._state is not None and self._unpublished is None:
+                # Somebody may have thought that this driver was dead.
+                at = self._clock.wall() if is_final(self._state) else None
+                self._catalog.mend_state(self._run_id, self._epoch, self._state, ended=at)
+        if not is_ours:
+            self._is_lost = True
+            raise LeaseLost(
+                f"run {self._run_id} was taken over by another driver: this one, of epoch {self._epoch}, was silent for"
+                " longer than its lease. It can write nothing more"
+            )
+
+    def requests(self) -> list[Request]:
+        """What is asked and not answered yet; a few microseconds where nobody wrote to the catalog."""
+        self._check()
+        version = self._catalog.version()
+        if version != self._seen_version:
+            self._waiting = self._catalog.waiting(self._run_id, self._epoch)
+            self._seen_version = version
+        return list(self._waiting)
+
+    def answer(self, request: int, error: str = "") -> None:
+        """Say what became of a request; only the first answer counts."""
+        self._check()
+        self._catalog.answer(request, self._run_id, self._epoch, error, at=self._clock.wall())
+        self._waiting = [waiting for waiting in self._waiting if waiting.id != request]
+
+    def close(self) -> None:
+        """Give the lease back; calling it again, or in a child process, does nothing."""
+        if self._is_closed or self._pid != os.getpid():
+            return
+        self._is_closed = True
+        try:
+            self._writer.close(checkpoint=not self._is_lost)
+            if self._unpublished is not None:
+                self._publish()
+            with self._catalog.transaction():
+                self._catalog.give_back(self._run_id, self._epoch)
+                self._catalog.answer_all(self._run_id, self._epoch, GONE, at=self._clock.wall())
+        except HistoryError as error:
+            # The lock is let go below, which tells the others.
+            _logger.warning("run %s: its lease could not be given back: %s", self._run_id, error)
+        finally:
+            self._catalog.close()
+            self._lock.release()
+
+    def abandon(self) -> None:
+        """Let everything go and give nothing back, as when this process is killed; for tests."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._writer.strand()
+            self._catalog.strand()
+            self._lock.release()
+
+    def _publish(self) -> None:
+        """Tell the catalog of the run's state; the commit is durable whatever becomes of this."""
+        if self._unpublished is None:
+            return
+        state, at = self._unpublished
+        try:
+            self._catalog.set_state(
+                self._run_id,
+                self._epoch,
+                state,
+                started=started_at(state, at),
+                ended=at if is_final(state) else None,
+            )
+        except HistoryError as error:
+            _logger.warning(
+                "run %s: the catalog could not be told that it is %s: %s", self._run_id, state, error
+            )
+        else:
+            self._unpublished = None
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise HistoryError(
+                f"the journal of run {self._run_id} belongs to process {self._pid}; process {os.getpid()} cannot use it"
+            )
+        if self._is_closed:
+            raise HistoryError(f"the journal of run {self._run_id} is closed")

@@ -1,0 +1,293 @@
+"""Reading the file of a run: whatever is given was verified, and nothing is ever written."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew
+from graphflow.histories import schema
+from graphflow.histories.anchors import NAME as ANCHOR
+from graphflow.histories.anchors import read_anchor
+from graphflow.histories.databases import Database
+from graphflow.histories.migrating import opened
+from graphflow.histories.runfiles import RUN_FILE, RunRow
+from graphflow.histories.seals import Head, Seal
+from graphflow.records import Entry, Record
+
+__all__ = ["Commit", "RunReader"]
+
+FAULTS_SHOWN = 20
+COMMITS_AT_ONCE = 64
+"""Commits that are read in one go; no transaction is open while what was read is used."""
+
+Commit = tuple[int, int, float, int, int, str | None, bytes]
+"""A row of `commits`: seq, epoch, at, first, count, state, mac."""
+
+
+class RunReader:
+    """One look at a run's file; a context manager.
+
+    Raises
+    ------
+    HistoryError
+        If it cannot be opened.
+    HistoryTooNew
+        If a newer graphflow wrote it.
+    HistoryDamaged
+        If it is not what was written: another file, signed with another key, shorter than it was.
+    """
+
+    def __init__(self, folder: Path, seal: Seal, *, run_id: str) -> None:
+        self.path = folder / RUN_FILE
+        self._seal = seal
+        # Before the file: it can only have grown since.
+        self.anchor, self.is_anchor_whole = read_anchor(folder, seal)
+        self.database = _opened(self.path)
+        try:
+            self.row = self._read_row(run_id)
+        except BaseException:
+            self.database.close()
+            raise
+
+    def __enter__(self) -> RunReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    def genesis(self) -> bytes:
+        """What the first commit must follow."""
+        return self._seal.genesis(self.row.name, self.row.flow_name, self.row.created)
+
+    def check_end(self) -> None:
+        """Check that the end is where the driver left it."""
+        seq, head = self.row.seq, self.row.head
+        if self._mac(seq) != head:
+            raise self.damaged(f"its head is not its last commit, {seq}")
+        if self.anchor is None or self.anchor[0] == 0:
+            return
+        if self.anchor[0] > seq:
+            raise self.damaged(
+                f"it ends with commit {seq}, but commit {self.anchor[0]} was written: its end was lost"
+                " (a damaged or deleted write-ahead log, or an older copy put in its place)"
+            )
+        if self._mac(self.anchor[0]) != self.anchor[1]:
+            raise self.damaged(f"commit {self.anchor[0]} is not the one that was written")
+
+    def entries(
+        self,
+        *,
+        after: int = 0,
+        kinds: Collection[int] = (),
+        node: int | None = None,
+    ) -> Iterator[Entry]:
+        """Records of commits after a number; see `History.read`.
+
+        The headers of all records are verified, and the bodies of those that are given: a filter hides no damage
+        that would change what passes it.
+        """
+        self.check_end()
+        upto = self.row.seq
+        if after >= upto:
+            return
+        wanted = frozenset(int(kind) for kind in kinds)
+        is_all = not wanted and node is None
+        before, number = self._mac(after), self._first_after(after)
+        for lo in range(max(after, 0), upto, COMMITS_AT_ONCE):
+            commits = self._commits(lo, min(lo + COMMITS_AT_ONCE, upto))
+            rows = self._rows(number, commits, is_all)
+            place = 0
+            for commit in commits:
+                seq, epoch, _, first, count, _, mac = commit
+                mine = rows[place : place + count]
+                place += count
+                self._check_commit(before, number, commit, mine)
+                before, number = mac, first + count
+                for found in mine:
+                    kind, of = found[2], found[3]
+                    if (wanted and kind not in wanted) or (node is not None and of != node):
+                        continue
+                    body = self._checked_body(found, is_all)
+                    record = Record(kind, found[6], body, of, found[4], found[5])
+                    yield Entry(seq, found[0] - first, epoch, record)
+        if before != self.row.head:
+            raise self.damaged(f"its commits do not lead to its head, {upto}")
+
+    def last_time(self) -> float:
+        """When the last commit was made; as it is written, not verified."""
+        if self.row.seq == 0:
+            return self.row.created
+        return float(self._commits(self.row.seq - 1, self.row.seq)[0][2])
+
+    def last_state(self) -> tuple[str, float] | None:
+        """The state that was written last, and when; None where none was."""
+        found = self.database.row(schema.READ_LAST_STATE, (self.row.seq,))
+        if found is None:
+            return None
+        seq = found[0]
+        commit = self._commits(seq - 1, seq)[0]
+        self._check_commit(self._mac(seq - 1), commit[3], commit, self._rows(commit[3], [commit], False))
+        return found[2], found[1]
+
+    def faults(self) -> list[str]:
+        """All that is wrong with this file and its anchor; goes on after the first."""
+        wrong: list[str] = []
+        looks: list[Callable[[], Iterable[str]]] = [
+            self._integrity,
+            self._anchor_faults,
+            self._broken,
+            self._leftovers,
+        ]
+        for look in looks:
+            try:
+                wrong += look()
+            except HistoryError as error:
+                wrong.append(str(error))
+        return wrong
+
+    def damaged(self, what: str) -> HistoryDamaged:
+        """The error for something that is wrong with this file."""
+        return HistoryDamaged(
+            f"{self.path} cannot be believed: {what}. It is left as it is; `graphflow fsck {self.row.id}` says all that"
+            " is wrong with it"
+        )
+
+    # -- what is wrong -------------------------------------------------------------------------------------
+
+    def _integrity(self) -> Iterable[str]:
+        return [f"{self.path}: {row[0]}" for row in self.database.rows(schema.INTEGRITY) if row[0] != "ok"]
+
+    def _anchor_faults(self) -> Iterable[str]:
+        wrong = []
+        if not self.is_anchor_whole:
+            wrong.append(
+                f"{self.path.with_name(ANCHOR)} is missing or damaged (a lost end would not be noticed)"
+            )
+        try:
+            self.check_end()
+        except HistoryDamaged as error:
+            wrong.append(str(error))
+        return wrong
+
+    def _broken(self) -> Iterable[str]:
+        wrong: list[str] = []
+        before, number = self.genesis(), 1
+        for seq in range(1, self.row.seq + 1):
+            try:
+                commit = self._commits(seq - 1, seq)[0]
+                rows = self._rows(commit[3], [commit], False)
+                try:
+                    self._check_commit(before, number, commit, rows)
+                    for row in rows:
+                        self._checked_body(row, False)
+                finally:
+                    before, number = commit[6], commit[3] + commit[4]
+            except HistoryDamaged as error:
+                wrong.append(str(error))
+                if len(wrong) >= FAULTS_SHOWN:
+                    wrong.append("and maybe more")
+                    break
+        return wrong
+
+    def _leftovers(self) -> Iterable[str]:
+        found = self.database.row(schema.COUNT_ALL)
+        row = self.row
+        expected = (1, row.seq, row.seq or None, row.number, row.number or None)
+        if found == expected:
+            return []
+        return [
+            f"{self.path} holds {found} runs, commits and records (counts and last numbers), not {expected}"
+        ]
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    def _read_row(self, run_id: str) -> RunRow:
+        rows = self.database.rows(schema.READ_RUN)
+        types: tuple[type, ...] = (str, str, str, float, bytes, int, int, int, bytes)
+        if len(rows) != 1 or any(type(value) is not kind for value, kind in zip(rows[0], types, strict=True)):
+            raise HistoryDamaged(f"{self.path} is damaged: its row of the run is missing or unreadable")
+        row = RunRow(*rows[0])
+        self.row = row
+        if row.key_id != self._seal.key_id:
+            raise HistoryDamaged(
+                f"{self.path} was signed with another key ({row.key_id.hex()}) than the secret.key of this place"
+                f" ({self._seal.key_id.hex()}); if that file was replaced, put the old one back"
+            )
+        if row.id != run_id:
+            raise HistoryDamaged(
+                f"{self.path} is the history of run {row.id}, not of {run_id}; was a folder moved?"
+            )
+        return row
+
+    def _mac(self, seq: int) -> bytes:
+        if seq <= 0:
+            return self.genesis()
+        row = self.database.row(schema.READ_MAC, (seq,))
+        if row is None or type(row[0]) is not bytes:
+            raise self.damaged(f"commit {seq} is missing")
+        return row[0]
+
+    def _first_after(self, seq: int) -> int:
+        if seq <= 0:
+            return 1
+        commit = self._commits(seq - 1, seq)[0]
+        return commit[3] + commit[4]
+
+    def _commits(self, after: int, upto: int) -> list[Commit]:
+        rows: list[Any] = self.database.rows(schema.READ_COMMITS, (after, upto))
+        seqs = [row[0] for row in rows]
+        if seqs != list(range(after + 1, upto + 1)):
+            missing = sorted(set(range(after + 1, upto + 1)).difference(seqs))
+            raise self.damaged(f"commit {missing[0] if missing else after + 1} is missing")
+        for row in rows:
+            if type(row[3]) is not int or type(row[4]) is not int or row[4] < 0:
+                raise self.damaged(f"commit {row[0]} is not what was written")
+        return rows
+
+    def _rows(self, number: int, commits: Sequence[Commit], has_bodies: bool) -> list[tuple[Any, ...]]:
+        last = commits[-1]
+        statement = schema.READ_RECORDS if has_bodies else schema.READ_HEADS
+        return self.database.rows(statement, (number, last[3] + last[4]))
+
+    def _check_commit(self, before: bytes, number: int, commit: Commit, rows: list[tuple[Any, ...]]) -> None:
+        seq, epoch, at, first, count, state, mac = commit
+        heads: list[Head] = []
+        for place, row in enumerate(rows):
+            if row[0] != first + place or row[1] != seq:
+                raise self.damaged(f"a record of commit {seq} is missing")
+            heads.append((row[2], row[3], row[4], row[5], row[6], row[7]))
+        if first != number or len(rows) != count:
+            raise self.damaged(f"a record of commit {seq} is missing")
+        try:
+            found = self._seal.commit(before, seq, epoch, at, first, state, heads)
+        except (struct.error, TypeError, AttributeError):
+            found = b""
+        if found != mac:
+            raise self.damaged(f"commit {seq} is not what was written, or does not follow the one before it")
+
+    def _checked_body(self, row: tuple[Any, ...], has_body: bool) -> bytes:
+        if has_body:
+            body = row[8]
+        else:
+            found = self.database.row(schema.READ_BODY, (row[0],))
+            body = None if found is None else found[0]
+        if type(body) is not bytes or self._seal.body(body) != row[7]:
+            raise self.damaged(f"a record of commit {row[1]} is not what was written")
+        return body
+
+
+def _opened(path: Path) -> Database:
+    pragmas, writer = schema.READER_PRAGMAS, schema.RUN_WRITER_PRAGMAS
+    try:
+        return opened(path, schema.RUN, writes=False, pragmas=pragmas, writer_pragmas=writer)
+    except (HistoryDamaged, HistoryTooNew):
+        raise
+    except HistoryError:
+        # On a read-only disk SQLite cannot make the index of a write-ahead log; without a log none is needed.
+        log = path.with_name(f"{path.name}-wal")
+        if not path.is_file() or (log.exists() and log.stat().st_size > 0):
+            raise
+        return opened(path, schema.RUN, writes=False, pragmas=pragmas, writer_pragmas=writer, is_frozen=True)

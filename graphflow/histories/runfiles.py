@@ -1,0 +1,163 @@
+"""The file of one run, `run.db`: making it, and adding commits to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphflow.errors import HistoryDamaged, HistoryError, LeaseLost
+from graphflow.histories import schema
+from graphflow.histories.anchors import Anchor
+from graphflow.histories.checks import plain
+from graphflow.histories.databases import build
+from graphflow.histories.migrating import opened
+from graphflow.histories.seals import Head, Seal
+from graphflow.records import Record
+
+__all__ = ["RUN_FILE", "RunRow", "RunWriter", "build_run"]
+
+RUN_FILE = "run.db"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """The one row of a run's file that says what it is and how far it goes."""
+
+    id: str
+    name: str
+    flow_name: str
+    created: float
+    key_id: bytes
+    epoch: int
+    seq: int
+    number: int
+    head: bytes
+
+
+def build_run(folder: Path, seal: Seal, *, run_id: str, name: str, flow_name: str, created: float) -> None:
+    """Make the file of a new run in its folder, durable; it must not be there."""
+    genesis = seal.genesis(name, flow_name, created)
+    row = (run_id, name, flow_name, created, seal.key_id, 0, genesis)
+    build(folder / RUN_FILE, schema.RUN, schema.RUN_WRITER_PRAGMAS, fill=[(schema.BEGIN_RUN, row)])
+    anchor = Anchor(folder, seal)
+    anchor.write(0, genesis)
+    anchor.close()
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RunWriter:
+    """The one connection that writes a run: its driver's.
+
+    Parameters
+    ----------
+    folder
+        The run's.
+    seal
+        What its commits are sealed with.
+    run_id
+        The run's id.
+    epoch
+        The number of this driver; what it writes is refused as soon as there is a newer one.
+    """
+
+    def __init__(self, folder: Path, seal: Seal, *, run_id: str, epoch: int) -> None:
+        self.path = folder / RUN_FILE
+        self.seq = 0
+        self._run_id = run_id
+        self._epoch = epoch
+        self._seal = seal
+        self._number = 0
+        self._head = b""
+        self._database = opened(self.path, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
+        try:
+            self._anchor = Anchor(folder, seal)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def begin(self) -> RunRow:
+        """Shut out earlier drivers; gives how far they came.
+
+        Raises
+        ------
+        LeaseLost
+            If a later driver began already.
+        """
+        with self._database.transaction():
+            cursor = self._database.execute(schema.TAKE_RUN, (self._epoch, self._run_id, self._epoch))
+            if cursor.rowcount != 1:
+                raise LeaseLost(
+                    f"run {self._run_id} was taken by a later driver than this one (epoch {self._epoch})"
+                )
+            row = RunRow(*(self._database.row(schema.READ_RUN) or ()))
+        self.seq, self._number, self._head = row.seq, row.number, row.head
+        self._anchor.write(self.seq, self._head)
+        return row
+
+    def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
+        """Add a commit; see `Journal.commit`."""
+        seq, first = self.seq + 1, self._number + 1
+        rows: list[tuple[int, int, int, int, int, int, float, bytes, bytes]] = []
+        heads: list[Head] = []
+        for number, record in enumerate(map(plain, records), first):
+            digest = self._seal.body(record.body)
+            kind, node, lo, count, moment = record.kind, record.node, record.lo, record.count, record.at
+            rows.append((number, seq, kind, node, lo, count, moment, digest, record.body))
+            heads.append((kind, node, lo, count, moment, digest))
+        mac = self._seal.commit(self._head, seq, self._epoch, at, first, state, heads)
+        last = first + len(rows) - 1
+        database = self._database
+        with database.transaction():
+            fence = (seq, last, mac, self._run_id, self._epoch, self._head)
+            if database.execute(schema.ADVANCE, fence).rowcount != 1:
+                self._refused()
+            database.execute(schema.ADD_COMMIT, (seq, self._epoch, at, first, len(rows), state, mac))
+            database.execute_many(schema.ADD_RECORD, rows)
+        self.seq, self._number, self._head = seq, last, mac
+        self._anchor.write(seq, mac)
+        return seq
+
+    def is_there(self) -> bool:
+        """Whether the file is still at its place."""
+        return self.path.exists()
+
+    def close(self, *, checkpoint: bool) -> None:
+        """Close the file; with `checkpoint`, the write-ahead log is emptied into it."""
+        try:
+            if checkpoint:
+                self._database.execute(schema.CHECKPOINT)
+        except HistoryError:
+            # Readers may still be there; the next one who opens the file does it.
+            pass
+        finally:
+            self._database.close()
+            self._anchor.close()
+
+    def strand(self) -> None:
+        """Let everything go as it is, as when this process is killed."""
+        self._database.strand()
+        self._anchor.close()
+
+    def _refused(self) -> None:
+        found = self._database.row(schema.READ_FENCE, (self._run_id,))
+        if found is not None and found[0] == self._epoch:
+            raise HistoryDamaged(
+                f"{self.path} ends in commit {found[1]}, which is not the commit {self.seq} that this driver wrote"
+                " last; somebody else wrote it. Nothing more is written"
+            )
+        other = "nobody" if found is None else f"a driver of epoch {found[0]}"
+        raise LeaseLost(
+            f"run {self._run_id} was taken over by {other}; this driver, of epoch {self._epoch}, was silent for longer"
+            " than its lease. It can write nothing more"
+        )

@@ -1,0 +1,225 @@
+"""All SQL of the histories on disk: the tables, how they changed from version to version, and every statement.
+
+Kept to what PostgreSQL understands too (there, BLOB is called BYTEA); what only SQLite has stands in `PRAGMAS`.
+A statement that is never run by another module does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["CATALOG", "RUN", "Schema"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The tables of one kind of file.
+
+    `create` makes them as they are now, `steps[n]` leads from version n to n + 1.
+    """
+
+    kind: str
+    version: int
+    create: Sequence[str]
+    steps: Mapping[int, Sequence[str]]
+
+
+META = (
+    "CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)",
+    "INSERT INTO meta (name, value) VALUES ('kind', ?)",
+    "INSERT INTO meta (name, value) VALUES ('schema', ?)",
+)
+READ_META = "SELECT name, value FROM meta"
+SET_VERSION = "UPDATE meta SET value = ? WHERE name = 'schema'"
+
+BEGIN_WRITING = "BEGIN IMMEDIATE"
+BEGIN_READING = "BEGIN"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+
+# What only SQLite has.
+RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
+READER_PRAGMAS = ("PRAGMA query_only = 1",)
+CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+DATA_VERSION = "PRAGMA data_version"
+INTEGRITY = "PRAGMA integrity_check(20)"
+
+# -- run.db: one run, one row in `run` ---------------------------------------------------------------------
+
+RUN = Schema(
+    kind="graphflow run",
+    version=1,
+    create=(
+        """CREATE TABLE run (
+            id TEXT NOT NULL PRIMARY KEY,
+            name TEXT NOT NULL,
+            flow_name TEXT NOT NULL,
+            created DOUBLE PRECISION NOT NULL,
+            key_id BLOB NOT NULL,
+            epoch BIGINT NOT NULL,
+            seq BIGINT NOT NULL,
+            number BIGINT NOT NULL,
+            head BLOB NOT NULL
+        )""",
+        # `first` is the number of its first record; `mac` covers the row before it, its own columns and the
+        # header and digest of each of its records.
+        """CREATE TABLE commits (
+            seq INTEGER NOT NULL PRIMARY KEY,
+            epoch BIGINT NOT NULL,
+            at DOUBLE PRECISION NOT NULL,
+            first BIGINT NOT NULL,
+            count BIGINT NOT NULL,
+            state TEXT,
+            mac BLOB NOT NULL
+        )""",
+        # The body comes last, so that what only looks at headers does not read it.
+        """CREATE TABLE record (
+            number INTEGER NOT NULL PRIMARY KEY,
+            seq BIGINT NOT NULL,
+            kind BIGINT NOT NULL,
+            node BIGINT NOT NULL,
+            lo BIGINT NOT NULL,
+            count BIGINT NOT NULL,
+            at DOUBLE PRECISION NOT NULL,
+            digest BLOB NOT NULL,
+            body BLOB NOT NULL
+        )""",
+    ),
+    steps={
+        # Version 0 did not say which state a run was in.
+        0: ("ALTER TABLE commits ADD COLUMN state TEXT",),
+    },
+)
+
+BEGIN_RUN = (
+    "INSERT INTO run (id, name, flow_name, created, key_id, epoch, seq, number, head)"
+    " VALUES (?, ?, ?, ?, ?, ?, 0, 0, ?)"
+)
+READ_RUN = "SELECT id, name, flow_name, created, key_id, epoch, seq, number, head FROM run"
+TAKE_RUN = "UPDATE run SET epoch = ? WHERE id = ? AND epoch < ?"
+ADVANCE = "UPDATE run SET seq = ?, number = ?, head = ? WHERE id = ? AND epoch = ? AND head = ?"
+READ_FENCE = "SELECT epoch, seq, head FROM run WHERE id = ?"
+ADD_COMMIT = "INSERT INTO commits (seq, epoch, at, first, count, state, mac) VALUES (?, ?, ?, ?, ?, ?, ?)"
+ADD_RECORD = (
+    "INSERT INTO record (number, seq, kind, node, lo, count, at, digest, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+READ_MAC = "SELECT mac FROM commits WHERE seq = ?"
+READ_COMMITS = (
+    "SELECT seq, epoch, at, first, count, state, mac FROM commits WHERE seq > ? AND seq <= ? ORDER BY seq"
+)
+READ_RECORDS = (
+    "SELECT number, seq, kind, node, lo, count, at, digest, body FROM record"
+    " WHERE number >= ? AND number < ? ORDER BY number"
+)
+READ_HEADS = (
+    "SELECT number, seq, kind, node, lo, count, at, digest FROM record"
+    " WHERE number >= ? AND number < ? ORDER BY number"
+)
+READ_BODY = "SELECT body FROM record WHERE number = ?"
+READ_LAST_STATE = (
+    "SELECT seq, at, state FROM commits WHERE state IS NOT NULL AND seq <= ? ORDER BY seq DESC LIMIT 1"
+)
+COUNT_ALL = (
+    "SELECT (SELECT COUNT(*) FROM run), (SELECT COUNT(*) FROM commits), (SELECT MAX(seq) FROM commits),"
+    " (SELECT COUNT(*) FROM record), (SELECT MAX(number) FROM record)"
+)
+
+# -- catalog.db: all runs, who drives them, what is asked of them ------------------------------------------
+
+CATALOG = Schema(
+    kind="graphflow catalog",
+    version=1,
+    create=(
+        """CREATE TABLE run (
+            id TEXT NOT NULL PRIMARY KEY,
+            name TEXT NOT NULL,
+            flow_name TEXT NOT NULL,
+            state TEXT NOT NULL,
+            created DOUBLE PRECISION NOT NULL,
+            started DOUBLE PRECISION,
+            ended DOUBLE PRECISION,
+            host TEXT NOT NULL,
+            pid BIGINT NOT NULL,
+            epoch BIGINT NOT NULL
+        )""",
+        "CREATE INDEX run_by_time ON run (created, id)",
+        "CREATE INDEX run_by_name ON run (name)",
+        """CREATE TABLE lease (
+            run_id TEXT NOT NULL PRIMARY KEY,
+            epoch BIGINT NOT NULL,
+            host TEXT NOT NULL,
+            pid BIGINT NOT NULL,
+            boot_id TEXT NOT NULL,
+            steady_until DOUBLE PRECISION NOT NULL,
+            wall_until DOUBLE PRECISION NOT NULL
+        )""",
+        """CREATE TABLE request (
+            id INTEGER NOT NULL PRIMARY KEY,
+            run_id TEXT NOT NULL,
+            epoch BIGINT NOT NULL,
+            kind TEXT NOT NULL,
+            body TEXT NOT NULL,
+            at DOUBLE PRECISION NOT NULL,
+            answer TEXT,
+            answered DOUBLE PRECISION
+        )""",
+        "CREATE INDEX request_by_run ON request (run_id, answered)",
+        # A number that is never given twice, also where requests are deleted with their run.
+        "CREATE TABLE counter (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
+        "INSERT INTO counter (name, value) VALUES ('request', 0)",
+    ),
+    steps={
+        # Version 0 did not say to which life of a driver a request was made.
+        0: ("ALTER TABLE request ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0",),
+    },
+)
+
+_RUN_COLUMNS = (
+    "run.id, run.name, run.flow_name, run.state, run.created, run.started, run.ended, run.host, run.pid, run.epoch,"
+    " lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until"
+)
+_RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id"
+ADD_RUN = (
+    "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+RUN_BY_ID = f"{_RUNS} WHERE run.id = ?"
+RUN_BY_UPPER_ID = f"{_RUNS} WHERE UPPER(run.id) = ? LIMIT 2"
+RUNS_BY_PREFIX = (
+    f"{_RUNS} WHERE SUBSTR(UPPER(run.id), 1, ?) = ? ORDER BY run.created DESC, run.id DESC LIMIT 4"
+)
+RUNS_BY_NAME = f"{_RUNS} WHERE run.name = ? ORDER BY run.created DESC, run.id DESC LIMIT 1"
+RUNS = f"""{_RUNS}
+    WHERE (? = '' OR run.flow_name = ?) AND run.created >= ?
+        AND (run.created < ? OR (run.created = ? AND run.id < ?))
+    ORDER BY run.created DESC, run.id DESC"""
+DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
+SET_STATE = "UPDATE run SET state = ?, started = COALESCE(started, ?), ended = ? WHERE id = ? AND epoch = ?"
+NOTE_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state = ?"
+MEND_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state <> ?"
+DELETE_RUN = (
+    "DELETE FROM run WHERE id = ?",
+    "DELETE FROM lease WHERE run_id = ?",
+    "DELETE FROM request WHERE run_id = ?",
+)
+
+DELETE_LEASE = "DELETE FROM lease WHERE run_id = ?"
+ADD_LEASE = "INSERT INTO lease (run_id, epoch, host, pid, boot_id, steady_until, wall_until) VALUES (?, ?, ?, ?, ?, ?, ?)"
+RENEW_LEASE = "UPDATE lease SET steady_until = ?, wall_until = ? WHERE run_id = ? AND epoch = ?"
+RETURN_LEASE = "DELETE FROM lease WHERE run_id = ? AND epoch = ?"
+
+NEXT_REQUEST = "UPDATE counter SET value = value + 1 WHERE name = 'request'"
+READ_REQUEST_NUMBER = "SELECT value FROM counter WHERE name = 'request'"
+ADD_REQUEST = "INSERT INTO request (id, run_id, epoch, kind, body, at) VALUES (?, ?, ?, ?, ?, ?)"
+WAITING_REQUESTS = (
+    "SELECT id, run_id, kind, body, at FROM request"
+    " WHERE run_id = ? AND answered IS NULL AND epoch = ? ORDER BY id"
+)
+ANSWER_REQUEST = "UPDATE request SET answer = ?, answered = ? WHERE id = ? AND run_id = ? AND epoch = ? AND answered IS NULL"
+ANSWER_ALL = (
+    "UPDATE request SET answer = ?, answered = ? WHERE run_id = ? AND epoch <= ? AND answered IS NULL"
+)
+READ_ANSWER = "SELECT run_id, answer FROM request WHERE id = ?"

@@ -1,0 +1,455 @@
+"""Histories on disk: a file for each run, and a catalog of all.
+
+<home>/catalog.db
+<home>/runs/<run id>/run.db, anchor, driver.lock, results/
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from graphflow import settings
+from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
+from graphflow.histories.catalogs import CATALOG_FILE, Catalog, Row
+from graphflow.histories.checks import GONE, check_id, is_failed, is_final, state_code
+from graphflow.histories.journals import SqliteJournal
+from graphflow.histories.leases import (
+    Claim,
+    DriverLock,
+    Holder,
+    SystemClock,
+    claim_of,
+    is_locked,
+    this_process,
+)
+from graphflow.histories.readers import RunReader
+from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder
+from graphflow.histories.seals import Seal
+from graphflow.ports import Clock
+from graphflow.records import Entry, RunHeader
+
+__all__ = ["SqliteHistory"]
+
+CRASHED = "Crashed"
+
+
+class SqliteHistory:
+    """The histories of a folder; may be used by several threads, and by many processes at once.
+
+    Parameters
+    ----------
+    folder
+        Where they are; `settings.home()` by default. Made at the first run.
+    key
+        What they are signed with; `settings.secret_key(folder)` by default.
+    clock
+        What leases go by.
+    lease_seconds
+        How long a driver that is not heard of keeps its run; `settings.lease_seconds()` by default.
+    holder
+        Who takes leases; this process by default.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str | None = None,
+        *,
+        key: bytes | None = None,
+        clock: Clock | None = None,
+        lease_seconds: float | None = None,
+        holder: Holder | None = None,
+    ) -> None:
+        self.folder = (settings.home() if folder is None else Path(folder).expanduser()).absolute()
+        self.lease_seconds = settings.lease_seconds() if lease_seconds is None else lease_seconds
+        self._key = key
+        self._clock: Clock = clock or SystemClock()
+        self._holder = holder
+        self._guard = threading.Lock()
+        self._catalog: Catalog | None = None
+        self._pid = os.getpid()
+
+    # -- drivers -------------------------------------------------------------------------------------------
+
+    def create(self, header: RunHeader) -> SqliteJournal:
+        """Begin the history of a new run, and take it; see `History.create`."""
+        run_id, me = check_id(header.id), self._me()
+        state_code(header.state)
+        created = float(header.created or self._clock.wall())
+        self._make_folders()
+        catalog = Catalog(self.folder, creates=True)
+        folder = self.run_folder(run_id)
+        newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
+        lock = None
+        try:
+            os.mkdir(newborn, 0o700)
+            build_run(
+                newborn,
+                self._seal(run_id),
+                run_id=run_id,
+                name=header.name,
+                flow_name=header.flow_name,
+                created=created,
+            )
+            lock = DriverLock(newborn)
+            lock.publish()
+            claim = claim_of(run_id, 1, me, self._clock, self.lease_seconds)
+            with catalog.transaction():
+                if catalog.run(run_id) is not None:
+                    raise HistoryError(
+                        f"there is a run {run_id} already, in {folder}; resume it, or take another id"
+                    )
+                self._move_in(newborn, folder)
+                catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
+                catalog.grant(claim)
+            sync_folder(folder.parent)
+            return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
+        except BaseException as error:
+            catalog.close()
+            if lock is not None:
+                lock.release()
+            shutil.rmtree(newborn, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise HistoryError(
+                    f"the folder {folder} of run {run_id} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
+                    " folder that can be written"
+                ) from error
+            raise
+
+    def take(self, run_id: str) -> SqliteJournal:
+        """Become the driver of a run that has none; see `History.take`."""
+        header, claim = self._known(run_id)
+        me = self._me()
+        if claim is not None and self._is_alive(header, claim):
+            raise claim.held(me, self._clock, "cannot be taken")
+        with self._reader(run_id) as reader:
+            # Nothing is opened for writing before all of it was found in order.
+            for _ in reader.entries():
+                pass
+            epoch_there, seen = reader.row.epoch, reader.row.seq
+        catalog = Catalog(self.folder, creates=False)
+        try:
+            lock = DriverLock(self.run_folder(run_id))
+            try:
+                with catalog.transaction():
+                    row = catalog.run(run_id)
+                    if row is None:
+                        raise self._missing(run_id)
+                    header, claim = row
+                    if claim is not None and self._is_alive(header, claim):
+                        raise claim.held(me, self._clock, "cannot be taken")
+                    epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
+                    catalog.grant(claim_of(run_id, epoch, me, self._clock, self.lease_seconds))
+                    catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
+                    lock.publish()
+            except BaseException:
+                lock.discard()
+                raise
+            try:
+                return self._journal(catalog, lock, run_id=run_id, epoch=epoch, seen=seen)
+            except BaseException:
+                lock.release()
+                with suppress(HistoryError):
+                    catalog.give_back(run_id, epoch)
+                raise
+        except BaseException:
+            catalog.close()
+            raise
+
+    def _journal(
+        self, catalog: Catalog, lock: DriverLock, *, run_id: str, epoch: int, seen: int
+    ) -> SqliteJournal:
+        folder = self.run_folder(run_id)
+        writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
+        try:
+            row = writer.begin()
+            if row.seq != seen:
+                # The driver before was not dead, and wrote until it was shut out.
+                with self._reader(run_id) as reader:
+                    for _ in reader.entries(after=min(seen, row.seq)):
+                        pass
+        except BaseException:
+            writer.close(checkpoint=False)
+            raise
+        return SqliteJournal(
+            writer,
+            catalog,
+            lock,
+            run_id=run_id,
+            epoch=epoch,
+            holder=self._me(),
+            clock=self._clock,
+            lease_seconds=self.lease_seconds,
+        )
+
+    def _move_in(self, newborn: Path, folder: Path) -> None:
+        """Give a new run's folder its name; only where nothing is that could be somebody's."""
+        if folder.exists():
+            run_id = folder.name
+            unborn = folder.with_name(f".unborn-{run_id}-{os.urandom(4).hex()}")
+            with self._reader(run_id) as reader:
+                seq = reader.row.seq
+            if seq > 0 or is_locked(folder):
+                raise HistoryError(
+                    f"{folder} holds the history of a run that {self.folder / CATALOG_FILE} does not know; `graphflow"
+                    " fsck` says more. Take another id, or move that folder away"
+                )
+            # Its maker died before it was written down, and before anything happened in it.
+            os.rename(folder, unborn)
+            shutil.rmtree(unborn, ignore_errors=True)
+        os.rename(newborn, folder)
+
+    # -- readers -------------------------------------------------------------------------------------------
+
+    def find(self, text: str) -> RunHeader:
+        """The run that a text means; see `History.find`."""
+        catalog = self._readable()
+        if catalog is None or not text:
+            raise self._missing(text)
+        if text in ("@latest", "@latest-failed"):
+            for header in self._newest(catalog.runs()):
+                if text == "@latest" or is_failed(header):
+                    return header
+            raise RunNotFound(
+                f"there is no {'failed ' if text == '@latest-failed' else ''}run in {self.folder}"
+            )
+        rows = [row for row in [catalog.run(text)] if row is not None] or catalog.by_upper_id(text)
+        rows = rows or catalog.by_prefix(text)
+        if len(rows) != 1:
+            rows = catalog.by_name(text) or rows
+        if not rows:
+            raise self._missing(text)
+        if len(rows) > 1:
+            ids = ", ".join(header.id for header, _ in rows[:3])
+            raise RunNotFound(
+                f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
+            )
+        return self._seen(*rows[0])
+
+    def runs(
+        self,
+        *,
+        flow_name: str | None = None,
+        states: Collection[str] = (),
+        since: float | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunHeader]:
+        """Runs, the newest first; see `History.runs`."""
+        catalog = self._readable()
+        if catalog is None:
+            return []
+        last = None if before is None else self._known(before)[0]
+        found: list[RunHeader] = []
+        for header in self._newest(catalog.runs(flow_name=flow_name or "", since=since, before=last)):
+            if limit is not None and len(found) >= limit:
+                break
+            if not states or header.state in states:
+                found.append(header)
+        return found
+
+    def read(
+        self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
+    ) -> Iterator[Entry]:
+        """Records of commits after a number, verified; see `History.read`."""
+        with self._reader(run_id) as reader:
+            yield from reader.entries(after=after, kinds=kinds, node=node)
+
+    def head(self, run_id: str) -> int:
+        """The number of the last commit."""
+        with self._reader(run_id) as reader:
+            return reader.row.seq
+
+    def results_folder(self, run_id: str) -> str:
+        """Where the results of a run go by default."""
+        return str(self.run_folder(check_id(run_id)) / "results")
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where all of a run is."""
+        return self.folder / "runs" / run_id
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
+        """Ask something of a run's driver; see `History.request`."""
+        self._known(run_id)
+        catalog = self._open()
+        with catalog.transaction():
+            row = catalog.run(run_id)
+            if row is None:
+                raise self._missing(run_id)
+            header, claim = row
+            if claim is None or not self._is_alive(header, claim):
+                raise HistoryError(
+                    f"run {run_id} ({header.name}) has no driver that could {kind} it: nothing of it is running"
+                )
+            return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
+
+    def answer_of(self, request: int) -> str | None:
+        """What the driver answered; see `History.answer_of`. A driver that is gone answers nothing: that is said."""
+        catalog = self._readable()
+        found = None if catalog is None else catalog.answer_of(request)
+        if catalog is None or found is None:
+            raise HistoryError(f"there is no request {request} in {self.folder / CATALOG_FILE}")
+        run_id, answer = found
+        if answer is None:
+            row = catalog.run(run_id)
+            if row is None or row[1] is None or not self._is_alive(row[0], row[1]):
+                # It may have answered just before it went.
+                later = catalog.answer_of(request)
+                return GONE if later is None or later[1] is None else later[1]
+        return answer
+
+    # -- care ----------------------------------------------------------------------------------------------
+
+    def verify(self, run_id: str) -> list[str]:
+        """All that is wrong with a run's history; see `History.verify`."""
+        from graphflow.histories.fsck import check_run
+
+        folder = self.run_folder(check_id(run_id))
+        wrong: list[str] = []
+        row: Row | None = None
+        try:
+            catalog = self._readable()
+            row = None if catalog is None else catalog.run(run_id)
+        except HistoryError as error:
+            wrong.append(str(error))
+        if row is None and not folder.exists():
+            raise self._missing(run_id)
+        is_driven = row is not None and row[1] is not None and self._is_alive(row[0], row[1])
+        return wrong + check_run(
+            folder, self._seal(run_id), run_id=run_id, header=row[0] if row else None, is_driven=is_driven
+        )
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run; see `History.remove`."""
+        self._known(run_id)
+        catalog, folder = self._open(), self.run_folder(run_id)
+        trash = folder.with_name(f".removed-{run_id}-{os.urandom(4).hex()}")
+        try:
+            with catalog.transaction():
+                row = catalog.run(run_id)
+                if row is None:
+                    raise self._missing(run_id)
+                header, claim = row
+                if claim is not None:
+                    if self._is_alive(header, claim):
+                        raise claim.held(self._me(), self._clock, "cannot be removed")
+                    self._shut_out(run_id, claim.epoch + 1)
+                catalog.forget(run_id)
+                with suppress(FileNotFoundError):
+                    os.rename(folder, trash)
+        except OSError as error:
+            raise HistoryError(f"the folder {folder} cannot be removed: {error.strerror}") from error
+        except HistoryError:
+            if trash.exists():
+                os.rename(trash, folder)
+            raise
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close what is open for reading; journals stay. It opens again by itself."""
+        with self._guard:
+            catalog, self._catalog = self._catalog, None
+            if catalog is not None and self._pid == os.getpid():
+                catalog.close()
+
+    def _shut_out(self, run_id: str, epoch: int) -> None:
+        """Let a driver that was silent, and may wake up, write nothing more."""
+        with suppress(HistoryError):
+            writer = RunWriter(self.run_folder(run_id), self._seal(run_id), run_id=run_id, epoch=epoch)
+            try:
+                writer.begin()
+            finally:
+                writer.close(checkpoint=False)
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    def _me(self) -> Holder:
+        return self._holder or this_process()
+
+    def _seal(self, run_id: str) -> Seal:
+        if self._key is None:
+            self._key = settings.secret_key(self.folder)
+        return Seal(self._key, run_id)
+
+    def _make_folders(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / "runs").mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HistoryError(
+                f"the folder {self.folder} for histories cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
+                " folder that can be written"
+            ) from error
+
+    def _open(self) -> Catalog:
+        """The catalog; a child process has its own connection."""
+        with self._guard:
+            if self._catalog is None or self._pid != os.getpid():
+                self._catalog, self._pid = Catalog(self.folder, creates=False), os.getpid()
+            return self._catalog
+
+    def _readable(self) -> Catalog | None:
+        """The catalog, where there is one."""
+        if self._catalog is None and not (self.folder / CATALOG_FILE).exists():
+            return None
+        return self._open()
+
+    def _missing(self, text: str) -> RunNotFound:
+        return RunNotFound(
+            f"no run goes by {text!r} in {self.folder}: it is an id, the beginning of one, a name, @latest or"
+            " @latest-failed. `graphflow runs ls` lists them"
+        )
+
+    def _known(self, run_id: str) -> Row:
+        catalog = self._readable()
+        row = None if catalog is None else catalog.run(run_id)
+        if row is None:
+            raise self._missing(run_id)
+        return row
+
+    def _reader(self, run_id: str) -> RunReader:
+        folder = self.run_folder(check_id(run_id))
+        if not (folder / RUN_FILE).exists():
+            self._known(run_id)
+            raise HistoryDamaged(
+                f"{folder / RUN_FILE} is gone; nothing is left of the history of run {run_id}"
+            )
+        return RunReader(folder, self._seal(run_id), run_id=run_id)
+
+    def _is_alive(self, header: RunHeader, claim: Claim) -> bool:
+        me = self._me()
+        has_lock = me.is_beside(claim.holder) and is_locked(self.run_folder(header.id))
+        return claim.is_alive(me, self._clock, has_lock=has_lock)
+
+    def _newest(self, rows: Sequence[Row]) -> Iterator[RunHeader]:
+        for row in rows:
+            yield self._seen(*row)
+
+    def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
+        """A run as it is now; that its driver is gone is noticed here, and written down."""
+        if claim is not None and self._is_alive(header, claim):
+            return replace(header, lease=claim.lease(self._me(), self._clock))
+        if is_final(header.state):
+            return header
+        state, ended = CRASHED, self._clock.wall()
+        try:
+            with self._reader(header.id) as reader:
+                ended = reader.last_time()
+                last = reader.last_state()
+                if last is not None and is_final(last[0]):
+                    # It ended, and its driver was gone before the catalog heard of it.
+                    state, ended = last
+        except HistoryError:
+            pass
+        seen = replace(header, state=state, ended=ended)
+        with suppress(HistoryError):
+            self._open().note_state(seen, header.state)
+        return seen
