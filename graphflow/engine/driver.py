@@ -458,17 +458,18 @@ class Driver:
     def _stored(self, report: Report) -> Report:
         """The report with its values written, also where the workers did not reach the store."""
         keeping = self._persistence
+        if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
+            return report
         books = self.core.books
         missing = [
             step.node
             for step in report.steps
-            if step.stored is None
+            if Code.COMPLETED in step.states
             and step.values is not None
-            and step.values.kind != "local"
             and (program := books[step.node].node.program) is not None
             and keeping.keeps(program)
         ]
-        if not missing or keeping.store is None or report.store_error or report.is_refused:
+        if not missing:
             return report
         if not self._has_warned:
             self._has_warned = True

@@ -17,7 +17,7 @@ from graphflow.engine.books import Past
 from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
-from graphflow.hashing import combined_digests, item_digests
+from graphflow.hashing import source_digests
 from graphflow.histories.memory import NodeHistory
 from graphflow.histories.replay import Replay, ReplayedNode
 from graphflow.mapping import slice_of
@@ -320,5 +320,4 @@ class Recovery:
 
 def _digests(columns: Sequence[Any], lo: int, hi: int) -> bytes:
     """What items are mapped over, as runners note it."""
-    found = [item_digests(slice_of(each, lo, hi)) for each in columns]
-    return combined_digests([each for each in found if each]) if any(found) else b""
+    return source_digests([slice_of(each, lo, hi) for each in columns])

@@ -403,6 +403,7 @@ class Batch:
             held=held,
             cpu_seconds=cpu_seconds,
             is_remote=not self.host.is_local,
+            is_packed=self.order.results is not None,
             store_error=store_error,
         )
 

@@ -40,7 +40,7 @@ def pack_values(
         for step, column in zip(steps, columns, strict=True)
     ]
     sections = [
-        Section(node=step.order.node, data=each.data, count=len(column), missing=sorted(each.errors))
+        Section(node=step.order.node, data=each.data, count=len(column), missing=_missing(column, each, step))
         for step, column, each in zip(steps, columns, packed, strict=True)
         if each is not None
     ]
@@ -66,13 +66,9 @@ def _packed(
     column: list[Any],
 ) -> Packed | None:
     """A column as bytes; None where there is no value that anything could ask for."""
-    is_there = bytes(part_of(step.states, positions)).translate(_COMPLETED_TABLE)
-    is_whole = step.order.keeps
-    if not is_whole:
-        open_lanes = _open_lanes(steps, positions)
-        is_there = bytes(map(int.__and__, is_there, open_lanes))
-        column = [value if is_open else DROPPED for value, is_open in zip(column, open_lanes, strict=True)]
-    if 1 not in is_there:
+    if _COMPLETED not in part_of(step.states, positions):
+        return None
+    if not step.order.keeps and all(_has_ended(each, positions) for each in steps):
         return None
     data, errors = encode(column)
     if errors and host.is_local:
@@ -85,15 +81,15 @@ def _packed(
             f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
             "task)",
         )
-    return Packed(data, errors, is_whole, None)
+    return Packed(data, errors, None)
 
 
-def _open_lanes(steps: Sequence[Step], positions: Sequence[int]) -> bytes:
-    """1 for each position at which some step has not ended."""
-    ended = [bytes(part_of(step.states, positions)).translate(FINAL_TABLE) for step in steps]
-    if all(0 not in each for each in ended):
-        return bytes(len(positions))
-    return bytes(0 in codes for codes in zip(*ended, strict=True))
+def _has_ended(step: Step, positions: Sequence[int]) -> bool:
+    return 0 not in part_of(step.states, positions).translate(FINAL_TABLE)
 
 
-_COMPLETED_TABLE = bytes(code == _COMPLETED for code in range(256))
+def _missing(column: list[Any], each: Packed, step: Step) -> list[int]:
+    """The positions of values that are not there: they could not be pickled, or were let go."""
+    if step.order.keeps:
+        return sorted(each.errors)
+    return sorted({*each.errors, *(place for place, value in enumerate(column) if value is DROPPED)})
