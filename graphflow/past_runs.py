@@ -12,7 +12,14 @@ from typing import Any, overload
 
 from graphflow import settings
 from graphflow.durability import value_of_run
-from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, RemoteError, RequestRefused, ValueUnavailable
+from graphflow.errors import (
+    GraphflowError,
+    HistoryError,
+    LeaseHeld,
+    RemoteError,
+    RequestRefused,
+    ValueUnavailable,
+)
 from graphflow.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.replay import Moved, Replay
 from graphflow.past_events import PastEvent, events_of, level_number
@@ -331,7 +338,7 @@ class PastRun:
         level: int | str | None = None,
         after: int = 0,
     ) -> list[LogRecord]:
-        """Lines of the log in the order in which they were recorded.
+        """Lines of the log, by time.
 
         Parameters
         ----------
@@ -345,13 +352,15 @@ class PastRun:
         least = level_number(level)
         if node is not None:
             self.nodes[node]
-        return [
+        lines = [
             line
             for line in self.replay.history.logs[after:]
             if (node is None or line.node == node)
             and (index is None or line.index == index)
             and line.level >= least
         ]
+        # Those of the flow's body are recorded a little later than those of tasks.
+        return sorted(lines, key=lambda line: line.timestamp)
 
     @property
     def logs_total(self) -> int:
