@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
+import os
 import sys
 import types
 import weakref
@@ -135,8 +136,8 @@ class _Reader:
         self._globals(fn.__globals__, used, own)
 
     def _class(self, kind: type) -> None:
-        module = sys.modules.get(kind.__module__)
-        node = _class_node(kind, module)
+        path, space = _place_of(kind)
+        node = _class_node(kind, path, space)
         if node is None:
             self._put("class", kind.__module__, kind.__qualname__)
             if _is_own(kind):
@@ -145,7 +146,7 @@ class _Reader:
                         self._put(name, self._reference(value))
             return
         self._put("class", _dump(node))
-        self._globals(vars(module) if module is not None else {}, _names_in(node), set())
+        self._globals(space, _names_in(node), set())
         for base in kind.__bases__:
             if base is not object:
                 self._put("base", self._reference(base))
@@ -299,11 +300,24 @@ def _is_lambda_of(node: ast.AST, code: types.CodeType) -> bool:
     return True
 
 
-def _class_node(kind: type, module: types.ModuleType | None) -> ast.AST | None:
-    path = getattr(module, "__file__", None)
-    if module is None or path is None or not _is_own(kind):
+def _place_of(kind: type) -> tuple[str | None, Mapping[str, Any]]:
+    """The file of a class, and what its names mean: as its own functions know it, which may have another module's name."""
+    for value in vars(kind).values():
+        fn = _bare(value)
+        if (
+            isinstance(fn, types.FunctionType)
+            and fn.__module__ == kind.__module__
+            and os.path.exists(fn.__code__.co_filename)
+        ):
+            return fn.__code__.co_filename, fn.__globals__
+    module = sys.modules.get(kind.__module__)
+    return getattr(module, "__file__", None), vars(module) if module is not None else {}
+
+
+def _class_node(kind: type, path: str | None, space: Mapping[str, Any]) -> ast.AST | None:
+    if path is None or not _is_own(kind):
         return None
-    tree: ast.AST | None = _parsed("".join(linecache.getlines(path, vars(module))))
+    tree: ast.AST | None = _parsed("".join(linecache.getlines(path, dict(space))))
     for part in kind.__qualname__.split("."):
         if tree is None:
             return None
@@ -322,9 +336,20 @@ def _class_node(kind: type, module: types.ModuleType | None) -> ast.AST | None:
 
 
 def _names_in(node: ast.AST) -> set[str]:
-    """The names and attributes that source uses."""
-    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    return names | {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+    """The names and attributes that source uses, where it counts."""
+    found: set[str] = set()
+    left: list[Any] = [value for _, value in _fields(node, is_root=True)]
+    while left:
+        each = left.pop()
+        if isinstance(each, list):
+            left += each
+        elif isinstance(each, ast.AST):
+            if isinstance(each, ast.Name):
+                found.add(each.id)
+            elif isinstance(each, ast.Attribute):
+                found.add(each.attr)
+            left += [value for _, value in _fields(each, is_root=False)]
+    return found
 
 
 def _dump(root: ast.AST) -> str:

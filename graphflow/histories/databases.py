@@ -61,7 +61,7 @@ class Database:
     pragmas
         Run when it is opened.
     patience
-        Seconds that the locks of others are waited for.
+        Seconds that the locks of others are waited for; `PATIENCE_SECONDS` by default.
 
     Raises
     ------
@@ -77,12 +77,12 @@ class Database:
         *,
         writes: bool,
         pragmas: Sequence[str] = (),
-        patience: float = PATIENCE_SECONDS,
+        patience: float | None = None,
         is_frozen: bool = False,
     ) -> None:
         self.path = path
         self.writes = writes
-        self._patience = patience
+        self._patience = patience = PATIENCE_SECONDS if patience is None else patience
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         if not path.is_file():

@@ -129,8 +129,8 @@ class SqliteHistory:
         if claim is not None and self._is_alive(header, claim):
             raise claim.held(me, self._clock, "cannot be taken")
         with self._reader(run_id) as reader:
-            # Nothing is opened for writing before all headers were found in order.
-            for _ in reader.entries(with_bodies=False):
+            # Nothing is opened for writing before all of it was found in order.
+            for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
         catalog = Catalog(self.folder, creates=False)
@@ -172,7 +172,7 @@ class SqliteHistory:
             if row.seq != seen:
                 # The driver before was not dead, and wrote until it was shut out.
                 with self._reader(run_id) as reader:
-                    for _ in reader.entries(after=min(seen, row.seq), with_bodies=False):
+                    for _ in reader.entries(after=min(seen, row.seq)):
                         pass
         except BaseException:
             writer.close(checkpoint=False)

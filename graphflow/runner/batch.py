@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.context import TaskContext
-from graphflow.errors import GraphflowError, SerializationError
+from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
 from graphflow.mapping import DROPPED, is_small, value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
@@ -205,7 +205,8 @@ class Batch:
         if lost is None:
             return False
         error = step.upstream_failed(lost, self.order.indices[position])
-        code = Code.FAILED if isinstance(error, SerializationError) else Code.UPSTREAM_FAILED
+        is_own = isinstance(error, SerializationError | ResultDamaged)
+        code = Code.FAILED if is_own else Code.UPSTREAM_FAILED
         self._book(step, position, error, Decision(code, code), 0, time.perf_counter())
         return True
 
