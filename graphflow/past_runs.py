@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from graphflow import settings
-from graphflow.durability import value_of_run
 from graphflow.errors import (
     GraphflowError,
     HistoryError,
@@ -423,6 +422,9 @@ class PastRun:
                 raise ValueUnavailable(
                     f"run {self.name} is {state.name}{': ' + said if said else ''}; it has no value"
                 )
+            # Only this needs the engine, whose import takes longer than reading most runs.
+            from graphflow.durability import value_of_run
+
             return value_of_run(self.replay, self._results())
         found = self.nodes[node]
         return found.result() if index is None else found.items[index].result()

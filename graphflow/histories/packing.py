@@ -25,6 +25,8 @@ SAMPLE = 64
 SAMPLE_KINDS = 24
 """Different bytes in a sample of a column that is worth compressing, at most."""
 MAX_TEXT_NBYTES = 1 << 28
+MAX_ENTRIES = 1 << 27
+"""Entries of a column that are read: a damaged count must not fill the memory."""
 _JSON = json.JSONEncoder(separators=(",", ":"), default=str)
 _IS_BIG = sys.byteorder == "big"
 
@@ -177,6 +179,8 @@ class Unpacker:
         """A column of so many bytes."""
         if not size:
             return b""
+        if size > 8 * MAX_ENTRIES:
+            raise ValueError(f"a column of {size:,} bytes is too large")
         how = self._take(1)[0]
         if how == _EQUAL:
             return self._take(1) * size
@@ -191,6 +195,8 @@ class Unpacker:
         words: array[Any] = array(kind)
         if not size:
             return words
+        if size > MAX_ENTRIES:
+            raise ValueError(f"a column of {size:,} numbers is too large")
         width = words.itemsize
         how = self._take(1)[0]
         if how == _EQUAL:
