@@ -1,6 +1,6 @@
 """What durable histories cost: maps with and without, resume and redrive of a million items, readers beside a run.
 
-python benchmarks/history.py [--smoke] [--items 1000000] [--repeats 3] [--only durable resume ...]
+python benchmarks/durability.py [--smoke] [--items 1000000] [--repeats 3] [--only durable resume ...]
 
 Each measurement has a home of its own in a temporary folder. Prints one JSON line per figure, with its budget.
 """
