@@ -177,7 +177,7 @@ class StepOrder:
     follows from the map's median, in place of the program's own. `tolerates` says that a failure is within
     what the map tolerates: what comes after it in the lane is skipped. Without `keeps`, nothing outside the batch
     needs the values of items whose lane has ended. `persists` says that values go to the order's result store, if
-    there is one.
+    there is one; `wants_digests` that the report tells by what values of the user's own sequences its items are known.
     """
 
     node: int

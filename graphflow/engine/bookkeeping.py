@@ -227,7 +227,14 @@ class Bookkeeper:
 def node_inputs(node: Node) -> str:
     """A digest of a node's constant arguments; empty where that cannot be told."""
     program = node.program
-    return "" if program is None or node.is_builtin else constants_digest(program.args, program.kwargs)
+    if program is None or node.is_builtin:
+        return ""
+    ranges = {
+        source.argument: (source.values.start, source.values.step)
+        for source in node.sources
+        if isinstance(source.values, range)
+    }
+    return constants_digest([*program.args, *ranges.items()], program.kwargs)
 
 
 def _shown(options: TaskOptions) -> dict[str, Any]:

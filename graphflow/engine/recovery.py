@@ -17,9 +17,10 @@ from graphflow.engine.books import Past
 from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
-from graphflow.hashing import combined_digests
+from graphflow.hashing import combined_digests, item_digests
 from graphflow.histories.memory import NodeHistory
 from graphflow.histories.replay import Replay, ReplayedNode
+from graphflow.mapping import slice_of
 from graphflow.orders import GONE
 from graphflow.reports import Stored
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code
@@ -274,7 +275,7 @@ class Recovery:
         before = known.digests(0, width)
         if not before.strip(b"\0"):
             return
-        now = combined_digests([source.values for source in node.sources], 0, width)
+        now = _digests([source.values for source in node.sources], 0, width)
         if now == before:
             return
         for index in range(width):
@@ -305,7 +306,7 @@ class Recovery:
         before = known.digests(start, stop)
         if not before.strip(b"\0"):
             return
-        now = combined_digests([values], 0, stop - start)
+        now = _digests([values], 0, stop - start)
         if before == now:
             return
         for place in range(stop - start):
@@ -315,3 +316,9 @@ class Recovery:
                     f"the iterator that {node.name} is mapped over gives another item {start + place} than in the earlier life of "
                     "this run. Its items cannot be matched: run the flow anew, or give a list"
                 )
+
+
+def _digests(columns: Sequence[Any], lo: int, hi: int) -> bytes:
+    """What items are mapped over, as runners note it."""
+    found = [item_digests(slice_of(each, lo, hi)) for each in columns]
+    return combined_digests([each for each in found if each]) if any(found) else b""

@@ -120,7 +120,9 @@ class Restorer:
     ) -> int:
         """Items that run on keep the attempts they have used; gives where that is so."""
         tries = codes_at(past.attempts, indices)
-        mask = _mask(tries.translate(_ANY)) & ~restored
+        # What is made again only for its value has all its attempts.
+        ended = _mask(codes_at(past.states, indices).translate(FINAL_TABLE))
+        mask = _mask(tries.translate(_ANY)) & ~ended
         for position, index in _places(indices, mask):
             book.attempts[index] = tries[position]
         suspects = past.suspects.intersection(indices) if past.suspects else ()

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from errno import EEXIST, EISDIR, ELOOP, ENOENT, ENOTDIR
+from errno import EISDIR, ELOOP, ENOENT, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -235,18 +235,14 @@ def _unlink(name: str, folder: int) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and those above it, for its owner alone; its name is on the disk then."""
+    if not folder.parent.exists():
+        _make_folder(folder.parent)
     try:
         os.mkdir(folder, 0o700)
-    except FileNotFoundError:
-        if folder.parent == folder:
-            raise
-        _make_folder(folder.parent)
-        _make_folder(folder)
-        return
-    except OSError as error:
-        if error.errno != EEXIST or not folder.is_dir():
-            raise
-        return
+    except FileExistsError:
+        if folder.is_dir():
+            return
+        raise
     above = os.open(folder.parent, _FOLDER)
     try:
         os.fsync(above)

@@ -319,7 +319,7 @@ def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pa
 
 
 def check_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pack:
-    """Verify every byte of a pack.
+    """Verify all of a pack.
 
     Raises
     ------

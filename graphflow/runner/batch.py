@@ -437,6 +437,7 @@ class Batch:
                     anomalies=step.anomalies.part(positions) if step.anomalies else (),
                     grafts=records_of(step.grafts, positions),
                     stored=None if own is None else own.stored,
+                    digests=step.digests(positions),
                 )
             )
         return tuple(reports), store_error

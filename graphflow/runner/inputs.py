@@ -7,6 +7,7 @@ from typing import Any
 
 from graphflow.errors import ValueUnavailable
 from graphflow.folding import Folded
+from graphflow.hashing import combined_digests, item_digests
 from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     GONE_TEXT,
@@ -21,6 +22,7 @@ from graphflow.orders import (
     Program,
     Ref,
     Spread,
+    StepOrder,
     Whole,
 )
 
@@ -29,6 +31,7 @@ __all__ = [
     "Loader",
     "MixedColumn",
     "Ready",
+    "digested",
     "failed_input",
     "joined",
     "make_call",
@@ -93,6 +96,18 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     assert isinstance(source, Elements)
     sequence = load(source.ref)[source.position]
     return _checked(elements_of(sequence if is_indexed(sequence) else snapshot(sequence), order.indices))
+
+
+def digested(step: StepOrder, order: BatchOrder) -> bytes:
+    """The digests of what a step's items are mapped over: of the user's own sequences, in the order of the slots.
+
+    Empty where there are none, or ranges alone: their values follow from the indices.
+    """
+    sources = [order.inputs[slot] for slot in step.slots if isinstance(slot, int)]
+    columns = [each.values for each in sources if isinstance(each, Literals)]
+    if all(isinstance(each, range) for each in columns):
+        return b""
+    return combined_digests([item_digests(list(each)) for each in columns])
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:

@@ -16,7 +16,15 @@ from graphflow.orders import BatchOrder, Lane, StepOrder
 from graphflow.recording import FragmentRecorder
 from graphflow.reports import Graft, ValueInfo
 from graphflow.runner.capture import LogSink
-from graphflow.runner.inputs import Constant, MixedColumn, Ready, failed_input, make_call, make_chunk_call
+from graphflow.runner.inputs import (
+    Constant,
+    MixedColumn,
+    Ready,
+    digested,
+    failed_input,
+    make_call,
+    make_chunk_call,
+)
 from graphflow.states import FAILED_CODES, Code
 
 __all__ = ["ONE_SHOT", "Step"]
@@ -77,6 +85,8 @@ class Step:
         self._width = batch.width if program.is_mapped else None
         self._run_id = batch.run_id
         self._sink = sink
+        self._digests = digested(order, batch) if order.wants_digests else b""
+        """What the items are mapped over, 8 bytes each; made before an item can change its input."""
         self.context = self.new_context()
         self.recorder = self.new_recorder(self.context)
         """Takes the calls of the item that runs, where items run one after the other."""
@@ -175,6 +185,15 @@ class Step:
         else:
             return all(code != Code.CANCELLED for code in codes)
         return False
+
+    def digests(self, positions: Sequence[int]) -> bytes:
+        """The digests of the values that these items are mapped over; empty where they are not asked for."""
+        digests = self._digests
+        if not digests:
+            return b""
+        if isinstance(positions, range):
+            return digests[8 * positions.start : 8 * positions.stop]
+        return b"".join(digests[8 * position : 8 * position + 8] for position in positions)
 
     def name_of(self, index: int) -> str:
         """How errors name an item."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import pickle
-import site
 import sys
-import sysconfig
 import time
 import types
 from array import array
@@ -37,6 +35,7 @@ from graphflow.orders import (
     StepOrder,
     Whole,
 )
+from graphflow.origins import is_installed
 from graphflow.policies import all_successful
 from graphflow.recording import Fragment
 from graphflow.reports import ErrorRecord, Faults, Graft, Report, StepReport
@@ -133,6 +132,7 @@ class OrderEncoder:
                     step.tolerates,
                     step.keeps,
                     step.persists,
+                    step.wants_digests,
                 )
                 for step in order.steps
             ],
@@ -191,7 +191,7 @@ class OrderEncoder:
         if module is None or module.__name__ in self._modules or module.__name__ == "__main__":
             return
         self._modules.add(module.__name__)
-        if _is_installed(module):
+        if is_installed(module):
             return
         if self._by_value:
             for each in _project_modules(module):
@@ -255,14 +255,6 @@ def _module_name(fn: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _is_installed(module: types.ModuleType) -> bool:
-    path = getattr(module, "__file__", None)
-    if path is None or module.__name__.partition(".")[0] == "graphflow":
-        return True
-    places = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
-    return any(Path(path).is_relative_to(place) for place in places if place)
-
-
 def _is_importable(module: types.ModuleType) -> bool:
     """Whether a fresh process with this one's `sys.path` would import the same file."""
     try:
@@ -289,7 +281,7 @@ def _project_modules(module: types.ModuleType) -> list[types.ModuleType]:
             and each.__name__ != "__main__"
             and path is not None
             and Path(path).is_relative_to(folder)
-            and not _is_installed(each)
+            and not is_installed(each)
         ):
             found.append(each)
     return found
@@ -315,10 +307,18 @@ def decode_order(
             tolerates=tolerates,
             keeps=keeps,
             persists=persists,
+            wants_digests=wants_digests,
         )
-        for (node, slots, wants_info, timeout, tolerates, keeps, persists), program, tries in zip(
-            pickle.loads(header.steps), programs, header.tries, strict=True
-        )
+        for (
+            node,
+            slots,
+            wants_info,
+            timeout,
+            tolerates,
+            keeps,
+            persists,
+            wants_digests,
+        ), program, tries in zip(pickle.loads(header.steps), programs, header.tries, strict=True)
     )
     return BatchOrder(
         id=header.batch,
