@@ -66,11 +66,14 @@ class Core:
     ----------
     capacity
         What the backend can do at the start.
+    batches
+        The last number that a batch of an earlier life had. Numbers go on from there, so that a report which
+        comes late, to the next driver, is of a batch that it does not know.
     """
 
-    def __init__(self, *, capacity: Capacity) -> None:
+    def __init__(self, *, capacity: Capacity, batches: int = 0) -> None:
         self.run = RunState(capacity=capacity)
-        self.dispatcher = Dispatcher(self.run)
+        self.dispatcher = Dispatcher(self.run, batches=batches)
         self.opener = Opener(self.run, self.dispatcher)
         self.halter = Halter(self.run, self.dispatcher, self.opener)
         self.streams = Streams(self.run, self.dispatcher, self.halter)

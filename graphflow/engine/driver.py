@@ -103,7 +103,8 @@ class Driver:
         self.failure: BaseException | None = None
         """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
         backend.start()
-        self.core = Core(capacity=backend.capacity())
+        batches = 0 if recovery is None else recovery.replay.batches
+        self.core = Core(capacity=backend.capacity(), batches=batches)
         filler = Ref(kind="local", id="none", count=1, data=[None])
         if not backend.is_local:
             filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))

@@ -35,11 +35,13 @@ class Dispatcher:
     ----------
     run
         The run's state.
+    batches
+        The last number that was used for a batch.
     """
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, *, batches: int = 0) -> None:
         self._run = run
-        self._batches = 0
+        self._batches = batches
         self._turn = 0
         self._queue: list[tuple[int, int, int, Stage]] = []
         self.due: float | None = None

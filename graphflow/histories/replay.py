@@ -329,6 +329,8 @@ class Replay:
         self.chunks = 0
         self.variants_nbytes = 0
         self.records = 0
+        self.batches = 0
+        """The last number that a batch had."""
         self.seq = 0
         self.last_at = 0.0
         self._variants: dict[int, TextVariants] = {}
@@ -423,6 +425,7 @@ class Replay:
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
         flight = _Flight(dispatch.nodes, dispatch.indices, dispatch.indices)
         self._flights[dispatch.batch] = flight
+        self.batches = max(self.batches, dispatch.batch)
         for number in dispatch.nodes:
             self.nodes[number].fly(dispatch.batch, flight)
 
