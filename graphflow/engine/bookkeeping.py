@@ -151,6 +151,14 @@ class Bookkeeper:
             width=node.fixed_width,
         )
 
+    def taken_back(self, number: int, indices: Sequence[int]) -> None:
+        """Outcomes of an earlier life do not count any more: these items are Pending again, and so is their node."""
+        at = self._wall()
+        if len(indices):
+            ended = Ended(node=number, indices=indices, code=Code.PENDING)
+            self._add(self._writer.ended(ended, at))
+        self._add(self._writer.state(number, Transition(code=Code.PENDING), at))
+
     def changed(self, node: int, body: Mapping[str, Any]) -> None:
         """Knobs or policies of a node were changed."""
         self._add(self._writer.change(self._numbers[node], body, self._wall()))

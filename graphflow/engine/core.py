@@ -506,6 +506,10 @@ class Core:
         for book in list(self.books.values()):
             if book.is_final:
                 continue
+            under_way = kept.get(book.node.id, set())
+            self.opener.restorer.keep(book, under_way)
+            if book.is_final:
+                continue
             if book.width is None:
                 width = len(book.states) or run.leader_of(book.stage).node.fixed_width
                 if not width:
@@ -513,7 +517,6 @@ class Core:
                     continue
                 book.is_cut_short = True
                 set_width(run, book, width)
-            under_way = kept.get(book.node.id, set())
             self._cancel(book, [i for i in range(len(book.states)) if i not in under_way])
             end_if_complete(run, book)
 

@@ -585,8 +585,7 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
-            if self._recovery is not None:
-                self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
+            self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(

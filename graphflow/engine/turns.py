@@ -62,7 +62,9 @@ class Turns:
     # -- events -----------------------------------------------------------------------------------------
 
     def handle(self, event: ev.Event, now: float) -> Sequence[ev.Command]:
-        """Hand an event to the core, and book what it commands."""
+        """Hand an event to the core, and book what it commands; nothing follows the run's end."""
+        if self._core.is_finished:
+            return ()
         commands = self._core.handle(event, now)
         for command in commands:
             self._book(command)
@@ -94,7 +96,26 @@ class Turns:
                 self._history.nodes[node.id] = recovery.history_of(node)
         if self._books is not None:
             self._books.recorded(nodes, parent)
+        self._take_back()
         return pasts
+
+    def check_source(self, node: Node, start: int, values: Sequence[Any], *, has_ended: bool) -> None:
+        """An iterator gave items: they must be those that it gave in earlier lives.
+
+        Raises
+        ------
+        SourceChanged
+            At the first one that differs.
+        """
+        if self._recovery is not None:
+            self._recovery.check_source(node, start, values, has_ended=has_ended)
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """What ended before and runs anew is so in the history too, before anything of it runs."""
+        if self._recovery is not None and self._books is not None:
+            for number, indices in self._recovery.taken_back():
+                self._books.taken_back(number, indices)
 
     # -- books ------------------------------------------------------------------------------------------
 

@@ -263,6 +263,13 @@ class ReplayedNode:
         self._lost.clear()
         self._blamed.clear()
 
+    def forget_width(self) -> None:
+        """Items of it were taken back, so how many it will have is open again; or it ended and never had any."""
+        if self.entry.is_mapped:
+            self.width = None
+            size = len(self.states.rstrip(b"\0"))
+            del self.states[size:], self.attempts[size:]
+
     def suspects(self, deaths: int) -> set[int]:
         """Items that are, or were, under way when so many drivers died, and never ended."""
         tallied = Counter[int]()
@@ -462,8 +469,10 @@ class Replay:
 
     def _ended(self, record: Record, ended: Ended) -> None:
         node = self.nodes[ended.node]
-        node.write(ended.indices, bytes([ended.code]) * len(ended.indices))
         is_end = ended.code in FINAL_CODES
+        # What is taken back begins with all its attempts.
+        attempts = None if is_end else bytes(len(ended.indices))
+        node.write(ended.indices, bytes([ended.code]) * len(ended.indices), attempts)
         self.history.ended(ended.node, ended.indices, record.at if is_end else 0.0)
 
     def _new_errors(self, record: Record, errors: list[ErrorRecord]) -> None:
@@ -490,6 +499,8 @@ class Replay:
         node = self.nodes[record.node]
         node.code = code
         node.transitions.append(moved)
+        if code == Code.PENDING or (code in FINAL_CODES and told.width is None):
+            node.forget_width()
         if told.width is not None:
             node.width = told.width
             node.grow(told.width)

@@ -344,9 +344,8 @@ class SimulatedDriver(Simulation):
         self._given[place] = before + count
         values = [element_of(command.node, command.slot, index) for index in range(before, before + count)]
         self.dispatcher.buffers.setdefault(place, {}).update(enumerate(values, before))
-        if self.recovery is not None:
-            node = self.core.books[command.node].node
-            self.recovery.check_source(node, before, values, has_ended=after < 0 and not script.raises)
+        node = self.core.books[command.node].node
+        self.turns.check_source(node, before, values, has_ended=after < 0 and not script.raises)
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column."""
