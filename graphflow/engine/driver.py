@@ -17,12 +17,12 @@ from typing import Any
 
 from graphflow.engine import events as ev
 from graphflow.engine.bookkeeping import Bookkeeper
-from graphflow.engine.books import Past
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.engine.hooks import Hooks
 from graphflow.engine.recovery import Recovery
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
+from graphflow.engine.turns import Turns
 from graphflow.errors import (
     BackendError,
     GraphflowError,
@@ -103,7 +103,8 @@ class Driver:
         self.failure: BaseException | None = None
         """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
         backend.start()
-        self.core = Core(capacity=backend.capacity())
+        batches = 0 if recovery is None else recovery.replay.batches
+        self.core = Core(capacity=backend.capacity(), batches=batches)
         filler = Ref(kind="local", id="none", count=1, data=[None])
         if not backend.is_local:
             filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
@@ -116,6 +117,7 @@ class Driver:
             persistence=persistence,
         )
         self.hooks = Hooks(make_run_view)
+        self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
         self._books = books
         self._recovery = recovery
         self._persistence = persistence
@@ -155,7 +157,7 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._pasts(nodes))))
+        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes))))
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -379,11 +381,9 @@ class Driver:
         return self._check_timer() or did
 
     def _commit(self) -> None:
-        """Make durable what was booked."""
-        if self._books is None:
-            return
+        """Make durable what was booked; from then on it may be told."""
         try:
-            self._books.commit()
+            self._outbox += self._turns.commit()
         except GraphflowError as error:
             self._fail(error)
 
@@ -440,9 +440,7 @@ class Driver:
     def _handle(self, event: ev.Event) -> None:
         if self.is_finished:
             return
-        for command in self.core.handle(event, time.monotonic()):
-            self._book(command)
-            self._outbox.append(command)
+        self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
         report = self._stored(report)
@@ -489,46 +487,8 @@ class Driver:
         )
 
     def _lost(self, event: BatchLost) -> None:
-        if self._books is not None and event.batch in self.core.flights:
-            self._books.lost(event.batch, event.executing, event.reason)
-        self._handle(
-            ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
-        )
-
-    def _pasts(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier lives of the run left of them."""
-        pasts: dict[int, Past] = {}
-        for node in nodes:
-            past = None if self._recovery is None else self._recovery.past_of(node, parent is not None)
-            if past is not None and self._recovery is not None:
-                pasts[node.id] = past
-                self.history.nodes[node.id] = self._recovery.history_of(node)
-        if self._books is not None:
-            self._books.recorded(nodes, parent)
-        return pasts
-
-    def _book(self, command: ev.Command) -> None:
-        """What the command says is so from now on, in memory and in what is committed next."""
-        if isinstance(command, ev.CommitReport):
-            self.history.commit(command.report, command.indices)
-            if self._books is not None:
-                self._books.reported(command.report, command.indices, self.column)
-            return
-        if isinstance(command, ev.ItemsEnded):
-            self.history.ended(command.node, command.indices, time.time())
-        elif isinstance(command, ev.NodeChanged):
-            self.history.node_changed(command.node, command.code, time.time())
-        elif isinstance(command, ev.NodeFailed):
-            if command.error is not None:
-                self.history.errors[command.node] = command.error
-        elif isinstance(command, ev.Alias):
-            place = self.history.node(command.root).place(0)
-            if place is not None:
-                self.history.node(command.node).alias(command.index, place)
-        elif isinstance(command, ev.FinishRun):
-            self.history.run_changed(command.code, time.time())
-        if self._books is not None:
-            self._books.commanded(command, self.core)
+        if not self.is_finished:
+            self._turns.lost(event, time.monotonic())
 
     # -- telling ----------------------------------------------------------------------------------------
 
@@ -593,7 +553,7 @@ class Driver:
                         index=command.index,
                         nodes=nodes,
                         root=root,
-                        pasts=self._pasts(nodes, place),
+                        pasts=self._turns.recorded(nodes, place),
                     )
                 )
             )
@@ -626,8 +586,7 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
-            if self._recovery is not None:
-                self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
+            self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(
