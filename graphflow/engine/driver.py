@@ -31,6 +31,7 @@ from graphflow.errors import (
     UpstreamFailed,
     ValueUnavailable,
 )
+from graphflow.failpoints import failpoint
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -157,7 +158,12 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes))))
+
+        def handle() -> None:
+            failpoint("driver.records.before")
+            self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes)))
+
+        self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -358,6 +364,7 @@ class Driver:
             if did and self.failure is None:
                 self._commit()
         if did:
+            self._do(partial(failpoint, "driver.tell.before"))
             while self._outbox and self.failure is None:
                 outbox, self._outbox = self._outbox, []
                 for command in outbox:
@@ -382,10 +389,11 @@ class Driver:
 
     def _commit(self) -> None:
         """Make durable what was booked; from then on it may be told."""
-        try:
+
+        def commit() -> None:
             self._outbox += self._turns.commit()
-        except GraphflowError as error:
-            self._fail(error)
+
+        self._do(commit)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -405,8 +413,12 @@ class Driver:
         if self._timer is None or time.monotonic() < self._timer:
             return False
         self._timer = None
-        self._do(partial(self._handle, ev.TimerDue()))
+        self._do(self._time_is_up)
         return True
+
+    def _time_is_up(self) -> None:
+        failpoint("driver.timer.due")
+        self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
         """Wake whoever waits."""
@@ -443,6 +455,7 @@ class Driver:
         self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
+        failpoint("driver.report.received")
         report = self._stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
@@ -487,6 +500,7 @@ class Driver:
         )
 
     def _lost(self, event: BatchLost) -> None:
+        failpoint("driver.lost.received")
         if not self.is_finished:
             self._turns.lost(event, time.monotonic())
 
@@ -495,7 +509,9 @@ class Driver:
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
+            failpoint("driver.submit.before")
             self.backend.submit(self.dispatcher.order(command))
+            failpoint("driver.submit.after")
         elif isinstance(command, ev.CommitReport):
             self._committed(command)
         elif isinstance(command, ev.ItemsEnded):
@@ -543,7 +559,9 @@ class Driver:
             self.history.errors[command.node] = self.history.restored(fragment)
             answer = ev.Grafted(node=command.node, index=command.index, failed=True)
         else:
+            failpoint("driver.expand.before")
             nodes, root = self._adopt(fragment, parent, command.index)
+            failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
             self._inbox.put(
@@ -561,9 +579,11 @@ class Driver:
         self.tell(answer)
 
     def _finish(self, command: ev.FinishRun) -> None:
+        failpoint("driver.finish.before")
         self.outcome = command
         self.hooks.flush()
         self.is_finished = True
+        failpoint("driver.finish.after")
         self._emit("run", None, Code(command.code).state_name)
         self._notify()
 
@@ -586,6 +606,7 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
+            failpoint("driver.pull.after")
             self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error

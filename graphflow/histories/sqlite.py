@@ -17,6 +17,7 @@ from typing import Any
 
 from graphflow import settings
 from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
+from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import CATALOG_FILE, Catalog, Row
 from graphflow.histories.checks import GONE, check_id, is_failed, is_final, state_code
 from graphflow.histories.journals import SqliteJournal
@@ -88,6 +89,7 @@ class SqliteHistory:
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
         try:
+            failpoint("history.create.before")
             os.mkdir(newborn, 0o700)
             build_run(
                 newborn,
@@ -99,6 +101,7 @@ class SqliteHistory:
             )
             lock = DriverLock(newborn)
             lock.publish()
+            failpoint("history.create.built")
             claim = claim_of(run_id, 1, me, self._clock, self.lease_seconds)
             with catalog.transaction():
                 if catalog.run(run_id) is not None:
@@ -106,8 +109,10 @@ class SqliteHistory:
                         f"there is a run {run_id} already, in {folder}; resume it, or take another id"
                     )
                 self._move_in(newborn, folder)
+                failpoint("history.create.moved")
                 catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
                 catalog.grant(claim)
+            failpoint("history.create.listed")
             sync_folder(folder.parent)
             return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
         except BaseException as error:
@@ -133,6 +138,7 @@ class SqliteHistory:
             for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
+        failpoint("history.take.before")
         catalog = Catalog(self.folder, creates=False)
         try:
             lock = DriverLock(self.run_folder(run_id))
@@ -148,6 +154,7 @@ class SqliteHistory:
                     catalog.grant(claim_of(run_id, epoch, me, self._clock, self.lease_seconds))
                     catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
                     lock.publish()
+                failpoint("history.take.granted")
             except BaseException:
                 lock.discard()
                 raise
@@ -169,6 +176,7 @@ class SqliteHistory:
         writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
         try:
             row = writer.begin()
+            failpoint("history.take.fenced")
             if row.seq != seen:
                 # The driver before was not dead, and wrote until it was shut out.
                 with self._reader(run_id) as reader:
