@@ -161,7 +161,8 @@ class Driver:
 
         def handle() -> None:
             failpoint("driver.records.before")
-            self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes)))
+            placed = self._turns.renewed(nodes)
+            self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
 
         self._inbox.put(handle)
 
@@ -226,7 +227,10 @@ class Driver:
         if program is None:
             raise GraphflowError(f"{owner}: {node.name} has no policies")
         options = program.options.with_policy(owner, change)
-        self._note(node, change)
+        noted = dict(change)
+        if "retry_delay_seconds" in noted:
+            noted["retry_delay_seconds"] = [*options.retry.delays]
+        self._note(node, noted)
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.engine.bookkeeping import node_inputs
 from graphflow.engine.books import Past, packed
 from graphflow.engine.lineage import Lineage, TakenBack, ended_of
-from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
+from graphflow.errors import FlowChanged, RunNotFound, SourceChanged, TaskOptionError
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
 from graphflow.hashing import source_digests
 from graphflow.histories.memory import NodeHistory
 from graphflow.histories.replay import Replay, ReplayedNode
+from graphflow.knobs import KNOB_NAMES, checked_knobs
 from graphflow.mapping import slice_of
 from graphflow.orders import GONE
+from graphflow.policies import POLICY_NAMES
 from graphflow.reports import Stored, ValueInfo
 from graphflow.states import FINAL_CODES, Code
 
@@ -209,6 +211,27 @@ class Recovery:
         if (node.task_name, text) not in self._warned:
             self._warned.add((node.task_name, text))
             logger.warning("task %r %s", node.task_name, text)
+
+    def changed(self, node: Node) -> Node:
+        """A node with the knobs and policies that were changed in an earlier life, unless they do not fit it any more."""
+        known = self._nodes.get(node.key)
+        if known is None:
+            return node
+        for _, values in known.changes:
+            owner = f"what was changed of {node.name!r}"
+            policy = {name: values[name] for name in POLICY_NAMES if name in values}
+            knobs = {name: values[name] for name in KNOB_NAMES if name in values}
+            try:
+                if policy and node.program is not None:
+                    options = node.program.options.with_policy(owner, policy)
+                    node = replace(node, program=replace(node.program, options=options))
+                if knobs and node.is_mapped:
+                    node = replace(node, knobs=checked_knobs(owner, knobs, before=node.knobs))
+                if "batch_size" in values:
+                    node = replace(node, batch_size=values["batch_size"] or None)
+            except TaskOptionError as error:
+                logger.warning("%s", error)
+        return node
 
     # -- items ------------------------------------------------------------------------------------------
 
