@@ -17,12 +17,12 @@ from typing import Any
 
 from graphflow.engine import events as ev
 from graphflow.engine.bookkeeping import Bookkeeper
-from graphflow.engine.books import Past
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.engine.hooks import Hooks
 from graphflow.engine.recovery import Recovery
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
+from graphflow.engine.turns import Turns
 from graphflow.errors import (
     BackendError,
     GraphflowError,
@@ -31,6 +31,7 @@ from graphflow.errors import (
     UpstreamFailed,
     ValueUnavailable,
 )
+from graphflow.failpoints import failpoint
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -103,7 +104,8 @@ class Driver:
         self.failure: BaseException | None = None
         """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
         backend.start()
-        self.core = Core(capacity=backend.capacity())
+        batches = 0 if recovery is None else recovery.replay.batches
+        self.core = Core(capacity=backend.capacity(), batches=batches)
         filler = Ref(kind="local", id="none", count=1, data=[None])
         if not backend.is_local:
             filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
@@ -116,6 +118,7 @@ class Driver:
             persistence=persistence,
         )
         self.hooks = Hooks(make_run_view)
+        self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
         self._books = books
         self._recovery = recovery
         self._persistence = persistence
@@ -155,7 +158,12 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._pasts(nodes))))
+
+        def handle() -> None:
+            failpoint("driver.records.before")
+            self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes)))
+
+        self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -356,6 +364,7 @@ class Driver:
             if did and self.failure is None:
                 self._commit()
         if did:
+            self._do(partial(failpoint, "driver.tell.before"))
             while self._outbox and self.failure is None:
                 outbox, self._outbox = self._outbox, []
                 for command in outbox:
@@ -379,13 +388,12 @@ class Driver:
         return self._check_timer() or did
 
     def _commit(self) -> None:
-        """Make durable what was booked."""
-        if self._books is None:
-            return
-        try:
-            self._books.commit()
-        except GraphflowError as error:
-            self._fail(error)
+        """Make durable what was booked; from then on it may be told."""
+
+        def commit() -> None:
+            self._outbox += self._turns.commit()
+
+        self._do(commit)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -405,8 +413,12 @@ class Driver:
         if self._timer is None or time.monotonic() < self._timer:
             return False
         self._timer = None
-        self._do(partial(self._handle, ev.TimerDue()))
+        self._do(self._time_is_up)
         return True
+
+    def _time_is_up(self) -> None:
+        failpoint("driver.timer.due")
+        self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
         """Wake whoever waits."""
@@ -440,11 +452,10 @@ class Driver:
     def _handle(self, event: ev.Event) -> None:
         if self.is_finished:
             return
-        for command in self.core.handle(event, time.monotonic()):
-            self._book(command)
-            self._outbox.append(command)
+        self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
+        failpoint("driver.report.received")
         report = self._stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
@@ -489,53 +500,18 @@ class Driver:
         )
 
     def _lost(self, event: BatchLost) -> None:
-        if self._books is not None and event.batch in self.core.flights:
-            self._books.lost(event.batch, event.executing, event.reason)
-        self._handle(
-            ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
-        )
-
-    def _pasts(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier lives of the run left of them."""
-        pasts: dict[int, Past] = {}
-        for node in nodes:
-            past = None if self._recovery is None else self._recovery.past_of(node, parent is not None)
-            if past is not None and self._recovery is not None:
-                pasts[node.id] = past
-                self.history.nodes[node.id] = self._recovery.history_of(node)
-        if self._books is not None:
-            self._books.recorded(nodes, parent)
-        return pasts
-
-    def _book(self, command: ev.Command) -> None:
-        """What the command says is so from now on, in memory and in what is committed next."""
-        if isinstance(command, ev.CommitReport):
-            self.history.commit(command.report, command.indices)
-            if self._books is not None:
-                self._books.reported(command.report, command.indices, self.column)
-            return
-        if isinstance(command, ev.ItemsEnded):
-            self.history.ended(command.node, command.indices, time.time())
-        elif isinstance(command, ev.NodeChanged):
-            self.history.node_changed(command.node, command.code, time.time())
-        elif isinstance(command, ev.NodeFailed):
-            if command.error is not None:
-                self.history.errors[command.node] = command.error
-        elif isinstance(command, ev.Alias):
-            place = self.history.node(command.root).place(0)
-            if place is not None:
-                self.history.node(command.node).alias(command.index, place)
-        elif isinstance(command, ev.FinishRun):
-            self.history.run_changed(command.code, time.time())
-        if self._books is not None:
-            self._books.commanded(command, self.core)
+        failpoint("driver.lost.received")
+        if not self.is_finished:
+            self._turns.lost(event, time.monotonic())
 
     # -- telling ----------------------------------------------------------------------------------------
 
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
+            failpoint("driver.submit.before")
             self.backend.submit(self.dispatcher.order(command))
+            failpoint("driver.submit.after")
         elif isinstance(command, ev.CommitReport):
             self._committed(command)
         elif isinstance(command, ev.ItemsEnded):
@@ -583,7 +559,9 @@ class Driver:
             self.history.errors[command.node] = self.history.restored(fragment)
             answer = ev.Grafted(node=command.node, index=command.index, failed=True)
         else:
+            failpoint("driver.expand.before")
             nodes, root = self._adopt(fragment, parent, command.index)
+            failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
             self._inbox.put(
@@ -593,7 +571,7 @@ class Driver:
                         index=command.index,
                         nodes=nodes,
                         root=root,
-                        pasts=self._pasts(nodes, place),
+                        pasts=self._turns.recorded(nodes, place),
                     )
                 )
             )
@@ -601,9 +579,11 @@ class Driver:
         self.tell(answer)
 
     def _finish(self, command: ev.FinishRun) -> None:
+        failpoint("driver.finish.before")
         self.outcome = command
         self.hooks.flush()
         self.is_finished = True
+        failpoint("driver.finish.after")
         self._emit("run", None, Code(command.code).state_name)
         self._notify()
 
@@ -626,8 +606,8 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
-            if self._recovery is not None:
-                self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
+            failpoint("driver.pull.after")
+            self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(

@@ -302,6 +302,13 @@ class ReplayedNode:
         self._lost.clear()
         self._blamed.clear()
 
+    def forget_width(self) -> None:
+        """Items of it were taken back, so how many it will have is open again; or it ended and never had any."""
+        if self.entry.is_mapped:
+            self.width = None
+            size = len(self.states.rstrip(b"\0"))
+            del self.states[size:], self.attempts[size:]
+
     def suspects(self, deaths: int) -> set[int]:
         """Items that are, or were, under way when so many drivers died, and never ended."""
         tallied = Counter[int]()
@@ -370,6 +377,8 @@ class Replay:
         self.chunks = 0
         self.variants_nbytes = 0
         self.records = 0
+        self.batches = 0
+        """The last number that a batch had."""
         self.seq = 0
         self.last_at = 0.0
         self._variants: dict[int, TextVariants] = {}
@@ -469,6 +478,7 @@ class Replay:
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
         flight = _Flight(dispatch.nodes, dispatch.indices, dispatch.indices)
         self._flights[dispatch.batch] = flight
+        self.batches = max(self.batches, dispatch.batch)
         for number in dispatch.nodes:
             self.nodes[number].fly(dispatch.batch, flight)
 
@@ -502,8 +512,10 @@ class Replay:
 
     def _ended(self, record: Record, ended: Ended) -> None:
         node = self.nodes[ended.node]
-        node.write(ended.indices, bytes([ended.code]) * len(ended.indices))
         is_end = ended.code in FINAL_CODES
+        # What is taken back begins with all its attempts.
+        attempts = None if is_end else bytes(len(ended.indices))
+        node.write(ended.indices, bytes([ended.code]) * len(ended.indices), attempts)
         self.history.ended(ended.node, ended.indices, record.at if is_end else 0.0)
 
     def _new_errors(self, record: Record, errors: list[ErrorRecord]) -> None:
@@ -530,6 +542,8 @@ class Replay:
         node = self.nodes[record.node]
         node.code = code
         node.transitions.append(moved)
+        if code == Code.PENDING or (code in FINAL_CODES and told.width is None):
+            node.forget_width()
         if told.width is not None:
             node.width = told.width
             node.grow(told.width)

@@ -16,6 +16,7 @@ from typing import Any
 
 from graphflow.context import TaskContext
 from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
+from graphflow.failpoints import failpoint
 from graphflow.mapping import DROPPED, is_small, value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
@@ -414,6 +415,7 @@ class Batch:
         columns = [part_of(step.values, positions) for step in self.steps]
         packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
         stored = self.host.store(columns, travels=travels, packed=packed)
+        failpoint("batch.report.before")
         labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
         labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
         reports = []
@@ -468,6 +470,7 @@ def _fragment(value: Any, recorder: Recorder) -> Fragment:
 
 def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
     """Run a batch; None if it was given up and its report delivered by `host.give_up`."""
+    failpoint("batch.begin")
     batch = Batch(order, host)
     errors = batch.errors
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from graphflow.failpoints import failpoint
 from graphflow.mapping import DROPPED
 from graphflow.orders import BatchOrder
 from graphflow.results.packs import Section, publish
@@ -46,6 +47,7 @@ def pack_values(
     ]
     if not sections:
         return (), ""
+    failpoint("batch.pack.before")
     try:
         stored = iter(
             publish(order.results, sections, run_id=order.run_id, batch=order.id, epoch=order.epoch)
