@@ -333,10 +333,11 @@ class Recovery:
         if known is None:
             return
         count = start + len(values)
-        if has_ended and known.width is not None and count < known.width:
+        before_count = max(known.width or 0, known.told() if len(node.sources) == 1 else 0)
+        if has_ended and count < before_count:
             raise SourceChanged(
                 f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier life of "
-                f"this run it gave {known.width}. Its items cannot be matched: run the flow anew, or give a list"
+                f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
             )
         if known.width is not None and count > known.width >= start:
             # It goes on where it ended before: what took all of it takes more now.
