@@ -32,10 +32,8 @@ logger = logging.getLogger("graphflow.recovery")
 GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
 _KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
 _KEPT_FAILURES = bytes(code if code in FINAL_CODES else Code.PENDING for code in range(256))
-_NEEDS_NO_VALUE = bytes(
-    Past.THERE if code in FINAL_CODES and code not in (Code.COMPLETED, Code.CACHED) else Past.NEVER_KEPT
-    for code in range(256)
-)
+_NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
+_NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
 SUSPECT_DEATHS = 2
 """An item that was under way when this many drivers died runs alone from then on."""
 
@@ -296,17 +294,19 @@ class Recovery:
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
         """Where a value is there, or none is needed."""
-        valued = bytearray(states.translate(_NEEDS_NO_VALUE))
+        kept = bytearray(bytes([Past.NEVER_KEPT])) * len(states)
         history = self.replay.history.node(known.number)
         at = 0
         for ref, positions in history.parts(range(len(states)), GONE):
             if ref.kind == "stored":
                 is_whole = (ref.path, ref.offset) not in self._damaged
-                valued[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(positions)
+                kept[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(positions)
             at += len(positions)
         for index in known.missing():
-            valued[index] = Past.GONE
-        return valued
+            kept[index] = Past.GONE
+        needed = int.from_bytes(kept) & int.from_bytes(states.translate(_NEEDS_VALUE))
+        valued = needed | int.from_bytes(states.translate(_NEEDS_NONE))
+        return bytearray(valued.to_bytes(len(states)))
 
     def _compared(self, node: Node, known: ReplayedNode) -> Iterable[int]:
         """Items that are mapped over something else than before."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from graphflow.engine.books import NodeBook, Past, Stage, codes_at, packed
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
-from graphflow.engine.outcomes import set_items, set_width
+from graphflow.engine.outcomes import end_if_complete, set_items, set_width
 from graphflow.engine.state import RunState
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
@@ -73,6 +73,7 @@ class Restorer:
         self._set(book, past, packed(kept))
         if book.width is None and past.width is not None:
             set_width(self._run, book, past.width)
+        end_if_complete(self._run, book)
 
     # -- which items need not run -------------------------------------------------------------------------
 
