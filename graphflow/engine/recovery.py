@@ -211,7 +211,7 @@ class Recovery:
     # -- items ------------------------------------------------------------------------------------------
 
     def _made(self, node: Node, known: ReplayedNode) -> Past:
-        size = len(known.states)
+        size, code, is_final = len(known.states), known.code, known.is_final
         is_tolerant = node.knobs.is_tolerant and known.number in self._completed
         keeps_failures = is_tolerant or bool(self._selections)
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
@@ -222,14 +222,14 @@ class Recovery:
         failed = [index for index in ended_of(known) if not states[index]]
         if failed:
             self._lineage.take_back(known.number, packed(failed), is_changed=False)
-        elif known.is_final and not size and known.code not in GOOD:
+        elif is_final and not size and code not in GOOD:
             self._lineage.take_back(known.number, (), is_changed=True)
         changed = [index for index in self._changed(node, known) if known.states[index] in FINAL_CODES]
         if changed:
             self._lineage.take_back(known.number, packed(changed), is_changed=True)
             for index in changed:
                 states[index] = Code.PENDING
-        if known.is_final and known.code not in GOOD and not keeps_failures:
+        if is_final and code not in GOOD and not keeps_failures:
             self._lineage.take_back_users(known.number)
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
         self._count_flying(node, known, attempts)
@@ -237,7 +237,8 @@ class Recovery:
         for index in unfinished:
             valued[index] = Past.GONE
         return Past(
-            width=known.width,
+            # One that did not end well may have been cut short.
+            width=None if is_final and code not in GOOD else known.width,
             states=states,
             attempts=attempts,
             valued=valued,

@@ -71,7 +71,7 @@ class Restorer:
         before = book.states[:size].translate(FINAL_TABLE)
         kept = [index for index in range(size) if codes[index] > before[index] and index not in under_way]
         self._set(book, past, packed(kept))
-        if book.width is None and past.width is not None:
+        if book.width is None and past.width is not None and past.width >= len(book.states):
             set_width(self._run, book, past.width)
         end_if_complete(self._run, book)
 

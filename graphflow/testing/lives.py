@@ -402,7 +402,11 @@ class Lives:
                 if (node.id, index) not in stale and self._depends_on(node.id, index, stale):
                     stale.add((node.id, index))
         self.stale = {place for place in stale if place in outcomes and outcomes[place].code in GOOD}
-        self.gone = {place for place in outcomes if not self.chronicle.is_valued(*place)}
+        self.gone = {
+            place
+            for place in outcomes
+            if not self.chronicle.is_valued(*place) or not self.chronicle.is_finished(place)
+        }
 
     def _is_kept(self, place: Place) -> bool:
         node = self._nodes[place[0]]
