@@ -262,13 +262,19 @@ class Recovery:
             known.is_final
             and (known.code in GOOD or is_kept)
             and not self._unfinished(known)
-            and not (known.entry.name in self._selections)
+            and known.entry.name not in self._selections
         )
 
-    @staticmethod
-    def _info(known: ReplayedNode) -> ValueInfo | None:
-        """What the value is to a map."""
-        return known.info
+    def _info(self, known: ReplayedNode) -> ValueInfo | None:
+        """What the value is to a map; where a node stands in for it, what that node's value is."""
+        root = None if known.entry.is_mapped else known.aliases.get(0)
+        if root is None:
+            return known.info
+        stand_in = self.replay.nodes[root]
+        if not stand_in.entry.is_mapped:
+            return self._info(stand_in)
+        length = stand_in.states.count(Code.COMPLETED) + stand_in.states.count(Code.CACHED)
+        return ValueInfo(kind="sized", type_name="list", length=length)
 
     def _changed(self, node: Node, known: ReplayedNode) -> Sequence[int]:
         """Items that are to run again although they may have ended well: selected ones, and those whose input changed."""
@@ -301,10 +307,14 @@ class Recovery:
         for ref, positions in history.parts(range(len(states)), GONE):
             if ref.kind == "stored":
                 is_whole = (ref.path, ref.offset) not in self._damaged
-                kept[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(positions)
+                kept[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(
+                    positions
+                )
             at += len(positions)
         for index in known.missing():
             kept[index] = Past.GONE
+        for index in known.missing(is_whole=False):
+            kept[index] = Past.NEVER_KEPT
         needed = int.from_bytes(kept) & int.from_bytes(states.translate(_NEEDS_VALUE))
         valued = needed | int.from_bytes(states.translate(_NEEDS_NONE))
         return bytearray(valued.to_bytes(len(states)))

@@ -69,7 +69,11 @@ class Restorer:
         book.grow(size)
         codes = past.states[:size].translate(FINAL_TABLE)
         before = book.states[:size].translate(FINAL_TABLE)
-        kept = [index for index in range(size) if codes[index] > before[index] and index not in under_way]
+        kept = [
+            index
+            for index in range(size)
+            if codes[index] > before[index] and not book.attempts[index] and index not in under_way
+        ]
         self._set(book, past, packed(kept))
         if book.width is None and past.width is not None and past.width >= len(book.states):
             set_width(self._run, book, past.width)

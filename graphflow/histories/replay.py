@@ -281,13 +281,17 @@ class ReplayedNode:
             if count >= deaths and self.states[index : index + 1].translate(FINAL_TABLE) != b"\1"
         }
 
-    def missing(self) -> set[int]:
-        """Items whose values could not be stored."""
+    def missing(self, *, is_whole: bool = True) -> set[int]:
+        """Items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""
         found: set[int] = set()
         for segment in self.history.segments():
             stored = segment.step.stored
-            if stored is not None and stored.missing:
-                found.update(segment.indices[position] for position in stored.missing)
+            if stored is None or not stored.missing or stored.is_whole is not is_whole:
+                continue
+            for position in stored.missing:
+                newest = self.history.find(segment.indices[position])
+                if newest is not None and newest[0] is segment:
+                    found.add(segment.indices[position])
         return found
 
     def driver_died(self) -> None:

@@ -112,7 +112,12 @@ class Chronicle:
         code = outcome.code
         if before is not None and before.code == code == Code.SKIPPED and not outcome.attempts:
             return
-        if before is not None and before.code in GOOD and code != Code.PENDING and place not in self.repeatable:
+        if (
+            before is not None
+            and before.code in GOOD
+            and code != Code.PENDING
+            and place not in self.repeatable
+        ):
             raise Violation(
                 f"item {place[1]} of node {place[0]} ended {Code(before.code).name} in commit {before.seq}, and became "
                 f"{Code(code).name} in commit {outcome.seq}"
@@ -152,7 +157,9 @@ class Chronicle:
         else:
             is_durable = attempts is None or self.attempts.get((node, index), 0) >= attempts
         if not is_durable:
-            raise Violation(f"item {index} of node {node} was told to be {Code(code).name} before that was durable")
+            raise Violation(
+                f"item {index} of node {node} was told to be {Code(code).name} before that was durable"
+            )
 
     def is_finished(self, place: tuple[int, int]) -> bool:
         """Whether all that was recorded in an item's place has ended well."""
@@ -176,4 +183,9 @@ class Chronicle:
         root = self.aliases.get((node, index))
         if root is not None:
             return self.is_valued(root, 0)
-        return outcome.stored is not None and packs.verify(self._store, outcome.stored)
+        stored = outcome.stored
+        return (
+            stored is not None
+            and outcome.position not in stored.missing
+            and packs.verify(self._store, stored)
+        )

@@ -25,7 +25,7 @@ from graphflow.histories.volatile import VolatileHistory
 from graphflow.ports import Journal
 from graphflow.records import Life, Record, Request, RunHeader
 from graphflow.results import packs
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+from graphflow.states import FAILED_CODES, Code
 from graphflow.testing.chronicle import GOOD, Chronicle
 from graphflow.testing.ledger import Violation
 from graphflow.testing.scenarios import Faults, Scenario
@@ -180,7 +180,9 @@ class Lives:
         Whether to keep each step as text.
     """
 
-    def __init__(self, seed: int, *, make_core: Callable[..., Core] = Core, keeps_trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, make_core: Callable[..., Core] = Core, keeps_trace: bool = False
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed ^ 0x5EED)
         self.scenario = small_scenario(seed)
@@ -380,7 +382,9 @@ class Lives:
             self.clock.now = max(self.clock.now, driver.clock.now + LEASE_SECONDS + 1.0)
             driver.clock.now = self.clock.now + rng.choice((0.0, 0.1, 1.0, 50.0))
         if rng.random() < 0.25 and self.store.objects:
-            for name in rng.sample(sorted(self.store.objects), min(len(self.store.objects), rng.randrange(1, 4))):
+            for name in rng.sample(
+                sorted(self.store.objects), min(len(self.store.objects), rng.randrange(1, 4))
+            ):
                 self.store.damage(name, rng)
             self.faults.append("packs were damaged")
 
@@ -395,7 +399,11 @@ class Lives:
     def _note_what_is_left(self, selections: Sequence[Selection]) -> None:
         """Which items a new life must run again, although they ended."""
         outcomes = self.chronicle.outcomes
-        bad = {place for place, outcome in outcomes.items() if outcome.code not in GOOD and not self._is_kept(place)}
+        bad = {
+            place
+            for place, outcome in outcomes.items()
+            if outcome.code not in GOOD and not self._is_kept(place)
+        }
         stale = self.stale | bad
         for node in self.scenario.nodes:
             for index in [index for id_, index in outcomes if id_ == node.id]:
@@ -480,11 +488,15 @@ class Lives:
             for index, code in enumerate(found):
                 outcome = self.chronicle.outcomes.get((id_, index))
                 if outcome is None or outcome.code != code:
-                    raise Violation(f"item {index} of node {id_} ended {code.name}, but its history says {outcome}")
+                    raise Violation(
+                        f"item {index} of node {id_} ended {code.name}, but its history says {outcome}"
+                    )
                 if code in (Code.COMPLETED, Code.CACHED) and self._is_asked(driver, id_):
                     value = driver.value(id_, index)
                     if value != plain.value(id_, index):
-                        raise Violation(f"the value of item {index} of node {id_} is another than in a plain run")
+                        raise Violation(
+                            f"the value of item {index} of node {id_} is another than in a plain run"
+                        )
 
     def _is_asked(self, driver: SimulatedDriver, id_: int) -> bool:
         """Whether the value of a node may still be asked for."""
@@ -500,9 +512,13 @@ class Lives:
         for id_, book in driver.core.books.items():
             told = known[str(id_)]
             if told.counts() != book.state_counts():
-                raise Violation(f"the history counts {told.counts()} of node {id_}, the core {book.state_counts()}")
+                raise Violation(
+                    f"the history counts {told.counts()} of node {id_}, the core {book.state_counts()}"
+                )
             if told.code != book.final:
-                raise Violation(f"the history has node {id_} {Code(told.code).name}, the core {Code(book.final).name}")
+                raise Violation(
+                    f"the history has node {id_} {Code(told.code).name}, the core {Code(book.final).name}"
+                )
 
 
 def _open(driver: SimulatedDriver) -> Mapping[int, Any]:

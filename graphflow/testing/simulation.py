@@ -140,9 +140,7 @@ class Simulation:
         return random.Random(~self.scenario.seed)
 
     def _make_workers(self) -> SimulatedWorkers:
-        return SimulatedWorkers(
-            scenario=self.scenario, ledger=self.ledger, clock=self.clock, rng=self.rng
-        )
+        return SimulatedWorkers(scenario=self.scenario, ledger=self.ledger, clock=self.clock, rng=self.rng)
 
     def run(self) -> Outcome:
         """Run to the end and check what it came to."""
