@@ -128,8 +128,11 @@ class Recovery:
         return {key: known.entry.number for key, known in self._nodes.items()}
 
     def history_of(self, node: Node) -> NodeHistory:
-        """What is known of a node's items."""
-        return self.replay.history.node(self._nodes[node.key].entry.number)
+        """What is known of a node's items, without values that are lost."""
+        history = self.replay.history.node(self._nodes[node.key].number)
+        if self._damaged:
+            history.forget(lambda ref: (ref.path, ref.offset) in self._damaged)
+        return history
 
     # -- matching ---------------------------------------------------------------------------------------
 

@@ -280,6 +280,8 @@ class Lives:
             on_told=self._told,
             on_executed=self._executed,
         )
+        for each in self.drivers:
+            each.is_zombie = True
         self.drivers.append(driver)
         self._renewed = self.clock.now
         if not is_last:
