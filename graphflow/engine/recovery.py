@@ -34,10 +34,8 @@ logger = logging.getLogger("graphflow.recovery")
 GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
 _KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
 _KEPT_FAILURES = bytes(code if code in FINAL_CODES else Code.PENDING for code in range(256))
-_NEEDS_NO_VALUE = bytes(
-    Past.THERE if code in FINAL_CODES and code not in (Code.COMPLETED, Code.CACHED) else Past.NEVER_KEPT
-    for code in range(256)
-)
+_NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
+_NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
 SUSPECT_DEATHS = 2
 """An item that was under way when this many drivers died runs alone from then on."""
 
@@ -132,8 +130,11 @@ class Recovery:
         return {key: known.entry.number for key, known in self._nodes.items()}
 
     def history_of(self, node: Node) -> NodeHistory:
-        """What is known of a node's items."""
-        return self.replay.history.node(self._nodes[node.key].entry.number)
+        """What is known of a node's items, without values that are lost."""
+        history = self.replay.history.node(self._nodes[node.key].number)
+        if self._damaged:
+            history.forget(lambda ref: (ref.path, ref.offset) in self._damaged)
+        return history
 
     # -- matching ---------------------------------------------------------------------------------------
 
@@ -236,7 +237,7 @@ class Recovery:
     # -- items ------------------------------------------------------------------------------------------
 
     def _made(self, node: Node, known: ReplayedNode) -> Past:
-        size = len(known.states)
+        size, code, is_final = len(known.states), known.code, known.is_final
         is_tolerant = node.knobs.is_tolerant and known.number in self._completed
         keeps_failures = is_tolerant or bool(self._selections)
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
@@ -247,14 +248,14 @@ class Recovery:
         failed = [index for index in ended_of(known) if not states[index]]
         if failed:
             self._lineage.take_back(known.number, packed(failed), is_changed=False)
-        elif known.is_final and not size and known.code not in GOOD:
+        elif is_final and not size and code not in GOOD:
             self._lineage.take_back(known.number, (), is_changed=True)
         changed = [index for index in self._changed(node, known) if known.states[index] in FINAL_CODES]
         if changed:
             self._lineage.take_back(known.number, packed(changed), is_changed=True)
             for index in changed:
                 states[index] = Code.PENDING
-        if known.is_final and known.code not in GOOD and not keeps_failures:
+        if is_final and code not in GOOD and not keeps_failures:
             self._lineage.take_back_users(known.number)
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
         self._count_flying(node, known, attempts)
@@ -262,7 +263,8 @@ class Recovery:
         for index in unfinished:
             valued[index] = Past.GONE
         return Past(
-            width=known.width,
+            # One that did not end well may have been cut short.
+            width=None if is_final and code not in GOOD else known.width,
             states=states,
             attempts=attempts,
             valued=valued,
@@ -289,10 +291,16 @@ class Recovery:
             and known.entry.name not in self._selections
         )
 
-    @staticmethod
-    def _info(known: ReplayedNode) -> ValueInfo | None:
-        """What the value is to a map."""
-        return known.info
+    def _info(self, known: ReplayedNode) -> ValueInfo | None:
+        """What the value is to a map; where a node stands in for it, what that node's value is."""
+        root = None if known.entry.is_mapped else known.aliases.get(0)
+        if root is None:
+            return known.info
+        stand_in = self.replay.nodes[root]
+        if not stand_in.entry.is_mapped:
+            return self._info(stand_in)
+        length = stand_in.states.count(Code.COMPLETED) + stand_in.states.count(Code.CACHED)
+        return ValueInfo(kind="sized", type_name="list", length=length)
 
     def _changed(self, node: Node, known: ReplayedNode) -> Sequence[int]:
         """Items that are to run again although they may have ended well: selected ones, and those whose input changed."""
@@ -319,19 +327,23 @@ class Recovery:
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
         """Where a value is there, or none is needed."""
-        valued = bytearray(states.translate(_NEEDS_NO_VALUE))
+        kept = bytearray(bytes([Past.NEVER_KEPT])) * len(states)
         history = self.replay.history.node(known.number)
         at = 0
         for ref, positions in history.parts(range(len(states)), GONE):
             if ref.kind == "stored":
                 is_whole = (ref.path, ref.offset) not in self._damaged
-                valued[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(
+                kept[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(
                     positions
                 )
             at += len(positions)
         for index in known.missing():
-            valued[index] = Past.GONE
-        return valued
+            kept[index] = Past.GONE
+        for index in known.missing(is_whole=False):
+            kept[index] = Past.NEVER_KEPT
+        needed = int.from_bytes(kept) & int.from_bytes(states.translate(_NEEDS_VALUE))
+        valued = needed | int.from_bytes(states.translate(_NEEDS_NONE))
+        return bytearray(valued.to_bytes(len(states)))
 
     def _compared(self, node: Node, known: ReplayedNode) -> Iterable[int]:
         """Items that are mapped over something else than before."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from graphflow.engine.books import NodeBook, Past, Stage, codes_at, packed
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
-from graphflow.engine.outcomes import set_items, set_width
+from graphflow.engine.outcomes import end_if_complete, set_items, set_width
 from graphflow.engine.state import RunState
 from graphflow.graph import DepKind
 from graphflow.policies import all_successful
@@ -72,10 +72,15 @@ class Restorer:
         book.grow(size)
         codes = past.states[:size].translate(FINAL_TABLE)
         before = book.states[:size].translate(FINAL_TABLE)
-        kept = [index for index in range(size) if codes[index] > before[index] and index not in under_way]
+        kept = [
+            index
+            for index in range(size)
+            if codes[index] > before[index] and not book.attempts[index] and index not in under_way
+        ]
         self._set(book, past, packed(kept))
-        if book.width is None and past.width is not None:
+        if book.width is None and past.width is not None and past.width >= len(book.states):
             set_width(self._run, book, past.width)
+        end_if_complete(self._run, book)
 
     # -- which items need not run -------------------------------------------------------------------------
 

@@ -306,12 +306,14 @@ class ReplayedNode:
             if count >= deaths and self.states[index : index + 1].translate(FINAL_TABLE) != b"\1"
         }
 
-    def missing(self) -> set[int]:
-        """Items whose newest values could not be stored."""
+    def missing(self, *, is_whole: bool = True) -> set[int]:
+        """Items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""
         found: set[int] = set()
         for segment in self.history.segments():
             stored = segment.step.stored
-            for position in stored.missing if stored is not None else ():
+            if stored is None or not stored.missing or stored.is_whole is not is_whole:
+                continue
+            for position in stored.missing:
                 newest = self.history.find(segment.indices[position])
                 if newest is not None and newest[0] is segment:
                     found.add(segment.indices[position])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.errors import GraphflowError
+from graphflow.mapping import DROPPED
 from graphflow.orders import Ref
 from graphflow.ports import ResultStore
 from graphflow.reports import Report, StepReport
@@ -68,9 +69,6 @@ def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) ->
     ref = step.values
     if ref is None or ref.kind == "gone" or _COMPLETED not in step.states:
         return None
-    if ref.kind == "inline":
-        # These bytes came from a worker, where they were tried.
-        return Section(node=step.node, data=ref.data, count=len(step.states))
     try:
         values = load(ref)
     except GraphflowError as error:
@@ -90,4 +88,11 @@ def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) ->
             type(values[position]).__qualname__,
             errors[position],
         )
-    return Section(node=step.node, data=data, count=len(values), missing=sorted(errors))
+    dropped = [position for position, value in enumerate(values) if value is DROPPED]
+    return Section(
+        node=step.node,
+        data=data,
+        count=len(values),
+        missing=sorted([*errors, *dropped]),
+        is_whole=not dropped,
+    )

@@ -59,6 +59,8 @@ class Chronicle:
         self.repeatable: set[tuple[int, int]] = set()
         """Items that ended and may end once more: they were sent again for good reason."""
         self.aliases: dict[tuple[int, int], int] = {}
+        self.children: dict[tuple[int, int], set[int]] = {}
+        """Nodes that were recorded in the place of an item."""
 
     def committed(self, epoch: int, records: Sequence[Record]) -> None:
         """A commit is durable."""
@@ -75,6 +77,8 @@ class Chronicle:
             id_ = int(value.key)
             if self.ids.setdefault(record.node, id_) != id_:
                 raise Violation(f"number {record.node} stands for nodes {self.ids[record.node]} and {id_}")
+            if value.parent is not None:
+                self.children.setdefault((self.ids[value.parent[0]], value.parent[1]), set()).add(id_)
         elif isinstance(value, Dispatch):
             self.dispatched[epoch, value.batch] = value
         elif isinstance(value, ItemsBody):
@@ -157,6 +161,18 @@ class Chronicle:
                 f"item {index} of node {node} was told to be {Code(code).name} before that was durable"
             )
 
+    def is_finished(self, place: tuple[int, int]) -> bool:
+        """Whether all that was recorded in an item's place has ended well."""
+        return all(
+            self.codes.get(child) in GOOD
+            and all(
+                outcome.code in GOOD and self.is_finished(each)
+                for each, outcome in self.outcomes.items()
+                if each[0] == child
+            )
+            for child in self.children.get(place, ())
+        )
+
     def is_valued(self, node: int, index: int) -> bool:
         """Whether the value of an item that ended is there, whole, or none is needed."""
         outcome = self.outcomes.get((node, index))
@@ -167,4 +183,9 @@ class Chronicle:
         root = self.aliases.get((node, index))
         if root is not None:
             return self.is_valued(root, 0)
-        return outcome.stored is not None and packs.verify(self._store, outcome.stored)
+        stored = outcome.stored
+        return (
+            stored is not None
+            and outcome.position not in stored.missing
+            and packs.verify(self._store, stored)
+        )

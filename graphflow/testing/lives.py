@@ -280,6 +280,8 @@ class Lives:
             on_told=self._told,
             on_executed=self._executed,
         )
+        for each in self.drivers:
+            each.is_zombie = True
         self.drivers.append(driver)
         self._renewed = self.clock.now
         if not is_last:
@@ -410,7 +412,11 @@ class Lives:
                 if (node.id, index) not in stale and self._depends_on(node.id, index, stale):
                     stale.add((node.id, index))
         self.stale = {place for place in stale if place in outcomes and outcomes[place].code in GOOD}
-        self.gone = {place for place in outcomes if not self.chronicle.is_valued(*place)}
+        self.gone = {
+            place
+            for place in outcomes
+            if not self.chronicle.is_valued(*place) or not self.chronicle.is_finished(place)
+        }
 
     def _is_kept(self, place: Place) -> bool:
         node = self._nodes[place[0]]

@@ -200,7 +200,7 @@ class PlainValues:
             return self.value(dep.upstream, 0)[index]
         if dep.kind is DepKind.GATHER:
             return FAILURE if upstream.width is None else self._all(node, dep, upstream)
-        if upstream.is_failed_whole:
+        if upstream.is_failed_whole and (dep.index or 0) >= len(upstream.items):
             return FAILURE
         return self._one(dep.upstream, dep.index or 0)
 
