@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graphflow.canonical import register_hash
 from graphflow.context import flow_context, get_run_logger, task_context
 from graphflow.flows import Flow, flow
 from graphflow.futures import Future, MappedFuture, as_completed, flatten, items, product, rows, starmap, wait
@@ -59,6 +60,7 @@ __all__ = [
     "not_all_skipped",
     "pause_run",
     "product",
+    "register_hash",
     "rows",
     "some_failed",
     "some_successful",

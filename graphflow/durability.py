@@ -487,9 +487,14 @@ def _described(
         stored=stored,
         versions=_versions(),
         settings={name: os.environ[name] for name in sorted(os.environ) if name.startswith("GRAPHFLOW_")},
-        backend=str(flow.options.backend or "local"),
+        backend=_backend_name(flow.options.backend),
         results=store.url,
     )
+
+
+def _backend_name(given: Any) -> str:
+    name = given if isinstance(given, str) else getattr(given, "name", None)
+    return "local" if given is None else str(name or type(given).__name__)
 
 
 def _place_of(fn: Callable[..., Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ __all__ = [
     "GraphflowError",
     "HistoryDamaged",
     "HistoryError",
+    "HistoryLocked",
     "HistoryTooNew",
     "ItemCrashed",
     "ItemTimedOut",
@@ -151,6 +152,10 @@ class HistoryError(GraphflowError, RuntimeError):
 
 class HistoryDamaged(HistoryError):
     """A history is not what was written: truncated, changed, or signed with another key."""
+
+
+class HistoryLocked(HistoryError):
+    """Another process keeps a file of a history locked, for longer than it is waited for."""
 
 
 class HistoryTooNew(HistoryError):

@@ -86,7 +86,7 @@ def _places(mask: bytes, limit: int) -> list[int]:
 
 
 def _upstream_failed(replay: Replay, known: ReplayedNode, index: int | None) -> UpstreamFailed:
-    own = known.entry.name if index is None else known.label(index)
+    own = _place(known, index)
     path: list[str] = []
     node, item = known, index
     while len(path) <= len(replay.nodes):
@@ -97,7 +97,7 @@ def _upstream_failed(replay: Replay, known: ReplayedNode, index: int | None) -> 
         node, item = cause
     if node is known:
         return UpstreamFailed(f"{own} did not run, because something that it needs failed", root=own)
-    root = node.label(item) if item is not None else node.entry.name
+    root = _place(node, item)
     names = list(reversed(path))
     cause_error = exception_at(replay, node, item) if item is not None else node_failure(replay, node)
     what = f": {type(cause_error).__name__}: {cause_error}" if cause_error is not None else ""
@@ -105,6 +105,10 @@ def _upstream_failed(replay: Replay, known: ReplayedNode, index: int | None) -> 
     error = UpstreamFailed(f"{own} did not run, because {root} failed{via}{what}", root=root, path=names)
     error.__cause__ = cause_error
     return error
+
+
+def _place(node: ReplayedNode, index: int | None) -> str:
+    return f"{node.entry.name}[{index}]" if node.entry.is_mapped and index is not None else node.entry.name
 
 
 def _cause(replay: Replay, node: ReplayedNode, index: int | None) -> tuple[ReplayedNode, int | None] | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from graphflow import settings
-from graphflow.durability import value_of_run
 from graphflow.errors import (
     GraphflowError,
     HistoryError,
@@ -338,7 +337,7 @@ class PastRun:
         level: int | str | None = None,
         after: int = 0,
     ) -> list[LogRecord]:
-        """Lines of the log in the order in which they were recorded.
+        """Lines of the log, by time.
 
         Parameters
         ----------
@@ -352,13 +351,15 @@ class PastRun:
         least = level_number(level)
         if node is not None:
             self.nodes[node]
-        return [
+        lines = [
             line
             for line in self.replay.history.logs[after:]
             if (node is None or line.node == node)
             and (index is None or line.index == index)
             and line.level >= least
         ]
+        # Those of the flow's body are recorded a little later than those of tasks.
+        return sorted(lines, key=lambda line: line.timestamp)
 
     @property
     def logs_total(self) -> int:
@@ -421,6 +422,9 @@ class PastRun:
                 raise ValueUnavailable(
                     f"run {self.name} is {state.name}{': ' + said if said else ''}; it has no value"
                 )
+            # Only this needs the engine, whose import takes longer than reading most runs.
+            from graphflow.durability import value_of_run
+
             return value_of_run(self.replay, self._results())
         found = self.nodes[node]
         return found.result() if index is None else found.items[index].result()

@@ -64,7 +64,8 @@ class LogRecord:
 class Stored:
     """A column of values in a result store: `count` of them, in an object, at an offset, with the digest of these bytes.
 
-    `missing` are the positions of values that could not be pickled: they are of use in this run alone.
+    `missing` are the positions of values that are not there: they could not be pickled, and are of use in this life of the
+    run alone; or, where it is not `is_whole`, nothing outside their batch needed them.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Stored:
     digest: bytes
     count: int
     missing: Sequence[int] = ()
+    is_whole: bool = True
 
 
 def stored_ref(stored: Stored, store: Any) -> Ref:
@@ -144,5 +146,7 @@ class Report:
     cpu_seconds: float = 0.0
     is_remote: bool = False
     is_refused: bool = False
+    is_packed: bool = False
+    """Whether the values that persist were written where they were made, as far as there are any."""
     store_error: str = ""
     """Why values could not be written to the result store; empty where they were, or need not be."""

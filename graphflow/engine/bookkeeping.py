@@ -33,7 +33,7 @@ from graphflow.records import (
     Transition,
 )
 from graphflow.reports import LogRecord, Report
-from graphflow.states import Code
+from graphflow.states import FINAL_CODES, Code
 
 __all__ = ["Bookkeeper", "node_inputs"]
 
@@ -49,6 +49,8 @@ class Bookkeeper:
         Makes the records.
     numbers
         The numbers that nodes have by key, from earlier lives.
+    wall
+        The time of what is noted, in seconds since the epoch.
     """
 
     def __init__(
@@ -57,11 +59,15 @@ class Bookkeeper:
         writer: RecordWriter,
         *,
         numbers: Mapping[str, int] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.journal = journal
+        self._wall = wall
         self._writer = writer
         self._by_key = dict(numbers or {})
         self._numbers: dict[int, int] = {}
+        self._why: dict[int, str] = {}
+        """What nodes fail with beside their items."""
         self._records: list[Record] = []
         self._state: str | None = None
         self._lock = threading.RLock()
@@ -70,7 +76,7 @@ class Bookkeeper:
 
     def begin(self, life: Life) -> None:
         """A driver takes the run."""
-        self._add(self._writer.life(life, time.time()))
+        self._add(self._writer.life(life, self._wall()))
 
     def begin_attempt(self) -> None:
         """Node ids start anew; nodes keep their numbers by their keys."""
@@ -81,24 +87,24 @@ class Bookkeeper:
         """The run moved to a state."""
         with self._lock:
             self._state = code.state_name
-            self._add(self._writer.state(None, Transition(code=code, message=message), time.time()))
+            self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
 
     def run_noted(self, body: Mapping[str, Any]) -> None:
         """Something about the run that is no state."""
-        self._add(self._writer.change(None, body, time.time()))
+        self._add(self._writer.change(None, body, self._wall()))
 
     def answered(self, request: Request, error: str) -> None:
         """A request was acted on: that is durable before whoever asked is told."""
         with self._lock:
             answer = Answer(request=request.id, kind=request.kind, body=request.body, error=error)
-            self._add(self._writer.answer(answer, time.time()))
+            self._add(self._writer.answer(answer, self._wall()))
             self.commit()
             self.journal.answer(request.id, error)
 
     def logged(self, lines: Sequence[LogRecord], dropped: int = 0) -> None:
         """Lines of the flow's body."""
         with self._lock:
-            record = self._writer.log(lines, dropped, time.time())
+            record = self._writer.log(lines, dropped, self._wall())
             if record is not None:
                 self._add(record)
 
@@ -115,7 +121,7 @@ class Bookkeeper:
                 number = self._by_key.setdefault(node.key, len(self._by_key))
                 self._numbers[node.id] = number
                 entry = self._entry(node, number, parent)
-                self._add(self._writer.node(entry, time.time()))
+                self._add(self._writer.node(entry, self._wall()))
 
     def _entry(self, node: Node, number: int, parent: tuple[int, int] | None) -> NodeEntry:
         program = node.program
@@ -147,9 +153,17 @@ class Bookkeeper:
             width=node.fixed_width,
         )
 
+    def taken_back(self, number: int, indices: Sequence[int]) -> None:
+        """Outcomes of an earlier life do not count any more: these items are Pending again, and so is their node."""
+        at = self._wall()
+        if len(indices):
+            ended = Ended(node=number, indices=indices, code=Code.PENDING)
+            self._add(self._writer.ended(ended, at))
+        self._add(self._writer.state(number, Transition(code=Code.PENDING), at))
+
     def changed(self, node: int, body: Mapping[str, Any]) -> None:
         """Knobs or policies of a node were changed."""
-        self._add(self._writer.change(self._numbers[node], body, time.time()))
+        self._add(self._writer.change(self._numbers[node], body, self._wall()))
 
     # -- what the core commands -------------------------------------------------------------------------
 
@@ -157,16 +171,16 @@ class Bookkeeper:
         """A batch reported of these indices."""
         with self._lock:
             self._records += self._writer.report(
-                report, indices, number=self._numbers.__getitem__, load=load, at=time.time()
+                report, indices, number=self._numbers.__getitem__, load=load, at=self._wall()
             )
 
     def lost(self, batch: int, executing: int | None, reason: str) -> None:
         """A batch will not come back."""
-        self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), time.time()))
+        self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), self._wall()))
 
     def commanded(self, command: ev.Command, core: Core) -> None:
         """Book a command of the core that is no report."""
-        at = time.time()
+        at = self._wall()
         if isinstance(command, ev.SubmitBatch):
             flight = core.flights.get(command.batch)
             self._add(
@@ -184,14 +198,12 @@ class Bookkeeper:
             ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
             self._add(self._writer.ended(ended, at))
         elif isinstance(command, ev.NodeChanged):
-            moved = Transition(code=command.code, width=command.width)
+            message = self._why.pop(command.node, "") if command.code in FINAL_CODES else ""
+            moved = Transition(code=command.code, message=message, width=command.width)
             self._add(self._writer.state(self._numbers[command.node], moved, at))
         elif isinstance(command, ev.NodeFailed) and command.error is not None:
-            message = f"{type(command.error).__name__}: {command.error}"
-            code = Code.FAILED
-            self._add(
-                self._writer.state(self._numbers[command.node], Transition(code=code, message=message), at)
-            )
+            # Told with the state that it leads to.
+            self._why[command.node] = f"{type(command.error).__name__}: {command.error}"
         elif isinstance(command, ev.Alias):
             alias = Alias(
                 node=self._numbers[command.node],

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from typing import ClassVar
 
 from graphflow.engine.pacing import Pacer
 from graphflow.graph import Dep, DepKind, Node
@@ -42,22 +43,25 @@ SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
 class Past:
     """What an earlier life of the run left of a node, with one byte per item.
 
-    `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued` is
-    1 where the value is there (or none is needed). `same` is written as items become ready: 1 for those that are the same
-    as before. `suspects` may have killed a driver, and run alone.
+    `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued`
+    tells of each value whether it is `GONE` (lost or damaged), `THERE` (or none is needed), or was `NEVER_KEPT`, because
+    nothing outside its batch needed it. `suspects` may have killed a driver, and run alone.
     """
+
+    GONE: ClassVar[int] = 0
+    THERE: ClassVar[int] = 1
+    NEVER_KEPT: ClassVar[int] = 2
 
     width: int | None
     states: bytearray
     attempts: bytearray
     valued: bytearray
-    same: bytearray = field(default_factory=bytearray)
     info: ValueInfo | None = None
     suspects: frozenset[int] = frozenset()
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
-        for column in (self.states, self.attempts, self.valued, self.same):
+        for column in (self.states, self.attempts, self.valued):
             column.extend(bytes(max(0, size - len(column))))
 
 

@@ -66,11 +66,14 @@ class Core:
     ----------
     capacity
         What the backend can do at the start.
+    batches
+        The last number that a batch of an earlier life had. Numbers go on from there, so that a report which
+        comes late, to the next driver, is of a batch that it does not know.
     """
 
-    def __init__(self, *, capacity: Capacity) -> None:
+    def __init__(self, *, capacity: Capacity, batches: int = 0) -> None:
         self.run = RunState(capacity=capacity)
-        self.dispatcher = Dispatcher(self.run)
+        self.dispatcher = Dispatcher(self.run, batches=batches)
         self.opener = Opener(self.run, self.dispatcher)
         self.halter = Halter(self.run, self.dispatcher, self.opener)
         self.streams = Streams(self.run, self.dispatcher, self.halter)
@@ -503,6 +506,10 @@ class Core:
         for book in list(self.books.values()):
             if book.is_final:
                 continue
+            under_way = kept.get(book.node.id, set())
+            self.opener.restorer.keep(book, under_way)
+            if book.is_final:
+                continue
             if book.width is None:
                 width = len(book.states) or run.leader_of(book.stage).node.fixed_width
                 if not width:
@@ -510,7 +517,6 @@ class Core:
                     continue
                 book.is_cut_short = True
                 set_width(run, book, width)
-            under_way = kept.get(book.node.id, set())
             self._cancel(book, [i for i in range(len(book.states)) if i not in under_way])
             end_if_complete(run, book)
 

@@ -130,7 +130,9 @@ class Dispatcher:
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
                     persists=self._persistence.keeps(node.program),
-                    wants_digests=number == 0 and self._persistence.compares and bool(node.sources),
+                    wants_digests=number == 0
+                    and self._persistence.compares
+                    and any(not isinstance(source.values, range) for source in node.sources),
                 )
             )
         return BatchOrder(
@@ -191,9 +193,10 @@ class Dispatcher:
 
     def _whole(self, node: Node, dep: Dep, index: int) -> Input:
         upstream = self._core.books[dep.upstream]
-        code = upstream.states[index] if index < len(upstream.states) else upstream.final
-        if upstream.failed_whole:
-            code = Code.FAILED
+        code = Code.FAILED if upstream.failed_whole else upstream.final
+        if index < len(upstream.states):
+            # An item counts by itself, also of a map that failed beside its items.
+            code = upstream.states[index]
         if code in _BAD:
             return Given(self._stand_in(node, dep.upstream, index if upstream.node.is_mapped else None))
         if code == Code.SKIPPED:

@@ -17,12 +17,12 @@ from typing import Any
 
 from graphflow.engine import events as ev
 from graphflow.engine.bookkeeping import Bookkeeper
-from graphflow.engine.books import Past
 from graphflow.engine.core import Core
 from graphflow.engine.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.engine.hooks import Hooks
 from graphflow.engine.recovery import Recovery
 from graphflow.engine.sources import Pulled, SourceReader, close_source, pull_here
+from graphflow.engine.turns import Turns
 from graphflow.errors import (
     BackendError,
     GraphflowError,
@@ -104,7 +104,8 @@ class Driver:
         self.failure: BaseException | None = None
         """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
         backend.start()
-        self.core = Core(capacity=backend.capacity())
+        batches = 0 if recovery is None else recovery.replay.batches
+        self.core = Core(capacity=backend.capacity(), batches=batches)
         filler = Ref(kind="local", id="none", count=1, data=[None])
         if not backend.is_local:
             filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
@@ -117,6 +118,7 @@ class Driver:
             persistence=persistence,
         )
         self.hooks = Hooks(make_run_view)
+        self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
         self._books = books
         self._recovery = recovery
         self._persistence = persistence
@@ -159,7 +161,8 @@ class Driver:
 
         def handle() -> None:
             failpoint("driver.records.before")
-            self._handle(ev.NodesRecorded(nodes, self._pasts(nodes)))
+            placed = self._turns.renewed(nodes)
+            self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
 
         self._inbox.put(handle)
 
@@ -224,7 +227,10 @@ class Driver:
         if program is None:
             raise GraphflowError(f"{owner}: {node.name} has no policies")
         options = program.options.with_policy(owner, change)
-        self._note(node, change)
+        noted = dict(change)
+        if "retry_delay_seconds" in noted:
+            noted["retry_delay_seconds"] = [*options.retry.delays]
+        self._note(node, noted)
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:
@@ -386,9 +392,12 @@ class Driver:
         return self._check_timer() or did
 
     def _commit(self) -> None:
-        """Make durable what was booked."""
-        if self._books is not None:
-            self._do(self._books.commit)
+        """Make durable what was booked; from then on it may be told."""
+
+        def commit() -> None:
+            self._outbox += self._turns.commit()
+
+        self._do(commit)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -447,9 +456,7 @@ class Driver:
     def _handle(self, event: ev.Event) -> None:
         if self.is_finished:
             return
-        for command in self.core.handle(event, time.monotonic()):
-            self._book(command)
-            self._outbox.append(command)
+        self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
         failpoint("driver.report.received")
@@ -466,17 +473,18 @@ class Driver:
     def _stored(self, report: Report) -> Report:
         """The report with its values written, also where the workers did not reach the store."""
         keeping = self._persistence
+        if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
+            return report
         books = self.core.books
         missing = [
             step.node
             for step in report.steps
-            if step.stored is None
+            if Code.COMPLETED in step.states
             and step.values is not None
-            and step.values.kind != "local"
             and (program := books[step.node].node.program) is not None
             and keeping.keeps(program)
         ]
-        if not missing or keeping.store is None or report.store_error or report.is_refused:
+        if not missing:
             return report
         if not self._has_warned:
             self._has_warned = True
@@ -497,46 +505,8 @@ class Driver:
 
     def _lost(self, event: BatchLost) -> None:
         failpoint("driver.lost.received")
-        if self._books is not None and event.batch in self.core.flights:
-            self._books.lost(event.batch, event.executing, event.reason)
-        self._handle(
-            ev.BatchWasLost(batch=event.batch, executing=event.executing, had_started=event.had_started)
-        )
-
-    def _pasts(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier lives of the run left of them."""
-        pasts: dict[int, Past] = {}
-        for node in nodes:
-            past = None if self._recovery is None else self._recovery.past_of(node, parent is not None)
-            if past is not None and self._recovery is not None:
-                pasts[node.id] = past
-                self.history.nodes[node.id] = self._recovery.history_of(node)
-        if self._books is not None:
-            self._books.recorded(nodes, parent)
-        return pasts
-
-    def _book(self, command: ev.Command) -> None:
-        """What the command says is so from now on, in memory and in what is committed next."""
-        if isinstance(command, ev.CommitReport):
-            self.history.commit(command.report, command.indices)
-            if self._books is not None:
-                self._books.reported(command.report, command.indices, self.column)
-            return
-        if isinstance(command, ev.ItemsEnded):
-            self.history.ended(command.node, command.indices, time.time())
-        elif isinstance(command, ev.NodeChanged):
-            self.history.node_changed(command.node, command.code, time.time())
-        elif isinstance(command, ev.NodeFailed):
-            if command.error is not None:
-                self.history.errors[command.node] = command.error
-        elif isinstance(command, ev.Alias):
-            place = self.history.node(command.root).place(0)
-            if place is not None:
-                self.history.node(command.node).alias(command.index, place)
-        elif isinstance(command, ev.FinishRun):
-            self.history.run_changed(command.code, time.time())
-        if self._books is not None:
-            self._books.commanded(command, self.core)
+        if not self.is_finished:
+            self._turns.lost(event, time.monotonic())
 
     # -- telling ----------------------------------------------------------------------------------------
 
@@ -605,7 +575,7 @@ class Driver:
                         index=command.index,
                         nodes=nodes,
                         root=root,
-                        pasts=self._pasts(nodes, place),
+                        pasts=self._turns.recorded(nodes, place),
                     )
                 )
             )
@@ -641,8 +611,7 @@ class Driver:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
             failpoint("driver.pull.after")
-            if self._recovery is not None:
-                self._recovery.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
+            self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(

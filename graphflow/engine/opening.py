@@ -46,7 +46,7 @@ class Opener:
     def __init__(self, run: RunState, dispatcher: Dispatcher) -> None:
         self._run = run
         self._dispatcher = dispatcher
-        self._restorer = Restorer(run)
+        self.restorer = Restorer(run)
 
     # -- opening ----------------------------------------------------------------------------------------
 
@@ -58,13 +58,13 @@ class Opener:
         run, leader = self._run, self._run.leader_of(stage)
         if run.is_stopping:
             for member in stage.members:
+                self.restorer.keep(run.books[member])
                 end_whole(run, run.books[member], Code.CANCELLED, leader.node.fixed_width)
             return
         missing = self._missing_pick(leader)
         if missing is not None:
             self._fail(stage, missing)
             return
-        self._restorer.open(stage)
         verdict = judge_node(leader, run.books)
         if verdict is Verdict.BROKEN_TRIGGER:
             self._fail(stage, _broken_trigger(leader))
@@ -285,9 +285,12 @@ class Opener:
         indices = packed(indices)
         for member in stage.members:
             run.books[member].grow(limit)
-        if self._restorer.has_past(stage):
-            indices, begun = self._restorer.take(stage, indices)
-            self.continue_lanes(stage, begun)
+        if self.restorer.has_past(stage):
+            indices, begun = self.restorer.take(stage, indices)
+            if stage.is_halted:
+                run.notices.append(LanesOpen(stage, begun))
+            else:
+                self.continue_lanes(stage, begun)
             if not len(indices):
                 return
         if stage.is_halted:

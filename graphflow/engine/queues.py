@@ -35,11 +35,13 @@ class Dispatcher:
     ----------
     run
         The run's state.
+    batches
+        The last number that was used for a batch.
     """
 
-    def __init__(self, run: RunState) -> None:
+    def __init__(self, run: RunState, *, batches: int = 0) -> None:
         self._run = run
-        self._batches = 0
+        self._batches = batches
         self._turn = 0
         self._queue: list[tuple[int, int, int, Stage]] = []
         self.due: float | None = None
@@ -224,19 +226,19 @@ class Dispatcher:
                 pace=pace,
                 limits=tuple(run.books[node].limit_seconds for node in nodes),
                 tolerates=tuple(run.books[node].tolerates for node in nodes),
-                keeps=tuple(self._is_needed_outside(stage, run.books[node]) for node in nodes),
+                keeps=tuple(self._is_needed_outside(nodes, run.books[node]) for node in nodes),
             )
         )
 
-    def _is_needed_outside(self, stage: Stage, book: NodeBook) -> bool:
-        """Whether anything but later members of its stage may need a node's values."""
+    def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:
+        """Whether anything but the nodes of the same batch may need a node's values."""
         run = self._run
         return (
-            len(stage.members) == 1
+            len(nodes) == 1
             or not run.is_closed
             or not book.users
             or book.node.id in run.returned
-            or any(kind is not DepKind.ITEMS or user not in stage.members for user, kind, _ in book.users)
+            or any(kind is not DepKind.ITEMS or user not in nodes for user, kind, _ in book.users)
         )
 
     def empty(self, stage: Stage) -> list[Sequence[int]]:

@@ -2,42 +2,40 @@
 
 The rules: a node is found by its key. Finished items are kept, also where their task's code changed (with one
 warning), unless what they are mapped over, or their constant arguments, changed. Failed and cancelled items run again.
-What depends on something that runs anew runs anew (`graphflow.engine.restoring`).
+What depends on something that runs anew runs anew (`graphflow.engine.lineage`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.engine.bookkeeping import node_inputs
-from graphflow.engine.books import Past
-from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
+from graphflow.engine.books import Past, packed
+from graphflow.engine.lineage import Lineage, TakenBack, ended_of
+from graphflow.errors import FlowChanged, RunNotFound, SourceChanged, TaskOptionError
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
-from graphflow.hashing import combined_digests, item_digests
+from graphflow.hashing import source_digests
 from graphflow.histories.memory import NodeHistory
 from graphflow.histories.replay import Replay, ReplayedNode
+from graphflow.knobs import KNOB_NAMES, checked_knobs
 from graphflow.mapping import slice_of
 from graphflow.orders import GONE
-from graphflow.reports import Stored
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
+from graphflow.policies import POLICY_NAMES
+from graphflow.reports import Stored, ValueInfo
+from graphflow.states import FINAL_CODES, Code
 
 __all__ = ["Recovery", "Selection"]
 
 logger = logging.getLogger("graphflow.recovery")
 GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
 _KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
-_KEPT_FAILURES = bytes(
-    code
-    if code in GOOD or code == Code.CANCELLED or (code in FAILED_CODES and code != Code.UPSTREAM_FAILED)
-    else Code.PENDING
-    for code in range(256)
-)
-_ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
-_ANY = bytes(255 if code else 0 for code in range(256))
+_KEPT_FAILURES = bytes(code if code in FINAL_CODES else Code.PENDING for code in range(256))
+_NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
+_NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
 SUSPECT_DEATHS = 2
 """An item that was under way when this many drivers died runs alone from then on."""
 
@@ -51,17 +49,6 @@ class Selection:
 
     node: str
     indices: frozenset[int] | None = None
-
-
-@dataclass(slots=True)
-class _Matched:
-    """A node of now and what was found of it."""
-
-    known: ReplayedNode
-    past: Past
-    checked: int = 0
-    """Items of its iterator that were compared."""
-    digests: list[int] = field(default_factory=list)
 
 
 class Recovery:
@@ -95,6 +82,8 @@ class Recovery:
     ) -> None:
         self.replay = replay
         self._nodes = {known.entry.key: known for known in replay.nodes.values()}
+        self._lineage = Lineage(replay)
+        self._completed = {number for number, known in replay.nodes.items() if known.code == Code.COMPLETED}
         self._damaged = {(each.name, each.offset) for each in damaged}
         self._selections = {self._named(each): each for each in selections}
         self._rerun_changed = rerun_changed
@@ -103,7 +92,7 @@ class Recovery:
         self._calls = [known for known in replay.nodes.values() if known.entry.parent is None]
         self._place = 0
         self._keys: dict[int, str] = {}
-        self._matched: dict[int, _Matched] = {}
+        self._matched: dict[int, ReplayedNode] = {}
         self._warned: set[tuple[str, str]] = set()
 
     def _named(self, selection: Selection) -> str:
@@ -141,8 +130,11 @@ class Recovery:
         return {key: known.entry.number for key, known in self._nodes.items()}
 
     def history_of(self, node: Node) -> NodeHistory:
-        """What is known of a node's items."""
-        return self.replay.history.node(self._nodes[node.key].entry.number)
+        """What is known of a node's items, without values that are lost."""
+        history = self.replay.history.node(self._nodes[node.key].number)
+        if self._damaged:
+            history.forget(lambda ref: (ref.path, ref.offset) in self._damaged)
+        return history
 
     # -- matching ---------------------------------------------------------------------------------------
 
@@ -158,11 +150,19 @@ class Recovery:
         known = self._nodes.get(node.key)
         if not is_inner:
             self._check_place(node, known)
-        if known is None or not self._is_alike(node, known):
+        if known is None:
+            return None
+        if not self._is_alike(node, known):
+            self._lineage.take_back(known.number, ended_of(known), is_changed=True)
             return None
         past = self._made(node, known)
-        self._matched[node.id] = _Matched(known, past)
+        self._lineage.hand_out(known.number, past)
+        self._matched[node.id] = known
         return past
+
+    def taken_back(self) -> list[TakenBack]:
+        """Items that ended, and do not count any more, since this was asked last; by number of the node."""
+        return self._lineage.taken_back()
 
     def _check_place(self, node: Node, known: ReplayedNode | None) -> None:
         place = self._place
@@ -213,35 +213,109 @@ class Recovery:
             self._warned.add((node.task_name, text))
             logger.warning("task %r %s", node.task_name, text)
 
+    def changed(self, node: Node) -> Node:
+        """A node with the knobs and policies that were changed in an earlier life, unless they do not fit it any more."""
+        known = self._nodes.get(node.key)
+        if known is None:
+            return node
+        for _, values in known.changes:
+            owner = f"what was changed of {node.name!r}"
+            policy = {name: values[name] for name in POLICY_NAMES if name in values}
+            knobs = {name: values[name] for name in KNOB_NAMES if name in values}
+            try:
+                if policy and node.program is not None:
+                    options = node.program.options.with_policy(owner, policy)
+                    node = replace(node, program=replace(node.program, options=options))
+                if knobs and node.is_mapped:
+                    node = replace(node, knobs=checked_knobs(owner, knobs, before=node.knobs))
+                if "batch_size" in values:
+                    node = replace(node, batch_size=values["batch_size"] or None)
+            except TaskOptionError as error:
+                logger.warning("%s", error)
+        return node
+
     # -- items ------------------------------------------------------------------------------------------
 
     def _made(self, node: Node, known: ReplayedNode) -> Past:
-        size = len(known.states)
-        is_tolerant = node.knobs.is_tolerant and known.code == Code.COMPLETED
+        size, code, is_final = len(known.states), known.code, known.is_final
+        is_tolerant = node.knobs.is_tolerant and known.number in self._completed
         keeps_failures = is_tolerant or bool(self._selections)
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
+        unfinished = self._unfinished(known)
+        for index in unfinished:
+            if states[index] not in GOOD:
+                states[index] = Code.PENDING
+        failed = [index for index in ended_of(known) if not states[index]]
+        if failed:
+            self._lineage.take_back(known.number, packed(failed), is_changed=False)
+        elif is_final and not size and code not in GOOD:
+            self._lineage.take_back(known.number, (), is_changed=True)
+        changed = [index for index in self._changed(node, known) if known.states[index] in FINAL_CODES]
+        if changed:
+            self._lineage.take_back(known.number, packed(changed), is_changed=True)
+            for index in changed:
+                states[index] = Code.PENDING
+        if is_final and code not in GOOD and not keeps_failures:
+            self._lineage.take_back_users(known.number)
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
-        # What failed for good starts with all its attempts.
-        spent = int.from_bytes(known.states.translate(_ENDED)) & ~int.from_bytes(states.translate(_ANY))
-        attempts = bytearray((int.from_bytes(attempts) & ~spent).to_bytes(size))
         self._count_flying(node, known, attempts)
-        selection = self._selections.get(node.name)
-        if selection is not None:
-            chosen = range(size) if selection.indices is None else selection.indices
-            for index in chosen:
-                if index < size:
-                    states[index] = attempts[index] = 0
-        self._compare(node, known, states, attempts)
+        valued = self._valued(known, states)
+        for index in unfinished:
+            valued[index] = Past.GONE
         return Past(
-            width=known.width,
+            # One that did not end well may have been cut short.
+            width=None if is_final and code not in GOOD else known.width,
             states=states,
             attempts=attempts,
-            valued=self._valued(known, states),
-            info=known.info,
+            valued=valued,
+            info=self._info(known),
             suspects=frozenset(
                 index for index in known.suspects(SUSPECT_DEATHS) if index < size and not states[index]
             ),
         )
+
+    def _unfinished(self, known: ReplayedNode) -> set[int]:
+        """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
+        return {
+            index
+            for index, child in self._lineage.children(known.number)
+            if index < len(known.states) and not self._is_finished(child)
+        }
+
+    def _is_finished(self, known: ReplayedNode) -> bool:
+        is_kept = bool(self._selections) or known.number in self._completed
+        return (
+            known.is_final
+            and (known.code in GOOD or is_kept)
+            and not self._unfinished(known)
+            and known.entry.name not in self._selections
+        )
+
+    def _info(self, known: ReplayedNode) -> ValueInfo | None:
+        """What the value is to a map; where a node stands in for it, what that node's value is."""
+        root = None if known.entry.is_mapped else known.aliases.get(0)
+        if root is None:
+            return known.info
+        stand_in = self.replay.nodes[root]
+        if not stand_in.entry.is_mapped:
+            return self._info(stand_in)
+        length = stand_in.states.count(Code.COMPLETED) + stand_in.states.count(Code.CACHED)
+        return ValueInfo(kind="sized", type_name="list", length=length)
+
+    def _changed(self, node: Node, known: ReplayedNode) -> Sequence[int]:
+        """Items that are to run again although they may have ended well: selected ones, and those whose input changed."""
+        size = len(known.states)
+        selection = self._selections.get(node.name)
+        if selection is not None and selection.indices is None:
+            return range(size)
+        found = set() if selection is None or selection.indices is None else {*selection.indices}
+        found.update(self._compared(node, known))
+        width = node.fixed_width
+        if width is not None and node.is_mapped and width != size:
+            found.update(range(width, size))
+            if known.width is not None and known.width != width:
+                self._lineage.take_back_users(known.number)
+        return sorted(index for index in found if index < size)
 
     @staticmethod
     def _count_flying(node: Node, known: ReplayedNode, attempts: bytearray) -> None:
@@ -253,35 +327,34 @@ class Recovery:
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
         """Where a value is there, or none is needed."""
-        table = bytes(
-            code != Code.PENDING and code not in (Code.COMPLETED, Code.CACHED) for code in range(256)
-        )
-        valued = bytearray(states.translate(table))
-        history = self.replay.history.node(known.entry.number)
+        kept = bytearray(bytes([Past.NEVER_KEPT])) * len(states)
+        history = self.replay.history.node(known.number)
         at = 0
         for ref, positions in history.parts(range(len(states)), GONE):
-            if ref.kind == "stored" and (ref.path, ref.offset) not in self._damaged:
-                valued[at : at + len(positions)] = b"\1" * len(positions)
+            if ref.kind == "stored":
+                is_whole = (ref.path, ref.offset) not in self._damaged
+                kept[at : at + len(positions)] = bytes([Past.THERE if is_whole else Past.GONE]) * len(
+                    positions
+                )
             at += len(positions)
         for index in known.missing():
-            valued[index] = 0
-        return valued
+            kept[index] = Past.GONE
+        for index in known.missing(is_whole=False):
+            kept[index] = Past.NEVER_KEPT
+        needed = int.from_bytes(kept) & int.from_bytes(states.translate(_NEEDS_VALUE))
+        valued = needed | int.from_bytes(states.translate(_NEEDS_NONE))
+        return bytearray(valued.to_bytes(len(states)))
 
-    def _compare(self, node: Node, known: ReplayedNode, states: bytearray, attempts: bytearray) -> None:
-        """Items that are mapped over something else than before run anew."""
+    def _compared(self, node: Node, known: ReplayedNode) -> Iterable[int]:
+        """Items that are mapped over something else than before."""
         if not node.sources or any(source.length is None for source in node.sources):
-            return
-        width = min(len(states), *(source.length or 0 for source in node.sources))
+            return ()
+        width = min(len(known.states), *(source.length or 0 for source in node.sources))
         before = known.digests(0, width)
         if not before.strip(b"\0"):
-            return
+            return ()
         now = _digests([source.values for source in node.sources], 0, width)
-        if now == before:
-            return
-        for index in range(width):
-            cut = slice(8 * index, 8 * index + 8)
-            if before[cut] != now[cut] and before[cut].strip(b"\0") and now[cut].strip(b"\0"):
-                states[index] = attempts[index] = 0
+        return () if now == before else [index for index in range(width) if _differ(before, now, index)]
 
     def check_source(self, node: Node, start: int, values: Sequence[Any], *, has_ended: bool) -> None:
         """An iterator gave items again: they must be those that it gave before.
@@ -291,34 +364,40 @@ class Recovery:
         SourceChanged
             At the first one that differs.
         """
-        matched = self._matched.get(node.id)
-        if matched is None:
+        known = self._matched.get(node.id)
+        if known is None:
             return
-        known = matched.known
-        if has_ended and known.width is not None and start + len(values) < known.width:
+        count = start + len(values)
+        before_count = max(known.width or 0, known.told() if len(node.sources) == 1 else 0)
+        if has_ended and count < before_count:
             raise SourceChanged(
-                f"the iterator that {node.name} is mapped over ended after {start + len(values)} items; in the earlier life of "
-                f"this run it gave {known.width}. Its items cannot be matched: run the flow anew, or give a list"
+                f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier life of "
+                f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
             )
+        if known.width is not None and count > known.width >= start:
+            # It goes on where it ended before: what took all of it takes more now.
+            self._lineage.take_back_users(known.number)
         if len(node.sources) > 1:
             return
-        stop = min(start + len(values), len(known.states))
+        stop = min(count, len(known.states))
         before = known.digests(start, stop)
         if not before.strip(b"\0"):
             return
         now = _digests([values], 0, stop - start)
-        if before == now:
-            return
-        for place in range(stop - start):
-            cut = slice(8 * place, 8 * place + 8)
-            if before[cut] != now[cut] and before[cut].strip(b"\0") and now[cut].strip(b"\0"):
+        for place in range(stop - start if now != before else 0):
+            if _differ(before, now, place):
                 raise SourceChanged(
                     f"the iterator that {node.name} is mapped over gives another item {start + place} than in the earlier life of "
                     "this run. Its items cannot be matched: run the flow anew, or give a list"
                 )
 
 
+def _differ(before: bytes, now: bytes, place: int) -> bool:
+    """Whether two digests that can both be told are not the same."""
+    cut = slice(8 * place, 8 * place + 8)
+    return before[cut] != now[cut] and bool(before[cut].strip(b"\0")) and bool(now[cut].strip(b"\0"))
+
+
 def _digests(columns: Sequence[Any], lo: int, hi: int) -> bytes:
     """What items are mapped over, as runners note it."""
-    found = [item_digests(slice_of(each, lo, hi)) for each in columns]
-    return combined_digests([each for each in found if each]) if any(found) else b""
+    return source_digests([slice_of(each, lo, hi) for each in columns])

@@ -1,20 +1,28 @@
 """What an earlier life of a run ended is taken over: item by item, as the items become ready.
 
-An item is *the same* if it ended before and all that it depends on is the same; then its outcome is taken over, and it
-runs again only where its value is gone and something needs it. What depends on an item that is not the same runs anew.
+Which outcomes may be taken over is known beforehand (`graphflow.engine.recovery`): here it is decided what must run all the
+same, because its value is gone and something may need it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from graphflow.engine.books import NodeBook, Past, Stage, codes_at, packed
-from graphflow.engine.outcomes import set_items
+from graphflow.engine.failures import hand_over_inputs, hand_over_lane
+from graphflow.engine.outcomes import end_if_complete, set_items, set_width
 from graphflow.engine.state import RunState
 from graphflow.graph import DepKind
+from graphflow.policies import all_successful
 from graphflow.states import FINAL_TABLE
 
 __all__ = ["Restorer"]
+
+MANY_RUNS = 64
+"""Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
+_ANY = bytes(code > 0 for code in range(256))
+_THERE = bytes(code == Past.THERE for code in range(256))
+_NEVER_KEPT = bytes(code == Past.NEVER_KEPT for code in range(256))
 
 
 class Restorer:
@@ -29,18 +37,6 @@ class Restorer:
     def __init__(self, run: RunState) -> None:
         self._run = run
 
-    def open(self, stage: Stage) -> None:
-        """A stage opens: what its nodes need as a whole has ended; where that is not the same, their past is void."""
-        books = self._run.books
-        for member in stage.members:
-            book = books[member]
-            if book.past is not None and not all(
-                _is_same(books[dep.upstream], dep.index if dep.kind is DepKind.PICK else None)
-                for dep in book.node.deps
-                if dep.kind not in (DepKind.ITEMS, DepKind.ORDER)
-            ):
-                book.past = None
-
     def has_past(self, stage: Stage) -> bool:
         """Whether anything of a stage may be taken over."""
         return any(self._run.books[member].past is not None for member in stage.members)
@@ -52,75 +48,116 @@ class Restorer:
         """
         books = [self._run.books[member] for member in stage.members]
         size = len(indices)
-        limit = indices.stop if isinstance(indices, range) else max(indices) + 1
-        same = self._same(books, indices, limit)
-        restored = self._restored(books, indices, same)
-        begun = 0
+        restored: dict[int, int] = {}
+        begun, done = 0, _all(size)
         for book in books:
-            past = book.past
-            if past is None:
-                continue
-            mask = restored[book.node.id]
-            begun |= mask | self._keep_attempts(book, past, indices, mask, stage)
-            _set(self._run, book, past, indices, mask)
-        done = _all(size)
-        for mask in restored.values():
+            mask = self._restored(book, indices, restored)
             done &= mask
+            past = book.past
+            if past is not None:
+                begun |= mask | self._keep_attempts(book, past, indices, mask, stage)
+        for book in books:
+            if book.past is not None:
+                for chosen in _stretches(indices, restored[book.node.id]):
+                    self._set(book, book.past, chosen)
         return _picked(indices, _all(size) & ~(begun | done)), _picked(indices, begun & ~done)
 
-    def _same(self, books: Sequence[NodeBook], indices: Sequence[int], limit: int) -> dict[int, int]:
-        """Per member, a mask of one byte per index: 1 where the item is the same as before."""
-        same: dict[int, int] = {}
-        for book in books:
-            past = book.past
-            if past is None:
-                same[book.node.id] = 0
-                continue
-            past.grow(limit)
-            mask = _mask(codes_at(past.states, indices).translate(FINAL_TABLE))
-            for dep in book.node.deps:
-                if dep.kind is not DepKind.ITEMS:
-                    continue
-                upstream = self._run.books[dep.upstream].past
-                if dep.upstream in same:
-                    mask &= same[dep.upstream]
-                elif upstream is None:
-                    mask = 0
-                else:
-                    mask &= _mask(codes_at(upstream.same, indices))
-            same[book.node.id] = mask
-            _write(past.same, indices, mask)
-        return same
+    def keep(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
+        """The run stops: what ended before stays as it was, but for what is under way again."""
+        past = book.past
+        if past is None or book.is_final:
+            return
+        width = past.width if book.width is None else book.width
+        size = len(past.states) if width is None else min(width, len(past.states))
+        book.grow(size)
+        codes = past.states[:size].translate(FINAL_TABLE)
+        before = book.states[:size].translate(FINAL_TABLE)
+        kept = [
+            index
+            for index in range(size)
+            if codes[index] > before[index] and not book.attempts[index] and index not in under_way
+        ]
+        self._set(book, past, packed(kept))
+        if book.width is None and past.width is not None and past.width >= len(book.states):
+            set_width(self._run, book, past.width)
+        end_if_complete(self._run, book)
 
-    @staticmethod
-    def _restored(books: Sequence[NodeBook], indices: Sequence[int], same: dict[int, int]) -> dict[int, int]:
-        """Per member, where it need not run: a value that is gone is made again if it is needed in the lane, or nobody knows."""
-        restored: dict[int, int] = {}
-        for book in reversed(books):
-            mask = same[book.node.id]
-            if book.past is not None and mask:
-                valued = _mask(codes_at(book.past.valued, indices))
-                takers = [
-                    restored[other.node.id]
-                    for other in books
-                    if any(
-                        dep.kind is DepKind.ITEMS and dep.upstream == book.node.id for dep in other.node.deps
-                    )
-                ]
-                spared = _all(len(indices)) if takers else 0
-                for each in takers:
-                    spared &= each
-                mask &= valued | spared
-            restored[book.node.id] = mask
-        return restored
+    # -- which items need not run -------------------------------------------------------------------------
+
+    def _restored(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
+        """A mask of one byte per index: 1 where the outcome is taken over.
+
+        Where no value was ever kept, because nothing outside its lane needed it, that holds as long as all that takes the
+        value is taken over as well. A value that was lost is made again.
+        """
+        node = book.node.id
+        if node not in known:
+            past = book.past
+            known[node] = 0
+            if past is not None:
+                past.grow(indices.stop if isinstance(indices, range) else max(indices, default=-1) + 1)
+                ended = _mask(codes_at(past.states, indices).translate(FINAL_TABLE))
+                valued = codes_at(past.valued, indices)
+                spared = ended & _mask(valued.translate(_NEVER_KEPT))
+                if spared:
+                    spared &= self._unneeded(book, indices, known)
+                known[node] = (ended & _mask(valued.translate(_THERE))) | spared
+        return known[node]
+
+    def _unneeded(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
+        """Where all that takes the values of a node, as far as it was recorded, is taken over."""
+        users = [user for user in book.users if user[1] is not DepKind.ORDER]
+        mask = _all(len(indices)) if users else 0
+        for user, kind, index in users:
+            if kind is DepKind.ITEMS:
+                mask &= self._restored(self._run.books[user], indices, known)
+            elif not self._is_restored(self._run.books[user]):
+                if kind is not DepKind.PICK:
+                    return 0
+                mask &= ~sum(1 << (8 * place) for place, each in enumerate(indices) if each == index)
+        return mask
+
+    def _is_restored(self, book: NodeBook) -> bool:
+        """Whether all of a node is taken over."""
+        past = book.past
+        width = None if past is None else past.width if book.width is None else book.width
+        return width is not None and self._restored(book, range(width), {}) == _all(width)
+
+    # -- taking over --------------------------------------------------------------------------------------
+
+    def _set(self, book: NodeBook, past: Past, chosen: Sequence[int]) -> None:
+        """Book outcomes as they were."""
+        if not len(chosen):
+            return
+        run = self._run
+        if past.info is not None:
+            book.info = past.info
+        attempts = codes_at(past.attempts, chosen)
+        if any(attempts):
+            self._hand_over(book, chosen, attempts)
+        set_items(run, book, chosen, codes_at(past.states, chosen), attempts)
+
+    def _hand_over(self, book: NodeBook, chosen: Sequence[int], attempts: bytes) -> None:
+        """Failures that were handed to these items, when they ran, count as seen."""
+        books = self._run.books
+        hand_over_inputs(books, book)
+        if any(
+            dep.kind is DepKind.ITEMS and (dep.allows_failure or book.node.trigger is not all_successful)
+            for dep in book.node.deps
+        ):
+            for index, tries in zip(chosen, attempts, strict=True):
+                if tries:
+                    hand_over_lane(books, book, index)
 
     @staticmethod
     def _keep_attempts(
         book: NodeBook, past: Past, indices: Sequence[int], restored: int, stage: Stage
     ) -> int:
-        """Items that run on keep the attempts they have used; gives where that is so."""
+        """Items that run on keep the attempts they have used; gives where that is so.
+
+        What is made again only for its value has all its attempts.
+        """
         tries = codes_at(past.attempts, indices)
-        # What is made again only for its value has all its attempts.
         ended = _mask(codes_at(past.states, indices).translate(FINAL_TABLE))
         mask = _mask(tries.translate(_ANY)) & ~ended
         for position, index in _places(indices, mask):
@@ -133,20 +170,6 @@ class Restorer:
         return mask & ~restored
 
 
-def _is_same(book: NodeBook, index: int | None) -> bool:
-    """Whether all items of a node (or one of them) were taken over from before, or made again just like that."""
-    past = book.past
-    if past is None or book.failed_whole:
-        return False
-    if index is not None:
-        return index < len(past.same) and past.same[index] == 1
-    width = book.width
-    return width is not None and past.width == width and past.same.count(1, 0, width) == width
-
-
-_ANY = bytes(code > 0 for code in range(256))
-
-
 def _mask(flags: bytes) -> int:
     return int.from_bytes(flags, "little")
 
@@ -155,41 +178,37 @@ def _all(size: int) -> int:
     return int.from_bytes(b"\1" * size, "little")
 
 
+def _runs(indices: Sequence[int], mask: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """The stretches where a mask is 1: the first position, and the indices. O(stretches), beside the searches."""
+    if not mask:
+        return
+    flags = mask.to_bytes(len(indices), "little")
+    start = flags.find(1)
+    while start >= 0:
+        stop = flags.find(0, start)
+        stop = len(flags) if stop < 0 else stop
+        yield start, indices[start:stop]
+        start = flags.find(1, stop)
+
+
+def _stretches(indices: Sequence[int], mask: int) -> list[Sequence[int]]:
+    """The indices where a mask is 1, as ranges where these are few."""
+    found = [run for _, run in _runs(indices, mask)]
+    return [_picked(indices, mask)] if len(found) > MANY_RUNS and 8 * len(found) > len(indices) else found
+
+
 def _picked(indices: Sequence[int], mask: int) -> Sequence[int]:
     if not mask:
         return ()
     if mask == _all(len(indices)):
         return indices
-    return packed([index for _, index in _places(indices, mask)])
+    picked: list[int] = []
+    for _, run in _runs(indices, mask):
+        picked += run
+    return packed(picked)
 
 
-def _places(indices: Sequence[int], mask: int) -> list[tuple[int, int]]:
+def _places(indices: Sequence[int], mask: int) -> Iterator[tuple[int, int]]:
     """(position, index) where a mask is 1."""
-    if not mask:
-        return []
-    flags = mask.to_bytes(len(indices), "little")
-    found: list[tuple[int, int]] = []
-    at = flags.find(1)
-    while at >= 0:
-        found.append((at, indices[at]))
-        at = flags.find(1, at + 1)
-    return found
-
-
-def _write(column: bytearray, indices: Sequence[int], mask: int) -> None:
-    flags = mask.to_bytes(len(indices), "little")
-    if isinstance(indices, range):
-        column[indices.start : indices.stop] = flags
-        return
-    for position, index in enumerate(indices):
-        column[index] = flags[position]
-
-
-def _set(run: RunState, book: NodeBook, past: Past, indices: Sequence[int], mask: int) -> None:
-    """Book outcomes as they were; one after the other in ranges, where they are many."""
-    if not mask:
-        return
-    if past.info is not None:
-        book.info = past.info
-    chosen = _picked(indices, mask)
-    set_items(run, book, chosen, codes_at(past.states, chosen), codes_at(past.attempts, chosen))
+    for start, run in _runs(indices, mask):
+        yield from enumerate(run, start)

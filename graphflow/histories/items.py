@@ -28,6 +28,7 @@ _HAS_ERRORS = 128
 _HAS_VARIANTS = 256
 _LANDS = 512
 _IS_HELD = 1024
+_IS_PARTIAL = 2048
 _ANOMALY_COLUMNS = (
     ("positions", "I"),
     ("attempts", "H"),
@@ -102,6 +103,7 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
         | (_HAS_VARIANTS if body.variants is not None else 0)
         | (_LANDS if body.held is not None else 0)
         | (_IS_HELD if body.held else 0)
+        | (_IS_PARTIAL if step.stored is not None and not step.stored.is_whole else 0)
     )
     out = Packer(VERSION)
     out.number(flags)
@@ -160,6 +162,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
             count=come.number(),
             digest=come.blob(),
             missing=tuple(come.ints(come.number())),
+            is_whole=not flags & _IS_PARTIAL,
         )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""
     info = _info(come.json()) if flags & _HAS_INFO else None

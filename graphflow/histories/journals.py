@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
-from graphflow.errors import HistoryError, LeaseLost
+from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
 from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import Catalog
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
@@ -31,6 +32,7 @@ class SqliteJournal:
         self,
         writer: RunWriter,
         catalog: Catalog,
+        polls: Catalog,
         lock: DriverLock,
         *,
         run_id: str,
@@ -41,6 +43,7 @@ class SqliteJournal:
     ) -> None:
         self._writer = writer
         self._catalog = catalog
+        self._polls = polls
         self._lock = lock
         self._run_id = run_id
         self._epoch = epoch
@@ -118,10 +121,12 @@ class SqliteJournal:
     def requests(self) -> list[Request]:
         """What is asked and not answered yet; a few microseconds where nobody wrote to the catalog."""
         self._check()
-        version = self._catalog.version()
-        if version != self._seen_version:
-            self._waiting = self._catalog.waiting(self._run_id, self._epoch)
-            self._seen_version = version
+        # Somebody who has the catalog locked may be at it for long: then there is nothing new yet.
+        with suppress(HistoryLocked):
+            version = self._polls.version()
+            if version != self._seen_version:
+                self._waiting = self._polls.waiting(self._run_id, self._epoch)
+                self._seen_version = version
         return list(self._waiting)
 
     def answer(self, request: int, error: str = "") -> None:
@@ -152,6 +157,7 @@ class SqliteJournal:
             _logger.warning("run %s: its lease could not be given back: %s", self._run_id, error)
         finally:
             self._catalog.close()
+            self._polls.close()
             self._lock.release()
 
     def abandon(self) -> None:
@@ -160,6 +166,7 @@ class SqliteJournal:
             self._is_closed = True
             self._writer.strand()
             self._catalog.strand()
+            self._polls.strand()
             self._lock.release()
 
     def _publish(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphflow.anomalies import Anomaly, AnomalyTable, ErrorRecord
@@ -109,6 +109,9 @@ class NodeHistory:
         indices = segment.indices
         if not len(indices):
             return
+        for index in [each for each in self._aliases if each in indices] if self._aliases else ():
+            # It ran again, and may have a value of its own now.
+            del self._aliases[index]
         if len(segment.step.faults):
             # Without the values, which may be let go of.
             self._segments.append(replace(segment, step=replace(segment.step, values=None)))
@@ -150,6 +153,13 @@ class NodeHistory:
                 offsets[index] = position
                 self._is_odd[index] = 1
         self._earlier.append(before)
+
+    def forget(self, is_lost: Callable[[Ref], bool]) -> None:
+        """Refer no more to columns of values that are lost: items that have none stand in them too."""
+        for segments in (self.ranges, self._odd):
+            for at, segment in enumerate(segments):
+                if segment.step.values is not None and is_lost(segment.step.values):
+                    segments[at] = replace(segment, step=replace(segment.step, values=None))
 
     def alias(self, index: int, place: Place) -> None:
         """The value of an item is at another node's place."""

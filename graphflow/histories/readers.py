@@ -135,18 +135,23 @@ class RunReader:
     def faults(self) -> list[str]:
         """All that is wrong with this file and its anchor; goes on after the first."""
         wrong: list[str] = []
-        looks: list[Callable[[], Iterable[str]]] = [
+        with self.database.transaction(writes=False):
+            # All looks see the same moment, though the run may go on.
+            self.row = self._read_row(self.row.id)
+            for look in self._looks():
+                try:
+                    wrong += look()
+                except HistoryError as error:
+                    wrong.append(str(error))
+        return wrong
+
+    def _looks(self) -> list[Callable[[], Iterable[str]]]:
+        return [
             self._integrity,
             self._anchor_faults,
             self._broken,
             self._leftovers,
         ]
-        for look in looks:
-            try:
-                wrong += look()
-            except HistoryError as error:
-                wrong.append(str(error))
-        return wrong
 
     def damaged(self, what: str) -> HistoryDamaged:
         """The error for something that is wrong with this file."""

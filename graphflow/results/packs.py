@@ -52,12 +52,16 @@ _KEY_PERSON = b"graphflow key id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A column that is to be written: the pickle of `count` values, of which those at `missing` are not there."""
+    """A column that is to be written: the pickle of `count` values, of which those at `missing` are not there.
+
+    Not `is_whole` where those are missing that nothing outside their batch needed.
+    """
 
     node: int
     data: bytes
     count: int
     missing: Sequence[int] = ()
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +146,7 @@ def build(
                 digest=digest,
                 count=each.count,
                 missing=tuple(each.missing),
+                is_whole=each.is_whole,
             )
         )
         entries.append(

@@ -55,6 +55,7 @@ from graphflow.states import FINAL_CODES, Code
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
 _SUCCESS = int(Code.COMPLETED)
+_GOOD = frozenset((Code.COMPLETED, Code.CACHED, Code.SKIPPED))
 _clock = time.perf_counter
 
 
@@ -229,8 +230,11 @@ class Batch:
         step.states[position] = Code.GRAFTED
 
     def drop_values(self, position: int) -> None:
-        """Let large values of an item go that nobody needs, now that its lane has ended."""
-        if all(step.states[position] in FINAL_CODES for step in self.steps):
+        """Let large values of an item go that nobody needs, now that its lane has ended.
+
+        Of a lane that did not end well they are kept, so that what failed can run again with the same inputs.
+        """
+        if all(step.states[position] in _GOOD for step in self.steps):
             for step in self.dropping:
                 if step.values[position] is not None and not is_small(step.values[position]):
                     step.values[position] = DROPPED
@@ -404,6 +408,7 @@ class Batch:
             held=held,
             cpu_seconds=cpu_seconds,
             is_remote=not self.host.is_local,
+            is_packed=self.order.results is not None,
             store_error=store_error,
         )
 

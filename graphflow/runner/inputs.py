@@ -7,7 +7,7 @@ from typing import Any
 
 from graphflow.errors import ResultDamaged, ValueUnavailable
 from graphflow.folding import Folded
-from graphflow.hashing import combined_digests, item_digests
+from graphflow.hashing import source_digests
 from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     GONE_TEXT,
@@ -107,10 +107,7 @@ def digested(step: StepOrder, order: BatchOrder) -> bytes:
     Empty where there are none, or ranges alone: their values follow from the indices.
     """
     sources = [order.inputs[slot] for slot in step.slots if isinstance(slot, int)]
-    columns = [each.values for each in sources if isinstance(each, Literals)]
-    if all(isinstance(each, range) for each in columns):
-        return b""
-    return combined_digests([item_digests(list(each)) for each in columns])
+    return source_digests([each.values for each in sources if isinstance(each, Literals)])
 
 
 def _undamaged(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from graphflow.results.pickling import encode
 from graphflow.runner.host import BatchHost, Packed
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
-from graphflow.states import FINAL_TABLE, Code
+from graphflow.states import Code
 
 __all__ = ["pack_values"]
 
@@ -41,7 +42,13 @@ def pack_values(
         for step, column in zip(steps, columns, strict=True)
     ]
     sections = [
-        Section(node=step.order.node, data=each.data, count=len(column), missing=sorted(each.errors))
+        Section(
+            node=step.order.node,
+            data=each.data,
+            count=len(column),
+            missing=sorted([*each.errors, *each.dropped]),
+            is_whole=not each.dropped,
+        )
         for step, column, each in zip(steps, columns, packed, strict=True)
         if each is not None
     ]
@@ -69,9 +76,10 @@ def _packed(
 ) -> Packed | None:
     """A column as bytes; None where there is no value that anything could ask for."""
     is_there = bytes(part_of(step.states, positions)).translate(_COMPLETED_TABLE)
-    is_whole = step.order.keeps
-    if not is_whole:
+    dropped = array("I")
+    if not step.order.keeps:
         open_lanes = _open_lanes(steps, positions)
+        dropped.extend(place for place, value in enumerate(is_there) if value and not open_lanes[place])
         is_there = bytes(map(int.__and__, is_there, open_lanes))
         column = [value if is_open else DROPPED for value, is_open in zip(column, open_lanes, strict=True)]
     if 1 not in is_there:
@@ -87,15 +95,16 @@ def _packed(
             f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
             "task)",
         )
-    return Packed(data, errors, is_whole, None)
+    return Packed(data, errors, None, dropped)
 
 
 def _open_lanes(steps: Sequence[Step], positions: Sequence[int]) -> bytes:
-    """1 for each position at which some step has not ended."""
-    ended = [bytes(part_of(step.states, positions)).translate(FINAL_TABLE) for step in steps]
+    """1 for each position at which some step has not ended well: it runs again, now or when the run is resumed."""
+    ended = [bytes(part_of(step.states, positions)).translate(_GOOD_TABLE) for step in steps]
     if all(0 not in each for each in ended):
         return bytes(len(positions))
     return bytes(0 in codes for codes in zip(*ended, strict=True))
 
 
+_GOOD_TABLE = bytes(code in (Code.COMPLETED, Code.CACHED, Code.SKIPPED) for code in range(256))
 _COMPLETED_TABLE = bytes(code == _COMPLETED for code in range(256))

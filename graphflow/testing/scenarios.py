@@ -27,6 +27,7 @@ __all__ = [
     "NodeScript",
     "ReaderScript",
     "Scenario",
+    "ScenarioMaker",
     "random_scenario",
 ]
 
@@ -225,14 +226,28 @@ def random_scenario(seed: int, *, has_faults: bool = True) -> Scenario:
     has_faults
         Whether workers and reports get lost; items fail and retry in any case.
     """
-    return _Maker(seed).scenario(has_faults)
+    return ScenarioMaker(seed).scenario(has_faults)
 
 
-class _Maker:
+class ScenarioMaker:
+    """Makes the scenario of a seed.
+
+    Parameters
+    ----------
+    seed
+        Any whole number.
+    """
+
+    ROUNDS = (1, 1, 1, 2, 2, 3)
+    NODES = (2, 3, 3, 4, 5, 6)
+    WIDTHS = (0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20)
+    DIAMONDS = 0.15
+    STORMS = 0.05
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.width = self.rng.choice((0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20))
+        self.width = self.rng.choice(self.WIDTHS)
         self.batch_size = self.rng.choice((None, None, 1, 2, 3))
         self.trouble = self.rng.choice((0.0, 0.5, 0.9))
         self.scripts: dict[int, NodeScript] = {}
@@ -241,19 +256,20 @@ class _Maker:
         self.ids = 0
 
     def scenario(self, has_faults: bool) -> Scenario:
+        """The scenario."""
         rng = self.rng
         scope: list[Node] = []
         rounds: list[tuple[Node, ...]] = []
         forced: list[int | None] = []
-        for turn in range(rng.choice((1, 1, 1, 2, 2, 3))):
+        for turn in range(rng.choice(self.ROUNDS)):
             if turn:
                 forced.append(rng.choice(scope).id if rng.random() < 0.6 else None)
             start = len(scope)
-            for _ in range(rng.choice((2, 3, 3, 4, 5, 6))):
+            for _ in range(rng.choice(self.NODES)):
                 scope.append(self.node(scope, depth=0))
-            if rng.random() < 0.15:
+            if rng.random() < self.DIAMONDS:
                 self.diamond(scope)
-            if rng.random() < 0.05:
+            if rng.random() < self.STORMS:
                 self.storm(scope)
             rounds.append(tuple(scope[start:]))
         seen = (
@@ -577,6 +593,7 @@ class _Maker:
         return ItemScript(failures=failures, error=error, then=then)
 
     def fragment(self, depth: int) -> Fragment:
+        """What an item records in its own place."""
         rng = self.rng
         scope: list[Node] = []
         for _ in range(rng.choice((1, 1, 2, 3))):

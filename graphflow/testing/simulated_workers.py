@@ -275,6 +275,6 @@ class SimulatedWorkers:
                     self._clock.at(self._clock.now + 1.0 + self._rng.random() * 5, self._resume)
                     return Code.PAUSED, attempt
 
-    def _resume(self) -> ev.Event:
-        self._ledger.resume()
+    @staticmethod
+    def _resume() -> ev.Event:
         return ev.ResumeRequested()

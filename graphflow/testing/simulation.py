@@ -9,6 +9,7 @@ FoundationDB's simulated cluster.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -90,17 +91,24 @@ class Simulation:
         The core's class.
     keeps_trace
         Whether to keep each event and command as text.
+    batches
+        The last number that a batch of an earlier life had.
     """
 
     def __init__(
-        self, scenario: Scenario, *, make_core: type[Core] = Core, keeps_trace: bool = False
+        self,
+        scenario: Scenario,
+        *,
+        make_core: Callable[..., Core] = Core,
+        keeps_trace: bool = False,
+        batches: int = 0,
     ) -> None:
         self.scenario = scenario
-        self.core = make_core(capacity=scenario.capacity)
-        self.ledger = Ledger()
-        self.rng = random.Random(~scenario.seed)
+        self.core = make_core(capacity=scenario.capacity, batches=batches)
+        self.ledger = self._make_ledger()
+        self.rng = self._make_rng()
         self.clock = VirtualClock()
-        self.workers = SimulatedWorkers(scenario=scenario, ledger=self.ledger, clock=self.clock, rng=self.rng)
+        self.workers = self._make_workers()
         self.inspector = Inspector(
             scenario=scenario, core=self.core, ledger=self.ledger, workers=self.workers
         )
@@ -125,16 +133,18 @@ class Simulation:
         }
         self._timer: float | None = None
 
+    def _make_ledger(self) -> Ledger:
+        return Ledger()
+
+    def _make_rng(self) -> random.Random:
+        return random.Random(~self.scenario.seed)
+
+    def _make_workers(self) -> SimulatedWorkers:
+        return SimulatedWorkers(scenario=self.scenario, ledger=self.ledger, clock=self.clock, rng=self.rng)
+
     def run(self) -> Outcome:
         """Run to the end and check what it came to."""
-        self.clock.at(0.0, self._next_round)
-        faults = self.scenario.faults
-        for moment, capacity in faults.capacities:
-            self.clock.at(moment, partial(self._set_capacity, ev.CapacitySet(capacity)))
-        for moment, turn in self.scenario.turns:
-            self.clock.at(moment, partial(self._turn, turn))
-        if faults.stop_at is not None:
-            self.clock.at(faults.stop_at, partial(self._stop, faults.is_hard))
+        self._begin(self.clock.now)
         while self.clock:
             event = self.clock.advance()
             if event is not None:
@@ -159,15 +169,45 @@ class Simulation:
             trace=self.trace or [],
         )
 
+    def _begin(self, start: float) -> None:
+        """Set what happens of itself, at times after `start`."""
+        self.clock.at(start, self._next_round)
+        faults = self.scenario.faults
+        for moment, capacity in faults.capacities:
+            self.clock.after(start + moment - self.clock.now, ev.CapacitySet(capacity))
+        for moment, turn in self.scenario.turns:
+            self.clock.at(start + moment, partial(self._turn, turn))
+        if faults.stop_at is not None:
+            self.clock.at(start + faults.stop_at, partial(self._stop, faults.is_hard))
+
     # -- the driver's part ------------------------------------------------------------------------------
 
     def _handle(self, event: ev.Event) -> None:
+        self._note(event)
+        self._settle(event, self.core.handle(event, self.clock.now))
+        if self.core.is_stalled():
+            raise Violation(f"the core has stalled after {event}")
+
+    def _note(self, event: ev.Event) -> None:
+        """What the event itself changes, for the ledger and the workers."""
         self._events += 1
         if self._events > MAX_EVENTS:
             raise Violation(f"the run goes on without end: {MAX_EVENTS} events")
-        if isinstance(event, ev.ReaderMoved):
-            self._limits[event.node] = max(event.limit, self._limits.get(event.node, 0))
-        commands = self.core.handle(event, self.clock.now)
+        match event:
+            case ev.ReaderMoved():
+                self._limits[event.node] = max(event.limit, self._limits.get(event.node, 0))
+            case ev.CapacitySet():
+                self.capacity = event.capacity
+            case ev.KnobsChanged():
+                self.ledger.turn(event)
+            case ev.StopRequested():
+                self.ledger.is_stopping = True
+            case ev.ResumeRequested():
+                self.ledger.resume()
+
+    def _settle(self, event: ev.Event, commands: Sequence[ev.Command]) -> None:
+        """Check what the core commanded, and perform it."""
+        commands = [*commands]
         if self.trace is not None:
             self.trace.append(f"{self.clock.now:.6f} {event!r} -> {commands!r}")
         if isinstance(event, ev.BatchReported | ev.BatchWasLost):
@@ -177,8 +217,6 @@ class Simulation:
             self._perform(command)
         for id_ in self._read:
             self._read_on(id_)
-        if self.core.is_stalled():
-            raise Violation(f"the core has stalled after {event}")
 
     def _land(self, event: ev.BatchReported | ev.BatchWasLost, commands: list[ev.Command]) -> None:
         """The batch's flight is over; where it was reported, the commit must be there before all else."""
@@ -244,20 +282,14 @@ class Simulation:
 
         self.clock.at(moment, ring)
 
-    def _set_capacity(self, event: ev.CapacitySet) -> ev.Event:
-        self.capacity = event.capacity
-        return event
-
     def _turn(self, event: ev.KnobsChanged) -> ev.Event | None:
         if event.node not in self.ledger.nodes or self.ledger.finish is not None:
             return None
-        self.ledger.turn(event)
         return event
 
     def _stop(self, is_hard: bool) -> ev.Event | None:
         if self.ledger.finish is not None:
             return None
-        self.ledger.is_stopping = True
         return ev.StopRequested(is_hard)
 
     # -- the flow's body --------------------------------------------------------------------------------

@@ -32,8 +32,14 @@ class VirtualClock:
 
     def advance(self) -> Event | None:
         """Jump to the next happening; it may have nothing to tell."""
-        self.now, _, happening = heapq.heappop(self._agenda)
+        moment, _, happening = heapq.heappop(self._agenda)
+        self.now = max(self.now, moment)
         return happening()
+
+    @property
+    def due(self) -> float | None:
+        """When the next happening is, None if there is none."""
+        return max(self.now, self._agenda[0][0]) if self._agenda else None
 
     def __bool__(self) -> bool:
         return bool(self._agenda)

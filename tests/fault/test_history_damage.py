@@ -10,6 +10,7 @@ import sqlite3
 import pytest
 
 from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
+from graphflow.histories.adopting import sweep
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.records import Kind, Record, RunHeader
 
@@ -20,7 +21,7 @@ FLIPS = 1000
 class Written:
     """A history that was written, and what it said."""
 
-    def __init__(self, home, *, is_closed, commits=40):
+    def __init__(self, home, *, is_closed, commits=24):
         self.home = home
         self.history = SqliteHistory(home)
         journal = self.history.create(RunHeader(id=RUN, name="calm-otter", flow_name="crawl"))
@@ -100,7 +101,7 @@ def test_a_flipped_bit_of_the_file_is_found_or_harmless(tmp_path):
 def test_a_flipped_bit_of_the_log_is_found_or_harmless(tmp_path):
     written = Written(tmp_path / "made", is_closed=False).copied(tmp_path / "home")
     content = (written.folder / "run.db-wal").read_bytes()
-    assert len(content) > 40 * 4096
+    assert len(content) > 24 * 4096
     generator = random.Random(2)
     found = 0
     for turn in range(FLIPS):
@@ -170,11 +171,11 @@ def test_a_row_that_was_changed_with_sql_is_found(tmp_path):
         "UPDATE commits SET epoch = 2 WHERE seq = 1",
         "UPDATE commits SET mac = x'00112233445566778899aabbccddeeff' WHERE seq = 4",
         "UPDATE run SET seq = seq - 1",
-        "UPDATE run SET head = (SELECT mac FROM commits WHERE seq = 40), seq = 40",
+        "UPDATE run SET head = (SELECT mac FROM commits WHERE seq = 24), seq = 24",
         "UPDATE run SET name = 'other'",
         "DELETE FROM run",
         "DROP TABLE record",
-        "INSERT INTO commits SELECT seq + 1, epoch, at, first, count, state, mac FROM commits WHERE seq = 41",
+        "INSERT INTO commits SELECT seq + 1, epoch, at, first, count, state, mac FROM commits WHERE seq = 25",
     ):
         connection = sqlite3.connect(path)
         with connection:
@@ -277,6 +278,58 @@ def test_a_run_that_the_catalog_forgot_is_told_and_never_overwritten(tmp_path):
         history.create(RunHeader(id=RUN, name="n", flow_name="f"))
     assert list(history.read(RUN)) == written.entries
     assert any("catalog" in text for text in history.verify(RUN))
+    assert history.adopt() == ([RUN], [])
+    assert history.adopt() == ([], [])
+    found = history.find("calm-otter")
+    assert (found.id, found.state, found.flow_name, found.epoch) == (RUN, "Completed", "crawl", 1)
+    assert history.verify(RUN) == []
+    journal = history.take(RUN)
+    assert journal.epoch == 2
+    journal.close()
+    history.close()
+
+
+def test_a_catalog_that_says_something_else_than_the_run_is_told(tmp_path):
+    written = Written(tmp_path / "home", is_closed=True)
+    for column, value in (
+        ("name", "other"),
+        ("flow_name", "x"),
+        ("state", "Failed"),
+        ("created", 1.5),
+        ("epoch", 0),
+    ):
+        connection = sqlite3.connect(tmp_path / "home" / "catalog.db")
+        ((before,),) = connection.execute(f"SELECT {column} FROM run").fetchall()
+        with connection:
+            connection.execute(f"UPDATE run SET {column} = ?", (value,))
+        (wrong,) = written.history.verify(RUN)
+        assert "the catalog" in wrong
+        with connection:
+            connection.execute(f"UPDATE run SET {column} = ?", (before,))
+        connection.close()
+    assert written.history.verify(RUN) == []
+
+
+def test_runs_that_cannot_be_read_are_not_adopted(tmp_path):
+    written = Written(tmp_path / "home", is_closed=True)
+    other = written.history.create(RunHeader(id="other", name="n", flow_name="f"))
+    other.commit([], state="Running")
+    other.abandon()
+    written.history.close()
+    (tmp_path / "home" / "catalog.db").unlink()
+    written.put("run.db", b"nothing of the kind" * 500)
+    leftover = tmp_path / "home" / "runs" / ".removed-x-1"
+    leftover.mkdir()
+    history = SqliteHistory(tmp_path / "home")
+    adopted, (wrong,) = history.adopt()
+    assert adopted == ["other"] and "run.db" in wrong
+    assert [(run.id, run.state) for run in history.runs()] == [("other", "Crashed")]
+    # What nobody finished goes, once it is old.
+    assert sweep(tmp_path / "home") == 0
+    os.utime(leftover, (1.0, 1.0))
+    assert sweep(tmp_path / "home") == 1
+    assert sorted(place.name for place in (tmp_path / "home" / "runs").iterdir()) == [RUN, "other"]
+    history.close()
 
 
 def test_another_key_is_told_from_damage(tmp_path):
@@ -287,7 +340,7 @@ def test_another_key_is_told_from_damage(tmp_path):
         list(history.read(RUN))
     with pytest.raises(HistoryDamaged, match="another key"):
         history.take(RUN)
-    assert len(written.entries) == 160
+    assert len(written.entries) == 96
 
 
 def test_a_run_in_the_folder_of_another_is_refused(tmp_path):

@@ -66,6 +66,7 @@ def test_readers_and_the_driver_go_on_at_the_same_time(tmp_path):
                     assert [entry.seq for entry in entries] == list(range(last + 1, entries[-1].seq + 1))
                     last = entries[-1].seq
                 mine.find(RUN)
+                assert mine.verify(RUN) == []
             seen.append(last)
         except BaseException as error:
             errors.append(error)
@@ -92,8 +93,8 @@ def test_requests_are_looked_for_in_the_catalog_only_when_somebody_wrote_there(t
     history, outside = SqliteHistory(tmp_path), SqliteHistory(tmp_path)
     journal = history.create(run())
     looks = []
-    real = journal._catalog.waiting
-    journal._catalog.waiting = lambda *given: looks.append(given) or real(*given)
+    real = journal._polls.waiting
+    journal._polls.waiting = lambda *given: looks.append(given) or real(*given)
     for _ in range(10):
         assert journal.requests() == []
         journal.commit([Record(Kind.LOG, 1.0)])
@@ -107,6 +108,43 @@ def test_requests_are_looked_for_in_the_catalog_only_when_somebody_wrote_there(t
     journal.close()
     for each in (history, outside):
         each.close()
+
+
+def test_looking_for_requests_waits_for_nobody(tmp_path):
+    history = SqliteHistory(tmp_path)
+    journal = history.create(run())
+    asked = history.request(RUN, "pause", {})
+    assert [request.id for request in journal.requests()] == [asked]
+    other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("UPDATE request SET answer = 'x', answered = 1.0")
+    # Without an end to wait for, this would take half a minute.
+    for _ in range(10):
+        assert [request.id for request in journal.requests()] == [asked]
+    other.execute("COMMIT")
+    other.close()
+    assert journal.requests() == []
+    journal.close()
+    history.close()
+
+
+def test_many_runs_are_listed_page_by_page(tmp_path):
+    history = SqliteHistory(tmp_path)
+    history.create(run("first")).close()
+    catalog = history._open()
+    with catalog.transaction():
+        for number in range(250):
+            state = "Failed" if number % 50 == 0 else "Completed"
+            header = RunHeader(
+                id=f"r{number:03d}", name="n", flow_name="f", state=state, created=1.0 + number // 2
+            )
+            catalog.add(header)
+    ids = [found.id for found in history.runs()]
+    assert ids == ["first", *(f"r{number:03d}" for number in range(249, -1, -1))]
+    assert [found.id for found in history.runs(states=["Failed"])] == ["r200", "r150", "r100", "r050", "r000"]
+    assert [found.id for found in history.runs(limit=2, before="r100")] == ["r099", "r098"]
+    assert history.find("@latest").id == "first"
+    history.close()
 
 
 def test_all_runs_can_be_verified_in_one_go(tmp_path):

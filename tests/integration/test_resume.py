@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from graphflow import allow_failure, flow, task, unmapped
+from graphflow import allow_failure, flow, history, pause_run, task, unmapped
 from graphflow.errors import (
     FlowChanged,
+    GraphflowError,
     MapFailed,
     ParameterError,
     RunNotFound,
@@ -616,3 +618,64 @@ def test_attempts_of_a_flow_start_anew_and_resume_takes_the_last(tally: Any, bro
     broken.unlink()
     assert body.resume(run.id).value == [0, 1, 2]
     assert counts(tally) == {"0": 2, "1": 3, "2": 2}
+
+
+def test_what_was_changed_while_it_ran_holds_in_the_next_life(tally: Any, broken: Path) -> None:
+    started, updated = threading.Event(), threading.Event()
+
+    @task(retries=0)
+    def work(x: int) -> int:
+        tally.add(f"{x}")
+        started.set()
+        assert updated.wait(30)
+        if x == 3 and broken.exists():
+            raise ValueError("bad")
+        return x
+
+    @flow(backend="threads:1")
+    def body() -> Any:
+        return work.with_options(batch_size=1).map(range(6))
+
+    run = body.start()
+    assert started.wait(30)
+    run.update("work", max_concurrency=1, retries=1, retry_delay_seconds=0.01)
+    updated.set()
+    run.wait()
+    assert run.state == "Failed"
+    before = counts(tally)["3"]
+    again = body.resume(run.id)
+    node = again.nodes["work"]
+    # It fails again, now with the retry that was asked for then.
+    assert again.state == "Failed" and node.items[3].attempts == 2
+    assert counts(tally)["3"] == before + 2
+    assert again._recorder is not None
+    assert again._recorder.driver.core.books[node.id].knobs.max_concurrency == 1
+
+
+def test_a_paused_body_goes_on_when_it_is_resumed(local_name: str, wait_until: Callable[..., None]) -> None:
+    @task
+    def work(x: int) -> int:
+        return x + 1
+
+    @flow(backend=local_name)
+    def body() -> Any:
+        first = work(1).result()
+        pause_run()
+        return work(first)
+
+    run = body.start()
+    wait_until(lambda: run.state == "Paused")
+    with history() as past:
+        assert past.run(run.id).state == "Paused"
+        past.run(run.id).resume_paused()
+    run.wait()
+    assert run.value == 3
+    assert [state.name for state in run.history] == ["Pending", "Running", "Paused", "Running", "Completed"]
+
+    @flow(backend=local_name)
+    def impatient() -> Any:
+        pause_run(timeout=0.05)
+
+    assert isinstance(impatient.run().exception, TimeoutError)
+    with pytest.raises(GraphflowError, match="pause_run"):
+        pause_run()

@@ -56,8 +56,8 @@ def no_fence(patch: pytest.MonkeyPatch) -> type[Core]:
     """A report of a batch that is over is applied all the same."""
 
     class Mutated(Core):
-        def __init__(self, *, capacity: Capacity) -> None:
-            super().__init__(capacity=capacity)
+        def __init__(self, *, capacity: Capacity, batches: int = 0) -> None:
+            super().__init__(capacity=capacity, batches=batches)
             self.remembered: dict[int, Flight] = {}
 
         def _report(self, report: Report) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -329,6 +331,25 @@ def test_every_body_that_is_cut_or_changed_is_damaged_or_something_else_but_no_c
                 decode(
                     Record(record.kind, 0.0, record.body[:size], record.node, record.lo, record.count), seq=3
                 )
+
+
+@settings(max_examples=100, deadline=None)
+@given(made=reports(), seed=st.integers(0, 1 << 30))
+def test_bodies_that_were_changed_are_damaged_or_read_as_something_else(
+    made: tuple[Report, Sequence[int]], seed: int
+) -> None:
+    report, indices = made
+    rng = random.Random(seed)
+    for record in RecordWriter().report(
+        report, indices, number=lambda node: node, load=lambda ref: ref.data, at=2.0
+    ):
+        body = bytearray(record.body)
+        for _ in range(rng.randint(1, 3)):
+            body[rng.randrange(1, len(body))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del body[rng.randrange(1, len(body)) :]
+        with suppress(HistoryDamaged):
+            decode(replace(record, body=bytes(body)))
 
 
 def test_a_later_layout_is_refused_as_too_new() -> None:

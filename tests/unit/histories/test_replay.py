@@ -204,7 +204,7 @@ def test_a_node_moves_and_so_does_the_run() -> None:
     run = Written()
     run.add(run.writer.state(None, Transition(code=Code.RUNNING), 1.0))
     run.add(run.writer.state(0, Transition(code=Code.RUNNING, width=2), 2.0))
-    run.add(run.writer.state(0, Transition(code=Code.FAILED, message="why"), 3.0))
+    run.add(run.writer.state(0, Transition(code=Code.FAILED, message="why", width=2), 3.0))
     run.add(run.writer.state(None, Transition(code=Code.FAILED), 4.0))
     node = run.replay.nodes[0]
     assert node.width == 2 and node.is_final and node.has_started and node.transitions[-1].message == "why"

@@ -1,0 +1,116 @@
+"""What runs anew because something before it does: outcomes of earlier lives that do not count any more.
+
+They are taken back in the history too, before anything runs: else a driver that dies halfway would leave outcomes behind
+that look just as good as those that were made of the new inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from graphflow.engine.books import Past, packed
+from graphflow.graph import DepKind
+from graphflow.histories.replay import Replay, ReplayedNode
+from graphflow.records import EntryDep
+from graphflow.states import FINAL_CODES, FINAL_TABLE, Code
+
+__all__ = ["Lineage", "TakenBack", "ended_of"]
+
+TakenBack = tuple[int, Sequence[int]]
+"""The number of a node, and the items of it that do not count any more."""
+
+
+class Lineage:
+    """The graph of the earlier lives, and which of their outcomes still count.
+
+    Parameters
+    ----------
+    replay
+        The history of those lives; outcomes that are taken back are Pending in it from then on.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self._nodes = replay.nodes
+        self._users: dict[int, list[tuple[int, EntryDep]]] = {}
+        self._children: dict[int, list[tuple[int, int]]] = {}
+        self._pasts: dict[int, Past] = {}
+        self._taken: list[TakenBack] = []
+        for number, known in replay.nodes.items():
+            for dep in known.entry.deps:
+                self._users.setdefault(dep.upstream, []).append((number, dep))
+            if known.entry.parent is not None:
+                parent, index = known.entry.parent
+                self._children.setdefault(parent, []).append((index, number))
+
+    def hand_out(self, number: int, past: Past) -> None:
+        """The core has this past from now on; what is taken back later is taken back there too."""
+        self._pasts[number] = past
+
+    def taken_back(self) -> list[TakenBack]:
+        """What was taken back since this was asked last; of a node without items, no items."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def children(self, number: int) -> Iterable[tuple[int, ReplayedNode]]:
+        """The nodes that stand in for items of a node: (item, node)."""
+        return ((index, self._nodes[child]) for index, child in self._children.get(number, ()))
+
+    def take_back(self, number: int, indices: Sequence[int], *, is_changed: bool) -> None:
+        """Items run anew, and so does what depends on them. O(items + dependencies).
+
+        Parameters
+        ----------
+        is_changed
+            Whether they may record other tasks than before; those that they recorded run anew then as well.
+        """
+        todo = [(number, indices, is_changed)]
+        while todo:
+            number, indices, is_changed = todo.pop()
+            self._void(number, indices)
+            for user, dep in self._users.get(number, ()):
+                known = self._nodes[user]
+                kind = DepKind[dep.kind]
+                if kind is DepKind.ORDER or (kind is DepKind.PICK and dep.index not in indices):
+                    continue
+                ended = ended_of(known, indices if kind is DepKind.ITEMS else None)
+                if len(ended) or (kind is not DepKind.ITEMS and known.is_final):
+                    todo.append((user, ended, True))
+            if is_changed:
+                for index, child in self._children.get(number, ()):
+                    if index in indices:
+                        todo.append((child, ended_of(self._nodes[child]), True))
+
+    def take_back_users(self, number: int) -> None:
+        """A node as a whole is not what it was (its width, say): whatever took all of it runs anew."""
+        for user, dep in self._users.get(number, ()):
+            known = self._nodes[user]
+            if DepKind[dep.kind] in (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS):
+                ended = ended_of(known)
+                if len(ended) or known.is_final:
+                    self.take_back(user, ended, is_changed=True)
+            elif DepKind[dep.kind] is DepKind.ITEMS:
+                self.take_back_users(user)
+
+    def _void(self, number: int, indices: Sequence[int]) -> None:
+        known = self._nodes[number]
+        if not len(indices) and not known.is_final:
+            return
+        self._taken.append((number, indices))
+        known.code = Code.PENDING
+        known.write(indices, bytes(len(indices)), bytes(len(indices)))
+        past = self._pasts.get(number)
+        if past is not None:
+            for index in indices:
+                if index < len(past.states):
+                    past.states[index] = past.attempts[index] = 0
+
+
+def ended_of(known: ReplayedNode, among: Sequence[int] | None = None) -> Sequence[int]:
+    """The items of a node that ended, of some of them or of all."""
+    states = known.states
+    if among is None:
+        among = range(len(states))
+    flags = states.translate(FINAL_TABLE)
+    if isinstance(among, range) and len(among) and flags.count(1, among.start, among.stop) == len(among):
+        return among
+    return packed([index for index in among if index < len(states) and states[index] in FINAL_CODES])

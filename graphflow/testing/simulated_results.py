@@ -1,0 +1,62 @@
+"""A result store in memory, whose objects can be lost or damaged."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+from graphflow.errors import ResultDamaged
+
+__all__ = ["VolatileStore"]
+
+
+class VolatileStore:
+    """Objects by name, as bytes."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.url = "memory://simulated"
+        self.is_shared = True
+        self.keys: Sequence[bytes] = (b"k" * 32,)
+
+    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+        """Write an object; it is there whole, or not at all."""
+        self.objects[name] = b"".join(parts)
+        return len(self.objects[name])
+
+    def read(self, name: str, offset: int, nbytes: int) -> bytes:
+        """Bytes of an object; a negative offset counts from its end.
+
+        Raises
+        ------
+        ResultDamaged
+            If there is no such object, or it is shorter.
+        """
+        data = self.objects.get(name)
+        if data is None:
+            raise ResultDamaged(f"there is no {name}")
+        start = offset if offset >= 0 else len(data) + offset
+        found = data[start : start + nbytes]
+        if len(found) != nbytes:
+            raise ResultDamaged(f"{name} is too short")
+        return found
+
+    def names(self) -> Iterator[str]:
+        """All objects."""
+        yield from list(self.objects)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Remove objects."""
+        for name in names:
+            self.objects.pop(name, None)
+
+    def damage(self, name: str, rng: random.Random) -> None:
+        """Lose an object, cut it short, or change one bit of each byte of it."""
+        data = self.objects[name]
+        how = rng.randrange(3)
+        if how == 0:
+            del self.objects[name]
+        elif how == 1:
+            self.objects[name] = data[: rng.randrange(len(data))]
+        else:
+            self.objects[name] = bytes(byte ^ 1 for byte in data)
