@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def size_of(path: Path) -> int:
 
 
 def test_a_driver_killed_at_random_instants_loses_nothing_that_was_committed(
-    stage: Any, cluster: str
+    stage: Any, cluster: str, wait_until: Callable[..., None]
 ) -> None:
     chance = random.Random(SEED)
     done_before: set[int] = set()

@@ -38,31 +38,25 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-def left_before_the_end(stage: Any) -> Any:
-    """A run whose driver died when all but the last task had ended."""
-    driver = stage.drive(rules="batch.report.before:record=/dev/null", **GIVEN)
-    driver.wait()
-    return driver.result()["hits"]["batch.report.before"]
-
-
 @pytest.mark.parametrize("damage", [flip, cut, remove])
 def test_each_damaged_pack_runs_its_own_items_again_and_no_others(
     damage: Callable[[Path], None], new_stage: Callable[[str], Any]
 ) -> None:
     clean = new_stage("clean")
     last = clean.drive(rules="", **GIVEN).result()["hits"]["batch.pack.before"]
-    origin = new_stage("origin")
+    stage = new_stage("damaged")
     # It dies before the value of the last task is anywhere.
-    assert origin.drive(rules=f"batch.pack.before:kill@{last - 1}", **GIVEN).wait() == -signal.SIGKILL
-    seen = origin.look("run-1")
-    before = origin.counts()
+    assert stage.drive(rules=f"batch.pack.before:kill@{last - 1}", **GIVEN).wait() == -signal.SIGKILL
+    seen = stage.look("run-1")
+    good = stage.home.with_name("good")
+    shutil.copytree(stage.home, good)
     names = flows.names(SIZE)
     done = {names[node][index] for node in names for index in seen["done"].get(node, ())}
     assert seen["packs"]
     for name, places in seen["packs"].items():
-        stage = new_stage(f"damaged-{name}")
-        shutil.copytree(origin.home, stage.home)
-        shutil.copy(origin.tally, stage.tally)
+        shutil.rmtree(stage.home)
+        shutil.copytree(good, stage.home)
+        before = stage.counts()
         damage(stage.home / "runs" / "run-1" / "results" / name)
         found = stage.drive(**GIVEN).result()
         assert found["state"] == "Completed", found

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 LARGE = 200_000
 LIMIT = 128 << 10
 
@@ -40,20 +38,12 @@ def test_a_disk_that_is_full_for_the_history_crashes_the_run_which_can_be_resume
     assert sorted(map(int, after)) == list(range(20_000))
 
 
-@pytest.mark.parametrize("backend", ["threads:2", "cluster"])
-def test_a_disk_that_is_full_for_results_crashes_the_run_which_can_be_resumed(
-    stage: Any, backend: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_disk_that_is_full_for_results_crashes_the_run_which_can_be_resumed(stage: Any) -> None:
     given = {
         "name": "bulky",
         "run_id": "run-1",
         "parameters": {"size": 12, "sizes": [10, 10, 10, 10, 10, 10, 10, 10, LARGE]},
-        "backend": backend,
     }
-    if backend == "cluster":
-        # There the driver alone has no room: the values reach the disk through workers that have.
-        given["backend"] = request.getfixturevalue("cluster")
-        pytest.skip("workers of a cluster that outlives the driver have room")
     found = stage.drive(call="limited", nbytes=LIMIT, **given).result()
     assert found["state"] == "Crashed", found
     assert found["error"] == "ResultStoreError"

@@ -62,12 +62,13 @@ def run_cli(stage: Any, gate: Path) -> tuple[int, str]:
 
 
 PLACES = [
+    "driver.report.received@3",
     "journal.commit.before@6",
     "driver.tell.before@5",
     "driver.submit.before@6",
-    "store.fsync.after@5",
-    "batch.report.before@4",
+    "anchor.write.after@6",
 ]
+"""Where the thread that writes the history is, outside of a transaction."""
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -75,44 +76,80 @@ def test_a_driver_that_was_stopped_for_longer_than_its_lease_writes_nothing_more
     stage: Any, gate: Path, wait_until: Callable[..., None], place: str
 ) -> None:
     name, _, hit = place.partition("@")
-    env = {"GRAPHFLOW_LEASE_SECONDS": "0.6"}
-    given = {
-        "name": "gated",
-        "run_id": "run-1",
-        "env": env,
-        "parameters": {"size": SIZE, "gate": str(gate)},
-    }
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
     sleeper = stage.drive(rules=f"{name}:pause@{hit}", **given)
     wait_until(lambda: sleeper.is_stopped)
-    while True:
-        other = stage.drive(**given)
-        wait_until(lambda other=other: other.has_ended or stage.counts().get("hold", 0) > 0)
-        if stage.counts().get("hold", 0):
-            break
-        assert other.result()["refused"] == "LeaseHeld"
-    if place.startswith("lease"):
-        # The sleeper was in `hold` already, so the gate opens for it too.
-        wait_until(lambda: stage.counts()["hold"] == 2)
+    assert stage.drive(**given).result()["refused"] == "LeaseHeld"
+    other = stage.drive(call="later", **given)
+    wait_until(lambda: other.has_ended or stage.counts().get("hold", 0) == 1)
+    assert not other.has_ended, other.result()
     seen = stage.look("run-1")
     before = stage.counts()
     sleeper.send(signal.SIGCONT)
-    if not place.startswith("lease"):
-        found = sleeper.result()
-        assert found.get("error") == "LeaseLost", found
-        assert found["state"] == "Crashed"
-        assert "can write nothing more" in found["message"]
-        again = stage.look("run-1")
-        assert (again["head"], again["done"]) == (seen["head"], seen["done"])
-        assert again["state"] == "Running" and again["wrong"] == []
-        # What it had sent already may still end, nothing else begins.
-        after = stage.counts()
-        assert sum(after.values()) - sum(before.values()) <= 6 * 5
+    found = sleeper.result()
+    assert found.get("error") == "LeaseLost", found
+    assert found["state"] == "Crashed"
+    assert "can write nothing more" in found["message"]
+    again = stage.look("run-1")
+    assert again["written"]["1"] == seen["written"]["1"] and again["wrong"] == []
+    # What it had sent already may still end, nothing else begins.
+    assert sum(stage.counts().values()) - sum(before.values()) <= 6 * 5
     with open(gate, "w"):
         pass
     assert other.result()["value"] == VALUE
-    sleeper.wait()
-    assert stage.look("run-1")["state"] == "Completed"
-    assert stage.look("run-1")["wrong"] == []
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_a_driver_that_was_stopped_in_the_middle_of_a_commit_is_told_of(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    sleeper = stage.drive(rules="journal.commit.filled:pause@6", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    found = stage.drive(call="later", patience=0.2, **given).result()
+    assert found["refused"] == "HistoryLocked", found
+    assert "stopped (Ctrl-Z)" in found["message"] and "Continue or end it" in found["message"]
+    sleeper.send(signal.SIGCONT)
+    # Within its lease it goes on; after that it may have found out that another driver wanted the run.
+    wait_until(lambda: sleeper.has_ended or stage.counts().get("hold", 0) == 1)
+    if sleeper.has_ended:
+        assert sleeper.result()["error"] == "LeaseLost"
+        sleeper = stage.drive(**given)
+    with open(gate, "w"):
+        pass
+    assert sleeper.result()["value"] == VALUE
+    assert max(stage.counts().values()) == 1
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_a_short_lease_runs_out_while_its_driver_is_stopped(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    env = {"GRAPHFLOW_LEASE_SECONDS": "1"}
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}, "env": env}
+    sleeper = stage.drive(rules="lease.renew.before:pause@3", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    refused = 0
+    while True:
+        other = stage.drive(**given)
+        wait_until(lambda other=other: other.has_ended or stage.counts()["hold"] == 2)
+        if not other.has_ended:
+            break
+        assert other.result()["refused"] == "LeaseHeld"
+        refused += 1
+    assert refused >= 1
+    sleeper.send(signal.SIGCONT)
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    found = sleeper.result()
+    assert found["error"] == "LeaseLost", found
+    counts = stage.counts()
+    assert counts == {**{f"step {x}": 1 for x in range(SIZE)}, "hold": 2}
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
 
 
 def test_a_clock_that_is_set_back_takes_no_run_from_its_driver(

@@ -16,6 +16,7 @@ from tally import count
 
 from graphflow import backends, durability, failpoints, flow, task, task_context
 from graphflow.errors import GraphflowError, RunNotFound
+from graphflow.histories import databases
 from graphflow.histories.leases import SystemClock
 from graphflow.histories.replay import Replay
 from graphflow.histories.sqlite import SqliteHistory
@@ -201,10 +202,12 @@ def look(run_id: str) -> dict[str, Any]:
     try:
         header = history.find(run_id)
     except RunNotFound:
-        return {"state": None, "head": 0, "done": {}, "tries": {}, "packs": {}, "wrong": []}
+        return {"state": None, "written": {}, "done": {}, "tries": {}, "packs": {}, "wrong": []}
     replay = Replay()
+    written: dict[int, int] = {}
     for entry in history.read(run_id):
         replay.add(entry)
+        written[entry.epoch] = entry.seq
     done: dict[str, list[int]] = {}
     tries: dict[str, dict[str, int]] = {}
     for node in replay.nodes.values():
@@ -224,7 +227,7 @@ def look(run_id: str) -> dict[str, Any]:
                 )
     return {
         "state": header.state,
-        "head": history.head(run_id),
+        "written": written,
         "done": done,
         "tries": tries,
         "packs": packs,
@@ -255,6 +258,26 @@ class BackwardClock(SystemClock):
         """Seconds since the epoch."""
         self._reads += 1
         return time.time() - 3600.0 * self._reads
+
+
+class LaterClock(SystemClock):
+    """An hour has gone by: what has yet to run out has run out."""
+
+    def steady(self) -> float:
+        """Seconds since some moment of this boot."""
+        return time.monotonic() + 3600.0
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time() + 3600.0
+
+
+def later(*, patience: float | None = None, **given: Any) -> dict[str, Any]:
+    """Drive an hour later; with `patience`, seconds that locks are waited for."""
+    if patience is not None:
+        databases.PATIENCE_SECONDS = patience
+    durability.open_history = lambda: SqliteHistory(clock=LaterClock())  # type: ignore[assignment]
+    return drive(**given)
 
 
 def backward(**given: Any) -> dict[str, Any]:
