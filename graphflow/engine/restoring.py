@@ -62,11 +62,11 @@ class Restorer:
                     self._set(book, book.past, chosen)
         return _picked(indices, _all(size) & ~(begun | done)), _picked(indices, begun & ~done)
 
-    def keep(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
-        """The run stops: what ended before stays as it was, but for what is under way again."""
+    def keep(self, book: NodeBook, under_way: Collection[int] = ()) -> bool:
+        """The run stops: what ended before stays as it was, but for what is under way again. Gives whether all of it ended."""
         past = book.past
         if past is None or book.is_final:
-            return
+            return book.is_final
         width = past.width if book.width is None else book.width
         size = len(past.states) if width is None else min(width, len(past.states))
         book.grow(size)
@@ -81,6 +81,7 @@ class Restorer:
         if book.width is None and past.width is not None and past.width >= len(book.states):
             set_width(self._run, book, past.width)
         end_if_complete(self._run, book)
+        return book.final != 0
 
     # -- which items need not run -------------------------------------------------------------------------
 

@@ -321,9 +321,9 @@ class SimulatedDriver(Simulation):
         yield "committed"
         if booked != [command for _, commands, _ in handled for command in commands]:
             raise Violation("what may be told is not what was booked")
-        for event, commands, taken in handled:
+        for event, commands, past in handled:
             assert isinstance(self.ledger, _LifeLedger)
-            self.ledger.take_over(taken)
+            self.ledger.take_over(past)
             self._note(event)
             yield from self._settled(event, commands)
         if not self._inbox and self.core.is_stalled():

@@ -87,7 +87,8 @@ def with_values(scenario: Scenario, changed: Mapping[tuple[int, int], int] | Non
 
 
 def _with_program(node: Node, script: NodeScript, versions: Mapping[tuple[int, int], int]) -> Node:
-    taken = sorted(each.slot for each in (*node.deps, *node.sources) if each.slot >= 0)
+    slots = [each.slot for each in node.deps] + [each.slot for each in node.sources]
+    taken = sorted(slot for slot in slots if slot >= 0)
     program = Program(
         id=node.key,
         fn=_body,
