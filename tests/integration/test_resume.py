@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graphflow import allow_failure, flow, history, pause_run, task, unmapped
+from graphflow import allow_failure, flow, history, pause_run, task, task_context, unmapped
 from graphflow.errors import (
     FlowChanged,
     GraphflowError,
@@ -734,3 +734,26 @@ def test_what_does_not_persist_is_said(tally: Any, broken: Path, caplog: pytest.
         assert body.resume(run.id).value == 3
     assert [record for record in caplog.records if "does not persist" in record.getMessage()]
     assert counts(tally) == {"0": 2, "1": 2, "2": 2}
+
+
+def test_tasks_see_one_run_in_all_its_lives(backend_name: Any, tally: Any, broken: Path) -> None:
+    place, log = str(broken), tally
+
+    @task
+    def work(x: int) -> int:
+        context = task_context()
+        log.add(f"{context.run_id} {context.idempotency_key}")
+        if Path(place).exists():
+            raise ValueError("bad")
+        return x
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return work.map(range(3))
+
+    run = body.run()
+    broken.unlink()
+    assert body.resume(run.id).value == [0, 1, 2]
+    found = counts(tally)
+    assert set(found.values()) == {2} and len(found) == 3
+    assert {key.split()[0] for key in found} == {run.id}
