@@ -75,8 +75,12 @@ class Restorer:
             if codes[index] > before[index] and not book.attempts[index] and index not in under_way
         ]
         self._set(book, past, packed(kept))
-        if book.width is None and past.width is not None and past.width >= len(book.states):
+        known = len(book.states)
+        if book.width is None and past.width is not None and past.width >= known:
             set_width(self._run, book, past.width)
+        elif book.width is None and known:
+            book.is_cut_short = True
+            set_width(self._run, book, known)
         end_if_complete(self._run, book)
 
     # -- which items need not run -------------------------------------------------------------------------

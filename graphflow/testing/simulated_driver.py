@@ -46,6 +46,7 @@ class _LifeLedger(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
+        self.core: Core | None = None
         self.taken: dict[int, set[int]] = {}
         """Items that ended before, and were neither sent nor ended in this life."""
         self._before: dict[int, dict[int, int]] = {}
@@ -58,6 +59,14 @@ class _LifeLedger(Ledger):
             self._before[node] = {**states}
             self.taken[node] = {*states}
             self.attempts[node] = {index: count for index, count in enumerate(past.attempts) if count}
+
+    def is_ended(self, node: int, index: int) -> bool:
+        """Whether an item has ended in this life, or was taken over by now."""
+        if index in self.taken.get(node, ()):
+            assert self.core is not None
+            states = self.core.books[node].states
+            return index < len(states) and states[index] in FINAL_CODES
+        return super().is_ended(node, index)
 
     def _forget(self, node: int, index: int) -> None:
         taken = self.taken.get(node)
@@ -245,7 +254,9 @@ class SimulatedDriver(Simulation):
         self._begin(start)
 
     def _make_ledger(self) -> Ledger:
-        return _LifeLedger()
+        ledger = _LifeLedger()
+        ledger.core = self.core
+        return ledger
 
     def _make_rng(self) -> random.Random:
         return random.Random(self.scenario.seed * 100 + self.number)
