@@ -507,7 +507,7 @@ class Core:
             if book.is_final:
                 continue
             under_way = kept.get(book.node.id, set())
-            self.opener.restorer.keep(book, under_way)
+            self.opener.restorer.stop(book, under_way)
             if book.is_final:
                 continue
             if book.width is None:

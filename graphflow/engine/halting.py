@@ -41,6 +41,7 @@ class Halter:
         if book.is_final or run.is_stopping:
             return
         waiting = self._dispatcher.empty(stage)
+        self._keep(stage)
         self._cut_short(stage)
         under_way = [flight for flight in run.flights.values() if book.node.id in flight.nodes]
         rest = _not_begun(book, under_way)
@@ -67,6 +68,16 @@ class Halter:
         elif others:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
 
+    def _keep(self, stage: Stage) -> None:
+        """What an earlier life of the run ended stays as it was, also where it was not ready yet."""
+        ends_now = stage.width is None and stage.pulled and not stage.undecided
+        for member in stage.members:
+            book = self._run.books[member]
+            flights = [flight for flight in self._run.flights.values() if member in flight.nodes]
+            under_way = {index for flight in flights for index in flight.out()} if book.past else ()
+            below = None if ends_now or stage.width is not None else len(book.states)
+            self._opener.restorer.keep(book, under_way, below=below)
+
     def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
         """Iterators are asked for nothing more, and the width is what they gave so far; whether that is as wanted."""
         run, leader = self._run, self._run.leader_of(stage)
@@ -75,7 +86,7 @@ class Halter:
                 stage.exhausted.add(slot)
                 run.commands.append(ev.CloseSource(node=leader.node.id, slot=slot))
         if stage.width is None and stage.pulled and not stage.undecided:
-            stage.width = len(leader.states)
+            stage.width = max(len(run.books[member].states) for member in stage.members)
             for member in stage.members:
                 book = run.books[member]
                 book.is_cut_short = not is_wanted
@@ -93,6 +104,7 @@ class Halter:
         if run.is_stopping or not has_more or run.leader_of(stage).is_final:
             return
         waiting = self._dispatcher.empty(stage)
+        self._keep(stage)
         self._cut_short(stage, is_wanted=True)
         under_way = [flight for flight in run.flights.values() if flight.stage is stage]
         stage.is_halted = True

@@ -56,18 +56,33 @@ class Restorer:
                 begun |= mask | self._keep_attempts(book, past, indices, mask, stage)
         for book in books:
             if book.past is not None:
-                self._set(book, book.past, _picked(indices, restored[book.node.id]))
+                known = _mask(codes_at(book.states, indices).translate(FINAL_TABLE))
+                self._set(book, book.past, _picked(indices, restored[book.node.id] & ~known))
         return _picked(indices, _all(size) & ~(begun | done)), _picked(indices, begun & ~done)
 
-    def keep(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
-        """The run stops: what ended before stays as it was, but for what is under way again."""
+    def keep(
+        self, book: NodeBook, under_way: Collection[int] = (), *, below: int | None = None, is_over: bool = False
+    ) -> None:
+        """A map ends early: what ended before stays as it was, also where it was not ready yet. O(items).
+
+        Parameters
+        ----------
+        under_way
+            Items that are under way again.
+        below
+            Where to end; None for all of it.
+        is_over
+            Whether nothing more runs, so that nobody will need a value that is lost.
+        """
         past = book.past
         if past is None or book.is_final:
             return
-        width = past.width if book.width is None else book.width
-        size = len(past.states) if width is None else min(width, len(past.states))
+        ends = [each for each in (len(past.states), book.width, below) if each is not None]
+        size = min(ends)
         book.grow(size)
         codes = past.states[:size].translate(FINAL_TABLE)
+        if not is_over:
+            codes = bytearray(self._restored(book, range(size), {}).to_bytes(size, "little"))
         before = book.states[:size].translate(FINAL_TABLE)
         kept = [
             index
@@ -75,9 +90,15 @@ class Restorer:
             if codes[index] > before[index] and not book.attempts[index] and index not in under_way
         ]
         self._set(book, past, packed(kept))
-        known = len(book.states)
-        if book.width is None and past.width is not None and past.width >= known:
-            set_width(self._run, book, past.width)
+
+    def stop(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
+        """The run stops: what ended before stays as it was, but for what is under way again."""
+        if book.past is None or book.is_final:
+            return
+        self.keep(book, under_way, is_over=True)
+        known, width = len(book.states), book.past.width
+        if book.width is None and width is not None and width >= known:
+            set_width(self._run, book, width)
         elif book.width is None and known:
             book.is_cut_short = True
             set_width(self._run, book, known)

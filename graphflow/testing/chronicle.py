@@ -57,7 +57,7 @@ class Chronicle:
         """By epoch and batch."""
         self.run_code: int = Code.PENDING
         self.repeatable: set[tuple[int, int]] = set()
-        """Items that ended and may end once more: they were sent again for good reason."""
+        """Items that ended and may end once more: their values are gone, or something before them runs anew."""
         self.aliases: dict[tuple[int, int], int] = {}
         self.children: dict[tuple[int, int], set[int]] = {}
         """Nodes that were recorded in the place of an item."""

@@ -417,6 +417,7 @@ class Lives:
             for place in outcomes
             if not self.chronicle.is_valued(*place) or not self.chronicle.is_finished(place)
         }
+        self.chronicle.repeatable = {*self.gone, *self.stale}
 
     def _is_kept(self, place: Place) -> bool:
         node = self._nodes[place[0]]
@@ -459,7 +460,6 @@ class Lives:
                     f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
                     f"commit {outcome.seq}"
                 )
-            self.chronicle.repeatable.add(place)
         if outcome is None and tries < self.chronicle.attempts.get(place, 0):
             raise Violation(
                 f"item {place[1]} of node {place[0]} is sent as if it had had {tries} attempts, after "
