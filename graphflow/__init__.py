@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from graphflow.canonical import register_hash
 from graphflow.context import flow_context, get_run_logger, task_context
 from graphflow.flows import Flow, flow
 from graphflow.futures import Future, MappedFuture, as_completed, flatten, items, product, rows, starmap, wait
@@ -26,6 +29,9 @@ from graphflow.runs import Run
 from graphflow.states import State
 from graphflow.tasks import Task, task
 
+if TYPE_CHECKING:
+    from graphflow.past import history
+
 __all__ = [
     "Fail",
     "Flow",
@@ -49,10 +55,12 @@ __all__ = [
     "flow",
     "flow_context",
     "get_run_logger",
+    "history",
     "items",
     "not_all_skipped",
     "pause_run",
     "product",
+    "register_hash",
     "rows",
     "some_failed",
     "some_successful",
@@ -64,9 +72,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("graphflow")
+    if name == "history":
+        # What is past is read by its readers, not by every `import graphflow`.
+        from graphflow.past import history
+
+        return history
     raise AttributeError(f"module 'graphflow' has no attribute {name!r}")

@@ -29,6 +29,7 @@ from graphflow.errors import (
     ResultStoreError,
     RunCancelled,
 )
+from graphflow.failpoints import failpoint
 from graphflow.flow_options import FlowOptions
 from graphflow.futures import Future, wait_in_loop
 from graphflow.item import Item
@@ -177,7 +178,9 @@ class Execution:
             if not isinstance(run.exception, LeaseLost):
                 if run.exception is None:
                     durable.completed(run.value)
+                failpoint("life.end.before")
                 run._write_state()
+                failpoint("life.end.after")
         except GraphflowError as error:
             logger.error("the end of run %s could not be written: %s", run.name, error)
             if run.exception is None:

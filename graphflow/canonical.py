@@ -198,7 +198,7 @@ class Encoder:
         own = getattr(kind, "__graphflow_hash__", None)
         if own is not None:
             return self._of(kind, b"own", own(value), owner=value)
-        for each in kind.__mro__:
+        for each in kind.__mro__ if _REGISTERED else ():
             fn = _REGISTERED.get(each)
             if fn is not None:
                 return self._of(kind, b"registered", fn(value), owner=value)
@@ -212,12 +212,9 @@ class Encoder:
             return self._named(b"path", flavour, isinstance(value, pathlib.Path), str(value))
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
             return self._of(kind, b"namedtuple", tuple(kind._fields), tuple(value), owner=value)
-        if dataclasses.is_dataclass(kind) and not isinstance(value, _BUILTIN_CONTAINERS):
-            fields = {
-                each.name: getattr(value, each.name)
-                for each in dataclasses.fields(kind)
-                if hasattr(value, each.name)
-            }
+        names = _field_names(kind)
+        if names is not None:
+            fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
             return self._of(kind, b"dataclass", fields, owner=value)
         return self._of_library(value, kind)
 
@@ -321,6 +318,14 @@ def _tagged(tag: bytes, data: bytes | bytearray | memoryview) -> bytes:
     if size > LARGE_NBYTES:
         return b"%b#%d:" % (tag, size) + blake2b(data, digest_size=32).digest()
     return b"%b%d:" % (tag, size) + data
+
+
+@functools.lru_cache(maxsize=512)
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass; None of what is no dataclass, or holds more than its fields."""
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, _BUILTIN_CONTAINERS):
+        return None
+    return tuple(each.name for each in dataclasses.fields(kind))
 
 
 def _module_of(value: Any) -> str:

@@ -30,6 +30,7 @@ from graphflow.errors import (
     RunNotFound,
     ValueUnavailable,
 )
+from graphflow.failpoints import failpoint
 from graphflow.fingerprints import code_fingerprint
 from graphflow.functions import plain_function
 from graphflow.histories.codec import RecordWriter
@@ -121,8 +122,10 @@ class Durability:
         try:
             store = open_store(history, run.id)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
+            failpoint("life.begin.before")
             self.books.begin(_life(flow, run, journal.epoch, "start", store))
             self.books.commit()
+            failpoint("life.begin.after")
         except BaseException:
             journal.close()
             raise
@@ -230,7 +233,9 @@ class Durability:
                 error,
             )
             return
+        failpoint("life.value.before")
         self.books.run_noted({"value": _kept(self.store, f"{self.journal.epoch:04d}-value", data)})
+        failpoint("life.value.after")
 
     def close(self) -> None:
         """Give the lease back."""
@@ -314,9 +319,11 @@ def reopen(
         )
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
+        failpoint("life.begin.before")
         books.begin(_life_again(flow, header, replay, journal.epoch, reason, store))
         books.run_moved(Code.RESUMING)
         books.commit()
+        failpoint("life.begin.after")
     except BaseException:
         journal.close()
         raise
@@ -463,9 +470,14 @@ def _described(
         stored=stored,
         versions=_versions(),
         settings={name: os.environ[name] for name in sorted(os.environ) if name.startswith("GRAPHFLOW_")},
-        backend=str(flow.options.backend or "local"),
+        backend=_backend_name(flow.options.backend),
         results=store.url,
     )
+
+
+def _backend_name(given: Any) -> str:
+    name = given if isinstance(given, str) else getattr(given, "name", None)
+    return "local" if given is None else str(name or type(given).__name__)
 
 
 def _place_of(fn: Callable[..., Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ __all__ = [
     "GraphflowError",
     "HistoryDamaged",
     "HistoryError",
+    "HistoryLocked",
     "HistoryTooNew",
     "ItemCrashed",
     "ItemTimedOut",
@@ -31,6 +32,7 @@ __all__ = [
     "MapWidthError",
     "ParameterError",
     "RemoteError",
+    "RequestRefused",
     "ResultDamaged",
     "ResultStoreError",
     "RunCancelled",
@@ -152,6 +154,10 @@ class HistoryDamaged(HistoryError):
     """A history is not what was written: truncated, changed, or signed with another key."""
 
 
+class HistoryLocked(HistoryError):
+    """Another process keeps a file of a history locked, for longer than it is waited for."""
+
+
 class HistoryTooNew(HistoryError):
     """A history was written by a newer graphflow."""
 
@@ -180,6 +186,10 @@ class FlowChanged(GraphflowError, ValueError):
 
 class SourceChanged(GraphflowError, ValueError):
     """An iterator gives other items than in the earlier life of the run."""
+
+
+class RequestRefused(GraphflowError, RuntimeError):
+    """The driver of a run could not do what was asked of it from outside; says why."""
 
 
 class ResultStoreError(GraphflowError, RuntimeError):

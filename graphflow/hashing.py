@@ -11,7 +11,14 @@ from typing import Any
 from graphflow.canonical import Encoder, register_hash
 from graphflow.fingerprints import code_fingerprint
 
-__all__ = ["UNTOLD", "canonical_digest", "combined_digests", "item_digests", "register_hash"]
+__all__ = [
+    "UNTOLD",
+    "canonical_digest",
+    "combined_digests",
+    "item_digests",
+    "register_hash",
+    "source_digests",
+]
 
 DIGEST_NBYTES = 16
 ITEM_NBYTES = 8
@@ -65,6 +72,16 @@ def combined_digests(columns: Sequence[bytes]) -> bytes:
         return columns[0]
     rows = zip(*([each[at : at + 8] for at in range(0, len(each), 8)] for each in columns), strict=True)
     return b"".join(UNTOLD if UNTOLD in row else _short(b"".join(row)) for row in rows)
+
+
+def source_digests(columns: Sequence[Sequence[Any]]) -> bytes:
+    """What items are compared by that are mapped over these sequences together, one after the other in the order of the call.
+
+    Empty where all of them are ranges: the values of these follow from the indices.
+    """
+    if all(isinstance(each, range) for each in columns):
+        return b""
+    return combined_digests([item_digests(list(each)) for each in columns])
 
 
 def _short(data: bytes) -> bytes:

@@ -146,5 +146,7 @@ class Report:
     cpu_seconds: float = 0.0
     is_remote: bool = False
     is_refused: bool = False
+    is_packed: bool = False
+    """Whether the values that persist were written where they were made, as far as there are any."""
     store_error: str = ""
     """Why values could not be written to the result store; empty where they were, or need not be."""

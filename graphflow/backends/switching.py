@@ -48,7 +48,7 @@ def _is_daemon() -> bool:
     return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Run:
     """A run, and its batches on both sides."""
 

@@ -16,6 +16,7 @@ from graphflow.cli.bench import bench
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
+from graphflow.cli.runs import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import (
@@ -41,6 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench, name="bench")
+app.add_typer(runs, name="runs")
+app.command()(fsck)
 
 
 class GraphFormat(StrEnum):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.failures import FailureGroup, describe, group_failures, merge_groups
+from graphflow.cli.failures import FailureGroup, FailureView, describe, group_failures, merge_groups
 from graphflow.cli.meter import NodeRow, format_rate, format_seconds
 from graphflow.cli.tracebacks import full_text, user_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
+    from graphflow.past import PastNode, PastRun
     from graphflow.runs import Run
     from graphflow.views import NodeView
 
@@ -27,7 +28,7 @@ _LOOKED_AT = 1_000
 """Failures of a node that are looked at one by one."""
 
 
-def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
+def show_summary(run: Run | PastRun, rows: Sequence[NodeRow], console: Console) -> None:
     """One line for the run, and a table: rows are nodes, columns what became of their items."""
     seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
     style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
@@ -67,17 +68,20 @@ def _table(rows: Sequence[NodeRow]) -> Table:
     return table
 
 
-def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> None:
+def show_failures(
+    run: Run | PastRun, console: Console, *, is_verbose: bool = False, only: str | None = None
+) -> None:
     """The failures, grouped by exception, each group with its first traceback and where it happened.
 
-    What only failed because something upstream did is counted, not repeated.
+    What only failed because something upstream did is counted, not repeated. `only` is the name of a node.
     """
     followers = 0
     paragraphs: list[str] = []
     for node in run.nodes:
-        if not _has_failed(node.counts):
+        if not _has_failed(node.counts) or only not in (None, node.name):
             continue
-        failures, own = node.failures(), []
+        own: list[FailureView] = []
+        failures = node.failures()
         if len(failures) > _LOOKED_AT:
             groups = _storm(node)
             followers += node.counts["UpstreamFailed"]
@@ -89,12 +93,12 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> No
                 if isinstance(failure.exception, UpstreamFailed):
                     followers += 1
                 else:
-                    own.append(failure)
+                    own.append(cast("FailureView", failure))
             groups = group_failures(node.name, own)
         paragraphs += [describe(group, is_verbose=is_verbose) for group in groups[:_GROUPS_SHOWN]]
         if len(groups) > _GROUPS_SHOWN:
             paragraphs.append(f"… and {len(groups) - _GROUPS_SHOWN} more kinds of failure in {node.name}")
-    if run.exception is not None and (not paragraphs or is_verbose):
+    if run.exception is not None and (not paragraphs or is_verbose) and only is None:
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:
         what = "task run" if followers == 1 else "task runs"
@@ -103,13 +107,13 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False) -> No
         console.print(paragraph, markup=False, soft_wrap=True)
 
 
-def _storm(node: NodeView) -> list[FailureGroup]:
+def _storm(node: NodeView | PastNode) -> list[FailureGroup]:
     """The groups of very many failures, of which only the distinct exceptions are looked at."""
     failures = node.failures()
     parts = []
     for error in node.errors:
         shown = [index for part in error.indices[:9] for index in part[:9]]
-        parts.append(FailureGroup(node.name, failures.at(shown[0]), shown, error.count))
+        parts.append(FailureGroup(node.name, cast("FailureView", failures.at(shown[0])), shown, error.count))
     return merge_groups(parts)
 
 

@@ -33,7 +33,7 @@ from graphflow.records import (
     Transition,
 )
 from graphflow.reports import LogRecord, Report
-from graphflow.states import Code
+from graphflow.states import FINAL_CODES, Code
 
 __all__ = ["Bookkeeper", "node_inputs"]
 
@@ -66,6 +66,8 @@ class Bookkeeper:
         self._writer = writer
         self._by_key = dict(numbers or {})
         self._numbers: dict[int, int] = {}
+        self._why: dict[int, str] = {}
+        """What nodes fail with beside their items."""
         self._records: list[Record] = []
         self._state: str | None = None
         self._lock = threading.RLock()
@@ -196,14 +198,12 @@ class Bookkeeper:
             ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
             self._add(self._writer.ended(ended, at))
         elif isinstance(command, ev.NodeChanged):
-            moved = Transition(code=command.code, width=command.width)
+            message = self._why.pop(command.node, "") if command.code in FINAL_CODES else ""
+            moved = Transition(code=command.code, message=message, width=command.width)
             self._add(self._writer.state(self._numbers[command.node], moved, at))
         elif isinstance(command, ev.NodeFailed) and command.error is not None:
-            message = f"{type(command.error).__name__}: {command.error}"
-            code = Code.FAILED
-            self._add(
-                self._writer.state(self._numbers[command.node], Transition(code=code, message=message), at)
-            )
+            # Told with the state that it leads to.
+            self._why[command.node] = f"{type(command.error).__name__}: {command.error}"
         elif isinstance(command, ev.Alias):
             alias = Alias(
                 node=self._numbers[command.node],

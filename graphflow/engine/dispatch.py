@@ -130,7 +130,9 @@ class Dispatcher:
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
                     persists=self._persistence.keeps(node.program),
-                    wants_digests=number == 0 and self._persistence.compares and bool(node.sources),
+                    wants_digests=number == 0
+                    and self._persistence.compares
+                    and any(not isinstance(source.values, range) for source in node.sources),
                 )
             )
         return BatchOrder(

@@ -31,6 +31,7 @@ from graphflow.errors import (
     UpstreamFailed,
     ValueUnavailable,
 )
+from graphflow.failpoints import failpoint
 from graphflow.graph import Node
 from graphflow.histories.keeping import ReadValues
 from graphflow.histories.memory import MemoryHistory, Place
@@ -157,7 +158,13 @@ class Driver:
 
     def record(self, nodes: Sequence[Node]) -> None:
         """Nodes were recorded, each after what it depends on."""
-        self._inbox.put(lambda: self._handle(ev.NodesRecorded(nodes, self._turns.recorded(nodes))))
+
+        def handle() -> None:
+            failpoint("driver.records.before")
+            placed = self._turns.renewed(nodes)
+            self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
+
+        self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
@@ -220,7 +227,10 @@ class Driver:
         if program is None:
             raise GraphflowError(f"{owner}: {node.name} has no policies")
         options = program.options.with_policy(owner, change)
-        self._note(node, change)
+        noted = dict(change)
+        if "retry_delay_seconds" in noted:
+            noted["retry_delay_seconds"] = [*options.retry.delays]
+        self._note(node, noted)
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:
@@ -358,6 +368,7 @@ class Driver:
             if did and self.failure is None:
                 self._commit()
         if did:
+            self._do(partial(failpoint, "driver.tell.before"))
             while self._outbox and self.failure is None:
                 outbox, self._outbox = self._outbox, []
                 for command in outbox:
@@ -382,10 +393,11 @@ class Driver:
 
     def _commit(self) -> None:
         """Make durable what was booked; from then on it may be told."""
-        try:
+
+        def commit() -> None:
             self._outbox += self._turns.commit()
-        except GraphflowError as error:
-            self._fail(error)
+
+        self._do(commit)
 
     def _do(self, action: Callable[[], None] | None) -> None:
         if action is None:
@@ -405,8 +417,12 @@ class Driver:
         if self._timer is None or time.monotonic() < self._timer:
             return False
         self._timer = None
-        self._do(partial(self._handle, ev.TimerDue()))
+        self._do(self._time_is_up)
         return True
+
+    def _time_is_up(self) -> None:
+        failpoint("driver.timer.due")
+        self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
         """Wake whoever waits."""
@@ -443,6 +459,7 @@ class Driver:
         self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
+        failpoint("driver.report.received")
         report = self._stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
@@ -456,17 +473,18 @@ class Driver:
     def _stored(self, report: Report) -> Report:
         """The report with its values written, also where the workers did not reach the store."""
         keeping = self._persistence
+        if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
+            return report
         books = self.core.books
         missing = [
             step.node
             for step in report.steps
-            if step.stored is None
+            if Code.COMPLETED in step.states
             and step.values is not None
-            and step.values.kind != "local"
             and (program := books[step.node].node.program) is not None
             and keeping.keeps(program)
         ]
-        if not missing or keeping.store is None or report.store_error or report.is_refused:
+        if not missing:
             return report
         if not self._has_warned:
             self._has_warned = True
@@ -486,6 +504,7 @@ class Driver:
         )
 
     def _lost(self, event: BatchLost) -> None:
+        failpoint("driver.lost.received")
         if not self.is_finished:
             self._turns.lost(event, time.monotonic())
 
@@ -494,7 +513,9 @@ class Driver:
     def _perform(self, command: ev.Command) -> None:
         if isinstance(command, ev.SubmitBatch):
             self.hooks.running(self.core, command)
+            failpoint("driver.submit.before")
             self.backend.submit(self.dispatcher.order(command))
+            failpoint("driver.submit.after")
         elif isinstance(command, ev.CommitReport):
             self._committed(command)
         elif isinstance(command, ev.ItemsEnded):
@@ -542,7 +563,9 @@ class Driver:
             self.history.errors[command.node] = self.history.restored(fragment)
             answer = ev.Grafted(node=command.node, index=command.index, failed=True)
         else:
+            failpoint("driver.expand.before")
             nodes, root = self._adopt(fragment, parent, command.index)
+            failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
             self._inbox.put(
@@ -560,9 +583,11 @@ class Driver:
         self.tell(answer)
 
     def _finish(self, command: ev.FinishRun) -> None:
+        failpoint("driver.finish.before")
         self.outcome = command
         self.hooks.flush()
         self.is_finished = True
+        failpoint("driver.finish.after")
         self._emit("run", None, Code(command.code).state_name)
         self._notify()
 
@@ -585,6 +610,7 @@ class Driver:
         def deliver(pulled: Pulled) -> None:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
+            failpoint("driver.pull.after")
             self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error

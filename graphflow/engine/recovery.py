@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.engine.bookkeeping import node_inputs
 from graphflow.engine.books import Past, packed
 from graphflow.engine.lineage import Lineage, TakenBack, ended_of
-from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
+from graphflow.errors import FlowChanged, RunNotFound, SourceChanged, TaskOptionError
 from graphflow.fingerprints import code_fingerprint
 from graphflow.graph import DepKind, Node
-from graphflow.hashing import combined_digests, item_digests
+from graphflow.hashing import source_digests
 from graphflow.histories.memory import NodeHistory
 from graphflow.histories.replay import Replay, ReplayedNode
+from graphflow.knobs import KNOB_NAMES, checked_knobs
 from graphflow.mapping import slice_of
 from graphflow.orders import GONE
+from graphflow.policies import POLICY_NAMES
 from graphflow.reports import Stored, ValueInfo
 from graphflow.states import FINAL_CODES, Code
 
@@ -211,6 +213,27 @@ class Recovery:
             self._warned.add((node.task_name, text))
             logger.warning("task %r %s", node.task_name, text)
 
+    def changed(self, node: Node) -> Node:
+        """A node with the knobs and policies that were changed in an earlier life, unless they do not fit it any more."""
+        known = self._nodes.get(node.key)
+        if known is None:
+            return node
+        for _, values in known.changes:
+            owner = f"what was changed of {node.name!r}"
+            policy = {name: values[name] for name in POLICY_NAMES if name in values}
+            knobs = {name: values[name] for name in KNOB_NAMES if name in values}
+            try:
+                if policy and node.program is not None:
+                    options = node.program.options.with_policy(owner, policy)
+                    node = replace(node, program=replace(node.program, options=options))
+                if knobs and node.is_mapped:
+                    node = replace(node, knobs=checked_knobs(owner, knobs, before=node.knobs))
+                if "batch_size" in values:
+                    node = replace(node, batch_size=values["batch_size"] or None)
+            except TaskOptionError as error:
+                logger.warning("%s", error)
+        return node
+
     # -- items ------------------------------------------------------------------------------------------
 
     def _made(self, node: Node, known: ReplayedNode) -> Past:
@@ -345,10 +368,11 @@ class Recovery:
         if known is None:
             return
         count = start + len(values)
-        if has_ended and known.width is not None and count < known.width:
+        before_count = max(known.width or 0, known.told() if len(node.sources) == 1 else 0)
+        if has_ended and count < before_count:
             raise SourceChanged(
                 f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier life of "
-                f"this run it gave {known.width}. Its items cannot be matched: run the flow anew, or give a list"
+                f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
             )
         if known.width is not None and count > known.width >= start:
             # It goes on where it ended before: what took all of it takes more now.
@@ -375,8 +399,5 @@ def _differ(before: bytes, now: bytes, place: int) -> bool:
 
 
 def _digests(columns: Sequence[Any], lo: int, hi: int) -> bytes:
-    """What items are mapped over, as runners note it: nothing of ranges alone, which follow from the indices."""
-    parts = [slice_of(each, lo, hi) for each in columns]
-    if all(isinstance(each, range) for each in parts):
-        return b""
-    return combined_digests([item_digests(list(each)) for each in parts])
+    """What items are mapped over, as runners note it."""
+    return source_digests([slice_of(each, lo, hi) for each in columns])

@@ -6,7 +6,7 @@ same, because its value is gone and something may need it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from graphflow.engine.books import NodeBook, Past, Stage, codes_at, packed
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
@@ -18,6 +18,8 @@ from graphflow.states import FINAL_TABLE
 
 __all__ = ["Restorer"]
 
+MANY_RUNS = 64
+"""Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
 _ANY = bytes(code > 0 for code in range(256))
 _THERE = bytes(code == Past.THERE for code in range(256))
 _NEVER_KEPT = bytes(code == Past.NEVER_KEPT for code in range(256))
@@ -57,11 +59,17 @@ class Restorer:
         for book in books:
             if book.past is not None:
                 known = _mask(codes_at(book.states, indices).translate(FINAL_TABLE))
-                self._set(book, book.past, _picked(indices, restored[book.node.id] & ~known))
+                for chosen in _stretches(indices, restored[book.node.id] & ~known):
+                    self._set(book, book.past, chosen)
         return _picked(indices, _all(size) & ~(begun | done)), _picked(indices, begun & ~done)
 
     def keep(
-        self, book: NodeBook, under_way: Collection[int] = (), *, below: int | None = None, is_over: bool = False
+        self,
+        book: NodeBook,
+        under_way: Collection[int] = (),
+        *,
+        below: int | None = None,
+        is_over: bool = False,
     ) -> None:
         """A map ends early: what ended before stays as it was, also where it was not ready yet. O(items).
 
@@ -148,7 +156,7 @@ class Restorer:
     # -- taking over --------------------------------------------------------------------------------------
 
     def _set(self, book: NodeBook, past: Past, chosen: Sequence[int]) -> None:
-        """Book outcomes as they were; one after the other in ranges, where they are many."""
+        """Book outcomes as they were."""
         if not len(chosen):
             return
         run = self._run
@@ -200,22 +208,37 @@ def _all(size: int) -> int:
     return int.from_bytes(b"\1" * size, "little")
 
 
+def _runs(indices: Sequence[int], mask: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """The stretches where a mask is 1: the first position, and the indices. O(stretches), beside the searches."""
+    if not mask:
+        return
+    flags = mask.to_bytes(len(indices), "little")
+    start = flags.find(1)
+    while start >= 0:
+        stop = flags.find(0, start)
+        stop = len(flags) if stop < 0 else stop
+        yield start, indices[start:stop]
+        start = flags.find(1, stop)
+
+
+def _stretches(indices: Sequence[int], mask: int) -> list[Sequence[int]]:
+    """The indices where a mask is 1, as ranges where these are few."""
+    found = [run for _, run in _runs(indices, mask)]
+    return [_picked(indices, mask)] if len(found) > MANY_RUNS and 8 * len(found) > len(indices) else found
+
+
 def _picked(indices: Sequence[int], mask: int) -> Sequence[int]:
     if not mask:
         return ()
     if mask == _all(len(indices)):
         return indices
-    return packed([index for _, index in _places(indices, mask)])
+    picked: list[int] = []
+    for _, run in _runs(indices, mask):
+        picked += run
+    return packed(picked)
 
 
-def _places(indices: Sequence[int], mask: int) -> list[tuple[int, int]]:
+def _places(indices: Sequence[int], mask: int) -> Iterator[tuple[int, int]]:
     """(position, index) where a mask is 1."""
-    if not mask:
-        return []
-    flags = mask.to_bytes(len(indices), "little")
-    found: list[tuple[int, int]] = []
-    at = flags.find(1)
-    while at >= 0:
-        found.append((at, indices[at]))
-        at = flags.find(1, at + 1)
-    return found
+    for start, run in _runs(indices, mask):
+        yield from enumerate(run, start)

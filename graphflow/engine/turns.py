@@ -99,6 +99,11 @@ class Turns:
         self._take_back()
         return pasts
 
+    def renewed(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """The nodes with what was changed of them while an earlier life of the run went on."""
+        recovery = self._recovery
+        return nodes if recovery is None else [recovery.changed(node) for node in nodes]
+
     def check_source(self, node: Node, start: int, values: Sequence[Any], *, has_ended: bool) -> None:
         """An iterator gave items: they must be those that it gave in earlier lives.
 

@@ -21,6 +21,7 @@ from graphflow.records import Request, RunHeader
 __all__ = ["CATALOG_FILE", "Catalog", "Row"]
 
 CATALOG_FILE = "catalog.db"
+RUNS_AT_ONCE = 100
 
 Row = tuple[RunHeader, Claim | None]
 """A run as it was written down, and who drives it."""
@@ -59,6 +60,11 @@ class Catalog:
         """Write all of what is done inside, or nothing; nobody else writes meanwhile."""
         with self._lock, self._database.transaction():
             yield
+
+    def be_quick(self) -> None:
+        """From now on wait for locks for 20 ms at most, then raise `HistoryLocked`."""
+        with self._lock:
+            self._database.be_quick()
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
@@ -111,11 +117,16 @@ class Catalog:
 
     def runs(
         self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
-    ) -> list[Row]:
-        """Runs, the newest first."""
-        created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
+    ) -> Iterator[Row]:
+        """Runs, the newest first; fetched as they are asked for."""
         oldest = float("-inf") if since is None else since
-        return self._runs(schema.RUNS, flow_name, flow_name, oldest, created, created, run_id)
+        while True:
+            created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
+            rows = self._runs(schema.RUNS, flow_name, flow_name, oldest, created, run_id, RUNS_AT_ONCE)
+            yield from rows
+            if len(rows) < RUNS_AT_ONCE:
+                return
+            before = rows[-1][0]
 
     def set_state(
         self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
@@ -281,8 +292,9 @@ def _create(path: Path) -> None:
             f"the catalog {path} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
-        temporary.with_name(f"{temporary.name}-journal").unlink(missing_ok=True)
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+            with suppress(OSError):
+                leftover.unlink()
 
 
 def _opened(path: Path) -> Database:

@@ -46,7 +46,17 @@ _VERSIONS: Mapping[int, int] = {
     Kind.ERRORS: texts.VERSION,
     Kind.VARIANTS: texts.VERSION,
 }
-_BROKEN = (ValueError, KeyError, IndexError, TypeError, OverflowError, zlib.error)
+_BROKEN = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    zlib.error,
+)
 
 
 def decode(record: Record, *, seq: int | None = None) -> Any:

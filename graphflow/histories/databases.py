@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew
 from graphflow.histories import schema
 from graphflow.histories.schema import Schema
 
@@ -28,7 +28,7 @@ BUSY_SECONDS = 1.0
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SURROUNDINGS = {
     sqlite3.SQLITE_FULL: "the disk is full; make room and go on",
-    sqlite3.SQLITE_READONLY: "it cannot be written: its disk, its folder or the file itself is read-only",
+    sqlite3.SQLITE_READONLY: "its disk, its folder or the file itself is read-only",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; is its folder there, and are you allowed to use it?",
     sqlite3.SQLITE_PERM: "you are not allowed to use it",
     sqlite3.SQLITE_AUTH: "you are not allowed to use it",
@@ -60,8 +60,6 @@ class Database:
         Whether it is written; a reader changes nothing, and never waits for a writer of a run.
     pragmas
         Run when it is opened.
-    patience
-        Seconds that the locks of others are waited for.
 
     Raises
     ------
@@ -77,12 +75,11 @@ class Database:
         *,
         writes: bool,
         pragmas: Sequence[str] = (),
-        patience: float = PATIENCE_SECONDS,
         is_frozen: bool = False,
     ) -> None:
         self.path = path
         self.writes = writes
-        self._patience = patience
+        self._patience = PATIENCE_SECONDS
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         if not path.is_file():
@@ -94,7 +91,7 @@ class Database:
             self._connection = sqlite3.connect(
                 f"file:{quote(str(path))}?mode={mode}",
                 uri=True,
-                timeout=min(BUSY_SECONDS, patience),
+                timeout=BUSY_SECONDS,
                 isolation_level=None,
                 check_same_thread=False,
             )
@@ -157,6 +154,11 @@ class Database:
             self._roll_back()
             raise
 
+    def be_quick(self) -> None:
+        """From now on wait for locks for 20 ms at most."""
+        self.execute(schema.WAIT_A_MOMENT)
+        self._patience = 0.0
+
     def close(self) -> None:
         """Close it; calling it again does nothing. In a child process the parent's connection is left alone."""
         connection, self._connection = self._connection, None
@@ -213,9 +215,13 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
     """What an error of SQLite means."""
     code, name = _code(error), getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code in _BUSY:
-        return HistoryError(
+        return HistoryLocked(
             f"{path} cannot be {what}: another process keeps it locked ({error}). Is one that uses it stopped"
             " (Ctrl-Z), or busy with a long transaction? Continue or end it, then try again"
+        )
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
+        return HistoryError(
+            f"{path} cannot be {what}: it was moved or removed while this process has it open"
         )
     if code in _SURROUNDINGS:
         return HistoryError(f"{path} cannot be {what}: {_SURROUNDINGS[code]} ({name})")

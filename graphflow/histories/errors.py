@@ -175,7 +175,7 @@ def _raw(record: ErrorRecord) -> BaseException:
         like = _raw(record.like)
         made = _made_like(like, record) if not isinstance(like, RemoteError) else None
         if made is not None:
-            if record.like.exception is not None:
+            if like.__traceback__ is not None:
                 return made.with_traceback(like.__traceback__)
             return _noted(made, record)
     return RemoteError(record.type_name, record.message, record.traceback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from graphflow.histories.packing import Packer, Unpacker, pressed, unpressed
@@ -48,7 +48,7 @@ class Change:
 
 def encode_fact(value: Any) -> bytes:
     """A small fact's body: a JSON object."""
-    return bytes([VERSION]) + json.dumps(value, separators=(",", ":"), default=_plain).encode("ascii")
+    return bytes([VERSION]) + _JSON.encode(value).encode("ascii")
 
 
 def _plain(value: Any) -> Any:
@@ -61,9 +61,12 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"), default=_plain)
+
+
 def encode_ranged(value: Dispatch | Ended) -> bytes:
     """The body of a fact about many items; a range stands in the record's header."""
-    given = asdict(replace(value, indices=()))
+    given = fact_of(value)
     del given["indices"]
     out = Packer(VERSION)
     out.json(given)
@@ -75,19 +78,18 @@ def encode_ranged(value: Dispatch | Ended) -> bytes:
 
 
 def fact_of(value: Any) -> dict[str, Any]:
-    """A record's value as a JSON object, without what has its default."""
-    if isinstance(value, NodeEntry):
-        made = {name: getattr(value, name) for name in _NODE_FIELDS}
+    """A record's value as a JSON object."""
+    kind = type(value)
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(each.name for each in fields(kind))
+    made = {name: getattr(value, name) for name in names}
+    if kind is NodeEntry:
         made["deps"] = [[dep.upstream, dep.kind, dep.argument, dep.index] for dep in value.deps]
-    elif isinstance(value, Life):
-        made = {name: getattr(value, name) for name in _LIFE_FIELDS}
-    else:
-        made = asdict(value)
     return made
 
 
-_NODE_FIELDS = tuple(each.name for each in fields(NodeEntry))
-_LIFE_FIELDS = tuple(each.name for each in fields(Life))
+_FIELDS: dict[type, tuple[str, ...]] = {}
 
 
 def _node(given: dict[str, Any]) -> NodeEntry:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from graphflow.errors import GraphflowError, HistoryError
+from graphflow.histories.checks import is_final
 from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
 from graphflow.ports import History
@@ -25,31 +26,40 @@ def verify_all(history: History, run_ids: Collection[str] = ()) -> dict[str, lis
     return wrong
 
 
-def check_run(
-    folder: Path, seal: Seal, *, run_id: str, header: RunHeader | None, is_driven: bool
-) -> list[str]:
+def check_run(folder: Path, seal: Seal, *, run_id: str, header: RunHeader | None) -> list[str]:
     """All that is wrong with a run's folder, compared with what the catalog says of it."""
     wrong: list[str] = []
     if header is None:
-        wrong.append(f"the catalog does not know run {run_id}, whose folder is {folder}")
+        wrong.append(
+            f"the catalog does not know run {run_id}, whose folder is {folder}; it can be written down there again"
+        )
     try:
         with RunReader(folder, seal, run_id=run_id) as reader:
             wrong += reader.faults()
-            wrong += _differences(reader, header, is_driven)
+            if header is not None:
+                wrong += _differences(reader, header)
     except HistoryError as error:
         wrong.append(str(error))
-    return wrong
+    # The same may have been found in two ways.
+    return list(dict.fromkeys(wrong))
 
 
-def _differences(reader: RunReader, header: RunHeader | None, is_driven: bool) -> list[str]:
-    if header is None:
-        return []
-    wrong: list[str] = []
-    row = reader.row
-    pairs = {"name": (header.name, row.name), "flow": (header.flow_name, row.flow_name)}
-    for what, (listed, written) in pairs.items():
+def _differences(reader: RunReader, header: RunHeader) -> list[str]:
+    row, last = reader.row, reader.last_state()
+    wrong = []
+    for what, listed, written in (
+        ("name", header.name, row.name),
+        ("flow", header.flow_name, row.flow_name),
+        ("beginning", header.created, row.created),
+    ):
         if listed != written:
-            wrong.append(f"the catalog says that its {what} is {listed!r}; it is {written!r}")
+            wrong.append(f"the catalog says that the {what} of run {row.id} is {listed!r}; it is {written!r}")
     if header.epoch < row.epoch:
-        wrong.append(f"the catalog knows {header.epoch} drivers of it; there were {row.epoch}")
+        wrong.append(f"the catalog knows {header.epoch} drivers of run {row.id}; there were {row.epoch}")
+    if header.lease is None and last is not None and is_final(header.state):
+        state = last[0] if is_final(last[0]) else "Crashed"
+        if header.state != state:
+            wrong.append(
+                f"the catalog says that run {row.id} is {header.state}; its history ends with {last[0]}"
+            )
     return wrong

@@ -155,16 +155,13 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
     starts, durations = come.words("f", count), come.words("f", count)
     stored: Stored | None = None
     if flags & _HAS_STORED:
-        name, offset, nbytes, entries = come.text(), come.number(), come.number(), come.number()
-        digest = come.blob()
-        missing = tuple(come.ints(come.number()))
         stored = Stored(
-            name=name,
-            offset=offset,
-            nbytes=nbytes,
-            digest=digest,
-            count=entries,
-            missing=missing,
+            name=come.text(),
+            offset=come.number(),
+            nbytes=come.number(),
+            count=come.number(),
+            digest=come.blob(),
+            missing=tuple(come.ints(come.number())),
             is_whole=not flags & _IS_PARTIAL,
         )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
-from graphflow.errors import HistoryError, LeaseLost
+from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
+from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import Catalog
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
 from graphflow.histories.leases import DriverLock, Holder, claim_of
@@ -30,6 +32,7 @@ class SqliteJournal:
         self,
         writer: RunWriter,
         catalog: Catalog,
+        polls: Catalog,
         lock: DriverLock,
         *,
         run_id: str,
@@ -40,6 +43,7 @@ class SqliteJournal:
     ) -> None:
         self._writer = writer
         self._catalog = catalog
+        self._polls = polls
         self._lock = lock
         self._run_id = run_id
         self._epoch = epoch
@@ -77,6 +81,7 @@ class SqliteJournal:
         if not records and state is None:
             return self._writer.seq
         at = self._clock.wall()
+        failpoint("journal.commit.before")
         try:
             seq = self._writer.commit(records, at=at, state=state)
         except LeaseLost:
@@ -97,6 +102,7 @@ class SqliteJournal:
                 f"{self._writer.path} is gone: somebody removed the folder of run {self._run_id} while it runs;"
                 " what is written from now on is lost"
             )
+        failpoint("lease.renew.before")
         claim = claim_of(self._run_id, self._epoch, self._holder, self._clock, self._lease_seconds)
         with self._catalog.transaction():
             is_ours = self._catalog.renew(claim)
@@ -110,20 +116,25 @@ class SqliteJournal:
                 f"run {self._run_id} was taken over by another driver: this one, of epoch {self._epoch}, was silent for"
                 " longer than its lease. It can write nothing more"
             )
+        failpoint("lease.renew.after")
 
     def requests(self) -> list[Request]:
         """What is asked and not answered yet; a few microseconds where nobody wrote to the catalog."""
         self._check()
-        version = self._catalog.version()
-        if version != self._seen_version:
-            self._waiting = self._catalog.waiting(self._run_id, self._epoch)
-            self._seen_version = version
+        # Somebody who has the catalog locked may be at it for long: then there is nothing new yet.
+        with suppress(HistoryLocked):
+            version = self._polls.version()
+            if version != self._seen_version:
+                self._waiting = self._polls.waiting(self._run_id, self._epoch)
+                self._seen_version = version
         return list(self._waiting)
 
     def answer(self, request: int, error: str = "") -> None:
         """Say what became of a request; only the first answer counts."""
         self._check()
+        failpoint("request.answer.before")
         self._catalog.answer(request, self._run_id, self._epoch, error, at=self._clock.wall())
+        failpoint("request.answer.after")
         self._waiting = [waiting for waiting in self._waiting if waiting.id != request]
 
     def close(self) -> None:
@@ -131,18 +142,22 @@ class SqliteJournal:
         if self._is_closed or self._pid != os.getpid():
             return
         self._is_closed = True
+        failpoint("journal.close.before")
         try:
             self._writer.close(checkpoint=not self._is_lost)
+            failpoint("journal.close.emptied")
             if self._unpublished is not None:
                 self._publish()
             with self._catalog.transaction():
                 self._catalog.give_back(self._run_id, self._epoch)
                 self._catalog.answer_all(self._run_id, self._epoch, GONE, at=self._clock.wall())
+            failpoint("journal.close.after")
         except HistoryError as error:
             # The lock is let go below, which tells the others.
             _logger.warning("run %s: its lease could not be given back: %s", self._run_id, error)
         finally:
             self._catalog.close()
+            self._polls.close()
             self._lock.release()
 
     def abandon(self) -> None:
@@ -151,6 +166,7 @@ class SqliteJournal:
             self._is_closed = True
             self._writer.strand()
             self._catalog.strand()
+            self._polls.strand()
             self._lock.release()
 
     def _publish(self) -> None:
@@ -158,6 +174,7 @@ class SqliteJournal:
         if self._unpublished is None:
             return
         state, at = self._unpublished
+        failpoint("catalog.state.before")
         try:
             self._catalog.set_state(
                 self._run_id,
@@ -171,6 +188,7 @@ class SqliteJournal:
                 "run %s: the catalog could not be told that it is %s: %s", self._run_id, state, error
             )
         else:
+            failpoint("catalog.state.after")
             self._unpublished = None
 
     def _check(self) -> None:

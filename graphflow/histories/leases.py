@@ -12,6 +12,7 @@ import os
 import socket
 import time
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,7 +182,8 @@ class DriverLock:
     def discard(self) -> None:
         """Let it go before it was published."""
         self.release()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._temporary.unlink()
 
     def strand(self) -> None:
         """Close this process's hold of it, as at its death."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from graphflow.errors import HistoryError
@@ -81,11 +82,12 @@ def _copy(database: Database, place: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, place)
     except sqlite3.Error as error:
-        temporary.unlink(missing_ok=True)
         raise translated(error, temporary, "written") from error
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise HistoryError(
             f"{database.path} is of an older version, and no copy of it can be made at {temporary} before it is"
             f" brought up to date: {error.strerror}"
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

@@ -25,6 +25,9 @@ SAMPLE = 64
 SAMPLE_KINDS = 24
 """Different bytes in a sample of a column that is worth compressing, at most."""
 MAX_TEXT_NBYTES = 1 << 28
+MAX_ENTRIES = 1 << 27
+"""Entries of a column that are read: a damaged count must not fill the memory."""
+_JSON = json.JSONEncoder(separators=(",", ":"), default=str)
 _IS_BIG = sys.byteorder == "big"
 
 
@@ -67,7 +70,7 @@ class Packer:
 
     def json(self, value: Any) -> None:
         """A small plain value."""
-        self.text(json.dumps(value, separators=(",", ":"), default=str))
+        self.blob(_JSON.encode(value).encode("ascii"))
 
     def column(self, data: bytes) -> None:
         """A column of bytes, whose length the reader knows."""
@@ -78,10 +81,12 @@ class Packer:
             self._parts.append(bytes((_EQUAL, data[0])))
             return
         if size >= SMALL and len(set(data[:: max(1, size // SAMPLE)])) <= SAMPLE_KINDS:
-            pressed = zlib.compress(data, 1)
-            if len(pressed) + 4 < size:
+            # Runs and a skewed alphabet are all that there is to find; small windows are set up quickly.
+            packer = zlib.compressobj(1, zlib.DEFLATED, -12, 5, zlib.Z_RLE)
+            packed = packer.compress(data) + packer.flush()
+            if len(packed) + 4 < size:
                 self._parts.append(bytes((_PRESSED,)))
-                self.blob(pressed)
+                self.blob(packed)
                 return
         self._parts.append(bytes((_RAW,)))
         self._parts.append(data)
@@ -174,6 +179,8 @@ class Unpacker:
         """A column of so many bytes."""
         if not size:
             return b""
+        if size > 8 * MAX_ENTRIES:
+            raise ValueError(f"a column of {size:,} bytes is too large")
         how = self._take(1)[0]
         if how == _EQUAL:
             return self._take(1) * size
@@ -181,13 +188,15 @@ class Unpacker:
             return self._take(size)
         if how != _PRESSED:
             raise ValueError(f"no column begins with {how}")
-        return _unpressed(self.blob(), size)
+        return _unpressed(self.blob(), size, zlib.decompressobj(-12))
 
     def words(self, kind: str, size: int) -> array[Any]:
         """A column of so many numbers, of a type code of `array`."""
         words: array[Any] = array(kind)
         if not size:
             return words
+        if size > MAX_ENTRIES:
+            raise ValueError(f"a column of {size:,} numbers is too large")
         width = words.itemsize
         how = self._take(1)[0]
         if how == _EQUAL:
@@ -218,9 +227,8 @@ class Unpacker:
         return self.words("I" if width == 4 else "Q", count)
 
 
-def _unpressed(data: bytes, size: int) -> bytes:
+def _unpressed(data: bytes, size: int, opened: zlib._Decompress) -> bytes:
     """What was compressed, which must be of this size: never more is made."""
-    opened = zlib.decompressobj()
     made = opened.decompress(data, size + 1)
     if len(made) != size or not opened.eof:
         raise ValueError(f"a compressed column is not of {size} bytes")
@@ -230,7 +238,7 @@ def _unpressed(data: bytes, size: int) -> bytes:
 def pressed(rows: Sequence[Any]) -> bytes:
     """Plain values, such as texts, compressed."""
     # Escaped: lone surrogates come through too.
-    data = json.dumps(rows, separators=(",", ":"), default=str).encode("ascii")
+    data = _JSON.encode(rows).encode("ascii")
     return len(data).to_bytes(4, "little") + zlib.compress(data, 1)
 
 
@@ -239,7 +247,7 @@ def unpressed(data: bytes) -> list[Any]:
     size = int.from_bytes(data[:4], "little")
     if size > MAX_TEXT_NBYTES:
         raise ValueError(f"texts of {size:,} bytes are too large")
-    rows = json.loads(_unpressed(data[4:], size))
+    rows = json.loads(_unpressed(data[4:], size, zlib.decompressobj()))
     if not isinstance(rows, list):
         raise ValueError("these are no rows")
     return rows

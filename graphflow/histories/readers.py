@@ -83,15 +83,18 @@ class RunReader:
         after: int = 0,
         kinds: Collection[int] = (),
         node: int | None = None,
-        with_bodies: bool = True,
     ) -> Iterator[Entry]:
-        """Records of commits after a number; see `History.read`. Without bodies, headers alone are verified."""
+        """Records of commits after a number; see `History.read`.
+
+        The headers of all records are verified, and the bodies of those that are given: a filter hides no damage
+        that would change what passes it.
+        """
         self.check_end()
         upto = self.row.seq
         if after >= upto:
             return
         wanted = frozenset(int(kind) for kind in kinds)
-        is_all = with_bodies and not wanted and node is None
+        is_all = not wanted and node is None
         before, number = self._mac(after), self._first_after(after)
         for lo in range(max(after, 0), upto, COMMITS_AT_ONCE):
             commits = self._commits(lo, min(lo + COMMITS_AT_ONCE, upto))
@@ -107,7 +110,7 @@ class RunReader:
                     kind, of = found[2], found[3]
                     if (wanted and kind not in wanted) or (node is not None and of != node):
                         continue
-                    body = self._checked_body(found, is_all) if with_bodies else b""
+                    body = self._checked_body(found, is_all)
                     record = Record(kind, found[6], body, of, found[4], found[5])
                     yield Entry(seq, found[0] - first, epoch, record)
         if before != self.row.head:
@@ -132,18 +135,23 @@ class RunReader:
     def faults(self) -> list[str]:
         """All that is wrong with this file and its anchor; goes on after the first."""
         wrong: list[str] = []
-        looks: list[Callable[[], Iterable[str]]] = [
+        with self.database.transaction(writes=False):
+            # All looks see the same moment, though the run may go on.
+            self.row = self._read_row(self.row.id)
+            for look in self._looks():
+                try:
+                    wrong += look()
+                except HistoryError as error:
+                    wrong.append(str(error))
+        return wrong
+
+    def _looks(self) -> list[Callable[[], Iterable[str]]]:
+        return [
             self._integrity,
             self._anchor_faults,
             self._broken,
             self._leftovers,
         ]
-        for look in looks:
-            try:
-                wrong += look()
-            except HistoryError as error:
-                wrong.append(str(error))
-        return wrong
 
     def damaged(self, what: str) -> HistoryDamaged:
         """The error for something that is wrong with this file."""

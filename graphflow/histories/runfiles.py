@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphflow.errors import HistoryDamaged, HistoryError, LeaseLost
+from graphflow.failpoints import failpoint
 from graphflow.histories import schema
 from graphflow.histories.anchors import Anchor
 from graphflow.histories.checks import plain
@@ -119,13 +120,17 @@ class RunWriter:
         last = first + len(rows) - 1
         database = self._database
         with database.transaction():
+            failpoint("journal.commit.begun")
             fence = (seq, last, mac, self._run_id, self._epoch, self._head)
             if database.execute(schema.ADVANCE, fence).rowcount != 1:
                 self._refused()
             database.execute(schema.ADD_COMMIT, (seq, self._epoch, at, first, len(rows), state, mac))
             database.execute_many(schema.ADD_RECORD, rows)
+            failpoint("journal.commit.filled")
+        failpoint("journal.commit.after")
         self.seq, self._number, self._head = seq, last, mac
         self._anchor.write(seq, mac)
+        failpoint("anchor.write.after")
         return seq
 
     def is_there(self) -> bool:

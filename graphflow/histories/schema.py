@@ -43,6 +43,7 @@ RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+WAIT_A_MOMENT = "PRAGMA busy_timeout = 20"
 DATA_VERSION = "PRAGMA data_version"
 INTEGRITY = "PRAGMA integrity_check(20)"
 
@@ -194,8 +195,9 @@ RUNS_BY_PREFIX = (
 RUNS_BY_NAME = f"{_RUNS} WHERE run.name = ? ORDER BY run.created DESC, run.id DESC LIMIT 1"
 RUNS = f"""{_RUNS}
     WHERE (? = '' OR run.flow_name = ?) AND run.created >= ?
-        AND (run.created < ? OR (run.created = ? AND run.id < ?))
-    ORDER BY run.created DESC, run.id DESC"""
+        AND (run.created, run.id) < (?, ?)
+    ORDER BY run.created DESC, run.id DESC
+    LIMIT ?"""
 DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
 SET_STATE = "UPDATE run SET state = ?, started = COALESCE(started, ?), ended = ? WHERE id = ? AND epoch = ?"
 NOTE_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state = ?"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from graphflow import settings
 from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
+from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import CATALOG_FILE, Catalog, Row
 from graphflow.histories.checks import GONE, check_id, is_failed, is_final, state_code
 from graphflow.histories.journals import SqliteJournal
@@ -88,6 +89,7 @@ class SqliteHistory:
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
         try:
+            failpoint("history.create.before")
             os.mkdir(newborn, 0o700)
             build_run(
                 newborn,
@@ -99,6 +101,7 @@ class SqliteHistory:
             )
             lock = DriverLock(newborn)
             lock.publish()
+            failpoint("history.create.built")
             claim = claim_of(run_id, 1, me, self._clock, self.lease_seconds)
             with catalog.transaction():
                 if catalog.run(run_id) is not None:
@@ -106,8 +109,10 @@ class SqliteHistory:
                         f"there is a run {run_id} already, in {folder}; resume it, or take another id"
                     )
                 self._move_in(newborn, folder)
+                failpoint("history.create.moved")
                 catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
                 catalog.grant(claim)
+            failpoint("history.create.listed")
             sync_folder(folder.parent)
             return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
         except BaseException as error:
@@ -129,10 +134,11 @@ class SqliteHistory:
         if claim is not None and self._is_alive(header, claim):
             raise claim.held(me, self._clock, "cannot be taken")
         with self._reader(run_id) as reader:
-            # Nothing is opened for writing before all headers were found in order.
-            for _ in reader.entries(with_bodies=False):
+            # Nothing is opened for writing before all of it was found in order.
+            for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
+        failpoint("history.take.before")
         catalog = Catalog(self.folder, creates=False)
         try:
             lock = DriverLock(self.run_folder(run_id))
@@ -148,6 +154,7 @@ class SqliteHistory:
                     catalog.grant(claim_of(run_id, epoch, me, self._clock, self.lease_seconds))
                     catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
                     lock.publish()
+                failpoint("history.take.granted")
             except BaseException:
                 lock.discard()
                 raise
@@ -169,17 +176,22 @@ class SqliteHistory:
         writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
         try:
             row = writer.begin()
+            failpoint("history.take.fenced")
             if row.seq != seen:
                 # The driver before was not dead, and wrote until it was shut out.
                 with self._reader(run_id) as reader:
-                    for _ in reader.entries(after=min(seen, row.seq), with_bodies=False):
+                    for _ in reader.entries(after=min(seen, row.seq)):
                         pass
+            # A driver that looks for requests must not be held up by whoever has the catalog locked.
+            polls = Catalog(self.folder, creates=False)
+            polls.be_quick()
         except BaseException:
             writer.close(checkpoint=False)
             raise
         return SqliteJournal(
             writer,
             catalog,
+            polls,
             lock,
             run_id=run_id,
             epoch=epoch,
@@ -317,15 +329,15 @@ class SqliteHistory:
         row: Row | None = None
         try:
             catalog = self._readable()
-            row = None if catalog is None else catalog.run(run_id)
+            if catalog is not None:
+                wrong += catalog.integrity()
+                row = catalog.run(run_id)
         except HistoryError as error:
             wrong.append(str(error))
         if row is None and not folder.exists():
             raise self._missing(run_id)
-        is_driven = row is not None and row[1] is not None and self._is_alive(row[0], row[1])
-        return wrong + check_run(
-            folder, self._seal(run_id), run_id=run_id, header=row[0] if row else None, is_driven=is_driven
-        )
+        header = None if row is None else self._seen(*row)
+        return wrong + check_run(folder, self._seal(run_id), run_id=run_id, header=header)
 
     def remove(self, run_id: str) -> None:
         """Forget a run; see `History.remove`."""
@@ -360,6 +372,15 @@ class SqliteHistory:
             if catalog is not None and self._pid == os.getpid():
                 catalog.close()
 
+    def adopt(self) -> tuple[list[str], list[str]]:
+        """Write down runs that the catalog has lost; gives their ids, and what is wrong with those that cannot be read.
+
+        A catalog that is gone is made anew; a damaged one has to be moved away before.
+        """
+        from graphflow.histories.adopting import adopt
+
+        return adopt(self.folder, self._signing_key())
+
     def _shut_out(self, run_id: str, epoch: int) -> None:
         """Let a driver that was silent, and may wake up, write nothing more."""
         with suppress(HistoryError):
@@ -374,10 +395,13 @@ class SqliteHistory:
     def _me(self) -> Holder:
         return self._holder or this_process()
 
-    def _seal(self, run_id: str) -> Seal:
+    def _signing_key(self) -> bytes:
         if self._key is None:
             self._key = settings.secret_key(self.folder)
-        return Seal(self._key, run_id)
+        return self._key
+
+    def _seal(self, run_id: str) -> Seal:
+        return Seal(self._signing_key(), run_id)
 
     def _make_folders(self) -> None:
         try:
@@ -429,7 +453,7 @@ class SqliteHistory:
         has_lock = me.is_beside(claim.holder) and is_locked(self.run_folder(header.id))
         return claim.is_alive(me, self._clock, has_lock=has_lock)
 
-    def _newest(self, rows: Sequence[Row]) -> Iterator[RunHeader]:
+    def _newest(self, rows: Iterable[Row]) -> Iterator[RunHeader]:
         for row in rows:
             yield self._seen(*row)
 

@@ -31,7 +31,7 @@ def store_report(
     epoch: int,
     nodes: Collection[int] | None = None,
 ) -> Report:
-    """The report with its values in the store, in one pack; those that are there already stay where they are.
+    """The report with its values in the store, in one pack; if its batch could write there itself, the report as it is.
 
     Never raises: what cannot be written is told by `store_error`, as workers do.
 
@@ -42,6 +42,8 @@ def store_report(
     nodes
         Those whose values persist; None for all.
     """
+    if report.is_packed:
+        return report
     sections: list[Section] = []
     places: list[int] = []
     for place, step in enumerate(report.steps):
@@ -51,7 +53,7 @@ def store_report(
                 sections.append(section)
                 places.append(place)
     if not sections:
-        return report
+        return replace(report, is_packed=True)
     try:
         stored = publish(store, sections, run_id=run_id, batch=report.batch, epoch=epoch)
     except Exception as error:
@@ -59,7 +61,7 @@ def store_report(
     steps = list(report.steps)
     for place, found in zip(places, stored, strict=True):
         steps[place] = replace(steps[place], stored=found)
-    return replace(report, steps=tuple(steps))
+    return replace(report, steps=tuple(steps), is_packed=True)
 
 
 def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) -> Section | None:

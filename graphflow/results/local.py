@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import ResultDamaged, ResultStoreError
+from graphflow.failpoints import failpoint
 
 __all__ = ["LocalStore"]
 
@@ -88,6 +89,7 @@ class LocalStore:
         check_name(name)
         temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
+            failpoint("store.publish.before")
             folder = self._open_folder()
         except OSError as error:
             raise self._not_written(name, parts, error) from error
@@ -96,11 +98,15 @@ class LocalStore:
                 file = os.open(temporary, _WRITE, 0o600, dir_fd=folder)
                 try:
                     total = sum(_write(file, part) for part in parts)
+                    failpoint("store.write.after")
                     os.fsync(file)
+                    failpoint("store.fsync.after")
                 finally:
                     os.close(file)
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                failpoint("store.rename.after")
                 os.fsync(folder)
+                failpoint("store.publish.after")
             except BaseException:
                 _unlink(temporary, folder)
                 raise

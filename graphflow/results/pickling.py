@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
-import cloudpickle
-
 from graphflow.errors import SerializationError
 from graphflow.mapping import DROPPED
+from graphflow.results.classes import ValuePickler
 
 __all__ = ["decode", "encode"]
 
@@ -46,7 +46,7 @@ _TRUSTED = (
 def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
     """A column's bytes, and the errors of entries that cannot be carried (they become None)."""
     try:
-        data = cloudpickle.dumps(values, protocol=5)
+        data = _dumps(values)
         if not _needs_trial(values):
             return data, {}
         pickle.loads(data)
@@ -66,12 +66,18 @@ def _encode_each(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
     kept: list[Any] = []
     for position, value in enumerate(values):
         try:
-            pickle.loads(cloudpickle.dumps(value, protocol=5))
+            pickle.loads(_dumps(value))
             kept.append(value)
         except Exception as error:
             errors[position] = error
             kept.append(None)
-    return cloudpickle.dumps(kept, protocol=5), errors
+    return _dumps(kept), errors
+
+
+def _dumps(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    ValuePickler(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
 
 
 def decode(data: bytes | memoryview, what: str) -> list[Any]:

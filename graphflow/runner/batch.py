@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.context import TaskContext
-from graphflow.errors import GraphflowError, SerializationError
+from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
+from graphflow.failpoints import failpoint
 from graphflow.mapping import DROPPED, is_small, value_info
 from graphflow.orders import BatchOrder, Lane
 from graphflow.recording import Fragment, Handle, Recorder, handle_types
@@ -206,7 +207,8 @@ class Batch:
         if lost is None:
             return False
         error = step.upstream_failed(lost, self.order.indices[position])
-        code = Code.FAILED if isinstance(error, SerializationError) else Code.UPSTREAM_FAILED
+        is_own = isinstance(error, SerializationError | ResultDamaged)
+        code = Code.FAILED if is_own else Code.UPSTREAM_FAILED
         self._book(step, position, error, Decision(code, code), 0, time.perf_counter())
         return True
 
@@ -406,6 +408,7 @@ class Batch:
             held=held,
             cpu_seconds=cpu_seconds,
             is_remote=not self.host.is_local,
+            is_packed=self.order.results is not None,
             store_error=store_error,
         )
 
@@ -416,6 +419,7 @@ class Batch:
         columns = [part_of(step.values, positions) for step in self.steps]
         packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
         stored = self.host.store(columns, travels=travels, packed=packed)
+        failpoint("batch.report.before")
         labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
         labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
         reports = []
@@ -470,6 +474,7 @@ def _fragment(value: Any, recorder: Recorder) -> Fragment:
 
 def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
     """Run a batch; None if it was given up and its report delivered by `host.give_up`."""
+    failpoint("batch.begin")
     batch = Batch(order, host)
     errors = batch.errors
     try:

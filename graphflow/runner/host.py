@@ -16,13 +16,12 @@ __all__ = ["BatchHost", "Packed", "SerializationFailure"]
 class Packed:
     """A column as bytes, with the errors of entries that cannot be carried, and where it went in the result store.
 
-    Not `is_whole` where values were left out that nothing needs after this batch: those at `dropped`. `stored` is None where
+    `dropped` are positions of values that were left out, because nothing needs them after this batch. `stored` is None where
     it could not be written.
     """
 
     data: bytes
     errors: Mapping[int, Exception]
-    is_whole: bool
     stored: Stored | None
     dropped: Sequence[int] = ()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from graphflow.errors import ValueUnavailable
+from graphflow.errors import ResultDamaged, ValueUnavailable
 from graphflow.folding import Folded
-from graphflow.hashing import combined_digests, item_digests
+from graphflow.hashing import source_digests
 from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
 from graphflow.orders import (
     GONE_TEXT,
@@ -73,7 +73,10 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
     if isinstance(source, Whole):
         return Constant(load(source.ref)[source.position])
     if isinstance(source, Column):
-        column = joined(source.parts, load)
+        try:
+            column = joined(source.parts, load)
+        except ResultDamaged:
+            column = MixedColumn(_undamaged(source.parts, load))
         if not source.overrides:
             return column
         column = list(column)
@@ -104,10 +107,16 @@ def digested(step: StepOrder, order: BatchOrder) -> bytes:
     Empty where there are none, or ranges alone: their values follow from the indices.
     """
     sources = [order.inputs[slot] for slot in step.slots if isinstance(slot, int)]
-    columns = [each.values for each in sources if isinstance(each, Literals)]
-    if all(isinstance(each, range) for each in columns):
-        return b""
-    return combined_digests([item_digests(list(each)) for each in columns])
+    return source_digests([each.values for each in sources if isinstance(each, Literals)])
+
+
+def _undamaged(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> Iterator[Any]:
+    """The entries of the parts; where a part is damaged, its items fail, and no others."""
+    for part in parts:
+        try:
+            yield from joined((part,), load)
+        except ResultDamaged as error:
+            yield from [FailedInput(error)] * len(part[1])
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from graphflow.failpoints import failpoint
 from graphflow.mapping import DROPPED
 from graphflow.orders import BatchOrder
 from graphflow.results.packs import Section, publish
@@ -53,6 +54,7 @@ def pack_values(
     ]
     if not sections:
         return (), ""
+    failpoint("batch.pack.before")
     try:
         stored = iter(
             publish(order.results, sections, run_id=order.run_id, batch=order.id, epoch=order.epoch)
@@ -74,8 +76,8 @@ def _packed(
 ) -> Packed | None:
     """A column as bytes; None where there is no value that anything could ask for."""
     is_there = bytes(part_of(step.states, positions)).translate(_COMPLETED_TABLE)
-    is_whole, dropped = step.order.keeps, array("I")
-    if not is_whole:
+    dropped = array("I")
+    if not step.order.keeps:
         open_lanes = _open_lanes(steps, positions)
         dropped.extend(place for place, value in enumerate(is_there) if value and not open_lanes[place])
         is_there = bytes(map(int.__and__, is_there, open_lanes))
@@ -93,7 +95,7 @@ def _packed(
             f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
             "task)",
         )
-    return Packed(data, errors, is_whole, None, dropped)
+    return Packed(data, errors, None, dropped)
 
 
 def _open_lanes(steps: Sequence[Step], positions: Sequence[int]) -> bytes:

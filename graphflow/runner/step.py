@@ -10,7 +10,13 @@ from typing import Any
 
 from graphflow.anomalies import AnomalyTable
 from graphflow.context import TaskContext
-from graphflow.errors import GraphflowError, ItemTimedOut, SerializationError, UpstreamFailed
+from graphflow.errors import (
+    GraphflowError,
+    ItemTimedOut,
+    ResultDamaged,
+    SerializationError,
+    UpstreamFailed,
+)
 from graphflow.mapping import FailedInput
 from graphflow.orders import BatchOrder, Lane, StepOrder
 from graphflow.recording import FragmentRecorder
@@ -211,8 +217,8 @@ class Step:
     def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
         """The error of an item of which an input failed."""
         cause = lost.error
-        if isinstance(cause, UpstreamFailed | SerializationError):
-            # An argument that could not be sent is the item's own failure.
+        if isinstance(cause, UpstreamFailed | SerializationError | ResultDamaged):
+            # An argument that could not be sent, or read, is the item's own failure.
             return cause
         what = f"{lost.origin} failed" if lost.origin else "an input failed"
         error = UpstreamFailed(

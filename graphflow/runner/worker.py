@@ -185,9 +185,7 @@ class WorkerHost:
         self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
         """Columns as bytes: inline where they are small, else where they are stored anyway, else as `_keep` finds a place."""
-        known = [
-            each if each is not None and each.is_whole else None for each in packed or [None] * len(columns)
-        ]
+        known = packed or [None] * len(columns)
         encoded = [
             (each.data, each.errors) if each is not None else encode(column)
             for column, each in zip(columns, known, strict=True)

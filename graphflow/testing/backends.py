@@ -10,16 +10,31 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graphflow.functions import is_async
+from graphflow.hashing import item_digests
 from graphflow.orders import BatchOrder, Column, Gathered, Hole, Input, Literals, Program, StepOrder, Whole
 from graphflow.policies import Skip, TaskOptions
-from graphflow.ports import Backend, BackendEvent, BatchDone, BatchLost, Capacity, CapacityChanged
-from graphflow.reports import Report
+from graphflow.ports import (
+    Backend,
+    BackendEvent,
+    BatchDone,
+    BatchLost,
+    Capacity,
+    CapacityChanged,
+    ResultStore,
+)
+from graphflow.reports import Report, Stored, stored_ref
+from graphflow.results.here import store_report
+from graphflow.results.local import LocalStore
+from graphflow.results.packs import Section, check_pack, publish, verify
+from graphflow.results.pickling import encode
 from graphflow.states import Code
 
-__all__ = ["BackendContract", "Probe", "program"]
+__all__ = ["BackendContract", "Probe", "program", "put"]
 
 SECONDS = 30.0
 
@@ -98,6 +113,20 @@ class Probe:
         assert event.report.batch == order.id
         return event.report
 
+    def persist(self, fn: Callable[..., Any], values: Sequence[Any], store: ResultStore) -> Report:
+        """Run a function over values as one batch whose values go to a result store, by whoever reaches that."""
+        step = StepOrder(node=0, program=program(fn), slots=(0,), persists=True)
+        order = self.order([step], [Literals(values)], range(len(values)))
+        self.backend.submit(replace(order, results=store, epoch=7))
+        event = self.event()
+        assert isinstance(event, BatchDone), event
+        report = event.report
+        if report.store_error:
+            return report
+        return store_report(
+            report, store, lambda ref: self.backend.fetch([ref])[0], run_id=self.run_id, epoch=7
+        )
+
     def values(self, report: Report, step: int = 0) -> list[Any]:
         """The values that a report refers to."""
         ref = report.steps[step].values
@@ -115,6 +144,17 @@ def _add(x: int, y: int) -> int:
 
 def _total(xs: list[int]) -> int:
     return sum(xs)
+
+
+def _join(x: int, y: str, all_of_them: list[str]) -> str:
+    return f"{x}{y}{len(''.join(all_of_them))}"
+
+
+def put(store: ResultStore, run_id: str, values: list[Any]) -> Stored:
+    """Values in a store, as an earlier life of a run left them."""
+    data, _ = encode(values)
+    section = Section(node=0, data=data, count=len(values))
+    return publish(store, [section], run_id=run_id, batch=1, epoch=1)[0]
 
 
 def _fussy(x: int) -> int:
@@ -228,6 +268,72 @@ class BackendContract:
         event = probe.event()
         assert isinstance(event, BatchDone)
         assert probe.values(event.report) == [20]
+
+    def test_values_that_persist_are_in_the_result_store(self, backend: Backend, tmp_path: Path) -> None:
+        probe, store = self.probe(backend), LocalStore(tmp_path / "results", key=bytes(32))
+        values = [b"x" * 1_000 + bytes([i % 256]) for i in range(100)]
+        for source in ([1, 2, 3], values):
+            report = probe.persist(bytes, source, store)
+            stored = report.steps[0].stored
+            assert stored is not None and stored.count == len(source)
+            assert verify(store, stored)
+            assert check_pack(store, stored.name, run_id=probe.run_id).epoch == 7
+            # Both where this run has them, and where a later one finds them.
+            refs = [report.steps[0].values, stored_ref(stored, store)]
+            for ref in refs:
+                assert ref is not None
+                assert backend.fetch([ref])[0] == [bytes(each) for each in source]
+            # What is stored outlives what a run lets go.
+            backend.free([stored_ref(stored, store)])
+            assert verify(store, stored)
+
+    def test_values_of_an_earlier_life_are_inputs(self, backend: Backend, tmp_path: Path) -> None:
+        probe, store = self.probe(backend), LocalStore(tmp_path / "results", key=bytes(32))
+        small = stored_ref(put(store, probe.run_id, list(range(6))), store)
+        large = stored_ref(put(store, probe.run_id, ["x" * 50_000, "y"]), store)
+        step = StepOrder(node=1, program=program(_join, Hole(0), Hole(1), Hole(2)), slots=(0, 1, 2))
+        inputs: list[Input] = [
+            Column(((small, (5, 0)), (small, range(2, 3)))),
+            Whole(large, 1),
+            Gathered("all", ((large, range(2)),)),
+        ]
+        for _ in range(2):
+            probe.backend.submit(probe.order([step], inputs, [5, 0, 2]))
+            event = probe.event()
+            assert isinstance(event, BatchDone)
+            assert probe.values(event.report) == ["5y50001", "0y50001", "2y50001"]
+
+    def test_a_damaged_value_is_never_an_input(self, backend: Backend, tmp_path: Path) -> None:
+        probe, store = self.probe(backend), LocalStore(tmp_path / "results", key=bytes(32))
+        stored = put(store, probe.run_id, [1, 2, 3])
+        path = tmp_path / "results" / stored.name
+        data = bytearray(path.read_bytes())
+        data[stored.offset + stored.nbytes - 3] ^= 1
+        path.write_bytes(data)
+        step = StepOrder(node=1, program=program(_double), slots=(0,))
+        ref = stored_ref(stored, store)
+        probe.backend.submit(probe.order([step], [Column(((ref, range(3)),))], range(3)))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        assert event.report.steps[0].states == bytes([Code.FAILED]) * 3
+        assert all(record.type_name.endswith("ResultDamaged") for record in event.report.errors)
+
+    def test_a_store_that_cannot_be_written_is_told(self, backend: Backend, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        probe, store = self.probe(backend), LocalStore(tmp_path / "file", key=bytes(32))
+        report = probe.persist(_double, [1, 2], store)
+        assert "cannot be written to" in report.store_error
+        assert report.steps[0].stored is None
+        assert probe.values(report) == [2, 4]
+
+    def test_a_report_tells_what_its_items_were_mapped_over(self, backend: Backend) -> None:
+        probe = self.probe(backend)
+        step = StepOrder(node=0, program=program(str), slots=(0,), wants_digests=True)
+        values = [1, "two", (3, None)]
+        probe.backend.submit(probe.order([step], [Literals(values)], range(3)))
+        event = probe.event()
+        assert isinstance(event, BatchDone)
+        assert event.report.steps[0].digests == item_digests(values)
 
     def test_a_stopped_run_hands_back_what_it_did_not_begin(self, backend: Backend) -> None:
         probe = self.probe(backend)

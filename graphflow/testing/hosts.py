@@ -8,6 +8,7 @@ from typing import Any
 from graphflow.orders import BatchOrder, Input, Pace, Program, Ref, StepOrder
 from graphflow.reports import Report
 from graphflow.runner.batch import SerializationFailure, run_batch
+from graphflow.runner.columns import load_column
 from graphflow.runner.host import Packed
 
 __all__ = ["RecordingHost", "order_of"]
@@ -46,9 +47,8 @@ class RecordingHost:
         return run_batch(order, self)
 
     def load(self, ref: Ref) -> list[Any]:
-        """The list itself."""
-        values: list[Any] = ref.data
-        return values
+        """The list itself, or what is stored."""
+        return load_column(ref, "an upstream result")
 
     def store(
         self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()

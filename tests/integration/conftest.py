@@ -94,3 +94,11 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
         raise AssertionError("it did not happen")
 
     return wait
+
+
+@pytest.fixture
+def results_of() -> Callable[[Any], Path]:
+    """The folder of a run's results."""
+    from graphflow.durability import open_history
+
+    return lambda run: Path(open_history().results_folder(run.id))

@@ -158,7 +158,9 @@ def pinned_flow(eager: LocalBackend, body: Any, caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.DEBUG, "graphflow.backends"):
         run = flow(backend=eager)(body).run()
     assert run.state == "Completed", run.exception
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # That results cannot be kept for a later life of the run is another matter.
+    assert not [record for record in warned if record.name != "graphflow.results"]
     return run
 
 

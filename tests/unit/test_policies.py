@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphflow import policies
+from graphflow import flow, policies, task
 from graphflow.errors import TaskOptionError
+from graphflow.flow_options import FlowOptions
 from graphflow.policies import (
     Retry,
     RetryPolicy,
@@ -262,3 +263,36 @@ def test_triggers_of_the_library_are_themselves_after_pickling(trigger: Any) -> 
 def test_other_triggers_survive_pickling() -> None:
     trigger = pickle.loads(pickle.dumps(some_failed(at_least=2)))
     assert trigger(counts(failed=2)) and not trigger(counts(failed=1))
+
+
+# -- persist -------------------------------------------------------------------------------------------------
+
+
+def test_whether_values_persist_is_inherited_unless_it_is_said() -> None:
+    assert options().persist is None
+    assert options(persist=False).persist is False
+    assert options(persist=True).persist is True
+    assert FlowOptions.checked("flow 'f'", {}, name="f").persist is None
+    assert FlowOptions.checked("flow 'f'", {"persist": False}, name="f").persist is False
+
+    @task(persist=False)
+    def one() -> int:
+        return 1
+
+    @flow(persist=False)
+    def two() -> None:
+        return None
+
+    assert one.options.persist is False
+    assert one.with_options(retries=2).options.persist is False
+    assert one.with_options(persist=True).options.persist is True
+    assert two.options.persist is False
+    assert two.with_options(persist=True).options.persist is True
+
+
+@pytest.mark.parametrize("wrong", ["yes", 1, 0, [], "local"])
+def test_persist_is_true_or_false(wrong: Any) -> None:
+    with pytest.raises(TaskOptionError, match="persist must be True or False"):
+        options(persist=wrong)
+    with pytest.raises(TaskOptionError, match="persist must be True or False"):
+        flow(persist=wrong)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import random
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -165,6 +168,7 @@ def steps_of(draw: Any, node: int, size: int, numbers: list[int]) -> StepReport:
                 nbytes=st.integers(0, 1 << 40),
                 digest=st.binary(max_size=16),
                 count=st.just(size),
+                missing=st.lists(some, max_size=2, unique=True).map(tuple) if size else st.just(()),
             )
         ),
         digests=draw(st.just(b"") | st.binary(min_size=8 * size, max_size=8 * size)),
@@ -210,7 +214,7 @@ def told(segment: Segment) -> dict[str, Any]:
             number: None if record is None else (*record.key, record.traceback)
             for number, record in found.items()
         },
-        "stored": step.stored,
+        "stored": step.stored and replace(step.stored, missing=tuple(step.stored.missing)),
         "digests": step.digests,
     }
 
@@ -237,6 +241,8 @@ def test_a_report_is_read_back_exactly(made: tuple[Report, Sequence[int]]) -> No
         for place, index in enumerate(indices):
             assert node.code_of(index) == step.states[place]
             assert node.attempts[index] == step.attempts[place]
+            has_value = step.stored is not None and place not in step.stored.missing
+            assert node.valued(index, index + 1) == bytes([has_value])
             expected = step.digests[8 * place : 8 * place + 8]
             assert node.digests(index, index + 1) == (expected or bytes(8))
             assert replay.history.node(10 + step.node).inputs_of(index) == plain.node(step.node).inputs_of(
@@ -325,6 +331,25 @@ def test_every_body_that_is_cut_or_changed_is_damaged_or_something_else_but_no_c
                 decode(
                     Record(record.kind, 0.0, record.body[:size], record.node, record.lo, record.count), seq=3
                 )
+
+
+@settings(max_examples=100, deadline=None)
+@given(made=reports(), seed=st.integers(0, 1 << 30))
+def test_bodies_that_were_changed_are_damaged_or_read_as_something_else(
+    made: tuple[Report, Sequence[int]], seed: int
+) -> None:
+    report, indices = made
+    rng = random.Random(seed)
+    for record in RecordWriter().report(
+        report, indices, number=lambda node: node, load=lambda ref: ref.data, at=2.0
+    ):
+        body = bytearray(record.body)
+        for _ in range(rng.randint(1, 3)):
+            body[rng.randrange(1, len(body))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            del body[rng.randrange(1, len(body)) :]
+        with suppress(HistoryDamaged):
+            decode(replace(record, body=bytes(body)))
 
 
 def test_a_later_layout_is_refused_as_too_new() -> None:

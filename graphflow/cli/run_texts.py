@@ -1,0 +1,68 @@
+"""What is given to the `runs` commands as text: times, indices, and settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+__all__ = ["parse_indices", "parse_settings", "parse_since"]
+
+_AGO = re.compile(r"(\d+(?:\.\d*)?)\s*(s|m|h|d|w)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_RANGE = re.compile(r"(\d+)(?::(\d+))?")
+MAX_INDICES = 10_000_000
+
+
+def parse_since(text: str) -> float:
+    """Seconds since the epoch of a time (ISO 8601, UTC where it has no zone) or of how long ago (`90s`, `2h`, `7d`)."""
+    text = text.strip()
+    ago = _AGO.fullmatch(text)
+    if ago:
+        return time.time() - float(ago[1]) * _SECONDS[ago[2]]
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time: say how long ago (90s, 15m, 2h, 7d, 1w), or when, as 2026-01-31 or 2026-01-31T12:00Z"
+        ) from None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_indices(text: str) -> list[int]:
+    """Indices of `3,7:9`: single ones, and ranges without their end, as Python has them."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise typer.BadParameter(
+                f"{part.strip()!r} in {text!r} is no index: say 3 for an item, 7:9 for the items 7 and 8, and commas between"
+            )
+        lo = int(match[1])
+        hi = lo + 1 if match[2] is None else int(match[2])
+        if hi <= lo:
+            raise typer.BadParameter(
+                f"{part.strip()!r} in {text!r} is empty: the end of a range is above its start"
+            )
+        if hi - lo > MAX_INDICES:
+            raise typer.BadParameter(f"{part.strip()!r} in {text!r} names more than {MAX_INDICES:,} items")
+        found.update(dict.fromkeys(range(lo, hi)))
+    return list(found)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Settings of `name=value`, each value as JSON where it is some, else as text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"{pair!r} is no setting: say name=value, such as max_concurrency=4")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = None if text.lower() == "none" else text
+    return settings

@@ -1,0 +1,85 @@
+"""Writing runs down anew in a catalog that has lost them, from their own files; and sweeping what nobody finished."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from graphflow.errors import HistoryError
+from graphflow.histories.catalogs import Catalog
+from graphflow.histories.checks import is_final
+from graphflow.histories.readers import RunReader
+from graphflow.histories.seals import Seal
+from graphflow.records import RunHeader
+
+__all__ = ["adopt", "sweep"]
+
+LEFT_SECONDS = 3600.0
+"""How old a folder that was being made or removed must be to be nobody's."""
+_LEFTOVERS = (".new-*", ".unborn-*", ".removed-*")
+
+
+def adopt(folder: Path, key: bytes) -> tuple[list[str], list[str]]:
+    """Write down all runs that the catalog of a place does not know; a catalog that is gone is made anew.
+
+    Gives the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
+    that has not ended is listed as crashed. A catalog that is damaged has to be moved away before.
+
+    Raises
+    ------
+    HistoryError
+        If the catalog cannot be opened or written.
+    """
+    adopted: list[str] = []
+    wrong: list[str] = []
+    places = sorted(place for place in (folder / "runs").glob("[!.]*") if place.is_dir())
+    if not places:
+        return adopted, wrong
+    catalog = Catalog(folder, creates=True)
+    try:
+        for place in places:
+            if catalog.run(place.name) is not None:
+                continue
+            try:
+                header = _header(place, key)
+            except HistoryError as error:
+                wrong.append(str(error))
+                continue
+            with catalog.transaction():
+                if catalog.run(header.id) is None:
+                    catalog.add(header)
+                    adopted.append(header.id)
+    finally:
+        catalog.close()
+    return adopted, wrong
+
+
+def sweep(folder: Path) -> int:
+    """Delete folders of runs that were being made or removed when their process died, an hour ago or more."""
+    count = 0
+    for pattern in _LEFTOVERS:
+        for place in (folder / "runs").glob(pattern):
+            if time.time() - place.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(place, ignore_errors=True)
+                count += 1
+    return count
+
+
+def _header(place: Path, key: bytes) -> RunHeader:
+    with RunReader(place, Seal(key, place.name), run_id=place.name) as reader:
+        for _ in reader.entries():
+            pass
+        row, last = reader.row, reader.last_state()
+        ended = reader.last_time()
+    state = "Crashed" if last is None or not is_final(last[0]) else last[0]
+    return RunHeader(
+        id=row.id,
+        name=row.name,
+        flow_name=row.flow_name,
+        state=state,
+        created=row.created,
+        started=row.created if last is not None else None,
+        ended=ended,
+        epoch=row.epoch,
+    )

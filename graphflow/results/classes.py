@@ -1,0 +1,93 @@
+"""Classes of stored values: the same class where the values are read again, and its definition where that is not there.
+
+A class of a script travels by value, since other processes lack the script; but a value that comes back must be of the
+class that the script has now, or `isinstance` and `==` fail. So both are written: its name, and its definition.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as internals
+
+__all__ = ["ValuePickler", "class_of"]
+
+_MAIN = ("__main__", "__mp_main__")
+_definitions: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """A pickler of values that are read again in other processes, perhaps much later."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for what is no plain data; a class is met once per pickle."""
+        if isinstance(obj, type) and _travels(obj):
+            return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
+        return super().reducer_override(obj)
+
+
+def _travels(kind: type) -> bool:
+    """Whether a class is one that a fresh process would not find by its name."""
+    module = kind.__module__
+    if "<locals>" in kind.__qualname__:
+        return False
+    if module in _MAIN or _member(sys.modules.get(module), kind.__qualname__) is not kind:
+        return True
+    by_value = internals.list_registry_pickle_by_value()
+    return bool(by_value) and any(module == each or module.startswith(f"{each}.") for each in by_value)
+
+
+def _definition(kind: type) -> bytes:
+    with _lock:
+        known = _definitions.get(kind)
+    if known is None:
+        known = cloudpickle.dumps(kind, protocol=5)
+        with _lock:
+            _definitions[kind] = known
+    return known
+
+
+def _file_of(module: str) -> str:
+    """The file of a script, which has another module's name when it is not the one that was started."""
+    return str(getattr(sys.modules.get(module), "__file__", None) or "")
+
+
+def class_of(module: str, qualname: str, file: str, definition: bytes) -> type:
+    """The class of this name, as this process has it; else the one that was defined."""
+    found = next(
+        (each for place in _places(module, file) if (each := _member(place, qualname)) is not None), None
+    )
+    # A function that came by value brought its own class along, whatever a module of that name has.
+    brought: list[type] = [
+        each
+        for each in list(getattr(internals, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", ()))
+        if each.__module__ == module and each.__qualname__ == qualname
+    ]
+    if found is not None and (not brought or found in brought):
+        return found
+    if brought:
+        return brought[-1]
+    kind: type = pickle.loads(definition)
+    return kind
+
+
+def _places(module: str, file: str) -> Iterator[Any]:
+    yield sys.modules.get(module)
+    if file:
+        for each in list(sys.modules.values()):
+            if getattr(each, "__file__", None) == file:
+                yield each
+
+
+def _member(module: Any, qualname: str) -> type | None:
+    found = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) else None
