@@ -31,7 +31,7 @@ from graphflow.testing.chronicle import GOOD
 from graphflow.testing.ledger import Ledger, Violation
 from graphflow.testing.scenarios import Scenario
 from graphflow.testing.simulated_results import VolatileStore
-from graphflow.testing.simulated_workers import SimulatedWorkers
+from graphflow.testing.simulated_workers import SimulatedWorkers, WorkerDied
 from graphflow.testing.simulation import Simulation
 from graphflow.testing.small_scenarios import FAILURE, element_of, value_of
 
@@ -105,6 +105,13 @@ class _LifeWorkers(SimulatedWorkers):
         super().__init__(**given)
         self._driver = driver
         self.orders: dict[int, BatchOrder] = {}
+
+    def report(self, order: ev.SubmitBatch) -> Report | None:
+        """What a batch would report by itself; None if it kills its worker."""
+        try:
+            return self._execute(order, sorted(self._ledger.out[order.batch]))
+        except WorkerDied:
+            return None
 
     def _execute(self, order: ev.SubmitBatch, positions: Sequence[int]) -> Report:
         report = super()._execute(order, positions)
@@ -407,6 +414,19 @@ class SimulatedDriver(Simulation):
         if value is DROPPED:
             raise Violation(f"the value of item {index} of node {node} was dropped")
         return value
+
+    def orphans(self) -> list[ev.Event]:
+        """What batches that are under way will report, or that they are lost, when nobody waits for them any more."""
+        events: list[ev.Event] = []
+        for batch, order in self.ledger.flying.items():
+            draw = self.rng.random()
+            if draw < 0.3:
+                events.append(ev.BatchWasLost(batch=batch, executing=order.indices[0], had_started=True))
+            elif draw < 0.6:
+                report = self.life_workers.report(order)
+                if report is not None:
+                    events.append(ev.BatchReported(report))
+        return events
 
     # -- from outside -----------------------------------------------------------------------------------
 
