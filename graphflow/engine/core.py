@@ -508,8 +508,6 @@ class Core:
                 continue
             under_way = kept.get(book.node.id, set())
             self.opener.restorer.stop(book, under_way)
-            if book.is_final:
-                continue
             if book.width is None:
                 width = len(book.states) or run.leader_of(book.stage).node.fixed_width
                 if not width:

@@ -65,6 +65,7 @@ class Opener:
         if missing is not None:
             self._fail(stage, missing)
             return
+        self.restorer.open(stage)
         verdict = judge_node(leader, run.books)
         if verdict is Verdict.BROKEN_TRIGGER:
             self._fail(stage, _broken_trigger(leader))

@@ -20,6 +20,7 @@ __all__ = ["Restorer"]
 
 MANY_RUNS = 64
 """Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
+_WHOLE = (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS)
 _ANY = bytes(code > 0 for code in range(256))
 _THERE = bytes(code == Past.THERE for code in range(256))
 _NEVER_KEPT = bytes(code == Past.NEVER_KEPT for code in range(256))
@@ -36,6 +37,16 @@ class Restorer:
 
     def __init__(self, run: RunState) -> None:
         self._run = run
+
+    def open(self, stage: Stage) -> None:
+        """A stage opens: where a map that is taken as a whole is not what it was, what was made of it counts no more."""
+        books = self._run.books
+        for member in stage.members:
+            book = books[member]
+            if book.past is not None and any(
+                _has_another_width(books[dep.upstream]) for dep in book.node.deps if dep.kind in _WHOLE
+            ):
+                book.past = None
 
     def has_past(self, stage: Stage) -> bool:
         """Whether anything of a stage may be taken over."""
@@ -198,6 +209,12 @@ class Restorer:
             place = index - indices[0] if isinstance(indices, range) else list(indices).index(index)
             mask |= 1 << (8 * place)
         return mask & ~restored
+
+
+def _has_another_width(book: NodeBook) -> bool:
+    """Whether a map has more items than before, or less, or none at all."""
+    width = None if book.past is None else book.past.width
+    return width is not None and (book.failed_whole or book.width != width)
 
 
 def _mask(flags: bytes) -> int:

@@ -339,9 +339,9 @@ class SimulatedDriver(Simulation):
         yield "committed"
         if booked != [command for _, commands, _ in handled for command in commands]:
             raise Violation("what may be told is not what was booked")
-        for event, commands, taken in handled:
+        for event, commands, left in handled:
             assert isinstance(self.ledger, _LifeLedger)
-            self.ledger.take_over(taken)
+            self.ledger.take_over(left)
             self._note(event)
             yield from self._settled(event, commands)
         if not self._inbox and self.core.is_stalled():
@@ -385,7 +385,7 @@ class SimulatedDriver(Simulation):
         values = [element_of(command.node, command.slot, index) for index in range(before, before + count)]
         self.dispatcher.buffers.setdefault(place, {}).update(enumerate(values, before))
         node = self.core.books[command.node].node
-        self.turns.check_source(node, before, values, has_ended=after < 0 and not script.raises)
+        self.turns.check_source(node, command.slot, before, values, has_ended=after < 0 and not script.raises)
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column."""

@@ -99,7 +99,8 @@ def _with_program(
     versions: Mapping[tuple[int, int], int],
     lengths: Mapping[tuple[int, int], int],
 ) -> Node:
-    taken = sorted(each.slot for each in (*node.deps, *node.sources) if each.slot >= 0)
+    slots = [dep.slot for dep in node.deps] + [source.slot for source in node.sources]
+    taken = sorted(slot for slot in slots if slot >= 0)
     program = Program(
         id=node.key,
         fn=_body,
