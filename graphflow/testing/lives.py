@@ -501,7 +501,8 @@ class Lives:
             if dep.kind is DepKind.ORDER:
                 continue
             if dep.kind is DepKind.ITEMS:
-                found = (dep.upstream, index) in stale
+                # One that cannot be as wide as before fails all that takes its items.
+                found = (dep.upstream, index) in stale or (dep.upstream, WHOLE) in stale
             elif dep.kind is DepKind.PICK:
                 found = (dep.upstream, dep.index) in stale
             else:

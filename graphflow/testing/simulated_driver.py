@@ -18,7 +18,7 @@ from graphflow.engine.recovery import Recovery
 from graphflow.engine.turns import Turns
 from graphflow.errors import GraphflowError
 from graphflow.histories.memory import MemoryHistory
-from graphflow.mapping import DROPPED
+from graphflow.mapping import DROPPED, FailedInput
 from graphflow.orders import BatchOrder, Lane, Ref
 from graphflow.ports import BatchLost
 from graphflow.reports import Report, StepReport
@@ -144,6 +144,11 @@ class _LifeWorkers(SimulatedWorkers):
                     else each[position]
                     for slot in step.slots
                 ]
+                lost = [each for each in arguments if type(each) is FailedInput]
+                if lost and self._driver.is_zombie:
+                    return report
+                if lost:
+                    raise Violation(f"an input of batch {order.batch} is not there: {lost[0].error}")
                 if any(argument is DROPPED for argument in arguments):
                     raise Violation(
                         f"an input of item {order.indices[position]} of node {step.node} was dropped"
