@@ -70,12 +70,12 @@ class Halter:
 
     def _keep(self, stage: Stage) -> None:
         """What an earlier life of the run ended stays as it was, also where it was not ready yet."""
-        ends_now = stage.width is None and stage.pulled and not stage.undecided
         for member in stage.members:
             book = self._run.books[member]
             flights = [flight for flight in self._run.flights.values() if member in flight.nodes]
             under_way = {index for flight in flights for index in flight.out()} if book.past else ()
-            below = None if ends_now or stage.width is not None else len(book.states)
+            # Without a width, what no iterator gave in this life is nothing to it.
+            below = len(book.states) if stage.width is None else None
             self._opener.restorer.keep(book, under_way, below=below)
 
     def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
@@ -86,7 +86,7 @@ class Halter:
                 stage.exhausted.add(slot)
                 run.commands.append(ev.CloseSource(node=leader.node.id, slot=slot))
         if stage.width is None and stage.pulled and not stage.undecided:
-            stage.width = max(len(run.books[member].states) for member in stage.members)
+            stage.width = len(leader.states)
             for member in stage.members:
                 book = run.books[member]
                 book.is_cut_short = not is_wanted

@@ -96,8 +96,8 @@ class Restorer:
         past = book.past
         if past is None or book.is_final:
             return
-        ends = [each for each in (len(past.states), book.width, below) if each is not None]
-        size = min(ends)
+        last = past.states.translate(FINAL_TABLE).rfind(1) + 1
+        size = min(each for each in (last, book.width, below) if each is not None)
         book.grow(size)
         codes = past.states[:size].translate(FINAL_TABLE)
         if not is_over:

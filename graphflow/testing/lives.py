@@ -212,6 +212,7 @@ class Lives:
         self._begun = 0
         """The commit with which the newest life began."""
         self._lengths: dict[Place, int] = {}
+        self._may_run: set[Place] = set()
         self.gone: set[Place] = set()
         """Items whose values were gone when the newest life began."""
         self._renewed = 0.0
@@ -477,28 +478,40 @@ class Lives:
                 for place, outcome in outcomes.items()
                 if outcome.code not in GOOD and not self._is_tolerated(place)
             }
-        for node in self.scenario.nodes:
-            if self._depends_on(node.id, WHOLE, stale):
-                stale.add((node.id, WHOLE))
-            for index in [index for id_, index in outcomes if id_ == node.id]:
-                if (node.id, index) not in stale and self._depends_on(node.id, index, stale):
-                    stale.add((node.id, index))
+        ending = self._with_dependents(stale, (DepKind.ORDER,))
+        stale = self._with_dependents(stale)
         self._begun = chronicle.seq
         self._stale = {place: self._stale.get(place, chronicle.seq) for place in stale}
         self.gone = {
             place for place in outcomes if not chronicle.is_valued(*place) or not chronicle.is_finished(place)
         }
-        chronicle.repeatable = {*self.gone, *stale}
+        self._may_run = {*self.gone, *stale}
+        # What only runs later than something that fails now fails with it.
+        chronicle.repeatable = {*self._may_run, *ending}
+
+    def _with_dependents(self, places: set[Place], also: Sequence[DepKind] = ()) -> set[Place]:
+        """These places, and all that depends on them and has ended."""
+        if not places and not self.chronicle.failed_whole:
+            return set()
+        stale = {*places}
+        ended: dict[int, list[int]] = {}
+        for id_, index in self.chronicle.outcomes:
+            ended.setdefault(id_, []).append(index)
+        for node in self.scenario.nodes:
+            for index in [WHOLE, *ended.get(node.id, ())]:
+                if (node.id, index) not in stale and self._depends_on(node.id, index, stale, also):
+                    stale.add((node.id, index))
+        return stale
 
     def _is_tolerated(self, place: Place) -> bool:
         node = self._nodes[place[0]]
         return node.knobs.is_tolerant and self.chronicle.codes.get(node.id) == Code.COMPLETED
 
-    def _depends_on(self, id_: int, index: int, stale: set[Place]) -> bool:
+    def _depends_on(self, id_: int, index: int, stale: set[Place], also: Sequence[DepKind]) -> bool:
         """Whether an item needs something that is stale (the whole node: whether its width may be another)."""
         chronicle = self.chronicle
         for dep in self._nodes[id_].deps:
-            if dep.kind is DepKind.ORDER:
+            if dep.kind is DepKind.ORDER and dep.kind not in also:
                 continue
             if dep.kind is DepKind.ITEMS:
                 # One that cannot be as wide as before fails all that takes its items.
@@ -538,7 +551,7 @@ class Lives:
     def _check_sent(self, place: Place, tries: int) -> None:
         """What ended well is not sent again, unless its value is gone or something before it runs anew."""
         outcome = self.chronicle.outcomes.get(place)
-        may_run = place in self.chronicle.repeatable
+        may_run = place in self._may_run
         if outcome is not None and outcome.code in GOOD and not may_run:
             raise Violation(
                 f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
