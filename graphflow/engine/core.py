@@ -507,9 +507,7 @@ class Core:
             if book.is_final:
                 continue
             under_way = kept.get(book.node.id, set())
-            self.opener.restorer.keep(book, under_way)
-            if book.is_final:
-                continue
+            self.opener.restorer.stop(book, under_way)
             if book.width is None:
                 width = len(book.states) or run.leader_of(book.stage).node.fixed_width
                 if not width:

@@ -611,7 +611,9 @@ class Driver:
             buffer = self.dispatcher.buffers.setdefault(place, {})
             buffer.update(enumerate(pulled.values, start))
             failpoint("driver.pull.after")
-            self._turns.check_source(book.node, start, pulled.values, has_ended=pulled.has_ended)
+            self._turns.check_source(
+                book.node, command.slot, start, pulled.values, has_ended=pulled.has_ended
+            )
             if pulled.error is not None:
                 self.history.errors[command.node] = pulled.error
             self._handle(

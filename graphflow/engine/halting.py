@@ -41,6 +41,7 @@ class Halter:
         if book.is_final or run.is_stopping:
             return
         waiting = self._dispatcher.empty(stage)
+        self._keep(stage)
         self._cut_short(stage)
         under_way = [flight for flight in run.flights.values() if book.node.id in flight.nodes]
         rest = _not_begun(book, under_way)
@@ -66,6 +67,16 @@ class Halter:
                 end_items(self._run, other, open_items, Code.UPSTREAM_FAILED)
         elif others:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
+
+    def _keep(self, stage: Stage) -> None:
+        """What an earlier life of the run ended stays as it was, also where it was not ready yet."""
+        for member in stage.members:
+            book = self._run.books[member]
+            flights = [flight for flight in self._run.flights.values() if member in flight.nodes]
+            under_way = {index for flight in flights for index in flight.out()} if book.past else ()
+            # Without a width, what no iterator gave in this life is nothing to it.
+            below = len(book.states) if stage.width is None else None
+            self._opener.restorer.keep(book, under_way, below=below)
 
     def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
         """Iterators are asked for nothing more, and the width is what they gave so far; whether that is as wanted."""
@@ -93,6 +104,7 @@ class Halter:
         if run.is_stopping or not has_more or run.leader_of(stage).is_final:
             return
         waiting = self._dispatcher.empty(stage)
+        self._keep(stage)
         self._cut_short(stage, is_wanted=True)
         under_way = [flight for flight in run.flights.values() if flight.stage is stage]
         stage.is_halted = True

@@ -58,13 +58,14 @@ class Opener:
         run, leader = self._run, self._run.leader_of(stage)
         if run.is_stopping:
             for member in stage.members:
-                self.restorer.keep(run.books[member])
+                self.restorer.stop(run.books[member])
                 end_whole(run, run.books[member], Code.CANCELLED, leader.node.fixed_width)
             return
         missing = self._missing_pick(leader)
         if missing is not None:
             self._fail(stage, missing)
             return
+        self.restorer.open(stage)
         verdict = judge_node(leader, run.books)
         if verdict is Verdict.BROKEN_TRIGGER:
             self._fail(stage, _broken_trigger(leader))

@@ -14,6 +14,7 @@ from typing import Any
 
 from graphflow.engine.bookkeeping import node_inputs
 from graphflow.engine.books import Past, packed
+from graphflow.engine.comparing import Arrivals, differing
 from graphflow.engine.lineage import Lineage, TakenBack, ended_of
 from graphflow.errors import FlowChanged, RunNotFound, SourceChanged, TaskOptionError
 from graphflow.fingerprints import code_fingerprint
@@ -93,6 +94,8 @@ class Recovery:
         self._place = 0
         self._keys: dict[int, str] = {}
         self._matched: dict[int, ReplayedNode] = {}
+        self._widths: dict[int, int] = {}
+        self._arrivals: dict[int, Arrivals] = {}
         self._warned: set[tuple[str, str]] = set()
 
     def _named(self, selection: Selection) -> str:
@@ -158,6 +161,8 @@ class Recovery:
         past = self._made(node, known)
         self._lineage.hand_out(known.number, past)
         self._matched[node.id] = known
+        if node.is_mapped and past.width is not None:
+            self._widths[node.id] = past.width
         return past
 
     def taken_back(self) -> list[TakenBack]:
@@ -262,6 +267,7 @@ class Recovery:
         valued = self._valued(known, states)
         for index in unfinished:
             valued[index] = Past.GONE
+        self._tell_of_values(node, states, valued)
         return Past(
             # One that did not end well may have been cut short.
             width=None if is_final and code not in GOOD else known.width,
@@ -273,6 +279,20 @@ class Recovery:
                 index for index in known.suspects(SUSPECT_DEATHS) if index < size and not states[index]
             ),
         )
+
+    def _tell_of_values(self, node: Node, states: bytearray, valued: bytearray) -> None:
+        """Say that values are made again: those that were not to be kept, and those that were lost."""
+        program = node.program
+        if program is not None and program.options.persist is False:
+            count = sum(map(states.count, (Code.COMPLETED, Code.CACHED)))
+            if count:
+                self._warn(
+                    node,
+                    f"does not persist: the values of {count} finished items are gone, and are made again where something that "
+                    "runs needs them",
+                )
+        elif lost := valued.count(Past.GONE):
+            self._warn(node, f"has {lost} finished items whose values are not kept any more; they run again")
 
     def _unfinished(self, known: ReplayedNode) -> set[int]:
         """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
@@ -313,8 +333,6 @@ class Recovery:
         width = node.fixed_width
         if width is not None and node.is_mapped and width != size:
             found.update(range(width, size))
-            if known.width is not None and known.width != width:
-                self._lineage.take_back_users(known.number)
         return sorted(index for index in found if index < size)
 
     @staticmethod
@@ -350,14 +368,15 @@ class Recovery:
         if not node.sources or any(source.length is None for source in node.sources):
             return ()
         width = min(len(known.states), *(source.length or 0 for source in node.sources))
-        before = known.digests(0, width)
-        if not before.strip(b"\0"):
-            return ()
-        now = _digests([source.values for source in node.sources], 0, width)
-        return () if now == before else [index for index in range(width) if _differ(before, now, index)]
+        now = source_digests([slice_of(source.values, 0, width) for source in node.sources])
+        return differing(known.digests(0, width), now)
 
-    def check_source(self, node: Node, start: int, values: Sequence[Any], *, has_ended: bool) -> None:
+    def check_source(
+        self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
+    ) -> None:
         """An iterator gave items again: they must be those that it gave before.
+
+        Where a list is mapped over beside it, an item that differs may be the list's: it runs anew.
 
         Raises
         ------
@@ -374,30 +393,20 @@ class Recovery:
                 f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier life of "
                 f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
             )
-        if known.width is not None and count > known.width >= start:
-            # It goes on where it ended before: what took all of it takes more now.
-            self._lineage.take_back_users(known.number)
-        if len(node.sources) > 1:
-            return
-        stop = min(count, len(known.states))
-        before = known.digests(start, stop)
-        if not before.strip(b"\0"):
-            return
-        now = _digests([values], 0, stop - start)
-        for place in range(stop - start if now != before else 0):
-            if _differ(before, now, place):
-                raise SourceChanged(
-                    f"the iterator that {node.name} is mapped over gives another item {start + place} than in the earlier life of "
-                    "this run. Its items cannot be matched: run the flow anew, or give a list"
-                )
+        arrivals = self._arrivals.setdefault(node.id, Arrivals(node))
+        first, now = arrivals.take(slot, values)
+        changed = [first + place for place in differing(known.digests(first, arrivals.compared), now)]
+        if changed and arrivals.are_iterators_alone:
+            raise SourceChanged(
+                f"the iterator that {node.name} is mapped over gives another item {changed[0]} than in the earlier life of "
+                "this run. Its items cannot be matched: run the flow anew, or give a list"
+            )
+        ended = ended_of(known, changed)
+        if len(ended):
+            self._lineage.take_back(known.number, ended, is_changed=True)
 
-
-def _differ(before: bytes, now: bytes, place: int) -> bool:
-    """Whether two digests that can both be told are not the same."""
-    cut = slice(8 * place, 8 * place + 8)
-    return before[cut] != now[cut] and bool(before[cut].strip(b"\0")) and bool(now[cut].strip(b"\0"))
-
-
-def _digests(columns: Sequence[Any], lo: int, hi: int) -> bytes:
-    """What items are mapped over, as runners note it."""
-    return source_digests([slice_of(each, lo, hi) for each in columns])
+    def width_known(self, node: int, width: int | None) -> None:
+        """How many items a map has is known, or that it has none: where that differs, what took all of it runs anew."""
+        before = self._widths.pop(node, None)
+        if before is not None and before != width:
+            self._lineage.take_back_users(self._matched[node].number)

@@ -20,6 +20,7 @@ __all__ = ["Restorer"]
 
 MANY_RUNS = 64
 """Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
+_WHOLE = (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS)
 _ANY = bytes(code > 0 for code in range(256))
 _THERE = bytes(code == Past.THERE for code in range(256))
 _NEVER_KEPT = bytes(code == Past.NEVER_KEPT for code in range(256))
@@ -36,6 +37,16 @@ class Restorer:
 
     def __init__(self, run: RunState) -> None:
         self._run = run
+
+    def open(self, stage: Stage) -> None:
+        """A stage opens: where a map that is taken as a whole is not what it was, what was made of it counts no more."""
+        books = self._run.books
+        for member in stage.members:
+            book = books[member]
+            if book.past is not None and any(
+                _has_another_width(books[dep.upstream]) for dep in book.node.deps if dep.kind in _WHOLE
+            ):
+                book.past = None
 
     def has_past(self, stage: Stage) -> bool:
         """Whether anything of a stage may be taken over."""
@@ -58,19 +69,39 @@ class Restorer:
                 begun |= mask | self._keep_attempts(book, past, indices, mask, stage)
         for book in books:
             if book.past is not None:
-                for chosen in _stretches(indices, restored[book.node.id]):
+                known = _mask(codes_at(book.states, indices).translate(FINAL_TABLE))
+                for chosen in _stretches(indices, restored[book.node.id] & ~known):
                     self._set(book, book.past, chosen)
         return _picked(indices, _all(size) & ~(begun | done)), _picked(indices, begun & ~done)
 
-    def keep(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
-        """The run stops: what ended before stays as it was, but for what is under way again."""
+    def keep(
+        self,
+        book: NodeBook,
+        under_way: Collection[int] = (),
+        *,
+        below: int | None = None,
+        is_over: bool = False,
+    ) -> None:
+        """A map ends early: what ended before stays as it was, also where it was not ready yet. O(items).
+
+        Parameters
+        ----------
+        under_way
+            Items that are under way again.
+        below
+            Where to end; None for all of it.
+        is_over
+            Whether nothing more runs, so that nobody will need a value that is lost.
+        """
         past = book.past
         if past is None or book.is_final:
             return
-        width = past.width if book.width is None else book.width
-        size = len(past.states) if width is None else min(width, len(past.states))
+        last = past.states.translate(FINAL_TABLE).rfind(1) + 1
+        size = min(each for each in (last, book.width, below) if each is not None)
         book.grow(size)
         codes = past.states[:size].translate(FINAL_TABLE)
+        if not is_over:
+            codes = bytearray(self._restored(book, range(size), {}).to_bytes(size, "little"))
         before = book.states[:size].translate(FINAL_TABLE)
         kept = [
             index
@@ -78,8 +109,18 @@ class Restorer:
             if codes[index] > before[index] and not book.attempts[index] and index not in under_way
         ]
         self._set(book, past, packed(kept))
-        if book.width is None and past.width is not None and past.width >= len(book.states):
-            set_width(self._run, book, past.width)
+
+    def stop(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
+        """The run stops: what ended before stays as it was, but for what is under way again."""
+        if book.past is None or book.is_final:
+            return
+        self.keep(book, under_way, is_over=True)
+        known, width = len(book.states), book.past.width
+        if book.width is None and width is not None and width >= known:
+            set_width(self._run, book, width)
+        elif book.width is None and known:
+            book.is_cut_short = True
+            set_width(self._run, book, known)
         end_if_complete(self._run, book)
 
     # -- which items need not run -------------------------------------------------------------------------
@@ -168,6 +209,12 @@ class Restorer:
             place = index - indices[0] if isinstance(indices, range) else list(indices).index(index)
             mask |= 1 << (8 * place)
         return mask & ~restored
+
+
+def _has_another_width(book: NodeBook) -> bool:
+    """Whether a map has more items than before, or less, or none at all."""
+    width = None if book.past is None else book.past.width
+    return width is not None and (book.failed_whole or book.width != width)
 
 
 def _mask(flags: bytes) -> int:

@@ -18,6 +18,7 @@ from graphflow.graph import Node
 from graphflow.histories.memory import MemoryHistory
 from graphflow.orders import Ref
 from graphflow.ports import BatchLost
+from graphflow.states import FINAL_CODES
 
 __all__ = ["Turns"]
 
@@ -104,7 +105,9 @@ class Turns:
         recovery = self._recovery
         return nodes if recovery is None else [recovery.changed(node) for node in nodes]
 
-    def check_source(self, node: Node, start: int, values: Sequence[Any], *, has_ended: bool) -> None:
+    def check_source(
+        self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
+    ) -> None:
         """An iterator gave items: they must be those that it gave in earlier lives.
 
         Raises
@@ -113,7 +116,7 @@ class Turns:
             At the first one that differs.
         """
         if self._recovery is not None:
-            self._recovery.check_source(node, start, values, has_ended=has_ended)
+            self._recovery.check_source(node, slot, start, values, has_ended=has_ended)
             self._take_back()
 
     def _take_back(self) -> None:
@@ -126,7 +129,7 @@ class Turns:
 
     def _book(self, command: ev.Command) -> None:
         """What the command says is so from now on, in memory and in what is committed next."""
-        history, books = self._history, self._books
+        history, books, recovery = self._history, self._books, self._recovery
         if isinstance(command, ev.CommitReport):
             history.commit(command.report, command.indices)
             if books is not None:
@@ -136,7 +139,13 @@ class Turns:
             history.ended(command.node, command.indices, self._wall())
         elif isinstance(command, ev.NodeChanged):
             history.node_changed(command.node, command.code, self._wall())
+            if recovery is not None and (command.width is not None or command.code in FINAL_CODES):
+                recovery.width_known(command.node, command.width)
+                self._take_back()
         elif isinstance(command, ev.NodeFailed):
+            if recovery is not None:
+                recovery.width_known(command.node, None)
+                self._take_back()
             if command.error is not None:
                 history.errors[command.node] = command.error
         elif isinstance(command, ev.Alias):

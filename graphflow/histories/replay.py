@@ -59,10 +59,13 @@ class Replay:
     ----------
     store
         Where the values are; None where nobody asks for any.
+    read
+        Reads a record's body.
     """
 
-    def __init__(self, store: ResultStore | None = None) -> None:
+    def __init__(self, store: ResultStore | None = None, *, read: Callable[..., Any] = decode) -> None:
         self.store = store
+        self._read = read
         self.lives: list[Life] = []
         self.begun: list[float] = []
         """When each life began, in seconds since the epoch."""
@@ -133,7 +136,7 @@ class Replay:
             If a later graphflow wrote it.
         """
         record = entry.record
-        value = decode(record, seq=entry.seq)
+        value = self._read(record, seq=entry.seq)
         try:
             self._takers[record.kind](record, value)
         except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:

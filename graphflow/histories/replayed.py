@@ -111,17 +111,21 @@ class ReplayedNode:
                     yield index
 
     def counts(self) -> Counts:
-        """Items by state name; those of which nothing is known count as Pending. O(items / 10^10 + under way)."""
+        """Items by state name; those of which nothing is known count as Pending. O(items / 10^10 + under way).
+
+        Of a node that ended, only the items that it had in the end: one that failed beside its items has none.
+        """
         tallied = [0] * 256
+        size = (self.width or 0) if self.is_final else len(self.states)
         for code in Code:
-            tallied[code] = self.states.count(code)
-        for flight in self.flights.values():
+            tallied[code] = self.states.count(code, 0, size)
+        for flight in () if self.is_final else self.flights.values():
             self._tally_flight(flight.out, tallied)
         counts = Counts()
         for code in Code:
             if tallied[code] and code not in (Code.PENDING, Code.SCHEDULED):
                 counts[code.state_name] += tallied[code]
-        known = len(self.states) if self.width is None else self.width
+        known = size if self.width is None else self.width
         pending = known - sum(counts.values())
         if pending > 0:
             counts["Pending"] += pending

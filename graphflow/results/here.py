@@ -69,6 +69,9 @@ def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) ->
     ref = step.values
     if ref is None or ref.kind == "gone" or _COMPLETED not in step.states:
         return None
+    if ref.kind == "inline" and b"DROPPED" not in ref.data:
+        # These bytes came from a worker, where they were tried.
+        return Section(node=step.node, data=ref.data, count=len(step.states))
     try:
         values = load(ref)
     except GraphflowError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,7 +56,7 @@ def pack_values(
     failpoint("batch.pack.before")
     try:
         stored = iter(
-            publish(order.results, sections, run_id=order.run_id, batch=order.id, epoch=order.epoch)
+            publish(order.results, sections, run_id=order.flow_run_id, batch=order.id, epoch=order.epoch)
         )
     except Exception as error:
         # Whatever a store raises, the report comes back, and its driver decides.
@@ -75,14 +74,9 @@ def _packed(
     column: list[Any],
 ) -> Packed | None:
     """A column as bytes; None where there is no value that anything could ask for."""
-    is_there = bytes(part_of(step.states, positions)).translate(_COMPLETED_TABLE)
-    dropped = array("I")
-    if not step.order.keeps:
-        open_lanes = _open_lanes(steps, positions)
-        dropped.extend(place for place, value in enumerate(is_there) if value and not open_lanes[place])
-        is_there = bytes(map(int.__and__, is_there, open_lanes))
-        column = [value if is_open else DROPPED for value, is_open in zip(column, open_lanes, strict=True)]
-    if 1 not in is_there:
+    if _COMPLETED not in part_of(step.states, positions):
+        return None
+    if not step.order.keeps and all(_has_ended_well(each, positions) for each in steps):
         return None
     data, errors = encode(column)
     if errors and host.is_local:
@@ -95,16 +89,13 @@ def _packed(
             f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
             "task)",
         )
+    dropped = () if step.order.keeps else [at for at, value in enumerate(column) if value is DROPPED]
     return Packed(data, errors, None, dropped)
 
 
-def _open_lanes(steps: Sequence[Step], positions: Sequence[int]) -> bytes:
-    """1 for each position at which some step has not ended well: it runs again, now or when the run is resumed."""
-    ended = [bytes(part_of(step.states, positions)).translate(_GOOD_TABLE) for step in steps]
-    if all(0 not in each for each in ended):
-        return bytes(len(positions))
-    return bytes(0 in codes for codes in zip(*ended, strict=True))
+def _has_ended_well(step: Step, positions: Sequence[int]) -> bool:
+    """Whether no item of a task runs again, now or when the run is resumed."""
+    return 0 not in part_of(step.states, positions).translate(_GOOD_TABLE)
 
 
 _GOOD_TABLE = bytes(code in (Code.COMPLETED, Code.CACHED, Code.SKIPPED) for code in range(256))
-_COMPLETED_TABLE = bytes(code == _COMPLETED for code in range(256))

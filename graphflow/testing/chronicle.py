@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from graphflow.engine import events as ev
 from graphflow.histories.codec import decode
@@ -43,6 +44,7 @@ class Chronicle:
 
     def __init__(self, store: ResultStore) -> None:
         self._store = store
+        self._read: dict[Record, Any] = {}
         self.epoch = 0
         self.seq = 0
         self.ids: dict[int, int] = {}
@@ -57,10 +59,16 @@ class Chronicle:
         """By epoch and batch."""
         self.run_code: int = Code.PENDING
         self.repeatable: set[tuple[int, int]] = set()
-        """Items that ended and may end once more: they were sent again for good reason."""
+        """Items that ended and may end once more: their values are gone, or something before them runs anew."""
         self.aliases: dict[tuple[int, int], int] = {}
         self.children: dict[tuple[int, int], set[int]] = {}
         """Nodes that were recorded in the place of an item."""
+
+    def read(self, record: Record, *, seq: int | None = None) -> Any:
+        """What a record tells; each is decoded once, however many lives replay it."""
+        if record not in self._read:
+            self._read[record] = decode(record, seq=seq)
+        return self._read[record]
 
     def committed(self, epoch: int, records: Sequence[Record]) -> None:
         """A commit is durable."""
@@ -72,7 +80,7 @@ class Chronicle:
             self._take(epoch, record)
 
     def _take(self, epoch: int, record: Record) -> None:
-        value = decode(record)
+        value = self.read(record)
         if isinstance(value, NodeEntry):
             id_ = int(value.key)
             if self.ids.setdefault(record.node, id_) != id_:

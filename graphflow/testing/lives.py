@@ -25,19 +25,21 @@ from graphflow.histories.volatile import VolatileHistory
 from graphflow.ports import Journal
 from graphflow.records import Life, Record, Request, RunHeader
 from graphflow.results import packs
-from graphflow.states import FAILED_CODES, Code
+from graphflow.states import FAILED_CODES, FINAL_CODES, Code
 from graphflow.testing.chronicle import GOOD, Chronicle
 from graphflow.testing.ledger import Violation
 from graphflow.testing.scenarios import Faults, Scenario
 from graphflow.testing.simulated_driver import SimulatedDriver
 from graphflow.testing.simulated_results import VolatileStore
-from graphflow.testing.small_scenarios import PlainValues, small_scenario
+from graphflow.testing.small_scenarios import PlainValues, small_scenario, with_values
 
 __all__ = ["LivesOutcome", "live"]
 
 LEASE_SECONDS = 30.0
 MAX_STEPS = 60_000
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
+WHOLE = -1
+"""In place of an index: what a node as a whole is, such as its width."""
 Place = tuple[int, int]
 
 
@@ -201,8 +203,16 @@ class Lives:
         self.lives = 0
         self.steps = 0
         self.executions: dict[Place, int] = {}
-        self.stale: set[Place] = set()
-        """Items that ended, and must run again because something that they depend on does."""
+        self._stale: dict[Place, int] = {}
+        """Items that ended, and run again because they are to, or something before them does; with the commit since which."""
+        self._changed: set[Place] = set()
+        self._selected: list[Place] = []
+        self._orphans: list[ev.Event] = []
+        """What batches of dead drivers report to the next one."""
+        self._begun = 0
+        """The commit with which the newest life began."""
+        self._lengths: dict[Place, int] = {}
+        self._may_run: set[Place] = set()
         self.gone: set[Place] = set()
         """Items whose values were gone when the newest life began."""
         self._renewed = 0.0
@@ -220,10 +230,10 @@ class Lives:
 
     def run(self) -> LivesOutcome:
         """Run to the end, and check what it came to."""
-        troubles = self.rng.choice((1, 1, 2, 2, 3, 5))
-        for _ in range(troubles):
-            driver = self._next_life(is_last=False)
+        for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3, 5))):
+            driver = self._next_life(is_last=False, selections=self._selections())
             self._drive(driver)
+            self._check_selected()
             self._between()
         driver = self._next_life(is_last=True)
         self._drive(driver)
@@ -252,7 +262,7 @@ class Lives:
         journal = _WatchedJournal(inner, self.chronicle)
         recovery, writer = None, RecordWriter()
         if self.lives > 1:
-            replay = Replay(store=self.store)
+            replay = Replay(self.store, read=self.chronicle.read)
             for entry in history.read(RUN):
                 replay.add(entry)
             damaged = [each for each in replay.stored() if not packs.verify(self.store, each)]
@@ -265,7 +275,8 @@ class Lives:
         if recovery is not None:
             books.run_moved(Code.RESUMING)
         books.commit()
-        self._note_what_is_left(selections)
+        self._selected = [(int(each.node[1:]), index) for each in selections for index in each.indices or ()]
+        self._note_what_is_left()
         if is_last:
             self.scenario = replace(self.scenario, faults=Faults(cuts=0.3))
         driver = SimulatedDriver(
@@ -282,6 +293,9 @@ class Lives:
         )
         for each in self.drivers:
             each.is_zombie = True
+        for event in self._orphans:
+            driver.clock.after(self.rng.random(), event)
+        self._orphans.clear()
         self.drivers.append(driver)
         self._renewed = self.clock.now
         if not is_last:
@@ -339,6 +353,7 @@ class Lives:
     def _strike(self, driver: SimulatedDriver, fate: _Fate, point: str) -> None:
         if fate.how == "die":
             self.faults.append(f"{driver.number} died at {point!r}")
+            self._orphans += driver.orphans()
             self._end(driver)
             driver.books.journal.inner.abandon()  # type: ignore[attr-defined]
         elif fate.how == "sleep":
@@ -389,6 +404,8 @@ class Lives:
             ):
                 self.store.damage(name, rng)
             self.faults.append("packs were damaged")
+        if rng.random() < 0.2:
+            self._change_a_source()
 
     def _try_too_early(self) -> None:
         """Two drivers cannot have one run."""
@@ -398,44 +415,125 @@ class Lives:
             return
         raise Violation("a second driver took a run whose lease had not run out")
 
-    def _note_what_is_left(self, selections: Sequence[Selection]) -> None:
-        """Which items a new life must run again, although they ended."""
-        outcomes = self.chronicle.outcomes
-        bad = {
-            place
-            for place, outcome in outcomes.items()
-            if outcome.code not in GOOD and not self._is_kept(place)
-        }
-        stale = self.stale | bad
-        for node in self.scenario.nodes:
-            for index in [index for id_, index in outcomes if id_ == node.id]:
-                if (node.id, index) not in stale and self._depends_on(node.id, index, stale):
-                    stale.add((node.id, index))
-        self.stale = {place for place in stale if place in outcomes and outcomes[place].code in GOOD}
-        self.gone = {
-            place
-            for place in outcomes
-            if not self.chronicle.is_valued(*place) or not self.chronicle.is_finished(place)
-        }
+    def _change_a_source(self) -> None:
+        """A sequence that the flow's body maps over has another element, or another length."""
+        rng = self.rng
+        places = [
+            (node.id, source)
+            for nodes in self.scenario.rounds
+            for node in nodes
+            for source in node.sources
+            if source.length
+        ]
+        if not places:
+            return
+        id_, source = rng.choice(places)
+        assert source.length is not None
+        if rng.random() < 0.7:
+            place = id_, rng.randrange(source.length)
+            self._versions[place] = self._versions.get(place, 0) + 1
+            self.faults.append(f"item {place[1]} of node {id_} was changed")
+            self._changed.add(place)
+        else:
+            self._lengths[id_, source.slot] = max(0, source.length + rng.choice((-1, 1, 2)))
+            self.faults.append(f"node {id_} is {self._lengths[id_, source.slot]} long")
+            self._changed.add((id_, WHOLE))
+        self.scenario = with_values(self.scenario, self._versions, self._lengths)
+        self._nodes = {node.id: node for node in self.scenario.nodes}
 
-    def _is_kept(self, place: Place) -> bool:
+    def _selections(self) -> Sequence[Selection]:
+        """Items of a run that ended which somebody wants to run again."""
+        rng, outcomes = self.rng, self.chronicle.outcomes
+        mapped = [node.id for nodes in self.scenario.rounds for node in nodes if node.is_mapped]
+        ended = sorted(place for place in outcomes if place[0] in mapped)
+        if self.chronicle.run_code not in FINAL_CODES or not ended or rng.random() < 0.6:
+            return ()
+        id_, first = rng.choice(ended)
+        others = [index for each, index in ended if each == id_ and rng.random() < 0.2]
+        self.faults.append(f"items {sorted({first, *others})} of node {id_} are to run again")
+        return (Selection(node=f"n{id_}", indices=frozenset((first, *others))),)
+
+    def _check_selected(self) -> None:
+        """What was to run again did so, if the run ended."""
+        if self.chronicle.run_code not in (Code.COMPLETED, Code.FAILED) or self.scenario.may_halt:
+            return
+        for place in self._selected:
+            outcome = self.chronicle.outcomes.get(place)
+            if outcome is not None and outcome.seq < self._begun:
+                raise Violation(f"item {place[1]} of node {place[0]} was to run again, and did not")
+
+    def _note_what_is_left(self) -> None:
+        """Which items this life must or may run again, although they ended."""
+        chronicle, outcomes = self.chronicle, self.chronicle.outcomes
+        stale = {
+            place
+            for place, since in self._stale.items()
+            if place not in outcomes or outcomes[place].seq <= since
+        }
+        stale |= {*self._changed, *self._selected}
+        self._changed.clear()
+        if not self._selected:
+            stale |= {
+                place
+                for place, outcome in outcomes.items()
+                if outcome.code not in GOOD and not self._is_tolerated(place)
+            }
+        ending = self._with_dependents(stale, (DepKind.ORDER,))
+        stale = self._with_dependents(stale)
+        self._begun = chronicle.seq
+        self._stale = {place: self._stale.get(place, chronicle.seq) for place in stale}
+        self.gone = {
+            place for place in outcomes if not chronicle.is_valued(*place) or not chronicle.is_finished(place)
+        }
+        self._may_run = {*self.gone, *stale}
+        # What only runs later than something that fails now fails with it.
+        chronicle.repeatable = {*self._may_run, *ending}
+
+    def _with_dependents(self, places: set[Place], also: Sequence[DepKind] = ()) -> set[Place]:
+        """These places, and all that depends on them and has ended."""
+        if not places and not self.chronicle.failed_whole:
+            return set()
+        stale = {*places}
+        ended: dict[int, list[int]] = {}
+        for id_, index in self.chronicle.outcomes:
+            ended.setdefault(id_, []).append(index)
+        for node in self.scenario.nodes:
+            for index in [WHOLE, *ended.get(node.id, ())]:
+                if (node.id, index) not in stale and self._depends_on(node.id, index, stale, also):
+                    stale.add((node.id, index))
+        return stale
+
+    def _is_tolerated(self, place: Place) -> bool:
         node = self._nodes[place[0]]
         return node.knobs.is_tolerant and self.chronicle.codes.get(node.id) == Code.COMPLETED
 
-    def _depends_on(self, id_: int, index: int, stale: set[Place]) -> bool:
+    def _depends_on(self, id_: int, index: int, stale: set[Place], also: Sequence[DepKind]) -> bool:
+        """Whether an item needs something that is stale (the whole node: whether its width may be another)."""
+        chronicle = self.chronicle
         for dep in self._nodes[id_].deps:
-            if dep.kind is DepKind.ORDER:
+            if dep.kind is DepKind.ORDER and dep.kind not in also:
                 continue
             if dep.kind is DepKind.ITEMS:
-                found = (dep.upstream, index) in stale
+                # One that cannot be as wide as before fails all that takes its items.
+                found = (dep.upstream, index) in stale or (dep.upstream, WHOLE) in stale
             elif dep.kind is DepKind.PICK:
                 found = (dep.upstream, dep.index) in stale
             else:
                 found = any(place[0] == dep.upstream for place in stale)
-            code = self.chronicle.codes.get(dep.upstream, 0)
-            if found or (code in FAILED_CODES and dep.upstream in self.chronicle.failed_whole):
+            code = chronicle.codes.get(dep.upstream, 0)
+            if found or (code in FAILED_CODES and dep.upstream in chronicle.failed_whole):
                 return True
-        return False
+        return any(
+            place in stale
+            and id_ in children
+            and (place not in chronicle.outcomes or self._is_changed(place))
+            for place, children in chronicle.children.items()
+        )
+
+    def _is_changed(self, place: Place) -> bool:
+        """Whether an item runs with other inputs than before, and may record other tasks."""
+        outcome = self.chronicle.outcomes[place]
+        return outcome.code in GOOD
 
     # -- promises ---------------------------------------------------------------------------------------
 
@@ -453,13 +551,12 @@ class Lives:
     def _check_sent(self, place: Place, tries: int) -> None:
         """What ended well is not sent again, unless its value is gone or something before it runs anew."""
         outcome = self.chronicle.outcomes.get(place)
-        if outcome is not None and outcome.code in GOOD:
-            if place not in self.stale and place not in self.gone:
-                raise Violation(
-                    f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
-                    f"commit {outcome.seq}"
-                )
-            self.chronicle.repeatable.add(place)
+        may_run = place in self._may_run
+        if outcome is not None and outcome.code in GOOD and not may_run:
+            raise Violation(
+                f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
+                f"commit {outcome.seq}"
+            )
         if outcome is None and tries < self.chronicle.attempts.get(place, 0):
             raise Violation(
                 f"item {place[1]} of node {place[0]} is sent as if it had had {tries} attempts, after "
@@ -507,7 +604,7 @@ class Lives:
 
     def _check_replay(self, driver: SimulatedDriver) -> None:
         """Whoever reads the history finds what the core has in its books."""
-        replay = Replay(store=self.store)
+        replay = Replay(self.store, read=self.chronicle.read)
         for entry in self.history.read(RUN):
             replay.add(entry)
         known = replay.by_key()

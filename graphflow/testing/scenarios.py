@@ -238,9 +238,9 @@ class ScenarioMaker:
         Any whole number.
     """
 
-    ROUNDS = (1, 1, 1, 2, 2, 3)
-    NODES = (2, 3, 3, 4, 5, 6)
-    WIDTHS = (0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20)
+    ROUNDS: tuple[int, ...] = (1, 1, 1, 2, 2, 3)
+    NODES: tuple[int, ...] = (2, 3, 3, 4, 5, 6)
+    WIDTHS: tuple[int, ...] = (0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20)
     DIAMONDS = 0.15
     STORMS = 0.05
 

@@ -18,7 +18,7 @@ from graphflow.engine.recovery import Recovery
 from graphflow.engine.turns import Turns
 from graphflow.errors import GraphflowError
 from graphflow.histories.memory import MemoryHistory
-from graphflow.mapping import DROPPED
+from graphflow.mapping import DROPPED, FailedInput
 from graphflow.orders import BatchOrder, Lane, Ref
 from graphflow.ports import BatchLost
 from graphflow.reports import Report, StepReport
@@ -31,7 +31,7 @@ from graphflow.testing.chronicle import GOOD
 from graphflow.testing.ledger import Ledger, Violation
 from graphflow.testing.scenarios import Scenario
 from graphflow.testing.simulated_results import VolatileStore
-from graphflow.testing.simulated_workers import SimulatedWorkers
+from graphflow.testing.simulated_workers import SimulatedWorkers, WorkerDied
 from graphflow.testing.simulation import Simulation
 from graphflow.testing.small_scenarios import FAILURE, element_of, value_of
 
@@ -46,6 +46,7 @@ class _LifeLedger(Ledger):
 
     def __init__(self) -> None:
         super().__init__()
+        self.core: Core | None = None
         self.taken: dict[int, set[int]] = {}
         """Items that ended before, and were neither sent nor ended in this life."""
         self._before: dict[int, dict[int, int]] = {}
@@ -58,6 +59,14 @@ class _LifeLedger(Ledger):
             self._before[node] = {**states}
             self.taken[node] = {*states}
             self.attempts[node] = {index: count for index, count in enumerate(past.attempts) if count}
+
+    def is_ended(self, node: int, index: int) -> bool:
+        """Whether an item has ended in this life, or was taken over by now."""
+        if index in self.taken.get(node, ()):
+            assert self.core is not None
+            states = self.core.books[node].states
+            return index < len(states) and states[index] in FINAL_CODES
+        return super().is_ended(node, index)
 
     def _forget(self, node: int, index: int) -> None:
         taken = self.taken.get(node)
@@ -97,6 +106,13 @@ class _LifeWorkers(SimulatedWorkers):
         self._driver = driver
         self.orders: dict[int, BatchOrder] = {}
 
+    def report(self, order: ev.SubmitBatch) -> Report | None:
+        """What a batch would report by itself; None if it kills its worker."""
+        try:
+            return self._execute(order, sorted(self._ledger.out[order.batch]))
+        except WorkerDied:
+            return None
+
     def _execute(self, order: ev.SubmitBatch, positions: Sequence[int]) -> Report:
         report = super()._execute(order, positions)
         for node, index in self._executing:
@@ -128,6 +144,11 @@ class _LifeWorkers(SimulatedWorkers):
                     else each[position]
                     for slot in step.slots
                 ]
+                lost = [each for each in arguments if type(each) is FailedInput]
+                if lost and self._driver.is_zombie:
+                    return report
+                if lost:
+                    raise Violation(f"an input of batch {order.batch} is not there: {lost[0].error}")
                 if any(argument is DROPPED for argument in arguments):
                     raise Violation(
                         f"an input of item {order.indices[position]} of node {step.node} was dropped"
@@ -245,7 +266,9 @@ class SimulatedDriver(Simulation):
         self._begin(start)
 
     def _make_ledger(self) -> Ledger:
-        return _LifeLedger()
+        ledger = _LifeLedger()
+        ledger.core = self.core
+        return ledger
 
     def _make_rng(self) -> random.Random:
         return random.Random(self.scenario.seed * 100 + self.number)
@@ -321,9 +344,9 @@ class SimulatedDriver(Simulation):
         yield "committed"
         if booked != [command for _, commands, _ in handled for command in commands]:
             raise Violation("what may be told is not what was booked")
-        for event, commands, taken in handled:
+        for event, commands, left in handled:
             assert isinstance(self.ledger, _LifeLedger)
-            self.ledger.take_over(taken)
+            self.ledger.take_over(left)
             self._note(event)
             yield from self._settled(event, commands)
         if not self._inbox and self.core.is_stalled():
@@ -367,7 +390,7 @@ class SimulatedDriver(Simulation):
         values = [element_of(command.node, command.slot, index) for index in range(before, before + count)]
         self.dispatcher.buffers.setdefault(place, {}).update(enumerate(values, before))
         node = self.core.books[command.node].node
-        self.turns.check_source(node, before, values, has_ended=after < 0 and not script.raises)
+        self.turns.check_source(node, command.slot, before, values, has_ended=after < 0 and not script.raises)
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column."""
@@ -396,6 +419,19 @@ class SimulatedDriver(Simulation):
         if value is DROPPED:
             raise Violation(f"the value of item {index} of node {node} was dropped")
         return value
+
+    def orphans(self) -> list[ev.Event]:
+        """What batches that are under way will report, or that they are lost, when nobody waits for them any more."""
+        events: list[ev.Event] = []
+        for batch, order in self.ledger.flying.items():
+            draw = self.rng.random()
+            if draw < 0.3:
+                events.append(ev.BatchWasLost(batch=batch, executing=order.indices[0], had_started=True))
+            elif draw < 0.6:
+                report = self.life_workers.report(order)
+                if report is not None:
+                    events.append(ev.BatchReported(report))
+        return events
 
     # -- from outside -----------------------------------------------------------------------------------
 

@@ -16,12 +16,14 @@ from graphflow.testing.ledger import Ledger
 from graphflow.testing.scenarios import NodeScript, Scenario
 from graphflow.testing.virtual_time import VirtualClock
 
-__all__ = ["SimulatedWorkers"]
+__all__ = ["SimulatedWorkers", "WorkerDied"]
 
 _WAITING = frozenset({Code.PENDING, Code.AWAITING_RETRY, Code.PAUSED, Code.GRAFTED})
 
 
-class _WorkerDied(Exception):
+class WorkerDied(Exception):
+    """An item killed its worker."""
+
     def __init__(self, index: int) -> None:
         self.index = index
 
@@ -89,7 +91,7 @@ class SimulatedWorkers:
             told, held = sorted(told[:cut]), sorted(told[cut:])
         try:
             report = self._execute(order, told)
-        except _WorkerDied as death:
+        except WorkerDied as death:
             return self._died(order, order.indices, death.index)
         if held:
             report = replace(report, positions=told, held=held)
@@ -108,7 +110,7 @@ class SimulatedWorkers:
         indices = [order.indices[position] for position in held]
         try:
             report = self._execute(order, held)
-        except _WorkerDied as death:
+        except WorkerDied as death:
             return self._died(order, indices, death.index)
         report = replace(report, positions=held)
         if self._rng.random() < self._scenario.faults.duplicates:
@@ -130,7 +132,7 @@ class SimulatedWorkers:
         keeps_report = not faults.has_journal and rng.random() < 0.5
         try:
             report = self._execute(order, range(len(order.indices) if keeps_report else position + 1))
-        except _WorkerDied as death:
+        except WorkerDied as death:
             return self._died(order, order.indices, death.index)
         if keeps_report and rng.random() < 0.5:
             self._clock.after(rng.random() * 3.0, ev.BatchReported(report))
@@ -259,7 +261,7 @@ class SimulatedWorkers:
                     return Code.GRAFTED, attempt
                 case "poison":
                     self.kills[place] = self.kills.get(place, 0) + 1
-                    raise _WorkerDied(index)
+                    raise WorkerDied(index)
                 case "pause":
                     if attempt > item.failures + 1:
                         return Code.COMPLETED, attempt

@@ -34,7 +34,7 @@ class _SmallMaker(ScenarioMaker):
     ROUNDS = (1, 1, 2)
     NODES = (2, 2, 3, 4)
     WIDTHS = (0, 1, 2, 2, 3, 3, 4, 5)
-    DIAMONDS = 0.1
+    DIAMONDS = 0.07
     STORMS = 0.0
 
     def fragment(self, depth: int) -> Fragment:
@@ -63,18 +63,25 @@ def _body() -> None:
     """What nodes run; workers are simulated."""
 
 
-def with_values(scenario: Scenario, changed: Mapping[tuple[int, int], int] | None = None) -> Scenario:
+def with_values(
+    scenario: Scenario,
+    versions: Mapping[tuple[int, int], int] | None = None,
+    lengths: Mapping[tuple[int, int], int] | None = None,
+) -> Scenario:
     """The same scenario with a program for each node, and elements for each sequence.
 
     Parameters
     ----------
-    changed
-        The version of single elements, by (node, index).
+    versions
+        Of single elements, by (node, index).
+    lengths
+        Of sequences that are longer or shorter now, by (node, slot).
     """
-    versions = changed or {}
 
     def made(nodes: Sequence[Node]) -> tuple[Node, ...]:
-        return tuple(_with_program(node, scenario.scripts[node.id], versions) for node in nodes)
+        return tuple(
+            _with_program(node, scenario.scripts[node.id], versions or {}, lengths or {}) for node in nodes
+        )
 
     return replace(
         scenario,
@@ -86,8 +93,14 @@ def with_values(scenario: Scenario, changed: Mapping[tuple[int, int], int] | Non
     )
 
 
-def _with_program(node: Node, script: NodeScript, versions: Mapping[tuple[int, int], int]) -> Node:
-    taken = sorted(each.slot for each in (*node.deps, *node.sources) if each.slot >= 0)
+def _with_program(
+    node: Node,
+    script: NodeScript,
+    versions: Mapping[tuple[int, int], int],
+    lengths: Mapping[tuple[int, int], int],
+) -> Node:
+    slots = [dep.slot for dep in node.deps] + [source.slot for source in node.sources]
+    taken = sorted(slot for slot in slots if slot >= 0)
     program = Program(
         id=node.key,
         fn=_body,
@@ -106,9 +119,10 @@ def _with_program(node: Node, script: NodeScript, versions: Mapping[tuple[int, i
         if source.length is None
         else replace(
             source,
+            length=(length := lengths.get((node.id, source.slot), source.length)),
             values=[
                 element_of(node.id, source.slot, index, versions.get((node.id, index), 0))
-                for index in range(source.length)
+                for index in range(length)
             ],
         )
         for source in node.sources

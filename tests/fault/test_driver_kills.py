@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 WIDTH = 200_000
 KILLS = 20
 SEED = 4
@@ -19,6 +21,7 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+@pytest.mark.timeout(400)
 def test_a_driver_killed_at_random_instants_loses_nothing_that_was_committed(
     stage: Any, cluster: str, wait_until: Callable[..., None]
 ) -> None:
