@@ -144,9 +144,7 @@ class Chronicle:
         """Whatever is told is durable by then."""
         match command:
             case ev.SubmitBatch():
-                known = self.dispatched.get((epoch, command.batch))
-                if known is None or [*known.indices] != [*command.indices]:
-                    raise Violation(f"batch {command.batch} was sent before that was durable")
+                self.check_sent(epoch, command)
             case ev.CommitReport():
                 for step in command.report.steps:
                     for position, index in enumerate(command.indices):
@@ -157,6 +155,12 @@ class Chronicle:
             case ev.NodeChanged():
                 if command.code in FINAL_CODES and self.codes.get(command.node) != command.code:
                     raise Violation(f"{command} was told before it was durable")
+
+    def check_sent(self, epoch: int, command: ev.SubmitBatch) -> None:
+        """A batch is sent: that is durable by then, so that its attempts count."""
+        known = self.dispatched.get((epoch, command.batch))
+        if known is None or [*known.indices] != [*command.indices]:
+            raise Violation(f"batch {command.batch} was sent before that was durable")
 
     def _check_durable(self, node: int, index: int, code: int, attempts: int | None = None) -> None:
         outcome = self.outcomes.get((node, index))
