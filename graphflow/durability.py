@@ -212,8 +212,10 @@ class Durability:
             If that cannot be written.
         """
         self.write_log()
+        failpoint("life.state.before")
         self.books.run_moved(code, message)
         self.books.commit()
+        failpoint("life.state.after")
 
     def begin_attempt(self, flow: Definition, run: Run) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
