@@ -29,7 +29,6 @@ from graphflow.errors import (
     ResultStoreError,
     RunCancelled,
 )
-from graphflow.failpoints import failpoint
 from graphflow.flow_options import FlowOptions
 from graphflow.futures import Future, wait_in_loop
 from graphflow.item import Item
@@ -159,7 +158,8 @@ class Execution:
                     backend.close()
             with run._moving:
                 run._end()
-            self._write_end()
+            if durable is not None:
+                durable.close()
             call_end_hooks(self.flow, run)
             run._done.set()
 
@@ -168,25 +168,6 @@ class Execution:
         logger.error("%s", error)
         if self.run._recorder is not None:
             self.run._recorder.give_up(error)
-
-    def _write_end(self) -> None:
-        """The outcome is durable before anybody is told; if it cannot be written, the run crashed."""
-        run, durable = self.run, self.durability
-        if durable is None:
-            return
-        try:
-            if not isinstance(run.exception, LeaseLost):
-                if run.exception is None:
-                    durable.completed(run.value)
-                failpoint("life.end.before")
-                run._write_state()
-                failpoint("life.end.after")
-        except GraphflowError as error:
-            logger.error("the end of run %s could not be written: %s", run.name, error)
-            if run.exception is None:
-                settle(run, error)
-        finally:
-            durable.close()
 
     def _make_backend(self) -> Backend:
         if not self._opened:
@@ -207,10 +188,9 @@ class Execution:
         )
         recorder.view = _hook_view(recorder)
         run._attach(recorder)
-        run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
         if self.durability is not None and run.attempt > 1:
             self.durability.begin_attempt(self.flow, run)
-        run._write_state()
+        run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
         if run.attempt == 1:
             call_hooks(self.flow, run, self.options.on_running)
         return recorder
@@ -224,7 +204,6 @@ class Execution:
         if code not in FAILED_CODES or run.attempt > self.options.retries or run._is_stopping:
             return None
         run._move(Code.AWAITING_RETRY)
-        run._write_state()
         delay = self.options.delay(run.attempt)
         run.attempt += 1
         run._exception = None
@@ -332,6 +311,8 @@ class Execution:
         if error is None:
             try:
                 self.run._value = resolved(value, recorder)
+                if self.durability is not None:
+                    self.durability.completed(self.run._value)
             except Exception as broken:
                 error = broken
         settle(self.run, error)
@@ -431,7 +412,15 @@ def settle(run: Run, error: BaseException | None) -> None:
         code = Code.CRASHED
     else:
         code = Code.FAILED
-    run._move(code, error=error)
+    try:
+        if isinstance(error, LeaseLost):
+            run._durability = None
+        run._move(code, error=error)
+    except (HistoryError, LeaseLost) as broken:
+        logger.error("the end of run %s could not be written down: %s", run.name, broken)
+        run._durability = None
+        run._exception = error = error if isinstance(error, _BROKEN) else broken
+        run._move(Code.CRASHED, error=error)
 
 
 # -- hooks -------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class Durability:
             store = open_store(history, run.id)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("life.begin.before")
-            self.books.begin(_life(flow, run, journal.epoch, "start", store))
+            self.books.begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
             self.books.commit()
             failpoint("life.begin.after")
         except BaseException:
@@ -217,7 +217,7 @@ class Durability:
     def begin_attempt(self, flow: Definition, run: Run) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
         self.recovery = None
-        self.books.begin(_life(flow, run, self.journal.epoch, "attempt", self.store))
+        self.books.begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
 
     def completed(self, value: Any) -> None:
         """The run has a value, which is kept so that it can be asked for later."""
@@ -320,7 +320,10 @@ def reopen(
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
         failpoint("life.begin.before")
-        books.begin(_life_again(flow, header, replay, journal.epoch, reason, store))
+        if replay.lives:
+            books.begin(_life_again(flow, header, replay, journal.epoch, reason, store))
+        else:
+            books.begin(_life(flow, header.name, given, journal.epoch, "start", store))
         books.run_moved(Code.RESUMING)
         books.commit()
         failpoint("life.begin.after")
@@ -378,7 +381,14 @@ def _parameters(
                     f"run {replay.lives[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
                     "give the same parameters, or another run id"
                 )
-    stored = replay.lives[0].stored if replay.lives else None
+    if not replay.lives:
+        if wanted is not None:
+            return dict(wanted)
+        raise ValueUnavailable(
+            "the driver of this run died before it wrote with which parameters it began, so the run cannot be resumed; nothing "
+            "of it ran: run the flow anew"
+        )
+    stored = replay.lives[0].stored
     if stored is None:
         raise ValueUnavailable(
             "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
@@ -422,22 +432,29 @@ def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
 # -- what a life is ---------------------------------------------------------------------------------------
 
 
-def _life(flow: Definition, run: Run, epoch: int, reason: str, store: ResultStore) -> Life:
+def _life(
+    flow: Definition,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    epoch: int,
+    reason: str,
+    store: ResultStore,
+) -> Life:
     stored: Mapping[str, Any] | None = None
     try:
-        data = cloudpickle.dumps(dict(run.parameters), protocol=5)
+        data = cloudpickle.dumps(dict(parameters), protocol=5)
         stored = _kept(store, f"{epoch:04d}-parameters", data)
     except GraphflowError:
         raise
     except Exception as error:
         logger.warning(
             "the parameters of run %s cannot be pickled (%s: %s), so it cannot be resumed",
-            run.id,
+            run_name,
             type(error).__name__,
             error,
         )
-    shown = {name: _short(value) for name, value in run.parameters.items()}
-    return _described(flow, run.name, epoch, reason, store, shown, stored)
+    shown = {name: _short(value) for name, value in parameters.items()}
+    return _described(flow, run_name, epoch, reason, store, shown, stored)
 
 
 def _life_again(

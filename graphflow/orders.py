@@ -15,6 +15,7 @@ from graphflow.policies import TaskOptions
 __all__ = [
     "GONE",
     "GONE_TEXT",
+    "RUN_ID_ENDS",
     "BatchOrder",
     "Column",
     "Elements",
@@ -91,6 +92,8 @@ class Ref:
     digest: bytes = b""
 
 
+RUN_ID_ENDS = "@"
+"""What follows in a `BatchOrder.run_id` tells the attempt and the driver."""
 GONE = Ref(kind="gone", id="gone", count=0)
 GONE_TEXT = (
     "the value is not kept any more: it was large, and nothing that was recorded by then needed it; return it from the "
@@ -227,6 +230,11 @@ class BatchOrder:
     pace: Pace | None = None
     results: Any = None
     epoch: int = 0
+
+    @property
+    def flow_run_id(self) -> str:
+        """The id of the flow run, the same for all its attempts and drivers; `run_id` sets those apart."""
+        return self.run_id.partition(RUN_ID_ENDS)[0]
 
     def arrived(self, at: float) -> BatchOrder:
         """The order as it reached its worker at this moment, by the performance counter there."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
 from graphflow.knobs import KNOB_NAMES, timeout_factor
+from graphflow.orders import RUN_ID_ENDS
 from graphflow.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions, refuse_unknown
 from graphflow.ports import Backend, RunEvent
 from graphflow.recording import Callee, Fragment, Recorder
@@ -57,12 +58,12 @@ class RunRecorder(Recorder):
             flow_name=flow_name, scope=flow_name, flow_parameters=flow_parameters, log_prints=log_prints
         )
         self.run_id = run_id
-        self.key = run_id if attempt == 1 else f"{run_id}.{attempt}"
+        self.key = run_id if attempt == 1 else f"{run_id}{RUN_ID_ENDS}{attempt}"
         self._durability = durability
         self._persistence = persistence
         if durability is not None and durability.journal.epoch > 1:
             # What an earlier driver left on a cluster that is shared must not be taken for this one's.
-            self.key += f".e{durability.journal.epoch}"
+            self.key += f"{RUN_ID_ENDS}e{durability.journal.epoch}"
         self.pause_here: Callable[[float | None], None] | None = None
         """Pauses the run and waits until it is resumed."""
         self.by_id: dict[int, Node] = {}
@@ -387,7 +388,6 @@ class Run:
                 if self._recorder is not None:
                     self._recorder.pause(True)
                 self._move(Code.PAUSED)
-                self._write_state()
 
     def resume(self) -> None:
         """Go on after `pause`, and run again what a `Pause` signal parked."""
@@ -401,7 +401,6 @@ class Run:
                 self._is_paused = False
                 if self.ended is None:
                     self._move(Code.RUNNING)
-                    self._write_state()
                 self._resumed.set()
 
     def update(self, node: Any, **knobs: Any) -> None:
@@ -473,11 +472,6 @@ class Run:
 
     # -- used by flows ----------------------------------------------------------------------------------
 
-    def _write_state(self) -> None:
-        """The state that the run is in now is durable when this returns."""
-        if self._durability is not None:
-            self._durability.moved(Code.by_name(self.state.name), self.state.message or "")
-
     def _carry_out(self, request: Request) -> None:
         """Do what was asked from outside.
 
@@ -526,7 +520,16 @@ class Run:
             recorder.stop(hard=True)
 
     def _move(self, code: Code, *, error: BaseException | None = None) -> State:
+        """Move to a state, which is durable before anybody sees it.
+
+        Raises
+        ------
+        LeaseLost, HistoryError
+            If it cannot be written down.
+        """
         message = f"{type(error).__name__}: {error}" if error is not None else ""
+        if self._durability is not None:
+            self._durability.moved(code, message)
         state = State.of(code, message=message, data=error if error is not None else self._value)
         self._history.append(state)
         return state

@@ -266,6 +266,7 @@ class Recovery:
         valued = self._valued(known, states)
         for index in unfinished:
             valued[index] = Past.GONE
+        self._tell_of_values(node, states, valued)
         return Past(
             # One that did not end well may have been cut short.
             width=None if is_final and code not in GOOD_CODES else known.width,
@@ -277,6 +278,20 @@ class Recovery:
                 index for index in known.suspects(SUSPECT_DEATHS) if index < size and not states[index]
             ),
         )
+
+    def _tell_of_values(self, node: Node, states: bytearray, valued: bytearray) -> None:
+        """Say that values are made again: those that were not to be kept, and those that were lost."""
+        program = node.program
+        if program is not None and program.options.persist is False:
+            count = sum(map(states.count, (Code.COMPLETED, Code.CACHED)))
+            if count:
+                self._warn(
+                    node,
+                    f"does not persist: the values of {count} finished items are gone, and are made again where something that "
+                    "runs needs them",
+                )
+        elif lost := valued.count(Past.GONE):
+            self._warn(node, f"has {lost} finished items whose values are not kept any more; they run again")
 
     def _unfinished(self, known: ReplayedNode) -> set[int]:
         """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""

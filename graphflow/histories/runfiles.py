@@ -17,7 +17,7 @@ from graphflow.histories.migrating import opened
 from graphflow.histories.seals import Head, Seal
 from graphflow.records import Record
 
-__all__ = ["RUN_FILE", "RunRow", "RunWriter", "build_run"]
+__all__ = ["RUN_FILE", "RunRow", "RunWriter", "build_run", "wait_for_turn"]
 
 RUN_FILE = "run.db"
 
@@ -55,6 +55,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def wait_for_turn(folder: Path) -> None:
+    """Wait until nobody is in the middle of a commit.
+
+    Raises
+    ------
+    HistoryLocked
+        If that takes long: a driver was stopped there.
+    """
+    database = opened(folder / RUN_FILE, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
+    try:
+        with database.transaction():
+            pass
+    finally:
+        database.close()
 
 
 class RunWriter:

@@ -31,7 +31,7 @@ from graphflow.histories.leases import (
     this_process,
 )
 from graphflow.histories.readers import RunReader
-from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder
+from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
 from graphflow.ports import Clock
 from graphflow.records import Entry, RunHeader
@@ -138,6 +138,8 @@ class SqliteHistory:
             for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
+        # Before anything is granted: a driver that cannot be shut out keeps its lease.
+        wait_for_turn(self.run_folder(run_id))
         failpoint("history.take.before")
         catalog = Catalog(self.folder, creates=False)
         try:

@@ -267,7 +267,7 @@ class Batch:
             options=step.options,
             fn=step.fn,
             attempt=attempt,
-            run_id=self.order.run_id,
+            run_id=self.order.flow_run_id,
             label=lambda: self._label(step, position),
             map_index=self.order.indices[position] if step.program.is_mapped else None,
         )

@@ -56,7 +56,7 @@ def pack_values(
     failpoint("batch.pack.before")
     try:
         stored = iter(
-            publish(order.results, sections, run_id=order.run_id, batch=order.id, epoch=order.epoch)
+            publish(order.results, sections, run_id=order.flow_run_id, batch=order.id, epoch=order.epoch)
         )
     except Exception as error:
         # Whatever a store raises, the report comes back, and its driver decides.

@@ -89,7 +89,7 @@ class Step:
         self._lost_constant: FailedInput | None = None
         self._mixed: list[Sequence[Any]] = []
         self._width = batch.width if program.is_mapped else None
-        self._run_id = batch.run_id
+        self._run_id = batch.flow_run_id
         self._sink = sink
         self._digests = digested(order, batch) if order.wants_digests else b""
         """What the items are mapped over, 8 bytes each; made before an item can change its input."""

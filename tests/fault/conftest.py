@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 PROGRAMS = Path(__file__).parent / "programs"
+# Tests know the flows too; what is imported here is imported by the programs from their own folder.
+sys.path[:0] = [str(PROGRAMS)]
 
 
 class Child:
@@ -31,6 +35,16 @@ class Child:
         if self.code is None:
             self.code = int(self._warm.ask({"wait": self.pid}))
         return self.code
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was stopped by a signal."""
+        return state_of(self.pid) == "T"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return state_of(self.pid) in ("", "Z")
 
     def kill(self) -> None:
         """Kill it, and wait for its end."""
@@ -101,6 +115,78 @@ class Warm:
         self.process.wait()
 
 
+class Cluster:
+    """A Dask scheduler with worker processes, which outlive the drivers."""
+
+    def __init__(self, workers: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(PROGRAMS / "cluster.py"), str(workers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Dask tells of each client that vanished, with all that it would have been sent.
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End it, if it was not killed."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a cluster with two worker processes."""
+    made = Cluster(2)
+    try:
+        yield made.address
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def new_cluster() -> Iterator[Callable[[], Cluster]]:
+    """Makes clusters that may be killed."""
+    made: list[Cluster] = []
+
+    def make() -> Cluster:
+        made.append(Cluster(2))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for each in made:
+            each.close()
+
+
+def state_of(pid: int) -> str:
+    """What the system says of a process: `T` is stopped, `Z` ended and not waited for, empty gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def wait_for(holds: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Wait for what another process does to files, or to itself."""
+    pause = threading.Event()
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen"
+        pause.wait(0.002)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Waits for what another process does to files."""
+    return wait_for
+
+
 @pytest.fixture(scope="session")
 def warm_process() -> Iterator[Warm]:
     """One per test process."""
@@ -126,10 +212,19 @@ class Stage:
             f"flows:{call}", env={"GRAPHFLOW_HOME": str(self.home), **(env or {})}, **given
         )
 
-    def drive(self, name: str, run_id: str, *, env: Mapping[str, str] | None = None, **given: Any) -> Child:
+    def drive(
+        self,
+        name: str,
+        run_id: str,
+        *,
+        parameters: Mapping[str, Any],
+        call: str = "drive",
+        env: Mapping[str, str] | None = None,
+        **given: Any,
+    ) -> Child:
         """A driver of a flow, which counts in the file."""
-        parameters = {**given.pop("parameters"), "tally": str(self.tally)}
-        return self.start("drive", env, name=name, run_id=run_id, parameters=parameters, **given)
+        complete = {**parameters, "tally": str(self.tally)}
+        return self.start(call, env, name=name, run_id=run_id, parameters=complete, **given)
 
     def look(self, run_id: str) -> Any:
         """What is durable of a run."""

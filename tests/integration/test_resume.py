@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from graphflow import allow_failure, flow, history, pause_run, task, unmapped
+from graphflow import allow_failure, flow, history, pause_run, task, task_context, unmapped
 from graphflow.errors import (
     FlowChanged,
     GraphflowError,
@@ -679,3 +679,81 @@ def test_a_paused_body_goes_on_when_it_is_resumed(local_name: str, wait_until: C
     assert isinstance(impatient.run().exception, TimeoutError)
     with pytest.raises(GraphflowError, match="pause_run"):
         pause_run()
+
+
+def test_hooks_are_called_when_all_is_written_down(local_name: str) -> None:
+    seen: dict[str, str] = {}
+
+    def look(obj: Any, run: Any, state: Any) -> None:
+        with history() as past:
+            found = past.run("@latest")
+            if isinstance(run, Run):
+                seen["flow"] = f"{found.state} {state.name}"
+            else:
+                item = found.nodes["work"].items[run.index or 0]
+                seen[f"item {run.index}"] = f"{item.state} {state.name}"
+
+    @task(on_completion=[look], on_failure=[look])
+    def work(x: int) -> int:
+        if x == 2:
+            raise ValueError("bad")
+        return x
+
+    @flow(backend=local_name, on_failure=[look])
+    def body() -> Any:
+        return work.map(range(3))
+
+    body.run()
+    assert seen == {
+        "item 0": "Completed Completed",
+        "item 1": "Completed Completed",
+        "item 2": "Failed Failed",
+        "flow": "Failed Failed",
+    }
+
+
+def test_what_does_not_persist_is_said(tally: Any, broken: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @task(persist=False)
+    def load(x: int) -> int:
+        tally.add(f"{x}")
+        return x
+
+    @task
+    def total(values: list[int]) -> int:
+        if broken.exists():
+            raise ValueError("bad")
+        return sum(values)
+
+    @flow(backend="threads")
+    def body() -> Any:
+        return total(load.map(range(3)))
+
+    run = body.run()
+    broken.unlink()
+    with caplog.at_level(logging.WARNING, "graphflow.recovery"):
+        assert body.resume(run.id).value == 3
+    assert [record for record in caplog.records if "does not persist" in record.getMessage()]
+    assert counts(tally) == {"0": 2, "1": 2, "2": 2}
+
+
+def test_tasks_see_one_run_in_all_its_lives(backend_name: Any, tally: Any, broken: Path) -> None:
+    place, log = str(broken), tally
+
+    @task
+    def work(x: int) -> int:
+        context = task_context()
+        log.add(f"{context.run_id} {context.idempotency_key}")
+        if Path(place).exists():
+            raise ValueError("bad")
+        return x
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return work.map(range(3))
+
+    run = body.run()
+    broken.unlink()
+    assert body.resume(run.id).value == [0, 1, 2]
+    found = counts(tally)
+    assert set(found.values()) == {2} and len(found) == 3
+    assert {key.split()[0] for key in found} == {run.id}

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import resource
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from tally import count
 
-from graphflow import backends, failpoints, flow, task, task_context
-from graphflow.errors import GraphflowError
+from graphflow import backends, durability, failpoints, flow, task, task_context
+from graphflow.errors import GraphflowError, RunNotFound
+from graphflow.histories import databases
+from graphflow.histories.leases import SystemClock
+from graphflow.histories.replay import Replay
+from graphflow.histories.sqlite import SqliteHistory
+from graphflow.states import FINAL_CODES
 
 
 @task(batch_size=500)
@@ -27,6 +36,50 @@ def big_map(width: int, tally: str) -> int:
     return sum(work.map(range(width), tally=tally).result())
 
 
+@task(batch_size=5)
+def step(x: int, tally: str) -> int:
+    """An item of `gated`."""
+    count(tally, f"step {x}")
+    return x * x
+
+
+@task
+def hold(values: list[int], tally: str, gate: str) -> int:
+    """Waits until somebody opens the gate, a pipe."""
+    count(tally, "hold")
+    if gate:
+        with open(gate) as pipe:
+            pipe.read()
+    return sum(values)
+
+
+@flow
+def gated(size: int, tally: str, gate: str = "") -> int:
+    """A map, and a task that waits in the end."""
+    return hold(step.map(range(size), tally=tally), tally=tally, gate=gate).result()
+
+
+@task(batch_size=2)
+def grow(x: int, nbytes: int, tally: str) -> bytes:
+    """An item whose value is large."""
+    count(tally, f"grow {x}")
+    return x.to_bytes(1) * nbytes
+
+
+@task
+def measure(values: list[bytes], tally: str) -> int:
+    """The size of all."""
+    count(tally, "measure")
+    return sum(map(len, values))
+
+
+@flow
+def bulky(size: int, sizes: list[int], tally: str) -> int:
+    """A map with values of these sizes in turn."""
+    every = [sizes[x % len(sizes)] for x in range(size)]
+    return measure(grow.map(range(size), every, tally=tally), tally=tally).result()
+
+
 class Flaky(Exception):
     """Raised by each first attempt of some items."""
 
@@ -36,14 +89,14 @@ def source(size: int) -> Iterator[int]:
     yield from range(size)
 
 
-@task
+@task(batch_size=3)
 def load(x: int, tally: str) -> int:
     """An item of a map over a generator."""
     count(tally, f"load {x}")
     return x + 1
 
 
-@task(retries=2, retry_delay_seconds=0.01)
+@task(batch_size=3, retries=2, retry_delay_seconds=0.01)
 def shake(x: int, tally: str) -> int:
     """An item whose first attempt fails now and then."""
     count(tally, f"shake {x}")
@@ -52,7 +105,7 @@ def shake(x: int, tally: str) -> int:
     return x * x
 
 
-@task
+@task(batch_size=3)
 def leaf(x: int, tally: str) -> int:
     """An item of a map that a task began."""
     count(tally, f"leaf {x}")
@@ -86,6 +139,18 @@ def pipeline(size: int, tally: str) -> tuple[int, int, int]:
     return combined.result(), total(fan(squares, tally=tally), tally=tally).result(), size
 
 
+def names(size: int) -> dict[str, list[str]]:
+    """What the items of each node of `pipeline` are counted as, by index."""
+    squares = [(x + 1) ** 2 for x in range(size)]
+    return {
+        "load": [f"load {x}" for x in range(size)],
+        "shake": [f"shake {x + 1}" for x in range(size)],
+        "leaf": [f"leaf {x}" for x in squares],
+        "fan": ["fan"],
+        "total": ["total"],
+    }
+
+
 def plain(size: int) -> list[int]:
     """What `pipeline` gives, by a loop."""
     squares = [(x + 1) ** 2 for x in range(size)]
@@ -102,7 +167,7 @@ def executions(size: int) -> dict[str, int]:
     return found
 
 
-FLOWS = {"big_map": big_map, "pipeline": pipeline}
+FLOWS = {each.name: each for each in (big_map, pipeline, gated, bulky)}
 
 
 def drive(
@@ -133,19 +198,16 @@ def drive(
 
 def look(run_id: str) -> dict[str, Any]:
     """What is durable of a run: the items that ended, by node, how often others were tried, and what is wrong with it."""
-    from graphflow.errors import RunNotFound
-    from graphflow.histories.replay import Replay
-    from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.states import FINAL_CODES
-
     history = SqliteHistory()
     try:
         header = history.find(run_id)
     except RunNotFound:
-        return {"state": None, "done": {}, "tries": {}, "wrong": []}
+        return {"state": None, "written": {}, "done": {}, "tries": {}, "packs": {}, "wrong": []}
     replay = Replay()
+    written: dict[int, int] = {}
     for entry in history.read(run_id):
         replay.add(entry)
+        written[entry.epoch] = entry.seq
     done: dict[str, list[int]] = {}
     tries: dict[str, dict[str, int]] = {}
     for node in replay.nodes.values():
@@ -155,15 +217,79 @@ def look(run_id: str) -> dict[str, Any]:
             for index, code in enumerate(node.states)
             if code not in FINAL_CODES and index < len(node.attempts) and node.attempts[index]
         }
-    return {"state": header.state, "done": done, "tries": tries, "wrong": history.verify(run_id)}
+    packs: dict[str, list[tuple[str, int]]] = {}
+    for node in replay.nodes.values():
+        for segment in node.history.ranges:
+            stored = segment.step.stored
+            if stored is not None:
+                packs.setdefault(stored.name, []).extend(
+                    (node.entry.name, index) for index in segment.indices
+                )
+    return {
+        "state": header.state,
+        "written": written,
+        "done": done,
+        "tries": tries,
+        "packs": packs,
+        "wrong": history.verify(run_id),
+    }
+
+
+def resume(run_id: str, **given: Any) -> dict[str, Any]:
+    """Look at what a driver left, go on with the run, and look again."""
+    before = look(run_id)
+    return {"before": before, "run": drive(run_id=run_id, **given), "after": look(run_id)}
+
+
+def limited(nbytes: int, **given: Any) -> dict[str, Any]:
+    """Drive where no file can become larger, as on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, nbytes))
+    return drive(**given)
+
+
+class BackwardClock(SystemClock):
+    """Somebody sets the clock of the machine back by an hour whenever it is read."""
+
+    def __init__(self) -> None:
+        self._reads = 0
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        self._reads += 1
+        return time.time() - 3600.0 * self._reads
+
+
+class LaterClock(SystemClock):
+    """An hour has gone by: what has yet to run out has run out."""
+
+    def steady(self) -> float:
+        """Seconds since some moment of this boot."""
+        return time.monotonic() + 3600.0
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time() + 3600.0
+
+
+def later(*, patience: float | None = None, **given: Any) -> dict[str, Any]:
+    """Drive an hour later; with `patience`, seconds that locks are waited for."""
+    if patience is not None:
+        databases.PATIENCE_SECONDS = patience
+    durability.open_history = lambda: SqliteHistory(clock=LaterClock())  # type: ignore[assignment]
+    return drive(**given)
+
+
+def backward(**given: Any) -> dict[str, Any]:
+    """Drive while the clock is set back."""
+    durability.open_history = lambda: SqliteHistory(clock=BackwardClock())  # type: ignore[assignment]
+    return drive(**given)
 
 
 def modules() -> list[str]:
     """The names of all modules that runs need."""
-
-    import graphflow.backends.cluster
-    import graphflow.histories.sqlite  # noqa: F401
-
+    for name in ("distributed.deploy.local", "distributed.nanny", "graphflow.backends.cluster"):
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         drive("pipeline", "warm-1", {"size": 5, "tally": os.path.join(folder, "tally")})
         look("warm-1")

@@ -8,6 +8,8 @@ import os
 
 @functools.cache
 def _descriptor(path: str, pid: int) -> int:
+    with open(f"{path}.pids", "a") as file:
+        file.write(f"{pid}\n")
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 

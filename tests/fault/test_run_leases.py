@@ -1,0 +1,169 @@
+"""Two drivers and one run: only one of them drives it, and one that slept through its lease writes nothing more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SIZE = 40
+VALUE = sum(x * x for x in range(SIZE))
+FLOWS = Path(__file__).parent / "programs" / "flows.py"
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A pipe that the last task waits for."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+def test_of_two_drivers_that_resume_a_run_one_wins(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    assert stage.drive(rules="driver.report.received:kill@4", **given).wait() == -signal.SIGKILL
+    drivers = [stage.drive(**given) for _ in range(2)]
+    wait_until(lambda: any(driver.has_ended for driver in drivers))
+    loser = next(driver for driver in drivers if driver.has_ended)
+    (winner,) = (driver for driver in drivers if driver is not loser)
+    refused = loser.result()
+    assert refused["refused"] == "LeaseHeld", refused
+    assert f"process {winner.pid} on " in refused["message"]
+    code, errors = run_cli(stage, gate)
+    assert code == 9, errors
+    assert f"process {winner.pid} on " in errors
+    with open(gate, "w"):
+        pass
+    assert winner.result()["value"] == VALUE
+    counts = stage.counts()
+    assert counts["hold"] == 1 and len(counts) == SIZE + 1
+    assert max(counts.values()) <= 2
+    assert stage.look("run-1")["wrong"] == []
+
+
+def run_cli(stage: Any, gate: Path) -> tuple[int, str]:
+    """The same from the command line."""
+    given = {"size": SIZE, "gate": gate, "tally": stage.tally}
+    found = subprocess.run(
+        [sys.executable, "-m", "graphflow", "run", f"{FLOWS}:gated", "--run-id", "run-1", "--quiet"]
+        + [part for name, value in given.items() for part in ("-p", f"{name}={value}")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GRAPHFLOW_HOME": str(stage.home)},
+    )
+    return found.returncode, found.stderr
+
+
+PLACES = [
+    "driver.report.received@3",
+    "journal.commit.before@6",
+    "driver.tell.before@5",
+    "driver.submit.before@6",
+    "anchor.write.after@6",
+]
+"""Where the thread that writes the history is, outside of a transaction."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_driver_that_was_stopped_for_longer_than_its_lease_writes_nothing_more(
+    stage: Any, gate: Path, wait_until: Callable[..., None], place: str
+) -> None:
+    name, _, hit = place.partition("@")
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    sleeper = stage.drive(rules=f"{name}:pause@{hit}", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    assert stage.drive(**given).result()["refused"] == "LeaseHeld"
+    other = stage.drive(call="later", **given)
+    wait_until(lambda: other.has_ended or stage.counts().get("hold", 0) == 1)
+    assert not other.has_ended, other.result()
+    seen = stage.look("run-1")
+    before = stage.counts()
+    sleeper.send(signal.SIGCONT)
+    found = sleeper.result()
+    assert found.get("error") == "LeaseLost", found
+    assert found["state"] == "Crashed"
+    assert "can write nothing more" in found["message"]
+    again = stage.look("run-1")
+    assert again["written"]["1"] == seen["written"]["1"] and again["wrong"] == []
+    # What it had sent already may still end, nothing else begins.
+    assert sum(stage.counts().values()) - sum(before.values()) <= 6 * 5
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_a_driver_that_was_stopped_in_the_middle_of_a_commit_is_told_of(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    sleeper = stage.drive(rules="journal.commit.filled:pause@6", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    found = stage.drive(call="later", patience=0.2, **given).result()
+    assert found["refused"] == "HistoryLocked", found
+    assert "stopped (Ctrl-Z)" in found["message"] and "Continue or end it" in found["message"]
+    sleeper.send(signal.SIGCONT)
+    # It still has its lease, and goes on.
+    wait_until(lambda: sleeper.has_ended or stage.counts().get("hold", 0) == 1)
+    assert not sleeper.has_ended, sleeper.result()
+    with open(gate, "w"):
+        pass
+    assert sleeper.result()["value"] == VALUE
+    assert max(stage.counts().values()) == 1
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_a_short_lease_runs_out_while_its_driver_is_stopped(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    env = {"GRAPHFLOW_LEASE_SECONDS": "1"}
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}, "env": env}
+    sleeper = stage.drive(rules="lease.renew.before:pause@3", **given)
+    wait_until(lambda: sleeper.is_stopped)
+    refused = 0
+    while True:
+        other = stage.drive(**given)
+        wait_until(lambda other=other: other.has_ended or stage.counts()["hold"] == 2)
+        if not other.has_ended:
+            break
+        assert other.result()["refused"] == "LeaseHeld"
+        refused += 1
+    assert refused >= 1
+    sleeper.send(signal.SIGCONT)
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    found = sleeper.result()
+    assert found["error"] == "LeaseLost", found
+    counts = stage.counts()
+    assert counts == {**{f"step {x}": 1 for x in range(SIZE)}, "hold": 2}
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_a_clock_that_is_set_back_takes_no_run_from_its_driver(
+    stage: Any, gate: Path, wait_until: Callable[..., None]
+) -> None:
+    given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}}
+    driver = stage.drive(call="backward", **given)
+    wait_until(lambda: stage.counts().get("hold", 0) == 1)
+    assert stage.drive(**given).result()["refused"] == "LeaseHeld"
+    driver.kill()
+    before = stage.counts()
+    seen = stage.look("run-1")
+    assert seen["wrong"] == [] and len(seen["done"]["step"]) == SIZE
+    other = stage.drive(call="backward", **given)
+    with open(gate, "w"):
+        pass
+    assert other.result()["value"] == VALUE
+    assert stage.counts() == {**before, "hold": 2}
+    assert stage.look("run-1")["wrong"] == []
