@@ -25,8 +25,8 @@ from graphflow.histories.volatile import VolatileHistory
 from graphflow.ports import Journal
 from graphflow.records import Life, Record, Request, RunHeader
 from graphflow.results import packs
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.testing.chronicle import GOOD, Chronicle
+from graphflow.states import FAILED_CODES, FINAL_CODES, GOOD_CODES, Code
+from graphflow.testing.chronicle import Chronicle
 from graphflow.testing.ledger import Violation
 from graphflow.testing.scenarios import Faults, Scenario
 from graphflow.testing.simulated_driver import SimulatedDriver
@@ -401,7 +401,7 @@ class Lives:
             # It sleeps longer than its lease, and wakes up while another drives.
             self.clock.now = max(self.clock.now, driver.clock.now + LEASE_SECONDS + 1.0)
             driver.clock.now = self.clock.now + rng.choice((0.0, 0.1, 1.0, 50.0))
-        if rng.random() < 0.25 and self.store.objects:
+        if rng.random() < 0.35 and self.store.objects:
             for name in rng.sample(
                 sorted(self.store.objects), min(len(self.store.objects), rng.randrange(1, 4))
             ):
@@ -479,9 +479,10 @@ class Lives:
             stale |= {
                 place
                 for place, outcome in outcomes.items()
-                if outcome.code not in GOOD and not self._is_tolerated(place)
+                if outcome.code not in GOOD_CODES and not self._is_tolerated(place)
             }
-        ending = self._with_dependents(stale, (DepKind.ORDER,))
+        bad = {place for place, outcome in outcomes.items() if outcome.code not in GOOD_CODES}
+        ending = self._with_dependents(stale | bad, (DepKind.ORDER,))
         stale = self._with_dependents(stale)
         self._begun = chronicle.seq
         self._stale = {place: self._stale.get(place, chronicle.seq) for place in stale}
@@ -536,7 +537,7 @@ class Lives:
     def _is_changed(self, place: Place) -> bool:
         """Whether an item runs with other inputs than before, and may record other tasks."""
         outcome = self.chronicle.outcomes[place]
-        return outcome.code in GOOD
+        return outcome.code in GOOD_CODES
 
     # -- promises ---------------------------------------------------------------------------------------
 
@@ -557,7 +558,7 @@ class Lives:
         """What ended well is not sent again, unless its value is gone or something before it runs anew."""
         outcome = self.chronicle.outcomes.get(place)
         may_run = place in self._may_run
-        if outcome is not None and outcome.code in GOOD and not may_run:
+        if outcome is not None and outcome.code in GOOD_CODES and not may_run:
             raise Violation(
                 f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
                 f"commit {outcome.seq}"
