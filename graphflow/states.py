@@ -20,6 +20,7 @@ __all__ = [
     "FAILED_CODES",
     "FAILED_TABLE",
     "FINAL_CODES",
+    "GOOD_CODES",
     "FINAL_TABLE",
     "TRANSITIONS",
     "Code",
@@ -129,6 +130,8 @@ _BY_NAME = {name: code for code, name in reversed(_NAMES.items())}
 FINAL_CODES = frozenset(code for code in Code if code >= Code.COMPLETED)
 FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
 """`bytes.translate` table: 1 for final codes, 0 for others."""
+GOOD_CODES = frozenset({Code.COMPLETED, Code.CACHED, Code.SKIPPED})
+"""The codes of what ended well, and need not run again."""
 FAILED_CODES = frozenset({Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED})
 """The codes that count as a failure; `Cancelled` is an end, but not a failure of the item's own."""
 FAILED_TABLE = bytes(1 if code in FAILED_CODES else 0 for code in range(256))

@@ -234,6 +234,8 @@ class Stage:
     exhausted: set[int] = field(default_factory=set)
     limit: int | None = None
     """Iterators are asked for no item from this one on, None for no limit."""
+    cut_at: int | None = None
+    """What iterators gave that are asked for nothing more, though other widths are not known yet."""
     has_raised: bool = False
     """Whether an iterator raised: the map fails when the items that it gave have ended."""
     needs: int = 0

@@ -23,6 +23,7 @@ from graphflow.engine.failures import hand_over, root_of
 from graphflow.engine.halting import Halter
 from graphflow.engine.opening import Opener
 from graphflow.engine.outcomes import (
+    cancel_items,
     check_tolerance,
     end_if_complete,
     end_items,
@@ -520,7 +521,7 @@ class Core:
 
     def _cancel(self, book: NodeBook, indices: Sequence[int]) -> None:
         """End those of these items that have not ended."""
-        end_items(self.run, book, [i for i in indices if book.states[i] not in FINAL_CODES], Code.CANCELLED)
+        cancel_items(self.run, book, [i for i in indices if book.states[i] not in FINAL_CODES])
 
     # -- the end ----------------------------------------------------------------------------------------
 

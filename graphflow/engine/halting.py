@@ -85,7 +85,9 @@ class Halter:
             if slot not in stage.exhausted:
                 stage.exhausted.add(slot)
                 run.commands.append(ev.CloseSource(node=leader.node.id, slot=slot))
-        if stage.width is None and stage.pulled and not stage.undecided:
+        if stage.pulled and stage.undecided:
+            stage.cut_at = min(stage.pulled.values())
+        elif stage.width is None and stage.pulled:
             stage.width = len(leader.states)
             for member in stage.members:
                 book = run.books[member]

@@ -211,7 +211,8 @@ class Opener:
             return
         if has_conflict or stage.has_raised:
             self._mark_failed(leader, None if stage.has_raised else _width_error(leader, stage))
-        stage.width = min(stage.widths.values())
+        ends = [*stage.widths.values()] if stage.cut_at is None else [*stage.widths.values(), stage.cut_at]
+        stage.width = min(ends)
         for member in stage.members:
             book = run.books[member]
             set_width(run, book, stage.width)

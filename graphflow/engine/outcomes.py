@@ -16,10 +16,11 @@ from graphflow.engine.state import (
     WidthKnown,
 )
 from graphflow.graph import DepKind
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 
 __all__ = [
     "announce",
+    "cancel_items",
     "check_tolerance",
     "end_if_complete",
     "end_items",
@@ -86,6 +87,21 @@ def end_items(run: RunState, book: NodeBook, indices: Sequence[int], code: Code)
     if len(indices):
         run.commands.append(ev.ItemsEnded(node=book.node.id, indices=indices, code=code))
         set_items(run, book, indices, bytes([code]) * len(indices))
+
+
+def cancel_items(run: RunState, book: NodeBook, indices: Sequence[int]) -> None:
+    """Items end because the run stops; one that ran again for its value alone ends as it did before."""
+    past = book.past
+    if past is not None:
+        ended: dict[int, list[int]] = {}
+        for index in indices:
+            if index < len(past.states) and past.states[index] in GOOD_CODES:
+                ended.setdefault(past.states[index], []).append(index)
+        for code, group in ended.items():
+            end_items(run, book, group, Code(code))
+        if ended:
+            indices = [index for index in indices if book.states[index] not in FINAL_CODES]
+    end_items(run, book, indices, Code.CANCELLED)
 
 
 def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> None:

@@ -10,7 +10,7 @@ from graphflow.engine import events as ev
 from graphflow.engine.batching import SLICE_SECONDS, next_slice
 from graphflow.engine.books import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
-from graphflow.engine.outcomes import announce, end_items
+from graphflow.engine.outcomes import announce, cancel_items, end_items
 from graphflow.engine.pacing import Pacer
 from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
@@ -294,7 +294,7 @@ class Dispatcher:
             return
         if run.is_stopping:
             for node in flight.nodes:
-                end_items(run, run.books[node], rest, Code.CANCELLED)
+                cancel_items(run, run.books[node], rest)
         elif stage.is_halted:
             self._unmark(flight.nodes, rest)
             run.notices.append(LanesOpen(stage, rest))

@@ -27,13 +27,12 @@ from graphflow.mapping import slice_of
 from graphflow.orders import GONE
 from graphflow.policies import POLICY_NAMES
 from graphflow.reports import Stored, ValueInfo
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 
 __all__ = ["Recovery", "Selection"]
 
 logger = logging.getLogger("graphflow.recovery")
-GOOD = (Code.COMPLETED, Code.CACHED, Code.SKIPPED)
-_KEPT = bytes(code if code in GOOD else Code.PENDING for code in range(256))
+_KEPT = bytes(code if code in GOOD_CODES else Code.PENDING for code in range(256))
 _KEPT_FAILURES = bytes(code if code in FINAL_CODES else Code.PENDING for code in range(256))
 _NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
 _NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
@@ -250,19 +249,19 @@ class Recovery:
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
         unfinished = self._unfinished(known)
         for index in unfinished:
-            if states[index] not in GOOD:
+            if states[index] not in GOOD_CODES:
                 states[index] = Code.PENDING
         failed = [index for index in ended_of(known) if not states[index]]
         if failed:
             self._lineage.take_back(known.number, packed(failed), is_changed=False)
-        elif is_final and not size and code not in GOOD:
+        elif is_final and not size and code not in GOOD_CODES:
             self._lineage.take_back(known.number, (), is_changed=True)
         changed = [index for index in self._changed(node, known) if known.states[index] in FINAL_CODES]
         if changed:
             self._lineage.take_back(known.number, packed(changed), is_changed=True)
             for index in changed:
                 states[index] = Code.PENDING
-        if is_final and code not in GOOD and not keeps_failures:
+        if is_final and code not in GOOD_CODES and not keeps_failures:
             self._lineage.take_back_users(known.number)
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
         self._count_flying(node, known, attempts)
@@ -272,7 +271,7 @@ class Recovery:
         self._tell_of_values(node, states, valued)
         return Past(
             # One that did not end well may have been cut short.
-            width=None if is_final and code not in GOOD else known.width,
+            width=None if is_final and code not in GOOD_CODES else known.width,
             states=states,
             attempts=attempts,
             valued=valued,
@@ -310,7 +309,7 @@ class Recovery:
         is_kept = bool(self._selections) or known.number in self._completed
         return (
             known.is_final
-            and (known.code in GOOD or is_kept)
+            and (known.code in GOOD_CODES or is_kept)
             and not self._unfinished(known)
             and known.entry.name not in self._selections
         )

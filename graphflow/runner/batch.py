@@ -50,12 +50,11 @@ from graphflow.runner.progress import (
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.turns import run_in_turn
 from graphflow.runner.watchdog import Abandoned, watchdog
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
 _SUCCESS = int(Code.COMPLETED)
-_GOOD = frozenset((Code.COMPLETED, Code.CACHED, Code.SKIPPED))
 _clock = time.perf_counter
 
 
@@ -234,7 +233,7 @@ class Batch:
 
         Of a lane that did not end well they are kept, so that what failed can run again with the same inputs.
         """
-        if all(step.states[position] in _GOOD for step in self.steps):
+        if all(step.states[position] in GOOD_CODES for step in self.steps):
             for step in self.dropping:
                 if step.values[position] is not None and not is_small(step.values[position]):
                     step.values[position] = DROPPED

@@ -15,7 +15,7 @@ from graphflow.results.pickling import encode
 from graphflow.runner.host import BatchHost, Packed
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
-from graphflow.states import Code
+from graphflow.states import GOOD_CODES, Code
 
 __all__ = ["pack_values"]
 
@@ -98,4 +98,4 @@ def _has_ended_well(step: Step, positions: Sequence[int]) -> bool:
     return 0 not in part_of(step.states, positions).translate(_GOOD_TABLE)
 
 
-_GOOD_TABLE = bytes(code in (Code.COMPLETED, Code.CACHED, Code.SKIPPED) for code in range(256))
+_GOOD_TABLE = bytes(code in GOOD_CODES for code in range(256))

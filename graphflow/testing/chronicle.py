@@ -13,12 +13,11 @@ from graphflow.ports import ResultStore
 from graphflow.records import NO_NODE, Dispatch, Ended, Kind, NodeEntry, Record, Transition
 from graphflow.reports import Stored
 from graphflow.results import packs
-from graphflow.states import FINAL_CODES, Code
+from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.testing.ledger import Violation
 
-__all__ = ["GOOD", "Chronicle", "Outcome"]
+__all__ = ["Chronicle", "Outcome"]
 
-GOOD = frozenset((Code.COMPLETED, Code.CACHED, Code.SKIPPED))
 _VALUED = frozenset((Code.COMPLETED, Code.CACHED))
 
 
@@ -122,7 +121,7 @@ class Chronicle:
             return
         if (
             before is not None
-            and before.code in GOOD
+            and before.code in GOOD_CODES
             and code != Code.PENDING
             and place not in self.repeatable
         ):
@@ -133,7 +132,7 @@ class Chronicle:
         if code in FINAL_CODES:
             self.outcomes[place] = outcome
             self.repeatable.discard(place)
-        elif before is not None and (code == Code.PENDING or before.code not in GOOD):
+        elif before is not None and (code == Code.PENDING or before.code not in GOOD_CODES):
             del self.outcomes[place]
             if code == Code.PENDING:
                 self.attempts.pop(place, None)
@@ -144,9 +143,7 @@ class Chronicle:
         """Whatever is told is durable by then."""
         match command:
             case ev.SubmitBatch():
-                known = self.dispatched.get((epoch, command.batch))
-                if known is None or [*known.indices] != [*command.indices]:
-                    raise Violation(f"batch {command.batch} was sent before that was durable")
+                self.check_sent(epoch, command)
             case ev.CommitReport():
                 for step in command.report.steps:
                     for position, index in enumerate(command.indices):
@@ -157,6 +154,12 @@ class Chronicle:
             case ev.NodeChanged():
                 if command.code in FINAL_CODES and self.codes.get(command.node) != command.code:
                     raise Violation(f"{command} was told before it was durable")
+
+    def check_sent(self, epoch: int, command: ev.SubmitBatch) -> None:
+        """A batch is sent: that is durable by then, so that its attempts count."""
+        known = self.dispatched.get((epoch, command.batch))
+        if known is None or [*known.indices] != [*command.indices]:
+            raise Violation(f"batch {command.batch} was sent before that was durable")
 
     def _check_durable(self, node: int, index: int, code: int, attempts: int | None = None) -> None:
         outcome = self.outcomes.get((node, index))
@@ -172,9 +175,9 @@ class Chronicle:
     def is_finished(self, place: tuple[int, int]) -> bool:
         """Whether all that was recorded in an item's place has ended well."""
         return all(
-            self.codes.get(child) in GOOD
+            self.codes.get(child) in GOOD_CODES
             and all(
-                outcome.code in GOOD and self.is_finished(each)
+                outcome.code in GOOD_CODES and self.is_finished(each)
                 for each, outcome in self.outcomes.items()
                 if each[0] == child
             )

@@ -25,8 +25,8 @@ from graphflow.histories.volatile import VolatileHistory
 from graphflow.ports import Journal
 from graphflow.records import Life, Record, Request, RunHeader
 from graphflow.results import packs
-from graphflow.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.testing.chronicle import GOOD, Chronicle
+from graphflow.states import FAILED_CODES, FINAL_CODES, GOOD_CODES, Code
+from graphflow.testing.chronicle import Chronicle
 from graphflow.testing.ledger import Violation
 from graphflow.testing.scenarios import Faults, Scenario
 from graphflow.testing.simulated_driver import SimulatedDriver
@@ -320,11 +320,14 @@ class Lives:
 
     def _drive(self, newest: SimulatedDriver) -> None:
         """Go on until the newest driver has finished, died, or fallen asleep."""
+        driver = newest
         while not newest.is_over:
-            due = [(each.due, each.number, each) for each in self.drivers if each.due is not None]
-            if not due or newest.due is None:
-                raise Violation(f"nothing is left to happen, and the run has not ended: {_open(newest)}")
-            self._step(min(due)[2])
+            if driver.turn is None or driver.is_over:
+                due = [(each.due, each.number, each) for each in self.drivers if each.due is not None]
+                if not due or newest.due is None:
+                    raise Violation(f"nothing is left to happen, and the run has not ended: {_open(newest)}")
+                driver = min(due)[2]
+            self._step(driver)
             if newest.number in self.fates and self.fates[newest.number].how == "asleep":
                 return
 
@@ -398,7 +401,7 @@ class Lives:
             # It sleeps longer than its lease, and wakes up while another drives.
             self.clock.now = max(self.clock.now, driver.clock.now + LEASE_SECONDS + 1.0)
             driver.clock.now = self.clock.now + rng.choice((0.0, 0.1, 1.0, 50.0))
-        if rng.random() < 0.25 and self.store.objects:
+        if rng.random() < 0.35 and self.store.objects:
             for name in rng.sample(
                 sorted(self.store.objects), min(len(self.store.objects), rng.randrange(1, 4))
             ):
@@ -476,9 +479,10 @@ class Lives:
             stale |= {
                 place
                 for place, outcome in outcomes.items()
-                if outcome.code not in GOOD and not self._is_tolerated(place)
+                if outcome.code not in GOOD_CODES and not self._is_tolerated(place)
             }
-        ending = self._with_dependents(stale, (DepKind.ORDER,))
+        bad = {place for place, outcome in outcomes.items() if outcome.code not in GOOD_CODES}
+        ending = self._with_dependents(stale | bad, (DepKind.ORDER,))
         stale = self._with_dependents(stale)
         self._begun = chronicle.seq
         self._stale = {place: self._stale.get(place, chronicle.seq) for place in stale}
@@ -533,13 +537,15 @@ class Lives:
     def _is_changed(self, place: Place) -> bool:
         """Whether an item runs with other inputs than before, and may record other tasks."""
         outcome = self.chronicle.outcomes[place]
-        return outcome.code in GOOD
+        return outcome.code in GOOD_CODES
 
     # -- promises ---------------------------------------------------------------------------------------
 
     def _told(self, driver: SimulatedDriver, command: ev.Command) -> None:
         if driver.epoch != self.chronicle.epoch:
             # It fell asleep between a commit and what that allowed to be told.
+            if isinstance(command, ev.SubmitBatch):
+                self.chronicle.check_sent(driver.epoch, command)
             return
         self.chronicle.check_told(driver.epoch, command)
         if isinstance(command, ev.SubmitBatch):
@@ -552,7 +558,7 @@ class Lives:
         """What ended well is not sent again, unless its value is gone or something before it runs anew."""
         outcome = self.chronicle.outcomes.get(place)
         may_run = place in self._may_run
-        if outcome is not None and outcome.code in GOOD and not may_run:
+        if outcome is not None and outcome.code in GOOD_CODES and not may_run:
             raise Violation(
                 f"item {place[1]} of node {place[0]} is sent again, although it ended {Code(outcome.code).name} in "
                 f"commit {outcome.seq}"
@@ -574,23 +580,41 @@ class Lives:
         if not self.is_exact:
             return
         plain = PlainValues(self.scenario)
+        finish = driver.ledger.finish
+        assert finish is not None
+        unhandled = plain.oracle.unhandled(driver.seen)
+        if tuple(sorted(finish.unhandled)) != unhandled:
+            raise Violation(
+                f"failures of nodes {finish.unhandled} were seen by nobody; expected was {unhandled}"
+            )
         for id_, expected in plain.oracle.expected.items():
             book = driver.core.books.get(id_)
             if book is None:
-                continue
-            found = [Code(code) for code in book.states[: book.width or 0]]
-            if found != expected.items or book.final != expected.code:
+                # Of a fragment that ended well, before: its item was taken over.
+                code = self.chronicle.codes.get(id_, 0)
+                found = [
+                    Code(
+                        self.chronicle.outcomes[id_, index].code
+                        if (id_, index) in self.chronicle.outcomes
+                        else 0
+                    )
+                    for index in range(expected.width or 0)
+                ]
+            else:
+                code = book.final
+                found = [Code(each) for each in book.states[: book.width or 0]]
+            if found != expected.items or code != expected.code:
                 raise Violation(
-                    f"node {id_} ended {Code(book.final).name} {_names(found)}; expected was {expected.code.name} "
+                    f"node {id_} ended {Code(code).name} {_names(found)}; expected was {expected.code.name} "
                     f"{_names(expected.items)}"
                 )
-            for index, code in enumerate(found):
+            for index, each in enumerate(found):
                 outcome = self.chronicle.outcomes.get((id_, index))
-                if outcome is None or outcome.code != code:
+                if outcome is None or outcome.code != each:
                     raise Violation(
-                        f"item {index} of node {id_} ended {code.name}, but its history says {outcome}"
+                        f"item {index} of node {id_} ended {each.name}, but its history says {outcome}"
                     )
-                if code in (Code.COMPLETED, Code.CACHED) and self._is_asked(driver, id_):
+                if book is not None and each in (Code.COMPLETED, Code.CACHED) and self._is_asked(driver, id_):
                     value = driver.value(id_, index)
                     if value != plain.value(id_, index):
                         raise Violation(

@@ -26,8 +26,7 @@ from graphflow.results import packs
 from graphflow.results.pickling import decode, encode
 from graphflow.runner.columns import read_stored
 from graphflow.runner.inputs import Constant, digested, ready_inputs
-from graphflow.states import FINAL_CODES, Code
-from graphflow.testing.chronicle import GOOD
+from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.testing.ledger import Ledger, Violation
 from graphflow.testing.scenarios import Scenario
 from graphflow.testing.simulated_results import VolatileStore
@@ -162,7 +161,8 @@ class _LifeWorkers(SimulatedWorkers):
     ) -> Report:
         """The report with its values in a pack, as the runner writes them."""
         is_open = [
-            any(told.states[place] not in GOOD for told in report.steps) for place in range(len(positions))
+            any(told.states[place] not in GOOD_CODES for told in report.steps)
+            for place in range(len(positions))
         ]
         steps: list[StepReport] = []
         sections: list[packs.Section] = []
@@ -188,7 +188,9 @@ class _LifeWorkers(SimulatedWorkers):
                         node=step.node, data=data, count=len(kept), missing=dropped, is_whole=not dropped
                     )
                 )
-            steps.append(replace(told, values=values, digests=digests))
+            # A fragment has no value that anything could be mapped over, until its root has one.
+            info = told.info if any(code in _VALUED for code in told.states) else None
+            steps.append(replace(told, values=values, digests=digests, info=info))
         if sections:
             for place, stored in zip(places, self._driver.publish(sections, order), strict=True):
                 steps[place] = replace(steps[place], stored=stored)

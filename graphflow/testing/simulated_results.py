@@ -51,12 +51,12 @@ class VolatileStore:
             self.objects.pop(name, None)
 
     def damage(self, name: str, rng: random.Random) -> None:
-        """Lose an object, cut it short, or change one bit of each byte of it."""
+        """Lose an object, cut it short, or change each byte of it."""
         data = self.objects[name]
         how = rng.randrange(3)
         if how == 0:
             del self.objects[name]
         elif how == 1:
-            self.objects[name] = data[: rng.randrange(len(data))]
+            self.objects[name] = data[: rng.randrange(len(data) or 1)]
         else:
-            self.objects[name] = bytes(byte ^ 1 for byte in data)
+            self.objects[name] = bytes((byte + 1) % 256 for byte in data)

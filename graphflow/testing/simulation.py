@@ -117,7 +117,7 @@ class Simulation:
         self._events = 0
         self._batches = 0
         self._pulled: dict[tuple[int, int], int] = {}
-        self._seen: list[tuple[int, int | None]] = []
+        self.seen: list[tuple[int, int | None]] = []
         self._rounds = 0
         self._is_closed = False
         self._read: dict[int, int] = {}
@@ -153,7 +153,7 @@ class Simulation:
             open_nodes = sorted(set(self.ledger.nodes) - set(self.ledger.outcomes))
             raise Violation(f"the run never ended; open nodes: {open_nodes}")
         self.inspector.check_books()
-        self.inspector.check_end(self._seen, is_exact=not self.has_given_up)
+        self.inspector.check_end(self.seen, is_exact=not self.has_given_up)
         return Outcome(
             scenario=self.scenario,
             states=self.ledger.states,
@@ -366,7 +366,7 @@ class Simulation:
         """The body looks at a node's failure, if it has not ended by now."""
         if self._is_closed:
             return None
-        self._seen.append((node, None))
+        self.seen.append((node, None))
         return ev.FailureHandled(node)
 
     def _graft(self, command: ev.GraftItem) -> None:

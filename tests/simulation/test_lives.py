@@ -1,0 +1,46 @@
+"""Whole runs in several lives: drivers die, fall asleep and wake up between any two commands; every promise on every seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from graphflow.testing.lives import live
+
+SEEDS = 10_000
+CHUNK = 200
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_every_promise_holds_through_all_lives(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        outcome = live(seed)
+        assert outcome.lives > 1, f"live({seed}) had one life"
+
+
+def test_the_same_seed_gives_the_same_lives() -> None:
+    for seed in range(30):
+        first, second = live(seed, keeps_trace=True), live(seed, keeps_trace=True)
+        assert first.trace
+        assert (first.trace, first.faults) == (second.trace, second.faults)
+        assert first.executions == second.executions
+
+
+def test_every_kind_of_fault_strikes() -> None:
+    told: Counter[str] = Counter()
+    for seed in range(400):
+        for fault in live(seed).faults:
+            for kind in (
+                "died at 'commit'",
+                "died at 'committed'",
+                "died at 'tell SubmitBatch'",
+                "fell asleep",
+            ):
+                told[kind] += kind in fault
+            for kind in ("failed: HistoryError", "failed: LeaseLost", "packs were damaged", "to run again"):
+                told[kind] += kind in fault
+            for kind in ("was changed", "ended CANCELLED", "ended FAILED", "died at 'take NodesRecorded'"):
+                told[kind] += kind in fault
+    assert len(told) == 12
+    assert min(told.values()) > 3, told
