@@ -17,7 +17,7 @@ from graphflow.engine.pacing import Pacer
 from graphflow.graph import Dep, DepKind, Node
 from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
-from graphflow.states import FAILED_CODES, FINAL_TABLE, Code, Counts
+from graphflow.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code, Counts
 
 __all__ = [
     "FAILED_BYTES",
@@ -36,6 +36,7 @@ __all__ = [
 
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
 OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
+_ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
 
 
@@ -59,6 +60,13 @@ class Past:
     valued: bytearray
     info: ValueInfo | None = None
     suspects: Sequence[Sequence[int]] = ()
+
+    def void(self) -> None:
+        """No outcome counts any more; what had not ended keeps the attempts that it has used."""
+        ended = int.from_bytes(self.states.translate(_ENDED))
+        spared = int.from_bytes(self.attempts) & ~ended
+        self.attempts[:] = spared.to_bytes(len(self.attempts))
+        self.states[:] = bytes(len(self.states))
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""

@@ -46,7 +46,7 @@ class Restorer:
             if book.past is not None and any(
                 _has_another_width(books[dep.upstream]) for dep in book.node.deps if dep.kind in _WHOLE
             ):
-                book.past = None
+                book.past.void()
 
     def has_past(self, stage: Stage) -> bool:
         """Whether anything of a stage may be taken over."""

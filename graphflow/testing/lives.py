@@ -304,12 +304,16 @@ class Lives:
 
     def _fate(self, driver: SimulatedDriver, journal: _WatchedJournal) -> _Fate:
         rng = self.rng
-        how = rng.choice(("die", "die", "die", "die", "sleep", "sleep", "disk", "stop", "pause", "finish"))
+        how = rng.choice(
+            ("die", "die", "die", "die", "sleep", "sleep", "disk", "stop", "stop", "pause", "finish")
+        )
         if how == "disk":
             journal.fails_in = rng.randrange(8)
             return _Fate("finish")
         if how == "stop":
-            driver.stop_at(self.clock.now + rng.random() * 2, hard=rng.random() < 0.5)
+            driver.stop_at(
+                self.clock.now + rng.choice((0.1, 1.0, 2.0)) * rng.random(), hard=rng.random() < 0.5
+            )
             return _Fate("finish")
         if how == "pause":
             driver.pause_at(self.clock.now + rng.random(), rng.choice((0.1, 5.0, 100.0)))
@@ -432,7 +436,7 @@ class Lives:
             return
         id_, source = rng.choice(places)
         assert source.length is not None
-        if rng.random() < 0.7:
+        if rng.random() < 0.6:
             place = id_, rng.randrange(source.length)
             self._versions[place] = self._versions.get(place, 0) + 1
             self.faults.append(f"item {place[1]} of node {id_} was changed")

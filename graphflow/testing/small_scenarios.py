@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.graph import Dep, DepKind, Node, Source
-from graphflow.orders import Hole, Program
+from graphflow.orders import Program
 from graphflow.policies import RetryPolicy, TaskOptions, all_successful
 from graphflow.reports import ValueInfo
 from graphflow.states import FAILED_CODES, Code
@@ -105,7 +105,7 @@ def _with_program(
         id=node.key,
         fn=_body,
         kind="sync",
-        args=tuple(Hole(slot) for slot in range(len(taken))),
+        args=(),
         kwargs={},
         has_nested=False,
         options=TaskOptions(name=node.task_name, retry=RetryPolicy(retries=script.retries)),
