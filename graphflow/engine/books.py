@@ -60,6 +60,8 @@ class Past:
     valued: bytearray
     info: ValueInfo | None = None
     suspects: Sequence[Sequence[int]] = ()
+    taken: bytearray = field(default_factory=bytearray)
+    """1 where the outcome was taken over."""
 
     def void(self) -> None:
         """No outcome counts any more; what had not ended keeps the attempts that it has used."""
@@ -70,7 +72,7 @@ class Past:
 
     def grow(self, size: int) -> None:
         """Make room for `size` items."""
-        for column in (self.states, self.attempts, self.valued):
+        for column in (self.states, self.attempts, self.valued, self.taken):
             column.extend(bytes(max(0, size - len(column))))
 
 

@@ -66,18 +66,21 @@ class Lineage:
         todo = [(number, indices, is_changed)]
         while todo:
             number, indices, is_changed = todo.pop()
-            self._void(number, indices)
+            was_final = self._nodes[number].is_final
+            voided = self._void(number, indices)
+            if not len(voided) and (len(indices) or not was_final):
+                continue
             for user, dep in self._users.get(number, ()):
                 known = self._nodes[user]
                 kind = DepKind[dep.kind]
-                if kind is DepKind.ORDER or (kind is DepKind.PICK and dep.index not in indices):
+                if kind is DepKind.ORDER or (kind is DepKind.PICK and dep.index not in voided):
                     continue
-                ended = ended_of(known, indices if kind is DepKind.ITEMS else None)
+                ended = ended_of(known, voided if kind is DepKind.ITEMS else None)
                 if len(ended) or (kind is not DepKind.ITEMS and known.is_final):
                     todo.append((user, ended, True))
             if is_changed:
                 for index, child in self._children.get(number, ()):
-                    if index in indices:
+                    if index in voided:
                         todo.append((child, ended_of(self._nodes[child]), True))
 
     def take_back_users(self, number: int) -> None:
@@ -88,21 +91,24 @@ class Lineage:
                 ended = ended_of(known)
                 if len(ended) or known.is_final:
                     self.take_back(user, ended, is_changed=True)
-            elif DepKind[dep.kind] is DepKind.ITEMS:
-                self.take_back_users(user)
 
-    def _void(self, number: int, indices: Sequence[int]) -> None:
-        known = self._nodes[number]
+    def _void(self, number: int, indices: Sequence[int]) -> Sequence[int]:
+        """Items are as if they had not run, but for those that the core has taken over by now; gives which."""
+        known, past = self._nodes[number], self._pasts.get(number)
+        if past is not None and past.taken.find(1) >= 0:
+            indices = [index for index in indices if past.taken[index : index + 1] != b"\1"]
+            if not indices:
+                return ()
         if not len(indices) and not known.is_final:
-            return
+            return ()
         self._taken.append((number, indices))
         known.code = Code.PENDING
         known.write(indices, bytes(len(indices)), bytes(len(indices)))
-        past = self._pasts.get(number)
         if past is not None:
             for index in indices:
                 if index < len(past.states):
                     past.states[index] = past.attempts[index] = 0
+        return indices
 
 
 def ended_of(known: ReplayedNode, among: Sequence[int] | None = None) -> Sequence[int]:

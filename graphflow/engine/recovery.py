@@ -34,6 +34,7 @@ __all__ = ["Recovery", "Selection"]
 logger = logging.getLogger("graphflow.recovery")
 _KEPT = bytes(code if code in GOOD_CODES else Code.PENDING for code in range(256))
 _KEPT_FAILURES = bytes(code if code in FINAL_CODES else Code.PENDING for code in range(256))
+_TOLD = bytes((Past.NEVER_KEPT, Past.NEVER_KEPT | Past.THERE)) + bytes(254)
 _NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
 _NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
 SUSPECT_DEATHS = 2
@@ -362,7 +363,9 @@ class Recovery:
             kept[index] = Past.GONE
         for index in known.missing(is_whole=False):
             kept[index] = Past.NEVER_KEPT
-        needed = int.from_bytes(kept) & int.from_bytes(states.translate(_NEEDS_VALUE))
+        # One that ended without a value of its own stands in a column all the same.
+        told = int.from_bytes(known.valued(0, len(states)).translate(_TOLD))
+        needed = int.from_bytes(kept) & told & int.from_bytes(states.translate(_NEEDS_VALUE))
         valued = needed | int.from_bytes(states.translate(_NEEDS_NONE))
         return bytearray(valued.to_bytes(len(states)))
 

@@ -20,7 +20,6 @@ __all__ = ["Restorer"]
 
 MANY_RUNS = 64
 """Where items that are taken over stand in more stretches than this, and in short ones, they are taken in one go."""
-_WHOLE = (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS)
 _ANY = bytes(code > 0 for code in range(256))
 _THERE = bytes(code == Past.THERE for code in range(256))
 _NEVER_KEPT = bytes(code == Past.NEVER_KEPT for code in range(256))
@@ -39,12 +38,14 @@ class Restorer:
         self._run = run
 
     def open(self, stage: Stage) -> None:
-        """A stage opens: where a map that is taken as a whole is not what it was, what was made of it counts no more."""
+        """A stage opens: where what its nodes take as a whole is not what it was, nothing that was made of it counts."""
         books = self._run.books
         for member in stage.members:
             book = books[member]
             if book.past is not None and any(
-                _has_another_width(books[dep.upstream]) for dep in book.node.deps if dep.kind in _WHOLE
+                _ended_otherwise(books[dep.upstream], dep.index if dep.kind is DepKind.PICK else None)
+                for dep in book.node.deps
+                if dep.kind not in (DepKind.ITEMS, DepKind.ORDER)
             ):
                 book.past.void()
 
@@ -96,6 +97,7 @@ class Restorer:
         past = book.past
         if past is None or book.is_final:
             return
+        past.grow(len(past.states))
         last = past.states.translate(FINAL_TABLE).rfind(1) + 1
         size = min(each for each in (last, book.width, below) if each is not None)
         book.grow(size)
@@ -139,6 +141,14 @@ class Restorer:
                 past.grow(indices.stop if isinstance(indices, range) else max(indices, default=-1) + 1)
                 ended = _mask(codes_at(past.states, indices).translate(FINAL_TABLE))
                 valued = codes_at(past.valued, indices)
+                for dep in book.node.deps:
+                    upstream = self._run.books[dep.upstream]
+                    if (
+                        dep.kind is DepKind.ITEMS
+                        and upstream.past is not None
+                        and upstream.stage is not book.stage
+                    ):
+                        ended &= ~_changed(upstream, upstream.past, indices)
                 spared = ended & _mask(valued.translate(_NEVER_KEPT))
                 if spared:
                     spared &= self._unneeded(book, indices, known)
@@ -176,6 +186,11 @@ class Restorer:
         attempts = codes_at(past.attempts, chosen)
         if any(attempts):
             self._hand_over(book, chosen, attempts)
+        if isinstance(chosen, range):
+            past.taken[chosen.start : chosen.stop] = b"\1" * len(chosen)
+        else:
+            for index in chosen:
+                past.taken[index] = 1
         set_items(run, book, chosen, codes_at(past.states, chosen), attempts)
 
     def _hand_over(self, book: NodeBook, chosen: Sequence[int], attempts: bytes) -> None:
@@ -223,10 +238,28 @@ def _suspect(book: NodeBook, past: Past, indices: Sequence[int], stage: Stage) -
     return _mask(bytes(flags))
 
 
-def _has_another_width(book: NodeBook) -> bool:
-    """Whether a map has more items than before, or less, or none at all."""
-    width = None if book.past is None else book.past.width
-    return width is not None and (book.failed_whole or book.width != width)
+def _ended_otherwise(book: NodeBook, index: int | None) -> bool:
+    """Whether a node (or one item of it) is not what it was before: another width, or other outcomes."""
+    past = book.past
+    if past is None:
+        return False
+    if index is not None:
+        return index < len(past.states) and bool(_changed(book, past, range(index, index + 1)))
+    width = past.width
+    if width is None:
+        return False
+    return book.failed_whole or book.width != width or bool(_changed(book, past, range(width)))
+
+
+def _changed(book: NodeBook, past: Past, indices: Sequence[int]) -> int:
+    """A mask: 1 where an item had ended before, and has ended otherwise now."""
+    limit = indices.stop if isinstance(indices, range) else max(indices, default=-1) + 1
+    past.grow(limit)
+    before = codes_at(past.states, indices)
+    now = codes_at(book.states, indices) if limit <= len(book.states) else bytes(len(indices))
+    if before == now:
+        return 0
+    return _mask(bytes(was != code and FINAL_TABLE[was] for was, code in zip(before, now, strict=True)))
 
 
 def _mask(flags: bytes) -> int:

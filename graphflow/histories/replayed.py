@@ -20,6 +20,7 @@ from graphflow.states import FINAL_CODES, FINAL_TABLE, Code, Counts
 
 __all__ = ["Flight", "Moved", "ReplayedNode"]
 
+_VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 _NO_DIGEST = bytes(DIGEST_NBYTES)
 
 
@@ -180,13 +181,13 @@ class ReplayedNode:
                 found[index - lo] = self.history.place(index) is not None
         return bytes(found)
 
-    def _mark_valued(self, indices: Sequence[int], stored: Stored | None) -> None:
-        """Values of items were stored, or not."""
+    def _mark_valued(self, indices: Sequence[int], stored: Stored | None, states: bytes) -> None:
+        """Values of items were stored, or not; one that did not complete has none."""
         if not len(indices):
             return
         size = indices.stop if isinstance(indices, range) else max(indices) + 1
         self._valued.extend(bytes(max(0, size - len(self._valued))))
-        flags = bytearray(b"\1" if stored is not None else b"\0") * len(indices)
+        flags = bytearray(len(indices)) if stored is None else bytearray(states.translate(_VALUED))
         for position in stored.missing if stored is not None else ():
             flags[position] = 0
         if isinstance(indices, range):
@@ -263,7 +264,7 @@ class ReplayedNode:
         if step.digests and len(body.indices):
             self._new_digests.append((body.indices, step.digests))
         self.history.inputs_kept += len(step.faults.inputs)
-        self._mark_valued(body.indices, step.stored)
+        self._mark_valued(body.indices, step.stored, step.states)
         if step.stored is not None:
             step = replace(step, values=stored_ref(step.stored, store))
         self.history.add(Segment(body.indices, step, body.started, body.worker, errors))

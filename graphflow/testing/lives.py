@@ -525,9 +525,11 @@ class Lives:
                 # One that cannot be as wide as before fails all that takes its items.
                 found = (dep.upstream, index) in stale or (dep.upstream, WHOLE) in stale
             elif dep.kind is DepKind.PICK:
-                found = (dep.upstream, dep.index) in stale
+                found = (dep.upstream, dep.index) in stale or (dep.upstream, WHOLE) in stale
             else:
                 found = any(place[0] == dep.upstream for place in stale)
+            if also:
+                found = found or any(place[0] == dep.upstream for place in stale)
             code = chronicle.codes.get(dep.upstream, 0)
             if found or (code in FAILED_CODES and dep.upstream in chronicle.failed_whole):
                 return True
