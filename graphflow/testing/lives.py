@@ -406,9 +406,7 @@ class Lives:
             self.clock.now = max(self.clock.now, driver.clock.now + LEASE_SECONDS + 1.0)
             driver.clock.now = self.clock.now + rng.choice((0.0, 0.1, 1.0, 50.0))
         if rng.random() < 0.35 and self.store.objects:
-            for name in rng.sample(
-                sorted(self.store.objects), min(len(self.store.objects), rng.randrange(1, 4))
-            ):
+            for name in rng.sample([*self.store.objects], min(len(self.store.objects), rng.randrange(1, 4))):
                 self.store.damage(name, rng)
             self.faults.append("packs were damaged")
         if rng.random() < 0.2:
