@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -211,8 +212,10 @@ class Durability:
             If that cannot be written.
         """
         self.write_log()
+        failpoint("life.state.before")
         self.books.run_moved(code, message)
         self.books.commit()
+        failpoint("life.state.after")
 
     def begin_attempt(self, flow: Definition, run: Run) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
@@ -510,7 +513,8 @@ def _place_of(fn: Callable[..., Any]) -> dict[str, str]:
     }
 
 
-def _versions() -> dict[str, str]:
+@cache
+def _versions() -> Mapping[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

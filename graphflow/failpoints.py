@@ -82,8 +82,8 @@ NAMES: dict[str, str] = {
     "life.begin.after": "a life of the run began",
     "life.value.before": "the run's value is about to be kept",
     "life.value.after": "it is kept, the history does not say so",
-    "life.end.before": "the run's last state is about to be written",
-    "life.end.after": "it is written",
+    "life.state.before": "the run moved to a state, which is not written",
+    "life.state.after": "it is written, nobody was told of it",
 }
 """All failpoints, with what is so when one is hit."""
 
@@ -138,7 +138,7 @@ _plan: _Plan | _Refused | None = None
 
 
 def failpoint(name: str) -> None:
-    """A place of this name is reached: what is planned for it happens. Costs some 30 ns where nothing is planned."""
+    """A place of this name is reached: what is planned for it happens. Costs a call and a comparison where nothing is planned."""
     if _plan is not None:
         _plan.hit(name)
 

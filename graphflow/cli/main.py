@@ -13,6 +13,7 @@ import typer
 
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
+from graphflow.cli.chaos import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(runs, name="runs")
 app.command()(fsck)
+app.command()(chaos)
 
 
 class GraphFormat(StrEnum):

@@ -35,7 +35,8 @@ def flow_of(run: PastRun, target: str | None) -> Flow[Any, Any]:
         place = run.lives[0].flow if run.lives else {}
         name = place.get("qualname", "")
         file, module = place.get("file", ""), place.get("module", "")
-        source = file if file and Path(file).is_file() else module
+        # A module of a package is found wherever that is installed now; a script's name alone may be another's.
+        source = file if file and Path(file).is_file() else module if "." in module or not file else ""
         if not source or source == "__main__":
             raise TargetError(
                 f"the flow {run.flow_name!r} of run {run.id} was in {file or module or 'no file'}, which is not there; say where "

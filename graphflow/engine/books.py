@@ -46,7 +46,8 @@ class Past:
 
     `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued`
     tells of each value whether it is `GONE` (lost or damaged), `THERE` (or none is needed), or was `NEVER_KEPT`, because
-    nothing outside its batch needed it. `suspects` may have killed a driver, and run alone.
+    nothing outside its batch needed it. `suspects` may have killed a driver: each of these parts
+    runs by itself.
     """
 
     GONE: ClassVar[int] = 0
@@ -58,7 +59,7 @@ class Past:
     attempts: bytearray
     valued: bytearray
     info: ValueInfo | None = None
-    suspects: frozenset[int] = frozenset()
+    suspects: Sequence[Sequence[int]] = ()
     taken: bytearray = field(default_factory=bytearray)
     """1 where the outcome was taken over."""
 
@@ -260,6 +261,8 @@ class Stage:
     alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
     paused: list[int] = field(default_factory=list)
     suspects: set[int] = field(default_factory=set)
+    parts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Items that are sent once together with those of the same part, and no others."""
     """Indices that may have killed a worker: they go alone, task by task."""
     crashes: dict[tuple[int, int], int] = field(default_factory=dict)
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""

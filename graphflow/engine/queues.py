@@ -78,9 +78,23 @@ class Dispatcher:
             for index in suspects:
                 self.queue_item(stage, nodes, index)
             indices = [index for index in indices if index not in stage.suspects]
+        if stage.parts:
+            indices = self._queue_parts(stage, nodes, indices)
         stage.add_again(nodes, indices)
         self._mark(nodes, indices)
         self.enqueue(stage)
+
+    def _queue_parts(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> Sequence[int]:
+        """Queue those that go in parts, part by part; gives the others."""
+        others: list[int] = []
+        parts: dict[tuple[int, int], list[int]] = {}
+        for index in indices:
+            part = stage.parts.pop(index, None)
+            (others if part is None else parts.setdefault(part, [])).append(index)
+        for together in parts.values():
+            stage.add_alone(nodes, together)
+            self._mark(nodes, together)
+        return others
 
     def _mark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
         """Items wait singly in a queue."""

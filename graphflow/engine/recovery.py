@@ -38,7 +38,9 @@ _TOLD = bytes((Past.NEVER_KEPT, Past.NEVER_KEPT | Past.THERE)) + bytes(254)
 _NEEDS_VALUE = bytes(255 if code in (Code.COMPLETED, Code.CACHED) else 0 for code in range(256))
 _NEEDS_NONE = bytes(0 if code in (Code.COMPLETED, Code.CACHED) else Past.THERE for code in range(256))
 SUSPECT_DEATHS = 2
-"""An item that was under way when this many drivers died runs alone from then on."""
+"""An item that was under way when this many drivers died runs apart from others from then on."""
+SUSPECT_PIECES = 64
+"""Into so many parts the items are dealt that were under way together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,8 +277,10 @@ class Recovery:
             attempts=attempts,
             valued=valued,
             info=self._info(known),
-            suspects=frozenset(
-                index for index in known.suspects(SUSPECT_DEATHS) if index < size and not states[index]
+            suspects=tuple(
+                kept
+                for part in known.suspects(SUSPECT_DEATHS, SUSPECT_PIECES)
+                if (kept := [index for index in part if index < size and not states[index]])
             ),
         )
 

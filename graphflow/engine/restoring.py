@@ -218,12 +218,24 @@ class Restorer:
         mask = _mask(tries.translate(_ANY)) & ~ended
         for position, index in _places(indices, mask):
             book.attempts[index] = tries[position]
-        suspects = past.suspects.intersection(indices) if past.suspects else ()
-        stage.suspects.update(suspects)
-        for index in suspects:
-            place = index - indices[0] if isinstance(indices, range) else list(indices).index(index)
-            mask |= 1 << (8 * place)
-        return mask & ~restored
+        return (mask | _suspect(book, past, indices, stage)) & ~restored
+
+
+def _suspect(book: NodeBook, past: Past, indices: Sequence[int], stage: Stage) -> int:
+    """Items that may have killed a driver go in small parts, single ones alone; gives where there are such."""
+    if not past.suspects:
+        return 0
+    places = {index: position for position, index in enumerate(indices)}
+    flags = bytearray(len(indices))
+    for number, part in enumerate(past.suspects):
+        for index in part:
+            if index in places:
+                flags[places[index]] = 1
+                if len(part) == 1:
+                    stage.suspects.add(index)
+                else:
+                    stage.parts[index] = book.node.id, number
+    return _mask(bytes(flags))
 
 
 def _ended_otherwise(book: NodeBook, index: int | None) -> bool:

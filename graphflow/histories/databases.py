@@ -223,6 +223,8 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
         return HistoryError(
             f"{path} cannot be {what}: it was moved or removed while this process has it open"
         )
+    if code == sqlite3.SQLITE_CANTOPEN and path.exists() and not os.access(path.parent, os.W_OK):
+        code = sqlite3.SQLITE_READONLY
     if code in _SURROUNDINGS:
         return HistoryError(f"{path} cannot be {what}: {_SURROUNDINGS[code]} ({name})")
     if code == sqlite3.SQLITE_IOERR:

@@ -300,16 +300,28 @@ class ReplayedNode:
             size = len(self.states.rstrip(b"\0"))
             del self.states[size:], self.attempts[size:]
 
-    def suspects(self, deaths: int) -> set[int]:
-        """Items that are, or were, under way when so many drivers died, and never ended."""
+    def suspects(self, deaths: int, pieces: int) -> list[list[int]]:
+        """Items that are, or were, under way when so many drivers died, and never ended.
+
+        In parts, each at most the `pieces`-th part of a batch that was lost: one item that kills drivers is alone after a few
+        lives, and the many that were near it cost little.
+        """
+        lost = [*self._lost, *(flight.out for flight in self.flights.values())]
         tallied = Counter[int]()
-        for lost in (*self._lost, *(flight.out for flight in self.flights.values())):
-            tallied.update(lost)
-        return {
+        for indices in lost:
+            tallied.update(indices)
+        suspects = {
             index
             for index, count in tallied.items()
             if count >= deaths and self.states[index : index + 1].translate(FINAL_TABLE) != b"\1"
         }
+        parts: list[list[int]] = []
+        for indices in reversed(lost):
+            members = [index for index in indices if index in suspects]
+            suspects.difference_update(members)
+            size = -(-len(indices) // pieces)
+            parts += [members[at : at + size] for at in range(0, len(members), size)]
+        return parts
 
     def missing(self, *, is_whole: bool = True) -> set[int]:
         """Items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""

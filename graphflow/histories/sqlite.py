@@ -138,13 +138,13 @@ class SqliteHistory:
             for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
-        # Before anything is granted: a driver that cannot be shut out keeps its lease.
-        wait_for_turn(self.run_folder(run_id))
         failpoint("history.take.before")
         catalog = Catalog(self.folder, creates=False)
         try:
             lock = DriverLock(self.run_folder(run_id))
             try:
+                # Before anything is granted: a driver that cannot be shut out keeps its lease.
+                wait_for_turn(self.run_folder(run_id))
                 with catalog.transaction():
                     row = catalog.run(run_id)
                     if row is None:

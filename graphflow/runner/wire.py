@@ -6,6 +6,7 @@ and are loaded where an exception is an item's failure, not the worker's end.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import pickle
 import sys
@@ -103,7 +104,7 @@ class OrderEncoder:
     def __init__(self, *, share: Callable[[bytes], Ref], by_value: bool) -> None:
         self._share = share
         self._by_value = by_value
-        self._programs: dict[str, tuple[Program, bytes | Ref]] = {}
+        self._programs: dict[str, tuple[Program, str, bytes | Ref]] = {}
         self._modules: set[str] = set()
 
     def check(self, order: BatchOrder) -> None:
@@ -164,10 +165,10 @@ class OrderEncoder:
             del self._programs[key]
 
     def _program(self, run_id: str, step: StepOrder) -> tuple[str, bytes | Ref]:
-        key = f"{run_id}/{step.node}"
-        known = self._programs.get(key)
+        place = f"{run_id}/{step.node}"
+        known = self._programs.get(place)
         if known is not None and known[0] is step.program:
-            return key, known[1]
+            return known[1], known[2]
         program = step.program
         options = replace(
             program.options, on_running=(), on_completion=(), on_failure=(), trigger=all_successful
@@ -182,7 +183,9 @@ class OrderEncoder:
                 "the task, or run on the threads backend"
             ) from error
         data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
-        self._programs[key] = (program, data)
+        # Workers keep programs by this: a policy may change while the run goes on, and a run's id may be somebody else's too.
+        key = hashlib.blake2b(pickled, digest_size=16).hexdigest()
+        self._programs[place] = (program, key, data)
         return key, data
 
     def send_module(self, fn: Any) -> None:

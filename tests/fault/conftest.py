@@ -208,9 +208,9 @@ class Stage:
 
     def start(self, call: str, env: Mapping[str, str] | None = None, **given: Any) -> Child:
         """A process that calls a function of `programs/flows.py`."""
-        return self._warm.start(
-            f"flows:{call}", env={"GRAPHFLOW_HOME": str(self.home), **(env or {})}, **given
-        )
+        (self.home.parent / "tmp").mkdir(exist_ok=True)
+        places = {"GRAPHFLOW_HOME": str(self.home), "TMPDIR": str(self.home.parent / "tmp")}
+        return self._warm.start(f"flows:{call}", env={**places, **(env or {})}, **given)
 
     def drive(
         self,
@@ -226,9 +226,9 @@ class Stage:
         complete = {**parameters, "tally": str(self.tally)}
         return self.start(call, env, name=name, run_id=run_id, parameters=complete, **given)
 
-    def look(self, run_id: str) -> Any:
+    def look(self, run_id: str, *, verifies: bool = True) -> Any:
         """What is durable of a run."""
-        return self.start("look", run_id=run_id).result()
+        return self.start("look", run_id=run_id, verifies=verifies).result()
 
     def counts(self) -> dict[str, int]:
         """How often each item was executed."""

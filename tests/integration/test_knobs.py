@@ -297,6 +297,34 @@ def test_tolerance_can_be_changed_while_a_map_runs() -> None:
     assert counts["Cancelled"] > 20
 
 
+def test_a_policy_can_be_changed_while_a_map_runs(
+    backend_name: Any, tally: Any, wait_until: Any, tmp_path: Path
+) -> None:
+    if backend_name == "inline":
+        pytest.skip("nothing runs beside the thread that waits")
+    gate, log = str(tmp_path / "open"), tally
+
+    @task(batch_size=1)
+    def unsteady(x: int) -> int:
+        tries = log.add(x)
+        while x < 2 and not Path(gate).exists():
+            time.sleep(0.01)
+        if x >= 30 and tries == 1:
+            raise ValueError(x)
+        return x
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return total(unsteady.map(range(40)))
+
+    run = body.start()
+    wait_until(lambda: len(tally.all()) >= 2)
+    run.update("unsteady", retries=1)
+    Path(gate).touch()
+    assert run.result(timeout=60) == sum(range(40))
+    assert tally.count(29) == 1 and tally.count(30) == tally.count(39) == 2
+
+
 def test_what_cannot_be_updated_is_refused() -> None:
     gate, begun = threading.Event(), threading.Event()
 

@@ -196,7 +196,7 @@ def drive(
     }
 
 
-def look(run_id: str) -> dict[str, Any]:
+def look(run_id: str, *, verifies: bool = True) -> dict[str, Any]:
     """What is durable of a run: the items that ended, by node, how often others were tried, and what is wrong with it."""
     history = SqliteHistory()
     try:
@@ -231,7 +231,7 @@ def look(run_id: str) -> dict[str, Any]:
         "done": done,
         "tries": tries,
         "packs": packs,
-        "wrong": history.verify(run_id),
+        "wrong": history.verify(run_id) if verifies else [],
     }
 
 

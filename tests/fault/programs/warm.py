@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import traceback
 from typing import Any
 
@@ -22,6 +23,7 @@ def child(order: dict[str, Any]) -> int:
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.environ.update(order["env"])
+    tempfile.tempdir = None
     module, _, function = order["call"].partition(":")
     try:
         found = getattr(importlib.import_module(module), function)(**order["with"])

@@ -220,7 +220,7 @@ def test_what_was_under_way_when_two_drivers_died_runs_alone(written: Written) -
     written.life()
     written.sent(0, [1], batch=2)
     past = past_of(Recovery(written.replay), mapped(0, values=[1, 2, 3]))
-    assert past.suspects == {1}
+    assert past.suspects == ([1],)
 
 
 # -- values ---------------------------------------------------------------------------------------------------

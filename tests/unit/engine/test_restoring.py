@@ -48,7 +48,7 @@ def past(
     valued: Sequence[int] = (),
     width: int | None = -1,
     info: ValueInfo | None = None,
-    suspects: frozenset[int] = frozenset(),
+    suspects: Sequence[Sequence[int]] = (),
 ) -> Past:
     size = len(states)
     return Past(
@@ -167,7 +167,7 @@ def test_items_go_on_with_the_attempts_that_they_have_used() -> None:
 
 
 def test_items_that_killed_two_drivers_run_alone() -> None:
-    life = Life(node(1, width=4), n1=past(OPEN, OPEN, OPEN, OPEN, suspects=frozenset({2})))
+    life = Life(node(1, width=4), n1=past(OPEN, OPEN, OPEN, OPEN, suspects=([2],)))
     assert ((1,), [2]) in life.sent
 
 

@@ -144,6 +144,31 @@ def test_what_was_under_way_is_lost_with_its_driver() -> None:
     assert [life.reason for life in run.replay.lives] == ["start", "resume", "resume"]
 
 
+def test_what_was_under_way_when_two_drivers_died_is_suspected_in_parts() -> None:
+    run = Written()
+    node = run.replay.nodes[0]
+    run.send(1, range(100))
+    run.begin("resume")
+    assert node.suspects(2, 4) == []
+    run.send(2, range(100))
+    run.send(3, range(100, 104))
+    assert node.suspects(2, 4) == [[*range(at, at + 25)] for at in (0, 25, 50, 75)]
+    run.tell(2, range(25), held=range(25, 100))
+    run.begin("resume")
+    assert node.suspects(2, 4) == [[*range(25, 44)], [*range(44, 63)], [*range(63, 82)], [*range(82, 100)]]
+    # The one that does it is in ever smaller company, and alone in the end.
+    run.send(4, range(25, 44))
+    run.begin("resume")
+    assert node.suspects(2, 4)[:2] == [[*range(25, 30)], [*range(30, 35)]]
+    run.send(5, range(25, 30))
+    run.send(6, range(30, 35))
+    run.tell(6, range(30, 35))
+    run.begin("resume")
+    assert node.suspects(2, 4)[:4] == [[25, 26], [27, 28], [29], [*range(35, 40)]]
+    run.send(7, [25, 26])
+    assert node.suspects(2, 4)[:3] == [[25], [26], [27, 28]]
+
+
 def test_an_item_that_killed_its_worker_is_blamed_and_used_an_attempt() -> None:
     run = Written(nodes=2)
     run.send(1, range(4))
