@@ -212,6 +212,8 @@ class Lives:
         self._begun = 0
         """The commit with which the newest life began."""
         self._lengths: dict[Place, int] = {}
+        self._deaths: dict[Place, int] = {}
+        """How many workers an item may have killed, in all lives."""
         self._may_run: set[Place] = set()
         self.gone: set[Place] = set()
         """Items whose values were gone when the newest life began."""
@@ -392,6 +394,8 @@ class Lives:
 
     def _end(self, driver: SimulatedDriver) -> None:
         driver.is_over = True
+        for place, deaths in driver.ledger.deaths.items():
+            self._deaths[place] = self._deaths.get(place, 0) + deaths
         if driver in self.drivers:
             self.drivers.remove(driver)
 
@@ -581,6 +585,9 @@ class Lives:
     def _check_end(self, driver: SimulatedDriver) -> None:
         """All is as if there had been one life without a fault."""
         self._check_replay(driver)
+        for asleep in [*self.drivers]:
+            self._end(asleep)
+        self._check_attempts()
         if not self.is_exact:
             return
         plain = PlainValues(self.scenario)
@@ -624,6 +631,18 @@ class Lives:
                         raise Violation(
                             f"the value of item {index} of node {id_} is another than in a plain run"
                         )
+
+    def _check_attempts(self) -> None:
+        """No item had more attempts than it may have, whichever drivers and workers died on the way."""
+        for (id_, index), outcome in self.chronicle.outcomes.items():
+            script = self.scenario.scripts[id_]
+            # A pause is no failure; a worker's death counts as an attempt, but never uses one up.
+            pauses = script.item(index).then == "pause"
+            allowed = script.retries + 1 + pauses + self._deaths.get((id_, index), 0)
+            if outcome.attempts > allowed:
+                raise Violation(
+                    f"item {index} of node {id_} had {outcome.attempts} attempts; {allowed} are allowed"
+                )
 
     def _is_asked(self, driver: SimulatedDriver, id_: int) -> bool:
         """Whether the value of a node may still be asked for."""

@@ -493,6 +493,35 @@ def test_redrive_of_what_failed(tally: Any, broken: Path) -> None:
     assert counts(tally) == {str(x): 2 if x in (3, 5) else 1 for x in range(8)}
 
 
+def test_redrive_of_what_failed_in_a_lane_keeps_its_inputs(local_name: str, tally: Any, broken: Path) -> None:
+    """Nothing else needed the values of the task before it; they are kept all the same."""
+    place, log = str(broken), tally
+
+    @task
+    def fetch(x: int) -> list[int]:
+        log.add(f"fetch {x}")
+        return [x] * 2_000
+
+    @task
+    def parse(page: list[int]) -> int:
+        log.add(f"parse {page[0]}")
+        if page[0] in (3, 5) and Path(place).exists():
+            raise ValueError("bad")
+        return page[0]
+
+    @flow(backend=local_name)
+    def body() -> Any:
+        return parse.map(fetch.map(range(8)))
+
+    run = body.run()
+    assert run.state == "Failed"
+    broken.unlink()
+    again = body.redrive(run.id)
+    assert again.value == [*range(8)]
+    executed = {f"fetch {x}": 1 for x in range(8)} | {f"parse {x}": 2 if x in (3, 5) else 1 for x in range(8)}
+    assert counts(tally) == executed
+
+
 def test_redrive_leaves_other_failures_alone(tally: Any, broken: Path) -> None:
     @task
     def work(x: int) -> int:

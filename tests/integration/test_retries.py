@@ -228,3 +228,34 @@ def test_the_idempotency_key_is_the_same_for_all_attempts(backend_name: str, tal
     body()
     keys = tally.all()
     assert len(keys) == 6 and len(set(keys)) == 2
+
+
+def test_branches_of_one_lane_that_retry_apart_hand_their_values_on(backend_name: str) -> None:
+    """Each runs again in a batch of its own, and what joins them in another: large values must still be there then."""
+
+    @task
+    def spread(i: int) -> list[int]:
+        return [i] * 2_000
+
+    @task(retries=2, retry_delay_seconds=0.1)
+    def left(values: list[int]) -> list[int]:
+        if task_context().attempt <= 2:
+            raise OSError("left")
+        return values
+
+    @task(retries=1, retry_delay_seconds=0.05)
+    def right(values: list[int]) -> list[int]:
+        if task_context().attempt <= 1:
+            raise OSError("right")
+        return [value + 1 for value in values]
+
+    @task
+    def join(first: list[int], second: list[int]) -> tuple[int, int]:
+        return first[0], second[0]
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        spreads = spread.map(range(5))
+        return join.map(left.map(spreads), right.map(spreads))
+
+    assert body() == [(i, i + 1) for i in range(5)]

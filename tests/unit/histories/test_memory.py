@@ -67,6 +67,26 @@ def test_what_came_back_later_replaces_what_was_there() -> None:
     assert values(history, range(3, 6)) == ["d3", "alias", "d5"]
 
 
+def test_an_item_that_ran_again_has_its_own_value_and_not_the_one_that_stood_in() -> None:
+    history = MemoryHistory()
+    stands_in = Place(Ref(kind="local", id="", count=1, data=["alias"]), 0)
+    commit(history, range(3), [Code.GRAFTED] * 3, tag="a")
+    for index in range(3):
+        history.node(0).alias(index, stands_in)
+    commit(history, [1], [Code.COMPLETED], tag="b")
+    assert values(history, range(3)) == ["alias", "b1", "alias"]
+
+
+def test_columns_that_are_lost_are_forgotten_without_what_came_later() -> None:
+    history = MemoryHistory()
+    commit(history, range(3), [Code.COMPLETED, Code.SKIPPED, Code.COMPLETED], tag="a")
+    commit(history, [2], [Code.COMPLETED], tag="b")
+    lost = next(history.node(0).refs())
+    history.node(0).forget(lambda ref: ref is lost)
+    assert values(history, range(3)) == [None, None, "b2"]
+    assert [ref is lost for ref in history.node(0).refs()] == [False]
+
+
 def test_parts_agree_with_a_plain_dict_whatever_the_order() -> None:
     rng = random.Random(5)
     for _ in range(30):
