@@ -391,6 +391,9 @@ def _fields(node: ast.AST, is_root: bool) -> Iterable[tuple[str, Any]]:
             continue
         if name == "body" and isinstance(node, _DOCUMENTED):
             value = _without_docstring(value)
+        if name == "values" and isinstance(node, ast.JoinedStr):
+            # Python 3.12 ends some format specifications with an empty text.
+            value = [each for each in value if not (isinstance(each, ast.Constant) and each.value == "")]
         yield name, value
 
 

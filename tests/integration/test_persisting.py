@@ -31,6 +31,10 @@ class Persisting:
         self.store = store
         self.reports: list[Report] = []
         self.indices: dict[int, Any] = {}
+        for name in dir(Backend):
+            # Whether something is a backend is told by what it has itself.
+            if not name.startswith("_") and name not in dir(type(self)):
+                setattr(self, name, getattr(backend, name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
