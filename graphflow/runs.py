@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from graphflow.recording import Callee, Fragment, Recorder
 from graphflow.reports import LogRecord
 from graphflow.runner.capture import LogSink
 from graphflow.states import Code, State
+from graphflow.waiting import waiting_seconds
 
 if TYPE_CHECKING:
     from graphflow.durability import Durability
@@ -351,7 +353,11 @@ class Run:
         if self.ended is not None and threading.get_ident() == self._thread:
             # A hook asks: the run has ended for it.
             return True
-        return self._done.wait(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._done.wait(waiting_seconds(deadline)):
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+        return True
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
         """The flow's value; waits for the end.

@@ -53,6 +53,7 @@ from graphflow.reports import ErrorRecord, Report
 from graphflow.results.here import store_report
 from graphflow.runner.inputs import joined
 from graphflow.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
+from graphflow.waiting import waiting_seconds
 
 __all__ = ["Driver"]
 
@@ -291,7 +292,7 @@ class Driver:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                self._changed.wait(left)
+                self._changed.wait(waiting_seconds(deadline))
 
     def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Do the run's work here until `ready()`; at least one piece of it, however short the time is."""
