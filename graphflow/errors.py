@@ -23,6 +23,7 @@ __all__ = [
     "HistoryError",
     "HistoryLocked",
     "HistoryTooNew",
+    "IndeterminateError",
     "ItemCrashed",
     "ItemTimedOut",
     "LeaseHeld",
@@ -120,6 +121,10 @@ class ItemTimedOut(GraphflowError, TimeoutError):
 
 class ItemCrashed(GraphflowError, RuntimeError):
     """An item's worker died, twice, while this item was executing."""
+
+
+class IndeterminateError(GraphflowError, RuntimeError):
+    """Whether an item that runs once only has done its work is not known: whoever began it died."""
 
 
 class RunCancelled(GraphflowError, RuntimeError):

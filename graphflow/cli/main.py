@@ -108,6 +108,18 @@ def run(
             help="An id of your own: where there is such a run already, it is resumed, or shown if it completed.",
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            "-s",
+            metavar="URL",
+            help="Where results and the cache go: a folder, or a URL such as s3://bucket/prefix.",
+        ),
+    ] = None,
+    refresh_cache: Annotated[
+        bool, typer.Option("--refresh-cache", help="Make results anew, and use none that was cached.")
+    ] = False,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -124,6 +136,10 @@ def run(
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
         flow = _load(target)
+        if storage is not None:
+            flow = flow.with_options(result_storage=storage)
+        if refresh_cache:
+            flow = flow.with_options(refresh_cache=True)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
         begin = None if run_id is None else partial(_begin_with_id, run_id)
         code = run_and_show(flow, parameters, backend=backend, manner=manner, begin=begin)

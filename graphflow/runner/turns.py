@@ -15,6 +15,7 @@ from graphflow.states import FAILED_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
+    from graphflow.runner.caching import BatchCache
 
 __all__ = ["STOP_CHECK_SECONDS", "STOP_CHECK_WAITING_SECONDS", "run_in_turn", "wait_for_slot"]
 
@@ -29,7 +30,7 @@ def run_in_turn(batch: Batch) -> int:
     steps = batch.steps
     tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
     try:
-        if batch.slots is None and all(step.is_plain for step in steps):
+        if batch.slots is None and batch.caches is None and all(step.is_plain for step in steps):
             return _run_plain(batch)
         return _Careful(batch).run()
     finally:
@@ -216,6 +217,8 @@ class _Careful:
                 self._guard.close()
 
     def _run(self) -> int:
+        if self._batch.caches is not None:
+            return self._run_cached(self._batch.caches)
         batch, slots = self._batch, self._batch.slots
         note, number, deadline = batch.host.note, batch.order.id, batch.deadline
         check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
@@ -235,6 +238,43 @@ class _Careful:
             now = time.perf_counter()
             if now >= check_at or looks_now:
                 if now >= deadline or batch.is_stopped():
+                    break
+                check_at = min(deadline, now + STOP_CHECK_SECONDS)
+        return position + 1
+
+    def _run_cached(self, caches: BatchCache) -> int:
+        """The way where results may be there already."""
+        batch, slots = self._batch, self._batch.slots
+        note, number, deadline, steps = batch.host.note, batch.order.id, batch.deadline, batch.steps
+        check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
+        has_begun = False
+        position = -1
+        for position in batch.progress.rest:
+            caches.look_ahead(position)
+            looks_now = False
+            if not caches.is_done(position):
+                if slots is not None and not wait_for_slot(batch, slots, is_first=not has_begun):
+                    return position
+                has_begun = True
+                note(number, batch.order.indices[position])
+                for step in steps:
+                    if step.states[position] or (step.in_lane and not step.goes_on(position, steps)):
+                        continue
+                    if batch.lost_input(step, position):
+                        continue
+                    if step.cache is not None and step.cache.take(position):
+                        continue
+                    RUNNING.set(step.context)
+                    RECORDER.set(step.recorder)
+                    looks_now |= run_step(batch, step, position, self)
+            if batch.dropping:
+                batch.drop_values(position)
+            now = time.perf_counter()
+            if now >= check_at or looks_now:
+                if batch.is_stopped():
+                    break
+                # What was found already costs nothing more.
+                if now >= deadline and not caches.is_found(position + 1):
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1

@@ -1,0 +1,513 @@
+"""The cache of a batch's tasks: items that need not be executed, and results that are kept by their keys.
+
+Keys are made and looked up for many items at once. An item whose inputs an earlier task of the batch makes is looked up when it
+is reached. What others execute at the moment is waited for; what is to be executed once only is claimed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphflow.anomalies import Anomaly
+from graphflow.errors import IndeterminateError, ResultStoreError
+from graphflow.failpoints import failpoint
+from graphflow.orders import CacheOrder
+from graphflow.policies import Retry
+from graphflow.reports import CachedFrom, CachedOrigin
+from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
+from graphflow.results.claims import Flights, OnceClaim, OnceClaims, this_process
+from graphflow.runner.inputs import Ready
+from graphflow.runner.keymaking import KeyMaker
+from graphflow.runner.labels import label_of
+from graphflow.runner.progress import part_of
+from graphflow.runner.step import Step
+from graphflow.states import Code
+
+if TYPE_CHECKING:
+    from graphflow.runner.batch import Batch
+
+__all__ = ["BatchCache", "StepCache"]
+
+logger = logging.getLogger("graphflow.cache")
+CHUNK = 4_096
+"""Items that are looked up at once."""
+KEY_NBYTES = 16
+NO_KEY = bytes(KEY_NBYTES)
+WAIT_SECONDS = 0.1
+MAX_WAIT_SECONDS = 2.0
+_CACHED = int(Code.CACHED)
+_COMPLETED = int(Code.COMPLETED)
+_warned: set[tuple[str, int, str]] = set()
+
+
+class BatchCache:
+    """What a batch's tasks have in their caches.
+
+    Parameters
+    ----------
+    batch
+        The batch; its steps are ready.
+    slots
+        Per step, its inputs.
+    """
+
+    def __init__(self, batch: Batch, slots: Sequence[Sequence[Ready]]) -> None:
+        self._batch = batch
+        self.steps = [
+            StepCache(batch, step, step.order.cache, inputs) if step.order.cache is not None else None
+            for step, inputs in zip(batch.steps, slots, strict=True)
+        ]
+        for step, cache in zip(batch.steps, self.steps, strict=True):
+            step.cache = cache
+        self._looked = 0
+
+    def look_ahead(self, position: int) -> None:
+        """See to it that this position was looked up, and many after it."""
+        if position < self._looked:
+            return
+        stop = min(self._batch.size, position + CHUNK)
+        self._looked = stop
+        steps = self._batch.steps
+        for step in steps:
+            if step.cache is None:
+                continue
+            positions: Sequence[int] = range(position, stop)
+            for source in step.in_lane:
+                states = steps[source].states
+                positions = [each for each in positions if states[each] == _CACHED]
+            if step.has_doubtful_input:
+                positions = [each for each in positions if step.lost_input(each) is None]
+            if len(positions):
+                step.cache.look_up(positions)
+
+    def is_done(self, position: int) -> bool:
+        """Whether nothing of an item is left to be executed."""
+        return all(step.states[position] for step in self._batch.steps)
+
+    def is_found(self, position: int) -> bool:
+        """Whether a position was looked up, and nothing of its item is left to be executed."""
+        return position < self._looked and self.is_done(position)
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Keep what was made at these positions; they are told next.
+
+        Raises
+        ------
+        ResultStoreError
+            If a store cannot be written.
+        """
+        for cache in self.steps:
+            if cache is not None:
+                cache.keep(positions)
+
+    def close(self) -> None:
+        """Nothing more is executed: what was claimed is free for others."""
+        for cache in self.steps:
+            if cache is not None:
+                cache.close()
+
+
+class StepCache:
+    """The cache of one task in one batch."""
+
+    def __init__(self, batch: Batch, step: Step, order: CacheOrder, slots: Sequence[Ready]) -> None:
+        options = step.options.cache
+        assert options is not None
+        self._batch = batch
+        self._step = step
+        self._order = order
+        self._options = options
+        self._maker = KeyMaker(step.program, order.spec, slots)
+        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
+        self._flights = (
+            Flights(order.store, order.folder) if order.can_claim and not options.run_once else None
+        )
+        self._once = OnceClaims(order.store, order.folder) if options.run_once else None
+        size = batch.size
+        self._keys = bytearray(KEY_NBYTES * size)
+        self._has_looked = bytearray(size)
+        self._kept = bytearray(size)
+        self._parts: dict[str, bytes | bytearray] = {}
+        self._fresh: dict[bytes, int] = {}
+        """Where an equal item of this batch is, by key: it was begun there."""
+        self._waits: set[int] = set()
+        """Positions that others execute at the moment."""
+        self._claimed: dict[int, bytes] = {}
+        self._open: list[int] = []
+        self._origins: dict[Any, int] = {}
+        self._listed: list[CachedOrigin] = []
+        self._numbers = array("I", bytes(4 * size))
+        self._indices = array("I", bytes(4 * size))
+
+    def key(self, position: int) -> bytes:
+        """The key of an item, zeros where it has none."""
+        return bytes(self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)])
+
+    # -- looking up -------------------------------------------------------------------------------------
+
+    def look_up(self, positions: Sequence[int]) -> None:
+        """Find the values of these items; those that are there are `Cached`."""
+        keys = self._make_keys(positions)
+        missing = self._find(positions, keys, is_again=False)
+        if self._flights is not None and missing:
+            self._fly(missing)
+
+    def _make_keys(self, positions: Sequence[int]) -> bytes:
+        made = self._maker.keys(positions)
+        keys = made.keys
+        if isinstance(positions, range) and positions.step == 1:
+            self._keys[KEY_NBYTES * positions.start : KEY_NBYTES * positions.stop] = keys
+            self._has_looked[positions.start : positions.stop] = b"\1" * len(positions)
+        else:
+            for at, position in enumerate(positions):
+                self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)] = keys[
+                    KEY_NBYTES * at : KEY_NBYTES * (at + 1)
+                ]
+                self._has_looked[position] = 1
+        for name, part in made.parts.items():
+            if len(part) == 8:
+                self._parts[name] = part
+                continue
+            column = self._parts.get(name)
+            if not isinstance(column, bytearray):
+                column = self._parts[name] = bytearray(4 * self._batch.size)
+            if isinstance(positions, range) and positions.step == 1:
+                column[4 * positions.start : 4 * positions.stop] = part
+            else:
+                for at, position in enumerate(positions):
+                    column[4 * position : 4 * position + 4] = part[4 * at : 4 * at + 4]
+        for position, problem in made.problems.items():
+            self._warn("key", f"{self._name(position)} is not cached: {problem}")
+            break
+        return keys
+
+    def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
+        """Mark what is there; gives the positions with a key that are not."""
+        step, indices = self._step, self._batch.order.indices
+        missing = [
+            position
+            for at, position in enumerate(positions)
+            if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY
+        ]
+        if self._order.refreshes and not is_again:
+            return missing
+        if not missing:
+            return []
+        found = self._folder.find(keys, now=time.time())
+        hits = found.hits
+        if not any(hits):
+            return missing
+        values = self._folder.load(found, range(len(positions)))
+        left: list[int] = []
+        for at, position in enumerate(positions):
+            value = values[at]
+            if not hits[at] or value is MISSING:
+                if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY:
+                    left.append(position)
+                continue
+            step.values[position] = value
+            step.states[position] = _CACHED
+            self._note(position, found.made(at), indices[position])
+        if step.labels is not None:
+            for position in positions:
+                if step.states[position] == _CACHED:
+                    self._label(position)
+        return left
+
+    def _note(self, position: int, made: Made, index: int) -> None:
+        place = (made.pack, made.run_id, made.node, made.host, made.created)
+        number = self._origins.get(place)
+        if number is None:
+            self._listed.append(
+                CachedOrigin(
+                    store=self._order.store.url,
+                    pack=made.pack,
+                    run_id=made.run_id,
+                    node=made.node,
+                    host=made.host,
+                    created=made.created,
+                )
+            )
+            number = self._origins[place] = len(self._listed)
+        self._numbers[position] = number
+        self._indices[position] = index if made.index is None else made.index
+
+    def _label(self, position: int) -> None:
+        step = self._step
+        assert step.labels is not None
+        with contextlib.suppress(Exception):
+            args, kwargs = step.call(position)
+            context = step.new_context()
+            context.map_index = self._batch.order.indices[position] if context.is_mapped else None
+            step.labels[position] = label_of(step.program, args, kwargs, context)
+
+    def _fly(self, missing: list[int]) -> None:
+        """Say that these are executed here now; find those that others execute, or have just executed."""
+        assert self._flights is not None
+        by_key: dict[bytes, list[int]] = {}
+        for position in missing:
+            by_key.setdefault(self.key(position), []).append(position)
+        number, taken, has_news = self._flights.claim(list(by_key))
+        self._open.append(number)
+        if has_news and not self._order.refreshes:
+            self._folder.refresh()
+            keys = b"".join(self.key(position) for position in missing)
+            self._find(missing, keys, is_again=True)
+        for key in taken:
+            self._waits.update(position for position in by_key[key] if not self._step.states[position])
+
+    # -- at an item's turn ------------------------------------------------------------------------------
+
+    def take(self, position: int) -> bool:
+        """Whether an item need not, or may not, be executed here: that is booked.
+
+        Otherwise it is begun: an equal item of this batch waits for its end.
+        """
+        step = self._step
+        if not self._has_looked[position]:
+            # An earlier task of the batch has just made its input.
+            keys = self._make_keys((position,))
+            self._find((position,), keys, is_again=False)
+        if step.states[position]:
+            return True
+        key = self.key(position)
+        if key == NO_KEY:
+            if self._once is not None:
+                self._refuse(position)
+                return True
+            return False
+        leader = self._fresh.get(key)
+        if leader is not None and leader != position:
+            if step.states[leader] in (_COMPLETED, _CACHED):
+                self._follow(position, leader)
+                return True
+            if not step.states[leader]:
+                return False
+        if position in self._waits:
+            self._wait(position)
+            return True
+        if self._once is not None and position not in self._claimed and not self._claim(position, key):
+            return True
+        self._fresh[key] = position
+        return False
+
+    def leader(self, position: int) -> int | None:
+        """The position of an equal item that is being executed in this batch; None if there is none."""
+        found = self._fresh.get(self.key(position)) if self._has_looked[position] else None
+        if found is None or found == position or self._step.states[found]:
+            return None
+        return found
+
+    def _follow(self, position: int, leader: int) -> None:
+        """An equal item of this batch has the value."""
+        step, indices = self._step, self._batch.order.indices
+        step.values[position] = step.values[leader]
+        step.states[position] = _CACHED
+        if self._numbers[leader]:
+            self._numbers[position], self._indices[position] = self._numbers[leader], self._indices[leader]
+        else:
+            made = Made(
+                pack="",
+                run_id=self._batch.order.flow_run_id,
+                node=step.context.node,
+                index=indices[leader],
+                created=self._batch.started_wall,
+                host=this_process().host,
+            )
+            self._note(position, made, indices[position])
+        if step.labels is not None:
+            self._label(position)
+
+    def _wait(self, position: int) -> None:
+        """Another batch executes an equal item: this one comes back later, without an attempt."""
+        step, batch = self._step, self._batch
+        step.states[position] = Code.AWAITING_RETRY
+        now = time.perf_counter() - batch.started
+        step.starts[position] = now
+        waited = min(MAX_WAIT_SECONDS, max(WAIT_SECONDS, now))
+        step.anomalies.add(
+            Anomaly(
+                position=position,
+                attempt=0,
+                code=Code.AWAITING_RETRY,
+                started=batch.started_wall + now,
+                duration=0.0,
+                delay=waited,
+            )
+        )
+
+    # -- once only --------------------------------------------------------------------------------------
+
+    def _refuse(self, position: int) -> None:
+        """Without a key, nobody could tell whether an item was executed."""
+        error = ResultStoreError(
+            f"{self._name(position)} is not executed: run_once needs a key for each item, and its arguments have no canonical "
+            "form; see register_hash, or give a cache_key_fn"
+        )
+        self._batch.book_end(self._step, position, error, Code.FAILED, time.perf_counter())
+
+    def _claim(self, position: int, key: bytes) -> bool:
+        """Claim an item before it begins; False if it does not begin."""
+        assert self._once is not None
+        step, batch, start = self._step, self._batch, time.perf_counter()
+        index = batch.order.indices[position] if step.program.is_mapped else None
+        claim = self._once.take(key, run_id=batch.order.flow_run_id, node=step.context.node, index=index)
+        if claim is None:
+            self._claimed[position] = key
+            return True
+        is_held = self._once.is_held(claim)
+        # Whoever had it may have ended well in the meantime.
+        self._folder.refresh()
+        if not self._find((position,), key, is_again=True):
+            return False
+        if is_held:
+            self._wait(position)
+            return False
+        return self._resolve(position, key, claim, start)
+
+    def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float) -> bool:
+        """Its holder died, and nobody knows how far it came: ask the task's `resolve`, else it is `Indeterminate`."""
+        assert self._once is not None
+        step, batch = self._step, self._batch
+        cause: BaseException | None = None
+        resolve: Callable[..., Any] | None = self._options.resolve
+        if resolve is not None:
+            try:
+                args, kwargs = step.call(position)
+                value = resolve(*args, **kwargs)
+            except Retry:
+                # It was not done: it begins anew.
+                self._once.give_back([key])
+                return self._claim(position, key)
+            except Exception as error:
+                cause = error
+            else:
+                step.values[position] = value
+                step.states[position] = _COMPLETED
+                batch.ended(step, position, start)
+                self._claimed[position] = key
+                return False
+        error = IndeterminateError(
+            f"{self._name(position)} was begun by process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id}), which "
+            "died without a result: it may or may not have done its work, and runs once only. Find out; then "
+            f"`graphflow cache release {key.hex()}` lets it run again"
+            + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
+        )
+        error.__cause__ = cause
+        batch.book_end(step, position, error, Code.INDETERMINATE, start)
+        return False
+
+    # -- what is kept -----------------------------------------------------------------------------------
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Publish what was executed at these positions, once each."""
+        step = self._step
+        states = part_of(step.states, positions)
+        if _COMPLETED in states:
+            self._publish(
+                [
+                    position
+                    for position, code in zip(positions, states, strict=True)
+                    if code == _COMPLETED and not self._kept[position] and self.key(position) != NO_KEY
+                ]
+            )
+        if self._once is not None and self._claimed:
+            failed = [
+                position
+                for position, code in zip(positions, states, strict=True)
+                if position in self._claimed and code != _COMPLETED and code != _CACHED
+            ]
+            if failed:
+                # That an attempt failed is known: another may be made.
+                self._once.give_back(self._claimed.pop(position) for position in failed)
+
+    def _publish(self, positions: list[int]) -> None:
+        if not positions:
+            return
+        step, batch = self._step, self._batch
+        order, options = self._order, self._options
+        now = time.time()
+        parts: dict[str, bytes] = {}
+        for name, column in self._parts.items():
+            parts[name] = (
+                b"".join(column[4 * position : 4 * position + 4] for position in positions)
+                if isinstance(column, bytearray)
+                else column
+            )
+        failpoint("batch.cache.before")
+        published = self._folder.publish(
+            keys=b"".join(self.key(position) for position in positions),
+            values=[step.values[position] for position in positions],
+            indices=[batch.order.indices[position] for position in positions],
+            run_id=batch.order.flow_run_id,
+            node=step.context.node,
+            created=now,
+            expires=None if options.expiration_seconds is None else now + options.expiration_seconds,
+            parts=parts,
+            serializer=order.serializer,
+        )
+        failpoint("batch.cache.after")
+        for position in positions:
+            self._kept[position] = 1
+            if self._once is not None and position in self._claimed:
+                self._once.settled(self._claimed.pop(position))
+        for at, error in published.errors.items():
+            self._warn(
+                "value",
+                f"the result of {self._name(positions[at])}, a {type(step.values[positions[at]]).__qualname__}, cannot be cached: "
+                f"{type(error).__name__}: {error}; it is used in this run",
+            )
+            break
+
+    def cached_from(self, positions: Sequence[int]) -> CachedFrom | None:
+        """Where the values of these positions come from; None if all were executed."""
+        numbers = part_of(self._numbers, positions)
+        if not any(numbers):
+            return None
+        indices = part_of(self._indices, positions)
+        own = self._batch.order.indices
+        is_own = all(
+            not number or index == own[position]
+            for number, index, position in zip(numbers, indices, positions, strict=True)
+        )
+        used = sorted(set(numbers) - {0})
+        renumbered = {number: place for place, number in enumerate(used, 1)}
+        renumbered[0] = 0
+        return CachedFrom(
+            origins=tuple(self._listed[number - 1] for number in used),
+            numbers=array("I", map(renumbered.__getitem__, numbers)),
+            indices=array("I") if is_own else indices,
+        )
+
+    def close(self) -> None:
+        """Let go of what was claimed."""
+        for number in self._open:
+            assert self._flights is not None
+            self._flights.release(number)
+        self._open.clear()
+        if self._once is not None and self._claimed:
+            # Claimed, and never reached a report: nothing of these was executed, or it was told as failed.
+            states = self._step.states
+            left = [key for position, key in self._claimed.items() if not states[position]]
+            self._once.give_back(left)
+            self._claimed.clear()
+
+    # -- small things -----------------------------------------------------------------------------------
+
+    def _name(self, position: int) -> str:
+        return self._step.name_of(self._batch.order.indices[position])
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Say something once per task, run and process."""
+        mark = (self._batch.order.run_id, self._step.order.node, kind)
+        if mark in _warned:
+            return
+        if len(_warned) > 10_000:
+            _warned.clear()
+        _warned.add(mark)
+        self._batch.sink.add(self._step.context, logging.WARNING, f"{text} (said once per task)", logger.name)
