@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Flights:
             If the store cannot be used, or cannot claim.
         """
         me = this_process()
-        body = _body({**asdict(me), "at": time.time()}, list(dict.fromkeys(keys)))
+        body = _body({**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}, list(dict.fromkeys(keys)))
         for attempt in range(MAX_ATTEMPTS):
             found = self._listed()
             number = max(found, default=0) + 1
@@ -186,7 +186,7 @@ class Flights:
         """What was claimed has been executed, or was given back."""
         _beating.end(self._name(number))
         try:
-            self._store.create(f"{self._name(number)}.done", b"done")
+            self._store.create(f"{self._name(number)}.done", os.urandom(8))
         except GraphflowError as error:
             # The process goes on holding it; others see that when it ends.
             logger.debug("flight %d could not be ended: %s", number, error)
@@ -253,7 +253,7 @@ def is_held(store: ResultStore, name: str, holder: Holder) -> bool:
         return False
     # The store's clock, not this machine's.
     probe = f"claims/clock/{os.urandom(8).hex()}"
-    store.create(probe, b"now")
+    store.create(probe, os.urandom(8))
     try:
         now = next((each.modified for each in store.entries(probe)), None)
     finally:
@@ -334,7 +334,8 @@ class OnceClaims:
             If the store cannot be used, or cannot claim.
         """
         name = self._name(key)
-        header = {**asdict(this_process()), "run": run_id, "node": node, "index": index, "at": time.time()}
+        header = {**asdict(this_process()), "run": run_id, "node": node, "index": index}
+        header |= {"at": time.time(), "token": os.urandom(8).hex()}
         for _ in range(3):
             if self._store.create(name, _body(header)):
                 _beating.begin(self._store, name)
@@ -393,4 +394,3 @@ class OnceClaims:
         return f"{self._prefix}{key.hex()}"
 
 
-Release = Callable[[], None]

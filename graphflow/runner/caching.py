@@ -10,12 +10,15 @@ import contextlib
 import logging
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from graphflow.anomalies import Anomaly
 from graphflow.errors import IndeterminateError, ResultStoreError
 from graphflow.failpoints import failpoint
+from graphflow.functions import signature_of
 from graphflow.orders import CacheOrder
 from graphflow.policies import Retry
 from graphflow.reports import CachedFrom, CachedOrigin
@@ -31,7 +34,7 @@ from graphflow.states import Code
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
 
-__all__ = ["BatchCache", "StepCache"]
+__all__ = ["BatchCache", "StepCache", "Unresolved"]
 
 logger = logging.getLogger("graphflow.cache")
 CHUNK = 4_096
@@ -43,6 +46,44 @@ MAX_WAIT_SECONDS = 2.0
 _CACHED = int(Code.CACHED)
 _COMPLETED = int(Code.COMPLETED)
 _warned: set[tuple[str, int, str]] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unresolved:
+    """An item that runs once only, and of which nobody knows whether it has run: what a task's `resolve` is given.
+
+    It gives the item's result, if it finds that the work was done; it raises `Retry` if it was not, and the item runs; whatever
+    else it raises leaves the item `Indeterminate`.
+
+    Attributes
+    ----------
+    key
+        The item's key, as hexadecimal digits.
+    run_id, node, index
+        Who began it: the run, the node's name, and the map index, None where that is no map.
+    host, pid, began
+        The process that died, and when it began the item.
+    parameters
+        The item's arguments, by name.
+    """
+
+    key: str
+    run_id: str
+    node: str
+    index: int | None
+    host: str
+    pid: int
+    began: datetime
+    parameters: Mapping[str, Any]
+
+
+def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = signature_of(step.fn)
+    if signature is None:
+        return {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
 
 
 class BatchCache:
@@ -379,7 +420,18 @@ class StepCache:
         if resolve is not None:
             try:
                 args, kwargs = step.call(position)
-                value = resolve(*args, **kwargs)
+                value = resolve(
+                    Unresolved(
+                        key=key.hex(),
+                        run_id=claim.run_id,
+                        node=claim.node,
+                        index=claim.index,
+                        host=claim.holder.host,
+                        pid=claim.holder.pid,
+                        began=datetime.fromtimestamp(claim.at, UTC),
+                        parameters=_named(step, args, kwargs),
+                    )
+                )
             except Retry:
                 # It was not done: it begins anew.
                 self._once.give_back([key])
