@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graphflow.caching import (
+    DEFAULT,
+    FLOW_PARAMETERS,
+    INPUTS,
+    NO_CACHE,
+    RUN_ID,
+    TASK_SOURCE,
+    CachePolicy,
+    file_input,
+)
 from graphflow.canonical import register_hash
 from graphflow.context import flow_context, get_run_logger, task_context
 from graphflow.flows import Flow, flow
@@ -30,9 +40,17 @@ from graphflow.states import State
 from graphflow.tasks import Task, task
 
 if TYPE_CHECKING:
+    from graphflow.keys import task_input_hash
     from graphflow.past import history
 
 __all__ = [
+    "DEFAULT",
+    "FLOW_PARAMETERS",
+    "INPUTS",
+    "NO_CACHE",
+    "RUN_ID",
+    "TASK_SOURCE",
+    "CachePolicy",
     "Fail",
     "Flow",
     "Future",
@@ -51,6 +69,7 @@ __all__ = [
     "any_successful",
     "as_completed",
     "exponential_backoff",
+    "file_input",
     "flatten",
     "flow",
     "flow_context",
@@ -67,6 +86,7 @@ __all__ = [
     "starmap",
     "task",
     "task_context",
+    "task_input_hash",
     "unmapped",
     "wait",
 ]
@@ -82,4 +102,8 @@ def __getattr__(name: str) -> Any:
         from graphflow.past import history
 
         return history
+    if name == "task_input_hash":
+        from graphflow.keys import task_input_hash
+
+        return task_input_hash
     raise AttributeError(f"module 'graphflow' has no attribute {name!r}")

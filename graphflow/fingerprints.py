@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from graphflow.canonical import Encoder, Untold
+from graphflow.canonical import Encoder
 from graphflow.origins import is_installed
 
-__all__ = ["code_fingerprint", "constants_digest"]
+__all__ = ["code_fingerprint", "constants_digest", "current_code"]
 
 DIGEST_NBYTES = 16
 MAX_REACHED = 1_000
@@ -30,6 +30,14 @@ _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _known: weakref.WeakKeyDictionary[Any, dict[bool, str]] = weakref.WeakKeyDictionary()
+_NEUTRAL = (
+    "logging.Logger",
+    "logging.LoggerAdapter",
+    "_thread.lock",
+    "_thread.RLock",
+    "graphflow.context.RunLogger",
+)
+"""Types of objects that a function may close over without any effect on what it returns."""
 
 
 def code_fingerprint(fn: Any, *, follows: bool = True) -> str:
@@ -48,6 +56,17 @@ def code_fingerprint(fn: Any, *, follows: bool = True) -> str:
     if follows not in known:
         known[follows] = _Reader(follows).read(fn)
     return known[follows]
+
+
+def current_code(fn: Any) -> tuple[str, list[str]]:
+    """The fingerprint of a callable with the values that its closures and constants have now; and what it cannot tell.
+
+    Returns
+    -------
+    The fingerprint, and the names of variables of surrounding functions whose values have no canonical form.
+    """
+    reader = _Reader(follows=True)
+    return reader.read(fn), reader.unknown
 
 
 def constants_digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -72,6 +91,8 @@ class _Reader:
         self._queue: list[Any] = []
         self._encoder = Encoder(self._reference)
         self._out = blake2b(digest_size=DIGEST_NBYTES)
+        self.unknown: list[str] = []
+        """The variables of surrounding functions that cannot be told."""
 
     def read(self, root: Any) -> str:
         self._reference(root)
@@ -130,7 +151,10 @@ class _Reader:
         own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
             try:
-                self._put("closure", name, self._used(cell.cell_contents, used, is_closure=True))
+                found = self._used(cell.cell_contents, used, is_closure=True)
+                if found == _untold(cell.cell_contents) and not _is_neutral(cell.cell_contents):
+                    self.unknown.append(name)
+                self._put("closure", name, found)
             except ValueError:
                 self._put("closure", name, "empty")
         self._globals(fn.__globals__, used, own)
@@ -179,10 +203,17 @@ class _Reader:
     def _value(self, value: Any) -> bytes:
         try:
             return self._encoder.encode(value)
-        except Untold:
-            return f"a {type(value).__qualname__}".encode()
-        except Exception as error:
-            return f"a {type(value).__qualname__} ({type(error).__name__})".encode()
+        except Exception:
+            return _untold(value)
+
+
+def _untold(value: Any) -> bytes:
+    """What stands for a value without a canonical form."""
+    return f"a {type(value).__qualname__}".encode("utf-8", "surrogatepass")
+
+
+def _is_neutral(value: Any) -> bool:
+    return f"{type(value).__module__}.{type(value).__qualname__}" in _NEUTRAL
 
 
 # -- what is looked at ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graphflow.caching import FLOW_CACHE_OPTIONS, NO_DEFAULTS, CacheDefaults, checked_cache_defaults
 from graphflow.errors import TaskOptionError
 from graphflow.policies import (
     check_flag,
@@ -36,6 +37,7 @@ FLOW_OPTIONS = (
     "on_failure",
     "on_crashed",
     "on_cancellation",
+    *FLOW_CACHE_OPTIONS,
 )
 
 
@@ -59,6 +61,8 @@ class FlowOptions:
     on_failure: tuple[Callable[..., Any], ...] = ()
     on_crashed: tuple[Callable[..., Any], ...] = ()
     on_cancellation: tuple[Callable[..., Any], ...] = ()
+    results: CacheDefaults = NO_DEFAULTS
+    """Defaults of its tasks: caching, and where results go."""
 
     def delay(self, retry: int) -> float:
         """Seconds before retry number `retry`, from 1."""
@@ -101,6 +105,7 @@ class FlowOptions:
             validate_parameters=True if validate is None else validate,
             log_prints=bool(check_flag(owner, "log_prints", given.get("log_prints"))),
             persist=check_flag(owner, "persist", given.get("persist")),
+            results=checked_cache_defaults(owner, given),
             **{
                 hook: check_hooks(owner, hook, given.get(hook))
                 for hook in ("on_running", "on_completion", "on_failure", "on_crashed", "on_cancellation")

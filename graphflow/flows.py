@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow import ids
+from graphflow.caching import CachePolicy, changed_options
 from graphflow.context import RECORDER
 from graphflow.errors import ParameterError, TaskOptionError
 from graphflow.flow_options import FLOW_OPTIONS, FlowOptions
@@ -75,7 +77,7 @@ class Flow(Generic[P, R]):
             If an option is unknown or wrong.
         """
         refuse_unknown(f"flow {self.options.name!r}", options, FLOW_OPTIONS)
-        return Flow(self._decorated, **{**self._given, **options})
+        return Flow(self._decorated, **changed_options(self._given, options))
 
     # -- hooks, also as decorators ----------------------------------------------------------------------
 
@@ -431,6 +433,11 @@ def flow(
     on_failure: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_crashed: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_cancellation: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    cache_policy: CachePolicy | None = None,
+    refresh_cache: bool | None = None,
+    result_storage: str | os.PathLike[str] | None = None,
+    result_storage_options: Mapping[str, Any] | None = None,
+    result_serializer: str | None = None,
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:
     """Make a flow of a function; bare, or with options.
@@ -457,6 +464,10 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         them, a resumed run makes again what it needs.
     on_running, on_completion, on_failure, on_crashed, on_cancellation
         Functions of (flow, run, state).
+    cache_policy, refresh_cache, result_serializer
+        Of its tasks, where these do not say so themselves: see `task`.
+    result_storage, result_storage_options
+        Where the results of its runs go, and of its tasks where these do not say so themselves: see `task`.
 
     Raises
     ------

@@ -12,6 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
+from graphflow.caching import (
+    NO_DEFAULTS,
+    CacheDefaults,
+    CacheOptions,
+    checked_cache,
+    checked_cache_defaults,
+)
 from graphflow.errors import TaskOptionError
 from graphflow.knobs import NO_KNOBS, MapKnobs, checked_knobs, timeout_factor
 from graphflow.states import Counts
@@ -415,7 +422,11 @@ def _check_resources(owner: str, value: Any) -> tuple[tuple[str, float], ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
-    """The checked options of a task; made by `TaskOptions.checked`."""
+    """The checked options of a task; made by `TaskOptions.checked`.
+
+    `cache` is None where nothing is cached; `results` is what the task itself says of policy and places, which `in_flow` joins
+    with what its flow says.
+    """
 
     name: str
     description: str | None = None
@@ -438,6 +449,33 @@ class TaskOptions:
     priority: int = 0
     workers: tuple[str, ...] = ()
     persist: bool | None = None
+    cache: CacheOptions | None = None
+    results: CacheDefaults = NO_DEFAULTS
+
+    @property
+    def result_storage(self) -> str | None:
+        """The URL or folder that results go to; None for the default."""
+        return self.results.result_storage
+
+    @property
+    def result_storage_options(self) -> Mapping[str, Any] | None:
+        """What opens that place, as fsspec takes it; may hold secrets."""
+        return self.results.result_storage_options
+
+    @property
+    def result_serializer(self) -> str | None:
+        """The name of what makes bytes of results; None for the default."""
+        return self.results.result_serializer
+
+    def in_flow(self, flow: CacheDefaults) -> TaskOptions:
+        """The options as they hold in a flow that has these defaults."""
+        if flow == NO_DEFAULTS:
+            return self
+        return replace(
+            self,
+            cache=flow.cache_of(self.cache, self.results.policy),
+            results=self.results.merged(flow),
+        )
 
     @classmethod
     def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> TaskOptions:
@@ -516,6 +554,8 @@ class TaskOptions:
             priority=priority,
             workers=tuple(workers or ()),
             persist=check_flag(owner, "persist", given.get("persist")),
+            cache=checked_cache(owner, given),
+            results=checked_cache_defaults(owner, given),
         )
 
     def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:

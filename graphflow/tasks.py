@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from graphflow.caching import CACHE_OPTIONS, CachePolicy, changed_options, check_arguments
 from graphflow.errors import TaskOptionError
 from graphflow.functions import Binding, dress, function_name, is_async, result_annotation, signature_of
 from graphflow.futures import Future, MappedFuture, starmap
@@ -52,6 +54,7 @@ _OPTIONS = (
     "priority",
     "workers",
     "persist",
+    *CACHE_OPTIONS,
 )
 
 
@@ -91,6 +94,7 @@ class Task(Generic[P, R]):
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
                 "call; a batched task gets many items in one call, so leave one of the two out"
             )
+        check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
         self._callee = Callee(
             fn=self.fn,
             options=self.options,
@@ -127,7 +131,7 @@ class Task(Generic[P, R]):
             If an option is unknown or wrong.
         """
         refuse_unknown(f"task {self.options.name!r}", options, _OPTIONS)
-        merged = {**self._given, **options}
+        merged = changed_options(self._given, options)
         for one, other in (("timeout", "timeout_seconds"), ("timeout_seconds", "timeout")):
             if one in options and other not in options:
                 merged.pop(other, None)
@@ -258,6 +262,16 @@ def task(
     priority: int = 0,
     workers: Iterable[str] | None = None,
     persist: bool | None = None,
+    cache_policy: CachePolicy | None = None,
+    cache_key_fn: Callable[..., str | None] | None = None,
+    cache_expiration: timedelta | float | None = None,
+    cache_version: str | None = None,
+    refresh_cache: bool | None = None,
+    run_once: bool = False,
+    resolve: Callable[..., Any] | None = None,
+    result_storage: str | os.PathLike[str] | None = None,
+    result_storage_options: Mapping[str, Any] | None = None,
+    result_serializer: str | None = None,
 ) -> _Decorator: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function; bare, or with options.
@@ -307,6 +321,27 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     persist
         Whether values are kept for a later resume of the run; the flow's setting by default. Without them, a resumed run
         makes again what it needs.
+    cache_policy
+        What the key is made of by which a result is found again: `INPUTS`, `FLOW_PARAMETERS` and `RUN_ID`, added with `+`;
+        `INPUTS - "name"` leaves an argument out; `NO_CACHE` for none. Every key has the task's code. Nothing is cached unless
+        one of these options asks for it; `DEFAULT` (all inputs) then is the policy, or the flow's.
+    cache_key_fn
+        Makes the key, in place of a policy: a function of (context, parameters) that gives a text, or None for an item that is
+        not cached, such as `task_input_hash`.
+    cache_expiration
+        How long a result may be used: a timedelta, or seconds.
+    cache_version
+        Stands in keys in place of the code, which may then be edited.
+    refresh_cache
+        Make results anew, and use none that was cached; the flow's setting by default.
+    run_once
+        Execute each key once, whoever asks for it: it is claimed before it starts.
+    resolve
+        With `run_once`: decides about an item whose outcome is unknown, because who claimed it is gone.
+    result_storage, result_storage_options
+        Where results go: a URL such as `"s3://bucket/prefix"`, or a folder; and what opens it, as fsspec takes it.
+    result_serializer
+        What makes bytes of results: `"pickle"` by default.
 
     Raises
     ------

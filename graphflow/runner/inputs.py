@@ -33,6 +33,7 @@ __all__ = [
     "Ready",
     "digested",
     "failed_input",
+    "filled",
     "joined",
     "make_call",
     "make_chunk_call",
@@ -155,16 +156,17 @@ def failed_input(value: Any) -> FailedInput | None:
     return None
 
 
-def _fill(template: Any, values: Sequence[Any]) -> Any:
+def filled(template: Any, values: Sequence[Any]) -> Any:
+    """A template with the values of its slots in place of its holes."""
     kind = type(template)
     if kind is Hole:
         return values[template.slot]
     if kind is list or kind is set or kind is frozenset:
-        return kind(_fill(each, values) for each in template)
+        return kind(filled(each, values) for each in template)
     if kind is dict:
-        return {_fill(key, values): _fill(each, values) for key, each in template.items()}
+        return {filled(key, values): filled(each, values) for key, each in template.items()}
     if isinstance(template, tuple):
-        parts = [_fill(each, values) for each in template]
+        parts = [filled(each, values) for each in template]
         return template._make(parts) if hasattr(template, "_make") else tuple(parts)
     return template
 
@@ -193,8 +195,8 @@ def make_call(
             values[number] = lane[position]
         if not spreads:
             if nested:
-                return tuple(_fill(each, values) for each in args), {
-                    k: _fill(v, values) for k, v in kwargs.items()
+                return tuple(filled(each, values) for each in args), {
+                    k: filled(v, values) for k, v in kwargs.items()
                 }
             return (
                 tuple(values[each.slot] if type(each) is Hole else each for each in args),
@@ -210,9 +212,9 @@ def make_call(
                 else:
                     new_args.extend(value)
             else:
-                new_args.append(_fill(each, values))
+                new_args.append(filled(each, values))
         for key, each in kwargs.items():
-            new_kwargs[key] = _fill(each, values)
+            new_kwargs[key] = filled(each, values)
         return tuple(new_args), new_kwargs
 
     return general
@@ -234,14 +236,14 @@ def make_chunk_call(
         kwargs: dict[str, Any] = {}
         for each in program.args:
             if type(each) is not Spread:
-                args.append(_fill(each, values) if program.has_nested or type(each) is Hole else each)
+                args.append(filled(each, values) if program.has_nested or type(each) is Hole else each)
             elif isinstance(values[each.slot][0], Mapping):
                 names = list(values[each.slot][0])
                 kwargs.update({name: [row[name] for row in values[each.slot]] for name in names})
             else:
                 args += [list(column) for column in zip(*values[each.slot], strict=True)]
         for key, each in program.kwargs.items():
-            kwargs[key] = _fill(each, values) if program.has_nested or type(each) is Hole else each
+            kwargs[key] = filled(each, values) if program.has_nested or type(each) is Hole else each
         return tuple(args), kwargs
 
     return call
