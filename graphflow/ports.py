@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from graphflow.errors import ResultDamaged
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.records import Entry, Record, Request, RunHeader
@@ -20,6 +21,7 @@ __all__ = [
     "BackendFailed",
     "BatchDone",
     "BatchLost",
+    "Buffer",
     "Capacity",
     "CapacityChanged",
     "Clock",
@@ -28,7 +30,12 @@ __all__ = [
     "Journal",
     "ResultStore",
     "RunEvent",
+    "Serializer",
+    "StoredObject",
 ]
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes that need not be copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +362,15 @@ class History(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a result store: its size, and when it was written, in seconds since the epoch by the store's clock."""
+
+    name: str
+    nbytes: int
+    modified: float
+
+
 @runtime_checkable
 class ResultStore(Protocol):
     """Where results are kept, as objects that are written once; can be pickled, so that workers use it too."""
@@ -374,7 +390,7 @@ class ResultStore(Protocol):
         """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
         ...
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
 
         Raises
@@ -396,10 +412,48 @@ class ResultStore(Protocol):
         """
         ...
 
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
+        """Bytes of several objects, at the same time: per (name, offset, nbytes), as `read` gives them, or its error.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be reached.
+        """
+        ...
+
+    def entries(self, prefix: str = "") -> Iterator[StoredObject]:
+        """All objects of which the names begin so, of one listing."""
+        ...
+
     def names(self) -> Iterator[str]:
         """All objects."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
+        ...
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """How values become bytes. One without state: it is made without arguments, once per process."""
+
+    @property
+    def name(self) -> str:
+        """What options and packs call it."""
+        ...
+
+    def dumps(self, values: Sequence[Any]) -> Sequence[Buffer]:
+        """Some values as one or more buffers, which are kept in this order.
+
+        Raises
+        ------
+        SerializationError
+            If one cannot be carried, or would not come back as it was; the others are tried again without it.
+        """
+        ...
+
+    def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
+        """The values again. Buffers after the first one are writable, and the values' own."""
         ...

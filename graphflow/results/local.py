@@ -13,6 +13,7 @@ from typing import Any
 
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
+from graphflow.ports import Buffer, StoredObject
 
 __all__ = ["LocalStore"]
 
@@ -78,7 +79,7 @@ class LocalStore:
         """What packs are signed with, and what is accepted too."""
         return self._keys
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object: under another name first, which is changed once all is on the disk.
 
         Raises
@@ -86,11 +87,14 @@ class LocalStore:
         ResultStoreError
             If it cannot be written; nothing is left of it.
         """
-        check_name(name)
+        whole = name
+        place, _, name = name.rpartition("/")
+        for segment in whole.split("/"):
+            check_name(segment)
         temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
             failpoint("store.publish.before")
-            folder = self._open_folder()
+            folder = self._open_folder(place)
         except OSError as error:
             raise self._not_written(name, parts, error) from error
         try:
@@ -116,14 +120,15 @@ class LocalStore:
             os.close(folder)
         return total
 
-    def _open_folder(self) -> int:
+    def _open_folder(self, place: str = "") -> int:
+        folder = f"{self.folder}/{place}" if place else self.folder
         try:
-            return os.open(self.folder, _FOLDER)
+            return os.open(folder, _FOLDER)
         except FileNotFoundError:
-            _make_folder(Path(self.folder))
-            return os.open(self.folder, _FOLDER)
+            _make_folder(Path(folder))
+            return os.open(folder, _FOLDER)
 
-    def _not_written(self, name: str, parts: Sequence[bytes], error: OSError) -> ResultStoreError:
+    def _not_written(self, name: str, parts: Sequence[Buffer], error: OSError) -> ResultStoreError:
         return ResultStoreError(
             f"the result {name} ({sum(map(len, parts)):,} bytes) cannot be written to {self.folder}: "
             f"{error.strerror or error}; make room there and see that it can be written, or set GRAPHFLOW_HOME to another "
@@ -140,7 +145,8 @@ class LocalStore:
         ResultStoreError
             If it cannot be read.
         """
-        check_name(name)
+        for segment in name.split("/"):
+            check_name(segment)
         path = f"{self.folder}/{name}"
         try:
             file = os.open(path, _READ)
@@ -164,6 +170,29 @@ class LocalStore:
                 f"the stored result {path} cannot be read: {error.strerror or error}"
             ) from error
 
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
+        """Bytes of several objects."""
+        found: list[bytes | ResultDamaged] = []
+        for name, offset, nbytes in ranges:
+            try:
+                found.append(self.read(name, offset, nbytes))
+            except ResultDamaged as error:
+                found.append(error)
+        return found
+
+    def entries(self, prefix: str = "") -> Iterator[StoredObject]:
+        """All objects of which the names begin so."""
+        top = prefix.rpartition("/")[0]
+        for place, _, files in os.walk(f"{self.folder}/{top}" if top else self.folder):
+            for each in files:
+                name = os.path.relpath(f"{place}/{each}", self.folder)
+                if not each.startswith(".") and name.startswith(prefix):
+                    try:
+                        found = os.stat(f"{place}/{each}")
+                    except FileNotFoundError:
+                        continue
+                    yield StoredObject(name, found.st_size, found.st_mtime)
+
     def names(self) -> Iterator[str]:
         """All objects, in no order."""
         try:
@@ -181,7 +210,8 @@ class LocalStore:
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
         for name in names:
-            check_name(name)
+            for segment in name.split("/"):
+                check_name(segment)
             try:
                 os.unlink(f"{self.folder}/{name}")
             except FileNotFoundError:
@@ -212,7 +242,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _write(file: int, part: bytes) -> int:
+def _write(file: int, part: Buffer) -> int:
     left = memoryview(part)
     while left:
         left = left[os.write(file, left) :]
