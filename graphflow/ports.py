@@ -364,7 +364,7 @@ class History(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of a result store: its size, and when it was written, in seconds since the epoch by the store's clock."""
+    """An object of a result store, as a listing tells it; `modified` is seconds since the epoch, of the store's clock."""
 
     name: str
     nbytes: int
@@ -373,7 +373,10 @@ class StoredObject:
 
 @runtime_checkable
 class ResultStore(Protocol):
-    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too."""
+    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too.
+
+    Names are made of segments with `/` between them; nothing is read or written outside the store's own place.
+    """
 
     @property
     def url(self) -> str:
@@ -390,6 +393,11 @@ class ResultStore(Protocol):
         """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
         ...
 
+    @property
+    def can_create(self) -> bool:
+        """Whether `create` is exclusive here; the first answer may cost a few requests."""
+        ...
+
     def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
 
@@ -397,6 +405,19 @@ class ResultStore(Protocol):
         ------
         ResultStoreError
             If it cannot be written (a full disk, missing rights).
+        """
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one: True if this very call made it, False if it was there.
+
+        Of all who try at once, one gets True. `data` is not empty, and nobody else's: where the store's answer was
+        lost, what is there is read back and compared.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot do that exclusively, or cannot be written.
         """
         ...
 
@@ -413,7 +434,7 @@ class ResultStore(Protocol):
         ...
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
-        """Bytes of several objects, at the same time: per (name, offset, nbytes), as `read` gives them, or its error.
+        """Many reads of (name, offset, nbytes) at once; in place of what is missing or too short, the error.
 
         Raises
         ------
@@ -423,15 +444,31 @@ class ResultStore(Protocol):
         ...
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects of which the names begin so, of one listing."""
+        """The objects whose names begin with a prefix, in no order; one listing. A store may list late, never wrongly.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be reached.
+        """
         ...
 
-    def names(self) -> Iterator[str]:
-        """All objects."""
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names of `entries`."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
+        ...
+
+    def check(self) -> None:
+        """Write, read and remove a probe.
+
+        Raises
+        ------
+        ResultStoreError
+            If that does not work, with the reason: a wrong bucket, missing rights, expired credentials.
+        """
         ...
 
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from graphflow.ports import Buffer
+
 __all__ = ["Inflater", "compress", "compressed_parts", "decompress", "pays"]
 
 LEVEL = 1
@@ -24,7 +26,7 @@ def _zstd() -> Any:
     return zstd
 
 
-def compress(data: bytes | memoryview, *, always: bool = False) -> bytes | None:
+def compress(data: Buffer, *, always: bool = False) -> bytes | None:
     """The data compressed; None where that does not pay."""
     if not always:
         if len(data) < MIN_NBYTES:
@@ -35,7 +37,7 @@ def compress(data: bytes | memoryview, *, always: bool = False) -> bytes | None:
     return packed if always or len(packed) <= RATIO * len(data) else None
 
 
-def pays(parts: Iterable[bytes | memoryview]) -> bool:
+def pays(parts: Iterable[Buffer]) -> bool:
     """Whether a sample from the middle of the largest part gets clearly smaller."""
     largest = max((memoryview(part) for part in parts), key=len, default=memoryview(b""))
     middle = max(0, (len(largest) - SAMPLE_NBYTES) // 2)
@@ -43,7 +45,7 @@ def pays(parts: Iterable[bytes | memoryview]) -> bool:
     return len(sample) >= MIN_NBYTES and len(_zstd().compress(sample, LEVEL)) <= RATIO * len(sample)
 
 
-def compressed_parts(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+def compressed_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:
     """One zstd stream of all parts, as it grows."""
     stream = _zstd().ZstdCompressor(LEVEL)
     for part in parts:
@@ -51,7 +53,7 @@ def compressed_parts(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
     yield stream.flush()
 
 
-def decompress(data: bytes | memoryview, nbytes: int) -> bytes:
+def decompress(data: Buffer, nbytes: int) -> bytes:
     """What was compressed, of which the size is known: never more memory than that is taken.
 
     Raises
@@ -74,7 +76,7 @@ class Inflater:
         self._left = nbytes
         self._stream = _zstd().ZstdDecompressor()
 
-    def feed(self, data: bytes | memoryview) -> bytes:
+    def feed(self, data: Buffer) -> bytes:
         """What a piece of the stream gives."""
         try:
             found: bytes = self._stream.decompress(data, self._left + 1)

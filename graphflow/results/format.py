@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 
 from graphflow.errors import ResultDamaged, ResultStoreError
-from graphflow.ports import ResultStore
+from graphflow.ports import Buffer, ResultStore
 from graphflow.results.compression import decompress
 
 __all__ = [
@@ -71,9 +71,9 @@ class Column:
     width: int
     count: int
     encoding: int
-    data: bytes | memoryview
+    data: Buffer
 
-    def plain(self) -> bytes | memoryview:
+    def plain(self) -> Buffer:
         """The entries one after the other; for `RAW`, `ZSTD` and `CONSTANT`."""
         if self.encoding == RAW:
             found = self.data
@@ -109,7 +109,7 @@ def text_column(name: str, document: Mapping[str, Any], encode: Any = None) -> C
 
 def pack_columns(columns: Sequence[Column]) -> bytes:
     """Columns as bytes: how many, what each is, and then their data one after the other."""
-    parts: list[bytes | memoryview] = [struct.pack("<I", len(columns))]
+    parts: list[Buffer] = [struct.pack("<I", len(columns))]
     for each in columns:
         name = each.name.encode()
         parts.append(
@@ -119,7 +119,7 @@ def pack_columns(columns: Sequence[Column]) -> bytes:
     return b"".join([*parts, *(each.data for each in columns)])
 
 
-def unpack_columns(data: bytes | memoryview) -> dict[str, Column]:
+def unpack_columns(data: Buffer) -> dict[str, Column]:
     """Columns by name; those of a later version are there too, and are of no harm."""
     view = memoryview(data)
     (count,) = struct.unpack_from("<I", view, 0)
@@ -170,9 +170,7 @@ def end_of(kind: int, index: bytes, *, offset: int, key: bytes, version: int = N
     return _TRAILER.pack(*fields, _mac(kind, version, index, unsigned, key), END)
 
 
-def _mac(
-    kind: int, version: int, index: bytes | memoryview, trailer: bytes | memoryview, key: bytes
-) -> bytes:
+def _mac(kind: int, version: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
     mac = blake2b(header(kind, version=version), digest_size=32, key=key, person=_MAC_PERSON)
     mac.update(index)
     mac.update(trailer[:_SIGNED_OF_TRAILER])
@@ -197,7 +195,7 @@ class Tail:
     def nbytes(self) -> int:
         return self.offset + self.index_nbytes + TRAILER_NBYTES
 
-    def columns(self, store: ResultStore, index: bytes | memoryview) -> dict[str, Column]:
+    def columns(self, store: ResultStore, index: Buffer) -> dict[str, Column]:
         """The columns of the index, verified.
 
         Raises
@@ -227,9 +225,7 @@ class Tail:
             raise damage(store, self.name, f"its index makes no sense: {error}") from error
 
 
-def read_trailer(
-    store: ResultStore, name: str, data: bytes | memoryview, *, kind: int, nbytes: int = 0
-) -> Tail:
+def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbytes: int = 0) -> Tail:
     """What the last bytes of a pack say; `nbytes` is its size, where that is known.
 
     Raises
@@ -276,6 +272,6 @@ def damage(store: ResultStore, name: str, what: str) -> ResultDamaged:
     return ResultDamaged(f"the stored result {name} in {store.url} is damaged: {what}; it is not used")
 
 
-def joined(parts: Iterable[bytes | memoryview]) -> int:
+def joined(parts: Iterable[Buffer]) -> int:
     """The size of parts together."""
     return sum(map(len, parts))
