@@ -21,6 +21,7 @@ __all__ = [
     "BackendFailed",
     "BatchDone",
     "BatchLost",
+    "Buffer",
     "Capacity",
     "CapacityChanged",
     "Clock",
@@ -29,8 +30,12 @@ __all__ = [
     "Journal",
     "ResultStore",
     "RunEvent",
+    "Serializer",
     "StoredObject",
 ]
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes that need not be copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,7 +398,7 @@ class ResultStore(Protocol):
         """Whether `create` is exclusive here; the first answer may cost a few requests."""
         ...
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
 
         Raises
@@ -464,4 +469,28 @@ class ResultStore(Protocol):
         ResultStoreError
             If that does not work, with the reason: a wrong bucket, missing rights, expired credentials.
         """
+        ...
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """How values become bytes. One without state: it is made without arguments, once per process."""
+
+    @property
+    def name(self) -> str:
+        """What options and packs call it."""
+        ...
+
+    def dumps(self, values: Sequence[Any]) -> Sequence[Buffer]:
+        """Some values as one or more buffers, which are kept in this order.
+
+        Raises
+        ------
+        SerializationError
+            If one cannot be carried, or would not come back as it was; the others are tried again without it.
+        """
+        ...
+
+    def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
+        """The values again. Buffers after the first one are writable, and the values' own."""
         ...

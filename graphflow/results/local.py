@@ -13,7 +13,7 @@ from typing import Any
 
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
-from graphflow.ports import StoredObject
+from graphflow.ports import Buffer, StoredObject
 from graphflow.results.names import check_name, check_prefix, probe_name
 
 __all__ = ["LocalStore"]
@@ -93,7 +93,7 @@ class LocalStore:
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object: under another name first, which is changed once all is on the disk.
 
         Raises
@@ -161,7 +161,7 @@ class LocalStore:
             raise self._not_written(name, [data], error) from error
         return is_mine
 
-    def _not_written(self, name: str, parts: Sequence[bytes], error: OSError) -> ResultStoreError:
+    def _not_written(self, name: str, parts: Sequence[Buffer], error: OSError) -> ResultStoreError:
         return ResultStoreError(
             f"the result {name} ({sum(map(len, parts)):,} bytes) cannot be written to {self.folder}: "
             f"{error.strerror or error}; make room there and see that it can be written, or set GRAPHFLOW_HOME to another "
@@ -332,7 +332,7 @@ class LocalStore:
         self.delete([name])
 
 
-def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[bytes], folder: int) -> int:
+def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Buffer], folder: int) -> int:
     """A complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
     temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
@@ -353,7 +353,7 @@ def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[by
     return total
 
 
-def _write(file: int, part: bytes) -> int:
+def _write(file: int, part: Buffer) -> int:
     left = memoryview(part)
     while left:
         left = left[os.write(file, left) :]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from graphflow.errors import ResultDamaged, ResultStoreError
-from graphflow.ports import StoredObject
+from graphflow.ports import Buffer, StoredObject
 from graphflow.results.connections import file_system
 from graphflow.results.filesystems import FileSystem, Range
 from graphflow.results.locations import Location, check_options, frozen, parse, scrub, secrets_of
@@ -118,7 +118,7 @@ class FsspecStore:
 
     # -- writing -------------------------------------------------------------------------------------------
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object, whole or not at all; tried again, it is the same object.
 
         Raises
@@ -127,7 +127,7 @@ class FsspecStore:
             If it cannot be written.
         """
         check_name(name)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        data = b"".join(parts)
         files = self._files
         self._try(
             f"used: {name} ({len(data):,} bytes) cannot be written",

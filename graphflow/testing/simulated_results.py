@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 from graphflow.errors import ResultDamaged
-from graphflow.ports import StoredObject
+from graphflow.ports import Buffer, StoredObject
 
 __all__ = ["VolatileStore"]
 
@@ -21,7 +21,7 @@ class VolatileStore:
         self.keys: Sequence[bytes] = (b"k" * 32,)
         self.can_create = True
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object; it is there whole, or not at all."""
         self.objects[name] = b"".join(parts)
         return len(self.objects[name])
