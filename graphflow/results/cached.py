@@ -137,6 +137,7 @@ class CacheFolder:
         self._warned: set[str] = set()
         self._damaged: set[tuple[int, int]] = set()
         self._segments: list[Segment] = []
+        self._latest = -math.inf
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self._first = threading.Lock()
@@ -204,6 +205,8 @@ class CacheFolder:
                 self._numbers[pack.name] = len(self._packs)
                 self._packs.append(pack)
                 segments.append(segment_of(pack, self._numbers[pack.name]))
+                if len(pack.created):
+                    self._latest = max(self._latest, float(pack.created.max()))
             if segments:
                 self._segments = with_segment(self._segments, merged(segments))
 
@@ -379,7 +382,7 @@ class CacheFolder:
 
     def _later(self, keys: bytes, created: float) -> float:
         """A time after that of all values that these ones replace, also where the clock was set back."""
-        if not self._segments:
+        if created > self._latest:
             return created
         from graphflow.results.segments import search
 

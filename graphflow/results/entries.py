@@ -192,6 +192,14 @@ def halves(keys: Array) -> tuple[Array, Array]:
     return numbers[:, 0].astype(np.uint64), numbers[:, 1].astype(np.uint64)
 
 
+def sorted_order(keys: Array) -> Array:
+    """How keys of 16 bytes are sorted."""
+    high, low = halves(keys)
+    order = np.argsort(high, kind="stable")
+    first = high[order]
+    return order if (first[1:] != first[:-1]).all() else np.lexsort((low, high))
+
+
 # -- writing -----------------------------------------------------------------------------------------------
 
 
@@ -229,7 +237,7 @@ def build_entries(
     pack.parts_place = (offset, len(parts_data), digest_of([parts_data], pack.salt))
     offset += len(parts_data)
     pack.offsets = np.array(offsets, np.uint64)
-    order = np.argsort(pack.keys, kind="stable")
+    order = sorted_order(pack.keys)
     pack.keys, pack.places = pack.keys[order], pack.places[order]
     lists = {
         "origins": [[each.run_id, each.node, each.host, each.pack] for each in pack.origins],

@@ -18,6 +18,7 @@ __all__ = ["NOWHERE", "Matches", "Segment", "merged", "search", "segment_of", "w
 
 Array = NDArray[Any]
 NOWHERE = np.int64(-1)
+MAX_SEGMENTS = 8
 
 
 @dataclass(slots=True)
@@ -101,14 +102,16 @@ def _newest(entries: Segment) -> Segment:
 
 
 def with_segment(segments: Sequence[Segment], added: Segment) -> list[Segment]:
-    """Segments, and one more; those that are not much larger than what follows them are merged with it."""
+    """Segments, and one more. There are few of them, and each entry is merged only now and then."""
     grown = [*segments, added]
-    start = len(grown) - 1
-    total = len(added)
+    if len(grown) <= MAX_SEGMENTS:
+        return grown
+    start = len(grown) - 2
+    total = len(added) + len(grown[start])
     while start and len(grown[start - 1]) < 2 * total:
         start -= 1
         total += len(grown[start])
-    return [*grown[:start], merged(grown[start:])] if start < len(grown) - 1 else grown
+    return [*grown[:start], merged(grown[start:])]
 
 
 def search(segments: Sequence[Segment], keys: bytes) -> Matches:

@@ -59,7 +59,7 @@ def write_entries(
         large_nbytes=large_nbytes,
     )
     errors = {int(chosen[position]): error for position, error in encoded.errors.items()}
-    kept = chosen[np.asarray(encoded.kept, np.int64)]
+    kept = chosen[np.asarray(encoded.kept, np.int64)] if errors else chosen
     if not len(kept):
         return None, errors
     run_id, node, host = origin
@@ -76,7 +76,7 @@ def write_entries(
         places=np.arange(len(kept), dtype=np.uint32),
         created=np.full(len(kept), created),
         expires=np.full(len(kept), math.inf if expires is None else expires),
-        indices=np.asarray(indices, np.int64)[kept],
+        indices=_numbers(indices)[kept],
         origin=np.zeros(len(kept), np.uint8),
         ordinals=np.arange(len(kept), dtype=np.uint32),
         **block_columns(encoded.blocks, [0] * len(encoded.blocks)),
@@ -85,6 +85,12 @@ def write_entries(
     pieces = build_entries(pack, encoded.blocks, chosen_parts, key=store.keys[0])
     store.publish(f"{folder}/{pack.name}", pieces)
     return pack, errors
+
+
+def _numbers(indices: Sequence[int]) -> Array:
+    if isinstance(indices, range):
+        return np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
+    return np.asarray(indices, np.int64)
 
 
 def _part(name: str, data: bytes, kept: Array, count: int) -> Array:
