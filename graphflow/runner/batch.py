@@ -192,6 +192,9 @@ class Batch:
             if part is not None:
                 positions, held = part
                 self.host.progress(self.report(positions, held))
+                if progress.is_cut and self.caches is not None:
+                    # What is handed back may begin elsewhere at once.
+                    self.caches.land()
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:

@@ -146,6 +146,12 @@ class BatchCache:
             if cache is not None:
                 cache.keep(positions)
 
+    def land(self) -> None:
+        """What was not begun here may be executed elsewhere."""
+        for cache in self.steps:
+            if cache is not None:
+                cache.land()
+
     def close(self) -> None:
         """Nothing more is executed: what was claimed is free for others."""
         for cache in self.steps:
@@ -536,12 +542,14 @@ class StepCache:
             indices=array("I") if is_own else indices,
         )
 
+    def land(self) -> None:
+        """Nobody needs to wait for this batch any more."""
+        while self._open and self._flights is not None:
+            self._flights.release(self._open.pop())
+
     def close(self) -> None:
         """Let go of what was claimed."""
-        for number in self._open:
-            assert self._flights is not None
-            self._flights.release(number)
-        self._open.clear()
+        self.land()
         if self._once is not None and self._claimed:
             # Claimed, and never reached a report: nothing of these was executed, or it was told as failed.
             states = self._step.states

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -160,17 +162,19 @@ def test_nothing_is_cached_unless_asked_for(calls: Any, tmp_path: Path) -> None:
 
 def test_failures_are_not_cached_and_none_is(calls: Any) -> None:
     @task(cache_policy=INPUTS)
-    def picky(x: int) -> None:
-        note(calls.path, x)
+    def picky(x: int, path: str) -> None:
+        note(path, x)
         if x == 2:
             raise ValueError(x)
 
     @flow(backend="inline")
-    def some() -> list[Any]:
-        return picky.with_options(tolerated_failure_count=1).map(range(4))
+    def some() -> None:
+        picky.with_options(tolerated_failure_count=1).map(range(4), calls.path)
 
-    assert some() == [None, None, None]
-    assert some() == [None, None, None]
+    some()
+    run = some.run()
+
+    assert run.nodes["picky"].counts == {"Cached": 3, "Failed": 1}
     assert calls.seen() == {"0": 1, "1": 1, "2": 2, "3": 1}
 
 
@@ -184,13 +188,13 @@ def test_refreshing_makes_all_anew_and_keeps_it(calls: Any) -> None:
 
 def test_an_expired_entry_is_made_again(calls: Any) -> None:
     @task(cache_policy=INPUTS, cache_expiration=0.000_001)
-    def brief(x: int) -> int:
-        note(calls.path, x)
+    def brief(x: int, path: str) -> int:
+        note(path, x)
         return x
 
     @flow(backend="inline")
     def two() -> int:
-        return brief(1)
+        return brief(1, calls.path)
 
     two()
     two()
@@ -226,13 +230,13 @@ def test_what_has_no_canonical_form_is_not_cached_and_says_so(calls: Any) -> Non
         __slots__ = ()
 
     @task(cache_policy=INPUTS)
-    def take(x: object) -> int:
-        note(calls.path, "taken")
+    def take(x: object, path: str) -> int:
+        note(path, "taken")
         return 1
 
     @flow(backend="inline")
     def odd() -> int:
-        return take(Odd())
+        return take(Odd(), calls.path)
 
     run = odd.run()
     odd()
@@ -298,3 +302,86 @@ def test_a_known_failure_may_run_again(calls: Any) -> None:
     assert once(calls.path) == 1
     assert once(calls.path) == 1
     assert calls.seen() == {"tried": 3}
+
+
+DIES = """
+import os, sys
+from graphflow import INPUTS, flow, task
+
+@task(run_once=True, cache_policy=INPUTS - "path")
+def pay(x: int, path: str) -> str:
+    with open(path, "a") as file:
+        file.write(f"{x}\\n")
+    if x == 2 and "die" in sys.argv:
+        os._exit(1)
+    return f"paid {x}"
+
+@flow(backend="inline")
+def paying(path: str) -> list[str]:
+    return pay.with_options(batch_size=4).map(range(4), path)
+
+if __name__ == "__main__":
+    paying(sys.argv[1])
+"""
+
+
+def run_script(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_an_item_whose_process_died_is_indeterminate_and_never_run_again_by_itself(
+    calls: Any, tmp_path: Path
+) -> None:
+    script = tmp_path / "paying.py"
+    script.write_text(DIES)
+    assert run_script(script, calls.path, "die").returncode == 1
+    # The report of the others was not sent, so nobody knows of any that was begun.
+    begun = calls.seen()
+    assert begun == {"0": 1, "1": 1, "2": 1}
+
+    again = run_script(script, calls.path)
+
+    assert again.returncode == 1
+    assert "IndeterminateError" in again.stderr
+    assert calls.seen() == {"0": 1, "1": 1, "2": 1, "3": 1}
+    past = graphflow.history().runs()[0]
+    assert past.nodes["pay"].counts == {"Indeterminate": 3, "Completed": 1}
+    text = str(past.nodes["pay"].items[2].exception)
+    key = text.partition("graphflow cache release ")[2].split("`")[0]
+
+    released = subprocess.run(
+        [sys.executable, "-m", "graphflow", "cache", "release", key, "--yes"], capture_output=True, text=True
+    )
+
+    assert released.returncode == 0, released.stderr
+    run_script(script, calls.path)
+    assert calls.seen() == {"0": 1, "1": 1, "2": 2, "3": 1}
+
+
+def test_a_resolve_decides_what_became_of_an_item(calls: Any, tmp_path: Path) -> None:
+    script = tmp_path / "paying.py"
+    resolve = """
+from graphflow import Retry
+
+def look(item):
+    assert item.parameters["x"] in (0, 1, 2) and item.pid and item.node == "pay"
+    if item.index == 0:
+        return "looked up"
+    if item.index == 1:
+        raise Retry("it was not paid")
+    raise LookupError("nobody knows")
+
+"""
+    script.write_text(DIES)
+    run_script(script, calls.path, "die")
+    script.write_text(resolve + DIES.replace("run_once=True", "run_once=True, resolve=look"))
+
+    again = run_script(script, calls.path)
+
+    assert "nobody knows" in again.stderr
+    past = graphflow.history().runs()[0]
+    assert past.nodes["pay"].counts == {"Indeterminate": 1, "Completed": 3}
+    assert past.nodes["pay"].items[0].value == "looked up"
+    assert calls.seen() == {"0": 1, "1": 2, "2": 1, "3": 1}
