@@ -154,7 +154,7 @@ class Flights:
         for attempt in range(MAX_ATTEMPTS):
             found = self._listed()
             number = max(found, default=0) + 1
-            if self._store.create(self._name(number), body):
+            if self._store.create(self._name(number), body, is_lasting=False):
                 break
             # Another was quicker; of many at once, each has its turn.
             time.sleep(min(0.1, 0.002 * attempt))
@@ -186,7 +186,7 @@ class Flights:
         """What was claimed has been executed, or was given back."""
         _beating.end(self._name(number))
         try:
-            self._store.create(f"{self._name(number)}.done", os.urandom(8))
+            self._store.create(f"{self._name(number)}.done", os.urandom(8), is_lasting=False)
         except GraphflowError as error:
             # The process goes on holding it; others see that when it ends.
             logger.debug("flight %d could not be ended: %s", number, error)
@@ -253,7 +253,7 @@ def is_held(store: ResultStore, name: str, holder: Holder) -> bool:
         return False
     # The store's clock, not this machine's.
     probe = f"claims/clock/{os.urandom(8).hex()}"
-    store.create(probe, os.urandom(8))
+    store.create(probe, os.urandom(8), is_lasting=False)
     try:
         now = next((each.modified for each in store.entries(probe)), None)
     finally:

@@ -120,7 +120,7 @@ class LocalStore:
             raise self._not_written(name, parts, error) from error
         return total
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: a complete file gets its name by a hard link, which is made once.
 
         Raises
@@ -148,7 +148,7 @@ class LocalStore:
             failpoint("store.create.before")
             folder = self._open_folder(above, makes=True)
             try:
-                _write_and(link, last, [data], folder)
+                _write_and(link, last, [data], folder, is_lasting=is_lasting)
             finally:
                 os.close(folder)
             failpoint("store.create.after")
@@ -332,7 +332,14 @@ class LocalStore:
         self.delete([name])
 
 
-def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Buffer], folder: int) -> int:
+def _write_and(
+    finish: Callable[[str, int], None],
+    name: str,
+    parts: Sequence[Buffer],
+    folder: int,
+    *,
+    is_lasting: bool = True,
+) -> int:
     """A complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
     temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
@@ -340,12 +347,14 @@ def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Bu
         try:
             total = sum(_write(file, part) for part in parts)
             failpoint("store.write.after")
-            os.fsync(file)
+            if is_lasting:
+                os.fsync(file)
             failpoint("store.fsync.after")
         finally:
             os.close(file)
         finish(temporary, folder)
-        os.fsync(folder)
+        if is_lasting:
+            os.fsync(folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)

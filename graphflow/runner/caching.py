@@ -27,6 +27,7 @@ from graphflow.results.claims import Flights, OnceClaim, OnceClaims, this_proces
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
+from graphflow.runner.marks import DONE, ODD
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
 from graphflow.states import Code
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchCache", "StepCache", "Unresolved"]
 
 logger = logging.getLogger("graphflow.cache")
-CHUNK = 4_096
+CHUNK = 16_384
 """Items that are looked up at once."""
 KEY_NBYTES = 16
 NO_KEY = bytes(KEY_NBYTES)
@@ -106,12 +107,16 @@ class BatchCache:
         for step, cache in zip(batch.steps, self.steps, strict=True):
             step.cache = cache
         self._looked = 0
+        self.marks = bytearray(batch.size)
+        """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
 
-    def look_ahead(self, position: int) -> None:
-        """See to it that this position was looked up, and many after it."""
-        if position < self._looked:
-            return
-        stop = min(self._batch.size, position + CHUNK)
+    def look_ahead(self, position: int) -> int:
+        """See to it that this position was looked up, and many after it; gives the first that was not."""
+        if position >= self._looked:
+            self._look_up(position, min(self._batch.size, position + CHUNK))
+        return self._looked
+
+    def _look_up(self, position: int, stop: int) -> None:
         self._looked = stop
         steps = self._batch.steps
         for step in steps:
@@ -125,6 +130,29 @@ class BatchCache:
                 positions = [each for each in positions if step.lost_input(each) is None]
             if len(positions):
                 step.cache.look_up(positions)
+        self._mark(position, stop)
+
+    def _mark(self, start: int, stop: int) -> None:
+        steps, marks = self._batch.steps, self.marks
+        done = bytes(code != 0 for code in range(256))
+        if len(steps) > 1:
+            marks[start:stop] = bytes([ODD]) * (stop - start)
+            for position in range(start, stop):
+                if self.is_done(position):
+                    marks[position] = DONE
+            return
+        cache = steps[0].cache
+        assert cache is not None
+        if steps[0].has_doubtful_input or cache.runs_once:
+            marks[start:stop] = bytes([ODD]) * (stop - start)
+        for position in cache.odd:
+            if position >= start:
+                marks[position] = ODD
+        found = bytes(steps[0].states[start:stop]).translate(done)
+        at = found.find(1)
+        while at >= 0:
+            marks[start + at] = DONE
+            at = found.find(1, at + 1)
 
     def is_done(self, position: int) -> bool:
         """Whether nothing of an item is left to be executed."""
@@ -181,7 +209,10 @@ class StepCache:
         self._kept = bytearray(size)
         self._parts: dict[str, bytes | bytearray] = {}
         self._fresh: dict[bytes, int] = {}
-        """Where an equal item of this batch is, by key: it was begun there."""
+        """Where the first item of a key is in this batch."""
+        self.odd: set[int] = set()
+        """Positions where something is to be done at their turn: an equal one came before, or others execute it."""
+        self.runs_once = options.run_once
         self._waits: set[int] = set()
         """Positions that others execute at the moment."""
         self._claimed: dict[int, bytes] = {}
@@ -201,8 +232,22 @@ class StepCache:
         """Find the values of these items; those that are there are `Cached`."""
         keys = self._make_keys(positions)
         missing = self._find(positions, keys, is_again=False)
-        if self._flights is not None and missing:
-            self._fly(missing)
+        if not missing:
+            return
+        keys_of = self._keys_of(missing)
+        fresh = self._fresh
+        if fresh or len(set(keys_of)) < len(keys_of):
+            for key, position in zip(keys_of, missing, strict=True):
+                if fresh.setdefault(key, position) != position:
+                    self.odd.add(position)
+        else:
+            fresh.update(zip(keys_of, missing, strict=True))
+        if self._flights is not None:
+            self._fly(missing, keys_of)
+
+    def _keys_of(self, positions: Sequence[int]) -> list[bytes]:
+        keys = bytes(self._keys)
+        return [keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)] for position in positions]
 
     def _make_keys(self, positions: Sequence[int]) -> bytes:
         made = self._maker.keys(positions)
@@ -236,11 +281,13 @@ class StepCache:
     def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
         """Mark what is there; gives the positions with a key that are not."""
         step, indices = self._step, self._batch.order.indices
-        missing = [
-            position
-            for at, position in enumerate(positions)
-            if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY
-        ]
+        missing: list[int] = list(positions)
+        if NO_KEY in keys:
+            missing = [
+                position
+                for at, position in enumerate(positions)
+                if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY
+            ]
         if self._order.refreshes and not is_again:
             return missing
         if not missing:
@@ -293,20 +340,21 @@ class StepCache:
             context.map_index = self._batch.order.indices[position] if context.is_mapped else None
             step.labels[position] = label_of(step.program, args, kwargs, context)
 
-    def _fly(self, missing: list[int]) -> None:
+    def _fly(self, missing: list[int], keys: list[bytes]) -> None:
         """Say that these are executed here now; find those that others execute, or have just executed."""
         assert self._flights is not None
-        by_key: dict[bytes, list[int]] = {}
-        for position in missing:
-            by_key.setdefault(self.key(position), []).append(position)
-        number, taken, has_news = self._flights.claim(list(by_key))
+        number, taken, has_news = self._flights.claim(keys)
         self._open.append(number)
         if has_news and not self._order.refreshes:
             self._folder.refresh()
-            keys = b"".join(self.key(position) for position in missing)
-            self._find(missing, keys, is_again=True)
-        for key in taken:
-            self._waits.update(position for position in by_key[key] if not self._step.states[position])
+            self._find(missing, b"".join(keys), is_again=True)
+        if taken:
+            self._waits.update(
+                position
+                for key, position in zip(keys, missing, strict=True)
+                if key in taken and not self._step.states[position]
+            )
+            self.odd |= self._waits
 
     # -- at an item's turn ------------------------------------------------------------------------------
 
@@ -328,20 +376,18 @@ class StepCache:
                 self._refuse(position)
                 return True
             return False
-        leader = self._fresh.get(key)
-        if leader is not None and leader != position:
+        leader = self._fresh.setdefault(key, position)
+        if leader != position:
             if step.states[leader] in (_COMPLETED, _CACHED):
                 self._follow(position, leader)
                 return True
             if not step.states[leader]:
                 return False
+            self._fresh[key] = position
         if position in self._waits:
             self._wait(position)
             return True
-        if self._once is not None and position not in self._claimed and not self._claim(position, key):
-            return True
-        self._fresh[key] = position
-        return False
+        return self._once is not None and position not in self._claimed and not self._claim(position, key)
 
     def leader(self, position: int) -> int | None:
         """The position of an equal item that is being executed in this batch; None if there is none."""
@@ -467,11 +513,18 @@ class StepCache:
         step = self._step
         states = part_of(step.states, positions)
         if _COMPLETED in states:
+            made = [
+                position
+                for position, code, is_kept in zip(
+                    positions, states, part_of(self._kept, positions), strict=True
+                )
+                if code == _COMPLETED and not is_kept
+            ]
             self._publish(
                 [
                     position
-                    for position, code in zip(positions, states, strict=True)
-                    if code == _COMPLETED and not self._kept[position] and self.key(position) != NO_KEY
+                    for position, key in zip(made, self._keys_of(made), strict=True)
+                    if key != NO_KEY
                 ]
             )
         if self._once is not None and self._claimed:
@@ -498,10 +551,11 @@ class StepCache:
                 else column
             )
         failpoint("batch.cache.before")
+        indices = batch.order.indices
         published = self._folder.publish(
-            keys=b"".join(self.key(position) for position in positions),
-            values=[step.values[position] for position in positions],
-            indices=[batch.order.indices[position] for position in positions],
+            keys=b"".join(self._keys_of(positions)),
+            values=list(map(step.values.__getitem__, positions)),
+            indices=list(map(indices.__getitem__, positions)),
             run_id=batch.order.flow_run_id,
             node=step.context.node,
             created=now,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.context import RECORDER, RUNNING
 from graphflow.runner.faults import MAX_SUMMARIES
+from graphflow.runner.marks import ODD
 from graphflow.runner.pace import Slots
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Guard, ItemTimeout, watchdog
@@ -30,7 +31,7 @@ def run_in_turn(batch: Batch) -> int:
     steps = batch.steps
     tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
     try:
-        if batch.slots is None and batch.caches is None and all(step.is_plain for step in steps):
+        if batch.slots is None and all(step.is_plain for step in steps):
             return _run_plain(batch)
         return _Careful(batch).run()
     finally:
@@ -59,11 +60,33 @@ def _run_plain(batch: Batch) -> int:
     odd_types, clock, started, deadline = batch.odd_types, time.perf_counter, batch.started, batch.deadline
     is_chain, add_error, drops = len(steps) > 1, batch.errors.add, bool(batch.dropping)
     check_at = min(deadline, started + STOP_CHECK_SECONDS)
+    caches = batch.caches
+    looked, marks = (0, caches.marks) if caches is not None else (batch.size, b"")
+    careful: _Careful | None = None
     start = started
     position = -1
     for step in steps:
         step.context.attempt = 1
     for position in batch.progress.rest:
+        if caches is not None:
+            if position >= looked:
+                looked = caches.look_ahead(position)
+                start = clock()
+            if marks[position]:
+                if marks[position] == ODD:
+                    careful = careful or _Careful(batch)
+                    careful.run_cached(caches, position)
+                    for step in steps:
+                        step.context.attempt = 1
+                    RUNNING.set(steps[0].context)
+                    RECORDER.set(steps[0].recorder)
+                    start = clock()
+                if start >= check_at:
+                    start = clock()
+                    if batch.is_stopped() or (start >= deadline and not caches.is_found(position + 1)):
+                        break
+                    check_at = start + STOP_CHECK_SECONDS
+                continue
         index = indices[position]
         note(number, index)
         for step in steps:
@@ -245,7 +268,7 @@ class _Careful:
     def _run_cached(self, caches: BatchCache) -> int:
         """The way where results may be there already."""
         batch, slots = self._batch, self._batch.slots
-        note, number, deadline, steps = batch.host.note, batch.order.id, batch.deadline, batch.steps
+        deadline = batch.deadline
         check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
         has_begun = False
         position = -1
@@ -256,18 +279,8 @@ class _Careful:
                 if slots is not None and not wait_for_slot(batch, slots, is_first=not has_begun):
                     return position
                 has_begun = True
-                note(number, batch.order.indices[position])
-                for step in steps:
-                    if step.states[position] or (step.in_lane and not step.goes_on(position, steps)):
-                        continue
-                    if batch.lost_input(step, position):
-                        continue
-                    if step.cache is not None and step.cache.take(position):
-                        continue
-                    RUNNING.set(step.context)
-                    RECORDER.set(step.recorder)
-                    looks_now |= run_step(batch, step, position, self)
-            if batch.dropping:
+                looks_now = self.run_cached(caches, position)
+            elif batch.dropping:
                 batch.drop_values(position)
             now = time.perf_counter()
             if now >= check_at or looks_now:
@@ -278,6 +291,25 @@ class _Careful:
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1
+
+    def run_cached(self, caches: BatchCache, position: int) -> bool:
+        """Run an item of which something may be there already; whether an attempt may have ended by Ctrl-C."""
+        batch = self._batch
+        looks_now = False
+        batch.host.note(batch.order.id, batch.order.indices[position])
+        for step in batch.steps:
+            if step.states[position] or (step.in_lane and not step.goes_on(position, batch.steps)):
+                continue
+            if batch.lost_input(step, position):
+                continue
+            if step.cache is not None and step.cache.take(position):
+                continue
+            RUNNING.set(step.context)
+            RECORDER.set(step.recorder)
+            looks_now |= run_step(batch, step, position, self)
+        if batch.dropping:
+            batch.drop_values(position)
+        return looks_now
 
     def timed(
         self, step: Step, position: int, start: float, args: tuple[Any, ...], kwargs: dict[str, Any]
