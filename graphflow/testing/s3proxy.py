@@ -81,6 +81,8 @@ class S3Proxy:
         self._seen: list[Seen] = []
         self._hidden: set[str] | None = None
         self._released = threading.Event()
+        self.keeps_conditions = True
+        """Whether the server hears of `If-None-Match`, which not all that speak the protocol know."""
         proxy = self
 
         class Handler(_Handler):
@@ -211,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.when == "before":
             self._fail(fault, method, path)
             return
-        headers = [each for each in self.headers.items() if each[0].lower() not in _HOP_BY_HOP]
+        left_out = _HOP_BY_HOP if self.owner.keeps_conditions else (*_HOP_BY_HOP, "if-none-match")
+        headers = [each for each in self.headers.items() if each[0].lower() not in left_out]
         answer = self.owner.forward(method, path, headers, body)
         if method in ("PUT", "POST") and answer.status < 300:
             self.owner.wrote(path)

@@ -96,6 +96,7 @@ class S3Server:
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send a plain request, past all that is tested; also moto's own, such as `/moto-api/reset`."""
         request = urllib.request.Request(self.endpoint + path, data=body, method=method)
+        request.add_header("Content-Type", "application/octet-stream")
         with urllib.request.urlopen(request, timeout=30) as answer:
             data: bytes = answer.read()
         return data
