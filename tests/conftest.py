@@ -35,9 +35,17 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     return bucket
 
 
-@pytest.fixture
-def s3_proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
-    """A proxy before that server."""
+@pytest.fixture(scope="session")
+def shared_s3_proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    """One proxy for all tests of this process, so that they share connections."""
     proxy = S3Proxy(s3_server.endpoint)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def s3_proxy(shared_s3_proxy: S3Proxy) -> Iterator[S3Proxy]:
+    """A proxy before that server, without faults."""
+    shared_s3_proxy.reset()
+    yield shared_s3_proxy
+    shared_s3_proxy.reset()

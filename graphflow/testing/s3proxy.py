@@ -32,7 +32,7 @@ class Fault:
 
     With a `status`, the client gets that answer: `before` the server saw the request, or `after` it did what was asked,
     which the client then does not hear. Without one the connection is broken, also `halfway` through a body: of the
-    request where it has one, else of the answer. `hangs` gives no answer until the proxy is closed or released.
+    request where it has one, else of the answer. `hangs` gives no answer until the proxy is closed or reset.
     """
 
     method: str = ""
@@ -117,13 +117,17 @@ class S3Proxy:
         with self._lock:
             self._hidden = None
 
-    def release(self) -> None:
-        """Let go of what hangs; nothing hangs any more."""
-        self._released.set()
+    def reset(self) -> None:
+        """Be as at first: no faults, nothing counted, hidden or hanging."""
+        with self._lock:
+            self._faults, self._seen, self._hidden = [], [], None
+            hanging, self._released = self._released, threading.Event()
+        hanging.set()
+        self.keeps_conditions = True
 
     def close(self) -> None:
         """Stop it."""
-        self.release()
+        self.reset()
         self._server.shutdown()
         self._server.server_close()
 
