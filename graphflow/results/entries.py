@@ -113,7 +113,8 @@ class EntryPack:
             nbytes=int(self.sizes[number]),
             raw_nbytes=int(self.raw_sizes[number]),
             codec=int(self.codecs[number]),
-            digest=self.digests[number].tobytes(),
+            # One entry of numpy by itself would lose the zeros at its end.
+            digest=self.digests[number : number + 1].tobytes(),
             blob=self.blobs[blob - 1] if blob else "",
         )
 
