@@ -117,7 +117,7 @@ def disk(items: int, repeats: int) -> None:
                 )
                 starts = iter(range(10 * items, 10**12, 10 * items))
                 first = statistics.median(
-                    seconds(lambda other=other, count=count: body(other, count, next(starts)))
+                    seconds(lambda other=other, count=count, starts=starts: body(other, count, next(starts)))
                     for _ in range(repeats)
                 )
                 show(
@@ -254,16 +254,25 @@ def peers(items: int, repeats: int) -> None:
 
         body()
         ours = statistics.median(seconds(body) for _ in range(repeats))
-        show({"what": "all found again", "peer": "graphflow", "items": count, "us_per_item": _us(ours, count)})
+        show(
+            {"what": "all found again", "peer": "graphflow", "items": count, "us_per_item": _us(ours, count)}
+        )
     import joblib
 
     with tempfile.TemporaryDirectory() as place:
         remembered = joblib.Memory(place, verbose=0).cache(_same)
         for x in range(count):
             remembered(x)
-        theirs = statistics.median(seconds(lambda: [remembered(x) for x in range(count)]) for _ in range(repeats))
+        theirs = statistics.median(
+            seconds(lambda: [remembered(x) for x in range(count)]) for _ in range(repeats)
+        )
         show(
-            {"what": "all found again", "peer": "joblib.Memory", "items": count, "us_per_item": _us(theirs, count)}
+            {
+                "what": "all found again",
+                "peer": "joblib.Memory",
+                "items": count,
+                "us_per_item": _us(theirs, count),
+            }
         )
     if util.find_spec("prefect") is None:
         show({"what": "all found again", "peer": "prefect", "skipped": "it is not installed (group peers)"})
@@ -279,7 +288,12 @@ def peers(items: int, repeats: int) -> None:
         else:
             took = float(done.stdout.strip().splitlines()[-1])
             show(
-                {"what": "all found again", "peer": "prefect", "items": count, "us_per_item": _us(took, count)}
+                {
+                    "what": "all found again",
+                    "peer": "prefect",
+                    "items": count,
+                    "us_per_item": _us(took, count),
+                }
             )
 
 

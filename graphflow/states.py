@@ -337,7 +337,13 @@ class Counts(Counter[str]):
     @property
     def failed(self) -> int:
         """Items that ended in any failure, a crash among them."""
-        return self["Failed"] + self["TimedOut"] + self["UpstreamFailed"] + self["Crashed"] + self["Indeterminate"]
+        return (
+            self["Failed"]
+            + self["TimedOut"]
+            + self["UpstreamFailed"]
+            + self["Crashed"]
+            + self["Indeterminate"]
+        )
 
     @property
     def finished(self) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphflow.engine.caches import Caches
 from graphflow.engine.books import OWN_FAILURES, NodeBook, chosen, codes_at
+from graphflow.engine.caches import Caches
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable

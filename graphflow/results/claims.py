@@ -150,7 +150,9 @@ class Flights:
             If the store cannot be used, or cannot claim.
         """
         me = this_process()
-        body = _body({**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}, list(dict.fromkeys(keys)))
+        body = _body(
+            {**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}, list(dict.fromkeys(keys))
+        )
         for attempt in range(MAX_ATTEMPTS):
             found = self._listed()
             number = max(found, default=0) + 1
@@ -166,7 +168,9 @@ class Flights:
         failpoint("claims.flight.after")
         with self._lock:
             self._own.add(number)
-            has_news = bool({each for each, (_, is_done) in found.items() if is_done} - self._done - self._own)
+            has_news = bool(
+                {each for each, (_, is_done) in found.items() if is_done} - self._done - self._own
+            )
             self._done.update(each for each, (_, is_done) in found.items() if is_done)
         wanted = frozenset(keys)
         taken: set[bytes] = set()
@@ -392,5 +396,3 @@ class OnceClaims:
 
     def _name(self, key: bytes) -> str:
         return f"{self._prefix}{key.hex()}"
-
-

@@ -90,9 +90,7 @@ class Batch:
             else None
         )
         self.teller: Teller | None = None
-        self.dropping = [
-            step for step in self.steps if not step.order.keeps and step.order.cache is None
-        ]
+        self.dropping = [step for step in self.steps if not step.order.keeps and step.order.cache is None]
         """Steps whose values only later steps of this batch need."""
         self.caches: BatchCache | None = None
         self.store_error = ""

@@ -81,7 +81,7 @@ class Unresolved:
 def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     signature = signature_of(step.fn)
     if signature is None:
-        return {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
+        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
@@ -280,7 +280,7 @@ class StepCache:
 
     def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
         """Mark what is there; gives the positions with a key that are not."""
-        step, indices = self._step, self._batch.order.indices
+        step = self._step
         missing: list[int] = list(positions)
         if NO_KEY in keys:
             missing = [
@@ -306,14 +306,14 @@ class StepCache:
                 continue
             step.values[position] = value
             step.states[position] = _CACHED
-            self._note(position, found.made(at), indices[position])
+            self._note(position, found.made(at))
         if step.labels is not None:
             for position in positions:
                 if step.states[position] == _CACHED:
                     self._label(position)
         return left
 
-    def _note(self, position: int, made: Made, index: int) -> None:
+    def _note(self, position: int, made: Made) -> None:
         place = (made.pack, made.run_id, made.node, made.host, made.created)
         number = self._origins.get(place)
         if number is None:
@@ -329,7 +329,7 @@ class StepCache:
             )
             number = self._origins[place] = len(self._listed)
         self._numbers[position] = number
-        self._indices[position] = index if made.index is None else made.index
+        self._indices[position] = made.index
 
     def _label(self, position: int) -> None:
         step = self._step
@@ -412,7 +412,7 @@ class StepCache:
                 created=self._batch.started_wall,
                 host=this_process().host,
             )
-            self._note(position, made, indices[position])
+            self._note(position, made)
         if step.labels is not None:
             self._label(position)
 
@@ -488,8 +488,8 @@ class StepCache:
                 # It was not done: it begins anew.
                 self._once.give_back([key])
                 return self._claim(position, key)
-            except Exception as error:
-                cause = error
+            except Exception as raised:
+                cause = raised
             else:
                 step.values[position] = value
                 step.states[position] = _COMPLETED
@@ -521,11 +521,7 @@ class StepCache:
                 if code == _COMPLETED and not is_kept
             ]
             self._publish(
-                [
-                    position
-                    for position, key in zip(made, self._keys_of(made), strict=True)
-                    if key != NO_KEY
-                ]
+                [position for position, key in zip(made, self._keys_of(made), strict=True) if key != NO_KEY]
             )
         if self._once is not None and self._claimed:
             failed = [
