@@ -385,3 +385,80 @@ def look(item):
     assert past.nodes["pay"].counts == {"Indeterminate": 1, "Completed": 3}
     assert past.nodes["pay"].items[0].value == "looked up"
     assert calls.seen() == {"0": 1, "1": 2, "2": 1, "3": 1}
+
+
+TWO = """
+import sys, time
+from graphflow import INPUTS, flow, task
+
+@task(cache_policy=INPUTS - "path")
+def work(x: int, path: str) -> int:
+    with open(path, "a") as file:
+        file.write(f"{x}\\n")
+    time.sleep(0.002)
+    return x
+
+@flow(backend=sys.argv[2])
+def both(path: str) -> int:
+    return sum(work.map(range(300), path).result())
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(both(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["inline", "threads:2"])
+def test_two_drivers_that_want_the_same_execute_each_item_once(
+    calls: Any, tmp_path: Path, backend: str
+) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, str(script), calls.path, backend],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for each in drivers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    ended = []
+    for each in drivers:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    for each in drivers:
+        out, err = each.communicate(timeout=60)
+        ended.append((each.returncode, out.split(), err))
+
+    assert [(code, out) for code, out, _ in ended] == [(0, [str(sum(range(300)))])] * 2, ended
+    assert calls.seen() == {str(x): 1 for x in range(300)}
+
+
+def test_a_driver_that_was_killed_leaves_no_flight_behind(calls: Any, tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        TWO.replace("time.sleep(0.002)", "x == 20 and len(sys.argv) > 3 and os._exit(9)").replace(
+            "import sys", "import os, sys"
+        )
+    )
+    killed = subprocess.run(
+        [sys.executable, str(script), calls.path, "inline", "dies"],
+        input="go\n",
+        capture_output=True,
+        text=True,
+    )
+    assert killed.returncode == 9
+
+    again = subprocess.run(
+        [sys.executable, str(script), calls.path, "inline"], input="go\n", capture_output=True, text=True
+    )
+
+    assert again.returncode == 0, again.stderr
+    assert set(calls.seen()) == {str(x) for x in range(300)}
