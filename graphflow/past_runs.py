@@ -276,11 +276,12 @@ class PastRun:
         if self._store is None:
             # Made here, not when it is needed: reading a history needs the key anyway.
             folder = self._histories.results_folder(self.id)
-            key, url = settings.secret_key(self._folder), results_of(self._histories, self.id)
+            key, *older = settings.secret_keys(self._folder)
+            url = results_of(self._histories, self.id)
             if not url or (url.startswith("file:") and os.path.isdir(folder)):
                 # The home may have moved since.
                 url = folder
-            self._store = open_store(url, key=key)
+            self._store = open_store(url, key=key, older_keys=older)
         return self._store
 
     @property
