@@ -60,6 +60,9 @@ NAMES: dict[str, str] = {
     "store.fsync.after": "they are on the disk",
     "store.rename.after": "it has its name",
     "store.publish.after": "its name is on the disk",
+    "store.create.before": "a claim is about to be made",
+    "store.link.after": "a claim was made, or another was there; the file has its other name too",
+    "store.create.after": "the claim is on the disk",
     # A batch, in the process that runs it.
     "batch.begin": "a batch is about to begin",
     "batch.pack.before": "items have ended, their values are nowhere else yet",

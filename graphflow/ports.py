@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from graphflow.errors import ResultDamaged
 from graphflow.orders import BatchOrder, Ref
 from graphflow.policies import TaskOptions
 from graphflow.records import Entry, Record, Request, RunHeader
@@ -20,6 +21,7 @@ __all__ = [
     "BackendFailed",
     "BatchDone",
     "BatchLost",
+    "Buffer",
     "Capacity",
     "CapacityChanged",
     "Clock",
@@ -28,7 +30,12 @@ __all__ = [
     "Journal",
     "ResultStore",
     "RunEvent",
+    "Serializer",
+    "StoredObject",
 ]
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes that need not be copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,9 +362,21 @@ class History(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a result store, as a listing tells it; `modified` is seconds since the epoch, of the store's clock."""
+
+    name: str
+    nbytes: int
+    modified: float
+
+
 @runtime_checkable
 class ResultStore(Protocol):
-    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too."""
+    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too.
+
+    Names are made of segments with `/` between them; nothing is read or written outside the store's own place.
+    """
 
     @property
     def url(self) -> str:
@@ -374,13 +393,31 @@ class ResultStore(Protocol):
         """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
         ...
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    @property
+    def can_create(self) -> bool:
+        """Whether `create` is exclusive here; the first answer may cost a few requests."""
+        ...
+
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
 
         Raises
         ------
         ResultStoreError
             If it cannot be written (a full disk, missing rights).
+        """
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one: True if this very call made it, False if it was there.
+
+        Of all who try at once, one gets True. `data` is not empty, and nobody else's: where the store's answer was
+        lost, what is there is read back and compared.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot do that exclusively, or cannot be written.
         """
         ...
 
@@ -396,10 +433,64 @@ class ResultStore(Protocol):
         """
         ...
 
-    def names(self) -> Iterator[str]:
-        """All objects."""
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
+        """Many reads of (name, offset, nbytes) at once; in place of what is missing or too short, the error.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be reached.
+        """
+        ...
+
+    def entries(self, prefix: str = "") -> Iterator[StoredObject]:
+        """The objects whose names begin with a prefix, in no order; one listing. A store may list late, never wrongly.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be reached.
+        """
+        ...
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names of `entries`."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
+        ...
+
+    def check(self) -> None:
+        """Write, read and remove a probe.
+
+        Raises
+        ------
+        ResultStoreError
+            If that does not work, with the reason: a wrong bucket, missing rights, expired credentials.
+        """
+        ...
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """How values become bytes. One without state: it is made without arguments, once per process."""
+
+    @property
+    def name(self) -> str:
+        """What options and packs call it."""
+        ...
+
+    def dumps(self, values: Sequence[Any]) -> Sequence[Buffer]:
+        """Some values as one or more buffers, which are kept in this order.
+
+        Raises
+        ------
+        SerializationError
+            If one cannot be carried, or would not come back as it was; the others are tried again without it.
+        """
+        ...
+
+    def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
+        """The values again. Buffers after the first one are writable, and the values' own."""
         ...

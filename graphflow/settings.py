@@ -1,20 +1,49 @@
-"""What is configured by the environment, and the one secret of an installation.
+"""What is configured by the environment, and the secret keys of an installation.
 
 Nothing is read or written when this is imported.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from graphflow.errors import SettingsError
 
-__all__ = ["history_kind", "home", "lease_seconds", "secret_key"]
+__all__ = [
+    "KEY_FILE",
+    "KEY_FILE_VARIABLE",
+    "KEY_NBYTES",
+    "KEY_VARIABLE",
+    "OLD_KEY_FILES",
+    "given_key",
+    "history_kind",
+    "home",
+    "lease_seconds",
+    "read_key",
+    "result_storage",
+    "result_storage_options",
+    "secret_key",
+    "secret_keys",
+    "store_attempts",
+    "store_retry_seconds",
+    "store_timeout_seconds",
+]
 
 LEASE_SECONDS = 30.0
+STORE_ATTEMPTS = 6
+STORE_RETRY_SECONDS = 60.0
+STORE_TIMEOUT_SECONDS = 30.0
 KEY_NBYTES = 32
+KEY_VARIABLE = "GRAPHFLOW_SECRET_KEY"
+KEY_FILE_VARIABLE = "GRAPHFLOW_SECRET_KEY_FILE"
+KEY_FILE = "secret.key"
+OLD_KEY_FILES = "secret.key.old*"
+"""Keys of earlier, which sign nothing any more."""
 
 
 def home() -> Path:
@@ -49,29 +78,155 @@ def lease_seconds() -> float:
     SettingsError
         If it is no positive number.
     """
-    given = os.environ.get("GRAPHFLOW_LEASE_SECONDS")
+    return _positive("GRAPHFLOW_LEASE_SECONDS", LEASE_SECONDS)
+
+
+# -- result stores -----------------------------------------------------------------------------------------
+
+
+def result_storage() -> str | None:
+    """`GRAPHFLOW_RESULT_STORAGE`: the URL or folder where results go; None for the default, `<home>/results`."""
+    return os.environ.get("GRAPHFLOW_RESULT_STORAGE") or None
+
+
+def result_storage_options() -> dict[str, Any]:
+    """`GRAPHFLOW_RESULT_STORAGE_OPTIONS`: what fsspec's file system gets, as a JSON object; may hold credentials.
+
+    Raises
+    ------
+    SettingsError
+        If it is no JSON object; what was given is not shown.
+    """
+    given = os.environ.get("GRAPHFLOW_RESULT_STORAGE_OPTIONS")
     if not given:
-        return LEASE_SECONDS
+        return {}
+    try:
+        options = json.loads(given)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise SettingsError(
+            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is no JSON object; write it like "
+            '{"endpoint_url": "https://storage.example.com"}'
+        )
+    return options
+
+
+def store_attempts() -> int:
+    """`GRAPHFLOW_STORE_ATTEMPTS`: how often a request to a remote store is tried in all; 6 by default.
+
+    Raises
+    ------
+    SettingsError
+        If it is no positive whole number.
+    """
+    given = os.environ.get("GRAPHFLOW_STORE_ATTEMPTS")
+    if not given:
+        return STORE_ATTEMPTS
+    if not given.isdecimal() or int(given) < 1:
+        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; it is a positive whole number")
+    return int(given)
+
+
+def store_retry_seconds() -> float:
+    """`GRAPHFLOW_STORE_RETRY_SECONDS`: after so long no further attempt begins; 60 by default.
+
+    Raises
+    ------
+    SettingsError
+        If it is no positive number.
+    """
+    return _positive("GRAPHFLOW_STORE_RETRY_SECONDS", STORE_RETRY_SECONDS)
+
+
+def store_timeout_seconds() -> float:
+    """`GRAPHFLOW_STORE_TIMEOUT_SECONDS`: how long one attempt may take, beside a second per MiB; 30 by default.
+
+    Raises
+    ------
+    SettingsError
+        If it is no positive number.
+    """
+    return _positive("GRAPHFLOW_STORE_TIMEOUT_SECONDS", STORE_TIMEOUT_SECONDS)
+
+
+def _positive(name: str, default: float) -> float:
+    given = os.environ.get(name)
+    if not given:
+        return default
     try:
         seconds = float(given)
     except ValueError:
         seconds = 0.0
     if not 0.0 < seconds < float("inf"):
-        raise SettingsError(f"GRAPHFLOW_LEASE_SECONDS is {given!r}; it is a positive number of seconds")
+        raise SettingsError(f"{name} is {given!r}; it is a positive number of seconds")
     return seconds
 
 
+# -- keys --------------------------------------------------------------------------------------------------
+
+
 def secret_key(folder: Path | None = None) -> bytes:
-    """The key that histories and results are signed with: 32 bytes, made at the first use, readable by its owner alone.
+    """The key that histories and results are signed with: 32 bytes.
+
+    It is `GRAPHFLOW_SECRET_KEY` (hexadecimal), else in the file of `GRAPHFLOW_SECRET_KEY_FILE`, else in `secret.key` of
+    the home, made at the first use and readable by its owner alone.
 
     Raises
     ------
     SettingsError
         If it cannot be read or made, is damaged, or is writable by others.
     """
-    place = (home() if folder is None else folder) / "secret.key"
+    given = given_key()
+    return _own_key(home() if folder is None else folder) if given is None else given
+
+
+def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
+    """All keys whose signatures are accepted: `secret_key` first, then older ones (`secret.key.old*` of the home).
+
+    Raises
+    ------
+    SettingsError
+        As `secret_key` does.
+    """
+    place = home() if folder is None else folder
+    keys = [secret_key(place)]
+    if (place / KEY_FILE).exists():
+        keys.append(_own_key(place))
+    keys += [read_key(each) for each in sorted(place.glob(OLD_KEY_FILES), reverse=True)]
+    return tuple(dict.fromkeys(keys))
+
+
+def given_key() -> bytes | None:
+    """The key that the environment gives, for machines that share a store.
+
+    Raises
+    ------
+    SettingsError
+        If it is no key; it is not shown.
+    """
+    text = os.environ.get(KEY_VARIABLE)
+    if text:
+        try:
+            key = bytes.fromhex(text.strip())
+        except ValueError:
+            key = b""
+        if len(key) != KEY_NBYTES:
+            raise SettingsError(f"{KEY_VARIABLE} is no key: it has {2 * KEY_NBYTES} hexadecimal digits")
+        return key
+    file = os.environ.get(KEY_FILE_VARIABLE)
+    if not file:
+        return None
     try:
-        return _read_key(place)
+        return read_key(Path(file).expanduser())
+    except FileNotFoundError as error:
+        raise SettingsError(f"there is no file {file}, which {KEY_FILE_VARIABLE} names") from error
+
+
+def _own_key(folder: Path) -> bytes:
+    place = folder / KEY_FILE
+    try:
+        return read_key(place)
     except FileNotFoundError:
         pass
     try:
@@ -90,18 +245,27 @@ def secret_key(folder: Path | None = None) -> bytes:
             pass
         finally:
             temporary.unlink()
-        return _read_key(place)
+        return read_key(place)
     except OSError as error:
         raise SettingsError(
             f"the key {place} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
         ) from error
 
 
-def _read_key(place: Path) -> bytes:
+def read_key(place: Path) -> bytes:
+    """The key in a file: its 32 bytes, or hexadecimal digits.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    SettingsError
+        If it cannot be read, is damaged, or is writable by others.
+    """
     try:
         with open(place, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            key = file.read(KEY_NBYTES + 1)
+            key = file.read(4 * KEY_NBYTES)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -110,6 +274,9 @@ def _read_key(place: Path) -> bytes:
         raise SettingsError(
             f"the key {place} can be written by others; make it yours alone: chmod 600 {place}"
         )
+    if len(key) >= 2 * KEY_NBYTES:
+        with suppress(ValueError):
+            key = bytes.fromhex(key.decode("ascii").strip())
     if len(key) != KEY_NBYTES:
         raise SettingsError(f"the key {place} has {len(key)} bytes, not {KEY_NBYTES}; it is damaged")
     return key

@@ -5,26 +5,31 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from errno import EISDIR, ELOOP, ENOENT, ENOTDIR
+from errno import EISDIR, ELOOP, EMLINK, ENOENT, ENOSYS, ENOTDIR, ENOTSUP, EOPNOTSUPP, EPERM
 from pathlib import Path
 from typing import Any
 
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
+from graphflow.ports import Buffer, StoredObject
+from graphflow.results.names import check_name, check_prefix, probe_name
 
 __all__ = ["LocalStore"]
 
-MAX_NAME_NBYTES = 200
+CONCURRENT_NBYTES = 4 << 20
+"""Of less than this, several reads cost less than the threads for them."""
+
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 _GONE = (ENOENT, ENOTDIR, ELOOP, EISDIR)
+_NO_LINKS = (EPERM, ENOTSUP, EOPNOTSUPP, ENOSYS, EMLINK)
 
 
 class LocalStore:
-    """Objects as files of one folder, which is made when the first one is published.
+    """Objects as files of one folder and those below it, which are made when something is published there.
 
     Parameters
     ----------
@@ -36,9 +41,11 @@ class LocalStore:
         Keys of which the signatures are accepted too.
     is_shared
         Whether the folder is there, under the same path, on all machines that run batches.
+    allow_unsigned
+        Whether packs may be used that were signed with none of the keys.
     """
 
-    __slots__ = ("_keys", "folder", "is_shared")
+    __slots__ = ("_keys", "allow_unsigned", "folder", "is_shared")
 
     def __init__(
         self,
@@ -47,26 +54,27 @@ class LocalStore:
         key: bytes,
         older_keys: Sequence[bytes] = (),
         is_shared: bool = False,
+        allow_unsigned: bool = False,
     ) -> None:
         self.folder = str(Path(folder).absolute())
         self.is_shared = is_shared
+        self.allow_unsigned = allow_unsigned
         self._keys = (key, *older_keys)
 
     def __repr__(self) -> str:
         return f"LocalStore({self.folder!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalStore) and (self.folder, self._keys, self.is_shared) == (
-            other.folder,
-            other._keys,
-            other.is_shared,
-        )
+        return isinstance(other, LocalStore) and self._state() == other._state()
 
     def __hash__(self) -> int:
         return hash(self.folder)
 
     def __reduce__(self) -> Any:
-        return _known_store, (self.folder, self._keys, self.is_shared)
+        return _known_store, self._state()
+
+    def _state(self) -> tuple[str, tuple[bytes, ...], bool, bool]:
+        return self.folder, self._keys, self.is_shared, self.allow_unsigned
 
     @property
     def url(self) -> str:
@@ -78,7 +86,14 @@ class LocalStore:
         """What packs are signed with, and what is accepted too."""
         return self._keys
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    @property
+    def can_create(self) -> bool:
+        """A hard link is made once; where the file system has none, `create` says so."""
+        return True
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object: under another name first, which is changed once all is on the disk.
 
         Raises
@@ -87,48 +102,90 @@ class LocalStore:
             If it cannot be written; nothing is left of it.
         """
         check_name(name)
-        temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+        above, _, last = name.rpartition("/")
+
+        def rename(temporary: str, folder: int) -> None:
+            os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
+            failpoint("store.rename.after")
+
         try:
             failpoint("store.publish.before")
-            folder = self._open_folder()
-        except OSError as error:
-            raise self._not_written(name, parts, error) from error
-        try:
+            folder = self._open_folder(above, makes=True)
             try:
-                file = os.open(temporary, _WRITE, 0o600, dir_fd=folder)
-                try:
-                    total = sum(_write(file, part) for part in parts)
-                    failpoint("store.write.after")
-                    os.fsync(file)
-                    failpoint("store.fsync.after")
-                finally:
-                    os.close(file)
-                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                failpoint("store.rename.after")
-                os.fsync(folder)
-                failpoint("store.publish.after")
-            except BaseException:
-                _unlink(temporary, folder)
-                raise
+                total = _write_and(rename, last, parts, folder)
+            finally:
+                os.close(folder)
+            failpoint("store.publish.after")
         except OSError as error:
             raise self._not_written(name, parts, error) from error
-        finally:
-            os.close(folder)
         return total
 
-    def _open_folder(self) -> int:
-        try:
-            return os.open(self.folder, _FOLDER)
-        except FileNotFoundError:
-            _make_folder(Path(self.folder))
-            return os.open(self.folder, _FOLDER)
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one: a complete file gets its name by a hard link, which is made once.
 
-    def _not_written(self, name: str, parts: Sequence[bytes], error: OSError) -> ResultStoreError:
+        Raises
+        ------
+        ResultStoreError
+            If it cannot be written, or the file system has no hard links.
+        """
+        check_name(name)
+        if not data:
+            raise ResultStoreError(f"the claim {name} is empty; give it a token of its own")
+        above, _, last = name.rpartition("/")
+        is_mine = True
+
+        def link(temporary: str, folder: int) -> None:
+            nonlocal is_mine
+            try:
+                os.link(temporary, last, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except FileExistsError:
+                # A network file system may tell this of its own second try: then it is the same file.
+                is_mine = _is_same(temporary, last, folder)
+            failpoint("store.link.after")
+            os.unlink(temporary, dir_fd=folder)
+
+        try:
+            failpoint("store.create.before")
+            folder = self._open_folder(above, makes=True)
+            try:
+                _write_and(link, last, [data], folder)
+            finally:
+                os.close(folder)
+            failpoint("store.create.after")
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise ResultStoreError(
+                    f"nothing can be claimed in {self.folder}: its file system makes no hard links ({error.strerror}); use a "
+                    "folder of another one, or S3"
+                ) from error
+            raise self._not_written(name, [data], error) from error
+        return is_mine
+
+    def _not_written(self, name: str, parts: Sequence[Buffer], error: OSError) -> ResultStoreError:
         return ResultStoreError(
             f"the result {name} ({sum(map(len, parts)):,} bytes) cannot be written to {self.folder}: "
             f"{error.strerror or error}; make room there and see that it can be written, or set GRAPHFLOW_HOME to another "
             "folder"
         )
+
+    def _open_folder(self, below: str = "", *, makes: bool = False) -> int:
+        """The folder below the store's that holds a name; links below the store's folder are not followed."""
+        try:
+            folder = os.open(self.folder, _FOLDER)
+        except FileNotFoundError:
+            if not makes:
+                raise
+            _make_folder(Path(self.folder))
+            folder = os.open(self.folder, _FOLDER)
+        for segment in below.split("/") if below else ():
+            try:
+                following = _step_into(segment, folder, makes=makes)
+            finally:
+                os.close(folder)
+            folder = following
+        return folder
+
+    # -- reading -------------------------------------------------------------------------------------------
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
         """Bytes of an object; a negative offset counts from its end.
@@ -143,7 +200,7 @@ class LocalStore:
         check_name(name)
         path = f"{self.folder}/{name}"
         try:
-            file = os.open(path, _READ)
+            file = self._open(name)
             try:
                 found = os.fstat(file)
                 if not stat.S_ISREG(found.st_mode):
@@ -164,59 +221,165 @@ class LocalStore:
                 f"the stored result {path} cannot be read: {error.strerror or error}"
             ) from error
 
-    def names(self) -> Iterator[str]:
-        """All objects, in no order."""
+    def _open(self, name: str) -> int:
+        above, _, last = name.rpartition("/")
+        if not above:
+            return os.open(f"{self.folder}/{name}", _READ)
+        folder = self._open_folder(above)
         try:
-            with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                        yield entry.name
-        except FileNotFoundError:
-            return
+            return os.open(last, _READ, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
+        """Many reads, in threads where they are large; in place of what is missing or too short, the error.
+
+        Raises
+        ------
+        ResultStoreError
+            If something cannot be read although it is there.
+        """
+        if len(ranges) < 2 or sum(nbytes for _, _, nbytes in ranges) < CONCURRENT_NBYTES:
+            return [self._read_or_error(each) for each in ranges]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(8, len(ranges))) as pool:
+            return list(pool.map(self._read_or_error, ranges))
+
+    def _read_or_error(self, part: tuple[str, int, int]) -> bytes | ResultDamaged:
+        try:
+            return self.read(*part)
+        except ResultDamaged as error:
+            return error
+
+    def entries(self, prefix: str = "") -> Iterator[StoredObject]:
+        """The objects whose names begin with a prefix, in no order.
+
+        Raises
+        ------
+        ResultStoreError
+            If the folder cannot be listed.
+        """
+        for name, entry in self._files(prefix):
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield StoredObject(name, found.st_size, found.st_mtime)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names of objects that begin with a prefix, in no order."""
+        for name, _ in self._files(prefix):
+            yield name
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        check_prefix(prefix)
+        below, _, start = prefix.rpartition("/")
+        waiting = [(f"{below}/" if below else "", start)]
+        try:
+            while waiting:
+                above, start = waiting.pop()
+                with suppress(FileNotFoundError), os.scandir(f"{self.folder}/{above}") as entries:
+                    for entry in entries:
+                        if entry.name.startswith(".") or not entry.name.startswith(start):
+                            continue
+                        if entry.is_file(follow_symlinks=False):
+                            yield above + entry.name, entry
+                        elif entry.is_dir(follow_symlinks=False):
+                            waiting.append((f"{above}{entry.name}/", ""))
+        except NotADirectoryError:
+            if not os.path.isdir(self.folder):
+                raise self._not_listed("it is no folder") from None
         except OSError as error:
-            raise ResultStoreError(
-                f"the results in {self.folder} cannot be listed: {error.strerror or error}"
-            ) from error
+            raise self._not_listed(error.strerror or str(error)) from error
+
+    def _not_listed(self, why: str) -> ResultStoreError:
+        return ResultStoreError(f"the results in {self.folder} cannot be listed: {why}")
+
+    # -- care ----------------------------------------------------------------------------------------------
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects; one that is not there is no error. Folders stay: somebody may be about to write there."""
         for name in names:
             check_name(name)
+            above, _, last = name.rpartition("/")
             try:
-                os.unlink(f"{self.folder}/{name}")
-            except FileNotFoundError:
-                pass
+                folder = self._open_folder(above)
+                try:
+                    os.unlink(last, dir_fd=folder)
+                finally:
+                    os.close(folder)
             except OSError as error:
+                if error.errno in (ENOENT, ENOTDIR, ELOOP):
+                    continue
                 raise ResultStoreError(
                     f"the result {name} cannot be removed from {self.folder}: {error.strerror or error}"
                 ) from error
 
+    def check(self) -> None:
+        """Write, read and remove a probe.
 
-def check_name(name: str) -> None:
-    """Refuse a name that would not be a file of the folder itself, or not be listed.
-
-    Raises
-    ------
-    ResultStoreError
-        If it is empty, too long, begins with a dot, or holds a separator or a control character.
-    """
-    if (
-        not name
-        or name[0] == "."
-        or len(name.encode(errors="replace")) > MAX_NAME_NBYTES
-        or any(character in "/\\" or not character.isprintable() for character in name)
-    ):
-        raise ResultStoreError(
-            f"{name!r} cannot name a result: names have 1 to {MAX_NAME_NBYTES} bytes, do not begin with a dot, and hold no "
-            "slash, backslash or control character"
-        )
+        Raises
+        ------
+        ResultStoreError
+            If that does not work, with the reason.
+        """
+        token = os.urandom(8).hex()
+        name = probe_name(token)
+        self.publish(name, [token.encode()])
+        if self.read(name, 0, len(token)) != token.encode():
+            raise ResultStoreError(f"{self.folder} gives back other bytes than were written there")
+        self.delete([name])
 
 
-def _write(file: int, part: bytes) -> int:
+def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Buffer], folder: int) -> int:
+    """A complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
+    temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    try:
+        file = os.open(temporary, _WRITE, 0o600, dir_fd=folder)
+        try:
+            total = sum(_write(file, part) for part in parts)
+            failpoint("store.write.after")
+            os.fsync(file)
+            failpoint("store.fsync.after")
+        finally:
+            os.close(file)
+        finish(temporary, folder)
+        os.fsync(folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    return total
+
+
+def _write(file: int, part: Buffer) -> int:
     left = memoryview(part)
     while left:
         left = left[os.write(file, left) :]
     return len(part)
+
+
+def _is_same(one: str, other: str, folder: int) -> bool:
+    try:
+        first, second = (os.stat(each, dir_fd=folder, follow_symlinks=False) for each in (one, other))
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(first, second)
+
+
+def _step_into(segment: str, folder: int, *, makes: bool) -> int:
+    flags = _FOLDER | os.O_NOFOLLOW
+    try:
+        return os.open(segment, flags, dir_fd=folder)
+    except FileNotFoundError:
+        if not makes:
+            raise
+    with suppress(FileExistsError):
+        os.mkdir(segment, 0o700, dir_fd=folder)
+    # Also where another process made it: what it holds is found only if its name is on the disk.
+    os.fsync(folder)
+    return os.open(segment, flags, dir_fd=folder)
 
 
 def _read(file: int, path: str, start: int, nbytes: int) -> bytes:
@@ -232,11 +395,6 @@ def _read(file: int, path: str, start: int, nbytes: int) -> bytes:
         parts.append(data)
         got += len(data)
     return b"".join(parts)
-
-
-def _unlink(name: str, folder: int) -> None:
-    with suppress(OSError):
-        os.unlink(name, dir_fd=folder)
 
 
 def _make_folder(folder: Path) -> None:
@@ -257,6 +415,10 @@ def _make_folder(folder: Path) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _known_store(folder: str, keys: tuple[bytes, ...], is_shared: bool) -> LocalStore:
+def _known_store(
+    folder: str, keys: tuple[bytes, ...], is_shared: bool, allow_unsigned: bool = False
+) -> LocalStore:
     """One store per place and process: many references to columns carry it along."""
-    return LocalStore(folder, key=keys[0], older_keys=keys[1:], is_shared=is_shared)
+    return LocalStore(
+        folder, key=keys[0], older_keys=keys[1:], is_shared=is_shared, allow_unsigned=allow_unsigned
+    )

@@ -10,7 +10,7 @@ from graphflow.errors import SerializationError
 from graphflow.mapping import DROPPED
 from graphflow.results.classes import ValuePickler
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "needs_trial"]
 
 _PLAIN = frozenset(
     {
@@ -47,7 +47,7 @@ def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
     """A column's bytes, and the errors of entries that cannot be carried (they become None)."""
     try:
         data = _dumps(values)
-        if not _needs_trial(values):
+        if not needs_trial(values):
             return data, {}
         pickle.loads(data)
         return data, {}
@@ -55,7 +55,7 @@ def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
         return _encode_each(values)
 
 
-def _needs_trial(values: list[Any]) -> bool:
+def needs_trial(values: list[Any]) -> bool:
     """Whether some value is of a type whose pickle is not known to come back."""
     kinds = set(map(type, values)) - _PLAIN
     return any(kind.__module__.partition(".")[0] not in _TRUSTED for kind in kinds)

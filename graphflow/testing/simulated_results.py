@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 from graphflow.errors import ResultDamaged
+from graphflow.ports import Buffer, StoredObject
 
 __all__ = ["VolatileStore"]
 
@@ -18,11 +19,16 @@ class VolatileStore:
         self.url = "memory://simulated"
         self.is_shared = True
         self.keys: Sequence[bytes] = (b"k" * 32,)
+        self.can_create = True
 
-    def publish(self, name: str, parts: Sequence[bytes]) -> int:
+    def publish(self, name: str, parts: Sequence[Buffer]) -> int:
         """Write an object; it is there whole, or not at all."""
         self.objects[name] = b"".join(parts)
         return len(self.objects[name])
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one."""
+        return self.objects.setdefault(name, data) is data
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
         """Bytes of an object; a negative offset counts from its end.
@@ -41,9 +47,27 @@ class VolatileStore:
             raise ResultDamaged(f"{name} is too short")
         return found
 
-    def names(self) -> Iterator[str]:
-        """All objects."""
-        yield from list(self.objects)
+    def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
+        """Many reads; in place of what is missing or too short, the error."""
+        return [self._read_or_error(*each) for each in ranges]
+
+    def _read_or_error(self, name: str, offset: int, nbytes: int) -> bytes | ResultDamaged:
+        try:
+            return self.read(name, offset, nbytes)
+        except ResultDamaged as error:
+            return error
+
+    def entries(self, prefix: str = "") -> Iterator[StoredObject]:
+        """The objects whose names begin with a prefix; it has no clock."""
+        for name in self.names(prefix):
+            yield StoredObject(name, len(self.objects[name]), 0.0)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names of objects that begin with a prefix."""
+        yield from [name for name in self.objects if name.startswith(prefix)]
+
+    def check(self) -> None:
+        """It always works."""
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects."""
