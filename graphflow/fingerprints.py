@@ -7,19 +7,18 @@ function itself are no part of it.
 
 from __future__ import annotations
 
-import ast
 import functools
-import linecache
 import os
 import sys
 import types
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from graphflow.canonical import Encoder
 from graphflow.origins import is_installed
+from graphflow.syntax import class_node, definition_of, dump, module_tree, names_in, origin_module, read_code
 
 __all__ = ["code_fingerprint", "constants_digest", "current_code"]
 
@@ -27,9 +26,10 @@ DIGEST_NBYTES = 16
 MAX_REACHED = 1_000
 """Of more functions than that, the others are not looked at."""
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
-_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_classes: weakref.WeakKeyDictionary[type, tuple[str, frozenset[str]] | None] = weakref.WeakKeyDictionary()
+"""The sources of classes and the names that they use; None where there is none."""
 _known: weakref.WeakKeyDictionary[Any, dict[bool, str]] = weakref.WeakKeyDictionary()
+_SCRIPTS = ("__main__", "__mp_main__")
 _NEUTRAL = (
     "logging.Logger",
     "logging.LoggerAdapter",
@@ -91,6 +91,7 @@ class _Reader:
         self._queue: list[Any] = []
         self._encoder = Encoder(self._reference)
         self._out = blake2b(digest_size=DIGEST_NBYTES)
+        self._variables: set[tuple[int, str]] = set()
         self.unknown: list[str] = []
         """The variables of surrounding functions that cannot be told."""
 
@@ -125,7 +126,13 @@ class _Reader:
         elif isinstance(target, type):
             self._class(target)
         elif isinstance(target, types.MethodType):
-            self._put("method", self._reference(target.__func__), self._value(target.__self__))
+            owner = target.__self__ if isinstance(target.__self__, type) else type(target.__self__)
+            self._put(
+                "method",
+                self._reference(target.__func__),
+                self._reference(owner),
+                self._value(target.__self__),
+            )
         elif isinstance(target, functools.partial):
             self._put("partial", self._reference(target.func), self._value((target.args, target.keywords)))
         elif isinstance(target, types.BuiltinFunctionType):
@@ -140,13 +147,8 @@ class _Reader:
 
     def _function(self, fn: types.FunctionType) -> None:
         code = fn.__code__
-        node = _node_of(code, fn.__globals__)
-        if node is not None:
-            self._put("source", _dump(node))
-            used = _names_in(node)
-        else:
-            self._put("code", _dump_code(code))
-            used = set(_names_of(code))
+        kind, text, used = read_code(code, fn.__globals__)
+        self._put(kind, text)
         self._put("defaults", self._value(fn.__defaults__), self._value(fn.__kwdefaults__))
         own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
@@ -160,29 +162,72 @@ class _Reader:
         self._globals(fn.__globals__, used, own)
 
     def _class(self, kind: type) -> None:
-        path, space = _place_of(kind)
-        node = _class_node(kind, path, space)
-        if node is None:
+        if not _is_own(kind):
             self._put("class", kind.__module__, kind.__qualname__)
-            if _is_own(kind):
-                for name, value in sorted(vars(kind).items()):
-                    if isinstance(value, types.FunctionType | staticmethod | classmethod):
-                        self._put(name, self._reference(value))
             return
-        self._put("class", _dump(node))
-        self._globals(space, _names_in(node), set())
+        path, space = _place_of(kind)
+        functions = sorted(
+            (name, fn)
+            for name, value in vars(kind).items()
+            if isinstance(fn := _bare(value), types.FunctionType)
+        )
+        if kind in _classes:
+            read = _classes[kind]
+        else:
+            node = class_node(kind.__qualname__, path, space, [fn.__code__ for _, fn in functions])
+            read = None if node is None else (dump(node), frozenset(names_in(node)))
+            _classes[kind] = read
+        if read is None:
+            self._put("class", kind.__module__, kind.__qualname__)
+            for name, fn in functions:
+                self._put(name, self._reference(fn))
+        else:
+            self._put("class", read[0])
+        for name, value in sorted(vars(kind).items()):
+            if not name.startswith("__") and _is_constant(value):
+                self._put("constant", name, self._value(value))
+        if read is not None:
+            self._globals(space, read[1], set())
         for base in kind.__bases__:
             if base is not object:
                 self._put("base", self._reference(base))
 
-    def _globals(self, space: Mapping[str, Any], used: set[str], own: set[str]) -> None:
-        for name in sorted(used - own):
+    def _globals(self, space: Mapping[str, Any], used: Iterable[str], own: set[str]) -> None:
+        names = set(used)
+        for name in sorted(names - own):
             if name in space and not (name == "__name__" or name == "__file__"):
-                found = self._used(space[name], used, is_closure=False)
+                found = self._used(space[name], names, is_closure=False)
                 if found:
                     self._put("global", name, found)
+                else:
+                    self._variable(space, name)
 
-    def _used(self, value: Any, used: set[str], *, is_closure: bool) -> str | bytes:
+    def _variable(self, space: Mapping[str, Any], name: str) -> None:
+        """A global that is neither code nor a constant: it may change while the program runs, so its definition counts.
+
+        Its value counts only where the definition cannot be read.
+        """
+        if (id(space), name) in self._variables:
+            return
+        self._variables.add((id(space), name))
+        value = space[name]
+        if _is_own(type(value)):
+            self._put("instance", name, self._reference(type(value)))
+        tree = module_tree(space)
+        if tree is None:
+            self._put("variable", name, self._value(value))
+            return
+        made, origin = definition_of(tree, name)
+        for node in made:
+            self._put("variable", name, dump(node))
+            self._globals(space, names_in(node), {name})
+        if origin is not None:
+            module = origin_module(origin, space)
+            if module is not None and not is_installed(module) and origin[2] in vars(module):
+                self._put("from", name, origin[2])
+                self._variable(vars(module), origin[2])
+
+    def _used(self, value: Any, used: Iterable[str], *, is_closure: bool) -> str | bytes:
         """What a name that code uses stands for; empty where that is not followed."""
         value = _bare(value)
         if isinstance(value, types.ModuleType):
@@ -190,9 +235,16 @@ class _Reader:
                 return value.__name__
             parts = []
             for name in sorted(used):
-                inner = _bare(vars(value).get(name))
-                if _is_code(inner) and _is_own(inner):
-                    parts.append(f"{name}={self._reference(inner)}")
+                if name not in vars(value):
+                    continue
+                inner = _bare(vars(value)[name])
+                if _is_code(inner):
+                    if _is_own(inner):
+                        parts.append(f"{name}={self._reference(inner)}")
+                elif _is_constant(inner):
+                    parts.append(f"{name}={self._value(inner).hex()}")
+                elif not isinstance(inner, types.ModuleType) and not name.startswith("__"):
+                    self._variable(vars(value), name)
             return f"module({','.join(parts)})"
         if _is_code(value):
             return self._reference(value)
@@ -246,11 +298,17 @@ def _is_own(value: Any) -> bool:
     if isinstance(value, functools.partial):
         return True
     if isinstance(value, types.FunctionType):
+        if value.__module__ in _SCRIPTS:
+            # On a worker, the script that was started is another one.
+            return True
         module = sys.modules.get(value.__module__ or "")
         return module is None or not is_installed(module)
     if isinstance(value, types.BuiltinFunctionType):
         return False
-    module = sys.modules.get((value if isinstance(value, type) else type(value)).__module__ or "")
+    of = (value if isinstance(value, type) else type(value)).__module__
+    if of in _SCRIPTS:
+        return True
+    module = sys.modules.get(of or "")
     return module is None or not is_installed(module)
 
 
@@ -262,73 +320,6 @@ def _is_constant(value: Any) -> bool:
 
 def _name_of(value: Any) -> str:
     return str(getattr(value, "__qualname__", type(value).__qualname__))
-
-
-# -- source ------------------------------------------------------------------------------------------------
-
-
-def _node_of(code: types.CodeType, space: Mapping[str, Any]) -> ast.AST | None:
-    """The syntax tree of a function; None where there is no source, or several functions could be meant."""
-    nodes = _functions_of("".join(linecache.getlines(code.co_filename, dict(space))))
-    if code.co_name == "<lambda>":
-        found = [node for node in nodes.get(code.co_firstlineno, ()) if _is_lambda_of(node, code)]
-    else:
-        found = [
-            node
-            for node in nodes.get(code.co_firstlineno, ())
-            if getattr(node, "name", None) == code.co_name and _has_parameters(node, code)
-        ]
-    return found[0] if len(found) == 1 else None
-
-
-@functools.lru_cache(maxsize=64)
-def _functions_of(source: str) -> dict[int, list[ast.AST]]:
-    """The functions of a file by the line on which they begin, with their decorators."""
-    found: dict[int, list[ast.AST]] = {}
-    tree = _parsed(source)
-    for node in ast.walk(tree) if tree is not None else ():
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            line = node.decorator_list[0].lineno if node.decorator_list else node.lineno
-            found.setdefault(line, []).append(node)
-        elif isinstance(node, ast.Lambda):
-            found.setdefault(node.lineno, []).append(node)
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
-def _has_parameters(node: ast.AST, code: types.CodeType) -> bool:
-    """Whether a function of the source takes what the code takes: a file may have been edited since it was loaded."""
-    arguments: ast.arguments = node.args  # type: ignore[attr-defined]
-    names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-    return [_unmangled(each) for each in names] == [
-        _unmangled(each) for each in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    ]
-
-
-def _unmangled(name: str) -> str:
-    head, _, tail = name.partition("__")
-    return f"__{tail}" if head.startswith("_") and tail and not tail.endswith("__") else name
-
-
-def _is_lambda_of(node: ast.AST, code: types.CodeType) -> bool:
-    if not isinstance(node, ast.Lambda) or not _has_parameters(node, code):
-        return False
-    body = node.body
-    first, last = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
-    for line, end_line, column, end_column in code.co_positions():
-        # Python notes no width for what has no place in the text.
-        if line is None or end_line is None or column is None or end_column is None or column == end_column:
-            continue
-        if not (first <= (line, column) and (end_line, end_column) <= last):
-            return False
-    return True
 
 
 def _place_of(kind: type) -> tuple[str | None, Mapping[str, Any]]:
@@ -343,127 +334,3 @@ def _place_of(kind: type) -> tuple[str | None, Mapping[str, Any]]:
             return fn.__code__.co_filename, fn.__globals__
     module = sys.modules.get(kind.__module__)
     return getattr(module, "__file__", None), vars(module) if module is not None else {}
-
-
-def _class_node(kind: type, path: str | None, space: Mapping[str, Any]) -> ast.AST | None:
-    if path is None or not _is_own(kind):
-        return None
-    tree: ast.AST | None = _parsed("".join(linecache.getlines(path, dict(space))))
-    for part in kind.__qualname__.split("."):
-        if tree is None:
-            return None
-        wanted = (ast.ClassDef, *_FUNCTIONS)
-        if part == "<locals>":
-            continue
-        tree = next(
-            (
-                node
-                for node in reversed(list(ast.walk(tree)))
-                if isinstance(node, wanted) and node.name == part and node is not tree
-            ),
-            None,
-        )
-    return tree if isinstance(tree, ast.ClassDef) else None
-
-
-def _names_in(node: ast.AST) -> set[str]:
-    """The names and attributes that source uses, where it counts."""
-    found: set[str] = set()
-    left: list[Any] = [value for _, value in _fields(node, is_root=True)]
-    while left:
-        each = left.pop()
-        if isinstance(each, list):
-            left += each
-        elif isinstance(each, ast.AST):
-            if isinstance(each, ast.Name):
-                found.add(each.id)
-            elif isinstance(each, ast.Attribute):
-                found.add(each.attr)
-            left += [value for _, value in _fields(each, is_root=False)]
-    return found
-
-
-def _dump(root: ast.AST) -> str:
-    """A syntax tree as text: what Python versions write in different ways is left out."""
-    return "".join(_dumped(root, is_root=True))
-
-
-def _dumped(node: Any, *, is_root: bool = False) -> Iterator[str]:
-    if isinstance(node, list):
-        yield "["
-        for each in node:
-            yield from _dumped(each)
-            yield ","
-        yield "]"
-    elif not isinstance(node, ast.AST):
-        yield f"{type(node).__name__}:{_canonical_text(node)}"
-    elif isinstance(node, ast.Constant):
-        yield f"Constant({type(node.value).__name__}:{_canonical_text(node.value)})"
-    else:
-        yield f"{type(node).__name__}("
-        for name, value in _fields(node, is_root):
-            yield f"{name}="
-            yield from _dumped(value)
-            yield ";"
-        yield ")"
-
-
-def _fields(node: ast.AST, is_root: bool) -> Iterable[tuple[str, Any]]:
-    for name, value in sorted(ast.iter_fields(node)):
-        if value is None or value == [] or name in ("ctx", "kind", "type_comment", "type_ignores"):
-            continue
-        if name == "decorator_list" and is_root:
-            continue
-        if (name == "returns" and isinstance(node, _FUNCTIONS)) or (
-            name == "annotation" and isinstance(node, ast.arg)
-        ):
-            continue
-        if name == "name" and is_root and isinstance(node, _FUNCTIONS):
-            continue
-        if name == "body" and isinstance(node, _DOCUMENTED):
-            value = _without_docstring(value)
-        if name == "values" and isinstance(node, ast.JoinedStr):
-            # Python 3.12 ends some format specifications with an empty text.
-            value = [each for each in value if not (isinstance(each, ast.Constant) and each.value == "")]
-        yield name, value
-
-
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    first = body[0] if body else None
-    if (
-        isinstance(first, ast.Expr)
-        and isinstance(first.value, ast.Constant)
-        and isinstance(first.value.value, str)
-    ):
-        body = body[1:]
-    return body or [ast.Pass()]
-
-
-def _canonical_text(value: Any) -> str:
-    if isinstance(value, frozenset):
-        return f"{{{','.join(sorted(map(_canonical_text, value)))}}}"
-    return repr(value)
-
-
-# -- where there is no source -------------------------------------------------------------------------------
-
-
-def _dump_code(code: types.CodeType) -> str:
-    doc = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None
-    constants = []
-    for place, each in enumerate(code.co_consts):
-        if isinstance(each, types.CodeType):
-            constants.append(_dump_code(each))
-        elif not (place == 0 and each is doc):
-            constants.append(f"{type(each).__name__}:{_canonical_text(each)}")
-    return (
-        f"{code.co_argcount},{code.co_posonlyargcount},{code.co_kwonlyargcount},{code.co_flags}:{constants}:"
-        f"{code.co_names}:{code.co_varnames}:{code.co_freevars}:{code.co_code.hex()}"
-    )
-
-
-def _names_of(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for each in code.co_consts:
-        if isinstance(each, types.CodeType):
-            yield from _names_of(each)

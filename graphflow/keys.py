@@ -62,6 +62,8 @@ CODE, VERSION, FLOW_PARAMETERS_PART, RUN_ID_PART, TEXT = (
 """The parts of keys that are no arguments."""
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(...)})
 _MOST_PLAIN = 1_000
+_MADE_BY_CLASS = 1 << 9
+"""The flag of types that a class statement made: all that their objects hold are attributes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,9 +291,22 @@ def _add_bound(
         fn, place = fn.func, place + 1
     if isinstance(fn, types.MethodType):
         if not isinstance(fn.__self__, type):
-            _add(common, parts, problems, argument_part("self"), fn.__self__)
+            _add(common, parts, problems, argument_part("self"), _told_object(fn.__self__))
     elif not isinstance(fn, types.FunctionType | types.BuiltinFunctionType | type):
-        _add(common, parts, problems, argument_part("self"), fn)
+        _add(common, parts, problems, argument_part("self"), _told_object(fn))
+
+
+def _told_object(value: Any) -> Any:
+    """The object of a task; where it has no canonical form of its own, and nothing but attributes, these."""
+    try:
+        Encoder(code_fingerprint).encode(value)
+    except Exception:
+        if all(
+            each is object or (each.__flags__ & _MADE_BY_CLASS and "__slots__" not in vars(each))
+            for each in type(value).__mro__
+        ):
+            return "attributes", dict(vars(value))
+    return value
 
 
 # -- constants -----------------------------------------------------------------------------------------------

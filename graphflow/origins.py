@@ -17,6 +17,11 @@ def is_installed(module: types.ModuleType) -> bool:
     # A script, a notebook or a prompt may have no file.
     if path is None or module.__name__.partition(".")[0] == "graphflow":
         return module.__name__ != "__main__"
+    return _is_installed_file(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed_file(path: str) -> bool:
     return any(Path(path).is_relative_to(place) for place in _installed_places())
 
 

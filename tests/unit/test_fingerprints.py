@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from graphflow import flow, task
-from graphflow.fingerprints import code_fingerprint, constants_digest
+from graphflow.fingerprints import code_fingerprint, constants_digest, current_code
 from graphflow.orders import Hole
 
 NUMBERS = itertools.count()
@@ -260,6 +260,137 @@ def test_functions_of_libraries_have_fingerprints() -> None:
     assert len(prints) == 6
 
 
+# -- what else a function uses -------------------------------------------------------------------------------
+
+USES = """
+    import helpers
+    from helpers import TABLE as RENAMED
+
+    SETTINGS = {"a": [1, 2]}
+    SETTINGS["b"] = 3
+    TABLES = {"f": helpers.unused}
+
+    class Client:
+        level = 1
+
+        def get(self, x):
+            return self._inner(x)
+
+        def _inner(self, x):
+            return x + 1
+
+    client = Client()
+
+    def f(x):
+        return SETTINGS["a"], helpers.RATE, RENAMED["x"], client.get(x), TABLES["f"]
+
+    bound = client.get
+"""
+HELPERS = """
+    RATE = 0.5
+    TABLE = {"x": 1}
+
+    def unused():
+        return 1
+"""
+
+
+@pytest.fixture(params=["source", "values"])
+def trust(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether files of modules are older than the process, so that definitions can be read in them, or not."""
+    monkeypatch.setattr("graphflow.syntax._BEGAN", 1e20 if request.param == "source" else 0.0)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    ("main", "helpers"),
+    [
+        (USES.replace('{"a": [1, 2]}', '{"a": [1, 3]}'), HELPERS),
+        (USES, HELPERS.replace("0.5", "0.6")),
+        (USES, HELPERS.replace('{"x": 1}', '{"x": 2}')),
+        (USES.replace("x + 1", "x + 2"), HELPERS),
+        (USES.replace("level = 1", "level = 2"), HELPERS),
+    ],
+)
+def test_what_global_variables_hold_counts(project: Project, trust: str, main: str, helpers: str) -> None:
+    first = code_fingerprint(project(USES, helpers=HELPERS).f)
+    assert code_fingerprint(project(USES, helpers=HELPERS).f) == first
+    assert code_fingerprint(project(main, helpers=helpers).f) != first
+
+
+def test_functions_in_a_table_count(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphflow.syntax._BEGAN", 1e20)
+    first = code_fingerprint(project(USES, helpers=HELPERS).f)
+    changed = HELPERS.replace("return 1", "return 2")
+    assert code_fingerprint(project(USES, helpers=changed).f) != first
+
+
+def test_a_variable_that_changes_while_the_program_runs_counts_by_its_definition(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graphflow.syntax._BEGAN", 1e20)
+    module = project(USES, helpers=HELPERS)
+    first, _ = current_code(module.f)
+    module.SETTINGS["seen"] = 1
+    assert current_code(module.f)[0] == first
+    monkeypatch.setattr("graphflow.syntax._BEGAN", 0.0)
+    by_value, _ = current_code(module.f)
+    module.SETTINGS["seen"] = 2
+    assert current_code(module.f)[0] != by_value
+
+
+def test_methods_that_a_method_uses_count(project: Project) -> None:
+    first = code_fingerprint(project(USES, helpers=HELPERS).bound)
+    assert code_fingerprint(project(USES.replace("x + 1", "x + 2"), helpers=HELPERS).bound) != first
+    assert code_fingerprint(project(USES.replace("x + 1", "x + 1  # so"), helpers=HELPERS).bound) == first
+
+
+def test_a_file_that_is_edited_while_its_code_runs_does_not_stand_for_it(project: Project) -> None:
+    edited = BASE.replace("x + 1", "x + 9").replace("* y", "- y")
+    module = project(BASE)
+    path = Path(str(module.__file__))
+    path.write_text(textwrap.dedent(edited))
+    linecache.clearcache()
+    old_code = code_fingerprint(module.f)
+    new_code = code_fingerprint(project(edited).f)
+    assert old_code != new_code
+    again = project(BASE)
+    first = code_fingerprint(again.f)
+    Path(str(again.__file__)).write_text(textwrap.dedent(edited))
+    assert current_code(again.f)[0] == first
+
+
+def test_code_that_was_loaded_anew_is_read_anew(project: Project) -> None:
+    module = project(BASE)
+    first = code_fingerprint(module.f)
+    Path(str(module.__file__)).write_text(textwrap.dedent(BASE.replace("x + 1", "x + 9 ")))
+    exec(compile(Path(str(module.__file__)).read_text(), str(module.__file__), "exec"), vars(module))
+    second = code_fingerprint(module.f)
+    assert second != first
+    assert second == code_fingerprint(project(BASE.replace("x + 1", "x + 9")).f)
+
+
+def test_what_cannot_be_told_of_a_closure_is_named(project: Project) -> None:
+    module = project(
+        """
+        import logging, threading
+
+        def outer(thing):
+            def helper():
+                return thing
+
+            def f(x):
+                return helper()
+
+            return f
+        """
+    )
+    assert current_code(module.outer(object()))[1] == ["thing"]
+    assert current_code(module.outer(module.threading.Lock()))[1] == []
+    assert current_code(module.outer(module.logging.getLogger("x")))[1] == []
+    assert current_code(module.outer({1: 2}))[1] == []
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -298,7 +429,7 @@ def test_a_fingerprint_is_the_same_in_another_process(project: Project) -> None:
     assert found == {GOLDEN}
 
 
-GOLDEN = "65b63a0df2b3189d804e939c269b2494 f72921e93d6010c25f450e2fbb08d4a8\n"
+GOLDEN = "c83bc5f99323c0fab81aa04e10d946e6 f7724af775ccb55ea62b9e9d8df15ee3\n"
 
 
 # -- constants of a call -------------------------------------------------------------------------------------
