@@ -24,7 +24,7 @@ from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
 from graphflow.ports import ResultStore
 
-__all__ = ["Flights", "Holder", "OnceClaim", "OnceClaims", "this_process"]
+__all__ = ["Flights", "Holder", "OnceClaim", "OnceClaims", "flights_of", "once_claims", "this_process"]
 
 logger = logging.getLogger("graphflow.results")
 KEY_NBYTES = 16
@@ -244,6 +244,23 @@ class Flights:
             logger.debug("old flights could not be removed: %s", error)
 
 
+MAX_KNOWN = 256
+_flights: dict[tuple[int, str, str], Flights] = {}
+_flights_lock = threading.Lock()
+
+
+def flights_of(store: ResultStore, folder: str) -> Flights:
+    """The flights of a task's folder, one object per process."""
+    place = (os.getpid(), store.url, folder)
+    with _flights_lock:
+        known = _flights.get(place)
+        if known is None:
+            while len(_flights) >= MAX_KNOWN:
+                del _flights[next(iter(_flights))]
+            known = _flights[place] = Flights(store, folder)
+        return known
+
+
 # -- whether a holder lives --------------------------------------------------------------------------------
 
 
@@ -299,6 +316,18 @@ class _Beating:
 
 
 _beating = _Beating()
+
+
+def _begin_anew() -> None:
+    """A process that was forked holds nothing."""
+    global _beating, _flights_lock
+    _flights.clear()
+    _flights_lock = threading.Lock()
+    _beating = _Beating()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 # -- once only ---------------------------------------------------------------------------------------------
@@ -396,3 +425,14 @@ class OnceClaims:
 
     def _name(self, key: bytes) -> str:
         return f"{self._prefix}{key.hex()}"
+
+
+def once_claims(store: ResultStore) -> dict[str, OnceClaims]:
+    """The claims of all tasks in a store, by the key's hexadecimal digits. One listing."""
+    found: dict[str, OnceClaims] = {}
+    for each in store.entries("claims/"):
+        above, _, last = each.name.rpartition("/")
+        if above.endswith("/once") and "." not in last:
+            folder = above.removeprefix("claims/").removesuffix("/once")
+            found[last] = OnceClaims(store, folder)
+    return found

@@ -23,7 +23,7 @@ from graphflow.orders import CacheOrder
 from graphflow.policies import Retry
 from graphflow.reports import CachedFrom, CachedOrigin
 from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
-from graphflow.results.claims import Flights, OnceClaim, OnceClaims, this_process
+from graphflow.results.claims import OnceClaim, OnceClaims, flights_of, this_process
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
@@ -200,7 +200,7 @@ class StepCache:
         self._maker = KeyMaker(step.program, order.spec, slots)
         self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
         self._flights = (
-            Flights(order.store, order.folder) if order.can_claim and not options.run_once else None
+            flights_of(order.store, order.folder) if order.can_claim and not options.run_once else None
         )
         self._once = OnceClaims(order.store, order.folder) if options.run_once else None
         size = batch.size
