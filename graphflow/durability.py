@@ -65,7 +65,8 @@ def open_store(history: History, run_id: str) -> ResultStore:
     """Where the results of a run are by default: a folder beside its history."""
     from graphflow.results.local import LocalStore
 
-    return LocalStore(history.results_folder(run_id), key=settings.secret_key())
+    key, *older = settings.secret_keys()
+    return LocalStore(history.results_folder(run_id), key=key, older_keys=older)
 
 
 class Durability:

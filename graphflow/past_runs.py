@@ -273,9 +273,8 @@ class PastRun:
     def _results(self) -> ResultStore:
         if self._store is None:
             # Made here, not when it is needed: reading a history needs the key anyway.
-            self._store = LocalStore(
-                self._histories.results_folder(self.id), key=settings.secret_key(self._folder)
-            )
+            key, *older = settings.secret_keys(self._folder)
+            self._store = LocalStore(self._histories.results_folder(self.id), key=key, older_keys=older)
         return self._store
 
     @property

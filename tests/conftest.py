@@ -1,9 +1,51 @@
-"""What all tests share: histories and results go to a folder of the test run, never to the user's home."""
+"""What all tests share: histories and results go to a folder of the test run, never to the user's home.
+
+`s3` gives a test a bucket of its own on a real server of S3's protocol, which is started when the first one asks for it.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from graphflow.testing.s3proxy import S3Proxy
+from graphflow.testing.s3server import Bucket, S3Server
 
 # Before graphflow is used anywhere, also in the processes that tests start.
 os.environ["GRAPHFLOW_HOME"] = tempfile.mkdtemp(prefix="graphflow-home-")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """One server for all tests of this process."""
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket; the environment, also of processes that the test starts, has what reaches it."""
+    bucket = s3_server.bucket()
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return bucket
+
+
+@pytest.fixture(scope="session")
+def shared_s3_proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    """One proxy for all tests of this process, so that they share connections."""
+    proxy = S3Proxy(s3_server.endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3_proxy(shared_s3_proxy: S3Proxy) -> Iterator[S3Proxy]:
+    """A proxy before that server, without faults."""
+    shared_s3_proxy.reset()
+    yield shared_s3_proxy
+    shared_s3_proxy.reset()

@@ -16,6 +16,7 @@ from graphflow.cli.bench import bench
 from graphflow.cli.chaos import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
+from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(runs, name="runs")
+app.add_typer(key, name="key")
 app.command()(fsck)
 app.command()(chaos)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from graphflow.results.filesystems import Files, FileSystem, Memory
 from graphflow.results.locations import Location
-from graphflow.results.s3 import S3
+from graphflow.results.s3 import S3, Client
 
 __all__ = ["file_system"]
 
@@ -20,25 +21,28 @@ WHOLE_PUTS = ("abfs", "abfss", "adl", "az", "gcs", "gs", "oci", "oss")
 """Protocols of which an object appears at the end of its upload, or not at all."""
 
 
+MOST = 64
+"""As many are kept; the one that was not used for the longest time is closed."""
+
+T = TypeVar("T")
+
+
 def file_system(location: Location, options: Mapping[str, Any], frozen_options: Any) -> FileSystem:
     """The file system of a place: the same one for the same options, in each process.
 
     Raises
     ------
-    ImportError, ValueError, TypeError
+    ImportError, ValueError, TypeError, OSError
         If there is no such file system, or it does not take the options.
     """
-    key = (location.url, frozen_options)
-    with _lock:
-        found = _known.get(key)
-        if found is None:
-            found = _known[key] = _open(location, options)
-        return found
+    if location.is_s3:
+        # Credentials that were renewed in the environment are used at once.
+        key = ("s3", frozen_options, _environment())
+        return S3(_the(key, lambda: Client(options)), location)
+    return _the((location.url, frozen_options), lambda: _open(location, options))
 
 
 def _open(location: Location, options: Mapping[str, Any]) -> FileSystem:
-    if location.is_s3:
-        return S3(location, options)
     from fsspec.core import url_to_fs
 
     # Listings that fsspec remembers would hide what others write.
@@ -48,8 +52,23 @@ def _open(location: Location, options: Mapping[str, Any]) -> FileSystem:
     return Files(fs, root, puts_whole=location.protocol in WHOLE_PUTS)
 
 
-_known: dict[Any, FileSystem] = {}
-_left_behind: list[FileSystem] = []
+def _the(key: Any, make: Callable[[], T]) -> T:
+    with _lock:
+        found: T | None = _known.get(key)
+        if found is None:
+            found = _known[key] = make()
+            if len(_known) > MOST:
+                _known.popitem(last=False)
+        _known.move_to_end(key)
+        return found
+
+
+def _environment() -> int:
+    return hash(tuple(item for item in os.environ.items() if item[0].startswith(("AWS_", "FSSPEC_"))))
+
+
+_known: OrderedDict[Any, Any] = OrderedDict()
+_left_behind: list[Any] = []
 _lock = threading.Lock()
 
 

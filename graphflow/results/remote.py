@@ -114,7 +114,7 @@ class FsspecStore:
         ResultStoreError
             If the store cannot be asked.
         """
-        return self._try("asked whether it can claim", self._files.can_create)
+        return self._try(f"claims in {self.url} cannot be tried", self._files.can_create)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class FsspecStore:
         data = b"".join(parts)
         files = self._files
         self._try(
-            f"used: {name} ({len(data):,} bytes) cannot be written",
+            f"the result {name} ({len(data):,} bytes) cannot be written to {self.url}",
             lambda: files.put(name, data),
         )
         return len(data)
@@ -169,14 +169,14 @@ class FsspecStore:
             except Exception as error:
                 last = error
                 if not is_transient(error):
-                    self._raise(f"used: {name} cannot be claimed", error)
+                    self._raise(f"the claim {name} cannot be made in {self.url}", error)
                 is_unsure = True
             if not wait():
                 break
         if is_unsure and self._held(name, len(data)) == data:
             return True
         assert last is not None
-        self._raise(f"used: {name} cannot be claimed", last)
+        self._raise(f"the claim {name} cannot be made in {self.url}", last)
 
     def _held(self, name: str, nbytes: int) -> bytes | None:
         """What is there under a name, if it is as long; other bytes if it is not; None if nothing is there."""
@@ -244,7 +244,7 @@ class FsspecStore:
             if last is None or not left:
                 break
             if not wait():
-                self._raise(f"used: {ranges[left[0]][0]} cannot be read", last)
+                self._raise(f"the stored result {ranges[left[0]][0]} cannot be read from {self.url}", last)
         return [found[at] for at in range(len(ranges))]
 
     def _read(self, part: Range, got: bytes | BaseException) -> bytes | ResultDamaged:
@@ -254,7 +254,7 @@ class FsspecStore:
                 return self._gone(name)
             if is_unsatisfiable(got):
                 return self._too_short(name, offset, nbytes)
-            self._raise(f"used: {name} cannot be read", got)
+            self._raise(f"the stored result {name} cannot be read from {self.url}", got)
         if len(got) != (nbytes if offset >= 0 else -offset):
             return self._too_short(name, offset, nbytes)
         return got if offset >= 0 else got[:nbytes]
@@ -274,7 +274,7 @@ class FsspecStore:
         except Exception as error:
             if is_missing(error):
                 raise self._gone(name) from None
-            self._raise(f"used: {name} cannot be read", error)
+            self._raise(f"the stored result {name} cannot be read from {self.url}", error)
 
     def _gone(self, name: str) -> ResultDamaged:
         return ResultDamaged(f"the stored result {name} in {self.url} is gone")
@@ -296,7 +296,7 @@ class FsspecStore:
         check_prefix(prefix)
         pages = self._files.pages(prefix)
         while True:
-            page = self._try("listed", lambda: next(pages, None))
+            page = self._try(f"the results in {self.url} cannot be listed", lambda: next(pages, None))
             if page is None:
                 return
             for each in page:
@@ -318,7 +318,7 @@ class FsspecStore:
         for start in range(0, len(waiting), REMOVED_AT_ONCE):
             some = waiting[start : start + REMOVED_AT_ONCE]
             self._try(
-                f"used: {some[0]} (and {len(some) - 1} more) cannot be removed",
+                f"{len(some):,} results cannot be removed from {self.url}, {some[0]} among them",
                 functools.partial(files.remove, some),
             )
 
@@ -346,7 +346,7 @@ class FsspecStore:
         try:
             return file_system(self._location, self._options, self._frozen)
         except (ImportError, ValueError, TypeError, OSError) as error:
-            self._raise("opened", error)
+            self._raise(f"the result store {self.url} cannot be opened", error)
 
     def _try(self, what: str, act: Callable[[], T]) -> T:
         try:
@@ -358,7 +358,7 @@ class FsspecStore:
 
     def _raise(self, what: str, error: BaseException) -> NoReturn:
         """Say it without secrets, which the errors of others may hold: those are shown only if they do not."""
-        text = f"the result store {self.url} cannot be {what}: {explain(error)}"
+        text = f"{what}: {explain(error)}"
         if scrub(text, self._secrets) == text and not _tells(error, self._secrets):
             raise ResultStoreError(text) from error
         raise ResultStoreError(scrub(text, self._secrets)) from None

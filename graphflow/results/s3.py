@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,30 +14,28 @@ from graphflow.results.locations import Location
 from graphflow.results.names import probe_name
 from graphflow.results.retries import code_of
 
-__all__ = ["S3"]
+__all__ = ["S3", "Client"]
 
 PART_NBYTES = 32 << 20
 """Objects of twice this size are uploaded in parts, and appear when the upload is completed."""
 
+LISTED_AT_ONCE = 1000
 CONNECTIONS = 32
 _CONFLICTS = ("PreconditionFailed", "412")
 _NOT_THERE = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405")
 
 
-class S3:
-    """A prefix of a bucket.
+class Client:
+    """A connection to S3 with certain options, for all buckets that are reached with them.
 
     Parameters
     ----------
-    location
-        Which one.
     options
         What s3fs gets.
     """
 
-    def __init__(self, location: Location, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         import fsspec
-        from fsspec.asyn import sync
         from fsspec.config import conf
 
         configured = {**conf.get("s3", {}), **options}
@@ -60,14 +57,30 @@ class S3:
             },
         )
         self.fs.retries = 1
-        self._sync = sync
+        self.creates: dict[str, bool] = {}
+        """Whether buckets keep conditions."""
+
+
+class S3:
+    """A prefix of a bucket.
+
+    Parameters
+    ----------
+    client
+        What reaches it.
+    location
+        Which one.
+    """
+
+    def __init__(self, client: Client, location: Location) -> None:
+        self.fs = client.fs
+        self._creates = client.creates
         self.bucket, _, prefix = location.url.partition("://")[2].partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
-        self._creates: bool | None = None
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object by one request, or in parts that become an object when the upload is completed."""
-        self._sync(self.fs.loop, self.fs._pipe_file, self._path(name), data, chunksize=PART_NBYTES)
+        self._run(self.fs._pipe_file, self._path(name), data, chunksize=PART_NBYTES)
 
     def create(self, name: str, data: bytes) -> None:
         """Write an object on the condition that there is none."""
@@ -84,15 +97,15 @@ class S3:
 
     def can_create(self) -> bool:
         """Whether conditions are kept here: the second of two puts of one probe is refused."""
-        if self._creates is None:
+        if self.bucket not in self._creates:
             token = os.urandom(8).hex()
             name = probe_name(token)
             try:
-                self._creates = self._is_refused_twice(name, token.encode())
+                self._creates[self.bucket] = self._is_refused_twice(name, token.encode())
             finally:
                 with suppress(OSError, ResultStoreError):
                     self.remove([name])
-        return self._creates
+        return self._creates[self.bucket]
 
     def _is_refused_twice(self, name: str, data: bytes) -> bool:
         try:
@@ -110,10 +123,12 @@ class S3:
 
     def get(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> list[bytes | BaseException]:
         """Bytes of objects, some tens of them at a time."""
-        found: list[bytes | BaseException] = self._sync(self.fs.loop, self._get_all, ranges, timeouts)
+        found: list[bytes | BaseException] = self._run(self._get_all, ranges, timeouts)
         return found
 
     async def _get_all(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> Any:
+        import asyncio
+
         places = asyncio.Semaphore(CONNECTIONS)
 
         async def get(part: Range, timeout: float) -> bytes:
@@ -146,6 +161,11 @@ class S3:
         for failed in done.get("Errors") or ():
             raise _NotRemoved(failed)
 
+    def _run(self, act: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        from fsspec.asyn import sync
+
+        return sync(self.fs.loop, act, *args, **kwargs)
+
     def _path(self, name: str) -> str:
         return f"{self.bucket}/{self.prefix}{name}"
 
@@ -155,7 +175,7 @@ class _Pages:
 
     def __init__(self, s3: S3, prefix: str) -> None:
         self._s3 = s3
-        self._asked: dict[str, Any] = {"Bucket": s3.bucket, "Prefix": prefix}
+        self._asked: dict[str, Any] = {"Bucket": s3.bucket, "Prefix": prefix, "MaxKeys": LISTED_AT_ONCE}
         self._is_over = False
 
     def __iter__(self) -> _Pages:
@@ -165,8 +185,9 @@ class _Pages:
         if self._is_over:
             raise StopIteration
         page = self._s3.fs.call_s3("list_objects_v2", **self._asked)
-        self._asked["ContinuationToken"] = page.get("NextContinuationToken")
         self._is_over = not page.get("IsTruncated")
+        if not self._is_over:
+            self._asked["ContinuationToken"] = page["NextContinuationToken"]
         cut = len(self._s3.prefix)
         return [
             StoredObject(each["Key"][cut:], int(each["Size"]), each["LastModified"].timestamp())
