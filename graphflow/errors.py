@@ -35,6 +35,7 @@ __all__ = [
     "RemoteError",
     "RequestRefused",
     "ResultDamaged",
+    "ResultNotSigned",
     "ResultStoreError",
     "RunCancelled",
     "RunNotFound",
@@ -203,6 +204,10 @@ class ResultStoreError(GraphflowError, RuntimeError):
 
 class ResultDamaged(ResultStoreError, ValueUnavailable):
     """A stored result is missing, or is not what was written; it is refused."""
+
+
+class ResultNotSigned(ResultDamaged):
+    """A stored result was signed with none of this installation's keys; it is refused."""
 
 
 class RemoteError(GraphflowError):

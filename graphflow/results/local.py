@@ -316,6 +316,29 @@ class LocalStore:
                     f"the result {name} cannot be removed from {self.folder}: {error.strerror or error}"
                 ) from error
 
+    def sweep(self, prefix: str, *, before: float) -> int:
+        """Remove what killed writers left below a prefix, last written before a time; how many files that were.
+
+        Raises
+        ------
+        ResultStoreError
+            If the folder cannot be read or written.
+        """
+        check_prefix(prefix)
+        count = 0
+        try:
+            for place, _, names in os.walk(f"{self.folder}/{prefix.rpartition('/')[0]}"):
+                for name in names:
+                    path = f"{place}/{name}"
+                    if name.startswith(".") and name.endswith(".tmp"):
+                        with suppress(FileNotFoundError):
+                            if os.lstat(path).st_mtime < before:
+                                os.unlink(path)
+                                count += 1
+        except OSError as error:
+            raise self._not_listed(error.strerror or str(error)) from error
+        return count
+
     def check(self) -> None:
         """Write, read and remove a probe.
 
