@@ -60,6 +60,11 @@ def test_results_and_cache_go_to_a_bucket_and_come_back(s3: Bucket, path: str, b
     past = graphflow.history().run(first.id)
     assert past.value == first.value
     assert past.nodes["square"].items[3].value == 9
+    # What is cached outlives its run.
+    graphflow.history().remove(first.id)
+    left = names_in(s3)
+    assert not any(name.startswith(f"team/runs/{first.id}/") for name in left)
+    assert any(name.startswith("team/cache/square-") for name in left)
 
 
 def test_a_run_on_a_bucket_is_resumed_with_its_values(s3: Bucket, path: str) -> None:
