@@ -48,6 +48,8 @@ _SHOWN = frozenset(
 )
 """Options whose values may be in messages; all others count as secret."""
 
+_OURS = frozenset(("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
@@ -135,7 +137,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ResultStoreError
-        If one is anything else; its value is not shown.
+        If one is anything else (its value is not shown), or is not the user's to set.
     """
     for name, value in options.items():
         if type(name) is not str or not _is_plain(value):
@@ -143,6 +145,14 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"storage_options[{name!r}] is a {type(value).__name__}; options travel to workers, so they are texts, numbers, "
                 "booleans, None, and lists and dicts of those"
             )
+    for name in _OURS & options.keys():
+        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow decides about it")
+    config = options.get("config_kwargs")
+    if isinstance(config, Mapping) and "retries" in config:
+        raise ResultStoreError(
+            "storage_options['config_kwargs']['retries'] cannot be set: requests are tried again in one place only; set "
+            "GRAPHFLOW_STORE_ATTEMPTS and GRAPHFLOW_STORE_RETRY_SECONDS"
+        )
     copied: dict[str, Any] = _copied(options)
     return copied
 

@@ -232,9 +232,8 @@ class FsspecStore:
         files = self._files
         for wait in self.retries.waits():
             tried = [ranges[at] for at in left]
-            timeouts = [self.retries.timeout(max(nbytes, -offset)) for _, offset, nbytes in tried]
             last, again = None, []
-            for at, each, got in zip(left, tried, files.get(tried, timeouts), strict=True):
+            for at, each, got in zip(left, tried, files.get(tried), strict=True):
                 if isinstance(got, BaseException) and is_transient(got):
                     last = got
                     again.append(at)
@@ -344,7 +343,12 @@ class FsspecStore:
     @property
     def _files(self) -> FileSystem:
         try:
-            return file_system(self._location, self._options, self._frozen)
+            return file_system(
+                self._location,
+                self._options,
+                frozen_options=self._frozen,
+                timeout_seconds=self.retries.timeout_seconds,
+            )
         except (ImportError, ValueError, TypeError, OSError) as error:
             self._raise(f"the result store {self.url} cannot be opened", error)
 

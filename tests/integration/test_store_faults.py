@@ -161,9 +161,23 @@ def test_a_server_that_hangs_is_given_up(s3: Bucket, s3_proxy: S3Proxy) -> None:
     s3_proxy.plan(Fault(method="GET", hangs=True))
     assert store.read("one", 0, 3) == b"abc"
     store = store_at(s3, s3_proxy, retries=Retries(attempts=2, base_seconds=0.001, timeout_seconds=0.2))
-    s3_proxy.plan(Fault(method="GET", hangs=True, times=None))
-    with pytest.raises(ResultStoreError, match="does not answer as it should"):
-        store.read("one", 0, 3)
+    s3_proxy.plan(Fault(hangs=True, times=None))
+    for action in ("read", "publish", "list"):
+        with pytest.raises(ResultStoreError, match="does not answer as it should"):
+            ACTIONS[action](store)
+
+
+def test_new_credentials_in_the_environment_are_used_at_once(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FsspecStore(s3.url, key=KEY)
+    store.publish("one", [b"abc"])
+    before = store._files
+    assert isinstance(before, s3_module.S3) and isinstance(store._files, s3_module.S3)
+    assert store._files.fs is before.fs
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "renewed")
+    assert store._files.fs is not before.fs
+    assert store.read("one", 0, 3) == b"abc"
 
 
 def test_nobody_at_the_address_is_a_clear_error(s3: Bucket) -> None:
