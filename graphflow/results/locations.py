@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ _SHOWN = frozenset(
 )
 """Options whose values may be in messages; all others count as secret."""
 
+_SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _OURS = frozenset(("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"))
 
 
@@ -167,9 +169,14 @@ def frozen(value: Any) -> Any:
 
 
 def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts that no message may hold, the longest first."""
+    """Texts that no message may hold, also those of the environment as it is now; the longest first."""
     found = {each for name, value in options.items() for each in _secrets(name, value)}
     found.update(_userinfo(location.url))
+    for name, value in os.environ.items():
+        if name in _SECRET_VARIABLES:
+            found.add(value)
+        elif name.startswith("AWS_ENDPOINT_URL"):
+            found.update(_userinfo(value))
     return tuple(sorted((each for each in found if len(each) > 2), key=len, reverse=True))
 
 
