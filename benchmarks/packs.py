@@ -132,10 +132,14 @@ def measure(items: int, batch: int, repeats: int) -> None:
             seconds["miss"].append(timed(lambda reader=reader, others=others: reader.find(others, now=0.0)))
 
             before = list(store.entries(f"{FOLDER}/"))
+            if repeat == 0:
+                count_requests(store.folder, keys, items, batch, "as written")
             seconds["compact"].append(
                 timed(lambda store=store: compact(store, FOLDER, now=time.time(), grace_seconds=0.0))
             )
             after = list(store.entries(f"{FOLDER}/"))
+            if repeat == 0:
+                count_requests(store.folder, keys, items, batch, "after compaction")
             fresh = CacheFolder(store, FOLDER)
             seconds["know after"].append(timed(fresh.refresh))
             assert len(fresh) == items and fresh.find(keys, now=0.0).hits.count(1) == items
@@ -173,26 +177,25 @@ def measure(items: int, batch: int, repeats: int) -> None:
         )
         line("know a folder, after compaction", seconds["know after"], items, batch)
 
-        for when, number in (("after compaction", repeats - 1),):
-            far = Counting(f"{place}/{number}")
-            requests = 0
-            begin = time.perf_counter()
-            # Two processes share the batches; each knows the folder by itself.
-            for worker in range(2):
-                distant = CacheFolder(far, FOLDER)
-                distant.refresh()
-                for start in range(worker * batch, items, 2 * batch):
-                    stop = min(items, start + batch)
-                    found = distant.find(keys[16 * start : 16 * stop], now=0.0)
-                    distant.load(found, range(stop - start))
-            requests = far.listings + far.reads
-            line(
-                f"all hits in 2 processes, {when}",
-                [time.perf_counter() - begin],
-                items,
-                batch,
-                requests=requests,
-            )
+
+def count_requests(place: str, keys: bytes, items: int, batch: int, when: str) -> None:
+    """How many requests two processes make that share the batches; each knows the folder by itself."""
+    far = Counting(place)
+    begin = time.perf_counter()
+    for worker in range(2):
+        distant = CacheFolder(far, FOLDER)
+        distant.refresh()
+        for start in range(worker * batch, items, 2 * batch):
+            stop = min(items, start + batch)
+            found = distant.find(keys[16 * start : 16 * stop], now=0.0)
+            assert MISSING not in distant.load(found, range(stop - start))[:1]
+    line(
+        f"all hits from afar, {when}",
+        [time.perf_counter() - begin],
+        items,
+        batch,
+        requests=far.listings + far.reads,
+    )
 
 
 def main() -> None:
