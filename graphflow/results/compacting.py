@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ __all__ = [
     "compact",
     "compact_in_background",
     "dead_packs",
+    "forget_keys",
     "remove_old",
     "survey_folder",
 ]
@@ -110,11 +112,12 @@ def _survey(packs: list[EntryPack], now: float, refused: dict[str, ResultStoreEr
     expired = [np.zeros(pack.count, bool) for pack in packs]
     if packs:
         every = merged([segment_of(pack, number) for number, pack in enumerate(packs)])
-        is_over = every.expires <= now
-        for number in range(len(packs)):
-            of_pack = every.pack == number
-            live[number][every.place[of_pack]] = True
-            expired[number][every.place[of_pack & is_over]] = True
+        order = np.argsort(every.pack, kind="stable")
+        edges = np.searchsorted(every.pack[order], np.arange(len(packs) + 1)).tolist()
+        places, is_over = every.place[order], every.expires[order] <= now
+        for number, (start, stop) in enumerate(pairwise(edges)):
+            live[number][places[start:stop]] = True
+            expired[number][places[start:stop]] = is_over[start:stop]
     return Survey(packs=packs, refused=refused, live=live, expired=expired)
 
 
@@ -212,6 +215,30 @@ def compact(
             done.written.append(pack.name)
     done.removed, done.waiting = remove_old(store, folder, now=now, grace_seconds=grace_seconds)
     return done
+
+
+def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: float) -> int:
+    """Remove all values of keys, at once: packs are written again without them. How many values that were.
+
+    Raises
+    ------
+    ResultStoreError
+        If the store cannot be read or written.
+    """
+    survey = survey_folder(store, folder, now=now)
+    wanted = np.frombuffer(b"".join(keys), "S16")
+    count = 0
+    for number, pack in enumerate(survey.packs):
+        chosen = np.isin(pack.keys, wanted)
+        if not chosen.any():
+            continue
+        count += int(chosen.sum())
+        survey.live[number][:] = False
+        survey.live[number][pack.places[~chosen]] = True
+        if survey.live[number].any() and _put_together(store, folder, survey, [number], set()) is None:
+            continue
+        _remove(store, [f"{folder}/{pack.name}"])
+    return count
 
 
 def compact_in_background(
