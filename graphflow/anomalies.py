@@ -38,7 +38,7 @@ NO_ERROR = 0
 CHUNK = 1_024
 """Texts of variants that are packed together."""
 MAX_ATTEMPT = 65_535
-_ENDS = (Code.FAILED, Code.TIMED_OUT, Code.SKIPPED, Code.UPSTREAM_FAILED)
+_ENDS = (Code.FAILED, Code.TIMED_OUT, Code.SKIPPED, Code.UPSTREAM_FAILED, Code.INDETERMINATE)
 """The states that an error may lead to."""
 _ENDS_TABLE = bytes(code in _ENDS for code in range(256))
 

@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from graphflow import settings
 from graphflow.backends import resolve
 from graphflow.context import FLOW, RECORDER, FlowContext
 from graphflow.durability import Durability
+from graphflow.engine.caches import Caches
+from graphflow.engine.dispatch import Persistence
 from graphflow.engine.driver import Driver
 from graphflow.engine.hooks import call_hook
 from graphflow.engine.values import outcome_of, unhandled_exception
@@ -184,7 +187,7 @@ class Execution:
             attempt=run.attempt,
             log_prints=self.options.log_prints,
             durability=self.durability,
-            persistence=None if self.durability is None else self.durability.persistence(self.flow),
+            persistence=self._persistence(),
         )
         recorder.view = _hook_view(recorder)
         run._attach(recorder)
@@ -194,6 +197,20 @@ class Execution:
         if run.attempt == 1:
             call_hooks(self.flow, run, self.options.on_running)
         return recorder
+
+    def _persistence(self) -> Persistence:
+        """Which values outlive the run, and which results are kept by their keys."""
+        run, durable = self.run, self.durability
+        epoch = 0 if durable is None else durable.journal.epoch
+        caches = Caches(
+            run_id=run.id,
+            token=f"{run.id}/{epoch}/{run.attempt}",
+            defaults=self.options.results,
+            refreshes=settings.refresh_cache(),
+        )
+        if durable is None:
+            return Persistence(caches=caches)
+        return replace(durable.persistence(self.flow), caches=caches)
 
     def _delay_before_retry(self) -> float | None:
         """Seconds until the next attempt, None if there is none."""

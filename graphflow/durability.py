@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from graphflow import settings
+from graphflow.caching import NO_DEFAULTS, CacheDefaults
 from graphflow.engine.bookkeeping import Bookkeeper
 from graphflow.engine.dispatch import Persistence
 from graphflow.engine.recovery import Recovery, Selection
@@ -36,6 +37,7 @@ from graphflow.fingerprints import code_fingerprint
 from graphflow.functions import plain_function
 from graphflow.histories.codec import RecordWriter
 from graphflow.histories.replay import Replay
+from graphflow.histories.whereabouts import results_of
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records import Life, Request, RunHeader
 from graphflow.runner.capture import LogSink
@@ -61,11 +63,36 @@ def open_history() -> History:
     return SqliteHistory()
 
 
-def open_store(history: History, run_id: str) -> ResultStore:
-    """Where the results of a run are by default: a folder beside its history."""
-    from graphflow.results.local import LocalStore
+def open_store(
+    history: History, run_id: str, *, said: CacheDefaults = NO_DEFAULTS, known: str = ""
+) -> ResultStore:
+    """Where the results of a run are: where its flow or the settings say, else a folder beside its history.
 
-    return LocalStore(history.results_folder(run_id), key=settings.secret_key())
+    Parameters
+    ----------
+    said
+        What the flow says of its results.
+    known
+        Where they went in an earlier life, which is where they stay.
+
+    Raises
+    ------
+    ResultStoreError, SettingsError
+        If there is no such kind of store, or it is configured wrongly.
+    """
+    from graphflow.results.stores import open_store as open_by_url
+
+    folder = history.results_folder(run_id)
+    if said.result_storage is not None:
+        url, options = said.result_storage, said.result_storage_options
+    else:
+        configured = settings.result_storage()
+        url, options = configured or folder, settings.result_storage_options() if configured else None
+    path = f"runs/{run_id}" if url != folder else ""
+    if not known:
+        return open_by_url(url, storage_options=options, path=path)
+    found = open_by_url(url, storage_options=options, path=path)
+    return found if found.url == known else open_by_url(known, storage_options=options)
 
 
 class Durability:
@@ -121,7 +148,7 @@ class Durability:
         )
         journal = history.create(header)
         try:
-            store = open_store(history, run.id)
+            store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("life.begin.before")
             self.books.begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
@@ -298,7 +325,7 @@ def reopen(
     header = history.find(run)
     if header.flow_name != flow.name:
         raise RunNotFound(f"run {header.id} is one of flow {header.flow_name!r}, not of {flow.name!r}")
-    store = open_store(history, header.id)
+    store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
         given = _parameters(replay, store, parameters)

@@ -23,6 +23,7 @@ __all__ = [
     "HistoryError",
     "HistoryLocked",
     "HistoryTooNew",
+    "IndeterminateError",
     "ItemCrashed",
     "ItemTimedOut",
     "LeaseHeld",
@@ -34,6 +35,7 @@ __all__ = [
     "RemoteError",
     "RequestRefused",
     "ResultDamaged",
+    "ResultNotSigned",
     "ResultStoreError",
     "RunCancelled",
     "RunNotFound",
@@ -122,6 +124,10 @@ class ItemCrashed(GraphflowError, RuntimeError):
     """An item's worker died, twice, while this item was executing."""
 
 
+class IndeterminateError(GraphflowError, RuntimeError):
+    """Whether an item that runs once only has done its work is not known: whoever began it died."""
+
+
 class RunCancelled(GraphflowError, RuntimeError):
     """The run, or what the future stands for, was cancelled."""
 
@@ -198,6 +204,10 @@ class ResultStoreError(GraphflowError, RuntimeError):
 
 class ResultDamaged(ResultStoreError, ValueUnavailable):
     """A stored result is missing, or is not what was written; it is refused."""
+
+
+class ResultNotSigned(ResultDamaged):
+    """A stored result was signed with none of this installation's keys; it is refused."""
 
 
 class RemoteError(GraphflowError):

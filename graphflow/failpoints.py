@@ -63,6 +63,12 @@ NAMES: dict[str, str] = {
     "store.create.before": "a claim is about to be made",
     "store.link.after": "a claim was made, or another was there; the file has its other name too",
     "store.create.after": "the claim is on the disk",
+    # The packs of a cache, when they are put together.
+    "compact.begin": "packs are about to be put together, nothing was read",
+    "compact.publish.before": "values of several packs are about to be written as one",
+    "compact.publish.after": "they are written, and the old packs are still there",
+    "compact.remove.before": "old packs are about to be removed",
+    "compact.remove.after": "they were removed",
     # A batch, in the process that runs it.
     "batch.begin": "a batch is about to begin",
     "batch.pack.before": "items have ended, their values are nowhere else yet",

@@ -10,7 +10,7 @@ from graphflow.engine.driver import Driver
 from graphflow.engine.values import item_label
 from graphflow.errors import ValueUnavailable
 from graphflow.graph import Node
-from graphflow.reports import LogRecord
+from graphflow.reports import CachedItem, LogRecord
 from graphflow.states import FAILED_CODES, Code, State
 
 __all__ = ["Item", "moment"]
@@ -117,6 +117,16 @@ class Item:
         if place is None:
             raise ValueUnavailable(f"the value of {self.label} is not kept")
         return self._driver.fetch([place])[0]
+
+    @property
+    def cached_from(self) -> CachedItem | None:
+        """Which run made its value, where and when; None if it was executed in this run."""
+        found = self._driver.history.node(self._node.id).find(self._place)
+        if found is None or found[0].step.cached is None:
+            return None
+        segment, position = found
+        assert segment.step.cached is not None
+        return segment.step.cached.at(position, self._place)
 
     @property
     def exception(self) -> BaseException | None:

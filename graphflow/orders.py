@@ -17,6 +17,7 @@ __all__ = [
     "GONE_TEXT",
     "RUN_ID_ENDS",
     "BatchOrder",
+    "CacheOrder",
     "Column",
     "Elements",
     "Gathered",
@@ -172,6 +173,24 @@ SlotSource = Lane | int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOrder:
+    """Where results of a task are looked up and kept by their keys.
+
+    `spec` is what keys are made with, `folder` the task's place in the store. Whatever policies say, with `refreshes` nothing is
+    looked up; `token` changes with each driver, and entries are listed anew with it. `can_claim` tells that items which others
+    execute at the moment are waited for.
+    """
+
+    store: Any
+    folder: str
+    spec: Any
+    token: str
+    serializer: str = "pickle"
+    refreshes: bool = False
+    can_claim: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepOrder:
     """One task of a stage in a batch.
 
@@ -193,6 +212,7 @@ class StepOrder:
     keeps: bool = True
     persists: bool = False
     wants_digests: bool = False
+    cache: CacheOrder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from graphflow import settings
+from graphflow.errors import HistoryDamaged, HistoryTooNew, ResultStoreError
 from graphflow.histories.opening import open_history
+from graphflow.histories.whereabouts import results_of
 from graphflow.past_events import PastEvent
 from graphflow.past_nodes import PastItem, PastItems, PastNode
 from graphflow.past_runs import PastNodes, PastRun, checked_states
 from graphflow.ports import History
 from graphflow.records import RunHeader
+from graphflow.results.stores import open_store
 
 __all__ = ["PastEvent", "PastItem", "PastItems", "PastNode", "PastNodes", "PastRun", "RunHistory", "history"]
 
@@ -112,14 +115,30 @@ class RunHistory:
         return wrong
 
     def remove(self, run: str) -> None:
-        """Forget a run, with its results.
+        """Forget a run, with its results, wherever they are; what is cached stays.
 
         Raises
         ------
         LeaseHeld
             If a driver is at it.
+        ResultStoreError
+            If the results cannot be removed from where they are.
         """
-        self._histories.remove(self._histories.find(run).id)
+        run_id = self._histories.find(run).id
+        try:
+            url = results_of(self._histories, run_id)
+        except (HistoryDamaged, HistoryTooNew):
+            url = ""
+        self._histories.remove(run_id)
+        # Results beside the history went with it; nothing but a run's own folder is emptied.
+        if url.rstrip("/").endswith(f"/runs/{run_id}"):
+            store = open_store(url)
+            try:
+                store.delete(list(store.names()))
+            except ResultStoreError as error:
+                raise ResultStoreError(
+                    f"the history of run {run_id} is removed, but its results in {url} are not: {error}; remove them there"
+                ) from error
 
     def _opened(self, header: RunHeader) -> PastRun:
         return PastRun(self._histories, header, folder=self._folder)

@@ -14,7 +14,7 @@ from graphflow.histories.replay import ReplayedNode
 from graphflow.orders import GONE
 from graphflow.past_errors import exception_at, node_failure
 from graphflow.past_values import NOT_KEPT
-from graphflow.reports import LogRecord
+from graphflow.reports import CachedItem, LogRecord
 from graphflow.states import FAILED_CODES, FAILED_TABLE, FINAL_CODES, Code, Counts, State
 
 if TYPE_CHECKING:
@@ -372,6 +372,16 @@ class PastItem:
         if place is None or not known.valued(self._place, self._place + 1)[0]:
             raise ValueUnavailable(f"the value of {self.label} {NOT_KEPT}")
         return self._node._run.values.value(place.ref, place.position, self.label)
+
+    @property
+    def cached_from(self) -> CachedItem | None:
+        """Which run made its value, where and when; None if it was executed in this run."""
+        found = self._known.history.find(self._place)
+        if found is None or found[0].step.cached is None:
+            return None
+        segment, position = found
+        assert segment.step.cached is not None
+        return segment.step.cached.at(position, self._place)
 
     def result(self) -> Any:
         """Its value; None where it was skipped.

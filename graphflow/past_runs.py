@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from graphflow.errors import (
 )
 from graphflow.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.replay import Moved, Replay
+from graphflow.histories.whereabouts import results_of
 from graphflow.past_events import PastEvent, events_of, level_number
 from graphflow.past_nodes import PastItem, PastItems, PastNode
 from graphflow.past_values import Values
@@ -28,7 +30,7 @@ from graphflow.ports import History, ResultStore
 from graphflow.records import NO_NODE, Kind, Life, RunHeader
 from graphflow.reports import LogRecord
 from graphflow.results import packs
-from graphflow.results.local import LocalStore
+from graphflow.results.stores import open_store
 from graphflow.states import FAILED_CODES, FINAL_CODES, Code, State
 
 __all__ = ["PastNodes", "PastRun", "checked_states", "state_names"]
@@ -273,9 +275,13 @@ class PastRun:
     def _results(self) -> ResultStore:
         if self._store is None:
             # Made here, not when it is needed: reading a history needs the key anyway.
-            self._store = LocalStore(
-                self._histories.results_folder(self.id), key=settings.secret_key(self._folder)
-            )
+            folder = self._histories.results_folder(self.id)
+            key, *older = settings.secret_keys(self._folder)
+            url = results_of(self._histories, self.id)
+            if not url or (url.startswith("file:") and os.path.isdir(folder)):
+                # The home may have moved since.
+                url = folder
+            self._store = open_store(url, key=key, older_keys=older)
         return self._store
 
     @property

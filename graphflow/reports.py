@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from graphflow.anomalies import Anomaly, ErrorRecord, Faults, Variants
@@ -14,6 +15,9 @@ __all__ = [
     "Anomaly",
     "ErrorRecord",
     "Faults",
+    "CachedFrom",
+    "CachedItem",
+    "CachedOrigin",
     "Graft",
     "LogRecord",
     "Report",
@@ -77,6 +81,64 @@ class Stored:
     is_whole: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedOrigin:
+    """Where cached values come from: an object of a store, and the run and node that made them."""
+
+    store: str
+    pack: str
+    run_id: str
+    node: str
+    host: str
+    created: float
+    """When they were made, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFrom:
+    """Where the values of cached items come from.
+
+    `numbers` has the place in `origins` plus 1 per position, 0 where the item is not cached; `indices` the map indices that
+    they had there, empty where these are the items' own.
+    """
+
+    origins: tuple[CachedOrigin, ...]
+    numbers: array[int]
+    indices: array[int] = field(default_factory=lambda: array("I"))
+
+    def at(self, position: int, index: int) -> CachedItem | None:
+        """Where the value of one position comes from, whose map index is given; None if it is not cached."""
+        number = self.numbers[position]
+        if not number:
+            return None
+        origin = self.origins[number - 1]
+        return CachedItem(
+            store=origin.store,
+            pack=origin.pack,
+            run_id=origin.run_id,
+            node=origin.node,
+            index=self.indices[position] if len(self.indices) else index,
+            host=origin.host,
+            created=datetime.fromtimestamp(origin.created, UTC),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedItem:
+    """Where the value of a cached item comes from: which run, node and map index made it, on which host and when.
+
+    `pack` is the object in the store that it was read from; empty where an equal item of the same batch has just made it.
+    """
+
+    store: str
+    pack: str
+    run_id: str
+    node: str
+    index: int
+    host: str
+    created: datetime
+
+
 def stored_ref(stored: Stored, store: Any) -> Ref:
     """How orders and histories refer to a stored column; `store` is the `ResultStore` that has it."""
     return Ref(
@@ -117,6 +179,8 @@ class StepReport:
     grafts: Sequence[Graft] = ()
     stored: Stored | None = None
     digests: bytes = b""
+    cached: CachedFrom | None = None
+    """Where the values of items come from that were not executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphflow import settings
+from graphflow.caching import NO_DEFAULTS
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
 from graphflow.knobs import KNOB_NAMES, timeout_factor
@@ -102,23 +104,22 @@ class RunRecorder(Recorder):
         """
         with self._lock:
             if self._driver is None:
+                # The engine is loaded with the first run, not by `import graphflow`.
+                from graphflow.engine.driver import Driver
+
+                persistence = self._persistence or self._outside()
+                for node in self._pending:
+                    persistence.check(node)
                 self.backend = self._make_backend()
                 self.backend.start()
                 for node in self._pending:
                     if node.program is not None:
                         self.backend.check(node.program.options)
-                # The engine is loaded with the first run, not by `import graphflow`.
-                from graphflow.engine.driver import Driver
-
                 durable = self._durability
-                kept: dict[str, Any] = {}
-                if durable is not None and self._persistence is not None:
+                kept: dict[str, Any] = {"persistence": persistence}
+                if durable is not None:
                     durable.books.begin_attempt()
-                    kept = {
-                        "books": durable.books,
-                        "recovery": durable.recovery,
-                        "persistence": self._persistence,
-                    }
+                    kept["books"], kept["recovery"] = durable.books, durable.recovery
                 self._driver = Driver(
                     run_id=self.key,
                     flow_name=self.flow_name,
@@ -139,6 +140,20 @@ class RunRecorder(Recorder):
                 if self._broken is not None:
                     self._driver.give_up(self._broken)
             return self._driver
+
+    def _outside(self) -> Persistence:
+        """What calls outside flows keep: what is cached, and nothing else."""
+        from graphflow.engine.caches import Caches
+        from graphflow.engine.dispatch import Persistence
+
+        return Persistence(
+            caches=Caches(
+                run_id=self.run_id,
+                token=self.key,
+                defaults=NO_DEFAULTS,
+                refreshes=settings.refresh_cache(),
+            )
+        )
 
     def pause(self, is_paused: bool) -> None:
         """Send nothing more until this is taken back."""

@@ -25,6 +25,7 @@ __all__ = [
     "home",
     "lease_seconds",
     "read_key",
+    "refresh_cache",
     "result_storage",
     "result_storage_options",
     "secret_key",
@@ -68,6 +69,22 @@ def history_kind() -> str:
     if given not in ("disk", "memory"):
         raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; it can be 'disk' or 'memory'")
     return given
+
+
+def refresh_cache() -> bool:
+    """`GRAPHFLOW_REFRESH_CACHE`: whether results are made anew although they are cached; false by default.
+
+    Raises
+    ------
+    SettingsError
+        If it is neither true nor false.
+    """
+    given = os.environ.get("GRAPHFLOW_REFRESH_CACHE", "").strip().lower()
+    if given in ("", "0", "false", "no"):
+        return False
+    if given in ("1", "true", "yes"):
+        return True
+    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; it can be 'true' or 'false'")
 
 
 def lease_seconds() -> float:

@@ -67,6 +67,7 @@ class Code(IntEnum):
     UPSTREAM_FAILED = 26
     CRASHED = 27
     CANCELLED = 28
+    INDETERMINATE = 29
 
     @property
     def state_name(self) -> str:
@@ -104,6 +105,8 @@ _NAMES: dict[Code, str] = {
     Code.UPSTREAM_FAILED: "UpstreamFailed",
     Code.CRASHED: "Crashed",
     Code.CANCELLED: "Cancelled",
+    # Whether a task that runs once only has done its work is not known: its driver or worker died on the way.
+    Code.INDETERMINATE: "Indeterminate",
 }
 _TYPES: dict[Code, StateType] = {
     Code.PENDING: StateType.PENDING,
@@ -124,6 +127,7 @@ _TYPES: dict[Code, StateType] = {
     Code.UPSTREAM_FAILED: StateType.FAILED,
     Code.CRASHED: StateType.CRASHED,
     Code.CANCELLED: StateType.CANCELLED,
+    Code.INDETERMINATE: StateType.CRASHED,
 }
 _BY_NAME = {name: code for code, name in reversed(_NAMES.items())}
 
@@ -132,12 +136,14 @@ FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
 """`bytes.translate` table: 1 for final codes, 0 for others."""
 GOOD_CODES = frozenset({Code.COMPLETED, Code.CACHED, Code.SKIPPED})
 """The codes of what ended well, and need not run again."""
-FAILED_CODES = frozenset({Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED})
+FAILED_CODES = frozenset(
+    {Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED, Code.INDETERMINATE}
+)
 """The codes that count as a failure; `Cancelled` is an end, but not a failure of the item's own."""
 FAILED_TABLE = bytes(1 if code in FAILED_CODES else 0 for code in range(256))
 """`bytes.translate` table: 1 for codes of failures, 0 for others."""
 
-_ENDS = {Code.CANCELLED, Code.CANCELLING, Code.CRASHED}
+_ENDS = {Code.CANCELLED, Code.CANCELLING, Code.CRASHED, Code.INDETERMINATE}
 _START = {Code.RUNNING, Code.CACHED, Code.SKIPPED, Code.UPSTREAM_FAILED, Code.FAILED, Code.COMPLETED}
 
 TRANSITIONS: Mapping[Code, frozenset[Code]] = {
@@ -186,6 +192,7 @@ TRANSITIONS: Mapping[Code, frozenset[Code]] = {
     Code.TIMED_OUT: frozenset({Code.AWAITING_RETRY, Code.SCHEDULED}),
     Code.UPSTREAM_FAILED: frozenset({Code.SCHEDULED}),
     Code.CRASHED: frozenset({Code.AWAITING_RETRY, Code.SCHEDULED}),
+    Code.INDETERMINATE: frozenset({Code.AWAITING_RETRY, Code.SCHEDULED}),
     Code.CANCELLED: frozenset({Code.SCHEDULED}),
     Code.COMPLETED: frozenset(),
     Code.CACHED: frozenset(),
@@ -330,7 +337,13 @@ class Counts(Counter[str]):
     @property
     def failed(self) -> int:
         """Items that ended in any failure, a crash among them."""
-        return self["Failed"] + self["TimedOut"] + self["UpstreamFailed"] + self["Crashed"]
+        return (
+            self["Failed"]
+            + self["TimedOut"]
+            + self["UpstreamFailed"]
+            + self["Crashed"]
+            + self["Indeterminate"]
+        )
 
     @property
     def finished(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections import OrderedDict
@@ -12,12 +13,13 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.errors import SerializationError
-from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, Whole
+from graphflow.errors import ResultStoreError, SerializationError
+from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
 from graphflow.runner.columns import MAX_INLINE, encode, read_stored, write_pack
 
 __all__ = ["Carrier", "Sender", "can_travel"]
 
+logger = logging.getLogger("graphflow.backends")
 MAX_COLUMNS = 4_096
 MAX_SENT = 256
 SAMPLE_VALUES = 3
@@ -95,6 +97,7 @@ class Sender:
         self._share = share
         self._unshare = unshare
         self._known: OrderedDict[str, Ref] = OrderedDict()
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
 
     def order(self, order: BatchOrder) -> BatchOrder:
@@ -107,7 +110,28 @@ class Sender:
         """
         results = order.results if order.results is None or order.results.is_shared else None
         inputs = tuple(_with_refs(each, self._sent) for each in order.inputs)
-        return replace(order, inputs=inputs, results=results)
+        steps = tuple(self._reachable(each) for each in order.steps)
+        return replace(order, inputs=inputs, results=results, steps=steps)
+
+    def _reachable(self, step: StepOrder) -> StepOrder:
+        """The step without a cache that only this machine has."""
+        if step.cache is None or step.cache.store.is_shared:
+            return step
+        url = step.cache.store.url
+        options = step.program.options.cache
+        if options is not None and options.run_once:
+            raise ResultStoreError(
+                f"task {step.program.options.name!r} runs once only, but the workers do not reach {url}, where that is claimed; "
+                'give result_storage="s3://..." or another place that all of them reach'
+            )
+        if url not in self._warned:
+            self._warned.add(url)
+            logger.warning(
+                "the workers do not reach %s, so nothing is cached there and nothing found; give result_storage= a place that all "
+                'of them reach, such as "s3://bucket/prefix"',
+                url,
+            )
+        return replace(step, cache=None)
 
     def _sent(self, ref: Ref) -> Ref:
         if ref.kind != "stored" or ref.data.is_shared:

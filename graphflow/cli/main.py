@@ -16,6 +16,7 @@ from graphflow.cli.bench import bench
 from graphflow.cli.chaos import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
+from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(runs, name="runs")
+app.add_typer(key, name="key")
 app.command()(fsck)
 app.command()(chaos)
 
@@ -108,6 +110,18 @@ def run(
             help="An id of your own: where there is such a run already, it is resumed, or shown if it completed.",
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            "-s",
+            metavar="URL",
+            help="Where results and the cache go: a folder, or a URL such as s3://bucket/prefix.",
+        ),
+    ] = None,
+    refresh_cache: Annotated[
+        bool, typer.Option("--refresh-cache", help="Make results anew, and use none that was cached.")
+    ] = False,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -124,6 +138,10 @@ def run(
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
         flow = _load(target)
+        if storage is not None:
+            flow = flow.with_options(result_storage=storage)
+        if refresh_cache:
+            flow = flow.with_options(refresh_cache=True)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
         begin = None if run_id is None else partial(_begin_with_id, run_id)
         code = run_and_show(flow, parameters, backend=backend, manner=manner, begin=begin)

@@ -13,7 +13,7 @@ from graphflow.states import State
 __all__ = ["Meter", "NodeRow", "NodeView", "format_eta", "format_rate", "format_seconds"]
 
 _WINDOW_SECONDS = 5.0
-_FAILED = ("Failed", "TimedOut", "UpstreamFailed", "Crashed")
+_FAILED = ("Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate")
 
 
 class NodeView(Protocol):

@@ -29,6 +29,7 @@ _STYLES = {
     "TimedOut": "red",
     "UpstreamFailed": "red",
     "Crashed": "red",
+    "Indeterminate": "red",
     "Paused": "yellow",
     "Cancelled": "yellow",
 }

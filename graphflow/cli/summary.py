@@ -125,7 +125,7 @@ def _body_failure(error: BaseException, *, is_verbose: bool) -> str:
 
 
 def _has_failed(counts: Iterable[str]) -> bool:
-    return not {"Failed", "TimedOut", "UpstreamFailed", "Crashed"}.isdisjoint(counts)
+    return not {"Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate"}.isdisjoint(counts)
 
 
 def _number(number: int | None) -> str:

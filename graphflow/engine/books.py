@@ -410,6 +410,8 @@ def derive_code(book: NodeBook) -> Code:
         code = Code.TIMED_OUT if not book.node.is_mapped else Code.FAILED
     elif fails and counts[Code.CRASHED]:
         code = Code.CRASHED
+    elif fails and counts[Code.INDETERMINATE]:
+        code = Code.INDETERMINATE
     elif counts[Code.UPSTREAM_FAILED]:
         code = Code.UPSTREAM_FAILED
     elif counts[Code.CANCELLED] or book.is_cut_short:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphflow.engine.books import OWN_FAILURES, NodeBook, chosen, codes_at
+from graphflow.engine.caches import Caches
 from graphflow.engine.core import Core
 from graphflow.engine.events import SubmitBatch
 from graphflow.errors import ValueUnavailable
@@ -47,14 +48,20 @@ def _is_tolerated(book: NodeBook, index: int) -> bool:
 class Persistence:
     """Which values are written to where they outlive the run.
 
-    `store` is None where none are; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
+    `store` is None where none are; `caches` has what is kept by keys; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
     tell whether they are the same.
     """
 
     store: ResultStore | None = None
+    caches: Caches | None = None
     epoch: int = 0
     default: bool = True
     compares: bool = False
+
+    def check(self, node: Node) -> None:
+        """Open what a node's results need before anything runs; raises `ResultStoreError`."""
+        if self.caches is not None:
+            self.caches.check(node)
 
     def keeps(self, program: Program) -> bool:
         """Whether a task's values are written."""
@@ -107,6 +114,9 @@ class Dispatcher:
             book = self._core.books[node_id]
             node = book.node
             assert node.program is not None
+            program, cache = node.program, None
+            if self._persistence.caches is not None:
+                program, cache = self._persistence.caches.prepare(program)
             slots: dict[int, SlotSource] = {}
             for dep in node.deps:
                 if dep.slot < 0:
@@ -122,14 +132,15 @@ class Dispatcher:
             steps.append(
                 StepOrder(
                     node=node_id,
-                    program=node.program,
+                    program=program,
                     slots=tuple(slots[slot] for slot in range(len(slots))),
                     tries=command.tries[number],
                     wants_info=book.wants_info,
                     timeout_seconds=command.limits[number] if command.limits else None,
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
-                    persists=self._persistence.keeps(node.program),
+                    persists=self._persistence.keeps(program),
+                    cache=cache,
                     wants_digests=number == 0
                     and self._persistence.compares
                     and any(not isinstance(source.values, range) for source in node.sources),

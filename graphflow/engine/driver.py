@@ -480,7 +480,7 @@ class Driver:
         missing = [
             step.node
             for step in report.steps
-            if Code.COMPLETED in step.states
+            if (Code.COMPLETED in step.states or Code.CACHED in step.states)
             and step.values is not None
             and (program := books[step.node].node.program) is not None
             and keeping.keeps(program)

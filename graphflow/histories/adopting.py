@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from graphflow.errors import HistoryError
@@ -20,7 +21,7 @@ LEFT_SECONDS = 3600.0
 _LEFTOVERS = (".new-*", ".unborn-*", ".removed-*")
 
 
-def adopt(folder: Path, key: bytes) -> tuple[list[str], list[str]]:
+def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list[str]]:
     """Write down all runs that the catalog of a place does not know; a catalog that is gone is made anew.
 
     Gives the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
@@ -42,7 +43,7 @@ def adopt(folder: Path, key: bytes) -> tuple[list[str], list[str]]:
             if catalog.run(place.name) is not None:
                 continue
             try:
-                header = _header(place, key)
+                header = _header(place, seal_of(place.name))
             except HistoryError as error:
                 wrong.append(str(error))
                 continue
@@ -66,8 +67,8 @@ def sweep(folder: Path) -> int:
     return count
 
 
-def _header(place: Path, key: bytes) -> RunHeader:
-    with RunReader(place, Seal(key, place.name), run_id=place.name) as reader:
+def _header(place: Path, seal: Seal) -> RunHeader:
+    with RunReader(place, seal, run_id=place.name) as reader:
         for _ in reader.entries():
             pass
         row, last = reader.row, reader.last_state()

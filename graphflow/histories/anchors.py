@@ -14,7 +14,7 @@ from pathlib import Path
 from graphflow.errors import HistoryError
 from graphflow.histories.seals import NBYTES, Seal
 
-__all__ = ["Anchor", "read_anchor"]
+__all__ = ["Anchor", "anchor_bytes", "read_anchor"]
 
 NAME = "anchor"
 _SLOT = struct.Struct(f"<8sq{NBYTES}s{NBYTES}s16x")
@@ -32,6 +32,10 @@ class Anchor:
         except OSError as error:
             raise HistoryError(f"{path} cannot be opened: {error.strerror}") from error
 
+    def use(self, seal: Seal) -> None:
+        """Sign with the key that the run was begun with."""
+        self._seal = seal
+
     def write(self, seq: int, head: bytes) -> None:
         """Say that this commit is there; a failure is no harm, as an anchor may be behind."""
         slot = _SLOT.pack(_MAGIC, seq, head, self._seal.anchor(seq, head))
@@ -45,15 +49,21 @@ class Anchor:
             os.close(descriptor)
 
 
-def read_anchor(folder: Path, seal: Seal) -> tuple[tuple[int, bytes] | None, bool]:
-    """The newest commit that an anchor tells of, if any, and whether the file is as it was written."""
+def anchor_bytes(folder: Path) -> bytes | None:
+    """The file as it is now; None where there is none."""
     try:
         with open(folder / NAME, "rb") as file:
-            content = file.read(2 * _SLOT.size + 1)
+            return file.read(2 * _SLOT.size + 1)
     except FileNotFoundError:
-        return None, False
+        return None
     except OSError as error:
         raise HistoryError(f"{folder / NAME} cannot be read: {error.strerror}") from error
+
+
+def read_anchor(content: bytes | None, seal: Seal) -> tuple[tuple[int, bytes] | None, bool]:
+    """The newest commit that an anchor tells of, if any, and whether the file is as it was written."""
+    if content is None:
+        return None, False
     best: tuple[int, bytes] | None = None
     is_whole = len(content) % _SLOT.size == 0 and len(content) <= 2 * _SLOT.size
     for start in range(0, len(content) - _SLOT.size + 1, _SLOT.size):

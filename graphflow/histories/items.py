@@ -10,11 +10,12 @@ from typing import Any, Literal, overload
 from graphflow.anomalies import NO_ERROR, Anomaly, AnomalyTable, Faults
 from graphflow.histories.packing import Packer, Unpacker, pressed, unpressed
 from graphflow.orders import Ref
-from graphflow.reports import StepReport, Stored, ValueInfo
+from graphflow.reports import CachedFrom, CachedOrigin, StepReport, Stored, ValueInfo
 
 __all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items"]
 
-VERSION = 1
+VERSION = 2
+"""The newest layout; what has nothing of it is written in the first."""
 DIGEST_NBYTES = 8
 
 _IS_RANGE = 1
@@ -29,6 +30,7 @@ _HAS_VARIANTS = 256
 _LANDS = 512
 _IS_HELD = 1024
 _IS_PARTIAL = 2048
+_HAS_CACHED = 4096
 _ANOMALY_COLUMNS = (
     ("positions", "I"),
     ("attempts", "H"),
@@ -104,8 +106,9 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
         | (_LANDS if body.held is not None else 0)
         | (_IS_HELD if body.held else 0)
         | (_IS_PARTIAL if step.stored is not None and not step.stored.is_whole else 0)
+        | (_HAS_CACHED if step.cached is not None else 0)
     )
-    out = Packer(VERSION)
+    out = Packer(1 if step.cached is None else VERSION)
     out.number(flags)
     out.number(body.batch)
     out.double(body.started)
@@ -142,6 +145,8 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
     if body.held:
         out.number(len(body.held))
         out.ints(body.held)
+    if step.cached is not None:
+        _pack_cached(out, step.cached)
     return out.data()
 
 
@@ -176,6 +181,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
     held: Sequence[int] | None = None
     if flags & _LANDS:
         held = come.ints(come.number()) if flags & _IS_HELD else ()
+    cached = _unpack_cached(come, count) if flags & _HAS_CACHED else None
     come.end()
     step = StepReport(
         node=node,
@@ -189,6 +195,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
         anomalies=anomalies,
         stored=stored,
         digests=digests,
+        cached=cached,
     )
     return ItemsBody(
         batch=batch,
@@ -199,6 +206,35 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
         errors=errors,
         variants=variants,
         held=held,
+    )
+
+
+def _pack_cached(out: Packer, cached: CachedFrom) -> None:
+    out.json(
+        [[each.store, each.pack, each.run_id, each.node, each.host, each.created] for each in cached.origins]
+    )
+    out.words(array("I", cached.numbers))
+    out.number(len(cached.indices))
+    if len(cached.indices):
+        out.words(cached.indices)
+
+
+def _unpack_cached(come: Unpacker, count: int) -> CachedFrom:
+    origins = tuple(
+        CachedOrigin(
+            store=str(store),
+            pack=str(pack),
+            run_id=str(run_id),
+            node=str(node),
+            host=str(host),
+            created=float(created),
+        )
+        for store, pack, run_id, node, host, created in come.json()
+    )
+    numbers = come.words("I", count)
+    known = come.number()
+    return CachedFrom(
+        origins=origins, numbers=numbers, indices=come.words("I", known) if known else array("I")
     )
 
 

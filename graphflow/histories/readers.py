@@ -10,7 +10,7 @@ from typing import Any
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew
 from graphflow.histories import schema
 from graphflow.histories.anchors import NAME as ANCHOR
-from graphflow.histories.anchors import read_anchor
+from graphflow.histories.anchors import anchor_bytes, read_anchor
 from graphflow.histories.databases import Database
 from graphflow.histories.migrating import opened
 from graphflow.histories.runfiles import RUN_FILE, RunRow
@@ -44,10 +44,11 @@ class RunReader:
         self.path = folder / RUN_FILE
         self._seal = seal
         # Before the file: it can only have grown since.
-        self.anchor, self.is_anchor_whole = read_anchor(folder, seal)
+        anchor = anchor_bytes(folder)
         self.database = _opened(self.path)
         try:
             self.row = self._read_row(run_id)
+            self.anchor, self.is_anchor_whole = read_anchor(anchor, self._seal)
         except BaseException:
             self.database.close()
             raise
@@ -216,11 +217,13 @@ class RunReader:
             raise HistoryDamaged(f"{self.path} is damaged: its row of the run is missing or unreadable")
         row = RunRow(*rows[0])
         self.row = row
-        if row.key_id != self._seal.key_id:
+        seal = self._seal.of(row.key_id)
+        if seal is None:
             raise HistoryDamaged(
                 f"{self.path} was signed with another key ({row.key_id.hex()}) than the secret.key of this place"
                 f" ({self._seal.key_id.hex()}); if that file was replaced, put the old one back"
             )
+        self._seal = seal
         if row.id != run_id:
             raise HistoryDamaged(
                 f"{self.path} is the history of run {row.id}, not of {run_id}; was a folder moved?"

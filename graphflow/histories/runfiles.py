@@ -118,6 +118,11 @@ class RunWriter:
                     f"run {self._run_id} was taken by a later driver than this one (epoch {self._epoch})"
                 )
             row = RunRow(*(self._database.row(schema.READ_RUN) or ()))
+            seal = self._seal.of(row.key_id)
+            if seal is None:
+                raise HistoryDamaged(f"{self.path} was signed with a key that is not known here")
+        self._seal = seal
+        self._anchor.use(seal)
         self.seq, self._number, self._head = row.seq, row.number, row.head
         self._anchor.write(self.seq, self._head)
         return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 __all__ = ["Seal"]
@@ -18,14 +18,25 @@ Head = tuple[int, int, int, int, float, bytes]
 
 
 class Seal:
-    """The hashes of one run; blake2b with a key, 16 bytes each."""
+    """The hashes of one run; blake2b with a key, 16 bytes each.
 
-    def __init__(self, key: bytes, run_id: str) -> None:
+    A run keeps the key that it began with: `older` are those of earlier, which `of` finds again.
+    """
+
+    def __init__(self, key: bytes, run_id: str, older: Sequence[bytes] = ()) -> None:
         self._key = key
+        self._older = tuple(older)
         self._run = run_id.encode()
         self.key_id = blake2b(b"graphflow key", digest_size=8, key=key).digest()
         """Tells keys apart, so that a history of another key is not called damaged."""
         self._body = blake2b(digest_size=NBYTES, key=key, person=b"gf-body")
+
+    def of(self, key_id: bytes) -> Seal | None:
+        """The seal that a run was begun with; None where that key is not known."""
+        if key_id == self.key_id:
+            return self
+        seals = (Seal(key, self._run.decode()) for key in self._older)
+        return next((seal for seal in seals if seal.key_id == key_id), None)
 
     def genesis(self, name: str, flow_name: str, created: float) -> bytes:
         """What the first commit follows."""

@@ -49,7 +49,7 @@ class SqliteHistory:
     folder
         Where they are; `settings.home()` by default. Made at the first run.
     key
-        What they are signed with; `settings.secret_key(folder)` by default.
+        What they are signed with; `settings.secret_keys(folder)` by default, of which the first signs new runs.
     clock
         What leases go by.
     lease_seconds
@@ -69,7 +69,7 @@ class SqliteHistory:
     ) -> None:
         self.folder = (settings.home() if folder is None else Path(folder).expanduser()).absolute()
         self.lease_seconds = settings.lease_seconds() if lease_seconds is None else lease_seconds
-        self._key = key
+        self._keys: tuple[bytes, ...] = () if key is None else (key,)
         self._clock: Clock = clock or SystemClock()
         self._holder = holder
         self._guard = threading.Lock()
@@ -381,7 +381,7 @@ class SqliteHistory:
         """
         from graphflow.histories.adopting import adopt
 
-        return adopt(self.folder, self._signing_key())
+        return adopt(self.folder, self._seal)
 
     def _shut_out(self, run_id: str, epoch: int) -> None:
         """Let a driver that was silent, and may wake up, write nothing more."""
@@ -397,13 +397,10 @@ class SqliteHistory:
     def _me(self) -> Holder:
         return self._holder or this_process()
 
-    def _signing_key(self) -> bytes:
-        if self._key is None:
-            self._key = settings.secret_key(self.folder)
-        return self._key
-
     def _seal(self, run_id: str) -> Seal:
-        return Seal(self._signing_key(), run_id)
+        if not self._keys:
+            self._keys = settings.secret_keys(self.folder)
+        return Seal(self._keys[0], run_id, self._keys[1:])
 
     def _make_folders(self) -> None:
         try:

@@ -104,15 +104,15 @@ def encode_values(
         count = min(count, len(values) - at)
         parts, kept = _frame(made, values, at, count, encoded.errors)
         nbytes = joined(parts)
-        if len(kept) > 1 and nbytes > 4 * BLOCK_NBYTES:
+        if len(kept) > 1 and nbytes > min(4 * BLOCK_NBYTES, large_nbytes):
             # Of a few large values each has its own block: one can be read without the others.
             for position in range(at, at + count):
                 encoded.errors.pop(position, None)
-            count = max(1, len(kept) * BLOCK_NBYTES // nbytes)
+            count = max(1, min(count // 2, len(kept) * BLOCK_NBYTES // nbytes))
             continue
         if kept:
             if nbytes > large_nbytes:
-                block = _blob(store, folder, parts, salt=salt, always=always, count=len(kept))
+                block = _blob(store, folder, parts, always=always, count=len(kept))
             else:
                 block = packed_block(parts, count=len(kept), salt=salt, always=always)
             encoded.blocks.append(block)
@@ -219,15 +219,14 @@ def values_of(data: Buffer, made: Serializer) -> list[Any]:
 # -- large values ------------------------------------------------------------------------------------------
 
 
-def _blob(
-    store: ResultStore, folder: str, parts: Sequence[Buffer], *, salt: bytes, always: bool, count: int
-) -> Block:
+def _blob(store: ResultStore, folder: str, parts: Sequence[Buffer], *, always: bool, count: int) -> Block:
     raw_nbytes = joined(parts)
     is_packed = always or compression.pays(parts)
     chunks = _chunks(parts)
     kept: list[Buffer] = list(compression.compressed_parts(chunks) if is_packed else chunks)
     name = f"blobs/{os.urandom(12).hex()}.blob"
-    digest = digest_of(kept, salt)
+    # Its name is its salt: it stays what it is when its pack is put together with others.
+    digest = digest_of(kept, name.encode())
     nbytes = store.publish(f"{folder}/{name}", kept)
     return Block(
         count=count,
@@ -246,7 +245,7 @@ def _chunks(parts: Iterable[Buffer]) -> Iterator[memoryview]:
             yield view[start : start + CHUNK_NBYTES]
 
 
-def read_blob(store: ResultStore, name: str, block: Block, salt: bytes) -> bytearray:
+def read_blob(store: ResultStore, folder: str, block: Block) -> bytearray:
     """The bytes of a large value, verified; read piece by piece into the place where they stay.
 
     Raises
@@ -257,7 +256,8 @@ def read_blob(store: ResultStore, name: str, block: Block, salt: bytes) -> bytea
         If the store cannot be read.
     """
     found = bytearray(block.raw_nbytes)
-    digest = blake2b(digest_size=16, key=salt, person=_BLOCK_PERSON)
+    name = f"{folder}/{block.blob}"
+    digest = blake2b(digest_size=16, key=block.blob.encode(), person=_BLOCK_PERSON)
     inflater = compression.Inflater(block.raw_nbytes) if block.codec & ZSTD else None
     at = 0
     try:

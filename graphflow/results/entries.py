@@ -43,6 +43,8 @@ __all__ = [
     "halves",
     "index_nbytes_of",
     "new_entries_name",
+    "part_name",
+    "parts_at",
     "parse_entries",
     "read_parts",
 ]
@@ -218,7 +220,7 @@ def build_entries(
     Parameters
     ----------
     parts
-        Columns by place, of 4 or 8 bytes per value, for those who ask why a key differs.
+        Columns by place, named by `part_name`, for those who ask why a key differs.
     drawn
         What makes the name unlike any other's; drawn at random where it is left out.
     is_plain
@@ -233,7 +235,7 @@ def build_entries(
         if not each.blob:
             body.append(each.data)
             offset += len(each.data)
-    parts_data = pack_columns([shape(name, values) for name, values in sorted(parts.items())])
+    parts_data = pack_columns([shape(name, parts[name]) for name in sorted(parts)])
     body.append(parts_data)
     pack.parts_place = (offset, len(parts_data), digest_of([parts_data], pack.salt))
     offset += len(parts_data)
@@ -359,8 +361,24 @@ def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail, 
     )
 
 
+def part_name(name: str, width: int) -> str:
+    """What the column of a part is called: packs that are put together may have one of each width."""
+    return f"{width}:{name}"
+
+
+def parts_at(parts: Mapping[str, Array], place: int) -> dict[str, tuple[bytes, ...]]:
+    """What the key of a value was made of, by the name of the part: 8 bytes, or 4, or what may be either."""
+    found: dict[str, tuple[bytes, ...]] = {}
+    for column in sorted(parts):
+        value = parts[column][place]
+        if value:
+            name = column.partition(":")[2]
+            found[name] = (*found.get(name, ()), value.tobytes())
+    return dict(sorted(found.items()))
+
+
 def read_parts(store: ResultStore, folder: str, pack: EntryPack) -> dict[str, Array]:
-    """The columns that keys were made of, by name and by place.
+    """The columns that keys were made of, by `part_name` and by place; zeros where a value has no such part.
 
     Raises
     ------

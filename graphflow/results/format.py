@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from graphflow.errors import ResultDamaged, ResultStoreError
+from graphflow.errors import ResultDamaged, ResultNotSigned, ResultStoreError
 from graphflow.ports import Buffer, ResultStore
 from graphflow.results.compression import decompress
 
@@ -216,7 +216,10 @@ class Tail:
                 if self.signer == NO_KEY
                 else "was signed with another key than this installation's"
             )
-            raise damage(store, self.name, f"it {how}")
+            raise ResultNotSigned(
+                f"the stored result {self.name} in {store.url} {how}; it is not used: share the key, or say that what is not "
+                "signed may be used"
+            )
         elif blake2b(index, digest_size=16, person=_SUM_PERSON).digest() != self.checksum:
             raise damage(store, self.name, "its index differs")
         try:

@@ -19,7 +19,7 @@ from graphflow.states import Code
 __all__ = ["store_report"]
 
 logger = logging.getLogger("graphflow.results")
-_COMPLETED = int(Code.COMPLETED)
+_VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 
 
 def store_report(
@@ -67,7 +67,7 @@ def store_report(
 def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) -> Section | None:
     """The values of a step as they are to be written; None where there are none."""
     ref = step.values
-    if ref is None or ref.kind == "gone" or _COMPLETED not in step.states:
+    if ref is None or ref.kind == "gone" or 1 not in step.states.translate(_VALUED):
         return None
     if ref.kind == "inline" and b"DROPPED" not in ref.data:
         # These bytes came from a worker, where they were tried.

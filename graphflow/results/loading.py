@@ -255,7 +255,7 @@ def raw_block(
     """
     found = pack.block(block)
     if found.codec & BLOB:
-        return read_blob(store, f"{folder}/{found.blob}", found, pack.salt)
+        return read_blob(store, folder, found)
     if len(data) != found.nbytes or digest_of([data], pack.salt) != found.digest:
         raise damage(
             store,

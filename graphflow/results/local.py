@@ -120,7 +120,7 @@ class LocalStore:
             raise self._not_written(name, parts, error) from error
         return total
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: a complete file gets its name by a hard link, which is made once.
 
         Raises
@@ -148,7 +148,7 @@ class LocalStore:
             failpoint("store.create.before")
             folder = self._open_folder(above, makes=True)
             try:
-                _write_and(link, last, [data], folder)
+                _write_and(link, last, [data], folder, is_lasting=is_lasting)
             finally:
                 os.close(folder)
             failpoint("store.create.after")
@@ -316,6 +316,29 @@ class LocalStore:
                     f"the result {name} cannot be removed from {self.folder}: {error.strerror or error}"
                 ) from error
 
+    def sweep(self, prefix: str, *, before: float) -> int:
+        """Remove what killed writers left below a prefix, last written before a time; how many files that were.
+
+        Raises
+        ------
+        ResultStoreError
+            If the folder cannot be read or written.
+        """
+        check_prefix(prefix)
+        count = 0
+        try:
+            for place, _, names in os.walk(f"{self.folder}/{prefix.rpartition('/')[0]}"):
+                for name in names:
+                    path = f"{place}/{name}"
+                    if name.startswith(".") and name.endswith(".tmp"):
+                        with suppress(FileNotFoundError):
+                            if os.lstat(path).st_mtime < before:
+                                os.unlink(path)
+                                count += 1
+        except OSError as error:
+            raise self._not_listed(error.strerror or str(error)) from error
+        return count
+
     def check(self) -> None:
         """Write, read and remove a probe.
 
@@ -332,7 +355,14 @@ class LocalStore:
         self.delete([name])
 
 
-def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Buffer], folder: int) -> int:
+def _write_and(
+    finish: Callable[[str, int], None],
+    name: str,
+    parts: Sequence[Buffer],
+    folder: int,
+    *,
+    is_lasting: bool = True,
+) -> int:
     """A complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
     temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
@@ -340,12 +370,14 @@ def _write_and(finish: Callable[[str, int], None], name: str, parts: Sequence[Bu
         try:
             total = sum(_write(file, part) for part in parts)
             failpoint("store.write.after")
-            os.fsync(file)
+            if is_lasting:
+                os.fsync(file)
             failpoint("store.fsync.after")
         finally:
             os.close(file)
         finish(temporary, folder)
-        os.fsync(folder)
+        if is_lasting:
+            os.fsync(folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)

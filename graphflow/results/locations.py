@@ -13,7 +13,7 @@ from graphflow.errors import ResultStoreError
 
 __all__ = ["Location", "check_options", "frozen", "local_folder", "parse", "scrub", "secrets_of"]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(?=:)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _LOCAL = ("file", "local")
 _S3 = ("s3", "s3a")
 _SHOWN = frozenset(
@@ -71,10 +71,12 @@ def local_folder(place: str) -> Path | None:
     ResultStoreError
         If a file URL names another host.
     """
+    if "::" in place and "://" in place:
+        return None
     scheme = _SCHEME.match(place)
     if scheme is None or not place[scheme.end() :].startswith(("://", ":/")):
         return Path(place).expanduser()
-    if "::" in place or scheme.group().lower() not in _LOCAL:
+    if scheme.group().lower() not in _LOCAL:
         return None
     parts = urlsplit(place)
     if parts.netloc not in ("", "localhost"):
@@ -93,14 +95,15 @@ def parse(url: str) -> Location:
         If it has no protocol, leads out of itself, or holds what is no place: a query, or credentials for S3.
     """
     scheme, separator, rest = url.partition("://")
-    protocol = scheme.lower().rpartition("::")[2]
-    if not separator or not protocol:
+    protocol = scheme.lower()
+    if not separator or not _SCHEME.fullmatch(protocol):
         raise ResultStoreError(
-            "a result store is a folder, or a URL with a protocol like s3://bucket/prefix; this one has no protocol"
+            "a result store is a folder, or a URL with one protocol, like s3://bucket/prefix; chains of file systems "
+            "('simplecache::s3://...') are refused, since a cache would hide what others write"
         )
     host, slash, path = rest.partition("/")
     user, at, host = host.rpartition("@")
-    hidden = f"{scheme.lower()}://{'***@' if at else ''}{host}{slash}{path}"
+    hidden = f"{protocol}://{'***@' if at else ''}{host}{slash}{path}"
     if any(sign in path or sign in host for sign in "?#"):
         plain = re.split(r"[?#]", hidden, maxsplit=1)[0]
         raise ResultStoreError(
@@ -120,8 +123,8 @@ def parse(url: str) -> Location:
         )
     tail = f"{host}{f'/{path}' if path else ''}"
     return Location(
-        url=f"{scheme.lower()}://{user}{at}{tail}",
-        shown=f"{scheme.lower()}://{'***@' if at else ''}{tail}",
+        url=f"{protocol}://{user}{at}{tail}",
+        shown=f"{protocol}://{'***@' if at else ''}{tail}",
         protocol=protocol,
     )
 

@@ -135,7 +135,7 @@ class FsspecStore:
         )
         return len(data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: True if this very call made it.
 
         A server may have written it and yet answer with an error, so what is there is read back and compared.

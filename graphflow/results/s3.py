@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -128,6 +127,8 @@ class S3:
         return found
 
     async def _get_all(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> Any:
+        import asyncio
+
         places = asyncio.Semaphore(CONNECTIONS)
 
         async def get(part: Range, timeout: float) -> bytes:

@@ -90,10 +90,11 @@ def _used(url: str, options: Mapping[str, Any] | None) -> tuple[str, dict[str, A
             known = _known.get(location.shown)
             if known is not None:
                 return known
-            options = _configured(location.protocol)
-        used = location.url, check_options(options)
-        if location.url == location.shown and not options:
-            return used
+            used = location.url, check_options(_configured(location.protocol))
+            if location.url == location.shown:
+                return used
+        else:
+            used = location.url, check_options(options)
         _known[location.shown] = used
         return used
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from graphflow.ports import ResultStore
 from graphflow.results.blocks import Block, encode_values
-from graphflow.results.entries import EntryPack, Origin, build_entries
+from graphflow.results.entries import EntryPack, Origin, build_entries, part_name
 
 __all__ = ["SALT_NBYTES", "block_columns", "write_entries"]
 
@@ -81,8 +81,12 @@ def write_entries(
         ordinals=np.arange(len(kept), dtype=np.uint32),
         **block_columns(encoded.blocks, [0] * len(encoded.blocks)),
     )
-    chosen_parts = {name: _part(name, data, kept, count) for name, data in parts.items()}
-    pieces = build_entries(pack, encoded.blocks, chosen_parts, key=store.keys[0])
+    columns = {
+        part_name(name, each.dtype.itemsize): each
+        for name, data in parts.items()
+        for each in _part(name, data, kept, count)
+    }
+    pieces = build_entries(pack, encoded.blocks, columns, key=store.keys[0])
     store.publish(f"{folder}/{pack.name}", pieces)
     return pack, errors
 
@@ -93,13 +97,16 @@ def _numbers(indices: Sequence[int]) -> Array:
     return np.asarray(indices, np.int64)
 
 
-def _part(name: str, data: bytes, kept: Array, count: int) -> Array:
-    """What a part of the key is for each value, as numbers."""
+def _part(name: str, data: bytes, kept: Array, count: int) -> list[Array]:
+    """What a part of the key is for each value, as numbers. Of two values, 8 bytes may mean both: both are kept."""
+    found = []
     if len(data) == 4 * count:
-        return np.frombuffer(data, "<u4")[kept]
+        found.append(np.frombuffer(data, "<u4")[kept])
     if len(data) == 8:
-        return np.full(len(kept), np.frombuffer(data, "<u8")[0])
-    raise ValueError(f"the part {name} has {len(data)} bytes; it has 8, or 4 for each of {count} values")
+        found.append(np.full(len(kept), np.frombuffer(data, "<u8")[0]))
+    if not found:
+        raise ValueError(f"the part {name} has {len(data)} bytes; it has 8, or 4 for each of {count} values")
+    return found
 
 
 def block_columns(blocks: Sequence[Block], serializers: Sequence[int]) -> dict[str, Any]:

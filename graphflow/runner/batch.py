@@ -12,10 +12,10 @@ import types
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphflow.context import TaskContext
-from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
+from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError, SerializationError
 from graphflow.failpoints import failpoint
 from graphflow.mapping import DROPPED, is_small, value_info
 from graphflow.orders import BatchOrder, Lane
@@ -52,9 +52,13 @@ from graphflow.runner.turns import run_in_turn
 from graphflow.runner.watchdog import Abandoned, watchdog
 from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 
+if TYPE_CHECKING:
+    from graphflow.runner.caching import BatchCache
+
 __all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
 
 _SUCCESS = int(Code.COMPLETED)
+SUCCESS_CODES = (int(Code.COMPLETED), int(Code.CACHED))
 _clock = time.perf_counter
 
 
@@ -86,8 +90,11 @@ class Batch:
             else None
         )
         self.teller: Teller | None = None
-        self.dropping = [step for step in self.steps if not step.order.keeps]
+        self.dropping = [step for step in self.steps if not step.order.keeps and step.order.cache is None]
         """Steps whose values only later steps of this batch need."""
+        self.caches: BatchCache | None = None
+        self.store_error = ""
+        """Why a cache could not be used; empty where it could."""
         self.started_cpu = time.thread_time()
         self._thread = threading.get_ident()
 
@@ -104,17 +111,31 @@ class Batch:
             inputs = ready_inputs(self.order, self.host.load)
         except Exception as error:
             return self._refuse(error)
-        for step in self.steps:
-            step.prepare(
-                [
-                    self.steps[source.step].values if isinstance(source, Lane) else inputs[source]
-                    for source in step.order.slots
-                ]
-            )
-        reached = self._run_items()
+        slots = [
+            [
+                self.steps[source.step].values if isinstance(source, Lane) else inputs[source]
+                for source in step.order.slots
+            ]
+            for step in self.steps
+        ]
+        for step, its_slots in zip(self.steps, slots, strict=True):
+            step.prepare(its_slots)
+        try:
+            if any(step.order.cache is not None for step in self.steps):
+                # What caches need takes longer to import than a small flow takes to run.
+                from graphflow.runner.caching import BatchCache
+
+                self.caches = BatchCache(self, slots)
+            reached = self._run_items()
+        except ResultStoreError as error:
+            self.store_error = str(error)
+            reached = 0
         with self.progress.lock:
             positions = self.progress.last(reached)
-        return self.report(positions)
+        report = self.report(positions)
+        if self.caches is not None:
+            self.caches.close()
+        return report
 
     def _run_items(self) -> int | None:
         """Run the items; gives how many, where they run in turn."""
@@ -169,6 +190,9 @@ class Batch:
             if part is not None:
                 positions, held = part
                 self.host.progress(self.report(positions, held))
+                if progress.is_cut and self.caches is not None:
+                    # What is handed back may begin elsewhere at once.
+                    self.caches.land()
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
@@ -176,6 +200,8 @@ class Batch:
         self.host.ending()
         with self.progress.lock:
             report = self.report(self.progress.last(reached), held, is_last=True)
+        if self.caches is not None:
+            self.caches.close()
         self.host.give_up(report)
 
     # -- used by all ways of running: in turn, in chunks and concurrently --------------------------------
@@ -408,12 +434,29 @@ class Batch:
             cpu_seconds=cpu_seconds,
             is_remote=not self.host.is_local,
             is_packed=self.order.results is not None,
-            store_error=store_error,
+            store_error=store_error or self.store_error,
         )
 
+    def _keep(self, positions: Sequence[int]) -> None:
+        """Keep in their caches what was made; then values may be dropped that nothing else needs."""
+        assert self.caches is not None
+        try:
+            self.caches.keep(positions)
+        except Exception as error:
+            # Whatever a store raises, the report comes back, and its driver decides.
+            self.store_error = str(error) or type(error).__name__
+        late = [step for step in self.steps if not step.order.keeps and step.order.cache is not None]
+        for position in positions if late else ():
+            if all(step.states[position] in GOOD_CODES for step in self.steps):
+                for step in late:
+                    if step.values[position] is not None and not is_small(step.values[position]):
+                        step.values[position] = DROPPED
+
     def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[tuple[StepReport, ...], str]:
+        if self.caches is not None:
+            self._keep(positions)
         for step in self.steps:
-            if not step.program.is_mapped and 0 in positions and step.states[0] == _SUCCESS:
+            if not step.program.is_mapped and 0 in positions and step.states[0] in SUCCESS_CODES:
                 step.values[0], step.info = value_info(step.values[0], is_mapped_over=step.order.wants_info)
         columns = [part_of(step.values, positions) for step in self.steps]
         packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
@@ -445,6 +488,7 @@ class Batch:
                     grafts=records_of(step.grafts, positions),
                     stored=None if own is None else own.stored,
                     digests=step.digests(positions),
+                    cached=None if step.cache is None else step.cache.cached_from(positions),
                 )
             )
         return tuple(reports), store_error

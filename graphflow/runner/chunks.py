@@ -27,6 +27,7 @@ from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
+    from graphflow.runner.caching import BatchCache
 
 __all__ = ["FIRST_CHUNK", "run_in_chunks"]
 
@@ -61,6 +62,7 @@ class _Chunks:
         self._calls_seconds = 0.0
         self._called = 0
         self._has_begun = False
+        self._followers: dict[int, list[int]] = {}
         self._has_new_limit: Callable[[], Any] | None = None
         """Tells the loop of an async function's call that its limit is known."""
 
@@ -79,6 +81,7 @@ class _Chunks:
                 return
             self._has_begun = True
             self._run_chunk(chunk)
+            self._run_followers()
             if time.perf_counter() >= batch.deadline or batch.is_stopped():
                 return
 
@@ -106,6 +109,8 @@ class _Chunks:
     def _run_chunk(self, chunk: list[int]) -> None:
         """Decide the items of a chunk: call, and halve what raises."""
         batch, step = self._batch, self._step
+        if batch.caches is not None:
+            chunk = self._without_cached(batch.caches, chunk)
         if step.has_doubtful_input:
             lost = [position for position in chunk if batch.lost_input(step, position)]
             batch.progress.mark_ended(lost)
@@ -139,6 +144,31 @@ class _Chunks:
             else:
                 self._succeeded(part, results, start)
             batch.progress.mark_ended(part)
+
+    def _without_cached(self, caches: BatchCache, chunk: list[int]) -> list[int]:
+        """The items of a chunk that are to be executed; of equal ones the first, which the others wait for."""
+        batch, step = self._batch, self._step
+        if step.cache is None or not chunk:
+            return chunk
+        left: list[int] = []
+        for position in chunk:
+            caches.look_ahead(position)
+            if step.has_doubtful_input and step.lost_input(position) is not None:
+                left.append(position)
+            elif step.states[position] or step.cache.take(position):
+                batch.progress.mark_ended((position,))
+            elif (leader := step.cache.leader(position)) is not None:
+                self._followers.setdefault(leader, []).append(position)
+            else:
+                left.append(position)
+        return left
+
+    def _run_followers(self) -> None:
+        """Items that equal ones were waited for; where these failed, they are executed."""
+        while self._followers:
+            rest = [position for group in self._followers.values() for position in group]
+            self._followers.clear()
+            self._run_chunk(rest)
 
     def _label(self, positions: Sequence[int]) -> None:
         step, context, labels = self._step, self._step.context, self._step.labels

@@ -18,10 +18,12 @@ from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
+    from graphflow.runner.caching import StepCache
 
 __all__ = ["run_concurrently"]
 
 LEARN_SECONDS = 0.05
+LOOK_SECONDS = 0.005
 _SUCCESS = int(Code.COMPLETED)
 
 
@@ -72,6 +74,11 @@ class _Loop:
             if guard is not None:
                 guard.close()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the batch is given up."""
+        return self._is_given_up
+
     def ended(self, item: _Item) -> None:
         """An item went through all its steps, or the batch is given up."""
         if self._is_given_up:
@@ -94,6 +101,12 @@ class _Loop:
             position = next(progress.rest, None)
             if position is None:
                 break
+            if batch.caches is not None:
+                batch.caches.look_ahead(position)
+                if batch.caches.is_done(position):
+                    self._has_begun = True
+                    progress.mark_ended((position,))
+                    continue
             self._has_begun = True
             # If the process dies, nobody knows which of several items it was.
             batch.host.note(order.id, SEVERAL if items else order.indices[position])
@@ -208,9 +221,11 @@ class _Item:
         batch, position = self.batch, self.position
         try:
             for number, step in enumerate(batch.steps):
-                if step.in_lane and not step.goes_on(position, batch.steps):
+                if step.states[position] or (step.in_lane and not step.goes_on(position, batch.steps)):
                     continue
                 if step.has_doubtful_input and batch.lost_input(step, position):
+                    continue
+                if step.cache is not None and await self._is_taken(step, step.cache):
                     continue
                 # The items run at the same time: each has a context of its own.
                 context = step.new_context()
@@ -222,6 +237,19 @@ class _Item:
                 batch.drop_values(position)
         finally:
             self._loop.ended(self)
+
+    async def _is_taken(self, step: Step, cache: StepCache) -> bool:
+        """Whether the item need not be executed; an equal one that is under way is waited for."""
+        while True:
+            if cache.take(self.position):
+                return True
+            leader = cache.leader(self.position)
+            if leader is None:
+                return False
+            while not step.states[leader] and not self._loop.is_over:
+                await asyncio.sleep(LOOK_SECONDS)
+            if not step.states[leader]:
+                return False
 
     async def _run_step(self, step: Step, context: TaskContext, spare: list[FragmentRecorder]) -> None:
         batch, position = self.batch, self.position

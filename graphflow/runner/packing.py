@@ -20,7 +20,7 @@ from graphflow.states import GOOD_CODES, Code
 __all__ = ["pack_values"]
 
 logger = logging.getLogger("graphflow.results")
-_COMPLETED = int(Code.COMPLETED)
+_VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 
 
 def pack_values(
@@ -74,7 +74,7 @@ def _packed(
     column: list[Any],
 ) -> Packed | None:
     """A column as bytes; None where there is no value that anything could ask for."""
-    if _COMPLETED not in part_of(step.states, positions):
+    if 1 not in part_of(step.states, positions).translate(_VALUED):
         return None
     if not step.order.keeps and all(_has_ended_well(each, positions) for each in steps):
         return None

@@ -6,7 +6,7 @@ import itertools
 import types
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphflow.anomalies import AnomalyTable
 from graphflow.context import TaskContext
@@ -32,6 +32,9 @@ from graphflow.runner.inputs import (
     make_chunk_call,
 )
 from graphflow.states import FAILED_CODES, Code
+
+if TYPE_CHECKING:
+    from graphflow.runner.caching import StepCache
 
 __all__ = ["ONE_SHOT", "Step"]
 
@@ -93,6 +96,8 @@ class Step:
         self._sink = sink
         self._digests = digested(order, batch) if order.wants_digests else b""
         """What the items are mapped over, 8 bytes each; made before an item can change its input."""
+        self.cache: StepCache | None = None
+        """What it has in its cache; None without one."""
         self.context = self.new_context()
         self.recorder = self.new_recorder(self.context)
         """Takes the calls of the item that runs, where items run one after the other."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.context import RECORDER, RUNNING
 from graphflow.runner.faults import MAX_SUMMARIES
+from graphflow.runner.marks import ODD
 from graphflow.runner.pace import Slots
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Guard, ItemTimeout, watchdog
@@ -15,6 +16,7 @@ from graphflow.states import FAILED_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
+    from graphflow.runner.caching import BatchCache
 
 __all__ = ["STOP_CHECK_SECONDS", "STOP_CHECK_WAITING_SECONDS", "run_in_turn", "wait_for_slot"]
 
@@ -58,11 +60,33 @@ def _run_plain(batch: Batch) -> int:
     odd_types, clock, started, deadline = batch.odd_types, time.perf_counter, batch.started, batch.deadline
     is_chain, add_error, drops = len(steps) > 1, batch.errors.add, bool(batch.dropping)
     check_at = min(deadline, started + STOP_CHECK_SECONDS)
+    caches = batch.caches
+    looked, marks = (0, caches.marks) if caches is not None else (batch.size, b"")
+    careful: _Careful | None = None
     start = started
     position = -1
     for step in steps:
         step.context.attempt = 1
     for position in batch.progress.rest:
+        if caches is not None:
+            if position >= looked:
+                looked = caches.look_ahead(position)
+                start = clock()
+            if marks[position]:
+                if marks[position] == ODD:
+                    careful = careful or _Careful(batch)
+                    careful.run_cached(caches, position)
+                    for step in steps:
+                        step.context.attempt = 1
+                    RUNNING.set(steps[0].context)
+                    RECORDER.set(steps[0].recorder)
+                    start = clock()
+                if start >= check_at:
+                    start = clock()
+                    if batch.is_stopped() or (start >= deadline and not caches.is_found(position + 1)):
+                        break
+                    check_at = start + STOP_CHECK_SECONDS
+                continue
         index = indices[position]
         note(number, index)
         for step in steps:
@@ -216,6 +240,8 @@ class _Careful:
                 self._guard.close()
 
     def _run(self) -> int:
+        if self._batch.caches is not None:
+            return self._run_cached(self._batch.caches)
         batch, slots = self._batch, self._batch.slots
         note, number, deadline = batch.host.note, batch.order.id, batch.deadline
         check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
@@ -238,6 +264,52 @@ class _Careful:
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1
+
+    def _run_cached(self, caches: BatchCache) -> int:
+        """The way where results may be there already."""
+        batch, slots = self._batch, self._batch.slots
+        deadline = batch.deadline
+        check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
+        has_begun = False
+        position = -1
+        for position in batch.progress.rest:
+            caches.look_ahead(position)
+            looks_now = False
+            if not caches.is_done(position):
+                if slots is not None and not wait_for_slot(batch, slots, is_first=not has_begun):
+                    return position
+                has_begun = True
+                looks_now = self.run_cached(caches, position)
+            elif batch.dropping:
+                batch.drop_values(position)
+            now = time.perf_counter()
+            if now >= check_at or looks_now:
+                if batch.is_stopped():
+                    break
+                # What was found already costs nothing more.
+                if now >= deadline and not caches.is_found(position + 1):
+                    break
+                check_at = min(deadline, now + STOP_CHECK_SECONDS)
+        return position + 1
+
+    def run_cached(self, caches: BatchCache, position: int) -> bool:
+        """Run an item of which something may be there already; whether an attempt may have ended by Ctrl-C."""
+        batch = self._batch
+        looks_now = False
+        batch.host.note(batch.order.id, batch.order.indices[position])
+        for step in batch.steps:
+            if step.states[position] or (step.in_lane and not step.goes_on(position, batch.steps)):
+                continue
+            if batch.lost_input(step, position):
+                continue
+            if step.cache is not None and step.cache.take(position):
+                continue
+            RUNNING.set(step.context)
+            RECORDER.set(step.recorder)
+            looks_now |= run_step(batch, step, position, self)
+        if batch.dropping:
+            batch.drop_values(position)
+        return looks_now
 
     def timed(
         self, step: Step, position: int, start: float, args: tuple[Any, ...], kwargs: dict[str, Any]

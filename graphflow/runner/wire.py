@@ -134,6 +134,7 @@ class OrderEncoder:
                     step.keeps,
                     step.persists,
                     step.wants_digests,
+                    step.cache,
                 )
                 for step in order.steps
             ],
@@ -311,6 +312,7 @@ def decode_order(
             keeps=keeps,
             persists=persists,
             wants_digests=wants_digests,
+            cache=cache,
         )
         for (
             node,
@@ -321,6 +323,7 @@ def decode_order(
             keeps,
             persists,
             wants_digests,
+            cache,
         ), program, tries in zip(pickle.loads(header.steps), programs, header.tries, strict=True)
     )
     return BatchOrder(

@@ -26,7 +26,7 @@ class VolatileStore:
         self.objects[name] = b"".join(parts)
         return len(self.objects[name])
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one."""
         return self.objects.setdefault(name, data) is data
 

@@ -101,7 +101,9 @@ def test_a_store_that_was_sent_works_without_the_environment(
     assert store.read("from/there", 0, 5) == b"hello"
 
 
-def test_a_crash_between_link_and_end_leaves_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_link_and_end_leaves_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = LocalStore(tmp_path, key=KEY)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     monkeypatch.setenv("GRAPHFLOW_FAILPOINTS", "store.link.after:kill")

@@ -1,0 +1,353 @@
+"""What caching costs, and what it saves: first runs, reruns in which all is found, on a disk and on S3, beside peers.
+
+python benchmarks/caching.py [--smoke] [--items 1000000] [--repeats 3] [--only disk s3 peers hash]
+
+S3 is moto's server on loopback, in a process of its own, which shares the machine; requests are counted by a proxy's log of
+the server. Peers keep one object per item: they are measured with fewer items. Prints one JSON line per figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from graphflow import INPUTS, backends, flow, task
+from graphflow.hashing import canonical_digest
+
+SLOTS = 2
+PEER_ITEMS = 1_000
+
+
+@contextmanager
+def home() -> Iterator[Path]:
+    """A home of its own for what follows."""
+    folder = Path(tempfile.mkdtemp(prefix="graphflow-bench-"))
+    before = dict(os.environ)
+    os.environ.update(GRAPHFLOW_HOME=str(folder))
+    try:
+        yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print one figure with its budget and the machine."""
+    place = {"python": platform.python_version(), "cpus": os.cpu_count(), "dask": metadata.version("dask")}
+    print(json.dumps({**figures, **place}), flush=True)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+@task
+def plain(x: int) -> int:
+    """Nothing."""
+    return x
+
+
+@task(cache_policy=INPUTS)
+def cached(x: int) -> int:
+    """Nothing, and kept."""
+    return x
+
+
+def _busy(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@task
+def plain_work(x: int) -> int:
+    """20 µs of work."""
+    _busy(20e-6)
+    return x
+
+
+@task(cache_policy=INPUTS)
+def cached_work(x: int) -> int:
+    """20 µs of work, and kept."""
+    _busy(20e-6)
+    return x
+
+
+def objects(folder: Path) -> tuple[int, int]:
+    """How many objects the cache has, and their bytes."""
+    sizes = [each.stat().st_size for each in folder.glob("cache/**/*") if each.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def disk(items: int, repeats: int) -> None:
+    """First runs with and without caching, and reruns in which all is found, on the local disk."""
+    with backends.processes(slots=SLOTS) as backend:
+
+        @flow(backend=backend)
+        def body(which: Any, count: int, start: int) -> None:
+            which.map(range(start, start + count))
+
+        with home() as folder:
+            body(plain, items // 10, 0)
+            for what, one, other, count in (
+                ("no-op", plain, cached, items),
+                ("20 us of work", plain_work, cached_work, max(1, items // 5)),
+            ):
+                without = statistics.median(
+                    seconds(lambda one=one, count=count: body(one, count, 0)) for _ in range(repeats)
+                )
+                starts = iter(range(10 * items, 10**12, 10 * items))
+                first = statistics.median(
+                    seconds(lambda other=other, count=count, starts=starts: body(other, count, next(starts)))
+                    for _ in range(repeats)
+                )
+                show(
+                    {
+                        "what": f"first run with caching, {what}",
+                        "items": count,
+                        "us_per_item": round(first / count * 1e6, 2),
+                        "without": round(without / count * 1e6, 2),
+                        "times": round(first / without, 2),
+                        "budget": 2.0,
+                    }
+                )
+            body(cached, items, 0)
+            found = [seconds(lambda: body(cached, items, 0)) for _ in range(repeats)]
+            show(
+                {
+                    "what": "all found again, local disk",
+                    "items": items,
+                    "us_per_item": round(statistics.median(found) / items * 1e6, 2),
+                    "budget": 10.0,
+                }
+            )
+            number, nbytes = objects(folder / "results")
+            show({"what": "objects before compaction", "objects": number, "bytes": nbytes})
+            command = [sys.executable, "-m", "graphflow", "cache", "compact", "--grace", "0"]
+            took = seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
+            number, nbytes = objects(folder / "results")
+            show(
+                {
+                    "what": "objects after compaction",
+                    "results": (repeats + 1) * items + repeats * max(1, items // 5),
+                    "objects": number,
+                    "bytes": nbytes,
+                    "seconds": round(took, 2),
+                    "budget": 200,
+                }
+            )
+            again = seconds(lambda: body(cached, items, 0))
+            show(
+                {
+                    "what": "all found again after compaction, local disk",
+                    "items": items,
+                    "us_per_item": round(again / items * 1e6, 2),
+                    "budget": 10.0,
+                }
+            )
+
+
+@contextmanager
+def s3_server(log: Path) -> Iterator[str]:
+    """moto's server; each request is a line of the log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=file,
+            stderr=file,
+        )
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(url, timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def requests(log: Path) -> int:
+    """Requests that the server answered so far."""
+    return sum(' HTTP/1.1" ' in line for line in log.read_text(errors="replace").splitlines())
+
+
+def s3(items: int, repeats: int) -> None:
+    """The same on S3, with the requests of all processes."""
+    with home() as folder, s3_server(folder / "s3.log") as url:
+        os.environ.update(
+            AWS_ENDPOINT_URL=url,
+            AWS_ACCESS_KEY_ID="bench",
+            AWS_SECRET_ACCESS_KEY="bench",
+            AWS_DEFAULT_REGION="us-east-1",
+        )
+        import s3fs
+
+        s3fs.S3FileSystem(endpoint_url=url).mkdir("bench-bucket")
+        with backends.processes(slots=SLOTS) as backend:
+
+            @flow(backend=backend)
+            def body(which: Any, count: int) -> None:
+                which.with_options(result_storage="s3://bench-bucket/cache").map(range(count))
+
+            body(plain, 1_000)
+            first = seconds(lambda: body(cached, items))
+            made = requests(folder / "s3.log")
+            show(
+                {
+                    "what": "first run with caching, S3 on loopback",
+                    "items": items,
+                    "us_per_item": round(first / items * 1e6, 2),
+                    "requests": made,
+                }
+            )
+            found, counts = [], []
+            for _ in range(repeats):
+                before = requests(folder / "s3.log")
+                found.append(seconds(lambda: body(cached, items)))
+                counts.append(requests(folder / "s3.log") - before)
+            show(
+                {
+                    "what": "all found again, S3 on loopback",
+                    "items": items,
+                    "us_per_item": round(statistics.median(found) / items * 1e6, 2),
+                    "budget": 20.0,
+                    "requests": int(statistics.median(counts)),
+                    "requests_budget": 2_000,
+                }
+            )
+
+
+def peers(items: int, repeats: int) -> None:
+    """All found again: graphflow, joblib.Memory and, where it is installed, Prefect."""
+    count = min(items, PEER_ITEMS)
+    with home():
+
+        @flow(backend="threads:2")
+        def body() -> None:
+            cached.map(range(count))
+
+        body()
+        ours = statistics.median(seconds(body) for _ in range(repeats))
+        show(
+            {"what": "all found again", "peer": "graphflow", "items": count, "us_per_item": _us(ours, count)}
+        )
+    import joblib
+
+    with tempfile.TemporaryDirectory() as place:
+        remembered = joblib.Memory(place, verbose=0).cache(_same)
+        for x in range(count):
+            remembered(x)
+        theirs = statistics.median(
+            seconds(lambda: [remembered(x) for x in range(count)]) for _ in range(repeats)
+        )
+        show(
+            {
+                "what": "all found again",
+                "peer": "joblib.Memory",
+                "items": count,
+                "us_per_item": _us(theirs, count),
+            }
+        )
+    if util.find_spec("prefect") is None:
+        show({"what": "all found again", "peer": "prefect", "skipped": "it is not installed (group peers)"})
+        return
+    with tempfile.TemporaryDirectory() as place:
+        code = _PREFECT.format(count=count)
+        environ = {**os.environ, "PREFECT_HOME": place, "PREFECT_LOGGING_LEVEL": "ERROR"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=600
+        )
+        if done.returncode:
+            show({"what": "all found again", "peer": "prefect", "error": done.stderr[-300:]})
+        else:
+            took = float(done.stdout.strip().splitlines()[-1])
+            show(
+                {
+                    "what": "all found again",
+                    "peer": "prefect",
+                    "items": count,
+                    "us_per_item": _us(took, count),
+                }
+            )
+
+
+_PREFECT = """
+import time
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+
+@task(cache_policy=INPUTS, persist_result=True)
+def same(x):
+    return x
+
+@flow
+def body():
+    same.map(range({count})).result()
+
+body()
+begin = time.perf_counter()
+body()
+print(time.perf_counter() - begin)
+"""
+
+
+def _same(x: int) -> int:
+    return x
+
+
+def _us(took: float, count: int) -> float:
+    return round(took / count * 1e6, 2)
+
+
+def hashes(items: int, repeats: int) -> None:
+    """The canonical hash of a small dict."""
+    value = {"name": "a name", "size": 3, "ratio": 0.5, "tags": ["a", "b"], "on": True}
+    count = min(items, 100_000)
+    found = statistics.median(
+        seconds(lambda: [canonical_digest(value) for _ in range(count)]) for _ in range(repeats)
+    )
+    show({"what": "canonical hash of a small dict", "us": _us(found, count), "budget": 5.0})
+
+
+def main() -> None:
+    """Measure and print."""
+    parts: dict[str, Callable[[int, int], None]] = {"disk": disk, "s3": s3, "peers": peers, "hash": hashes}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts))
+    given = parser.parse_args()
+    items, repeats = (2_000, 1) if given.smoke else (given.items, given.repeats)
+    for name in given.only:
+        parts[name](items, repeats)
+
+
+if __name__ == "__main__":
+    main()

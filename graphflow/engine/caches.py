@@ -1,0 +1,116 @@
+"""Which tasks of a run are cached, and where: what the driver tells batches of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from graphflow import settings
+from graphflow.caching import CacheDefaults
+from graphflow.errors import ResultStoreError
+from graphflow.graph import Node
+from graphflow.keys import key_spec
+from graphflow.orders import CacheOrder, Program
+from graphflow.ports import ResultStore
+from graphflow.results.stores import open_store
+
+__all__ = ["Caches", "storage_of"]
+
+logger = logging.getLogger("graphflow.cache")
+
+
+def storage_of(said: CacheDefaults) -> ResultStore:
+    """The store that a flow or task names, else the one that is configured, else the default in the home folder.
+
+    Raises
+    ------
+    ResultStoreError, SettingsError
+        If there is no such kind of store, or it is configured wrongly.
+    """
+    if said.result_storage is not None:
+        return open_store(said.result_storage, storage_options=said.result_storage_options)
+    url = settings.result_storage()
+    if url is not None:
+        return open_store(url, storage_options=settings.result_storage_options())
+    return open_store(settings.home() / "results")
+
+
+class Caches:
+    """The caches of one run's tasks.
+
+    Parameters
+    ----------
+    run_id
+        The flow run's id.
+    token
+        Sets this driver apart from others of the same run.
+    defaults
+        What the flow says of its tasks.
+    refreshes
+        Whether results are made anew in this run, whatever tasks say.
+    """
+
+    def __init__(self, *, run_id: str, token: str, defaults: CacheDefaults, refreshes: bool = False) -> None:
+        self._run_id = run_id
+        self._token = token
+        self._defaults = defaults
+        self._refreshes = refreshes
+        self._known: dict[int, tuple[Program, Program, CacheOrder | None]] = {}
+        self._stores: dict[str, ResultStore] = {}
+
+    def prepare(self, program: Program) -> tuple[Program, CacheOrder | None]:
+        """A node's program with what its flow says of caching, and where its results are kept; None if they are not.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be used, or cannot claim although the task runs once only.
+        """
+        known = self._known.get(id(program))
+        if known is None or known[0] is not program:
+            known = (program, *self._made(program))
+            self._known[id(program)] = known
+        return known[1], known[2]
+
+    def check(self, node: Node) -> None:
+        """Open what a node needs before anything runs; raises what `prepare` does."""
+        if node.program is not None:
+            self.prepare(node.program)
+
+    def _made(self, program: Program) -> tuple[Program, CacheOrder | None]:
+        if program.kind == "builtin":
+            return program, None
+        options = program.options.in_flow(self._defaults)
+        if options is not program.options:
+            program = replace(program, options=options)
+        cache = options.cache
+        if cache is None:
+            return program, None
+        spec = key_spec(program, run_id=self._run_id)
+        if spec is None:
+            return program, None
+        store = self._store(options.results)
+        if cache.run_once and not store.can_create:
+            raise ResultStoreError(
+                f"task {options.name!r} runs once only, but {store.url} cannot claim: it has no way to create an object only "
+                "where there is none; give result_storage= a local folder or an s3:// URL"
+            )
+        return program, CacheOrder(
+            store=store,
+            folder=f"cache/{spec.folder}",
+            spec=spec,
+            token=self._token,
+            serializer=options.result_serializer or "pickle",
+            refreshes=(self._refreshes and not cache.run_once) or bool(cache.refresh),
+            can_claim=store.can_create,
+        )
+
+    def _store(self, said: CacheDefaults) -> ResultStore:
+        """A store; each is tried once before anything runs."""
+        place = said.result_storage or ""
+        store = self._stores.get(place)
+        if store is None:
+            store = storage_of(said)
+            store.check()
+            self._stores[place] = store
+        return store

@@ -1,0 +1,18 @@
+"""Where a run's results went, as its history tells."""
+
+from __future__ import annotations
+
+from graphflow.histories.codec import decode
+from graphflow.ports import History
+from graphflow.records import Kind, Life
+
+__all__ = ["results_of"]
+
+
+def results_of(history: History, run_id: str) -> str:
+    """Where the results of a run went, as a URL without secrets; empty where that is not known."""
+    for entry in history.read(run_id, kinds=(Kind.LIFE,)):
+        life = decode(entry.record)
+        if isinstance(life, Life) and life.results:
+            return life.results
+    return ""

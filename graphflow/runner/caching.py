@@ -1,0 +1,623 @@
+"""The cache of a batch's tasks: items that need not be executed, and results that are kept by their keys.
+
+Keys are made and looked up for many items at once. An item whose inputs an earlier task of the batch makes is looked up when it
+is reached. What others execute at the moment is waited for; what is to be executed once only is claimed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from graphflow.anomalies import Anomaly
+from graphflow.errors import IndeterminateError, ResultStoreError
+from graphflow.failpoints import failpoint
+from graphflow.functions import signature_of
+from graphflow.orders import CacheOrder
+from graphflow.policies import Retry
+from graphflow.reports import CachedFrom, CachedOrigin
+from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
+from graphflow.results.claims import OnceClaim, OnceClaims, flights_of, this_process
+from graphflow.runner.inputs import Ready
+from graphflow.runner.keymaking import KeyMaker
+from graphflow.runner.labels import label_of
+from graphflow.runner.marks import DONE, ODD
+from graphflow.runner.progress import part_of
+from graphflow.runner.step import Step
+from graphflow.states import Code
+
+if TYPE_CHECKING:
+    from graphflow.runner.batch import Batch
+
+__all__ = ["BatchCache", "StepCache", "Unresolved"]
+
+logger = logging.getLogger("graphflow.cache")
+CHUNK = 16_384
+"""Items that are looked up at once."""
+KEY_NBYTES = 16
+NO_KEY = bytes(KEY_NBYTES)
+WAIT_SECONDS = 0.1
+MAX_WAIT_SECONDS = 2.0
+_CACHED = int(Code.CACHED)
+_COMPLETED = int(Code.COMPLETED)
+_warned: set[tuple[str, int, str]] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unresolved:
+    """An item that runs once only, and of which nobody knows whether it has run: what a task's `resolve` is given.
+
+    It gives the item's result, if it finds that the work was done; it raises `Retry` if it was not, and the item runs; whatever
+    else it raises leaves the item `Indeterminate`.
+
+    Attributes
+    ----------
+    key
+        The item's key, as hexadecimal digits.
+    run_id, node, index
+        Who began it: the run, the node's name, and the map index, None where that is no map.
+    host, pid, began
+        The process that died, and when it began the item.
+    parameters
+        The item's arguments, by name.
+    """
+
+    key: str
+    run_id: str
+    node: str
+    index: int | None
+    host: str
+    pid: int
+    began: datetime
+    parameters: Mapping[str, Any]
+
+
+def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    signature = signature_of(step.fn)
+    if signature is None:
+        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+class BatchCache:
+    """What a batch's tasks have in their caches.
+
+    Parameters
+    ----------
+    batch
+        The batch; its steps are ready.
+    slots
+        Per step, its inputs.
+    """
+
+    def __init__(self, batch: Batch, slots: Sequence[Sequence[Ready]]) -> None:
+        self._batch = batch
+        self.steps = [
+            StepCache(batch, step, step.order.cache, inputs) if step.order.cache is not None else None
+            for step, inputs in zip(batch.steps, slots, strict=True)
+        ]
+        for step, cache in zip(batch.steps, self.steps, strict=True):
+            step.cache = cache
+        self._looked = 0
+        self.marks = bytearray(batch.size)
+        """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
+
+    def look_ahead(self, position: int) -> int:
+        """See to it that this position was looked up, and many after it; gives the first that was not."""
+        if position >= self._looked:
+            self._look_up(position, min(self._batch.size, position + CHUNK))
+        return self._looked
+
+    def _look_up(self, position: int, stop: int) -> None:
+        self._looked = stop
+        steps = self._batch.steps
+        for step in steps:
+            if step.cache is None:
+                continue
+            positions: Sequence[int] = range(position, stop)
+            for source in step.in_lane:
+                states = steps[source].states
+                positions = [each for each in positions if states[each] == _CACHED]
+            if step.has_doubtful_input:
+                positions = [each for each in positions if step.lost_input(each) is None]
+            if len(positions):
+                step.cache.look_up(positions)
+        self._mark(position, stop)
+
+    def _mark(self, start: int, stop: int) -> None:
+        steps, marks = self._batch.steps, self.marks
+        done = bytes(code != 0 for code in range(256))
+        if len(steps) > 1:
+            marks[start:stop] = bytes([ODD]) * (stop - start)
+            for position in range(start, stop):
+                if self.is_done(position):
+                    marks[position] = DONE
+            return
+        cache = steps[0].cache
+        assert cache is not None
+        if steps[0].has_doubtful_input or cache.runs_once:
+            marks[start:stop] = bytes([ODD]) * (stop - start)
+        for position in cache.odd:
+            if position >= start:
+                marks[position] = ODD
+        found = bytes(steps[0].states[start:stop]).translate(done)
+        at = found.find(1)
+        while at >= 0:
+            marks[start + at] = DONE
+            at = found.find(1, at + 1)
+
+    def is_done(self, position: int) -> bool:
+        """Whether nothing of an item is left to be executed."""
+        return all(step.states[position] for step in self._batch.steps)
+
+    def is_found(self, position: int) -> bool:
+        """Whether a position was looked up, and nothing of its item is left to be executed."""
+        return position < self._looked and self.is_done(position)
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Keep what was made at these positions; they are told next.
+
+        Raises
+        ------
+        ResultStoreError
+            If a store cannot be written.
+        """
+        for cache in self.steps:
+            if cache is not None:
+                cache.keep(positions)
+
+    def land(self) -> None:
+        """What was not begun here may be executed elsewhere."""
+        for cache in self.steps:
+            if cache is not None:
+                cache.land()
+
+    def close(self) -> None:
+        """Nothing more is executed: what was claimed is free for others."""
+        for cache in self.steps:
+            if cache is not None:
+                cache.close()
+
+
+class StepCache:
+    """The cache of one task in one batch."""
+
+    def __init__(self, batch: Batch, step: Step, order: CacheOrder, slots: Sequence[Ready]) -> None:
+        options = step.options.cache
+        assert options is not None
+        self._batch = batch
+        self._step = step
+        self._order = order
+        self._options = options
+        self._maker = KeyMaker(step.program, order.spec, slots)
+        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
+        self._flights = (
+            flights_of(order.store, order.folder) if order.can_claim and not options.run_once else None
+        )
+        self._once = OnceClaims(order.store, order.folder) if options.run_once else None
+        size = batch.size
+        self._keys = bytearray(KEY_NBYTES * size)
+        self._has_looked = bytearray(size)
+        self._kept = bytearray(size)
+        self._parts: dict[str, bytes | bytearray] = {}
+        self._fresh: dict[bytes, int] = {}
+        """Where the first item of a key is in this batch."""
+        self.odd: set[int] = set()
+        """Positions where something is to be done at their turn: an equal one came before, or others execute it."""
+        self.runs_once = options.run_once
+        self._waits: set[int] = set()
+        """Positions that others execute at the moment."""
+        self._claimed: dict[int, bytes] = {}
+        self._open: list[int] = []
+        self._origins: dict[Any, int] = {}
+        self._listed: list[CachedOrigin] = []
+        self._numbers = array("I", bytes(4 * size))
+        self._indices = array("I", bytes(4 * size))
+
+    def key(self, position: int) -> bytes:
+        """The key of an item, zeros where it has none."""
+        return bytes(self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)])
+
+    # -- looking up -------------------------------------------------------------------------------------
+
+    def look_up(self, positions: Sequence[int]) -> None:
+        """Find the values of these items; those that are there are `Cached`."""
+        keys = self._make_keys(positions)
+        missing = self._find(positions, keys, is_again=False)
+        if not missing:
+            return
+        keys_of = self._keys_of(missing)
+        fresh = self._fresh
+        if fresh or len(set(keys_of)) < len(keys_of):
+            for key, position in zip(keys_of, missing, strict=True):
+                if fresh.setdefault(key, position) != position:
+                    self.odd.add(position)
+        else:
+            fresh.update(zip(keys_of, missing, strict=True))
+        if self._flights is not None:
+            self._fly(missing, keys_of)
+
+    def _keys_of(self, positions: Sequence[int]) -> list[bytes]:
+        keys = bytes(self._keys)
+        return [keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)] for position in positions]
+
+    def _make_keys(self, positions: Sequence[int]) -> bytes:
+        made = self._maker.keys(positions)
+        keys = made.keys
+        if isinstance(positions, range) and positions.step == 1:
+            self._keys[KEY_NBYTES * positions.start : KEY_NBYTES * positions.stop] = keys
+            self._has_looked[positions.start : positions.stop] = b"\1" * len(positions)
+        else:
+            for at, position in enumerate(positions):
+                self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)] = keys[
+                    KEY_NBYTES * at : KEY_NBYTES * (at + 1)
+                ]
+                self._has_looked[position] = 1
+        for name, part in made.parts.items():
+            if len(part) == 8:
+                self._parts[name] = part
+                continue
+            column = self._parts.get(name)
+            if not isinstance(column, bytearray):
+                column = self._parts[name] = bytearray(4 * self._batch.size)
+            if isinstance(positions, range) and positions.step == 1:
+                column[4 * positions.start : 4 * positions.stop] = part
+            else:
+                for at, position in enumerate(positions):
+                    column[4 * position : 4 * position + 4] = part[4 * at : 4 * at + 4]
+        for position, problem in made.problems.items():
+            self._warn("key", f"{self._name(position)} is not cached: {problem}")
+            break
+        return keys
+
+    def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
+        """Mark what is there; gives the positions with a key that are not."""
+        step = self._step
+        missing: list[int] = list(positions)
+        if NO_KEY in keys:
+            missing = [
+                position
+                for at, position in enumerate(positions)
+                if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY
+            ]
+        if self._order.refreshes and not is_again:
+            return missing
+        if not missing:
+            return []
+        found = self._folder.find(keys, now=time.time())
+        hits = found.hits
+        if not any(hits):
+            return missing
+        values = self._folder.load(found, range(len(positions)))
+        left: list[int] = []
+        for at, position in enumerate(positions):
+            value = values[at]
+            if not hits[at] or value is MISSING:
+                if keys[KEY_NBYTES * at : KEY_NBYTES * (at + 1)] != NO_KEY:
+                    left.append(position)
+                continue
+            step.values[position] = value
+            step.states[position] = _CACHED
+            self._note(position, found.made(at))
+        if step.labels is not None:
+            for position in positions:
+                if step.states[position] == _CACHED:
+                    self._label(position)
+        return left
+
+    def _note(self, position: int, made: Made) -> None:
+        place = (made.pack, made.run_id, made.node, made.host, made.created)
+        number = self._origins.get(place)
+        if number is None:
+            self._listed.append(
+                CachedOrigin(
+                    store=self._order.store.url,
+                    pack=made.pack,
+                    run_id=made.run_id,
+                    node=made.node,
+                    host=made.host,
+                    created=made.created,
+                )
+            )
+            number = self._origins[place] = len(self._listed)
+        self._numbers[position] = number
+        self._indices[position] = made.index
+
+    def _label(self, position: int) -> None:
+        step = self._step
+        assert step.labels is not None
+        with contextlib.suppress(Exception):
+            args, kwargs = step.call(position)
+            context = step.new_context()
+            context.map_index = self._batch.order.indices[position] if context.is_mapped else None
+            step.labels[position] = label_of(step.program, args, kwargs, context)
+
+    def _fly(self, missing: list[int], keys: list[bytes]) -> None:
+        """Say that these are executed here now; find those that others execute, or have just executed."""
+        assert self._flights is not None
+        number, taken, has_news = self._flights.claim(keys)
+        self._open.append(number)
+        if has_news and not self._order.refreshes:
+            self._folder.refresh()
+            self._find(missing, b"".join(keys), is_again=True)
+        if taken:
+            self._waits.update(
+                position
+                for key, position in zip(keys, missing, strict=True)
+                if key in taken and not self._step.states[position]
+            )
+            self.odd |= self._waits
+
+    # -- at an item's turn ------------------------------------------------------------------------------
+
+    def take(self, position: int) -> bool:
+        """Whether an item need not, or may not, be executed here: that is booked.
+
+        Otherwise it is begun: an equal item of this batch waits for its end.
+        """
+        step = self._step
+        if not self._has_looked[position]:
+            # An earlier task of the batch has just made its input.
+            keys = self._make_keys((position,))
+            self._find((position,), keys, is_again=False)
+        if step.states[position]:
+            return True
+        key = self.key(position)
+        if key == NO_KEY:
+            if self._once is not None:
+                self._refuse(position)
+                return True
+            return False
+        leader = self._fresh.setdefault(key, position)
+        if leader != position:
+            if step.states[leader] in (_COMPLETED, _CACHED):
+                self._follow(position, leader)
+                return True
+            if not step.states[leader]:
+                return False
+            self._fresh[key] = position
+        if position in self._waits:
+            self._wait(position)
+            return True
+        return self._once is not None and position not in self._claimed and not self._claim(position, key)
+
+    def leader(self, position: int) -> int | None:
+        """The position of an equal item that is being executed in this batch; None if there is none."""
+        found = self._fresh.get(self.key(position)) if self._has_looked[position] else None
+        if found is None or found == position or self._step.states[found]:
+            return None
+        return found
+
+    def _follow(self, position: int, leader: int) -> None:
+        """An equal item of this batch has the value."""
+        step, indices = self._step, self._batch.order.indices
+        step.values[position] = step.values[leader]
+        step.states[position] = _CACHED
+        if self._numbers[leader]:
+            self._numbers[position], self._indices[position] = self._numbers[leader], self._indices[leader]
+        else:
+            made = Made(
+                pack="",
+                run_id=self._batch.order.flow_run_id,
+                node=step.context.node,
+                index=indices[leader],
+                created=self._batch.started_wall,
+                host=this_process().host,
+            )
+            self._note(position, made)
+        if step.labels is not None:
+            self._label(position)
+
+    def _wait(self, position: int) -> None:
+        """Another batch executes an equal item: this one comes back later, without an attempt."""
+        step, batch = self._step, self._batch
+        step.states[position] = Code.AWAITING_RETRY
+        now = time.perf_counter() - batch.started
+        step.starts[position] = now
+        waited = min(MAX_WAIT_SECONDS, max(WAIT_SECONDS, now))
+        step.anomalies.add(
+            Anomaly(
+                position=position,
+                attempt=0,
+                code=Code.AWAITING_RETRY,
+                started=batch.started_wall + now,
+                duration=0.0,
+                delay=waited,
+            )
+        )
+
+    # -- once only --------------------------------------------------------------------------------------
+
+    def _refuse(self, position: int) -> None:
+        """Without a key, nobody could tell whether an item was executed."""
+        error = ResultStoreError(
+            f"{self._name(position)} is not executed: run_once needs a key for each item, and its arguments have no canonical "
+            "form; see register_hash, or give a cache_key_fn"
+        )
+        self._batch.book_end(self._step, position, error, Code.FAILED, time.perf_counter())
+
+    def _claim(self, position: int, key: bytes) -> bool:
+        """Claim an item before it begins; False if it does not begin."""
+        assert self._once is not None
+        step, batch, start = self._step, self._batch, time.perf_counter()
+        index = batch.order.indices[position] if step.program.is_mapped else None
+        claim = self._once.take(key, run_id=batch.order.flow_run_id, node=step.context.node, index=index)
+        if claim is None:
+            self._claimed[position] = key
+            return True
+        is_held = self._once.is_held(claim)
+        # Whoever had it may have ended well in the meantime.
+        self._folder.refresh()
+        if not self._find((position,), key, is_again=True):
+            return False
+        if is_held:
+            self._wait(position)
+            return False
+        return self._resolve(position, key, claim, start)
+
+    def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float) -> bool:
+        """Its holder died, and nobody knows how far it came: ask the task's `resolve`, else it is `Indeterminate`."""
+        assert self._once is not None
+        step, batch = self._step, self._batch
+        cause: BaseException | None = None
+        resolve: Callable[..., Any] | None = self._options.resolve
+        if resolve is not None:
+            try:
+                args, kwargs = step.call(position)
+                value = resolve(
+                    Unresolved(
+                        key=key.hex(),
+                        run_id=claim.run_id,
+                        node=claim.node,
+                        index=claim.index,
+                        host=claim.holder.host,
+                        pid=claim.holder.pid,
+                        began=datetime.fromtimestamp(claim.at, UTC),
+                        parameters=_named(step, args, kwargs),
+                    )
+                )
+            except Retry:
+                # It was not done: it begins anew.
+                self._once.give_back([key])
+                return self._claim(position, key)
+            except Exception as raised:
+                cause = raised
+            else:
+                step.values[position] = value
+                step.states[position] = _COMPLETED
+                batch.ended(step, position, start)
+                self._claimed[position] = key
+                return False
+        error = IndeterminateError(
+            f"{self._name(position)} was begun by process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id}), which "
+            "died without a result: it may or may not have done its work, and runs once only. Find out; then "
+            f"`graphflow cache release {key.hex()}` lets it run again"
+            + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
+        )
+        error.__cause__ = cause
+        batch.book_end(step, position, error, Code.INDETERMINATE, start)
+        return False
+
+    # -- what is kept -----------------------------------------------------------------------------------
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Publish what was executed at these positions, once each."""
+        step = self._step
+        states = part_of(step.states, positions)
+        if _COMPLETED in states:
+            made = [
+                position
+                for position, code, is_kept in zip(
+                    positions, states, part_of(self._kept, positions), strict=True
+                )
+                if code == _COMPLETED and not is_kept
+            ]
+            self._publish(
+                [position for position, key in zip(made, self._keys_of(made), strict=True) if key != NO_KEY]
+            )
+        if self._once is not None and self._claimed:
+            failed = [
+                position
+                for position, code in zip(positions, states, strict=True)
+                if position in self._claimed and code != _COMPLETED and code != _CACHED
+            ]
+            if failed:
+                # That an attempt failed is known: another may be made.
+                self._once.give_back(self._claimed.pop(position) for position in failed)
+
+    def _publish(self, positions: list[int]) -> None:
+        if not positions:
+            return
+        step, batch = self._step, self._batch
+        order, options = self._order, self._options
+        now = time.time()
+        parts: dict[str, bytes] = {}
+        for name, column in self._parts.items():
+            parts[name] = (
+                b"".join(column[4 * position : 4 * position + 4] for position in positions)
+                if isinstance(column, bytearray)
+                else column
+            )
+        failpoint("batch.cache.before")
+        indices = batch.order.indices
+        published = self._folder.publish(
+            keys=b"".join(self._keys_of(positions)),
+            values=list(map(step.values.__getitem__, positions)),
+            indices=list(map(indices.__getitem__, positions)),
+            run_id=batch.order.flow_run_id,
+            node=step.context.node,
+            created=now,
+            expires=None if options.expiration_seconds is None else now + options.expiration_seconds,
+            parts=parts,
+            serializer=order.serializer,
+        )
+        failpoint("batch.cache.after")
+        for position in positions:
+            self._kept[position] = 1
+            if self._once is not None and position in self._claimed:
+                self._once.settled(self._claimed.pop(position))
+        for at, error in published.errors.items():
+            self._warn(
+                "value",
+                f"the result of {self._name(positions[at])}, a {type(step.values[positions[at]]).__qualname__}, cannot be cached: "
+                f"{type(error).__name__}: {error}; it is used in this run",
+            )
+            break
+
+    def cached_from(self, positions: Sequence[int]) -> CachedFrom | None:
+        """Where the values of these positions come from; None if all were executed."""
+        numbers = part_of(self._numbers, positions)
+        if not any(numbers):
+            return None
+        indices = part_of(self._indices, positions)
+        own = self._batch.order.indices
+        is_own = all(
+            not number or index == own[position]
+            for number, index, position in zip(numbers, indices, positions, strict=True)
+        )
+        used = sorted(set(numbers) - {0})
+        renumbered = {number: place for place, number in enumerate(used, 1)}
+        renumbered[0] = 0
+        return CachedFrom(
+            origins=tuple(self._listed[number - 1] for number in used),
+            numbers=array("I", map(renumbered.__getitem__, numbers)),
+            indices=array("I") if is_own else indices,
+        )
+
+    def land(self) -> None:
+        """Nobody needs to wait for this batch any more."""
+        while self._open and self._flights is not None:
+            self._flights.release(self._open.pop())
+
+    def close(self) -> None:
+        """Let go of what was claimed."""
+        self.land()
+        if self._once is not None and self._claimed:
+            # Claimed, and never reached a report: nothing of these was executed, or it was told as failed.
+            states = self._step.states
+            left = [key for position, key in self._claimed.items() if not states[position]]
+            self._once.give_back(left)
+            self._claimed.clear()
+
+    # -- small things -----------------------------------------------------------------------------------
+
+    def _name(self, position: int) -> str:
+        return self._step.name_of(self._batch.order.indices[position])
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Say something once per task, run and process."""
+        mark = (self._batch.order.run_id, self._step.order.node, kind)
+        if mark in _warned:
+            return
+        if len(_warned) > 10_000:
+            _warned.clear()
+        _warned.add(mark)
+        self._batch.sink.add(self._step.context, logging.WARNING, f"{text} (said once per task)", logger.name)
