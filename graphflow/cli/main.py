@@ -13,6 +13,7 @@ import typer
 
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
+from graphflow.cli.cache import cache
 from graphflow.cli.chaos import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(runs, name="runs")
+app.add_typer(cache, name="cache")
 app.add_typer(key, name="key")
 app.command()(fsck)
 app.command()(chaos)

@@ -47,6 +47,7 @@ def make_console(*, stdout: bool = False, environ: Mapping[str, str] = os.enviro
     return Console(
         file=stream,
         highlight=False,
+        emoji=False,  # names and values may look like some
         soft_wrap=not is_terminal,
         width=None if is_terminal else 160,
         no_color=True if "NO_COLOR" in environ or environ.get("TERM") == "dumb" else None,

@@ -39,6 +39,7 @@ __all__ = [
     "compact",
     "compact_in_background",
     "dead_packs",
+    "forget_keys",
     "remove_old",
     "survey_folder",
 ]
@@ -212,6 +213,30 @@ def compact(
             done.written.append(pack.name)
     done.removed, done.waiting = remove_old(store, folder, now=now, grace_seconds=grace_seconds)
     return done
+
+
+def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: float) -> int:
+    """Remove all values of keys, at once: packs are written again without them. How many values that were.
+
+    Raises
+    ------
+    ResultStoreError
+        If the store cannot be read or written.
+    """
+    survey = survey_folder(store, folder, now=now)
+    wanted = np.frombuffer(b"".join(keys), "S16")
+    count = 0
+    for number, pack in enumerate(survey.packs):
+        chosen = np.isin(pack.keys, wanted)
+        if not chosen.any():
+            continue
+        count += int(chosen.sum())
+        survey.live[number][:] = False
+        survey.live[number][pack.places[~chosen]] = True
+        if survey.live[number].any() and _put_together(store, folder, survey, [number], set()) is None:
+            continue
+        _remove(store, [f"{folder}/{pack.name}"])
+    return count
 
 
 def compact_in_background(
