@@ -71,6 +71,10 @@ NAMES: dict[str, str] = {
     "compact.remove.after": "they were removed",
     # A batch, in the process that runs it.
     "batch.begin": "a batch is about to begin",
+    "batch.cache.before": "items have ended, nothing was kept by their keys",
+    "batch.cache.after": "values are kept by their keys, the run has none of them yet",
+    "claims.flight.after": "others are told what is about to be executed",
+    "claims.once.after": "an item that runs once only is claimed, and has not begun",
     "batch.pack.before": "items have ended, their values are nowhere else yet",
     "batch.report.before": "their values are stored, the report was not sent",
     # The driver.
