@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
@@ -30,6 +31,7 @@ from graphflow.states import FAILED_CODES, Code, State
 if TYPE_CHECKING:
     from graphflow.engine.driver import Driver
     from graphflow.failures import Failures
+    from graphflow.results.exports import Export
 
 __all__ = [
     "DoneAndNotDone",
@@ -378,6 +380,62 @@ class MappedFuture(Future[list[R]], Generic[R]):
         owner = function_name(function) if name is None else name
         options = TaskOptions(name=owner) if task is None else replace(task.options, name=name or task.name)
         return Future(self._recorder, self._recorder.reduce(self, function, initial=initial, options=options))
+
+    def write(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        format: str = "jsonl",
+        storage_options: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        part_nbytes: int | None = None,
+        timeout: float | None = None,
+    ) -> Export:
+        """Write the values to a folder or URL, in index order, as files of bounded size with a manifest.
+
+        Waits for the items as it goes. Items that failed or were skipped are left out, and named in the manifest; their
+        failures are not handed over by that. A call that was interrupted goes on behind the last whole file when it is made
+        again, also in another life of the run.
+
+        Parameters
+        ----------
+        format
+            `"jsonl"`: one line of JSON per value. `"parquet"`: tables, of values that are dicts, frames or plain; needs
+            pyarrow. `"pickle"`: for any value.
+        storage_options
+            What opens a URL, as fsspec takes it.
+        overwrite
+            Replace what another run, or the same one, wrote there.
+        part_nbytes
+            How large a file gets, roughly; 64 MB by default.
+        timeout
+            Seconds to wait at most, None for as long as it takes.
+
+        Returns
+        -------
+        The values as a sequence, as `graphflow.results.read_export(url)` gives it.
+
+        Raises
+        ------
+        ResultStoreError
+            If another export is there, or the place cannot be written.
+        SerializationError
+            If a value cannot be written in this format.
+        TimeoutError
+            If the items do not end in time.
+        """
+        # Stores are loaded by those who write, not by `import graphflow`.
+        from graphflow.exporting import write_map
+
+        return write_map(
+            self,
+            url,
+            file=format,
+            storage_options=storage_options,
+            overwrite=overwrite,
+            part_nbytes=part_nbytes,
+            timeout=timeout,
+        )
 
     def filter(self, predicate: Any) -> Future[list[R]]:
         """The values for which `predicate` (a task or a plain function) is true; it runs item by item.

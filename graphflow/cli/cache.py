@@ -20,6 +20,7 @@ from graphflow.cli.cache_tables import (
     stat_of,
     stat_row,
 )
+from graphflow.cli.cache_why import why
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.run_documents import ListFormat, time_text, write_documents
 from graphflow.cli.run_tables import short_time
@@ -38,6 +39,8 @@ cache = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+cache.command()(why)
 
 Storage = Annotated[
     str | None,

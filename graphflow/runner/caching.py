@@ -262,12 +262,17 @@ class StepCache:
                 ]
                 self._has_looked[position] = 1
         for name, part in made.parts.items():
-            if len(part) == 8:
+            column = self._parts.get(name)
+            # Of two positions, 8 bytes are 4 of each; what is the same for all has the same 4 bytes twice.
+            is_same = len(part) == 8 and len(positions) != 2
+            if is_same and not isinstance(column, bytearray):
                 self._parts[name] = part
                 continue
-            column = self._parts.get(name)
             if not isinstance(column, bytearray):
-                column = self._parts[name] = bytearray(4 * self._batch.size)
+                column = bytearray((column[:4] if column else bytes(4)) * self._batch.size)
+                self._parts[name] = column
+            if is_same:
+                part = part[:4] * len(positions)
             if isinstance(positions, range) and positions.step == 1:
                 column[4 * positions.start : 4 * positions.stop] = part
             else:
