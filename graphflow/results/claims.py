@@ -24,11 +24,22 @@ from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
 from graphflow.ports import ResultStore
 
-__all__ = ["Flights", "Holder", "OnceClaim", "OnceClaims", "flights_of", "once_claims", "this_process"]
+__all__ = [
+    "Claimed",
+    "Flights",
+    "Holder",
+    "OnceClaim",
+    "OnceClaims",
+    "View",
+    "flights_of",
+    "once_claims",
+    "this_process",
+]
 
 logger = logging.getLogger("graphflow.results")
 KEY_NBYTES = 16
 MAX_ATTEMPTS = 50
+MANY_FLIGHTS = 1_000
 KEPT_FLIGHTS = 32
 """Flights that ended are removed when they are so many numbers behind the newest."""
 _MAGIC = b"GFCLAIM1"
@@ -121,6 +132,30 @@ def _whole(store: ResultStore, name: str, nbytes: int) -> bytes:
 # -- flights -----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which flights there were at a time: the newest number, and those that had not ended."""
+
+    newest: int
+    live: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A flight that began.
+
+    `taken` are those of its keys that an earlier flight of a living process has. `has_news` tells that others ended since the
+    view that it was given, so that results are to be looked up again; where it `must_list`, they are to be listed before.
+    `view` is to be told back with `listed` then.
+    """
+
+    number: int
+    taken: frozenset[bytes]
+    has_news: bool
+    must_list: bool
+    view: View
+
+
 class Flights:
     """The flights of one task's folder, as one process knows them. Used by several threads.
 
@@ -135,14 +170,21 @@ class Flights:
         self._prefix = f"claims/{folder}/"
         self._lock = threading.Lock()
         self._known: dict[int, tuple[Holder, frozenset[bytes]]] = {}
-        self._own: set[int] = set()
-        self._done: set[int] = set()
+        self._ended_here: set[int] = set()
+        self._view = View(0, frozenset())
 
-    def claim(self, keys: Sequence[bytes]) -> tuple[int, frozenset[bytes], bool]:
+    @property
+    def view(self) -> View:
+        """Which flights there were when results were listed last: to be asked for before results are looked up."""
+        return self._view
+
+    def claim(self, keys: Sequence[bytes], seen: View) -> Claimed:
         """Say that these keys are about to be executed.
 
-        Gives the number of the flight, those keys that an earlier flight of a living process has, and whether flights of others
-        ended since this was asked last: then there may be new results.
+        Parameters
+        ----------
+        seen
+            The view from before they were looked up.
 
         Raises
         ------
@@ -150,9 +192,9 @@ class Flights:
             If the store cannot be used, or cannot claim.
         """
         me = this_process()
-        body = _body(
-            {**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}, list(dict.fromkeys(keys))
-        )
+        wanted = frozenset(keys)
+        header = {**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}
+        body = _body(header, list(wanted))
         for attempt in range(MAX_ATTEMPTS):
             found = self._listed()
             number = max(found, default=0) + 1
@@ -166,25 +208,38 @@ class Flights:
                 "processes begin at the same time; resume the run"
             )
         failpoint("claims.flight.after")
-        with self._lock:
-            self._own.add(number)
-            has_news = bool(
-                {each for each, (_, is_done) in found.items() if is_done} - self._done - self._own
-            )
-            self._done.update(each for each, (_, is_done) in found.items() if is_done)
-        wanted = frozenset(keys)
+        _beating.begin(self._store, self._name(number))
+        live = {each for each, (_, is_done) in found.items() if not is_done}
         taken: set[bytes] = set()
-        for each, (nbytes, is_done) in found.items():
-            if not is_done and each not in self._own:
-                taken |= self._keys_of(each, nbytes, wanted)
-            elif not is_done:
-                known = self._known.get(each)
-                taken |= wanted & known[1] if known is not None else frozenset()
+        for each in live:
+            taken |= self._keys_of(each, found[each][0], wanted)
+        # Numbers are consecutive: what is not there any more was removed after it had ended.
+        ended = {*seen.live, *range(seen.newest + 1, number)} - live
+        # Somebody removed all flights where the numbers begin anew.
+        is_anew = number <= seen.newest
         with self._lock:
             self._known[number] = (me, wanted)
-        _beating.begin(self._store, self._name(number))
+            is_known = ended <= self._ended_here and not is_anew
+            if is_anew:
+                self._view = View(0, frozenset())
         self._clean(found, number)
-        return number, frozenset(taken), has_news
+        return Claimed(
+            number=number,
+            taken=frozenset(taken),
+            has_news=bool(ended) or is_anew,
+            must_list=not is_known,
+            view=View(number, frozenset(live | {number})),
+        )
+
+    def listed(self, view: View) -> None:
+        """Results were listed after a flight was claimed, or nothing had ended before it."""
+        with self._lock:
+            if view.newest > self._view.newest:
+                self._view = view
+                self._ended_here = {each for each in self._ended_here if each > view.newest - MANY_FLIGHTS}
+                for each in [each for each in self._known if each < view.newest - MANY_FLIGHTS]:
+                    if each not in view.live:
+                        del self._known[each]
 
     def release(self, number: int) -> None:
         """What was claimed has been executed, or was given back."""
@@ -195,9 +250,8 @@ class Flights:
             # The process goes on holding it; others see that when it ends.
             logger.debug("flight %d could not be ended: %s", number, error)
         with self._lock:
-            self._own.discard(number)
-            self._known.pop(number, None)
-            self._done.add(number)
+            # What it made is known here: it was published before.
+            self._ended_here.add(number)
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number:012d}"
@@ -227,7 +281,11 @@ class Flights:
             with self._lock:
                 self._known[number] = known
         shared = wanted & known[1]
-        return shared if shared and is_held(self._store, self._name(number), known[0]) else frozenset()
+        if not shared or is_held(self._store, self._name(number), known[0]):
+            return shared
+        # Its process is gone; nobody needs to ask again.
+        self._store.create(f"{self._name(number)}.done", os.urandom(8), is_lasting=False)
+        return frozenset()
 
     def _clean(self, found: dict[int, tuple[int, bool]], newest: int) -> None:
         """Remove flights that ended long ago; never the newest, whose number orders the next."""

@@ -23,7 +23,7 @@ from graphflow.orders import CacheOrder
 from graphflow.policies import Retry
 from graphflow.reports import CachedFrom, CachedOrigin
 from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
-from graphflow.results.claims import OnceClaim, OnceClaims, flights_of, this_process
+from graphflow.results.claims import OnceClaim, OnceClaims, View, flights_of, this_process
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
@@ -231,6 +231,7 @@ class StepCache:
     def look_up(self, positions: Sequence[int]) -> None:
         """Find the values of these items; those that are there are `Cached`."""
         keys = self._make_keys(positions)
+        seen = None if self._flights is None else self._flights.view
         missing = self._find(positions, keys, is_again=False)
         if not missing:
             return
@@ -242,8 +243,8 @@ class StepCache:
                     self.odd.add(position)
         else:
             fresh.update(zip(keys_of, missing, strict=True))
-        if self._flights is not None:
-            self._fly(missing, keys_of)
+        if self._flights is not None and seen is not None:
+            self._fly(missing, keys_of, seen)
 
     def _keys_of(self, positions: Sequence[int]) -> list[bytes]:
         keys = bytes(self._keys)
@@ -345,19 +346,21 @@ class StepCache:
             context.map_index = self._batch.order.indices[position] if context.is_mapped else None
             step.labels[position] = label_of(step.program, args, kwargs, context)
 
-    def _fly(self, missing: list[int], keys: list[bytes]) -> None:
+    def _fly(self, missing: list[int], keys: list[bytes], seen: View) -> None:
         """Say that these are executed here now; find those that others execute, or have just executed."""
         assert self._flights is not None
-        number, taken, has_news = self._flights.claim(keys)
-        self._open.append(number)
-        if has_news and not self._order.refreshes:
+        claimed = self._flights.claim(keys, seen)
+        self._open.append(claimed.number)
+        if claimed.must_list:
             self._folder.refresh()
+        self._flights.listed(claimed.view)
+        if claimed.has_news and not self._order.refreshes:
             self._find(missing, b"".join(keys), is_again=True)
-        if taken:
+        if claimed.taken:
             self._waits.update(
                 position
                 for key, position in zip(keys, missing, strict=True)
-                if key in taken and not self._step.states[position]
+                if key in claimed.taken and not self._step.states[position]
             )
             self.odd |= self._waits
 
