@@ -106,8 +106,12 @@ def compact(
     small = [
         number
         for number, pack in enumerate(survey.packs)
-        if (pack.nbytes < target_nbytes // 2 and pack.count < target_count // 2)
-        or 2 * int((survey.live[number] & ~survey.expired[number]).sum()) < pack.count
+        # What was not signed with our key is not signed here by the way.
+        if pack.is_signed
+        and (
+            (pack.nbytes < target_nbytes // 2 and pack.count < target_count // 2)
+            or 2 * int((survey.live[number] & ~survey.expired[number]).sum()) < pack.count
+        )
     ]
     before = sum(int(survey.live[number].sum()) for number in small)
     done.superseded = sum(survey.packs[number].count for number in small) - before
@@ -142,6 +146,11 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
         chosen = np.isin(pack.keys, wanted)
         if not chosen.any():
             continue
+        if not pack.is_signed:
+            raise ResultStoreError(
+                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: another installation signed it; remove all of "
+                "the task, or do it there"
+            )
         count += int(chosen.sum())
         survey.live[number][:] = False
         survey.live[number][pack.places[~chosen]] = True
