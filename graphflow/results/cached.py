@@ -7,6 +7,7 @@ loaded where a cache is first used, not here.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from graphflow.errors import ResultStoreError
-from graphflow.ports import ResultStore
+from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.blocks import LARGE_NBYTES
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ __all__ = ["MISSING", "CacheFolder", "Found", "Made", "Published", "cache_folder
 
 logger = logging.getLogger("graphflow.results")
 KEY_NBYTES = 16
-KEPT_NBYTES = 64 << 20
 MAX_FOLDERS = 64
+_folder_numbers = itertools.count()
 
 
 class _Missing:
@@ -143,7 +144,7 @@ class CacheFolder:
         self._refreshing = threading.Lock()
         self._first = threading.Lock()
         self._is_near = store.url.startswith("file:")
-        self._chunks: Any = None
+        self._number = next(_folder_numbers)
 
     def __repr__(self) -> str:
         return f"CacheFolder({self.store.url}, {self.folder!r})"
@@ -162,35 +163,45 @@ class CacheFolder:
         ResultStoreError
             If the store cannot be read. Packs that are damaged are left out, with a warning each.
         """
-        from graphflow.results.listing import listed_packs, read_packs
+        from graphflow.results.listing import listed_packs
 
         with self._refreshing:
             listed = listed_packs(self.store, self.folder)
-            known = self._numbers.keys() | self._refused
-            new = sorted(
-                (each for name, each in listed.items() if name not in known), key=lambda each: -each.modified
-            )
-            refused: dict[str, ResultStoreError] = {}
-            whole: list[tuple[str, bytes]] = []
-            found = []
-            # What newer packs replaced need not be read: pulled as they are read, a few at a time.
-            wanted = (each for each in new if each.name[len(self.folder) + 1 :] not in self._replaced)
-            keep = None if self._is_near else lambda pack, data: whole.append((pack.name, data))
-            for pack in read_packs(self.store, self.folder, wanted, refused.__setitem__, keep):
-                self._replaced.update(pack.replaces)
-                found.append(pack)
-            self._learn(found)
-            for name, data in whole:
-                self._pieces().add(self._numbers[name], 0, data)
+            refused = self._read_new(listed)
             with self._lock:
                 self._forget({name for name in self._numbers if name not in listed and name not in self._own})
             if refused:
-                # One that was removed meanwhile is not damaged.
+                # What was put together with others meanwhile, and removed, is not damaged: it is elsewhere.
                 still = listed_packs(self.store, self.folder)
-                for name, error in refused.items():
-                    if name in still:
-                        self._refused.add(name)
-                        self._warn(name, error)
+                refused = {name: error for name, error in refused.items() if name in still}
+                refused |= self._read_new({name: each for name, each in still.items() if name not in refused})
+            for name, error in refused.items():
+                self._refused.add(name)
+                self._warn(name, error)
+
+    def _read_new(self, listed: Mapping[str, StoredObject]) -> dict[str, ResultStoreError]:
+        """Learn those packs of a listing that are not known; gives what is wrong with others."""
+        from graphflow.results.listing import read_packs
+        from graphflow.results.loading import CHUNKS
+
+        known = self._numbers.keys() | self._refused
+        new = sorted(
+            (each for name, each in listed.items() if name not in known), key=lambda each: -each.modified
+        )
+        # What newer packs replaced need not be read: pulled as they are read, a few at a time.
+        wanted = (each for each in new if each.name[len(self.folder) + 1 :] not in self._replaced)
+        refused: dict[str, ResultStoreError] = {}
+        whole: dict[str, bytes] = {}
+        keep = None if self._is_near else whole.__setitem__
+        found = []
+        for pack in read_packs(self.store, self.folder, wanted, refused.__setitem__, keep):
+            if pack.is_signed:
+                self._replaced.update(pack.replaces)
+            found.append(pack)
+        self._learn(found)
+        for name, data in whole.items():
+            CHUNKS.add((self._number, self._numbers[name]), 0, data)
+        return refused
 
     def _learn(self, packs: Sequence[EntryPack]) -> None:
         from graphflow.results.segments import merged, segment_of, with_segment
@@ -217,14 +228,6 @@ class CacheFolder:
         if gone:
             kept = [each.take(~np.isin(each.pack, gone)) for each in self._segments]
             self._segments = [each for each in kept if len(each)]
-
-    def _pieces(self) -> Any:
-        from graphflow.results.loading import Chunks
-
-        with self._lock:
-            if self._chunks is None:
-                self._chunks = Chunks(KEPT_NBYTES)
-            return self._chunks
 
     def _warn(self, name: str, error: BaseException) -> None:
         """Say once per object that it is of no use."""
@@ -309,7 +312,7 @@ class CacheFolder:
             matches.place[at],
             values,
             slots,
-            self._pieces(),
+            owner=self._number,
             reads_ahead=not self._is_near,
         )
 
@@ -396,7 +399,7 @@ def _host() -> str:
 
 # -- one per process ---------------------------------------------------------------------------------------
 
-_folders: OrderedDict[tuple[str, str, tuple[bytes, ...]], tuple[CacheFolder, set[str]]] = OrderedDict()
+_folders: OrderedDict[tuple[ResultStore, str], tuple[CacheFolder, set[str]]] = OrderedDict()
 _folders_lock = threading.Lock()
 
 
@@ -415,7 +418,7 @@ def cache_folder(
     ResultStoreError
         If the store cannot be read.
     """
-    name = (store.url, folder, tuple(store.keys))
+    name = (store, folder)
     with _folders_lock:
         found, tokens = _folders.setdefault(
             name, (CacheFolder(store, folder, large_nbytes=large_nbytes), set())
@@ -432,7 +435,10 @@ def cache_folder(
 
 def forget_folders() -> None:
     """Forget what this process knows: for processes that were forked, and for tests."""
+    global _folders_lock
+    _folders_lock = threading.Lock()
     _folders.clear()
 
 
-os.register_at_fork(after_in_child=forget_folders)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_folders)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from graphflow.errors import GraphflowError, ResultDamaged, ResultNotSigned, ResultStoreError
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.blocks import BLOB, ZSTD, digest_of, read_blob
-from graphflow.results.compacting import remove_old, survey_folder
+from graphflow.results.compacting import remove_old
 from graphflow.results.compression import decompress
 from graphflow.results.entries import EntryPack, read_parts
 from graphflow.results.format import ENTRIES, HEADER_NBYTES, damage, header
 from graphflow.results.listing import listed_packs, read_packs
+from graphflow.results.surveying import survey_folder
 
 __all__ = [
     "GC_GRACE_SECONDS",

@@ -15,34 +15,37 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphflow.errors import ResultDamaged, ResultNotSigned, ResultStoreError
+from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
 from graphflow.ports import Buffer, ResultStore
 from graphflow.results.blocks import BLOB, BLOCK_NBYTES, ZSTD, Block, digest_of, packed_block
 from graphflow.results.compression import decompress
 from graphflow.results.entries import EntryPack, Origin, build_entries, read_parts
 from graphflow.results.format import damage
-from graphflow.results.listing import listed_packs, read_packs
-from graphflow.results.segments import merged, search, segment_of
+from graphflow.results.listing import listed_packs
 from graphflow.results.serializers import COMPRESSED
+from graphflow.results.surveying import (
+    Survey,
+    dead_packs,
+    drop_expired,
+    is_old,
+    read_folder,
+    survey_folder,
+)
 from graphflow.results.writing import SALT_NBYTES, block_columns
 
 __all__ = [
     "GRACE_SECONDS",
     "Compacted",
-    "Survey",
     "compact",
     "compact_in_background",
-    "dead_packs",
     "forget_keys",
     "remove_old",
-    "survey_folder",
 ]
 
 logger = logging.getLogger("graphflow.results")
@@ -66,99 +69,6 @@ class Compacted:
     expired: int = 0
     superseded: int = 0
     damaged: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Survey:
-    """The packs of a folder at a time: which values of them count, and what is wrong with others."""
-
-    packs: list[EntryPack]
-    refused: dict[str, ResultStoreError]
-    live: list[Array]
-    """Per pack and place: whether this value is what a lookup of its key comes to."""
-    expired: list[Array]
-
-    @property
-    def has_strangers(self) -> bool:
-        """Whether there are packs that others can read, and this installation cannot."""
-        return any(
-            isinstance(each, ResultNotSigned) or not isinstance(each, ResultDamaged)
-            for each in self.refused.values()
-        )
-
-
-def survey_folder(store: ResultStore, folder: str, *, now: float, is_quiet: bool = False) -> Survey:
-    """What there is in a folder; of damaged packs a warning tells.
-
-    Raises
-    ------
-    ResultStoreError
-        If the store cannot be read.
-    """
-    refused: dict[str, ResultStoreError] = {}
-    packs = list(read_packs(store, folder, listed_packs(store, folder).values(), refused.__setitem__))
-    # Of equal values the same one stays, whoever looks.
-    packs.sort(key=lambda each: each.name)
-    if refused:
-        still = listed_packs(store, folder)
-        refused = {name: error for name, error in refused.items() if name in still}
-    for error in () if is_quiet else refused.values():
-        logger.warning("%s", error)
-    return _survey(packs, now, refused)
-
-
-def _survey(packs: list[EntryPack], now: float, refused: dict[str, ResultStoreError]) -> Survey:
-    live = [np.zeros(pack.count, bool) for pack in packs]
-    expired = [np.zeros(pack.count, bool) for pack in packs]
-    if packs:
-        every = merged([segment_of(pack, number) for number, pack in enumerate(packs)])
-        order = np.argsort(every.pack, kind="stable")
-        edges = np.searchsorted(every.pack[order], np.arange(len(packs) + 1)).tolist()
-        places, is_over = every.place[order], every.expires[order] <= now
-        for number, (start, stop) in enumerate(pairwise(edges)):
-            live[number][places[start:stop]] = True
-            expired[number][places[start:stop]] = is_over[start:stop]
-    return Survey(packs=packs, refused=refused, live=live, expired=expired)
-
-
-def _drop_expired(survey: Survey, chosen: Sequence[int], others: Sequence[EntryPack]) -> None:
-    """Let expired values of packs count no more, but those that hide an older value in another pack."""
-    hidden = [merged([segment_of(pack, number) for number, pack in enumerate(others)])] if others else []
-    for number in chosen:
-        pack = survey.packs[number]
-        over = survey.expired[number][pack.places]
-        keys, places = pack.keys[over], pack.places[over]
-        if len(keys):
-            hides = search(hidden, keys.tobytes()).pack >= 0
-            survey.live[number][places[~hides]] = False
-
-
-def dead_packs(survey: Survey, *, now: float, grace_seconds: float) -> list[str]:
-    """The packs of which nothing has counted for a while, in the order in which they are to be removed.
-
-    Those that are younger than the grace time are as if they were not there: whoever knows the older ones only still
-    finds all in them.
-    """
-    old = [pack for pack in survey.packs if _is_old(pack, now, grace_seconds)]
-    young = [pack for pack in survey.packs if not _is_old(pack, now, grace_seconds)]
-    then = _survey(old, now - max(0.0, grace_seconds), {})
-    dead = {number for number in range(len(old)) if not (then.live[number] & ~then.expired[number]).any()}
-    while dead:
-        # One that expired stays as long as it hides an older value of its key in a pack that stays.
-        left = [*young, *(pack for number, pack in enumerate(old) if number not in dead)]
-        trial = replace(then, live=[each.copy() for each in then.live])
-        _drop_expired(trial, sorted(dead), left)
-        hiding = {number for number in dead if trial.live[number].any()}
-        if not hiding:
-            break
-        dead -= hiding
-    # An expired value goes after those that it hides.
-    return [
-        pack.name
-        for pack in sorted(
-            (old[number] for number in dead), key=lambda each: float(each.created.max(initial=0.0))
-        )
-    ]
 
 
 def compact(
@@ -196,12 +106,16 @@ def compact(
     small = [
         number
         for number, pack in enumerate(survey.packs)
-        if (pack.nbytes < target_nbytes // 2 and pack.count < target_count // 2)
-        or 2 * int((survey.live[number] & ~survey.expired[number]).sum()) < pack.count
+        # What was not signed with our key is not signed here by the way.
+        if pack.is_signed
+        and (
+            (pack.nbytes < target_nbytes // 2 and pack.count < target_count // 2)
+            or 2 * int((survey.live[number] & ~survey.expired[number]).sum()) < pack.count
+        )
     ]
     before = sum(int(survey.live[number].sum()) for number in small)
     done.superseded = sum(survey.packs[number].count for number in small) - before
-    _drop_expired(
+    drop_expired(
         survey, small, [pack for number, pack in enumerate(survey.packs) if number not in set(small)]
     )
     done.expired = before - sum(int(survey.live[number].sum()) for number in small)
@@ -232,6 +146,11 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
         chosen = np.isin(pack.keys, wanted)
         if not chosen.any():
             continue
+        if not pack.is_signed:
+            raise ResultStoreError(
+                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: another installation signed it; remove all of "
+                "the task, or do it there"
+            )
         count += int(chosen.sum())
         survey.live[number][:] = False
         survey.live[number][pack.places[~chosen]] = True
@@ -276,23 +195,15 @@ def remove_old(store: ResultStore, folder: str, *, now: float, grace_seconds: fl
     ResultStoreError
         If the store cannot be read or written.
     """
-    survey = survey_folder(store, folder, now=now, is_quiet=True)
-    known = {pack.name for pack in survey.packs}
-    replaced = {name for pack in survey.packs for name in pack.replaces if name in known}
+    packs, _ = read_folder(store, folder)
+    known = {pack.name for pack in packs}
+    replaced = {name for pack in packs for name in pack.replaces if name in known}
     old = {
-        name
-        for pack in survey.packs
-        if _is_old(pack, now, grace_seconds)
-        for name in pack.replaces
-        if name in known
+        name for pack in packs if is_old(pack, now, grace_seconds) for name in pack.replaces if name in known
     }
-    dead = dead_packs(survey, now=now, grace_seconds=grace_seconds)
-    names = [*sorted(old.difference(dead)), *dead]
-    return _remove(store, [f"{folder}/{name}" for name in names]), len(replaced.difference(names))
-
-
-def _is_old(pack: EntryPack, now: float, grace_seconds: float) -> bool:
-    return grace_seconds <= 0.0 or now - pack.modified >= grace_seconds
+    dead = dead_packs(packs, replaced, now=now, grace_seconds=grace_seconds)
+    names = [*sorted(old), *dead]
+    return _remove(store, [f"{folder}/{name}" for name in names]), len(replaced - old)
 
 
 def _remove(store: ResultStore, names: Sequence[str]) -> int:

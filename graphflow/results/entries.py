@@ -78,6 +78,7 @@ class EntryPack:
     name: str
     nbytes: int
     modified: float = 0.0
+    is_signed: bool = True
     salt: bytes
     generation: int
     replaces: tuple[str, ...]
@@ -317,14 +318,14 @@ def parse_entries(
             raise damage(store, name, f"it belongs to {meta['folder']}")
         if meta["scheme"] != SCHEME:
             return None
-        return _parsed(columns, meta, tail, modified)
+        return replace(_parsed(columns, meta, tail), modified=modified, is_signed=tail.is_signed(store))
     except ResultDamaged:
         raise
     except Exception as error:
         raise damage(store, name, f"its index makes no sense: {type(error).__name__}: {error}") from error
 
 
-def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail, modified: float) -> EntryPack:
+def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail) -> EntryPack:
     lists = columns["lists"].document()
     found = {name: array_of(each) for name, each in columns.items() if each.kind != "T"}
     firsts = np.zeros(len(found["block.count"]) + 1, np.uint64)
@@ -340,7 +341,6 @@ def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail, 
     return EntryPack(
         name=meta["name"],
         nbytes=tail.nbytes,
-        modified=modified,
         salt=bytes.fromhex(meta["salt"]),
         generation=meta["generation"],
         replaces=tuple(lists["replaces"]),

@@ -195,6 +195,10 @@ class Tail:
     def nbytes(self) -> int:
         return self.offset + self.index_nbytes + TRAILER_NBYTES
 
+    def is_signed(self, store: ResultStore) -> bool:
+        """Whether it says that a key of this installation signed it."""
+        return any(key_id(key) == self.signer for key in store.keys)
+
     def columns(self, store: ResultStore, index: Buffer) -> dict[str, Column]:
         """The columns of the index, verified.
 

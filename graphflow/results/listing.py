@@ -38,7 +38,7 @@ def read_packs(
     folder: str,
     objects: Iterable[StoredObject],
     refuse: Callable[[str, ResultStoreError], None],
-    keep: Callable[[EntryPack, bytes], None] | None = None,
+    keep: Callable[[str, bytes], None] | None = None,
 ) -> Iterator[EntryPack]:
     """What packs say of themselves, verified: one request each, several at a time.
 
@@ -47,7 +47,7 @@ def read_packs(
     refuse
         Told of each object that is not what was written, by its name in the folder.
     keep
-        Given the bytes of objects that were read whole.
+        Given the bytes of objects that were read whole, by name.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def read_packs(
                 continue
             if pack is not None:
                 if keep is not None and len(end) == each.nbytes:
-                    keep(pack, end)
+                    keep(pack.name, end)
                 yield pack
 
 

@@ -5,6 +5,7 @@ Loads numpy, so nothing imports this before a cache is used.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +24,14 @@ from graphflow.results.entries import EntryPack
 from graphflow.results.format import HEADER_NBYTES, damage
 from graphflow.results.serializers import serializer_of
 
-__all__ = ["Chunks", "Failed", "load_values", "raw_block"]
+__all__ = ["CHUNKS", "Chunks", "Failed", "load_values", "raw_block"]
 
 Array = NDArray[Any]
 GAP_NBYTES = 128 << 10
 """What lies between two ranges that are read as one."""
 RANGE_NBYTES = 16 << 20
 ROUND_NBYTES = 64 << 20
+KEPT_NBYTES = 64 << 20
 AHEAD_NBYTES = 4 << 20
 """Of a pack with no more than this, all is read at once where a request is dear."""
 
@@ -56,17 +58,26 @@ class _Job:
 
 
 class Chunks:
-    """Pieces of packs that were read and may be asked for again soon; the oldest are let go first. For several threads."""
+    """Pieces of packs that were read and may be asked for again soon; the oldest are let go first. For several threads.
+
+    Packs go by the number of their folder, and their number there.
+    """
 
     __slots__ = ("_lock", "_nbytes", "_pieces", "limit_nbytes")
 
     def __init__(self, limit_nbytes: int) -> None:
         self.limit_nbytes = limit_nbytes
-        self._pieces: OrderedDict[int, list[tuple[int, memoryview]]] = OrderedDict()
+        self._pieces: OrderedDict[tuple[int, int], list[tuple[int, memoryview]]] = OrderedDict()
         self._nbytes = 0
         self._lock = threading.Lock()
 
-    def add(self, pack: int, start: int, data: bytes) -> None:
+    def begin_anew(self) -> None:
+        """Keep nothing: in a forked child, where another thread's lock may never open."""
+        self._lock = threading.Lock()
+        self._pieces.clear()
+        self._nbytes = 0
+
+    def add(self, pack: tuple[int, int], start: int, data: bytes) -> None:
         """Keep a piece of a pack."""
         if len(data) > self.limit_nbytes:
             return
@@ -78,13 +89,19 @@ class Chunks:
                 _, dropped = self._pieces.popitem(last=False)
                 self._nbytes -= sum(len(piece) for _, piece in dropped)
 
-    def get(self, pack: int, start: int, nbytes: int) -> memoryview | None:
+    def get(self, pack: tuple[int, int], start: int, nbytes: int) -> memoryview | None:
         """Bytes of a pack, if they are here."""
         with self._lock:
             for at, piece in self._pieces.get(pack, ()):
                 if at <= start and start + nbytes <= at + len(piece):
                     return piece[start - at : start - at + nbytes]
         return None
+
+
+CHUNKS = Chunks(KEPT_NBYTES)
+"""Those of this process."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CHUNKS.begin_anew)
 
 
 def load_values(
@@ -95,11 +112,18 @@ def load_values(
     places: Array,
     values: list[Any],
     slots: Array,
-    chunks: Chunks,
     *,
+    owner: int,
     reads_ahead: bool,
 ) -> list[Failed]:
     """Put values into a list at `slots`: those at `places` of the packs of these numbers. What cannot be had is returned.
+
+    Parameters
+    ----------
+    owner
+        The number of the folder in this process.
+    reads_ahead
+        Whether a request is dear.
 
     Raises
     ------
@@ -108,7 +132,7 @@ def load_values(
     """
     failed: list[Failed] = []
     for jobs in _rounds(packs, _jobs(packs, numbers, places, slots)):
-        pieces = _read(store, folder, packs, jobs, chunks, reads_ahead=reads_ahead)
+        pieces = _read(store, folder, packs, jobs, owner=owner, reads_ahead=reads_ahead)
         for job in jobs:
             pack = packs[job.pack]
             name = f"{folder}/{pack.name}"
@@ -179,8 +203,8 @@ def _read(
     folder: str,
     packs: Sequence[EntryPack],
     jobs: Sequence[_Job],
-    chunks: Chunks,
     *,
+    owner: int,
     reads_ahead: bool,
 ) -> Callable[[_Job], memoryview]:
     """Read what blocks need, near ones together; gives their bytes, or raises `ResultDamaged` for them."""
@@ -192,7 +216,7 @@ def _read(
         if pack.codecs[job.block] & BLOB:
             continue
         start, nbytes = int(pack.offsets[job.block]), int(pack.sizes[job.block])
-        kept = chunks.get(job.pack, start, nbytes)
+        kept = CHUNKS.get((owner, job.pack), start, nbytes)
         if kept is not None:
             here[job.pack, job.block] = kept
             continue
@@ -217,7 +241,7 @@ def _read(
     if reads_ahead:
         for (number, start, _), data in zip(ranges, found, strict=True):
             if not isinstance(data, ResultDamaged):
-                chunks.add(number, start, data)
+                CHUNKS.add((owner, number), start, data)
     for number, block, at, offset in wanted:
         data = found[at]
         if isinstance(data, ResultDamaged):

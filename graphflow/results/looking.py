@@ -15,10 +15,10 @@ from graphflow.errors import ResultDamaged
 from graphflow.ports import ResultStore
 from graphflow.results.blocks import BLOB, values_of
 from graphflow.results.cached import Made, made_of
-from graphflow.results.compacting import survey_folder
 from graphflow.results.entries import EntryPack, parts_at, read_parts
 from graphflow.results.loading import raw_block
 from graphflow.results.serializers import serializer_of
+from graphflow.results.surveying import survey_folder
 
 __all__ = ["Entry", "entries_of", "value_of"]
 

@@ -615,6 +615,25 @@ def test_small_packs_are_read_in_one_request_with_their_values(store: LocalStore
     assert len(far.requests) == 1 + 20
 
 
+def test_a_pack_that_moves_while_it_is_being_learnt_is_found(
+    store: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for each in range(3):
+        put(CacheFolder(store, FOLDER), {each: str(each)})
+
+    class Raced(Far):
+        __slots__ = ()
+
+        def read_many(self, ranges: Any) -> Any:
+            if len(self.requests) == 1:
+                compact(store, FOLDER, now=time.time(), grace_seconds=0.0)
+            return super().read_many(ranges)
+
+    reader = CacheFolder(Raced(store.folder), FOLDER)
+    reader.refresh()
+    assert get(reader, 0, 1, 2) == ["0", "1", "2"] and told(caplog) == []
+
+
 def test_packs_that_were_replaced_are_not_read(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "AT_ONCE", 4)
     writer = CacheFolder(store, FOLDER)

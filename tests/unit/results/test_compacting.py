@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from graphflow import failpoints
+from graphflow.errors import ResultStoreError
 from graphflow.results import compacting
 from graphflow.results.cached import MISSING, CacheFolder
 from graphflow.results.collecting import collect, folders_of, stat_folder, verify_folder
-from graphflow.results.compacting import Compacted, compact, compact_in_background
+from graphflow.results.compacting import Compacted, compact, compact_in_background, forget_keys
 from graphflow.results.entries import parts_at, read_parts
 from graphflow.results.local import LocalStore
 
@@ -224,6 +225,29 @@ def test_values_of_a_damaged_block_are_lost_and_no_others(
     expected = [MISSING if first <= each < after else values[each] for each in values]
     assert len(packs(store)) == 1 and get(opened(store), *values, 9) == [*expected, "nine"]
     assert len(told(caplog)) == 1 and name in told(caplog)[0]
+
+
+def test_what_strangers_signed_is_not_signed_by_a_compaction(store: LocalStore) -> None:
+    for number in range(3):
+        put(CacheFolder(LocalStore(store.folder, key=b"s" * 32), FOLDER), {number: number})
+    put(CacheFolder(store, FOLDER), {7: 7})
+    put(CacheFolder(store, FOLDER), {8: 8})
+    trusting = LocalStore(store.folder, key=KEY, allow_unsigned=True)
+    assert get(opened(trusting), 0, 1, 2, 7) == [0, 1, 2, 7]
+    done = compact(trusting, FOLDER, now=time.time(), grace_seconds=0.0)
+    assert (done.read, len(done.written), done.removed) == (5, 1, 2)
+    assert get(opened(store), 0, 1, 2, 7, 8) == [MISSING] * 3 + [7, 8]
+    with pytest.raises(ResultStoreError, match="another installation signed it"):
+        forget_keys(trusting, FOLDER, [key(1)], now=time.time())
+
+
+def test_keys_are_forgotten(store: LocalStore) -> None:
+    every = filled(store, 3)
+    put(CacheFolder(store, FOLDER), {5: "again"}, created=900.0)
+    put(CacheFolder(store, FOLDER), {6: "alone"}, created=1.0)
+    assert forget_keys(store, FOLDER, [key(5), key(6), key(999)], now=time.time()) == 4
+    expected = [MISSING if number in (5, 6) else value for number, value in every.items()]
+    assert get(opened(store), *every) == expected and len(packs(store)) == 3
 
 
 def test_a_damaged_pack_is_left_alone(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
