@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli.cache_release import release
 from graphflow.cli.cache_tables import (
     entry_of,
     moment,
@@ -41,6 +42,7 @@ cache = typer.Typer(
 )
 
 cache.command()(why)
+cache.command()(release)
 
 Storage = Annotated[
     str | None,
