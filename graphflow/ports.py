@@ -411,8 +411,9 @@ class ResultStore(Protocol):
     def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: True if this very call made it, False if it was there.
 
-        Of all who try at once, one gets True. `data` is not empty, and nobody else's: where the store's answer was
-        lost, what is there is read back and compared. What is not `is_lasting` may be gone when the machine lost its power.
+        Of all who try at once, one gets True. `data` is a token that no other call uses, not empty: where the store's
+        answer was lost, what is there is read back and compared. What is not `is_lasting` may be gone when
+        the machine has lost its power.
 
         Raises
         ------

@@ -10,8 +10,6 @@ import typer
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.terminal import make_console
 from graphflow.errors import LeaseHeld, ResultStoreError
-from graphflow.results.claims import once_claims
-from graphflow.results.stores import default_store_url, open_store
 
 __all__ = ["release"]
 
@@ -32,6 +30,9 @@ def release(
 
     Exit codes: 0 done, 2 no such claim or several, 5 the store cannot be reached, 9 the item is being executed.
     """
+    from graphflow.results.claims import once_claims  # help must not load numpy or fsspec
+    from graphflow.results.stores import default_store_url, open_store
+
     with errors_become_exit_codes():
         store = open_store(storage or default_store_url())
         known = once_claims(store)

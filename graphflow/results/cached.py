@@ -134,6 +134,7 @@ class CacheFolder:
         self._numbers: dict[str, int] = {}
         self._own: set[str] = set()
         self._refused: set[str] = set()
+        self._replaced: set[str] = set()
         self._warned: set[str] = set()
         self._damaged: set[tuple[int, int]] = set()
         self._segments: list[Segment] = []
@@ -165,22 +166,19 @@ class CacheFolder:
 
         with self._refreshing:
             listed = listed_packs(self.store, self.folder)
-            new = [
-                each
-                for name, each in listed.items()
-                if name not in self._numbers and name not in self._refused
-            ]
+            known = self._numbers.keys() | self._refused
+            new = sorted(
+                (each for name, each in listed.items() if name not in known), key=lambda each: -each.modified
+            )
             refused: dict[str, ResultStoreError] = {}
             whole: list[tuple[str, bytes]] = []
-            found = list(
-                read_packs(
-                    self.store,
-                    self.folder,
-                    new,
-                    refused.__setitem__,
-                    None if self._is_near else lambda pack, data: whole.append((pack.name, data)),
-                )
-            )
+            found = []
+            # What newer packs replaced need not be read: pulled as they are read, a few at a time.
+            wanted = (each for each in new if each.name[len(self.folder) + 1 :] not in self._replaced)
+            keep = None if self._is_near else lambda pack, data: whole.append((pack.name, data))
+            for pack in read_packs(self.store, self.folder, wanted, refused.__setitem__, keep):
+                self._replaced.update(pack.replaces)
+                found.append(pack)
             self._learn(found)
             for name, data in whole:
                 self._pieces().add(self._numbers[name], 0, data)
@@ -203,7 +201,7 @@ class CacheFolder:
                 if pack.name in self._numbers:
                     continue
                 self._numbers[pack.name] = len(self._packs)
-                self._packs.append(pack)
+                self._packs.append(pack.without_keys())
                 segments.append(segment_of(pack, self._numbers[pack.name]))
                 if len(pack.created):
                     self._latest = max(self._latest, float(pack.created.max()))
@@ -402,8 +400,15 @@ _folders: OrderedDict[tuple[str, str, tuple[bytes, ...]], tuple[CacheFolder, set
 _folders_lock = threading.Lock()
 
 
-def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
+def cache_folder(
+    store: ResultStore, folder: str, token: str, *, large_nbytes: int = LARGE_NBYTES
+) -> CacheFolder:
     """This process's folder of this name, refreshed once per token (the id of a run).
+
+    Parameters
+    ----------
+    large_nbytes
+        A value of more bytes than this is an object of its own; what was said first counts.
 
     Raises
     ------
@@ -412,7 +417,9 @@ def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
     """
     name = (store.url, folder, tuple(store.keys))
     with _folders_lock:
-        found, tokens = _folders.setdefault(name, (CacheFolder(store, folder), set()))
+        found, tokens = _folders.setdefault(
+            name, (CacheFolder(store, folder, large_nbytes=large_nbytes), set())
+        )
         _folders.move_to_end(name)
         while len(_folders) > MAX_FOLDERS:
             _folders.popitem(last=False)

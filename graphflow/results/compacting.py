@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,12 @@ def _survey(packs: list[EntryPack], now: float, refused: dict[str, ResultStoreEr
     expired = [np.zeros(pack.count, bool) for pack in packs]
     if packs:
         every = merged([segment_of(pack, number) for number, pack in enumerate(packs)])
-        is_over = every.expires <= now
-        for number in range(len(packs)):
-            of_pack = every.pack == number
-            live[number][every.place[of_pack]] = True
-            expired[number][every.place[of_pack & is_over]] = True
+        order = np.argsort(every.pack, kind="stable")
+        edges = np.searchsorted(every.pack[order], np.arange(len(packs) + 1)).tolist()
+        places, is_over = every.place[order], every.expires[order] <= now
+        for number, (start, stop) in enumerate(pairwise(edges)):
+            live[number][places[start:stop]] = True
+            expired[number][places[start:stop]] = is_over[start:stop]
     return Survey(packs=packs, refused=refused, live=live, expired=expired)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,8 +34,27 @@ def compress(data: Buffer, *, always: bool = False) -> bytes | None:
             return None
         if len(data) > 4 * SAMPLE_NBYTES and not pays([data]):
             return None
-    packed: bytes = _zstd().compress(data, LEVEL)
+    packed = _compressed(data)
     return packed if always or len(packed) <= RATIO * len(data) else None
+
+
+class _Stream(threading.local):
+    """A thread's compressor: making one takes longer than what it does with a few kilobytes."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+
+
+_stream = _Stream()
+
+
+def _compressed(data: Buffer) -> bytes:
+    """One frame."""
+    if _stream.made is None:
+        _stream.made = _zstd().ZstdCompressor(LEVEL)
+    made = _stream.made
+    packed: bytes = made.compress(data, made.FLUSH_FRAME)
+    return packed
 
 
 def pays(parts: Iterable[Buffer]) -> bool:
@@ -42,7 +62,7 @@ def pays(parts: Iterable[Buffer]) -> bool:
     largest = max((memoryview(part) for part in parts), key=len, default=memoryview(b""))
     middle = max(0, (len(largest) - SAMPLE_NBYTES) // 2)
     sample = largest[middle : middle + SAMPLE_NBYTES]
-    return len(sample) >= MIN_NBYTES and len(_zstd().compress(sample, LEVEL)) <= RATIO * len(sample)
+    return len(sample) >= MIN_NBYTES and len(_compressed(sample)) <= RATIO * len(sample)
 
 
 def compressed_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:

@@ -27,8 +27,12 @@ MOST = 64
 T = TypeVar("T")
 
 
-def file_system(location: Location, options: Mapping[str, Any], frozen_options: Any) -> FileSystem:
+def file_system(
+    location: Location, options: Mapping[str, Any], *, frozen_options: Any, timeout_seconds: float
+) -> FileSystem:
     """The file system of a place: the same one for the same options, in each process.
+
+    `timeout_seconds` is for one request, where the file system can keep that.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def file_system(location: Location, options: Mapping[str, Any], frozen_options: 
     if location.is_s3:
         # Credentials that were renewed in the environment are used at once.
         key = ("s3", frozen_options, _environment())
-        return S3(_the(key, lambda: Client(options)), location)
+        return S3(_the(key, lambda: Client(options)), location, timeout_seconds=timeout_seconds)
     return _the((location.url, frozen_options), lambda: _open(location, options))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,11 @@ class EntryPack:
     digests: Array
     parts_place: tuple[int, int, bytes]
 
+    def without_keys(self) -> EntryPack:
+        """The same, for those who have the keys elsewhere."""
+        none = np.zeros(0, np.uint32)
+        return replace(self, keys=none.astype("S16"), places=none)
+
     @property
     def count(self) -> int:
         """How many values are in it."""
@@ -170,10 +175,11 @@ def raw_column(name: str, values: Array, *, is_ordered: bool = False) -> Column:
 
 
 def array_of(found: Column) -> Array:
-    """The entries of a column."""
+    """The entries of a column; not to be written to."""
     dtype = np.dtype(f"S{found.width}" if found.kind == "S" else f"<{found.kind}{found.width}")
     if found.encoding == CONSTANT:
-        return np.full(found.count, np.frombuffer(found.data, dtype)[0], dtype)
+        # One entry that is seen many times: it takes no room here either.
+        return np.broadcast_to(np.frombuffer(found.data, dtype), found.count)
     if found.encoding == DELTA:
         data = compression.decompress(found.data, found.width * found.count)
         return np.cumsum(np.frombuffer(data, dtype), dtype=dtype)

@@ -31,7 +31,7 @@ class FileSystem(Protocol):
         """Whether `create` is exclusive; may ask the server."""
         ...
 
-    def get(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> list[bytes | BaseException]:
+    def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Bytes of objects, at once: shorter where the object ends before; in place of a failed one, its error."""
         ...
 
@@ -73,16 +73,25 @@ class Files:
         if self.puts_whole:
             self.fs.pipe_file(path, data)
             return
+        above = path.rpartition("/")[0]
+        if above in self._made:
+            try:
+                self._put_and_move(path, data)
+                return
+            except FileNotFoundError:
+                # Somebody removed the folder.
+                self._made.discard(above)
+        self.fs.makedirs(above, exist_ok=True)
+        self._put_and_move(path, data)
+        self._made.add(above)
+
+    def _put_and_move(self, path: str, data: bytes) -> None:
         above, _, last = path.rpartition("/")
-        if above not in self._made:
-            self.fs.makedirs(above, exist_ok=True)
-            self._made.add(above)
         temporary = f"{above}/.{last}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         try:
             self.fs.pipe_file(temporary, data)
             self.fs.mv(temporary, path)
         except BaseException:
-            self._made.discard(above)
             with suppress(Exception):
                 self.fs.rm_file(temporary)
             raise
@@ -95,7 +104,7 @@ class Files:
         """Nothing is known of it."""
         return False
 
-    def get(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> list[bytes | BaseException]:
+    def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Bytes of objects."""
         names, offsets, sizes = zip(*ranges, strict=True)
         ends = [None if offset < 0 else offset + size for offset, size in zip(offsets, sizes, strict=True)]
@@ -153,10 +162,10 @@ class Memory(Files):
         """A lock of the process does it."""
         return True
 
-    def get(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> list[bytes | BaseException]:
+    def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Bytes of objects."""
         with _memory_lock:
-            return super().get(ranges, timeouts)
+            return super().get(ranges)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects."""

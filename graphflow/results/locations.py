@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ _SHOWN = frozenset(
     ]
 )
 """Options whose values may be in messages; all others count as secret."""
+
+_SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_OURS = frozenset(("asynchronous", "loop", "skip_instance_cache", "use_listings_cache"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +139,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ResultStoreError
-        If one is anything else; its value is not shown.
+        If one is anything else (its value is not shown), or is not the user's to set.
     """
     for name, value in options.items():
         if type(name) is not str or not _is_plain(value):
@@ -143,6 +147,14 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"storage_options[{name!r}] is a {type(value).__name__}; options travel to workers, so they are texts, numbers, "
                 "booleans, None, and lists and dicts of those"
             )
+    for name in _OURS & options.keys():
+        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow decides about it")
+    config = options.get("config_kwargs")
+    if isinstance(config, Mapping) and "retries" in config:
+        raise ResultStoreError(
+            "storage_options['config_kwargs']['retries'] cannot be set: requests are tried again in one place only; set "
+            "GRAPHFLOW_STORE_ATTEMPTS and GRAPHFLOW_STORE_RETRY_SECONDS"
+        )
     copied: dict[str, Any] = _copied(options)
     return copied
 
@@ -157,9 +169,14 @@ def frozen(value: Any) -> Any:
 
 
 def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts that no message may hold, the longest first."""
+    """Texts that no message may hold, also those of the environment as it is now; the longest first."""
     found = {each for name, value in options.items() for each in _secrets(name, value)}
     found.update(_userinfo(location.url))
+    for name, value in os.environ.items():
+        if name in _SECRET_VARIABLES:
+            found.add(value)
+        elif name.startswith("AWS_ENDPOINT_URL"):
+            found.update(_userinfo(value))
     return tuple(sorted((each for each in found if len(each) > 2), key=len, reverse=True))
 
 

@@ -50,7 +50,7 @@ class FsspecStore:
         If the URL or an option cannot be used.
     """
 
-    __slots__ = ("_frozen", "_keys", "_location", "_options", "_secrets", "allow_unsigned", "retries")
+    __slots__ = ("_frozen", "_keys", "_location", "_options", "allow_unsigned", "retries")
 
     def __init__(
         self,
@@ -65,7 +65,6 @@ class FsspecStore:
         self._location: Location = parse(url)
         self._options = check_options(storage_options or {})
         self._frozen = frozen(self._options)
-        self._secrets = secrets_of(self._location, self._options)
         self._keys = (key, *older_keys)
         self.allow_unsigned = allow_unsigned
         self.retries = Retries.configured() if retries is None else retries
@@ -232,9 +231,8 @@ class FsspecStore:
         files = self._files
         for wait in self.retries.waits():
             tried = [ranges[at] for at in left]
-            timeouts = [self.retries.timeout(max(nbytes, -offset)) for _, offset, nbytes in tried]
             last, again = None, []
-            for at, each, got in zip(left, tried, files.get(tried, timeouts), strict=True):
+            for at, each, got in zip(left, tried, files.get(tried), strict=True):
                 if isinstance(got, BaseException) and is_transient(got):
                     last = got
                     again.append(at)
@@ -344,7 +342,12 @@ class FsspecStore:
     @property
     def _files(self) -> FileSystem:
         try:
-            return file_system(self._location, self._options, self._frozen)
+            return file_system(
+                self._location,
+                self._options,
+                frozen_options=self._frozen,
+                timeout_seconds=self.retries.timeout_seconds,
+            )
         except (ImportError, ValueError, TypeError, OSError) as error:
             self._raise(f"the result store {self.url} cannot be opened", error)
 
@@ -359,9 +362,10 @@ class FsspecStore:
     def _raise(self, what: str, error: BaseException) -> NoReturn:
         """Say it without secrets, which the errors of others may hold: those are shown only if they do not."""
         text = f"{what}: {explain(error)}"
-        if scrub(text, self._secrets) == text and not _tells(error, self._secrets):
+        secrets = secrets_of(self._location, self._options)
+        if scrub(text, secrets) == text and not _tells(error, secrets):
             raise ResultStoreError(text) from error
-        raise ResultStoreError(scrub(text, self._secrets)) from None
+        raise ResultStoreError(scrub(text, secrets)) from None
 
 
 def _tells(error: BaseException, secrets: tuple[str, ...]) -> bool:

@@ -149,10 +149,6 @@ class Retries:
 
             yield wait
 
-    def timeout(self, nbytes: int) -> float:
-        """How long one attempt to move so many bytes may take."""
-        return self.timeout_seconds + nbytes / (1 << 20)
-
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later: throttling, server errors, broken and slow connections."""

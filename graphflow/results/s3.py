@@ -70,24 +70,26 @@ class S3:
         What reaches it.
     location
         Which one.
+    timeout_seconds
+        How long a request may take, beside a second per MiB.
     """
 
-    def __init__(self, client: Client, location: Location) -> None:
+    def __init__(self, client: Client, location: Location, *, timeout_seconds: float) -> None:
         self.fs = client.fs
         self._creates = client.creates
+        self._timeout_seconds = timeout_seconds
         self.bucket, _, prefix = location.url.partition("://")[2].partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object by one request, or in parts that become an object when the upload is completed."""
-        self._run(self.fs._pipe_file, self._path(name), data, chunksize=PART_NBYTES)
+        timeout = self._timeout(len(data))
+        self._run(self.fs._pipe_file, self._path(name), data, chunksize=PART_NBYTES, timeout=timeout)
 
     def create(self, name: str, data: bytes) -> None:
         """Write an object on the condition that there is none."""
         try:
-            self.fs.call_s3(
-                "put_object", Bucket=self.bucket, Key=self.prefix + name, Body=data, IfNoneMatch="*"
-            )
+            self.ask("put_object", Key=self.prefix + name, Body=data, IfNoneMatch="*")
         except FileExistsError:
             raise
         except OSError as error:
@@ -121,30 +123,30 @@ class S3:
             raise
         return False
 
-    def get(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> list[bytes | BaseException]:
+    def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Bytes of objects, some tens of them at a time."""
-        found: list[bytes | BaseException] = self._run(self._get_all, ranges, timeouts)
+        found: list[bytes | BaseException] = self._run(self._get_all, ranges)
         return found
 
-    async def _get_all(self, ranges: Sequence[Range], timeouts: Sequence[float]) -> Any:
+    async def _get_all(self, ranges: Sequence[Range]) -> Any:
         import asyncio
 
         places = asyncio.Semaphore(CONNECTIONS)
 
-        async def get(part: Range, timeout: float) -> bytes:
+        async def get(part: Range) -> bytes:
             name, offset, nbytes = part
             async with places:
                 end = None if offset < 0 else offset + nbytes
                 reading: Coroutine[Any, Any, bytes] = self.fs._cat_file(
                     self._path(name), start=offset, end=end
                 )
-                return await asyncio.wait_for(reading, timeout)
+                return await asyncio.wait_for(reading, self._timeout(max(nbytes, -offset)))
 
-        return await asyncio.gather(*map(get, ranges, timeouts), return_exceptions=True)
+        return await asyncio.gather(*map(get, ranges), return_exceptions=True)
 
     def size(self, name: str) -> int:
         """The size of an object."""
-        found = self.fs.call_s3("head_object", Bucket=self.bucket, Key=self.prefix + name)
+        found = self.ask("head_object", Key=self.prefix + name)
         return int(found["ContentLength"])
 
     def pages(self, prefix: str) -> Iterator[list[StoredObject]]:
@@ -153,13 +155,19 @@ class S3:
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects by one request."""
-        done = self.fs.call_s3(
+        done = self.ask(
             "delete_objects",
-            Bucket=self.bucket,
             Delete={"Objects": [{"Key": self.prefix + name} for name in names], "Quiet": True},
         )
         for failed in done.get("Errors") or ():
             raise _NotRemoved(failed)
+
+    def ask(self, method: str, **kwargs: Any) -> Any:
+        """One request about the bucket."""
+        return self._run(self.fs._call_s3, method, Bucket=self.bucket, timeout=self._timeout(0), **kwargs)
+
+    def _timeout(self, nbytes: int) -> float:
+        return self._timeout_seconds + nbytes / (1 << 20)
 
     def _run(self, act: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
         from fsspec.asyn import sync
@@ -175,7 +183,7 @@ class _Pages:
 
     def __init__(self, s3: S3, prefix: str) -> None:
         self._s3 = s3
-        self._asked: dict[str, Any] = {"Bucket": s3.bucket, "Prefix": prefix, "MaxKeys": LISTED_AT_ONCE}
+        self._asked: dict[str, Any] = {"Prefix": prefix, "MaxKeys": LISTED_AT_ONCE}
         self._is_over = False
 
     def __iter__(self) -> _Pages:
@@ -184,7 +192,7 @@ class _Pages:
     def __next__(self) -> list[StoredObject]:
         if self._is_over:
             raise StopIteration
-        page = self._s3.fs.call_s3("list_objects_v2", **self._asked)
+        page = self._s3.ask("list_objects_v2", **self._asked)
         self._is_over = not page.get("IsTruncated")
         if not self._is_over:
             self._asked["ContinuationToken"] = page["NextContinuationToken"]

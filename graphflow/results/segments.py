@@ -67,11 +67,11 @@ def segment_of(pack: EntryPack, number: int) -> Segment:
         Segment(
             high,
             low,
-            np.full(count, number, np.int64),
-            pack.places.astype(np.int64),
+            np.full(count, number, np.int32),
+            pack.places,
             pack.created[pack.places],
             pack.expires[pack.places],
-            np.full(count, pack.generation, np.int64),
+            np.full(count, pack.generation, np.int32),
         )
     )
 

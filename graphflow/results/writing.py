@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,13 @@ def write_entries(
         for each in _part(name, data, kept, count)
     }
     pieces = build_entries(pack, encoded.blocks, columns, key=store.keys[0])
-    store.publish(f"{folder}/{pack.name}", pieces)
+    try:
+        store.publish(f"{folder}/{pack.name}", pieces)
+    except BaseException:
+        # Whoever cannot write may be unable to remove as well: then they are garbage.
+        with suppress(Exception):
+            store.delete([f"{folder}/{each}" for each in pack.blobs])
+        raise
     return pack, errors
 
 

@@ -20,7 +20,7 @@ from graphflow.testing.s3server import Bucket
 
 KEY = bytes(range(32))
 PROCESSES = 4
-ROUNDS = 5
+ROUNDS = 3
 QUICK = Retries(base_seconds=0.001)
 
 # Newer Pythons warn of forks while threads run, which is what is tested here.

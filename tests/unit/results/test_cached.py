@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphflow import failpoints
 from graphflow.errors import ResultStoreError, SerializationError, SettingsError
-from graphflow.results import cached, loading
+from graphflow.results import cached, listing, loading
 from graphflow.results.cached import MISSING, CacheFolder, cache_folder, forget_folders
+from graphflow.results.compacting import compact
 from graphflow.results.local import LocalStore
 
 KEY = bytes(range(32))
@@ -607,6 +613,41 @@ def test_small_packs_are_read_in_one_request_with_their_values(store: LocalStore
     reader.refresh()
     assert get(reader, *range(20)) == [str(each) for each in range(20)]
     assert len(far.requests) == 1 + 20
+
+
+def test_packs_that_were_replaced_are_not_read(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "AT_ONCE", 4)
+    writer = CacheFolder(store, FOLDER)
+    for each in range(20):
+        put(writer, {each: str(each)})
+    for old in store.entries(f"{FOLDER}/"):
+        os.utime(Path(store.folder) / old.name, (1_000.0, 1_000.0))
+    compact(store, FOLDER, now=time.time())
+    far = Far(store.folder)
+    reader = CacheFolder(far, FOLDER)
+    for _ in range(2):
+        reader.refresh()
+        assert get(reader, *range(20)) == [str(each) for each in range(20)]
+    assert len(far.requests) == 1 + 4 + 1
+
+
+def test_a_value_whose_pack_cannot_be_written_leaves_no_large_object(store: LocalStore) -> None:
+    folder = CacheFolder(store, FOLDER, large_nbytes=1_000)
+    failpoints.activate("store.fsync.after:raise=ENOSPC@2")
+    try:
+        with pytest.raises(ResultStoreError, match="cannot be written"):
+            put(folder, {1: bytes(range(256)) * 20})
+    finally:
+        failpoints.deactivate()
+    assert list(store.names()) == [] and get(folder, 1) == [MISSING]
+
+
+def test_numpy_is_loaded_by_those_who_use_a_cache_alone() -> None:
+    code = (
+        "import sys, graphflow, graphflow.cli.main, graphflow.results.cached, graphflow.results.serializers\n"
+        "assert not {'numpy', 'pyarrow', 'backports.zstd'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_near_blocks_are_read_together_and_far_ones_apart(

@@ -237,3 +237,99 @@ def test_several_threads_may_make_the_folder_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda pair: pair[1].publish(f"n{pair[0]}", [b"x"]), enumerate(stores)))
     assert len(list(stores[0].names())) == 16
+
+
+# -- names with slashes, claims, listings ------------------------------------------------------------------
+
+
+def test_folders_below_it_are_made_for_its_owner_alone(store: LocalStore) -> None:
+    store.publish("a/b/one", [b"x"])
+    for each in ("a", "a/b"):
+        assert stat.S_IMODE((Path(store.folder) / each).stat().st_mode) == 0o700
+    assert stat.S_IMODE((Path(store.folder) / "a" / "b" / "one").stat().st_mode) == 0o600
+
+
+def test_links_to_folders_lead_nowhere(store: LocalStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "one").write_bytes(b"secret")
+    store.publish("real/one", [b"x"])
+    (Path(store.folder) / "link").symlink_to(outside)
+    with pytest.raises(ResultDamaged):
+        store.read("link/one", 0, 6)
+    for write in (lambda: store.publish("link/two", [b"x"]), lambda: store.create("link/two", b"x")):
+        with pytest.raises(ResultStoreError):
+            write()
+    store.delete(["link/one"])
+    assert list(store.names()) == ["real/one"]
+    assert os.listdir(outside) == ["one"]
+
+
+def test_what_is_hidden_is_not_listed(store: LocalStore) -> None:
+    store.publish("a/one", [b"x"])
+    folder = Path(store.folder)
+    (folder / ".hidden").write_bytes(b"x")
+    (folder / "a" / ".one.1.tmp").write_bytes(b"x")
+    (folder / ".folder").mkdir()
+    (folder / ".folder" / "two").write_bytes(b"x")
+    os.mkfifo(folder / "a" / "pipe")
+    assert list(store.names()) == ["a/one"]
+
+
+def test_a_claim_that_fails_leaves_nothing_behind(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish("claims/before", [b"x"])
+    for name in ("fsync", "link", "write"):
+
+        def fails(*args: object, **kwargs: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(local.os, name, fails)
+            with pytest.raises(ResultStoreError, match="No space left"):
+                store.create("claims/one", b"abc")
+        assert os.listdir(f"{store.folder}/claims") == ["before"]
+
+
+def test_a_file_system_without_hard_links_is_refused(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(local.os, "link", fails)
+    with pytest.raises(ResultStoreError, match=r"nothing can be claimed in .*makes no hard links"):
+        store.create("claims/one", b"abc")
+    assert list(store.names()) == []
+
+
+def test_a_link_that_was_made_although_it_is_denied_is_ones_own(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def repeats(*args: object, **kwargs: object) -> None:
+        # As a network file system does that sends a request twice.
+        link(*args, **kwargs)  # type: ignore[arg-type]
+        link(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(local.os, "link", repeats)
+    assert store.create("claims/one", b"mine") is True
+    assert store.create("claims/one", b"other") is False
+    assert os.listdir(f"{store.folder}/claims") == ["one"]
+
+
+def test_large_reads_are_made_in_threads(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "CONCURRENT_NBYTES", 10)
+    for number in range(5):
+        store.publish(f"n/{number}", [bytes([number]) * 100])
+    found = store.read_many([(f"n/{number}", 0, 100) for number in range(6)])
+    assert found[:5] == [bytes([number]) * 100 for number in range(5)]
+    assert isinstance(found[5], ResultDamaged)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(ResultStoreError, match="cannot be listed"):
+        list(LocalStore(tmp_path / "file", key=KEY).names())
+    with pytest.raises(ResultStoreError, match="cannot be written"):
+        LocalStore(tmp_path / "file", key=KEY).check()

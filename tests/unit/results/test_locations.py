@@ -80,6 +80,12 @@ def test_options_are_plain_values_and_are_copied() -> None:
             check_options({"x": value})
 
 
+def test_options_that_would_do_nothing_are_refused() -> None:
+    for options in ({"use_listings_cache": True}, {"config_kwargs": {"retries": {"max_attempts": 9}}}):
+        with pytest.raises(ResultStoreError, match="cannot be set"):
+            check_options(options)
+
+
 def test_options_are_told_apart() -> None:
     same = [{"a": 1, "b": [1, {"c": "x"}]}, {"b": [1, {"c": "x"}], "a": 1}]
     assert frozen(same[0]) == frozen(same[1]) and hash(frozen(same[0])) == hash(frozen(same[1]))
