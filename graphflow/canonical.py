@@ -240,7 +240,7 @@ class Encoder:
         if pydantic is not None and isinstance(value, pydantic.BaseModel):
             fields = {name: getattr(value, name) for name in kind.model_fields}  # type: ignore[attr-defined]
             return self._of(kind, b"pydantic", fields, value.__pydantic_extra__ or {}, owner=value)
-        raise Untold(f"a {kind.__qualname__} has no canonical form")
+        raise Untold(f"{_an(kind.__qualname__)} has no canonical form")
 
     def _numpy_scalar(self, value: Any) -> bytes:
         if value.dtype.hasobject or value.dtype.fields is not None:
@@ -291,7 +291,7 @@ class Encoder:
             return self._named(b"pandas.period", value.freqstr, value.ordinal)
         if isinstance(value, pandas.Interval):
             return self._named(b"pandas.interval", value.left, value.right, value.closed)
-        raise Untold(f"a {kind.__qualname__} has no canonical form")
+        raise Untold(f"{_an(kind.__qualname__)} has no canonical form")
 
     def _pandas_values(self, value: Any) -> Any:
         """Values of a column or index with their type, as something that can be encoded."""
@@ -383,6 +383,10 @@ _LIBRARY_ATOMS: dict[tuple[str, str], Callable[[Any], bytes]] = {
     ),
 }
 """By name, since whoever has such a value has imported its module, and nobody else needs it."""
+
+
+def _an(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _untold(what: str) -> bytes:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.caching import files_later
 from graphflow.canonical import Encoder
 from graphflow.origins import is_installed
 from graphflow.syntax import class_node, definition_of, dump, module_tree, names_in, origin_module, read_code
@@ -70,9 +71,13 @@ def current_code(fn: Any) -> tuple[str, list[str]]:
 
 
 def constants_digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """A digest of the constant arguments of a call, in hex; empty if they cannot be told from others by their content."""
+    """A digest of the constant arguments of a call, in hex; empty if they cannot be told from others by their content.
+
+    Files among them are not read here, on the driver: then nothing can be told either.
+    """
     try:
-        data = Encoder(code_fingerprint).encode((tuple(args), dict(kwargs)))
+        with files_later():
+            data = Encoder(code_fingerprint).encode((tuple(args), dict(kwargs)))
     except Exception:
         return ""
     return blake2b(data, digest_size=DIGEST_NBYTES).hexdigest()

@@ -133,7 +133,8 @@ def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
     if cache.key_fn is None:
         if cache.version is None:
             problems += [
-                f"the task uses {each!r} of the function around it, which has no canonical form"
+                f"the task uses {each!r} of the function around it, which has no canonical form; "
+                "cache_version= would stand for it"
                 for each in unknown
             ]
             parts[CODE] = part_of(b"".join(material))
@@ -189,7 +190,7 @@ def argument_part(name: str) -> str:
 def problem_of(what: str, error: BaseException) -> str:
     """Why an item has no key."""
     if isinstance(error, Untold):
-        return f"{what}: {error}"
+        return f"{what}: {error}; register_hash or __graphflow_hash__ can give it one"
     return f"{what}: {type(error).__name__}: {error}"
 
 

@@ -291,8 +291,7 @@ class DaskBackend:
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
-        if not self._shares_disk:
-            order = self._sender.order(order)
+        order = self._sender.order(order) if not self._shares_disk else self._sender.within_reach(order)
         flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
         options = order.steps[0].program.options
         with self._lock:

@@ -15,6 +15,7 @@ import cloudpickle
 
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
+from graphflow.ports import ResultStore
 from graphflow.runner.columns import MAX_INLINE, encode, read_stored, write_pack
 
 __all__ = ["Carrier", "Sender", "can_travel"]
@@ -110,12 +111,20 @@ class Sender:
         """
         results = order.results if order.results is None or order.results.is_shared else None
         inputs = tuple(_with_refs(each, self._sent) for each in order.inputs)
-        steps = tuple(self._reachable(each) for each in order.steps)
+        steps = tuple(self._reachable(each, lambda store: store.is_shared) for each in order.steps)
         return replace(order, inputs=inputs, results=results, steps=steps)
 
-    def _reachable(self, step: StepOrder) -> StepOrder:
-        """The step without a cache that only this machine has."""
-        if step.cache is None or step.cache.store.is_shared:
+    def within_reach(self, order: BatchOrder) -> BatchOrder:
+        """The same order without a store that only this process has, for workers on this machine."""
+        has_own = order.results is not None and _is_own(order.results)
+        if not has_own and not any(step.cache and _is_own(step.cache.store) for step in order.steps):
+            return order
+        steps = tuple(self._reachable(each, lambda store: not _is_own(store)) for each in order.steps)
+        return replace(order, results=None if has_own else order.results, steps=steps)
+
+    def _reachable(self, step: StepOrder, is_reached: Callable[[ResultStore], bool]) -> StepOrder:
+        """The step without a cache that the workers do not reach."""
+        if step.cache is None or is_reached(step.cache.store):
             return step
         url = step.cache.store.url
         options = step.program.options.cache
@@ -148,6 +157,11 @@ class Sender:
                     self._unshare(self._known.popitem(last=False)[1])
             self._known.move_to_end(ref.id)
             return known
+
+
+def _is_own(store: ResultStore) -> bool:
+    """Whether a store is in the memory of this process."""
+    return bool(getattr(store, "is_in_process", False))
 
 
 def _with_refs(source: Input, change: Callable[[Ref], Ref]) -> Input:

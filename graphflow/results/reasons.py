@@ -5,7 +5,6 @@ Loads numpy, so nothing imports this before it is asked for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from graphflow.errors import ResultDamaged
 from graphflow.ports import ResultStore
 from graphflow.results.cached import Made, made_of
-from graphflow.results.compacting import survey_folder
 from graphflow.results.entries import EntryPack, read_parts
+from graphflow.results.surveying import read_folder
 
 __all__ = ["CacheEntry", "Reason", "reason_of"]
 
@@ -69,12 +68,11 @@ def reason_of(
     ResultStoreError
         If the store cannot be read.
     """
-    now = time.time()
     for folder in folders:
-        survey = survey_folder(store, folder, now=now, is_quiet=True)
-        own = _made_by(survey.packs, run_id, node, index)
+        packs, _ = read_folder(store, folder)
+        own = _made_by(packs, run_id, node, index)
         if own is not None:
-            return _reason(store, folder, survey.packs, *own)
+            return _reason(store, folder, packs, *own)
     return None
 
 

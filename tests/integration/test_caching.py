@@ -462,3 +462,16 @@ def test_a_driver_that_was_killed_leaves_no_flight_behind(calls: Any, tmp_path: 
 
     assert again.returncode == 0, again.stderr
     assert set(calls.seen()) == {str(x) for x in range(300)}
+
+
+def test_a_store_in_memory_is_of_use_in_its_own_process_alone(
+    calls: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHFLOW_RESULT_STORAGE", "memory://graphflow-tests")
+    here, there = squares.with_options(backend="threads:2"), squares.with_options(backend="processes:1")
+
+    assert here(5, calls.path) == here(5, calls.path)
+    assert set(calls.seen().values()) == {1}
+    assert there(5, calls.path) == [0, 1, 4, 9, 16]
+    assert set(calls.seen().values()) == {2}
+    assert any("do not reach memory://" in text for text in caplog.messages)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from graphflow import flow, task
+from graphflow import file_input, flow, task
 from graphflow.fingerprints import code_fingerprint, constants_digest, current_code
 from graphflow.orders import Hole
 
@@ -450,3 +450,10 @@ def test_constants_of_a_call_are_told_apart_by_content() -> None:
 
 def test_constants_that_cannot_be_told_have_no_digest() -> None:
     assert constants_digest((object(),), {}) == ""
+
+
+def test_files_among_constants_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+    assert constants_digest((file_input(path), 1), {}) == ""
+    assert constants_digest((str(path), 1), {})

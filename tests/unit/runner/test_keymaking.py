@@ -41,6 +41,7 @@ from graphflow.recording import Recorder
 from graphflow.runner.inputs import Constant, MixedColumn, Ready
 from graphflow.runner.keymaking import KeyMaker, Keys
 
+HINT = "; register_hash or __graphflow_hash__ can give it one"
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
@@ -310,7 +311,7 @@ def test_what_a_callable_brings_with_it_counts() -> None:
     assert key(Scale(2), 1) != key(Scale(3), 1)
     assert key(Scale(2).times, 1, cache_version="1") != key(Scale(3).times, 1, cache_version="1")
     found = keys_of(program_of(Scale(threading.Lock()).times, 1))
-    assert found.problems[0] == "argument self: a lock has no canonical form"
+    assert found.problems[0] == f"argument self: a lock has no canonical form{HINT}"
 
 
 def test_builtins_and_tasks_that_are_not_cached_have_no_keys() -> None:
@@ -334,8 +335,8 @@ def test_an_item_without_a_canonical_form_says_so_and_the_others_have_keys() -> 
     found = keys_of(program_of(add, [0] * 4, mapped=True), [values], count=4)
     assert [each != NO_KEY for each in split(found.keys)] == [True, False, True, False]
     assert found.problems == {
-        1: "argument x: a object has no canonical form",
-        3: "argument x: a lock has no canonical form",
+        1: f"argument x: an object has no canonical form{HINT}",
+        3: f"argument x: a lock has no canonical form{HINT}",
     }
     assert len(found.parts["argument x"]) == 16
     everywhere = keys_of(program_of(add, [0] * 2, unmapped(object()), mapped=True), [[1, 2]], count=2)
@@ -355,7 +356,7 @@ def test_a_default_without_a_canonical_form_matters_only_where_it_is_used() -> N
 
 def test_parameters_of_the_flow_without_a_canonical_form_are_told() -> None:
     found = keys_of(program_of(add, 1, flow={"a": object()}, cache_policy=FLOW_PARAMETERS))
-    assert found.problems == {0: "flow parameters: a object has no canonical form"}
+    assert found.problems == {0: f"flow parameters: an object has no canonical form{HINT}"}
 
 
 def test_items_that_will_not_run_have_neither_key_nor_problem() -> None:
@@ -437,7 +438,7 @@ def test_task_input_hash_makes_keys_of_code_and_inputs() -> None:
     assert key(add, 1, **make) != key(other, 1, **make)
     assert key(add, {1, 2}, **make) == key(add, {2, 1}, **make) != key(add, [1, 2], **make)
     found = keys_of(program_of(add, object(), **make))
-    assert "argument x: a object has no canonical form" in found.problems[0]
+    assert "argument x: an object has no canonical form" in found.problems[0]
     one, two = version_of("x + 1"), version_of("x + 2")
     assert key(one, 1, **make) != key(two, 1, **make)
 
@@ -522,3 +523,40 @@ def test_digests_of_libraries_objects_are_as_they_were() -> None:
     assert {
         name: (canonical_digest(value) or b"").hex() for name, value in found.items()
     } == GOLDEN_OF_LIBRARIES
+
+
+SCRIPT = """
+from graphflow import INPUTS, task
+from graphflow.keys import key_spec
+from graphflow.recording import Recorder
+
+LIMIT = 3
+
+def helper(x):
+    return x + LIMIT
+
+@task(cache_policy=INPUTS)
+def work(x):
+    return helper(x)
+
+spec = key_spec(Recorder(flow_name="f").call(work._callee, (1,), {}).program, run_id="r")
+print(spec.task_key, spec.folder, spec.prefix.hex())
+"""
+
+
+def test_a_script_has_the_keys_that_it_has_as_a_module(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.py").write_text(SCRIPT)
+    found = {
+        subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for command in (["pipeline.py"], ["-m", "pipeline"], ["-c", "import pipeline"])
+    }
+    assert len(found) == 1
+    assert found.pop().startswith("pipeline.work work-")
