@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ from graphflow.cli.run_documents import (
 from graphflow.cli.run_tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.run_texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.run_watch import follow_log, watch_run
+from graphflow.cli.saving import check_suffix, save_value
 from graphflow.cli.session import Manner
 from graphflow.cli.summary import show_failures, show_summary
 from graphflow.cli.terminal import (
@@ -299,8 +301,21 @@ def result(
     run: RunArgument,
     node: NodeOption = None,
     index: Annotated[int | None, typer.Option("--index", min=0, help="Of this item of the node.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="FILE",
+            help="Write it there instead: .json, .jsonl (a list, a line per item) or .pickle.",
+        ),
+    ] = None,
 ) -> None:
-    """Print the value of a run, of a node, or of one item: as JSON where it can be, else its repr."""
+    """Print the value of a run, of a node, or of one item: as JSON where it can be, else its repr.
+
+    Exit codes: 0 done, 1 it failed, 2 the value cannot be saved like that, 4 no such run or value, 5 it cannot be read.
+    """
+    if save is not None:
+        check_suffix(save)
     with _history() as history:
         found = history.run(run)
         try:
@@ -313,7 +328,10 @@ def result(
             if _is_ours(error):
                 raise
             raise _failed(error) from error
-    write_data(value_text(value))
+    if save is None:
+        write_data(value_text(value))
+    else:
+        _say(f"saved {save_value(value, save)}")
 
 
 def _failed(error: BaseException) -> typer.Exit:

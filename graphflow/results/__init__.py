@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphflow.results.exports import Export, read_export
+    from graphflow.results.local import LocalStore
+    from graphflow.results.remote import FsspecStore
+    from graphflow.results.stores import open_store
 
-__all__ = ["Export", "read_export"]
+__all__ = ["Export", "FsspecStore", "LocalStore", "open_store", "read_export"]
+
+_PLACES = {
+    "Export": "exports",
+    "FsspecStore": "remote",
+    "LocalStore": "local",
+    "open_store": "stores",
+    "read_export": "exports",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        # Loaded by those who read exports, not by every import of a store.
-        from graphflow.results import exports
-
-        return getattr(exports, name)
+    if name in _PLACES:
+        # Loaded by those who need it, not by every import of one of the modules.
+        return getattr(importlib.import_module(f"graphflow.results.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'graphflow.results' has no attribute {name!r}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -141,3 +144,57 @@ def test_secrets_of_a_store_are_seen_nowhere(
         if place.is_file():
             assert canary.encode() not in place.read_bytes(), place
     assert not any(canary in name for name in names_in(s3))
+
+
+PAYS = """
+import sys
+from graphflow import INPUTS, flow, task
+
+@task(run_once=True, cache_policy=INPUTS - "path")
+def pay(x: int, path: str) -> str:
+    with open(path, "a") as file:
+        file.write(f"{x}\\n")
+    return f"paid {x}"
+
+@flow(backend="threads:2", result_storage=sys.argv[2])
+def paying(path: str) -> list[str]:
+    return pay.map(range(6), path)
+
+print("ready", flush=True)
+sys.stdin.readline()
+print(paying(sys.argv[1])[5])
+"""
+
+
+def test_two_drivers_on_one_bucket_execute_what_runs_once_only_once(
+    s3: Bucket, path: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "pays.py"
+    script.write_text(PAYS)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, str(script), path, f"{s3.url}/shared"],
+            env={
+                **os.environ,
+                "GRAPHFLOW_HOME": str(tmp_path / f"home-{each}"),
+                "GRAPHFLOW_SECRET_KEY": "ab" * 32,
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for each in range(2)
+    ]
+    for each in drivers:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in drivers:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    for each in drivers:
+        out, err = each.communicate(timeout=90)
+        assert (each.returncode, out) == (0, "paid 5\n"), err
+
+    assert seen(path) == {str(x): 1 for x in range(6)}
