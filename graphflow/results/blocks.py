@@ -34,7 +34,7 @@ __all__ = [
     "values_of",
 ]
 
-BLOCK_NBYTES = 64 << 10
+BLOCK_NBYTES = 32 << 10
 """About how large a block of small values is, before it is compressed."""
 LARGE_NBYTES = 16 << 20
 """A value of more bytes than this is an object of its own."""

@@ -197,10 +197,11 @@ def remove_old(store: ResultStore, folder: str, *, now: float, grace_seconds: fl
     """
     packs, _ = read_folder(store, folder)
     known = {pack.name for pack in packs}
-    replaced = {name for pack in packs for name in pack.replaces if name in known}
-    old = {
-        name for pack in packs if is_old(pack, now, grace_seconds) for name in pack.replaces if name in known
-    }
+    # What was not signed with our key replaces nothing.
+    heirs = [pack for pack in packs if pack.is_signed]
+    replaced = {name for pack in heirs for name in pack.replaces if name in known}
+    over = [pack for pack in heirs if is_old(pack, now, grace_seconds)]
+    old = {name for pack in over for name in pack.replaces if name in known}
     dead = dead_packs(packs, replaced, now=now, grace_seconds=grace_seconds)
     names = [*sorted(old), *dead]
     return _remove(store, [f"{folder}/{name}" for name in names]), len(replaced - old)

@@ -180,11 +180,12 @@ def array_of(found: Column) -> Array:
     dtype = np.dtype(f"S{found.width}" if found.kind == "S" else f"<{found.kind}{found.width}")
     if found.encoding == CONSTANT:
         # One entry that is seen many times: it takes no room here either.
-        return np.broadcast_to(np.frombuffer(found.data, dtype), found.count)
+        return np.broadcast_to(np.frombuffer(found.data, dtype).copy(), found.count)
     if found.encoding == DELTA:
         data = compression.decompress(found.data, found.width * found.count)
         return np.cumsum(np.frombuffer(data, dtype), dtype=dtype)
-    return np.frombuffer(found.plain(), dtype)
+    # Its own bytes: a view would keep the whole index in memory.
+    return np.frombuffer(found.plain(), dtype).copy()
 
 
 def narrow(values: Array) -> Array:

@@ -423,7 +423,7 @@ def test_a_damaged_pack_runs_its_items_again(
     packs = sorted(results_of(run).glob("*.pack"))
     assert len(packs) == 3
     data = bytearray(packs[1].read_bytes())
-    data[data.index(b"value")] ^= 16
+    data[30] ^= 16  # in the values: what the index says is in the history too
     packs[1].chmod(0o600)
     packs[1].write_bytes(data)
     packs[2].unlink()
