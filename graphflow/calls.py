@@ -186,6 +186,7 @@ class Execution:
             flow_parameters=run.parameters,
             attempt=run.attempt,
             log_prints=self.options.log_prints,
+            results=self.options.results,
             durability=self.durability,
             persistence=self._persistence(),
         )
@@ -205,7 +206,6 @@ class Execution:
         caches = Caches(
             run_id=run.id,
             token=f"{run.id}/{epoch}/{run.attempt}",
-            defaults=self.options.results,
             refreshes=settings.refresh_cache(),
         )
         if durable is None:

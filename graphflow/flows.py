@@ -327,7 +327,7 @@ class Flow(Generic[P, R]):
             If the body forces a future: the rest of its graph depends on a value.
         """
         parameters = self._parameters(args, kwargs)
-        recorder = Recorder(flow_name=self.name, scope=self.name)
+        recorder = Recorder(flow_name=self.name, scope=self.name, results=self.options.results)
         token = RECORDER.set(recorder)
         try:
             outcome = self._definition.call(parameters)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from graphflow.caching import NO_DEFAULTS, CacheDefaults
 from graphflow.policies import TaskOptions
 
 __all__ = [
@@ -72,6 +73,8 @@ class Program:
     parameter_names: tuple[str, ...] = ()
     flow_parameters: Mapping[str, Any] = field(default_factory=dict)
     group: str = ""
+    defaults: CacheDefaults = NO_DEFAULTS
+    """What the flow says of its tasks' results: it holds for calls inside the running task too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

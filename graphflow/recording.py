@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow import ids, mapping
+from graphflow.caching import NO_DEFAULTS, CacheDefaults
 from graphflow.context import TaskContext
 from graphflow.errors import (
     CrossRunError,
@@ -248,11 +249,12 @@ class _Binder:
 
 @dataclass(frozen=True, slots=True)
 class _Inside:
-    """The flow inside the flow whose body records here, as a path, and whether its prints are logged."""
+    """The flow inside the flow whose body records here, as a path, whether its prints are logged, and where results go."""
 
     recorder: Recorder
     group: str
     log_prints: bool
+    results: CacheDefaults
 
 
 _INSIDE: ContextVar[_Inside | None] = ContextVar("graphflow_inside", default=None)
@@ -265,7 +267,7 @@ class Recorder:
     ----------
     flow_name, scope
         What the nodes' keys are made of; a scope is a path such as `flow/subflow`.
-    group, log_prints
+    group, log_prints, results
         What nodes get where no flow is called inside the flow.
     """
 
@@ -277,12 +279,13 @@ class Recorder:
         flow_parameters: Mapping[str, Any] | None = None,
         group: str = "",
         log_prints: bool = False,
+        results: CacheDefaults = NO_DEFAULTS,
     ) -> None:
         self.flow_name = flow_name
         self.flow_parameters: Mapping[str, Any] = flow_parameters or {}
         self.nodes: list[Node] = []
         self._scope = scope
-        self._outermost = _Inside(self, group, log_prints)
+        self._outermost = _Inside(self, group, log_prints, results)
         self._occurrences: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
         # Fragments are adopted on the driver's thread, while the body goes on to record.
@@ -298,7 +301,9 @@ class Recorder:
         return inside if inside is not None and inside.recorder is self else self._outermost
 
     @contextmanager
-    def inside(self, flow_name: str, *, log_prints: bool) -> Iterator[str]:
+    def inside(
+        self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS
+    ) -> Iterator[str]:
         """Nodes recorded in this context belong to a flow that is called here; gives its path.
 
         The path is `outer/inner`, with a number from the second call on.
@@ -308,7 +313,9 @@ class Recorder:
         self._occurrences[(f"{outer.group}/", flow_name)] = count + 1
         name = flow_name if count == 0 else f"{flow_name}-{count}"
         group = f"{outer.group}/{name}" if outer.group else name
-        token = _INSIDE.set(_Inside(self, group, outer.log_prints or log_prints))
+        token = _INSIDE.set(
+            _Inside(self, group, outer.log_prints or log_prints, results.merged(outer.results))
+        )
         try:
             yield group
         finally:
@@ -476,13 +483,16 @@ class Recorder:
         inside = self._inside()
         if options.log_prints is None and inside.log_prints:
             options = replace(options, log_prints=True)
+        if not callee.is_builtin:
+            options = options.in_flow(inside.results)
         scope = f"{self.scope}/{inside.group}" if inside.group else self.scope
         occurrence = self._occurrences.get((scope, options.name), 0)
         self._occurrences[(scope, options.name)] = occurrence + 1
         key = ids.node_key(self.flow_name, scope, options.name, occurrence)
         node_name = self.unique_name(name or options.name)
         is_batched = options.batched and is_mapped
-        can_fuse = options.trigger is all_successful and not callee.is_builtin
+        # What is cached is kept before another task has it, and could change it.
+        can_fuse = options.trigger is all_successful and not callee.is_builtin and options.cache is None
         program = Program(
             id=key,
             fn=callee.fn,
@@ -498,6 +508,7 @@ class Recorder:
             parameter_names=tuple(callee.signature.parameters) if callee.signature else (),
             flow_parameters=self.flow_parameters,
             group=inside.group,
+            defaults=inside.results,
         )
         return Node(
             id=self.next_id(),
@@ -582,10 +593,20 @@ class FragmentRecorder(Recorder):
     """
 
     def __init__(
-        self, *, context: TaskContext, flow_parameters: Mapping[str, Any], group: str, log_prints: bool
+        self,
+        *,
+        context: TaskContext,
+        flow_parameters: Mapping[str, Any],
+        group: str,
+        log_prints: bool,
+        results: CacheDefaults = NO_DEFAULTS,
     ) -> None:
         super().__init__(
-            flow_name=context.flow_name, flow_parameters=flow_parameters, group=group, log_prints=log_prints
+            flow_name=context.flow_name,
+            flow_parameters=flow_parameters,
+            group=group,
+            log_prints=log_prints,
+            results=results,
         )
         self.context = context
 

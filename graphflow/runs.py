@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphflow import settings
-from graphflow.caching import NO_DEFAULTS
+from graphflow.caching import NO_DEFAULTS, CacheDefaults
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError, ValueUnavailable
 from graphflow.graph import Dep, Graph, Node
 from graphflow.knobs import KNOB_NAMES, timeout_factor
@@ -55,11 +55,16 @@ class RunRecorder(Recorder):
         flow_parameters: Mapping[str, Any] | None = None,
         attempt: int = 1,
         log_prints: bool = False,
+        results: CacheDefaults = NO_DEFAULTS,
         durability: Durability | None = None,
         persistence: Persistence | None = None,
     ) -> None:
         super().__init__(
-            flow_name=flow_name, scope=flow_name, flow_parameters=flow_parameters, log_prints=log_prints
+            flow_name=flow_name,
+            scope=flow_name,
+            flow_parameters=flow_parameters,
+            log_prints=log_prints,
+            results=results,
         )
         self.run_id = run_id
         self.key = run_id if attempt == 1 else f"{run_id}{RUN_ID_ENDS}{attempt}"
@@ -150,7 +155,6 @@ class RunRecorder(Recorder):
             caches=Caches(
                 run_id=self.run_id,
                 token=self.key,
-                defaults=NO_DEFAULTS,
                 refreshes=settings.refresh_cache(),
             )
         )

@@ -78,7 +78,8 @@ class InnerCall:
             sink=outer.sink if outer is not None else LogSink(),
             backend=outer.backend if outer is not None else None,
         )
-        inside = self.recorder.inside(flow.name, log_prints=flow.options.log_prints)
+        options = flow.options
+        inside = self.recorder.inside(flow.name, log_prints=options.log_prints, results=options.results)
         with inside as self._group, entered(self.recorder, context):
             yield
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from graphflow import settings
 from graphflow.caching import CacheDefaults
@@ -44,22 +43,19 @@ class Caches:
         The flow run's id.
     token
         Sets this driver apart from others of the same run.
-    defaults
-        What the flow says of its tasks.
     refreshes
         Whether results are made anew in this run, whatever tasks say.
     """
 
-    def __init__(self, *, run_id: str, token: str, defaults: CacheDefaults, refreshes: bool = False) -> None:
+    def __init__(self, *, run_id: str, token: str, refreshes: bool = False) -> None:
         self._run_id = run_id
         self._token = token
-        self._defaults = defaults
         self._refreshes = refreshes
-        self._known: dict[int, tuple[Program, Program, CacheOrder | None]] = {}
+        self._known: dict[int, tuple[Program, CacheOrder | None]] = {}
         self._stores: dict[str, ResultStore] = {}
 
-    def prepare(self, program: Program) -> tuple[Program, CacheOrder | None]:
-        """A node's program with what its flow says of caching, and where its results are kept; None if they are not.
+    def order(self, program: Program) -> CacheOrder | None:
+        """Where a node's results are kept by their keys; None if they are not.
 
         Raises
         ------
@@ -68,34 +64,28 @@ class Caches:
         """
         known = self._known.get(id(program))
         if known is None or known[0] is not program:
-            known = (program, *self._made(program))
+            known = (program, self._made(program))
             self._known[id(program)] = known
-        return known[1], known[2]
+        return known[1]
 
     def check(self, node: Node) -> None:
-        """Open what a node needs before anything runs; raises what `prepare` does."""
+        """Open what a node needs before anything runs; raises what `order` does."""
         if node.program is not None:
-            self.prepare(node.program)
+            self.order(node.program)
 
-    def _made(self, program: Program) -> tuple[Program, CacheOrder | None]:
-        if program.kind == "builtin":
-            return program, None
-        options = program.options.in_flow(self._defaults)
-        if options is not program.options:
-            program = replace(program, options=options)
+    def _made(self, program: Program) -> CacheOrder | None:
+        options = program.options
         cache = options.cache
-        if cache is None:
-            return program, None
         spec = key_spec(program, run_id=self._run_id)
-        if spec is None:
-            return program, None
+        if cache is None or spec is None:
+            return None
         store = self._store(options.results)
         if cache.run_once and not store.can_create:
             raise ResultStoreError(
                 f"task {options.name!r} runs once only, but {store.url} cannot claim: it has no way to create an object only "
                 "where there is none; give result_storage= a local folder or an s3:// URL"
             )
-        return program, CacheOrder(
+        return CacheOrder(
             store=store,
             folder=f"cache/{spec.folder}",
             spec=spec,

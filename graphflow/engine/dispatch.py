@@ -114,9 +114,7 @@ class Dispatcher:
             book = self._core.books[node_id]
             node = book.node
             assert node.program is not None
-            program, cache = node.program, None
-            if self._persistence.caches is not None:
-                program, cache = self._persistence.caches.prepare(program)
+            program, caches = node.program, self._persistence.caches
             slots: dict[int, SlotSource] = {}
             for dep in node.deps:
                 if dep.slot < 0:
@@ -140,7 +138,7 @@ class Dispatcher:
                     tolerates=bool(command.tolerates) and command.tolerates[number],
                     keeps=not command.keeps or command.keeps[number],
                     persists=self._persistence.keeps(program),
-                    cache=cache,
+                    cache=None if caches is None else caches.order(program),
                     wants_digests=number == 0
                     and self._persistence.compares
                     and any(not isinstance(source.values, range) for source in node.sources),

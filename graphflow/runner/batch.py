@@ -121,11 +121,11 @@ class Batch:
         for step, its_slots in zip(self.steps, slots, strict=True):
             step.prepare(its_slots)
         try:
-            if any(step.order.cache is not None for step in self.steps):
+            if self.steps[0].order.cache is not None:
                 # What caches need takes longer to import than a small flow takes to run.
                 from graphflow.runner.caching import BatchCache
 
-                self.caches = BatchCache(self, slots)
+                self.caches = BatchCache(self, slots[0])
             reached = self._run_items()
         except ResultStoreError as error:
             self.store_error = str(error)

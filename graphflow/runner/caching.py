@@ -1,7 +1,6 @@
-"""The cache of a batch's tasks: items that need not be executed, and results that are kept by their keys.
+"""The cache of a batch's task: items that need not be executed, and results that are kept by their keys.
 
-Keys are made and looked up for many items at once. An item whose inputs an earlier task of the batch makes is looked up when it
-is reached. What others execute at the moment is waited for; what is to be executed once only is claimed first.
+Keys are made and looked up for many items at once. What others execute at the moment is waited for; what is to be executed once only is claimed first.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from graphflow.policies import Retry
 from graphflow.reports import CachedFrom, CachedOrigin
 from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
 from graphflow.results.claims import OnceClaim, OnceClaims, View, flights_of, this_process
+from graphflow.results.pickling import decode, encode
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
@@ -46,6 +46,8 @@ WAIT_SECONDS = 0.1
 MAX_WAIT_SECONDS = 2.0
 _CACHED = int(Code.CACHED)
 _COMPLETED = int(Code.COMPLETED)
+_IS_DONE = bytes(code != 0 for code in range(256))
+_ATOMS = frozenset({int, float, complex, str, bytes, bool, type(None), range})
 _warned: set[tuple[str, int, str]] = set()
 
 
@@ -87,25 +89,40 @@ def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
     return dict(bound.arguments)
 
 
+def _apart(values: list[Any], *, is_shared: bool = False) -> list[Any]:
+    """Values that came from one place as objects of their own: what one item's successor changes is no other's."""
+    if _ATOMS.issuperset(map(type, values)):
+        return values
+    seen: set[int] = set()
+    for at, value in enumerate(values):
+        if type(value) in _ATOMS or value is MISSING:
+            continue
+        if is_shared or id(value) in seen:
+            data, errors = encode([value])
+            # What cannot be copied so stays shared.
+            if not errors:
+                (values[at],) = decode(data, "a cached value")
+        seen.add(id(value))
+    return values
+
+
 class BatchCache:
-    """What a batch's tasks have in their caches.
+    """What a batch's task has in its cache. A cached task is alone in its stage.
 
     Parameters
     ----------
     batch
-        The batch; its steps are ready.
+        The batch; its step is ready.
     slots
-        Per step, its inputs.
+        The step's inputs.
     """
 
-    def __init__(self, batch: Batch, slots: Sequence[Sequence[Ready]]) -> None:
+    def __init__(self, batch: Batch, slots: Sequence[Ready]) -> None:
+        (step,) = batch.steps
+        assert step.order.cache is not None
         self._batch = batch
-        self.steps = [
-            StepCache(batch, step, step.order.cache, inputs) if step.order.cache is not None else None
-            for step, inputs in zip(batch.steps, slots, strict=True)
-        ]
-        for step, cache in zip(batch.steps, self.steps, strict=True):
-            step.cache = cache
+        self._step = step
+        self._cache = step.cache = StepCache(batch, step, step.order.cache, slots)
         self._looked = 0
         self.marks = bytearray(batch.size)
         """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
@@ -116,39 +133,21 @@ class BatchCache:
             self._look_up(position, min(self._batch.size, position + CHUNK))
         return self._looked
 
-    def _look_up(self, position: int, stop: int) -> None:
+    def _look_up(self, start: int, stop: int) -> None:
         self._looked = stop
-        steps = self._batch.steps
-        for step in steps:
-            if step.cache is None:
-                continue
-            positions: Sequence[int] = range(position, stop)
-            for source in step.in_lane:
-                states = steps[source].states
-                positions = [each for each in positions if states[each] == _CACHED]
-            if step.has_doubtful_input:
-                positions = [each for each in positions if step.lost_input(each) is None]
-            if len(positions):
-                step.cache.look_up(positions)
-        self._mark(position, stop)
-
-    def _mark(self, start: int, stop: int) -> None:
-        steps, marks = self._batch.steps, self.marks
-        done = bytes(code != 0 for code in range(256))
-        if len(steps) > 1:
-            marks[start:stop] = bytes([ODD]) * (stop - start)
-            for position in range(start, stop):
-                if self.is_done(position):
-                    marks[position] = DONE
-            return
-        cache = steps[0].cache
-        assert cache is not None
-        if steps[0].has_doubtful_input or cache.runs_once:
+        step, cache = self._step, self._cache
+        positions: Sequence[int] = range(start, stop)
+        if step.has_doubtful_input:
+            positions = [each for each in positions if step.lost_input(each) is None]
+        if len(positions):
+            cache.look_up(positions)
+        marks = self.marks
+        if step.has_doubtful_input or cache.runs_once:
             marks[start:stop] = bytes([ODD]) * (stop - start)
         for position in cache.odd:
             if position >= start:
                 marks[position] = ODD
-        found = bytes(steps[0].states[start:stop]).translate(done)
+        found = bytes(step.states[start:stop]).translate(_IS_DONE)
         at = found.find(1)
         while at >= 0:
             marks[start + at] = DONE
@@ -156,7 +155,7 @@ class BatchCache:
 
     def is_done(self, position: int) -> bool:
         """Whether nothing of an item is left to be executed."""
-        return all(step.states[position] for step in self._batch.steps)
+        return bool(self._step.states[position])
 
     def is_found(self, position: int) -> bool:
         """Whether a position was looked up, and nothing of its item is left to be executed."""
@@ -168,23 +167,17 @@ class BatchCache:
         Raises
         ------
         ResultStoreError
-            If a store cannot be written.
+            If the store cannot be written.
         """
-        for cache in self.steps:
-            if cache is not None:
-                cache.keep(positions)
+        self._cache.keep(positions)
 
     def land(self) -> None:
         """What was not begun here may be executed elsewhere."""
-        for cache in self.steps:
-            if cache is not None:
-                cache.land()
+        self._cache.land()
 
     def close(self) -> None:
         """Nothing more is executed: what was claimed is free for others."""
-        for cache in self.steps:
-            if cache is not None:
-                cache.close()
+        self._cache.close()
 
 
 class StepCache:
@@ -205,7 +198,6 @@ class StepCache:
         self._once = OnceClaims(order.store, order.folder) if options.run_once else None
         size = batch.size
         self._keys = bytearray(KEY_NBYTES * size)
-        self._has_looked = bytearray(size)
         self._kept = bytearray(size)
         self._parts: dict[str, bytes | bytearray] = {}
         self._fresh: dict[bytes, int] = {}
@@ -255,13 +247,11 @@ class StepCache:
         keys = made.keys
         if isinstance(positions, range) and positions.step == 1:
             self._keys[KEY_NBYTES * positions.start : KEY_NBYTES * positions.stop] = keys
-            self._has_looked[positions.start : positions.stop] = b"\1" * len(positions)
         else:
             for at, position in enumerate(positions):
                 self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)] = keys[
                     KEY_NBYTES * at : KEY_NBYTES * (at + 1)
                 ]
-                self._has_looked[position] = 1
         for name, part in made.parts.items():
             column = self._parts.get(name)
             # Of two positions, 8 bytes are 4 of each; what is the same for all has the same 4 bytes twice.
@@ -302,7 +292,7 @@ class StepCache:
         hits = found.hits
         if not any(hits):
             return missing
-        values = self._folder.load(found, range(len(positions)))
+        values = _apart(self._folder.load(found, range(len(positions))))
         left: list[int] = []
         for at, position in enumerate(positions):
             value = values[at]
@@ -372,10 +362,6 @@ class StepCache:
         Otherwise it is begun: an equal item of this batch waits for its end.
         """
         step = self._step
-        if not self._has_looked[position]:
-            # An earlier task of the batch has just made its input.
-            keys = self._make_keys((position,))
-            self._find((position,), keys, is_again=False)
         if step.states[position]:
             return True
         key = self.key(position)
@@ -399,7 +385,7 @@ class StepCache:
 
     def leader(self, position: int) -> int | None:
         """The position of an equal item that is being executed in this batch; None if there is none."""
-        found = self._fresh.get(self.key(position)) if self._has_looked[position] else None
+        found = self._fresh.get(self.key(position))
         if found is None or found == position or self._step.states[found]:
             return None
         return found
@@ -407,7 +393,7 @@ class StepCache:
     def _follow(self, position: int, leader: int) -> None:
         """An equal item of this batch has the value."""
         step, indices = self._step, self._batch.order.indices
-        step.values[position] = step.values[leader]
+        (step.values[position],) = _apart([step.values[leader]], is_shared=True)
         step.states[position] = _CACHED
         if self._numbers[leader]:
             self._numbers[position], self._indices[position] = self._numbers[leader], self._indices[leader]

@@ -125,6 +125,7 @@ class Step:
             flow_parameters=self.program.flow_parameters,
             group=self.program.group,
             log_prints=bool(self.options.log_prints),
+            results=self.program.defaults,
         )
 
     def look_ahead(self, place: int, steps: Sequence[Step]) -> None:

@@ -475,3 +475,45 @@ def test_a_store_in_memory_is_of_use_in_its_own_process_alone(
     assert there(5, calls.path) == [0, 1, 4, 9, 16]
     assert set(calls.seen().values()) == {2}
     assert any("do not reach memory://" in text for text in caplog.messages)
+
+
+@task(cache_policy=INPUTS - "path")
+def listed(x: int, path: str) -> list[int]:
+    note(path, x)
+    return [x]
+
+
+@task
+def spoil(values: list[int]) -> int:
+    values.append(99)
+    return len(values)
+
+
+@pytest.mark.parametrize("backend", ["inline", "threads:2", "processes:1"])
+def test_what_a_later_task_changes_is_not_what_is_cached(calls: Any, backend: str) -> None:
+    @flow(backend=backend)
+    def body(path: str) -> list[int]:
+        return spoil.map(listed.map([1, 2, 1, 1], path))
+
+    assert body(calls.path) == [2, 2, 2, 2]
+    assert body(calls.path) == [2, 2, 2, 2]
+    assert calls.seen() == {"1": 1, "2": 1}
+
+
+def test_a_flow_inside_a_flow_has_defaults_of_its_own(calls: Any) -> None:
+    @task
+    def plain(x: int, path: str) -> int:
+        note(path, x)
+        return x
+
+    @flow(cache_policy=INPUTS - "path")
+    def inner(path: str) -> list[int]:
+        return plain.map([1, 2], path)
+
+    @flow(backend="inline")
+    def outer(path: str) -> list[Any]:
+        return [inner(path), plain(3, path)]
+
+    outer(calls.path)
+    outer(calls.path)
+    assert calls.seen() == {"1": 1, "2": 1, "3": 2}
