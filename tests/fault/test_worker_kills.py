@@ -53,8 +53,8 @@ def test_workers_that_die_before_and_after_each_step_of_writing_lose_nothing(sta
     counts, expected = stage.counts(), flows.executions(SIZE)
     assert set(counts) == set(expected)
     assert all(counts[item] >= expected[item] for item in expected)
-    # A death takes one batch of 3 items with it, of two fused tasks.
-    assert sum(counts.values()) - sum(expected.values()) <= len(POINTS) * 3 * 2
+    # A death takes a batch of 3 items with it, of two fused tasks, and one more whose report was still on its way.
+    assert sum(counts.values()) - sum(expected.values()) <= len(POINTS) * 2 * 3 * 2
     seen = stage.look("run-1")
     assert seen["wrong"] == [] and seen["state"] == "Completed"
 
