@@ -88,6 +88,8 @@ class Replay:
         self._batch_errors: tuple[bytes, int | None, BatchErrors] | None = None
         self._book = ErrorBook()
         self._flights: dict[int, Flight] = {}
+        self._standing: dict[int, dict[tuple[int, int], None]] = {}
+        """By node: the items whose value it gives."""
         self._takers: dict[int, Callable[[Record, Any], None]] = {
             Kind.LIFE: self._life,
             Kind.NODE: self._node,
@@ -200,6 +202,7 @@ class Replay:
             else:
                 self._land(body.batch)
         self.nodes[record.node].take(body, self._errors_of(body), self.store)
+        self._value_moved(record.node)
 
     def _errors_of(self, body: ItemsBody) -> BatchErrors | None:
         """The errors of a report, the same object for all its steps."""
@@ -264,9 +267,18 @@ class Replay:
 
     def _alias(self, record: Record, alias: Alias) -> None:
         self.nodes[alias.node].aliases[alias.index] = alias.root
-        place = self.history.node(alias.root).place(0)
-        if place is not None:
-            self.history.node(alias.node).alias(alias.index, place)
+        self._standing.setdefault(alias.root, {})[alias.node, alias.index] = None
+        self._value_moved(alias.root)
+
+    def _value_moved(self, root: int) -> None:
+        """A node has another value, perhaps in a later life: so have the items that it stands in for."""
+        standing = self._standing.get(root)
+        place = self.history.node(root).place(0) if standing else None
+        if standing and place is not None:
+            for node, index in standing:
+                if self.nodes[node].aliases.get(index) == root:
+                    self.history.node(node).alias(index, place)
+                    self._value_moved(node)
 
     def _answer(self, record: Record, answer: Answer) -> None:
         self.answers.append((record.at, answer))
