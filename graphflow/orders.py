@@ -222,7 +222,7 @@ class StepOrder:
 class Pace:
     """When the items of a batch may begin, so that a rate holds across all workers.
 
-    The batch has as many starting slots as items. Slot k opens (or opened, where that is below 0) `delay + k * interval` seconds after the batch
+    The batch has `count` starting slots, as many as items where that is None. Slot k opens (or opened, where that is below 0) `delay + k * interval` seconds after the batch
     reached its worker; an item takes the first slot that is open and was not missed. A slot that nobody took
     within an interval (or 25 ms, if that is longer) is lost. When no slot is left, the rest is handed back.
     """
@@ -231,6 +231,7 @@ class Pace:
     interval: float
     since: float | None = None
     """When the batch reached its worker, by the performance counter there; None for when it begins."""
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

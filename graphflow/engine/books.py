@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import ClassVar
 
-from graphflow.engine.pacing import Pacer
+from graphflow.engine.pacing import Pacer, Turns
 from graphflow.graph import Dep, DepKind, Node
 from graphflow.knobs import NO_KNOBS, MapKnobs
 from graphflow.reports import ValueInfo
@@ -276,6 +276,9 @@ class Stage:
     max_concurrency: int | None = None
     rate: float | None = None
     """Items that may begin per second."""
+    finds: bool = False
+    """Whether results may be found by their keys, so that items take no turn; and whether some were, lately."""
+    has_found: bool = True
     pacer: Pacer | None = None
     busy_seconds: float | None = None
     """What an item keeps a lane busy for, where there is a rate."""
@@ -365,6 +368,8 @@ class Flight:
     is_fresh: bool
     running: int = 1
     held: Sequence[int] | None = None
+    turns: Turns | None = None
+    """What it reserved of a rate."""
 
     def out(self) -> Sequence[int]:
         """The indices that are still out."""

@@ -245,6 +245,7 @@ class Core:
             batch_size=node.batch_size,
             item_nbytes=sum(source.item_nbytes for source in node.sources) or 8,
             concurrency=node.concurrency,
+            finds=node.program is not None and node.program.options.cache is not None,
         )
 
     def _limit(self, stage: Stage) -> None:
@@ -316,6 +317,8 @@ class Core:
                 self._means[self.run.leader_of(stage).node.task_name] = stage.mean_seconds
         nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)
         stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
+        if stage.finds:
+            self._found(flight, report)
         if stage.rate is not None and len(done):
             busy = sum(sum(step.durations) for step in report.steps)
             stage.busy_seconds = updated_mean(stage.busy_seconds, elapsed=busy, items=len(done))
@@ -327,6 +330,20 @@ class Core:
         elif not flight.is_fresh:
             self.opener.continue_lanes(stage, done)
         self.dispatcher.enqueue(stage)
+
+    def _found(self, flight: Flight, report: Report) -> None:
+        """Note whether results were found, and give back the turns of a batch that executed nothing."""
+        stage = flight.stage
+        found = sum(step.states.count(Code.CACHED) for step in report.steps)
+        stage.has_found = found > 0
+        if (
+            flight.turns is not None
+            and flight.held is None
+            and found == len(report.steps) * report.reached > 0
+        ):
+            if stage.pacer is not None:
+                stage.pacer.give_back(flight.turns)
+            flight.turns = None
 
     def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
         book = self.books[step.node]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Pacer", "Reservation"]
+__all__ = ["Pacer", "Reservation", "Turns"]
 
 WINDOW_SECONDS = 0.25
 """A batch reserves slots for about this long."""
@@ -19,6 +19,14 @@ GRACE_SECONDS = 0.025
 """A slot can be taken for half the time to the next one, within these bounds."""
 EARLY_SECONDS = 0.01
 """Where slots are further apart than a window, a batch is sent this long before its only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """The slots of a reservation, by the clock of the run: the first one, and the first after them."""
+
+    first: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,7 @@ class Reservation:
     count: int
     delay: float
     interval: float
+    turns: Turns
 
 
 class Pacer:
@@ -73,7 +82,14 @@ class Pacer:
             first += math.ceil((now - first) / interval - 1e-9) * interval
         count = max(1, min(count, int(WINDOW_SECONDS / interval)))
         self._next[lane] = first + count * interval
-        return Reservation(count, first - now, interval)
+        return Reservation(count, first - now, interval, Turns(first, self._next[lane]))
+
+    def give_back(self, turns: Turns) -> None:
+        """No item began at these slots: they can be reserved again, unless later ones of their lane were."""
+        for lane, following in enumerate(self._next):
+            if following == turns.end:
+                self._next[lane] = turns.first
+                return
 
     def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:
         """Another rate or number of lanes, from the end of what is reserved on."""

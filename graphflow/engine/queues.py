@@ -11,7 +11,7 @@ from graphflow.engine.batching import SLICE_SECONDS, next_slice
 from graphflow.engine.books import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.engine.failures import hand_over_inputs, hand_over_lane
 from graphflow.engine.outcomes import announce, cancel_items, end_items
-from graphflow.engine.pacing import Pacer
+from graphflow.engine.pacing import Pacer, Turns
 from graphflow.engine.state import LanesOpen, RunState
 from graphflow.graph import DepKind
 from graphflow.orders import Pace
@@ -26,6 +26,8 @@ FIRST_PULL_PER_SLOT = 32
 MAX_PULL = 65_536
 PULL_SECONDS = 0.6
 """An iterator is read ahead by about this much work per slot."""
+FIND_AHEAD = 4_096
+"""Items of a batch that has fewer turns of a rate, because results may be found."""
 
 
 class Dispatcher:
@@ -183,25 +185,29 @@ class Dispatcher:
         )
         count, seconds = size.count, size.seconds
         pace: Pace | None = None
+        turns: Turns | None = None
         if stage.rate is not None and stage.pacer is not None:
             # What is left is shared out: the rate must not hang on a single lane in the end.
             each = math.ceil(stage.ready / stage.pacer.lanes)
             places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
-            pace = Pace(delay=places.delay, interval=places.interval)
-            count = places.count
+            pace = Pace(delay=places.delay, interval=places.interval, count=places.count)
+            count, turns = places.count, places.turns
+            if stage.finds and stage.has_found and stage.batch_size is None:
+                # What is found takes no turn.
+                count = max(count, FIND_AHEAD)
             if stage.batch_size is None:
                 seconds = places.delay + places.count * places.interval + SLICE_SECONDS
         nodes: tuple[int, ...]
         indices: Sequence[int]
         if stage.alone:
             nodes, indices = stage.take_alone()
-            self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace)
+            self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace, turns=turns)
         elif stage.again:
             nodes, indices = stage.take_again(count)
-            self._submit(stage, nodes, indices, seconds, is_fresh=False, pace=pace)
+            self._submit(stage, nodes, indices, seconds, is_fresh=False, pace=pace, turns=turns)
         else:
             fresh = stage.take_fresh(count)
-            self._submit(stage, tuple(stage.members), fresh, seconds, is_fresh=True, pace=pace)
+            self._submit(stage, tuple(stage.members), fresh, seconds, is_fresh=True, pace=pace, turns=turns)
 
     def _submit(
         self,
@@ -212,11 +218,12 @@ class Dispatcher:
         *,
         is_fresh: bool,
         pace: Pace | None,
+        turns: Turns | None,
     ) -> None:
         run = self._run
         self._batches += 1
         running = self._share(stage)
-        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh, running)
+        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh, running, turns=turns)
         stage.flying += 1
         stage.running += running
         tries: list[bytes | None] = []

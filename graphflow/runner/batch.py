@@ -85,7 +85,12 @@ class Batch:
         """When no item is begun any more, by the clock of `started`."""
         self.progress = Progress(self.size, in_turn=not (self.is_async or self.is_chunked))
         self.slots = (
-            Slots(order.pace, self.size, clock=time.perf_counter, start=order.pace.since or self.started)
+            Slots(
+                order.pace,
+                order.pace.count or self.size,
+                clock=time.perf_counter,
+                start=order.pace.since or self.started,
+            )
             if order.pace
             else None
         )

@@ -75,6 +75,7 @@ class _Chunks:
     def run(self) -> None:
         """Make calls until all items are done, the slice is over or the run stops."""
         batch = self._batch
+        self._skip_found()
         while count := self._next_count():
             chunk = list(islice(batch.progress.rest, count))
             if not chunk:
@@ -82,8 +83,21 @@ class _Chunks:
             self._has_begun = True
             self._run_chunk(chunk)
             self._run_followers()
+            self._skip_found()
             if time.perf_counter() >= batch.deadline or batch.is_stopped():
                 return
+
+    def _skip_found(self) -> None:
+        """Items that are found take no turn of a rate."""
+        caches, progress = self._batch.caches, self._batch.progress
+        if caches is None or self._batch.slots is None:
+            return
+        while progress.has_rest:
+            position = progress.taken
+            caches.look_ahead(position)
+            if not caches.is_done(position) or next(progress.rest, None) is None:
+                return
+            progress.mark_ended((position,))
 
     def _next_count(self) -> int:
         """How many items the next call takes; 0 if there is none in this batch."""

@@ -45,6 +45,7 @@ class _Loop:
         self._has_begun = False
         self._is_given_up = False
         self._slot_timer: asyncio.TimerHandle | None = None
+        self._has_spare_slot = False
 
     async def run(self) -> None:
         """Begin items while there is time, and wait for their end."""
@@ -96,15 +97,18 @@ class _Loop:
             if self._has_begun and (time.perf_counter() >= batch.deadline or batch.is_stopped()):
                 self._close()
                 break
-            if batch.slots is not None and not self._has_slot():
+            if batch.slots is not None and not self._has_spare_slot and not self._has_slot():
                 break
+            self._has_spare_slot = False
             position = next(progress.rest, None)
             if position is None:
                 break
             if batch.caches is not None:
                 batch.caches.look_ahead(position)
                 if batch.caches.is_done(position):
+                    # It executes nothing, and leaves its turn to the next.
                     self._has_begun = True
+                    self._has_spare_slot = batch.slots is not None
                     progress.mark_ended((position,))
                     continue
             self._has_begun = True

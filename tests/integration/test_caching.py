@@ -517,3 +517,17 @@ def test_a_flow_inside_a_flow_has_defaults_of_its_own(calls: Any) -> None:
     outer(calls.path)
     outer(calls.path)
     assert calls.seen() == {"1": 1, "2": 1, "3": 2}
+
+
+@pytest.mark.parametrize("fn", [square, later, many], ids=["plain", "async", "batched"])
+def test_what_is_found_takes_no_turn_of_a_rate(calls: Any, fn: Any) -> None:
+    @flow(backend="threads:1")
+    def body(fn: Any, n: int, path: str) -> list[int]:
+        return fn.map(range(n), path)
+
+    body(fn, 200, calls.path)
+    # One item may begin an hour: a turn for each that is found would never end.
+    run = body.run(fn.with_options(rate_limit="1/h"), 201, calls.path)
+
+    (node,) = run.nodes
+    assert node.counts == {"Cached": 200, "Completed": 1}
