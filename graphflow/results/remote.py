@@ -158,7 +158,9 @@ class FsspecStore:
         for wait in self.retries.waits():
             try:
                 files.create(name, data)
-                return True
+                # Read back before it is believed: not every server checks and writes in one step.
+                held = self._held(name, len(data))
+                return held is None or held == data
             except FileExistsError as error:
                 last = error
                 held = self._held(name, len(data))
