@@ -132,7 +132,16 @@ class Encoder:
             raise Untold("it contains itself")
         above.add(id(value))
         try:
-            pairs = [encode(key) + encode(each) for key, each in value.items()]
+            # Keys are texts as a rule: these are told here, without a call.
+            pairs = [
+                (
+                    _TEXT_HEADS[len(key)] + key.encode()
+                    if type(key) is str and len(key) < 256 and key.isascii()
+                    else encode(key)
+                )
+                + encode(each)
+                for key, each in value.items()
+            ]
         finally:
             above.discard(id(value))
         pairs.sort()
