@@ -286,7 +286,13 @@ def peers(items: int, repeats: int) -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         code = _PREFECT.format(count=count)
-        environ = {**os.environ, "PREFECT_HOME": place, "PREFECT_LOGGING_LEVEL": "ERROR"}
+        environ = {
+            **os.environ,
+            "PREFECT_HOME": place,
+            "PREFECT_LOGGING_LEVEL": "CRITICAL",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        }
         done = subprocess.run(
             [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=600
         )
