@@ -516,7 +516,7 @@ def _described(
         parameters=shown,
         stored=stored,
         versions=_versions(),
-        settings={name: os.environ[name] for name in sorted(os.environ) if name.startswith("GRAPHFLOW_")},
+        settings=settings.shown(),
         backend=_backend_name(flow.options.backend),
         results=store.url,
     )

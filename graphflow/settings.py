@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -30,12 +31,15 @@ __all__ = [
     "result_storage_options",
     "secret_key",
     "secret_keys",
+    "shown",
     "store_attempts",
     "store_retry_seconds",
     "store_timeout_seconds",
 ]
 
 LEASE_SECONDS = 30.0
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|_KEY$")
+_USER_INFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s]*@")
 STORE_ATTEMPTS = 6
 STORE_RETRY_SECONDS = 60.0
 STORE_TIMEOUT_SECONDS = 30.0
@@ -55,6 +59,16 @@ def home() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("graphflow", appauthor=False))
+
+
+def shown() -> dict[str, str]:
+    """What the environment says to graphflow, as it may be written down: without what is secret, or may be."""
+    found: dict[str, str] = {}
+    for name in sorted(os.environ):
+        if name.startswith("GRAPHFLOW_"):
+            is_secret = name == KEY_VARIABLE or name.endswith("_OPTIONS") or _SECRET.search(name) is not None
+            found[name] = "***" if is_secret else _USER_INFO.sub(r"\1***@", os.environ[name])
+    return found
 
 
 def history_kind() -> str:

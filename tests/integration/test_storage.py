@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -132,7 +133,9 @@ def test_secrets_of_a_store_are_seen_nowhere(
 ) -> None:
     canary = "CANARY0SECRET0KEY"
     monkeypatch.setenv("GRAPHFLOW_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GRAPHFLOW_ANOTHER_TOKEN", canary)
     options: dict[str, Any] = {"key": "someone", "secret": canary, "endpoint_url": s3.endpoint}
+    monkeypatch.setenv("GRAPHFLOW_RESULT_STORAGE_OPTIONS", json.dumps(options))
     caplog.set_level(logging.DEBUG)
     kept = squares.with_options(result_storage=f"{s3.url}/team", result_storage_options=options)
     run = kept.run(4, path)
