@@ -38,7 +38,7 @@ __all__ = [
 
 logger = logging.getLogger("graphflow.results")
 KEY_NBYTES = 16
-MAX_ATTEMPTS = 50
+MAX_TRIED = 10_000
 MANY_FLIGHTS = 1_000
 KEPT_FLIGHTS = 32
 """Flights that ended are removed when they are so many numbers behind the newest."""
@@ -195,18 +195,18 @@ class Flights:
         wanted = frozenset(keys)
         header = {**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}
         body = _body(header, list(wanted))
-        for attempt in range(MAX_ATTEMPTS):
-            found = self._listed()
-            number = max(found, default=0) + 1
-            if self._store.create(self._name(number), body, is_lasting=False):
-                break
-            # Another was quicker; of many at once, each has its turn.
-            time.sleep(min(0.1, 0.002 * attempt))
-        else:
-            raise ResultStoreError(
-                f"no flight could be claimed in {self._store.url}{self._prefix} in {MAX_ATTEMPTS} attempts: too many "
-                "processes begin at the same time; resume the run"
-            )
+        found = self._listed()
+        first = number = max(found, default=0) + 1
+        while not self._store.create(self._name(number), body, is_lasting=False):
+            # Another was quicker; of many at once, each takes the next number that is free.
+            number += 1
+            if number - first > MAX_TRIED:
+                raise ResultStoreError(
+                    f"no flight could be claimed in {self._store.url}, {self._prefix}: {MAX_TRIED} numbers after {first} were taken "
+                    "meanwhile; resume the run"
+                )
+        if number > first:
+            found = {each: known for each, known in self._listed().items() if each < number}
         failpoint("claims.flight.after")
         _beating.begin(self._store, self._name(number))
         live = {each for each, (_, is_done) in found.items() if not is_done}
