@@ -22,6 +22,7 @@ import cloudpickle
 from graphflow import settings
 from graphflow.caching import NO_DEFAULTS, CacheDefaults
 from graphflow.engine.bookkeeping import Bookkeeper
+from graphflow.engine.caches import storage_of
 from graphflow.engine.dispatch import Persistence
 from graphflow.engine.recovery import Recovery, Selection
 from graphflow.errors import (
@@ -38,6 +39,7 @@ from graphflow.functions import plain_function
 from graphflow.histories.codec import RecordWriter
 from graphflow.histories.replay import Replay
 from graphflow.histories.whereabouts import results_of
+from graphflow.machine import boot_id
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records import Life, Request, RunHeader
 from graphflow.runner.capture import LogSink
@@ -82,17 +84,10 @@ def open_store(
     """
     from graphflow.results.stores import open_store as open_by_url
 
-    folder = history.results_folder(run_id)
-    if said.result_storage is not None:
-        url, options = said.result_storage, said.result_storage_options
-    else:
-        configured = settings.result_storage()
-        url, options = configured or folder, settings.result_storage_options() if configured else None
-    path = f"runs/{run_id}" if url != folder else ""
-    if not known:
-        return open_by_url(url, storage_options=options, path=path)
-    found = open_by_url(url, storage_options=options, path=path)
-    return found if found.url == known else open_by_url(known, storage_options=options)
+    found = storage_of(said, default=history.results_folder(run_id), path=f"runs/{run_id}")
+    if not known or found.url == known:
+        return found
+    return open_by_url(known, storage_options=said.result_storage_options)
 
 
 class Durability:
@@ -557,12 +552,3 @@ def _short(value: Any) -> str:
     except Exception as error:
         text = f"<a {type(value).__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def boot_id() -> str:
-    """What sets this boot of this machine apart from others."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

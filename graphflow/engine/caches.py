@@ -18,8 +18,13 @@ __all__ = ["Caches", "storage_of"]
 logger = logging.getLogger("graphflow.cache")
 
 
-def storage_of(said: CacheDefaults) -> ResultStore:
-    """The store that a flow or task names, else the one that is configured, else the default in the home folder.
+def storage_of(said: CacheDefaults, *, default: str, path: str = "") -> ResultStore:
+    """The store that a flow or task names, else the one that is configured, else the default folder.
+
+    Parameters
+    ----------
+    path
+        A folder below what is named or configured; the default is taken as it is.
 
     Raises
     ------
@@ -27,11 +32,11 @@ def storage_of(said: CacheDefaults) -> ResultStore:
         If there is no such kind of store, or it is configured wrongly.
     """
     if said.result_storage is not None:
-        return open_store(said.result_storage, storage_options=said.result_storage_options)
+        return open_store(said.result_storage, storage_options=said.result_storage_options, path=path)
     url = settings.result_storage()
     if url is not None:
-        return open_store(url, storage_options=settings.result_storage_options())
-    return open_store(settings.home() / "results")
+        return open_store(url, storage_options=settings.result_storage_options(), path=path)
+    return open_store(default)
 
 
 class Caches:
@@ -100,7 +105,7 @@ class Caches:
         place = said.result_storage or ""
         store = self._stores.get(place)
         if store is None:
-            store = storage_of(said)
+            store = storage_of(said, default=str(settings.home() / "results"))
             store.check()
             self._stores[place] = store
         return store

@@ -7,7 +7,6 @@ the number of its claim (its epoch), which every commit is guarded by.
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphflow.errors import HistoryError, LeaseHeld
+from graphflow.machine import boot_id
 from graphflow.ports import Clock
 from graphflow.records import Lease
 
@@ -60,17 +60,7 @@ class Holder:
 
 def this_process() -> Holder:
     """The holder that this process is."""
-    host, boot_id = _machine()
-    return Holder(host, os.getpid(), boot_id)
-
-
-@functools.cache
-def _machine() -> tuple[str, str]:
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot_id = ""
-    return socket.gethostname(), boot_id
+    return Holder(socket.gethostname(), os.getpid(), boot_id())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from graphflow.errors import ResultStoreError
+from graphflow.keys import KEY_NBYTES
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.blocks import LARGE_NBYTES
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["MISSING", "CacheFolder", "Found", "Made", "Published", "cache_folder"]
 
 logger = logging.getLogger("graphflow.results")
-KEY_NBYTES = 16
 MAX_FOLDERS = 64
 _folder_numbers = itertools.count()
 
@@ -315,12 +315,6 @@ class CacheFolder:
             owner=self._number,
             reads_ahead=not self._is_near,
         )
-
-    def _forget_gone(self, failed: Sequence[Failed]) -> None:
-        with self._lock:
-            # A pack that was cut off is listed still, and must not be learnt again.
-            names = {self._packs[each.pack].name for each in failed}
-            self._own -= names
 
     # -- publishing ----------------------------------------------------------------------------------------
 

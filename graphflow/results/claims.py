@@ -22,6 +22,8 @@ from typing import Any
 from graphflow import settings
 from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
+from graphflow.keys import KEY_NBYTES
+from graphflow.machine import boot_id
 from graphflow.ports import ResultStore
 
 __all__ = [
@@ -37,7 +39,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("graphflow.results")
-KEY_NBYTES = 16
 MAX_TRIED = 10_000
 MANY_FLIGHTS = 1_000
 KEPT_FLIGHTS = 32
@@ -75,15 +76,8 @@ def this_process() -> Holder:
     global _me
     pid = os.getpid()
     if _me is None or _me[0] != pid:
-        _me = (pid, Holder(socket.gethostname(), _boot_id(), pid, _begun(pid)))
+        _me = (pid, Holder(socket.gethostname(), boot_id(), pid, _begun(pid)))
     return _me[1]
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _begun(pid: int) -> str:
@@ -123,10 +117,6 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 def _holder(header: dict[str, Any]) -> Holder:
     return Holder(str(header["host"]), str(header["boot"]), int(header["pid"]), str(header["begun"]))
-
-
-def _whole(store: ResultStore, name: str, nbytes: int) -> bytes:
-    return store.read(name, 0, nbytes)
 
 
 # -- flights -----------------------------------------------------------------------------------------------
@@ -274,7 +264,7 @@ class Flights:
         known = self._known.get(number)
         if known is None:
             try:
-                header, keys = _parsed(_whole(self._store, self._name(number), nbytes))
+                header, keys = _parsed(self._store.read(self._name(number), 0, nbytes))
                 known = (_holder(header), frozenset(keys))
             except (ResultDamaged, KeyError, TypeError, ValueError):
                 return frozenset()
@@ -451,7 +441,7 @@ class OnceClaims:
         if found is None:
             return None
         try:
-            header, _ = _parsed(_whole(self._store, name, found.nbytes))
+            header, _ = _parsed(self._store.read(name, 0, found.nbytes))
             return OnceClaim(
                 key=key,
                 holder=_holder(header),

@@ -14,7 +14,8 @@ from typing import Any
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.failpoints import failpoint
 from graphflow.ports import Buffer, StoredObject
-from graphflow.results.names import check_name, check_prefix, probe_name
+from graphflow.results.names import check_name, check_prefix
+from graphflow.results.probing import probe
 
 __all__ = ["LocalStore"]
 
@@ -347,12 +348,7 @@ class LocalStore:
         ResultStoreError
             If that does not work, with the reason.
         """
-        token = os.urandom(8).hex()
-        name = probe_name(token)
-        self.publish(name, [token.encode()])
-        if self.read(name, 0, len(token)) != token.encode():
-            raise ResultStoreError(f"{self.folder} gives back other bytes than were written there")
-        self.delete([name])
+        probe(self, self.folder)
 
 
 def _write_and(

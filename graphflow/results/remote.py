@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -12,7 +11,8 @@ from graphflow.ports import Buffer, StoredObject
 from graphflow.results.connections import file_system
 from graphflow.results.filesystems import FileSystem, Range
 from graphflow.results.locations import Location, check_options, frozen, parse, scrub, secrets_of
-from graphflow.results.names import check_name, check_prefix, probe_name
+from graphflow.results.names import check_name, check_prefix
+from graphflow.results.probing import probe
 from graphflow.results.retries import Retries, explain, is_missing, is_transient, is_unsatisfiable
 
 __all__ = ["FsspecStore"]
@@ -330,14 +330,7 @@ class FsspecStore:
         ResultStoreError
             If that does not work, with the reason.
         """
-        token = os.urandom(8).hex()
-        name = probe_name(token)
-        self.publish(name, [token.encode()])
-        if self.read(name, 0, len(token)) != token.encode():
-            raise ResultStoreError(
-                f"the result store {self.url} gives back other bytes than were written there"
-            )
-        self.delete([name])
+        probe(self, f"the result store {self.url}")
 
     # -- parts ---------------------------------------------------------------------------------------------
 

@@ -264,8 +264,11 @@ class Batch:
 
         Of a lane that did not end well they are kept, so that what failed can run again with the same inputs.
         """
+        self._drop(self.dropping, position)
+
+    def _drop(self, steps: Sequence[Step], position: int) -> None:
         if all(step.states[position] in GOOD_CODES for step in self.steps):
-            for step in self.dropping:
+            for step in steps:
                 if step.values[position] is not None and not is_small(step.values[position]):
                     step.values[position] = DROPPED
 
@@ -452,10 +455,7 @@ class Batch:
             self.store_error = str(error) or type(error).__name__
         late = [step for step in self.steps if not step.order.keeps and step.order.cache is not None]
         for position in positions if late else ():
-            if all(step.states[position] in GOOD_CODES for step in self.steps):
-                for step in late:
-                    if step.values[position] is not None and not is_small(step.values[position]):
-                        step.values[position] = DROPPED
+            self._drop(late, position)
 
     def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[tuple[StepReport, ...], str]:
         if self.caches is not None:

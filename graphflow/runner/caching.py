@@ -18,6 +18,7 @@ from graphflow.anomalies import Anomaly
 from graphflow.errors import IndeterminateError, ResultStoreError
 from graphflow.failpoints import failpoint
 from graphflow.functions import signature_of
+from graphflow.keys import KEY_NBYTES, NO_KEY
 from graphflow.orders import CacheOrder
 from graphflow.policies import Retry
 from graphflow.reports import CachedFrom, CachedOrigin
@@ -40,8 +41,6 @@ __all__ = ["BatchCache", "StepCache", "Unresolved"]
 logger = logging.getLogger("graphflow.cache")
 CHUNK = 16_384
 """Items that are looked up at once."""
-KEY_NBYTES = 16
-NO_KEY = bytes(KEY_NBYTES)
 WAIT_SECONDS = 0.1
 MAX_WAIT_SECONDS = 2.0
 _CACHED = int(Code.CACHED)
@@ -514,9 +513,13 @@ class StepCache:
                 )
                 if code == _COMPLETED and not is_kept
             ]
-            self._publish(
-                [position for position, key in zip(made, self._keys_of(made), strict=True) if key != NO_KEY]
-            )
+            keyed = {
+                position: key
+                for position, key in zip(made, self._keys_of(made), strict=True)
+                if key != NO_KEY
+            }
+            if keyed:
+                self._publish(list(keyed), b"".join(keyed.values()))
         if self._once is not None and self._claimed:
             failed = [
                 position
@@ -527,9 +530,7 @@ class StepCache:
                 # That an attempt failed is known: another may be made.
                 self._once.give_back(self._claimed.pop(position) for position in failed)
 
-    def _publish(self, positions: list[int]) -> None:
-        if not positions:
-            return
+    def _publish(self, positions: list[int], keys: bytes) -> None:
         step, batch = self._step, self._batch
         order, options = self._order, self._options
         now = time.time()
@@ -543,7 +544,7 @@ class StepCache:
         failpoint("batch.cache.before")
         indices = batch.order.indices
         published = self._folder.publish(
-            keys=b"".join(self._keys_of(positions)),
+            keys=keys,
             values=list(map(step.values.__getitem__, positions)),
             indices=list(map(indices.__getitem__, positions)),
             run_id=batch.order.flow_run_id,
