@@ -6,15 +6,19 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Line", "print_line", "timed"]
+__all__ = ["Line", "home", "print_line", "show", "timed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,26 @@ def timed(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
+
+
+@contextmanager
+def home(kind: str = "disk") -> Iterator[Path]:
+    """A home of its own for what follows; `kind` is that of its histories."""
+    folder = Path(tempfile.mkdtemp(prefix="graphflow-bench-"))
+    before = dict(os.environ)
+    os.environ.update(GRAPHFLOW_HOME=str(folder), GRAPHFLOW_HISTORY=kind)
+    try:
+        yield folder
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print one figure with its budget and the machine."""
+    place = {"python": platform.python_version(), "cpus": os.cpu_count(), "dask": metadata.version("dask")}
+    print(json.dumps({**figures, **place}), flush=True)
 
 
 def print_line(line: Line, **extra: float) -> None:

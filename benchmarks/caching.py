@@ -8,10 +8,7 @@ S3 is moto's server on loopback, in a process of its own, which shares the machi
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
 import socket
 import statistics
 import subprocess
@@ -21,42 +18,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
+
+from _measure import home, show
+from _measure import timed as seconds
 
 from graphflow import INPUTS, backends, flow, task
 from graphflow.hashing import canonical_digest
 
 SLOTS = 2
 PEER_ITEMS = 1_000
-
-
-@contextmanager
-def home() -> Iterator[Path]:
-    """A home of its own for what follows."""
-    folder = Path(tempfile.mkdtemp(prefix="graphflow-bench-"))
-    before = dict(os.environ)
-    os.environ.update(GRAPHFLOW_HOME=str(folder))
-    try:
-        yield folder
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def show(figures: dict[str, Any]) -> None:
-    """Print one figure with its budget and the machine."""
-    place = {"python": platform.python_version(), "cpus": os.cpu_count(), "dask": metadata.version("dask")}
-    print(json.dumps({**figures, **place}), flush=True)
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 @task

@@ -8,9 +8,6 @@ Each measurement has a home of its own in a temporary folder. Prints one JSON li
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import signal
 import statistics
@@ -18,43 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from _measure import home, show
+from _measure import timed as seconds
 
 from graphflow import backends, flow, task
 from graphflow.runs import Run
 
 SLOTS = 2
-
-
-@contextmanager
-def home(kind: str = "disk") -> Iterator[Path]:
-    """A home of its own for what follows."""
-    folder = Path(tempfile.mkdtemp(prefix="graphflow-bench-"))
-    before = dict(os.environ)
-    os.environ.update(GRAPHFLOW_HOME=str(folder), GRAPHFLOW_HISTORY=kind)
-    try:
-        yield folder
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def show(figures: dict[str, Any]) -> None:
-    """Print one figure with its budget and the machine."""
-    place = {"python": platform.python_version(), "cpus": os.cpu_count(), "dask": metadata.version("dask")}
-    print(json.dumps({**figures, **place}), flush=True)
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def first_dispatch(begin: Callable[[], Run]) -> tuple[float, Run]:
