@@ -26,7 +26,7 @@ from _measure import home, show
 from _measure import timed as seconds
 
 from graphflow import INPUTS, backends, flow, task
-from graphflow.hashing import canonical_digest
+from graphflow.identity.hashing import canonical_digest
 
 SLOTS = 2
 PEER_ITEMS = 1_000

@@ -23,7 +23,7 @@ from _measure import home, show
 from _measure import timed as seconds
 
 from graphflow import backends, flow, task
-from graphflow.runs import Run
+from graphflow.runs.run import Run
 
 SLOTS = 2
 
@@ -35,8 +35,8 @@ def first_dispatch(begin: Callable[[], Run]) -> tuple[float, Run]:
     """
     started = time.time()
     run = begin()
-    from graphflow.durability import open_history
-    from graphflow.records import Kind
+    from graphflow.driver.durability import open_history
+    from graphflow.model.records import Kind
 
     at = [
         entry.record.at
@@ -175,8 +175,8 @@ def lag(items: int, repeats: int) -> None:
 
     with home():
         run = body.run(min(items, 200))
-        from graphflow.durability import open_history
-        from graphflow.records import Kind
+        from graphflow.driver.durability import open_history
+        from graphflow.model.records import Kind
 
         values, lags = run.value, []
         for entry in open_history().read(run.id, kinds=(Kind.ITEMS,)):

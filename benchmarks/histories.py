@@ -17,7 +17,7 @@ from pathlib import Path
 from _measure import Line, print_line, timed
 
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Kind, Record, RunHeader
+from graphflow.model.records import Kind, Record, RunHeader
 
 ITEMS = 1_000_000
 

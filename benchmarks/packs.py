@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from _measure import Line, print_line, timed
 
-from graphflow.results.cached import MISSING, CacheFolder
-from graphflow.results.compacting import compact
-from graphflow.results.local import LocalStore
+from graphflow.cache.cached import MISSING, CacheFolder
+from graphflow.cache.compacting import compact
+from graphflow.results.stores.local import LocalStore
 
 FOLDER = "cache/small-0123456789abcdef"
 KEY = bytes(range(32))

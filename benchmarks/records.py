@@ -17,13 +17,13 @@ from pathlib import Path
 
 from _measure import Line, print_line, timed
 
-from graphflow.anomalies import CHUNK, ErrorRecord, Faults, Variants, pack_chunk
-from graphflow.histories.codec import RecordWriter
-from graphflow.histories.replay import Replay
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Dispatch, NodeEntry, Record, RunHeader
-from graphflow.reports import Report, StepReport, Stored
-from graphflow.states import Code
+from graphflow.model.anomalies import CHUNK, ErrorRecord, Faults, Variants, pack_chunk
+from graphflow.model.records import Dispatch, NodeEntry, Record, RunHeader
+from graphflow.model.reports import Report, StepReport, Stored
+from graphflow.model.states import Code
+from graphflow.records.codec import RecordWriter
+from graphflow.records.replay import Replay
 
 BATCH = 2_000
 TRACEBACK = 'Traceback (most recent call last):\n  File "flow.py", line 7, in parse\n    return int(text)\n'

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from graphflow.caching import (
+from graphflow.authoring.flows import Flow, flow
+from graphflow.authoring.futures import (
+    Future,
+    MappedFuture,
+    as_completed,
+    flatten,
+    items,
+    product,
+    rows,
+    starmap,
+    wait,
+)
+from graphflow.authoring.pausing import pause_run
+from graphflow.authoring.tasks import Task, task
+from graphflow.graph.context import flow_context, get_run_logger, task_context
+from graphflow.graph.mapping import allow_failure, unmapped
+from graphflow.identity.canonical import register_hash
+from graphflow.model.cache_policies import (
     DEFAULT,
     FLOW_PARAMETERS,
     INPUTS,
@@ -14,13 +31,7 @@ from graphflow.caching import (
     CachePolicy,
     file_input,
 )
-from graphflow.canonical import register_hash
-from graphflow.context import flow_context, get_run_logger, task_context
-from graphflow.flows import Flow, flow
-from graphflow.futures import Future, MappedFuture, as_completed, flatten, items, product, rows, starmap, wait
-from graphflow.mapping import allow_failure, unmapped
-from graphflow.pausing import pause_run
-from graphflow.policies import (
+from graphflow.model.policies import (
     Fail,
     Pause,
     Retry,
@@ -35,13 +46,12 @@ from graphflow.policies import (
     some_failed,
     some_successful,
 )
-from graphflow.runs import Run
-from graphflow.states import State
-from graphflow.tasks import Task, task
+from graphflow.model.states import State
+from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
-    from graphflow.keys import task_input_hash
-    from graphflow.past import history
+    from graphflow.identity.cache_keys import task_input_hash
+    from graphflow.runs.history import history
 
 __all__ = [
     "DEFAULT",
@@ -99,11 +109,11 @@ def __getattr__(name: str) -> Any:
         return version("graphflow")
     if name == "history":
         # What is past is read by its readers, not by every `import graphflow`.
-        from graphflow.past import history
+        from graphflow.runs.history import history
 
         return history
     if name == "task_input_hash":
-        from graphflow.keys import task_input_hash
+        from graphflow.identity.cache_keys import task_input_hash
 
         return task_input_hash
     raise AttributeError(f"module 'graphflow' has no attribute {name!r}")

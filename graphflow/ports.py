@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.errors import ResultDamaged
-from graphflow.orders import BatchOrder, Ref
-from graphflow.policies import TaskOptions
-from graphflow.records import Entry, Record, Request, RunHeader
-from graphflow.reports import Report
+from graphflow.model.orders import BatchOrder, Ref
+from graphflow.model.policies import TaskOptions
+from graphflow.model.records import Entry, Record, Request, RunHeader
+from graphflow.model.reports import Report
 
 __all__ = [
     "Backend",

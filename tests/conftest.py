@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from graphflow.testing.s3proxy import S3Proxy
-from graphflow.testing.s3server import Bucket, S3Server
+from graphflow.testing.faults.s3proxy import S3Proxy
+from graphflow.testing.faults.s3server import Bucket, S3Server
 
 # Before graphflow is used anywhere, also in the processes that tests start.
 os.environ["GRAPHFLOW_HOME"] = tempfile.mkdtemp(prefix="graphflow-home-")

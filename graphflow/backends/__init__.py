@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.holder import shared_holder
+from graphflow.backends.automatic.holder import shared_holder
+from graphflow.backends.automatic.switching import LocalBackend, cores
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
-from graphflow.backends.switching import LocalBackend, cores
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 
 if TYPE_CHECKING:
-    from graphflow.backends.cluster import DaskBackend
+    from graphflow.backends.dask.cluster import DaskBackend
 
 __all__ = ["dask", "inline", "local", "processes", "resolve", "threads"]
 
@@ -47,8 +47,8 @@ def processes(slots: int | None = None) -> DaskBackend:
     It needs no `__main__` guard. The cluster starts at the first run and lives until `close()`, the end of
     a `with` block, or the interpreter's end.
     """
-    from graphflow.backends.cluster import DaskBackend
-    from graphflow.backends.connecting import Way
+    from graphflow.backends.dask.cluster import DaskBackend
+    from graphflow.backends.dask.connecting import Way
 
     check_slots("processes", slots)
     return DaskBackend(Way(slots=slots or os.cpu_count() or 1))
@@ -75,8 +75,8 @@ def dask(
     BackendError
         If none or several are given.
     """
-    from graphflow.backends.cluster import DaskBackend
-    from graphflow.backends.connecting import Way
+    from graphflow.backends.dask.cluster import DaskBackend
+    from graphflow.backends.dask.connecting import Way
 
     way = Way(
         address=address,

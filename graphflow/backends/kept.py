@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from graphflow.orders import Ref
+from graphflow.model.orders import Ref
 from graphflow.runner.columns import load_column
 
 __all__ = ["KeptColumns", "load_here"]

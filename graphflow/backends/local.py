@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from graphflow.backends.kept import KeptColumns
 from graphflow.errors import BackendError
-from graphflow.mapping import element_nbytes
-from graphflow.orders import BatchOrder, Ref
-from graphflow.policies import TaskOptions
+from graphflow.graph.mapping import element_nbytes
+from graphflow.model.orders import BatchOrder, Ref
+from graphflow.model.policies import TaskOptions
+from graphflow.model.reports import Report
 from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
-from graphflow.reports import Report
 from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import load_column
 from graphflow.runner.host import Packed

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 
 from graphflow.errors import ResultStoreError, SerializationError
-from graphflow.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
+from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
 from graphflow.ports import ResultStore
 from graphflow.runner.columns import MAX_INLINE, encode, read_stored, write_pack
 

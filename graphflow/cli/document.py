@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphflow.cli.tracebacks import user_text
 
 if TYPE_CHECKING:
-    from graphflow.runs import Run
+    from graphflow.runs.run import Run
 
 __all__ = ["run_document", "value_text"]
 

@@ -15,9 +15,9 @@ from graphflow.cli.progress import Progress
 from graphflow.errors import ValueUnavailable
 
 if TYPE_CHECKING:
-    from graphflow.flows import Flow
+    from graphflow.authoring.flows import Flow
     from graphflow.ports import Backend
-    from graphflow.runs import Run
+    from graphflow.runs.run import Run
 
 __all__ = ["Begin", "Interrupts", "rows_of", "run_flow"]
 

@@ -11,15 +11,15 @@ import typer
 
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.terminal import OutputFormat, make_console, write_data
+from graphflow.common.signing import export_key, import_key, known_keys, rotate_key
 from graphflow.errors import SettingsError
-from graphflow.signing import export_key, import_key, known_keys, rotate_key
 
 if TYPE_CHECKING:
-    from graphflow.signing import KeyInfo
+    from graphflow.common.signing import KeyInfo
 
 __all__ = ["key"]
 
-SCHEMA = "graphflow.keys/1"
+SCHEMA = "graphflow.identity.cache_keys/1"
 
 key = typer.Typer(
     help="The key that histories and results are signed with: look, change, share.\n\n"

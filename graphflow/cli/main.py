@@ -13,13 +13,13 @@ import typer
 
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
-from graphflow.cli.cache import cache
-from graphflow.cli.chaos import chaos
+from graphflow.cli.cache.commands import cache
+from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
-from graphflow.cli.runs import fsck, runs
+from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import (
@@ -31,8 +31,8 @@ from graphflow.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from graphflow.flows import Flow
-    from graphflow.runs import Run
+    from graphflow.authoring.flows import Flow
+    from graphflow.runs.run import Run
 
 __all__ = ["app", "main"]
 

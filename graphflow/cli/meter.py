@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from graphflow.states import State
+from graphflow.model.states import State
 
 __all__ = ["Meter", "NodeRow", "NodeView", "format_eta", "format_rate", "format_seconds"]
 

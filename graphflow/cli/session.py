@@ -27,8 +27,8 @@ from graphflow.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from graphflow.flows import Flow
-    from graphflow.runs import Run
+    from graphflow.authoring.flows import Flow
+    from graphflow.runs.run import Run
 
 __all__ = ["Manner", "run_and_show"]
 

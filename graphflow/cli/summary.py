@@ -16,9 +16,9 @@ from graphflow.cli.tracebacks import full_text, user_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
-    from graphflow.past import PastNode, PastRun
-    from graphflow.runs import Run
-    from graphflow.views import NodeView
+    from graphflow.runs.history import PastNode, PastRun
+    from graphflow.runs.run import Run
+    from graphflow.runs.views import NodeView
 
 __all__ = ["show_failures", "show_summary"]
 

@@ -16,7 +16,7 @@ from graphflow.cli.tracebacks import user_text
 from graphflow.errors import TargetError
 
 if TYPE_CHECKING:
-    from graphflow.flows import Flow
+    from graphflow.authoring.flows import Flow
 
 __all__ = ["load_flow"]
 
@@ -44,7 +44,7 @@ def _split(target: str) -> tuple[str, str | None]:
 
 
 def _is_flow(value: object) -> TypeGuard[Flow[Any, Any]]:
-    from graphflow.flows import Flow  # here, as help and completion must not load the engine
+    from graphflow.authoring.flows import Flow  # here, as help and completion must not load the engine
 
     return isinstance(value, Flow)
 

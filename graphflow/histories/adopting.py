@@ -12,7 +12,7 @@ from graphflow.histories.catalogs import Catalog
 from graphflow.histories.checks import is_final
 from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
-from graphflow.records import RunHeader
+from graphflow.model.records import RunHeader
 
 __all__ = ["adopt", "sweep"]
 

@@ -16,7 +16,7 @@ from graphflow.histories.databases import Database, build
 from graphflow.histories.leases import Claim, Holder
 from graphflow.histories.migrating import opened
 from graphflow.histories.runfiles import sync_folder
-from graphflow.records import Request, RunHeader
+from graphflow.model.records import Request, RunHeader
 
 __all__ = ["CATALOG_FILE", "Catalog", "Row"]
 

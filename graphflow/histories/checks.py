@@ -6,8 +6,8 @@ import re
 import struct
 
 from graphflow.errors import HistoryError
-from graphflow.records import Record, RunHeader
-from graphflow.states import FINAL_CODES, Code, StateType
+from graphflow.model.records import Record, RunHeader
+from graphflow.model.states import FINAL_CODES, Code, StateType
 
 __all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain", "started_at", "state_code"]
 

@@ -9,8 +9,8 @@ from graphflow.errors import GraphflowError, HistoryError
 from graphflow.histories.checks import is_final
 from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
+from graphflow.model.records import RunHeader
 from graphflow.ports import History
-from graphflow.records import RunHeader
 
 __all__ = ["check_run", "verify_all"]
 

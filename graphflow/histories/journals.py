@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
+from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
-from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import Catalog
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
 from graphflow.histories.leases import DriverLock, Holder, claim_of
 from graphflow.histories.runfiles import RunWriter
+from graphflow.model.records import Record, Request
 from graphflow.ports import Clock
-from graphflow.records import Record, Request
 
 __all__ = ["SqliteJournal"]
 

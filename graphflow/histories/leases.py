@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphflow.common.machine import boot_id
 from graphflow.errors import HistoryError, LeaseHeld
-from graphflow.machine import boot_id
+from graphflow.model.records import Lease
 from graphflow.ports import Clock
-from graphflow.records import Lease
 
 __all__ = ["Claim", "DriverLock", "Holder", "SystemClock", "claim_of", "is_locked", "this_process"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from graphflow import settings
+from graphflow.common import settings
 from graphflow.ports import History
 
 __all__ = ["open_history"]

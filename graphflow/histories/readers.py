@@ -15,7 +15,7 @@ from graphflow.histories.databases import Database
 from graphflow.histories.migrating import opened
 from graphflow.histories.runfiles import RUN_FILE, RunRow
 from graphflow.histories.seals import Head, Seal
-from graphflow.records import Entry, Record
+from graphflow.model.records import Entry, Record
 
 __all__ = ["Commit", "RunReader"]
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryDamaged, HistoryError, LeaseLost
-from graphflow.failpoints import failpoint
 from graphflow.histories import schema
 from graphflow.histories.anchors import Anchor
 from graphflow.histories.checks import plain
 from graphflow.histories.databases import build
 from graphflow.histories.migrating import opened
 from graphflow.histories.seals import Head, Seal
-from graphflow.records import Record
+from graphflow.model.records import Record
 
 __all__ = ["RUN_FILE", "RunRow", "RunWriter", "build_run", "wait_for_turn"]
 

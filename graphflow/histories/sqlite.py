@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphflow import settings
+from graphflow.common import settings
+from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
-from graphflow.failpoints import failpoint
 from graphflow.histories.catalogs import CATALOG_FILE, Catalog, Row
 from graphflow.histories.checks import GONE, check_id, is_failed, is_final, state_code
 from graphflow.histories.journals import SqliteJournal
@@ -33,8 +33,8 @@ from graphflow.histories.leases import (
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
+from graphflow.model.records import Entry, RunHeader
 from graphflow.ports import Clock
-from graphflow.records import Entry, RunHeader
 
 __all__ = ["SqliteHistory"]
 

@@ -17,8 +17,8 @@ from typing import Any
 from graphflow.errors import HistoryError, LeaseLost, RunNotFound
 from graphflow.histories.checks import GONE, check_id, is_failed, is_final, plain, started_at, state_code
 from graphflow.histories.leases import Claim, Holder, SystemClock, claim_of, this_process
+from graphflow.model.records import Entry, Record, Request, RunHeader
 from graphflow.ports import Clock
-from graphflow.records import Entry, Record, Request, RunHeader
 
 __all__ = ["VolatileHistory", "VolatileJournal"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from graphflow.histories.codec import decode
+from graphflow.model.records import Kind, Life
 from graphflow.ports import History
-from graphflow.records import Kind, Life
+from graphflow.records.codec import decode
 
 __all__ = ["results_of"]
 

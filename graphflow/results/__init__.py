@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphflow.results.exports import Export, read_export
-    from graphflow.results.local import LocalStore
-    from graphflow.results.remote import FsspecStore
-    from graphflow.results.stores import open_store
+    from graphflow.results.exports.exports import Export, read_export
+    from graphflow.results.stores.local import LocalStore
+    from graphflow.results.stores.opening import open_store
+    from graphflow.results.stores.remote import FsspecStore
 
 __all__ = ["Export", "FsspecStore", "LocalStore", "open_store", "read_export"]
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from graphflow.context import TaskContext
+from graphflow.common.failpoints import failpoint
 from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError, SerializationError
-from graphflow.failpoints import failpoint
-from graphflow.mapping import DROPPED, is_small, value_info
-from graphflow.orders import BatchOrder, Lane
-from graphflow.recording import Fragment, Handle, Recorder, handle_types
-from graphflow.reports import Anomaly, Faults, Graft, Report, StepReport
+from graphflow.graph.context import TaskContext
+from graphflow.graph.mapping import DROPPED, is_small, value_info
+from graphflow.graph.recording import Fragment, Handle, Recorder, handle_types
+from graphflow.model.orders import BatchOrder, Lane
+from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
+from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.runner.capture import LogSink, capture_logging, capture_prints
 from graphflow.runner.chunks import run_in_chunks
 from graphflow.runner.faults import (
@@ -50,7 +51,6 @@ from graphflow.runner.progress import (
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.turns import run_in_turn
 from graphflow.runner.watchdog import Abandoned, watchdog
-from graphflow.states import FINAL_CODES, GOOD_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.caching import BatchCache

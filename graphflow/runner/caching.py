@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from graphflow.anomalies import Anomaly
+from graphflow.cache.cached import MISSING, CacheFolder, Made, cache_folder
+from graphflow.cache.claims import OnceClaim, OnceClaims, View, flights_of, this_process
+from graphflow.common.failpoints import failpoint
+from graphflow.common.functions import signature_of
 from graphflow.errors import IndeterminateError, ResultStoreError
-from graphflow.failpoints import failpoint
-from graphflow.functions import signature_of
-from graphflow.keys import KEY_NBYTES, NO_KEY
-from graphflow.orders import CacheOrder
-from graphflow.policies import Retry
-from graphflow.reports import CachedFrom, CachedOrigin
-from graphflow.results.cached import MISSING, CacheFolder, Made, cache_folder
-from graphflow.results.claims import OnceClaim, OnceClaims, View, flights_of, this_process
-from graphflow.results.pickling import decode, encode
+from graphflow.identity.cache_keys import KEY_NBYTES, NO_KEY
+from graphflow.model.anomalies import Anomaly
+from graphflow.model.orders import CacheOrder
+from graphflow.model.policies import Retry
+from graphflow.model.reports import CachedFrom, CachedOrigin
+from graphflow.model.states import Code
+from graphflow.results.packs.pickling import decode, encode
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
 from graphflow.runner.marks import DONE, ODD
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
-from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch

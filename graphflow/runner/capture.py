@@ -9,8 +9,8 @@ import threading
 import time
 from typing import Any
 
-from graphflow.context import FLOW, RUNNING, FlowContext, TaskContext
-from graphflow.reports import LogRecord
+from graphflow.graph.context import FLOW, RUNNING, FlowContext, TaskContext
+from graphflow.model.reports import LogRecord
 
 __all__ = ["LogSink", "capture_logging", "capture_prints"]
 

@@ -14,16 +14,16 @@ from contextvars import Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from graphflow.context import RECORDER, RUNNING
 from graphflow.errors import BatchedResultError
-from graphflow.mapping import classify
+from graphflow.graph.context import RECORDER, RUNNING
+from graphflow.graph.mapping import classify
+from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.labels import label_of
 from graphflow.runner.loops import KeptLoop
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.turns import wait_for_slot
 from graphflow.runner.watchdog import GRACE_SECONDS, Abandoned, Guard, ItemTimeout, watchdog
-from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch

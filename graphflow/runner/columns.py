@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import ValueUnavailable
-from graphflow.orders import GONE_TEXT, Ref
-from graphflow.reports import Stored
-from graphflow.results.packs import read_section
-from graphflow.results.pickling import decode, encode
+from graphflow.model.orders import GONE_TEXT, Ref
+from graphflow.model.reports import Stored
+from graphflow.results.packs.packs import read_section
+from graphflow.results.packs.pickling import decode, encode
 
 __all__ = [
     "MAX_INLINE",

@@ -6,15 +6,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from graphflow.context import RECORDER, RUNNING, TaskContext
-from graphflow.policies import ASYNC_CONCURRENCY
-from graphflow.recording import FragmentRecorder
+from graphflow.graph.context import RECORDER, RUNNING, TaskContext
+from graphflow.graph.recording import FragmentRecorder
+from graphflow.model.policies import ASYNC_CONCURRENCY
+from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.step import Step
 from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
-from graphflow.states import Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch

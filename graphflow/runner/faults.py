@@ -18,11 +18,11 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.errors import ItemTimedOut, SerializationError, restore
-from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
+from graphflow.model.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
+from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
+from graphflow.model.states import Code, State
 from graphflow.runner.loops import run_awaitable
-from graphflow.states import Code, State
 
 __all__ = [
     "MAX_SUMMARIES",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from graphflow.orders import Ref
-from graphflow.reports import Report, Stored
+from graphflow.model.orders import Ref
+from graphflow.model.reports import Report, Stored
 
 __all__ = ["BatchHost", "Packed", "SerializationFailure"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from graphflow.errors import ResultDamaged, ValueUnavailable
-from graphflow.folding import Folded
-from graphflow.hashing import source_digests
-from graphflow.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
-from graphflow.orders import (
+from graphflow.graph.folding import Folded
+from graphflow.graph.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
+from graphflow.identity.hashing import source_digests
+from graphflow.model.orders import (
     GONE_TEXT,
     BatchOrder,
     Column,

@@ -13,11 +13,9 @@ from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
-from graphflow.caching import FileInput, FilesLater, files_later
-from graphflow.canonical import Encoder
-from graphflow.fingerprints import code_fingerprint
-from graphflow.functions import signature_of
-from graphflow.keys import (
+from graphflow.common.functions import signature_of
+from graphflow.graph.mapping import FailedInput, PartialList
+from graphflow.identity.cache_keys import (
     KEY_NBYTES,
     NO_KEY,
     SHORT_NBYTES,
@@ -28,8 +26,10 @@ from graphflow.keys import (
     part_of,
     problem_of,
 )
-from graphflow.mapping import FailedInput, PartialList
-from graphflow.orders import Hole, Program, Spread
+from graphflow.identity.canonical import Encoder
+from graphflow.identity.fingerprints import code_fingerprint
+from graphflow.model.cache_policies import FileInput, FilesLater, files_later
+from graphflow.model.orders import Hole, Program, Spread
 from graphflow.runner.inputs import Constant, Ready, failed_input, filled, make_call
 
 __all__ = ["KeyMaker", "Keys"]

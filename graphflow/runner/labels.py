@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from graphflow.context import TaskContext
-from graphflow.orders import Program
+from graphflow.graph.context import TaskContext
+from graphflow.model.orders import Program
 
 __all__ = ["default_label", "label_of"]
 

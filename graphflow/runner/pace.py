@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphflow.orders import Pace
+from graphflow.model.orders import Pace
 
 __all__ = ["GRACE_SECONDS", "Slots"]
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from graphflow.failpoints import failpoint
-from graphflow.mapping import DROPPED
-from graphflow.orders import BatchOrder
-from graphflow.results.packs import Section, publish
-from graphflow.results.pickling import encode
+from graphflow.common.failpoints import failpoint
+from graphflow.graph.mapping import DROPPED
+from graphflow.model.orders import BatchOrder
+from graphflow.model.states import GOOD_CODES, Code
+from graphflow.results.packs.packs import Section, publish
+from graphflow.results.packs.pickling import encode
 from graphflow.runner.host import BatchHost, Packed
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
-from graphflow.states import GOOD_CODES, Code
 
 __all__ = ["pack_values"]
 

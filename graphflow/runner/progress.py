@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import compress
 from typing import Any, TypeVar
 
-from graphflow.reports import Graft
+from graphflow.model.reports import Graft
 from graphflow.runner.watchdog import watchdog
 
 __all__ = [

@@ -8,8 +8,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphflow.anomalies import AnomalyTable
-from graphflow.context import TaskContext
 from graphflow.errors import (
     GraphflowError,
     ItemTimedOut,
@@ -17,10 +15,13 @@ from graphflow.errors import (
     SerializationError,
     UpstreamFailed,
 )
-from graphflow.mapping import FailedInput
-from graphflow.orders import BatchOrder, Lane, StepOrder
-from graphflow.recording import FragmentRecorder
-from graphflow.reports import Graft, ValueInfo
+from graphflow.graph.context import TaskContext
+from graphflow.graph.mapping import FailedInput
+from graphflow.graph.recording import FragmentRecorder
+from graphflow.model.anomalies import AnomalyTable
+from graphflow.model.orders import BatchOrder, Lane, StepOrder
+from graphflow.model.reports import Graft, ValueInfo
+from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.capture import LogSink
 from graphflow.runner.inputs import (
     Constant,
@@ -31,7 +32,6 @@ from graphflow.runner.inputs import (
     make_call,
     make_chunk_call,
 )
-from graphflow.states import FAILED_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.caching import StepCache

@@ -6,13 +6,13 @@ import time
 from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
-from graphflow.context import RECORDER, RUNNING
+from graphflow.graph.context import RECORDER, RUNNING
+from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.faults import MAX_SUMMARIES
 from graphflow.runner.marks import ODD
 from graphflow.runner.pace import Slots
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Guard, ItemTimeout, watchdog
-from graphflow.states import FAILED_CODES, Code
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch

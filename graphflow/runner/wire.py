@@ -21,8 +21,10 @@ from typing import Any
 import cloudpickle
 
 from graphflow.errors import RemoteError, SerializationError
-from graphflow.mapping import FailedInput
-from graphflow.orders import (
+from graphflow.graph.mapping import FailedInput
+from graphflow.graph.recording import Fragment
+from graphflow.identity.origins import is_installed
+from graphflow.model.orders import (
     BatchOrder,
     Column,
     Elements,
@@ -36,12 +38,10 @@ from graphflow.orders import (
     StepOrder,
     Whole,
 )
-from graphflow.origins import is_installed
-from graphflow.policies import all_successful
-from graphflow.recording import Fragment
-from graphflow.reports import ErrorRecord, Faults, Graft, Report, StepReport
+from graphflow.model.policies import all_successful
+from graphflow.model.reports import ErrorRecord, Faults, Graft, Report, StepReport
+from graphflow.model.states import Code
 from graphflow.runner.faults import error_record
-from graphflow.states import Code
 
 __all__ = [
     "Header",

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import SerializationError, ValueUnavailable
-from graphflow.orders import BatchOrder, Program, Ref
+from graphflow.model.orders import BatchOrder, Program, Ref
+from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
-from graphflow.reports import Report, stored_ref
 from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
 from graphflow.runner.host import Packed

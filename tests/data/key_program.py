@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import key_samples as samples  # noqa: E402
 
-from graphflow.caching import DEFAULT, FLOW_PARAMETERS, INPUTS, RUN_ID, TASK_SOURCE  # noqa: E402
-from graphflow.keys import key_spec  # noqa: E402
-from graphflow.orders import Hole, Program  # noqa: E402
-from graphflow.policies import TaskOptions  # noqa: E402
+from graphflow.identity.cache_keys import key_spec  # noqa: E402
+from graphflow.model.cache_policies import DEFAULT, FLOW_PARAMETERS, INPUTS, RUN_ID, TASK_SOURCE  # noqa: E402
+from graphflow.model.orders import Hole, Program  # noqa: E402
+from graphflow.model.policies import TaskOptions  # noqa: E402
 from graphflow.runner.keymaking import KeyMaker  # noqa: E402
 
 FIRST = Hole(0)

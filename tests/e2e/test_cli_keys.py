@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from graphflow import settings
 from graphflow.cli.exits import ExitCode
+from graphflow.common import settings
 
 FLOWS = """
 from pathlib import Path

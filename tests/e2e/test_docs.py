@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graphflow.states import transition_table
+from graphflow.model.states import transition_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,7 +12,7 @@ import pytest
 from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
 from graphflow.histories.adopting import sweep
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Kind, Record, RunHeader
+from graphflow.model.records import Kind, Record, RunHeader
 
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"
 FLIPS = 1000

@@ -14,8 +14,8 @@ import pytest
 from graphflow.errors import GraphflowError, HistoryDamaged, HistoryError, HistoryLocked
 from graphflow.histories import databases
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Kind, Record, RunHeader
-from graphflow.testing.processes import Script
+from graphflow.model.records import Kind, Record, RunHeader
+from graphflow.testing.faults.processes import Script
 
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"
 
@@ -28,7 +28,7 @@ FULL = """
     import resource, signal, sys
     from graphflow.errors import HistoryDamaged, HistoryError
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     history = SqliteHistory(sys.argv[1])
     name = sys.argv[2]
@@ -75,7 +75,7 @@ NO_ROOM = """
     import os, resource, signal, sys
     from graphflow.errors import HistoryError
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import RunHeader
+    from graphflow.model.records import RunHeader
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     history = SqliteHistory(sys.argv[1])
     history.create(RunHeader(id="other", name="n", flow_name="f")).close()
@@ -104,7 +104,7 @@ def test_a_run_that_finds_no_room_to_begin_leaves_nothing(tmp_path):
 CATALOG_FULL = """
     import resource, signal, sys
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     history = SqliteHistory(sys.argv[1])
     journal = history.create(RunHeader(id=sys.argv[2], name="n", flow_name="f"))
@@ -196,7 +196,7 @@ LOOK = """
     import sys
     from graphflow.errors import HistoryError
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import RunHeader
+    from graphflow.model.records import RunHeader
     history = SqliteHistory(sys.argv[1])
     assert {run.id: run.state for run in history.runs()} == {"done": "Completed", "crashed": "Crashed"}
     for name in ("done", "crashed"):

@@ -13,8 +13,8 @@ import pytest
 from graphflow.errors import LeaseHeld
 from graphflow.histories.leases import SystemClock
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Kind, RunHeader
-from graphflow.testing.processes import Script
+from graphflow.model.records import Kind, RunHeader
+from graphflow.testing.faults.processes import Script
 
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"
 
@@ -39,7 +39,7 @@ def started():
 DIE = """
     import os, sys
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     history = SqliteHistory(sys.argv[1])
     for name in sys.argv[2:]:
         journal = history.create(RunHeader(id=name, name=name, flow_name="crawl"))
@@ -94,7 +94,7 @@ def test_of_several_takers_exactly_one_wins_each_run(tmp_path, started):
 WRITE = """
     import sys
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     history = SqliteHistory(sys.argv[1])
     name, first = sys.argv[2], int(sys.argv[3])
     if first == 0:
@@ -142,7 +142,7 @@ STOPPED = """
     import sys
     from graphflow.errors import LeaseLost
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     journal = SqliteHistory(sys.argv[1], lease_seconds=10).create(RunHeader(id=sys.argv[2], name="n", flow_name="f"))
     print(journal.commit([Record(Kind.LOG, 1.0, b"before")], state="Running"))
     sys.stdin.readline()
@@ -189,7 +189,7 @@ FORK = """
     import os, signal, sys
     from graphflow.errors import HistoryError
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     history = SqliteHistory(sys.argv[1])
     journal = history.create(RunHeader(id=sys.argv[2], name="n", flow_name="f"))
     journal.commit([], state="Running")
@@ -238,7 +238,7 @@ def test_a_forked_child_neither_writes_nor_keeps_the_run(tmp_path):
 BUSY = """
     import sys
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record, RunHeader
+    from graphflow.model.records import Kind, Record, RunHeader
     history = SqliteHistory(sys.argv[1])
     print("ready")
     sys.stdin.readline()

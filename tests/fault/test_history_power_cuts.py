@@ -12,9 +12,9 @@ import shutil
 import pytest
 
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import RunHeader
-from graphflow.testing import powercuts
-from graphflow.testing.processes import Script
+from graphflow.model.records import RunHeader
+from graphflow.testing.faults import powercuts
+from graphflow.testing.faults.processes import Script
 
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"
 CUTS = 150
@@ -26,8 +26,8 @@ DRIVE = """
     from pathlib import Path
     from graphflow.histories import anchors, databases
     from graphflow.histories.sqlite import SqliteHistory
-    from graphflow.records import Kind, Record
-    from graphflow.testing.powercuts import FileLog, recorded
+    from graphflow.model.records import Kind, Record
+    from graphflow.testing.faults.powercuts import FileLog, recorded
 
     log = FileLog()
     real = os.pwrite

@@ -99,6 +99,6 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
 @pytest.fixture
 def results_of() -> Callable[[Any], Path]:
     """The folder of a run's results."""
-    from graphflow.durability import open_history
+    from graphflow.driver.durability import open_history
 
     return lambda run: Path(open_history().results_folder(run.id))

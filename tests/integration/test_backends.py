@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from graphflow import backends
-from graphflow.backends.candidates import Knobs
-from graphflow.backends.switching import LocalBackend
+from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
-from graphflow.testing.backends import BackendContract
+from graphflow.testing.contracts.backends import BackendContract
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def scattered_backend() -> Iterator[Backend]:
     """A given cluster that shares no disk with the driver: values stay on its workers and travel by Dask."""
     from distributed import LocalCluster
 
-    from graphflow.backends.spawning import leave_main_out
+    from graphflow.backends.dask.spawning import leave_main_out
 
     leave_main_out()
     with (

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from graphflow.cache.cached import MISSING, CacheFolder
+from graphflow.cache.collecting import collect, folders_of, stat_folder, verify_folder
+from graphflow.cache.compacting import compact
 from graphflow.errors import ResultStoreError
 from graphflow.ports import ResultStore
-from graphflow.results.cached import MISSING, CacheFolder
-from graphflow.results.collecting import collect, folders_of, stat_folder, verify_folder
-from graphflow.results.compacting import compact
-from graphflow.results.local import LocalStore
-from graphflow.results.remote import FsspecStore
-from graphflow.results.retries import Retries
-from graphflow.testing.s3proxy import Fault, S3Proxy
-from graphflow.testing.s3server import Bucket
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.stores.remote import FsspecStore
+from graphflow.results.stores.retries import Retries
+from graphflow.testing.faults.s3proxy import Fault, S3Proxy
+from graphflow.testing.faults.s3server import Bucket
 
 KEY = bytes(range(32))
 FOLDER = "cache/square-0123456789abcdef"

@@ -17,7 +17,7 @@ import pytest
 
 from graphflow import backends, flow, task, task_context, unmapped
 from graphflow.errors import BackendError, BackendUnreachable, ItemCrashed, ItemTimedOut, SerializationError
-from graphflow.states import Code
+from graphflow.model.states import Code
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def two() -> Iterator[Any]:
 def given() -> Iterator[Any]:
     from distributed import LocalCluster
 
-    from graphflow.backends.spawning import leave_main_out
+    from graphflow.backends.dask.spawning import leave_main_out
 
     leave_main_out()
     with LocalCluster(

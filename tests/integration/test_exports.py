@@ -21,10 +21,11 @@ import pytest
 
 from graphflow import Skip, flow, task
 from graphflow.errors import MapFailed, ResultDamaged, ResultStoreError, SerializationError, ValueUnavailable
-from graphflow.results import Export, exports, read_export
-from graphflow.results.exports import Block, ExportOf, write_export
-from graphflow.states import Code
-from graphflow.testing.s3server import Bucket
+from graphflow.model.states import Code
+from graphflow.results import Export, read_export
+from graphflow.results.exports import exports
+from graphflow.results.exports.exports import Block, ExportOf, write_export
+from graphflow.testing.faults.s3server import Bucket
 
 FORMATS = ("jsonl", "parquet", "pickle")
 GOOD, FAILED, SKIPPED = int(Code.COMPLETED), int(Code.FAILED), int(Code.SKIPPED)

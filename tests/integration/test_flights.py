@@ -11,9 +11,9 @@ import pytest
 
 WORKER = """
 import os, random, sys, threading, time
-from graphflow.results.cached import cache_folder
-from graphflow.results.claims import flights_of
-from graphflow.results.stores import open_store
+from graphflow.cache.cached import cache_folder
+from graphflow.cache.claims import flights_of
+from graphflow.results.stores.opening import open_store
 
 place, seed = sys.argv[1], int(sys.argv[2])
 store = open_store(place + "/store")

@@ -6,7 +6,7 @@ import pytest
 
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.histories.volatile import VolatileHistory
-from graphflow.testing.histories import HERE, LEASE_SECONDS, HistoryContract, ManualClock
+from graphflow.testing.contracts.histories import HERE, LEASE_SECONDS, HistoryContract, ManualClock
 
 
 class DiskPlace:

@@ -11,7 +11,7 @@ from graphflow.histories import opening
 from graphflow.histories.fsck import verify_all
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.histories.volatile import VolatileHistory
-from graphflow.records import Kind, Record, RunHeader
+from graphflow.model.records import Kind, Record, RunHeader
 
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"
 
@@ -176,9 +176,7 @@ def test_the_environment_says_where_histories_are(tmp_path, monkeypatch):
 
 
 def test_importing_graphflow_loads_no_sql():
-    script = (
-        "import sys, graphflow, graphflow.flows; print([name for name in sys.modules if 'sqlite' in name])"
-    )
+    script = "import sys, graphflow, graphflow.authoring.flows; print([name for name in sys.modules if 'sqlite' in name])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task, unmapped
-from graphflow.backends import holder as holder_module
-from graphflow.backends.candidates import Knobs
-from graphflow.backends.connecting import Way
-from graphflow.backends.holder import Holder, shared_holder
-from graphflow.backends.switching import LocalBackend
+from graphflow.backends.automatic import holder as holder_module
+from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.holder import Holder, shared_holder
+from graphflow.backends.automatic.switching import LocalBackend
+from graphflow.backends.dask.connecting import Way
 from graphflow.errors import ItemCrashed, ItemTimedOut
-from graphflow.runs import Run
+from graphflow.runs.run import Run
 
 EAGER = Knobs(
     work_seconds=0.0,
@@ -437,7 +437,7 @@ def test_a_script_that_ends_while_the_cluster_comes_up_is_quiet(tmp_path: Path) 
         tmp_path,
         EAGER_SCRIPT
         + textwrap.dedent("""
-        from graphflow.backends.holder import Holder
+        from graphflow.backends.automatic.holder import Holder
         asked = threading.Event()
         start = Holder._start
 

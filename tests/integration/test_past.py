@@ -28,7 +28,7 @@ from graphflow.errors import (
     UpstreamFailed,
     ValueUnavailable,
 )
-from graphflow.past import PastRun, RunHistory
+from graphflow.runs.history import PastRun, RunHistory
 
 
 @pytest.fixture(autouse=True)

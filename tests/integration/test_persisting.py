@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task
-from graphflow.backends.candidates import Knobs
-from graphflow.backends.switching import LocalBackend
-from graphflow.orders import BatchOrder
+from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.switching import LocalBackend
+from graphflow.model.orders import BatchOrder
+from graphflow.model.reports import Report, stored_ref
+from graphflow.model.states import Code
 from graphflow.ports import Backend, BackendEvent, BatchDone
-from graphflow.reports import Report, stored_ref
-from graphflow.results.local import LocalStore
-from graphflow.results.packs import check_pack
+from graphflow.results.packs.packs import check_pack
+from graphflow.results.stores.local import LocalStore
 from graphflow.runner.columns import load_column
-from graphflow.states import Code
 
 
 class Persisting:

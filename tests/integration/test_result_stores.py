@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from graphflow.ports import ResultStore
-from graphflow.results.local import LocalStore
-from graphflow.results.remote import FsspecStore
-from graphflow.testing.s3server import Bucket
-from graphflow.testing.stores import ResultStoreContract
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.stores.remote import FsspecStore
+from graphflow.testing.contracts.stores import ResultStoreContract
+from graphflow.testing.faults.s3server import Bucket
 
 KEYS = (bytes(range(32)), bytes(range(100, 132)))
 

@@ -19,7 +19,7 @@ from graphflow.errors import (
     RunNotFound,
     SourceChanged,
 )
-from graphflow.runs import Run
+from graphflow.runs.run import Run
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 import graphflow
 from graphflow import INPUTS, flow, task
 from graphflow.errors import ResultStoreError
-from graphflow.results.stores import open_store
-from graphflow.testing.s3proxy import Fault, S3Proxy
-from graphflow.testing.s3server import Bucket
+from graphflow.results.stores.opening import open_store
+from graphflow.testing.faults.s3proxy import Fault, S3Proxy
+from graphflow.testing.faults.s3server import Bucket
 
 
 @task(cache_policy=INPUTS - "path")

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from graphflow.errors import ResultDamaged, ResultStoreError
-from graphflow.results import s3 as s3_module
-from graphflow.results.remote import FsspecStore
-from graphflow.results.retries import Retries
-from graphflow.results.stores import open_store
-from graphflow.testing.s3proxy import Fault, S3Proxy
-from graphflow.testing.s3server import Bucket, S3Server
+from graphflow.results.stores import s3 as s3_module
+from graphflow.results.stores.opening import open_store
+from graphflow.results.stores.remote import FsspecStore
+from graphflow.results.stores.retries import Retries
+from graphflow.testing.faults.s3proxy import Fault, S3Proxy
+from graphflow.testing.faults.s3server import Bucket, S3Server
 
 KEY = bytes(range(32))
 QUICK = Retries(attempts=3, base_seconds=0.001)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from graphflow.ports import ResultStore
-from graphflow.results.local import LocalStore
-from graphflow.results.remote import FsspecStore
-from graphflow.results.retries import Retries
-from graphflow.testing.processes import Script
-from graphflow.testing.s3proxy import Fault, S3Proxy
-from graphflow.testing.s3server import Bucket
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.stores.remote import FsspecStore
+from graphflow.results.stores.retries import Retries
+from graphflow.testing.faults.processes import Script
+from graphflow.testing.faults.s3proxy import Fault, S3Proxy
+from graphflow.testing.faults.s3server import Bucket
 
 KEY = bytes(range(32))
 PROCESSES = 4

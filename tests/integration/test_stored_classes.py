@@ -14,12 +14,12 @@ import enum, sys
 from dataclasses import dataclass
 
 from graphflow import backends
-from graphflow.orders import Column, StepOrder
-from graphflow.reports import stored_ref
-from graphflow.results.local import LocalStore
-from graphflow.results.packs import open_pack
+from graphflow.model.orders import Column, StepOrder
+from graphflow.model.reports import stored_ref
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.packs.packs import open_pack
 from graphflow.runner.columns import load_column
-from graphflow.testing.backends import Probe, program
+from graphflow.testing.contracts.backends import Probe, program
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ if __name__ == "__main__":
 """
 ELSEWHERE = """
 import sys
-from graphflow.reports import stored_ref
-from graphflow.results.local import LocalStore
-from graphflow.results.packs import open_pack
+from graphflow.model.reports import stored_ref
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.packs.packs import open_pack
 from graphflow.runner.columns import load_column
 store = LocalStore(sys.argv[1], key=bytes(32))
 for name in store.names():
@@ -102,7 +102,7 @@ def test_a_script_that_is_imported_has_the_values_as_its_own(tmp_path: Path) -> 
     script.write_text(SCRIPT)
     run(str(script), "write", "threads", folder)
     code = (
-        "import sys, points; from graphflow.results.local import LocalStore; "
+        "import sys, points; from graphflow.results.stores.local import LocalStore; "
         "store = LocalStore(sys.argv[1], key=bytes(32)); "
         "print([all(map(points.check, column)) for _, column in points.values(store)])"
     )

@@ -11,7 +11,7 @@ import pytest
 
 from graphflow import flow, task, task_context
 from graphflow.errors import MapFailed, RemoteError, UpstreamFailed
-from graphflow.failures import Failure
+from graphflow.runs.failures import Failure
 
 
 class Coded(Exception):

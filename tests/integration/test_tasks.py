@@ -302,7 +302,7 @@ def test_concurrency_is_refused_for_plain_functions() -> None:
 
 
 def test_every_option_of_the_decorator_is_listed_for_with_options_and_checked() -> None:
-    from graphflow import tasks
+    from graphflow.authoring import tasks
 
     hints = inspect.signature(tasks.typing.get_overloads(task)[-1]).parameters  # type: ignore[attr-defined]
     assert set(tasks._OPTIONS) == set(hints) - {"fn"}

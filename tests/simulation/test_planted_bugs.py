@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 
-from graphflow.engine import core as core_module
-from graphflow.engine import events as ev
-from graphflow.engine import lanes, opening, outcomes, plan, queues
-from graphflow.engine.books import SUCCESS_BYTES, Flight, NodeBook, Stage
-from graphflow.engine.core import Core
-from graphflow.engine.failures import hand_over
-from graphflow.engine.halting import Halter
-from graphflow.engine.lanes import Verdict
-from graphflow.engine.pacing import Pacer, Reservation
-from graphflow.engine.queues import Dispatcher
-from graphflow.engine.state import ItemsEndedUpstream, RootEnded, RunState
-from graphflow.engine.streams import Streams
-from graphflow.graph import DepKind
-from graphflow.policies import all_successful
+from graphflow.core import core as core_module
+from graphflow.core import events as ev
+from graphflow.core import lanes, opening, outcomes, plan, queues
+from graphflow.core.core import Core
+from graphflow.core.failures import hand_over
+from graphflow.core.halting import Halter
+from graphflow.core.lanes import Verdict
+from graphflow.core.nodes import SUCCESS_BYTES, Flight, NodeBook, Stage
+from graphflow.core.pacing import Pacer, Reservation
+from graphflow.core.queues import Dispatcher
+from graphflow.core.state import ItemsEndedUpstream, RootEnded, RunState
+from graphflow.core.streams import Streams
+from graphflow.graph.graph import DepKind
+from graphflow.model.policies import all_successful
+from graphflow.model.reports import Report, StepReport
+from graphflow.model.states import Code
 from graphflow.ports import Capacity
-from graphflow.reports import Report, StepReport
-from graphflow.states import Code
-from graphflow.testing.simulation import Violation, simulate
+from graphflow.testing.simulation.simulation import Violation, simulate
 
 ENOUGH_SEEDS = 1_500
 Mutant = Callable[[pytest.MonkeyPatch], type[Core]]

@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 
-from graphflow.engine import events as ev
-from graphflow.engine.bookkeeping import Bookkeeper
-from graphflow.engine.books import NodeBook, Past, Stage
-from graphflow.engine.core import Core
-from graphflow.engine.lineage import Lineage
-from graphflow.engine.queues import Dispatcher
-from graphflow.engine.recovery import Recovery
-from graphflow.engine.restoring import Restorer
-from graphflow.engine.turns import Turns
+from graphflow.core import events as ev
+from graphflow.core.core import Core
+from graphflow.core.nodes import NodeBook, Past, Stage
+from graphflow.core.queues import Dispatcher
+from graphflow.core.restoring import Restorer
+from graphflow.driver.bookkeeping import Bookkeeper
+from graphflow.driver.lineage import Lineage
+from graphflow.driver.recovery import Recovery
+from graphflow.driver.turns import Turns
 from graphflow.errors import LeaseLost
-from graphflow.graph import DepKind, Node
-from graphflow.histories.memory import NodeHistory
-from graphflow.histories.replayed import ReplayedNode
+from graphflow.graph.graph import DepKind, Node
 from graphflow.histories.volatile import VolatileJournal
 from graphflow.ports import Capacity
-from graphflow.testing.ledger import Violation
-from graphflow.testing.lives import live
-from graphflow.testing.simulated_results import VolatileStore
+from graphflow.records.item_index import NodeHistory
+from graphflow.records.replayed_node import ReplayedNode
+from graphflow.testing.simulation.ledger import Violation
+from graphflow.testing.simulation.lives import live
+from graphflow.testing.simulation.simulated_results import VolatileStore
 
 ENOUGH_SEEDS = 2_500
 Mutant = Callable[[pytest.MonkeyPatch], Callable[..., Core]]
@@ -294,7 +294,7 @@ def keeps_what_was_to_run_again(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def keeps_failures_for_good(patch: pytest.MonkeyPatch) -> None:
     """What failed is not tried again by a later life."""
-    from graphflow.engine import recovery
+    from graphflow.driver import recovery
 
     patch.setattr(recovery, "_KEPT", recovery._KEPT_FAILURES)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from graphflow.histories import schema
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Kind, Record, RunHeader
-from graphflow.testing.histories import ManualClock
+from graphflow.model.records import Kind, Record, RunHeader
+from graphflow.testing.contracts.histories import ManualClock
 
 KEY = bytes(range(32))
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZ01"

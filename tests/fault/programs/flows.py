@@ -14,13 +14,15 @@ from typing import Any
 
 from tally import count
 
-from graphflow import backends, durability, failpoints, flow, task, task_context
+from graphflow import backends, flow, task, task_context
+from graphflow.common import failpoints
+from graphflow.driver import durability
 from graphflow.errors import GraphflowError, RunNotFound
 from graphflow.histories import databases
 from graphflow.histories.leases import SystemClock
-from graphflow.histories.replay import Replay
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.states import FINAL_CODES
+from graphflow.model.states import FINAL_CODES
+from graphflow.records.replay import Replay
 
 
 @task(batch_size=500)
@@ -288,7 +290,7 @@ def backward(**given: Any) -> dict[str, Any]:
 
 def modules() -> list[str]:
     """The names of all modules that runs need."""
-    for name in ("distributed.deploy.local", "distributed.nanny", "graphflow.backends.cluster"):
+    for name in ("distributed.deploy.local", "distributed.nanny", "graphflow.backends.dask.cluster"):
         importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         drive("pipeline", "warm-1", {"size": 5, "tally": os.path.join(folder, "tally")})

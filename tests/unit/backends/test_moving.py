@@ -10,7 +10,7 @@ import pytest
 
 from graphflow.backends.moving import Carrier, can_travel
 from graphflow.errors import SerializationError
-from graphflow.orders import BatchOrder, Column, Elements, Gathered, Given, Ref, Whole
+from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Given, Ref, Whole
 from graphflow.runner.columns import load_column
 
 

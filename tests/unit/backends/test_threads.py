@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from graphflow.backends.local import ThreadsBackend
-from graphflow.orders import Literals, StepOrder
+from graphflow.model.orders import Literals, StepOrder
 from graphflow.ports import BatchDone
-from graphflow.testing.backends import Probe, program
+from graphflow.testing.contracts.backends import Probe, program
 
 
 def test_what_waits_is_taken_back_and_what_is_under_way_hands_back_its_rest(

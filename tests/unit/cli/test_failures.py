@@ -12,7 +12,7 @@ from graphflow.cli.document import run_document, value_text
 from graphflow.cli.failures import describe, group_failures
 from graphflow.cli.tracebacks import is_user_frame, user_text
 from graphflow.errors import RemoteError
-from graphflow.states import Code, State
+from graphflow.model.states import Code, State
 
 FRAMES = 'Traceback (user frames only):\n  File "crawl.py", line {line}, in fetch\n    raise\n'
 

@@ -4,10 +4,10 @@ import struct
 
 import pytest
 
+from graphflow.common.ids import run_id
 from graphflow.errors import HistoryError
 from graphflow.histories import checks
-from graphflow.ids import run_id
-from graphflow.records import Kind, Record, RunHeader
+from graphflow.model.records import Kind, Record, RunHeader
 
 
 def test_ids_are_names_of_folders():

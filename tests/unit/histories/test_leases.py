@@ -6,7 +6,7 @@ import pytest
 
 from graphflow.errors import HistoryError, LeaseHeld
 from graphflow.histories.leases import DriverLock, Holder, SystemClock, claim_of, is_locked, this_process
-from graphflow.testing.histories import ManualClock
+from graphflow.testing.contracts.histories import ManualClock
 
 ME = Holder("here", 1, "boot-1")
 

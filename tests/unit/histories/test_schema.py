@@ -15,8 +15,8 @@ from graphflow.errors import HistoryError, HistoryTooNew
 from graphflow.histories import migrating, schema
 from graphflow.histories.databases import Database, build, version_of
 from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records import Entry
-from graphflow.testing.histories import ManualClock
+from graphflow.model.records import Entry
+from graphflow.testing.contracts.histories import ManualClock
 
 STORED = Path(__file__).parents[2] / "data" / "histories"
 

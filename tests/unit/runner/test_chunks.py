@@ -13,14 +13,14 @@ import pytest
 
 from graphflow import Fail, Retry, Skip, task_context
 from graphflow.errors import BatchedResultError, ItemTimedOut
-from graphflow.mapping import FailedInput, ProductSequence
-from graphflow.orders import BatchOrder, Given, Hole, Literals, Spread, StepOrder
-from graphflow.reports import Report
+from graphflow.graph.mapping import FailedInput, ProductSequence
+from graphflow.model.orders import BatchOrder, Given, Hole, Literals, Spread, StepOrder
+from graphflow.model.reports import Report
+from graphflow.model.states import Code
 from graphflow.runner import chunks, watchdog
 from graphflow.runner.journal import SEVERAL
-from graphflow.states import Code
-from graphflow.testing.backends import program
-from graphflow.testing.hosts import RecordingHost, order_of
+from graphflow.testing.contracts.backends import program
+from graphflow.testing.faults.hosts import RecordingHost, order_of
 
 SECONDS = 30.0
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from graphflow.anomalies import CHUNK
+from graphflow.authoring.tasks import task
 from graphflow.errors import ItemTimedOut
-from graphflow.policies import Fail, Pause, Retry, Skip, TaskOptions
+from graphflow.model.anomalies import CHUNK
+from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
+from graphflow.model.states import Code
 from graphflow.runner.faults import MAX_LIVE, MAX_RECORDS, MAX_VARIANT, ErrorTable, sure_end
-from graphflow.states import Code
-from graphflow.tasks import task
 
 
 class Coded(Exception):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from graphflow import Retry
-from graphflow.orders import Hole, Lane, Literals, StepOrder
-from graphflow.reports import Report
+from graphflow.model.orders import Hole, Lane, Literals, StepOrder
+from graphflow.model.reports import Report
+from graphflow.model.states import Code
 from graphflow.runner import watchdog
 from graphflow.runner.turns import STOP_CHECK_SECONDS
-from graphflow.states import Code
-from graphflow.testing.backends import program
-from graphflow.testing.hosts import RecordingHost, order_of
+from graphflow.testing.contracts.backends import program
+from graphflow.testing.faults.hosts import RecordingHost, order_of
 
 SECONDS = 30.0
 SLICE = 0.4

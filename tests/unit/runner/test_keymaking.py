@@ -32,12 +32,12 @@ from graphflow import (
     task_input_hash,
     unmapped,
 )
-from graphflow.canonical import register_hash
-from graphflow.hashing import canonical_digest
-from graphflow.keys import NO_KEY, folder_of, key_spec
-from graphflow.mapping import FailedInput, PartialList
-from graphflow.orders import Program
-from graphflow.recording import Recorder
+from graphflow.graph.mapping import FailedInput, PartialList
+from graphflow.graph.recording import Recorder
+from graphflow.identity.cache_keys import NO_KEY, folder_of, key_spec
+from graphflow.identity.canonical import register_hash
+from graphflow.identity.hashing import canonical_digest
+from graphflow.model.orders import Program
 from graphflow.runner.inputs import Constant, MixedColumn, Ready
 from graphflow.runner.keymaking import KeyMaker, Keys
 
@@ -203,7 +203,7 @@ def test_batched_tasks_have_a_key_per_item() -> None:
 def test_futures_inside_of_arguments_count_by_their_values() -> None:
     recorder = Recorder(flow_name="f")
     callee = task(cache_policy=INPUTS)(add)._callee
-    from graphflow.recording import Handle
+    from graphflow.graph.recording import Handle
 
     first = Handle(recorder, recorder.call(callee, (1,), {}))
     program = recorder.call(callee, ([first, {"k": first}], 5), {}).program
@@ -529,8 +529,8 @@ def test_digests_of_libraries_objects_are_as_they_were() -> None:
 
 SCRIPT = """
 from graphflow import INPUTS, task
-from graphflow.keys import key_spec
-from graphflow.recording import Recorder
+from graphflow.identity.cache_keys import key_spec
+from graphflow.graph.recording import Recorder
 
 LIMIT = 3
 

@@ -12,11 +12,11 @@ import pytest
 
 from graphflow import Skip
 from graphflow.errors import ItemTimedOut
-from graphflow.orders import Hole, Lane, Literals, Pace, Program, StepOrder
-from graphflow.reports import Report
-from graphflow.states import Code
-from graphflow.testing.backends import program
-from graphflow.testing.hosts import RecordingHost, order_of
+from graphflow.model.orders import Hole, Lane, Literals, Pace, Program, StepOrder
+from graphflow.model.reports import Report
+from graphflow.model.states import Code
+from graphflow.testing.contracts.backends import program
+from graphflow.testing.faults.hosts import RecordingHost, order_of
 
 SECONDS = 30.0
 TEXT = "work[0] ran longer than 0.1 s, which is timeout=300% of the map's median"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphflow.orders import Pace
+from graphflow.model.orders import Pace
 from graphflow.runner.pace import GRACE_SECONDS, Slots
 
 

@@ -12,19 +12,19 @@ import pytest
 
 from graphflow import Retry
 from graphflow.errors import ResultDamaged
-from graphflow.hashing import UNTOLD, combined_digests, item_digests
-from graphflow.histories.errors import exception_of
-from graphflow.mapping import DROPPED
-from graphflow.orders import BatchOrder, Column, Given, Hole, Lane, Literals, Ref, StepOrder, Whole
-from graphflow.reports import Report, Stored, stored_ref
-from graphflow.results.here import store_report
-from graphflow.results.local import LocalStore
-from graphflow.results.packs import Section, check_pack, publish
-from graphflow.results.pickling import encode
+from graphflow.graph.mapping import DROPPED
+from graphflow.identity.hashing import UNTOLD, combined_digests, item_digests
+from graphflow.model.orders import BatchOrder, Column, Given, Hole, Lane, Literals, Ref, StepOrder, Whole
+from graphflow.model.reports import Report, Stored, stored_ref
+from graphflow.model.states import Code
+from graphflow.records.errors import exception_of
+from graphflow.results.packs.here import store_report
+from graphflow.results.packs.packs import Section, check_pack, publish
+from graphflow.results.packs.pickling import encode
+from graphflow.results.stores.local import LocalStore
 from graphflow.runner.columns import load_column
-from graphflow.states import Code
-from graphflow.testing.backends import program
-from graphflow.testing.hosts import RecordingHost, order_of
+from graphflow.testing.contracts.backends import program
+from graphflow.testing.faults.hosts import RecordingHost, order_of
 
 SECONDS = 30.0
 

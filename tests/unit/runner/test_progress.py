@@ -10,7 +10,7 @@ from itertools import islice
 
 import pytest
 
-from graphflow.reports import Graft
+from graphflow.model.reports import Graft
 from graphflow.runner.progress import Progress, part_of, records_of
 
 

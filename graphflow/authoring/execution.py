@@ -1,0 +1,570 @@
+"""Calls of flows: a run from its first state to its last."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from graphflow.authoring.futures import Future, wait_in_loop
+from graphflow.backends import resolve
+from graphflow.common import settings
+from graphflow.driver.caches import Caches
+from graphflow.driver.dispatch import Persistence
+from graphflow.driver.driver import Driver
+from graphflow.driver.durability import Durability
+from graphflow.driver.hooks import call_hook
+from graphflow.driver.values import outcome_of, unhandled_exception
+from graphflow.errors import (
+    BackendError,
+    FlowTimedOut,
+    GraphflowError,
+    HistoryError,
+    LeaseLost,
+    ResultStoreError,
+    RunCancelled,
+)
+from graphflow.graph.context import FLOW, RECORDER, FlowContext
+from graphflow.graph.mapping import AllowFailure, Unmapped
+from graphflow.graph.recording import Handle, Recorder, contains_handle
+from graphflow.model.flow_options import FlowOptions
+from graphflow.model.states import FAILED_CODES, Code
+from graphflow.ports import Backend
+from graphflow.runner.capture import capture_logging, capture_prints
+from graphflow.runner.faults import TaskView
+from graphflow.runner.watchdog import Abandoned, ItemTimeout, watchdog
+from graphflow.runs.item import Item
+from graphflow.runs.run import Run, RunRecorder
+
+__all__ = [
+    "Deadline",
+    "Definition",
+    "Execution",
+    "as_call",
+    "call_end_hooks",
+    "call_hooks",
+    "entered",
+    "resolved",
+    "settle",
+]
+
+logger = logging.getLogger("graphflow.authoring.flows")
+_BROKEN = (BackendError, HistoryError, LeaseLost, ResultStoreError)
+"""Not the flow failed, but what runs it."""
+STOP_SECONDS = 10.0
+"""How long a run that was stopped by force waits for its last events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A flow as its calls need it; `subject` is what hooks get as the flow."""
+
+    fn: Callable[..., Any]
+    options: FlowOptions
+    subject: Any
+
+    @property
+    def name(self) -> str:
+        """The flow's name."""
+        return self.options.name
+
+    def call(self, parameters: Mapping[str, Any]) -> Any:
+        """Call the body."""
+        args, kwargs = as_call(self.fn, parameters)
+        return self.fn(*args, **kwargs)
+
+    def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
+        """The name of a run; the default if `flow_run_name` raises."""
+        label = self.options.flow_run_name
+        try:
+            if isinstance(label, str):
+                return label.format_map({"flow_name": self.name, "run_id": run_id, **parameters})
+            if callable(label):
+                return str(label())
+        except Exception:
+            logger.debug("flow_run_name of %s raised; the default is used", self.name, exc_info=True)
+        return f"{self.name}-{run_id[-6:].lower()}"
+
+    def timed_out(self) -> FlowTimedOut:
+        """The error of a run whose time was up."""
+        return FlowTimedOut(
+            f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
+        )
+
+
+class Execution:
+    """One run of a flow, with all its attempts."""
+
+    def __init__(self, flow: Definition, run: Run, durability: Durability | None = None) -> None:
+        self.flow = flow
+        self.options = flow.options
+        self.run = run
+        self.durability = run._durability = durability
+        self._opened: list[tuple[Backend, bool]] = []
+
+    # -- from the first state to the last -------------------------------------------------------------------
+
+    def execute(self) -> None:
+        """Run in this thread; raises only what is no `Exception` (Ctrl-C, SystemExit)."""
+        with self._whole_run():
+            while True:
+                recorder = self._begin_attempt()
+                with Deadline(self.flow, partial(_stop_for, recorder)) as deadline:
+                    with self._body_context(recorder):
+                        value, error = deadline.call(partial(self._body_and_allowed, recorder))
+                    error = self._finish(recorder, error, deadline)
+                self._conclude(recorder, value, error, deadline)
+                delay = self._delay_before_retry()
+                if delay is None:
+                    break
+                self.run._stop_asked.wait(delay)
+        self._raise_base()
+
+    async def execute_async(self) -> None:
+        """Run in this event loop; raises only what is no `Exception`."""
+        import asyncio
+
+        with self._whole_run():
+            while True:
+                recorder = self._begin_attempt()
+                value, error = await self._within_time(recorder, self._attempt_async(recorder))
+                if error is not None and recorder.has_driver:
+                    # Quick: everything was asked to stop.
+                    await _finished_in_loop(recorder.driver)
+                self._conclude(recorder, value, error, None)
+                delay = self._delay_before_retry()
+                if delay is None:
+                    break
+                await asyncio.sleep(delay)
+        self._raise_base()
+
+    @contextmanager
+    def _whole_run(self) -> Iterator[None]:
+        """The backend lives for all attempts, and is closed if the run made it; hooks are called at the end."""
+        run, durable = self.run, self.durability
+        run.started = datetime.now(UTC)
+        if durable is not None:
+            durable.watch(sink=run.sink, act=run._carry_out, lost=self._lost)
+        try:
+            yield
+        finally:
+            for backend, is_owned in self._opened:
+                if is_owned:
+                    backend.close()
+            with run._moving:
+                run._end()
+            if durable is not None:
+                durable.close()
+            call_end_hooks(self.flow, run)
+            run._done.set()
+
+    def _lost(self, error: GraphflowError) -> None:
+        """The run is another driver's now."""
+        logger.error("%s", error)
+        if self.run._recorder is not None:
+            self.run._recorder.give_up(error)
+
+    def _make_backend(self) -> Backend:
+        if not self._opened:
+            self._opened.append(resolve(self.options.backend))
+        return self._opened[0][0]
+
+    def _begin_attempt(self) -> RunRecorder:
+        run = self.run
+        recorder = RunRecorder(
+            flow_name=self.flow.name,
+            run_id=run.id,
+            make_backend=self._make_backend,
+            flow_parameters=run.parameters,
+            attempt=run.attempt,
+            log_prints=self.options.log_prints,
+            results=self.options.results,
+            durability=self.durability,
+            persistence=self._persistence(),
+        )
+        recorder.view = _hook_view(recorder)
+        run._attach(recorder)
+        if self.durability is not None and run.attempt > 1:
+            self.durability.begin_attempt(self.flow, run)
+        run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
+        if run.attempt == 1:
+            call_hooks(self.flow, run, self.options.on_running)
+        return recorder
+
+    def _persistence(self) -> Persistence:
+        """Which values outlive the run, and which results are kept by their keys."""
+        run, durable = self.run, self.durability
+        epoch = 0 if durable is None else durable.journal.epoch
+        caches = Caches(
+            run_id=run.id,
+            token=f"{run.id}/{epoch}/{run.attempt}",
+            refreshes=settings.refresh_cache(),
+        )
+        if durable is None:
+            return Persistence(caches=caches)
+        return replace(durable.persistence(self.flow), caches=caches)
+
+    def _delay_before_retry(self) -> float | None:
+        """Seconds until the next attempt, None if there is none."""
+        run = self.run
+        if run._recorder is not None and run._recorder.has_driver:
+            run._recorder.driver.close()
+        code = Code.by_name(run.state.name)
+        if code not in FAILED_CODES or run.attempt > self.options.retries or run._is_stopping:
+            return None
+        run._move(Code.AWAITING_RETRY)
+        delay = self.options.delay(run.attempt)
+        run.attempt += 1
+        run._exception = None
+        return delay
+
+    def _raise_base(self) -> None:
+        error = self.run.exception
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
+    # -- the body -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _body_context(self, recorder: RunRecorder) -> Iterator[None]:
+        run = self.run
+        context = FlowContext(
+            run_id=run.id,
+            flow_name=self.flow.name,
+            run_name=run.name,
+            parameters=run.parameters,
+            attempt=run.attempt,
+            log_prints=self.options.log_prints,
+            sink=run.sink,
+            backend=self.options.backend,
+        )
+        with entered(recorder, context):
+            yield
+
+    def _body_and_allowed(self, recorder: RunRecorder) -> Any:
+        value = self.flow.call(self.run.parameters)
+        recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
+        for handle in _allowed_to_fail(value):
+            Future(recorder, handle._node, handle._index).result(raise_on_failure=False)
+        return value
+
+    async def _attempt_async(self, recorder: RunRecorder) -> Any:
+        with self._body_context(recorder):
+            value = await self.flow.call(self.run.parameters)
+            recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
+            for handle in _allowed_to_fail(value):
+                await wait_for_failure(Future(recorder, handle._node, handle._index))
+        if recorder.close():
+            driver = recorder.driver
+            await wait_in_loop(driver, lambda: driver.is_finished)
+        return value
+
+    async def _within_time(
+        self, recorder: RunRecorder, attempt: Awaitable[Any]
+    ) -> tuple[Any, BaseException | None]:
+        """(value, None) or (None, error) of an attempt; what runs on is asked to stop."""
+        import asyncio
+
+        try:
+            async with asyncio.timeout(self.options.timeout_seconds) as scope:
+                return await attempt, None
+        except TimeoutError as raised:
+            error: BaseException = self.flow.timed_out() if scope.expired() else raised
+        except BaseException as raised:
+            error = raised
+        _stop_after(recorder, error)
+        recorder.close()
+        return None, error
+
+    def _finish(
+        self, recorder: RunRecorder, error: BaseException | None, deadline: Deadline
+    ) -> BaseException | None:
+        """Run what was recorded, or stop it after an error; gives the error, also of this."""
+        try:
+            if error is not None:
+                _stop_after(recorder, error)
+            if recorder.close():
+                driver = recorder.driver
+                driver.wait(lambda: driver.is_finished, deadline.left() if error is None else None)
+                if not driver.is_finished:
+                    recorder.stop(hard=True)
+                    driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+            recorder.stop(hard=True)
+            if recorder.has_driver:
+                driver = recorder.driver
+                driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+        except _BROKEN as broken:
+            error = broken
+        except Exception as broken:
+            error = error or broken
+        return error
+
+    # -- how it ended ---------------------------------------------------------------------------------------
+
+    def _conclude(
+        self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: Deadline | None
+    ) -> None:
+        driver = recorder.driver if recorder.has_driver else None
+        if driver is not None:
+            error = driver.failure or error
+            outcome = driver.outcome
+            if error is None and outcome is not None and outcome.code != Code.COMPLETED:
+                error = unhandled_exception(driver, outcome)
+        if error is None and driver is None and recorder.by_id:
+            error = RunCancelled(f"run {self.run.name} was cancelled before it began")
+        if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
+            # It was cancelled because the time was up.
+            error = self.flow.timed_out()
+        if error is None:
+            try:
+                self.run._value = resolved(value, recorder)
+                if self.durability is not None:
+                    self.durability.completed(self.run._value)
+            except Exception as broken:
+                error = broken
+        settle(self.run, error)
+
+
+class Deadline:
+    """The time of one attempt: it interrupts the body, whether that waits for a future or computes.
+
+    `time_up` is told the error when the time is up.
+    """
+
+    def __init__(self, flow: Definition, time_up: Callable[[FlowTimedOut], None]) -> None:
+        self._flow = flow
+        self._time_up = time_up
+        self._seconds = flow.options.timeout_seconds
+        self._at = None if self._seconds is None else time.monotonic() + self._seconds
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Deadline:
+        if self._seconds is not None:
+            self._timer = threading.Timer(self._seconds, self._time_up, [self._flow.timed_out()])
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self.left() == 0.0
+
+    def left(self) -> float | None:
+        """Seconds left."""
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
+
+    def call(self, body: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """(value, None) or (None, error) of the body."""
+        try:
+            if self._seconds is None:
+                return body(), None
+            return self._guarded(body), None
+        except (ItemTimeout, Abandoned):
+            return None, self._flow.timed_out()
+        except BaseException as error:
+            return None, error
+
+    def _guarded(self, body: Callable[[], Any]) -> Any:
+        # A body that waits is woken by the interruption; the guard is for one that computes.
+        guard = watchdog().guard(None)
+        try:
+            guard.arm((self._seconds or 0.0) + 0.2)
+            try:
+                return body()
+            finally:
+                if guard.disarm():
+                    raise ItemTimeout
+        finally:
+            guard.close()
+
+
+def _stop_after(recorder: RunRecorder, error: BaseException) -> None:
+    """After an error of the body nothing more is begun; what runs may end, unless the error is no `Exception`."""
+    recorder.stop(hard=not isinstance(error, Exception) or isinstance(error, FlowTimedOut))
+
+
+async def _finished_in_loop(driver: Driver) -> None:
+    try:
+        await wait_in_loop(driver, lambda: driver.is_finished)
+    except Exception:
+        logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
+
+
+def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
+    """The time is up: stop what runs, and let who waits raise."""
+    recorder.stop(hard=True, interruption=error)
+
+
+def _is_cancelled_error(error: BaseException) -> bool:
+    """Whether an event loop cancelled what raised this; without asyncio, none did."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def settle(run: Run, error: BaseException | None) -> None:
+    """Move a run to the state that its error stands for."""
+    run._exception = error
+    if error is None:
+        code = Code.COMPLETED
+    elif isinstance(error, KeyboardInterrupt | RunCancelled) or _is_cancelled_error(error):
+        code = Code.CANCELLED
+    elif isinstance(error, FlowTimedOut):
+        code = Code.TIMED_OUT
+    elif isinstance(error, _BROKEN) or not isinstance(error, Exception):
+        code = Code.CRASHED
+    else:
+        code = Code.FAILED
+    try:
+        if isinstance(error, LeaseLost):
+            run._durability = None
+        run._move(code, error=error)
+    except (HistoryError, LeaseLost) as broken:
+        logger.error("the end of run %s could not be written down: %s", run.name, broken)
+        run._durability = None
+        run._exception = error = error if isinstance(error, _BROKEN) else broken
+        run._move(Code.CRASHED, error=error)
+
+
+# -- hooks -------------------------------------------------------------------------------------------------
+
+
+def _hook_view(recorder: RunRecorder) -> Callable[[int, int | None], Any]:
+    """What a task's hooks get of a node's item: (task, task run)."""
+
+    def view(node_id: int, index: int | None) -> Any:
+        node = recorder.by_id[node_id]
+        task = None if node.program is None else TaskView.of(node.program.options, node.program.fn)
+        return task, Item(recorder.driver, node, index or 0)
+
+    return view
+
+
+def call_hooks(flow: Definition, run: Run, hooks: tuple[Callable[..., Any], ...]) -> None:
+    """Call a flow's hooks, in order."""
+    for hook in hooks:
+        call_hook(hook, lambda: (flow.subject, run), run.state)
+
+
+def call_end_hooks(flow: Definition, run: Run) -> None:
+    """Call the hooks for the state that a run ended in."""
+    options = flow.options
+    hooks = {
+        Code.COMPLETED: options.on_completion,
+        Code.FAILED: options.on_failure,
+        Code.TIMED_OUT: options.on_failure,
+        Code.CRASHED: options.on_crashed,
+        Code.CANCELLED: options.on_cancellation,
+    }
+    call_hooks(flow, run, hooks.get(Code.by_name(run.state.name), ()))
+
+
+# -- where a body runs ----------------------------------------------------------------------------
+
+
+@contextmanager
+def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
+    """Calls made here are recorded by `recorder`, and the body knows where it is."""
+    capture_logging()
+    if context.log_prints:
+        capture_prints()
+    tokens = RECORDER.set(recorder), FLOW.set(context)
+    try:
+        yield
+    finally:
+        RECORDER.reset(tokens[0])
+        FLOW.reset(tokens[1])
+
+
+# -- values --------------------------------------------------------------------------------------------------
+
+
+async def wait_for_failure(future: Future[Any]) -> None:
+    """Wait for a future whose failure is handed to the caller."""
+    try:
+        await future
+    except Exception:
+        logger.debug("%r failed, and was allowed to", future, exc_info=True)
+
+
+def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
+    """The futures in a returned structure whose failures the user asked to see."""
+    if isinstance(value, AllowFailure):
+        return _allowed_to_fail(value.value, allows=True)
+    if isinstance(value, Handle):
+        return [value] if allows else []
+    if not contains_handle(value):
+        return []
+    each = [*value, *value.values()] if isinstance(value, dict) else value
+    return [handle for one in each for handle in _allowed_to_fail(one, allows=allows)]
+
+
+def _handles_in(value: Any) -> list[Handle]:
+    """All futures in a returned structure."""
+    found: list[Handle] = []
+    if contains_handle(value):
+        _walk(value, found.append)
+    return found
+
+
+def resolved(value: Any, recorder: RunRecorder) -> Any:
+    """What a body returned, with its futures' values in their place; all of them ended."""
+    return _walk(value, lambda handle: _final_value(handle, recorder)) if contains_handle(value) else value
+
+
+def _final_value(handle: Handle, recorder: RunRecorder) -> Any:
+    node = recorder.own(handle, "the value that the flow returned")
+    value, error = outcome_of(recorder.driver, node, handle._index)
+    if isinstance(error, IndexError):
+        raise error
+    return value if error is None else error
+
+
+def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Handle):
+        return leaf(value)
+    if isinstance(value, AllowFailure | Unmapped):
+        return _walk(value.value, leaf)
+    kind = type(value)
+    if kind in (list, set, frozenset):
+        return kind(_walk(each, leaf) for each in value)
+    if kind is dict:
+        return {_walk(key, leaf): _walk(each, leaf) for key, each in value.items()}
+    if isinstance(value, tuple):
+        parts = [_walk(each, leaf) for each in value]
+        return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+    return value
+
+
+def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments from parameters by name."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if name not in parameters:
+            continue
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+            parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs
+        ):
+            args.append(parameters[name])
+        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args.extend(parameters[name])
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            kwargs.update(parameters[name])
+        else:
+            kwargs[name] = parameters[name]
+    return args, kwargs

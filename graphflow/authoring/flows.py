@@ -1,0 +1,485 @@
+"""Flows: decorated functions that compose tasks; a call runs them and gives the value."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from graphflow.authoring.parameters import bind_parameters, validated
+from graphflow.common import ids
+from graphflow.common.functions import Binding, dress, function_name, is_async
+from graphflow.errors import ParameterError, TaskOptionError
+from graphflow.graph.context import RECORDER
+from graphflow.graph.graph import Graph
+from graphflow.graph.recording import Recorder
+from graphflow.model.cache_policies import CachePolicy, changed_options
+from graphflow.model.flow_options import FLOW_OPTIONS, FlowOptions
+from graphflow.model.policies import refuse_unknown
+from graphflow.runs.run import Run
+
+if TYPE_CHECKING:
+    from graphflow.authoring.execution import Definition, Execution
+
+__all__ = ["Flow", "flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Flow(Generic[P, R]):
+    """A function that composes tasks; made by `flow`. `flow.fn` is the function."""
+
+    def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
+        self._decorated = fn
+        self._binding = Binding.of(fn)
+        if isinstance(fn, staticmethod | classmethod):
+            fn = fn.__func__
+        if isinstance(fn, Flow):
+            raise TaskOptionError(f"{fn!r} is a flow already; use its with_options(...) to change options")
+        if isinstance(fn, type) or not callable(fn):
+            raise TaskOptionError(f"@flow takes a function or another callable, not {fn!r}")
+        self.fn: Callable[P, Any] = fn
+        self.is_async = is_async(fn)
+        self._set_options(options)
+        dress(self, fn)
+
+    def _set_options(self, given: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        name = function_name(self.fn)
+        self.options = FlowOptions.checked(f"flow {given.get('name') or name!r}", given, name=name)
+
+    @property
+    def name(self) -> str:
+        """The flow's name."""
+        return self.options.name
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.options.name}>"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Flow[..., R]:
+        bound = self._binding.bind(self.fn, instance, owner)
+        return self if bound is self.fn else Flow(bound, **self._given)
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self._decorated, self._given)
+
+    def with_options(self, **options: Any) -> Flow[P, R]:
+        """A copy with some options changed.
+
+        Raises
+        ------
+        TaskOptionError
+            If an option is unknown or wrong.
+        """
+        refuse_unknown(f"flow {self.options.name!r}", options, FLOW_OPTIONS)
+        return Flow(self._decorated, **changed_options(self._given, options))
+
+    # -- hooks, also as decorators ----------------------------------------------------------------------
+
+    def on_running(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) that is called when a run begins; a decorator."""
+        return self._add_hook("on_running", hook)
+
+    def on_completion(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) that is called when a run completes; a decorator."""
+        return self._add_hook("on_completion", hook)
+
+    def on_failure(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) that is called when a run fails; a decorator."""
+        return self._add_hook("on_failure", hook)
+
+    def on_crashed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) that is called when a run crashes; a decorator."""
+        return self._add_hook("on_crashed", hook)
+
+    def on_cancellation(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) that is called when a run is cancelled; a decorator."""
+        return self._add_hook("on_cancellation", hook)
+
+    def _add_hook(self, option: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        self._set_options({**self._given, option: [*getattr(self.options, option), hook]})
+        return hook
+
+    # -- running ----------------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the flow and give its value; inside another flow, add its calls to that run.
+
+        Raises
+        ------
+        ParameterError
+            If parameters are missing, unknown or of the wrong type; before anything runs.
+        Exception
+            What the run failed with.
+        """
+        outer = RECORDER.get()
+        if outer is not None:
+            return self._called_inside(outer, args, kwargs)  # type: ignore[no-any-return]
+        if self.is_async:
+            return self._value_async(args, kwargs)  # type: ignore[return-value]
+        value: R = self.run(*args, **kwargs).result()
+        return value
+
+    @overload
+    def run(  # type: ignore[overload-overlap]
+        self: Flow[P, Coroutine[Any, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Run]: ...
+    @overload
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Run: ...
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the flow and give its run, whatever became of it; for an async flow, an awaitable of it.
+
+        Raises
+        ------
+        ParameterError
+            If parameters are missing, unknown or of the wrong type; before anything runs.
+        """
+        if self.is_async:
+            return self._run_async(args, kwargs)
+        execution = self._execution(args, kwargs)
+        execution.execute()
+        return execution.run
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Run:
+        """Begin to run the flow in a thread of its own and give the run at once; `run.wait()` waits.
+
+        Raises
+        ------
+        ParameterError
+            If parameters are missing, unknown or of the wrong type; before anything runs.
+        """
+        return self._started(self._execution(args, kwargs))
+
+    def _started(self, execution: Execution) -> Run:
+        """Run in a thread of its own."""
+        run = execution.run
+
+        def target() -> None:
+            import asyncio
+
+            if self.is_async:
+                asyncio.run(execution.execute_async())
+            else:
+                execution.execute()
+
+        threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
+        return run
+
+    def run_with_id(self, run_id: str, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run under an id of your own: where there is such a run already, resume it, or give it if it completed.
+
+        So the same command can be given again until it is done. Gives the run; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        run_id
+            Letters, digits, `.`, `_` and `-`, up to 64 of them.
+
+        Raises
+        ------
+        ParameterError
+            If the run of this id has other parameters, or the id cannot be one.
+        LeaseHeld
+            If it has a driver.
+        """
+        return self._with_id(run_id, args, kwargs)
+
+    def _with_id(self, run_id: str, args: Any, kwargs: Any, *, starts: bool = False) -> Any:
+        from graphflow.driver.durability import is_known
+
+        ids.check_run_id(run_id)
+        parameters = self._parameters(args, kwargs)
+        if is_known(run_id):
+            return self._again(run_id, None, parameters=parameters, starts=starts)
+        execution = self._execution(args, kwargs, run_id=run_id)
+        if starts:
+            return self._started(execution)
+        if self.is_async:
+            return _executed(execution)
+        execution.execute()
+        return execution.run
+
+    def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
+        """Go on with a run that crashed, failed, was cancelled or interrupted: run what is missing, keep what is done.
+
+        The body is run again with the parameters of then; its calls are matched with the earlier ones. Gives the run,
+        whatever became of it; for an async flow, an awaitable of it. A run that completed is given as it is.
+
+        Parameters
+        ----------
+        run_id
+            The run's id, a unique prefix of it, its name, `@latest` or `@latest-failed`.
+        rerun_changed
+            Whether tasks whose code was changed meanwhile run anew, with all that depends on them. Else their finished items
+            are kept, with one warning, and the new code runs the others.
+        force
+            Whether to take a flow whose calls do not match the earlier ones any more.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run, or it is another flow's.
+        LeaseHeld
+            If it has a driver.
+        FlowChanged
+            If the calls of the changed flow do not match, and this is not forced; as the run's exception.
+        """
+        return self._again(run_id, None, rerun_changed=rerun_changed, force=force)
+
+    def redrive(
+        self,
+        run_id: str,
+        *,
+        failed: bool | None = None,
+        node: str | None = None,
+        indices: Iterable[int] | None = None,
+        rerun_changed: bool = False,
+        force: bool = False,
+    ) -> Any:
+        """Run items of an earlier run again, in the same run, with all that depends on them; all others are kept.
+
+        Gives the run; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        failed
+            All that failed; the default where no node and no items are named.
+        node
+            The node, by its name in the run.
+        indices
+            Only these items of it; without `node`, of the run's only map.
+        rerun_changed, force
+            As for `resume`.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run or node.
+        IndexError
+            If there is no such item.
+        LeaseHeld
+            If the run has a driver.
+        """
+        from graphflow.driver.recovery import Selection
+
+        chosen = None if indices is None else frozenset(indices)
+        if chosen is not None and not chosen:
+            raise ParameterError(
+                "redrive: indices is empty; name the items, or leave it out for all of the node"
+            )
+        if failed and (node is not None or chosen is not None):
+            raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
+        if failed is False and node is None and chosen is None:
+            raise ParameterError("redrive: say what is to run again: failed=True, or a node and its indices")
+        selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
+        return self._again(run_id, selections, rerun_changed=rerun_changed, force=force)
+
+    def _again(
+        self,
+        run_id: str,
+        selections: Any,
+        *,
+        rerun_changed: bool = False,
+        force: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+        starts: bool = False,
+    ) -> Any:
+        """Another life of a run; with `starts` in a thread of its own, so that the run is given at once."""
+        from graphflow.authoring.execution import Execution
+        from graphflow.driver.durability import reopen
+
+        found = reopen(
+            self._definition,
+            run_id,
+            selections=selections,
+            rerun_changed=rerun_changed,
+            is_forced=force,
+            parameters=parameters,
+        )
+        run = Run(
+            run_id=found.header.id,
+            name=found.header.name,
+            flow_name=self.name,
+            parameters=found.parameters,
+        )
+        if found.durability is None:
+            run._was_completed(found.header, found.value)
+            return _ready(run) if self.is_async and not starts else run
+        execution = Execution(self._definition, run, found.durability)
+        if starts:
+            return self._started(execution)
+        if self.is_async:
+            return _executed(execution)
+        execution.execute()
+        return run
+
+    def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
+        """The graph that the body records, without running anything.
+
+        Raises
+        ------
+        ForcingError
+            If the body forces a future: the rest of its graph depends on a value.
+        """
+        parameters = self._parameters(args, kwargs)
+        recorder = Recorder(flow_name=self.name, scope=self.name, results=self.options.results)
+        token = RECORDER.set(recorder)
+        try:
+            outcome = self._definition.call(parameters)
+            if inspect.iscoroutine(outcome):
+                _finish_coroutine(outcome)
+        finally:
+            RECORDER.reset(token)
+        return Graph(
+            recorder.nodes,
+            name=self.name,
+            status=lambda node: ("Pending", recorder.known_width(recorder.nodes[node]), {}),
+        )
+
+    def _parameters(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        parameters = bind_parameters(self.fn, self.name, args, kwargs)
+        return validated(self.fn, self.name, parameters) if self.options.validate_parameters else parameters
+
+    @property
+    def _definition(self) -> Definition:
+        # What runs a flow, and the engine below it, is loaded with the first run.
+        from graphflow.authoring.execution import Definition
+
+        return Definition(self.fn, self.options, self)
+
+    def _execution(self, args: Any, kwargs: Any, *, run_id: str | None = None) -> Execution:
+        parameters = self._parameters(args, kwargs)
+        run_id = run_id or ids.run_id()
+        definition = self._definition
+        name = definition.run_name(parameters, run_id)
+        run = Run(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
+        from graphflow.authoring.execution import Execution
+        from graphflow.driver.durability import Durability
+
+        return Execution(definition, run, Durability.create(definition, run))
+
+    async def _run_async(self, args: Any, kwargs: Any) -> Run:
+        return await _executed(self._execution(args, kwargs))
+
+    async def _value_async(self, args: Any, kwargs: Any) -> Any:
+        return (await self._run_async(args, kwargs)).result()
+
+    def _called_inside(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
+        from graphflow.authoring.subflows import InnerCall
+
+        call = InnerCall(self._definition, recorder, self._parameters(args, kwargs))
+        if self.is_async:
+            return call.execute_async() if call.is_eager else call.record_async()
+        return call.execute() if call.is_eager else call.record()
+
+
+def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Flow[..., Any]:
+    return Flow(fn, **options)
+
+
+async def _executed(execution: Execution) -> Run:
+    await execution.execute_async()
+    return execution.run
+
+
+async def _ready(run: Run) -> Run:
+    return run
+
+
+def _quiet(target: Callable[[], None]) -> Callable[[], None]:
+    """A thread's target whose failure is the run's, and is not printed."""
+
+    def run() -> None:
+        with suppress(BaseException):
+            target()
+
+    return run
+
+
+def _finish_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run the body of an async flow that awaits nothing but futures; those raise where nothing can run."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration:
+        return
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    flow_run_name: str | Callable[..., str] | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    backend: Any = None,
+    retries: int = 0,
+    retry_delay_seconds: float | timedelta | list[float] | Callable[[int], list[float]] | None = None,
+    timeout_seconds: float | timedelta | None = None,
+    validate_parameters: bool = True,
+    log_prints: bool = False,
+    persist: bool | None = None,
+    on_running: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_completion: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_failure: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_crashed: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    on_cancellation: list[Callable[..., Any]] | Callable[..., Any] | None = None,
+    cache_policy: CachePolicy | None = None,
+    refresh_cache: bool | None = None,
+    result_storage: str | os.PathLike[str] | None = None,
+    result_storage_options: Mapping[str, Any] | None = None,
+    result_serializer: str | None = None,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a flow of a function; bare, or with options.
+
+    Parameters
+    ----------
+    name, description, version
+        What it is called and how it is marked; the name is the function's by default.
+    flow_run_name
+        The name of its runs: a template over the parameters, or a callable.
+    backend
+        Where tasks run: a name such as `"processes"`, an address, or one of `graphflow.backends`. By default
+        `"local"`: on threads, and on local worker processes where there are seconds of CPU work.
+    retries, retry_delay_seconds
+        How often the whole body is run again after a failure, and after how many seconds.
+    timeout_seconds
+        How long the run may take.
+    validate_parameters
+        Whether parameters are checked and coerced by their annotations, with pydantic.
+    log_prints
+        Whether prints of the body and of its tasks reach the log.
+    persist
+        Whether values of its tasks are kept for a later resume, where a task does not say so itself; True by default. Without
+        them, a resumed run makes again what it needs.
+    on_running, on_completion, on_failure, on_crashed, on_cancellation
+        Functions of (flow, run, state).
+    cache_policy, refresh_cache, result_serializer
+        Of its tasks, where these do not say so themselves: see `task`.
+    result_storage, result_storage_options
+        Where the results of its runs go, and of its tasks where these do not say so themselves: see `task`.
+
+    Raises
+    ------
+    TaskOptionError
+        If an option is unknown or wrong.
+    """
+    refuse_unknown("@flow", options, FLOW_OPTIONS)
+    if fn is not None:
+        return Flow(fn, **options)
+    FlowOptions.checked("@flow", options, name="flow")
+
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        return Flow(function, **options)
+
+    return decorate

@@ -1,0 +1,37 @@
+"""Pausing a run from its own flow's body."""
+
+from __future__ import annotations
+
+from graphflow.errors import GraphflowError
+from graphflow.graph.context import RECORDER, RUNNING
+from graphflow.runs.run import RunRecorder, check_timeout
+
+__all__ = ["pause_run"]
+
+
+def pause_run(timeout: float | None = None) -> None:
+    """Pause this run, and wait until somebody resumes it (`graphflow runs resume`, `run.resume()`).
+
+    Tasks that run go on to their end; no slot is held meanwhile. In an async flow, `await asyncio.to_thread(pause_run)`.
+
+    Parameters
+    ----------
+    timeout
+        Seconds after which the run goes on and this raises.
+
+    Raises
+    ------
+    TimeoutError
+        If nobody resumed it in time.
+    RunCancelled
+        If it was cancelled meanwhile.
+    GraphflowError
+        Outside a flow's body.
+    """
+    check_timeout(timeout)
+    recorder = RECORDER.get()
+    if RUNNING.get() is not None or not isinstance(recorder, RunRecorder) or recorder.pause_here is None:
+        raise GraphflowError(
+            "pause_run() was called where no flow's body runs; in a task, raise Pause() to park that task run"
+        )
+    recorder.pause_here(timeout)

@@ -1,0 +1,206 @@
+"""Flows called inside flows, or inside tasks: their calls join the run around them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from graphflow.authoring.execution import (
+    Deadline,
+    Definition,
+    call_end_hooks,
+    call_hooks,
+    entered,
+    resolved,
+    settle,
+)
+from graphflow.authoring.futures import wait_in_loop
+from graphflow.driver.driver import Driver
+from graphflow.driver.values import node_exception
+from graphflow.errors import ForcingError
+from graphflow.graph.context import FLOW, FlowContext
+from graphflow.graph.recording import FragmentRecorder, Recorder
+from graphflow.model.states import Code
+from graphflow.runner.capture import LogSink
+from graphflow.runs.run import Run, RunRecorder
+
+__all__ = ["InnerCall"]
+
+logger = logging.getLogger("graphflow.authoring.flows")
+
+
+@dataclass
+class InnerCall:
+    """A flow called inside a flow, or inside a task: its calls are recorded in the run around it, in a group.
+
+    It stays lazy, unless the flow has retries, a timeout or hooks, for which its outcome must be known: then it
+    is run to its end where it is called.
+    """
+
+    flow: Definition
+    recorder: Recorder
+    parameters: dict[str, Any]
+    _group: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        outer = FLOW.get()
+        options = self.flow.options
+        if options.backend is not None and (outer is None or options.backend != outer.backend):
+            logger.warning(
+                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; give "
+                "the backend to the outer flow",
+                self.flow.name,
+                options.backend,
+            )
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether it is run to its end where it is called."""
+        options = self.flow.options
+        has_outcome = bool(options.retries or options.timeout_seconds is not None or options.has_hooks)
+        if has_outcome and isinstance(self.recorder, FragmentRecorder):
+            raise ForcingError(
+                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: it "
+                "would have to run here and now, which a task cannot wait for; call it in a flow"
+            )
+        return has_outcome and isinstance(self.recorder, RunRecorder)
+
+    @contextmanager
+    def _inside(self, run: Run | None) -> Iterator[None]:
+        outer, flow = FLOW.get(), self.flow
+        run_id = outer.run_id if outer is not None else ""
+        log_prints = flow.options.log_prints or (outer is not None and outer.log_prints)
+        context = FlowContext(
+            run_id=run_id,
+            flow_name=flow.name,
+            run_name=run.name if run is not None else flow.run_name(self.parameters, run_id),
+            parameters=self.parameters,
+            attempt=run.attempt if run is not None else 1,
+            log_prints=log_prints,
+            sink=outer.sink if outer is not None else LogSink(),
+            backend=outer.backend if outer is not None else None,
+        )
+        options = flow.options
+        inside = self.recorder.inside(flow.name, log_prints=options.log_prints, results=options.results)
+        with inside as self._group, entered(self.recorder, context):
+            yield
+
+    def record(self) -> Any:
+        """Call the body and give what it returned, futures and all."""
+        with self._inside(None):
+            return self.flow.call(self.parameters)
+
+    async def record_async(self) -> Any:
+        """The same for an async flow."""
+        with self._inside(None):
+            return await self.flow.call(self.parameters)
+
+    # -- run to its end ---------------------------------------------------------------------------------------
+
+    def execute(self) -> Any:
+        """Run to the end, with the flow's retries, timeout and hooks; gives the value or raises."""
+        recorder, run = self._begin()
+        while True:
+            with Deadline(self.flow, recorder.interrupt) as deadline, self._inside(run):
+                value, error = deadline.call(lambda: self.flow.call(self.parameters))
+            recorder.interrupt(None)
+            driver = recorder.driver if recorder.by_id else None
+            if error is None and driver is not None:
+                recorder.flush()
+                if not driver.wait(partial(self._has_ended, recorder, driver), deadline.left()):
+                    error = self.flow.timed_out()
+            delay = self._end_attempt(recorder, run, value, error)
+            if delay is None:
+                return run.result()
+            time.sleep(delay)
+
+    async def execute_async(self) -> Any:
+        """The same for an async flow."""
+        import asyncio
+
+        recorder, run = self._begin()
+        while True:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                async with asyncio.timeout(self.flow.options.timeout_seconds) as scope:
+                    with self._inside(run):
+                        value = await self.flow.call(self.parameters)
+                    if recorder.by_id:
+                        driver = recorder.driver
+                        recorder.flush()
+                        await wait_in_loop(driver, partial(self._has_ended, recorder, driver))
+            except TimeoutError as raised:
+                error = self.flow.timed_out() if scope.expired() else raised
+            except BaseException as raised:
+                error = raised
+            delay = self._end_attempt(recorder, run, value, error)
+            if delay is None:
+                return run.result()
+            await asyncio.sleep(delay)
+
+    def _begin(self) -> tuple[RunRecorder, Run]:
+        recorder = self.recorder
+        assert isinstance(recorder, RunRecorder)
+        run = Run(
+            run_id=recorder.run_id,
+            name=self.flow.run_name(self.parameters, recorder.run_id),
+            flow_name=self.flow.name,
+            parameters=self.parameters,
+        )
+        run.started = datetime.now(UTC)
+        run._recorder = recorder
+        run._move(Code.RUNNING)
+        call_hooks(self.flow, run, self.flow.options.on_running)
+        return recorder, run
+
+    def _nodes(self, recorder: RunRecorder) -> list[int]:
+        below = f"{self._group}/"
+        return [
+            node.id
+            for node in list(recorder.by_id.values())
+            if node.group == self._group or node.group.startswith(below)
+        ]
+
+    def _has_ended(self, recorder: RunRecorder, driver: Driver) -> bool:
+        return all(driver.is_final(node) for node in self._nodes(recorder))
+
+    def _end_attempt(
+        self, recorder: RunRecorder, run: Run, value: Any, error: BaseException | None
+    ) -> float | None:
+        """Settle the attempt; gives the delay before the next one, None if there is none."""
+        if recorder.has_driver:
+            error = self._taken_failure(recorder, error)
+        if error is None:
+            try:
+                run._value = resolved(value, recorder)
+            except Exception as broken:
+                error = broken
+        settle(run, error)
+        if isinstance(error, Exception) and run.attempt <= self.flow.options.retries:
+            run._move(Code.AWAITING_RETRY)
+            delay = self.flow.options.delay(run.attempt)
+            run.attempt += 1
+            run._exception = None
+            run._move(Code.RETRYING)
+            return delay
+        run._end()
+        call_end_hooks(self.flow, run)
+        run._done.set()
+        return None
+
+    def _taken_failure(self, recorder: RunRecorder, error: BaseException | None) -> BaseException | None:
+        """The error, or the first failure that nobody took; all of them are taken by this call."""
+        driver = recorder.driver
+        for node_id in self._nodes(recorder):
+            book = driver.core.books.get(node_id)
+            if book is not None and book.unhandled():
+                error = error or node_exception(driver, book.node)
+                driver.hand_over(node_id, None)
+        return error

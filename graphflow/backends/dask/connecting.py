@@ -1,0 +1,183 @@
+"""Ways to a Dask cluster: a local one of our own, a class to make one of, or one that is there already."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphflow.backends.dask.spawning import leave_main_out
+from graphflow.errors import BackendError, BackendUnreachable
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Way"]
+
+logger = logging.getLogger("graphflow.backends.dask")
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to a cluster, checked when it is made.
+
+    `slots` is set for a local cluster of our own, and then nothing else is.
+    """
+
+    slots: int | None = None
+    address: str | None = None
+    scheduler_file: str | None = None
+    client: Any = None
+    cluster: Any = None
+    cluster_class: Any = None
+    cluster_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    adapt_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    client_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = ("address", "scheduler_file", "client", "cluster", "cluster_class")
+        chosen = [name for name in names if getattr(self, name) is not None]
+        if self.slots is None and len(chosen) != 1:
+            found = " and ".join(chosen) if chosen else "none"
+            raise BackendError(f"dask(...) takes exactly one of {', '.join(names)}; given: {found}")
+        if (self.cluster_kwargs or self.adapt_kwargs) and self.cluster_class is None:
+            raise BackendError(
+                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
+            )
+
+    def __str__(self) -> str:
+        if self.slots is not None:
+            return f"processes({self.slots})"
+        return f"dask({self.address or self.scheduler_file or self.cluster_class or 'a given cluster'})"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the cluster is made, and so closed, by us."""
+        return self.slots is not None or self.cluster_class is not None
+
+    def connect(self) -> tuple[Client, Any]:
+        """A client, and the cluster if it was made here.
+
+        Raises
+        ------
+        BackendUnreachable
+            If nobody answers, within seconds.
+        BackendError
+            If the class does not exist or the client cannot be used.
+        """
+        from distributed import Client
+
+        options: dict[str, Any] = {"set_as_default": False, "timeout": CONNECT_SECONDS, **self.client_kwargs}
+        if self.is_own:
+            cluster = self._make()
+            # The scheduler of a local cluster is in this process: a message to it need not become bytes.
+            near = _inside_address(cluster) if self.slots is not None else None
+            if near is not None:
+                return Client(near, loop=cluster.loop, **options), cluster
+            return Client(cluster, **options), cluster
+        if self.client is not None:
+            if getattr(self.client, "asynchronous", False):
+                raise BackendError(
+                    "dask(client=...) takes a synchronous client; make one with Client(address)"
+                )
+            return self.client, None
+        if self.cluster is not None:
+            return Client(self.cluster, **options), None
+        if self.scheduler_file is not None and not Path(self.scheduler_file).exists():
+            raise BackendUnreachable(f"there is no scheduler file {self.scheduler_file}")
+        try:
+            if self.scheduler_file is not None:
+                return Client(scheduler_file=self.scheduler_file, **options), None
+            return Client(self.address, **options), None
+        except (OSError, ValueError) as error:
+            raise BackendUnreachable(
+                f"no Dask scheduler answers at {self.address or self.scheduler_file} within {CONNECT_SECONDS:g} s "
+                f"({type(error).__name__}: {error}); is it running, and is the address right?"
+            ) from error
+
+    def _make(self) -> Any:
+        import dask
+        from distributed import LocalCluster
+
+        leave_main_out()
+        with dask.config.set(_SETTINGS), _interrupts_blocked():
+            if self.slots is not None:
+                return LocalCluster(
+                    n_workers=self.slots,
+                    # One batch runs in a process, another waits there, decoded.
+                    threads_per_worker=2,
+                    processes=True,
+                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
+                    dashboard_address=":0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=logging.CRITICAL,
+                )
+            cluster = _cluster_class(self.cluster_class)(**self.cluster_kwargs)
+            if self.adapt_kwargs:
+                cluster.adapt(**self.adapt_kwargs)
+            return cluster
+
+
+def _inside_address(cluster: Any) -> str | None:
+    """An address of a local cluster's scheduler for clients in this process; None if there is none."""
+    try:
+        cluster.sync(cluster.scheduler.listen, "inproc://", allow_offload=False)
+        addresses = [str(each.contact_address) for each in cluster.scheduler.listeners]
+    except Exception:
+        logger.debug("the scheduler is reached by its port", exc_info=True)
+        return None
+    return next((each for each in addresses if each.startswith("inproc://")), None)
+
+
+_SETTINGS: dict[str, Any] = {
+    # Crashes are attributed and retried by graphflow: Dask must not run a batch again by itself.
+    "distributed.scheduler.allowed-failures": 0,
+    # An item that holds the interpreter's lock for minutes is not a dead worker.
+    "distributed.scheduler.worker-ttl": None,
+    # Batches are sent to the worker that is to run them.
+    "distributed.scheduler.work-stealing": False,
+    # What an idle cluster does all the time takes from the cores that tasks run on.
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.memory.monitor-interval": "500ms",
+    "distributed.admin.low-level-log-length": 10,
+    # Samplers that ask for the interpreter's lock many times a second slow pure Python items down by a tenth.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # The first spawn starts multiprocessing's tracker, and unblocks SIGINT in the thread that does it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cluster_class(spec: Any) -> Callable[..., Any]:
+    if not isinstance(spec, str):
+        if not callable(spec):
+            raise BackendError(f"cluster_class must be a class or its dotted path, not {spec!r}")
+        made: Callable[..., Any] = spec
+        return made
+    module, _, name = spec.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BackendError(f"there is no cluster class {spec!r}: {type(error).__name__}: {error}") from error
+    return found

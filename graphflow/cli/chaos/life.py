@@ -1,0 +1,97 @@
+"""One life of a run in a process of its own, which `graphflow chaos` kills; run as a module, with an order as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cloudpickle
+
+from graphflow.cli.backend_option import opened, parse_backend
+from graphflow.cli.document import value_text
+from graphflow.cli.parameters import parse_parameters
+from graphflow.cli.targets import load_flow
+from graphflow.errors import GraphflowError
+from graphflow.identity.hashing import canonical_digest
+
+__all__ = ["LifeOrder", "LifeResult"]
+
+MAX_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeOrder:
+    """What is run, as the command line has it, and the file that the outcome goes to."""
+
+    target: str
+    run_id: str
+    place: str
+    pairs: list[str]
+    params: str | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeResult:
+    """What became of a life that was not killed; `digest` is empty where the value cannot be told from others."""
+
+    pid: int
+    state: str
+    message: str = ""
+    digest: str = ""
+    text: str = ""
+
+
+def live(order: LifeOrder) -> LifeResult:
+    """Begin the run, or go on with it, to its end."""
+    flow = load_flow(order.target)
+    parameters = parse_parameters(order.pairs, mapping=order.params, function=flow.fn)
+    with opened(None if order.backend is None else parse_backend(order.backend)) as backend:
+        chosen = flow if backend is None else flow.with_options(backend=backend)
+        found: Any = chosen.run_with_id(order.run_id, **parameters)
+        run = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
+    if not run.state.is_completed():
+        return LifeResult(pid=os.getpid(), state=run.state.name, message=str(run.exception or ""))
+    return LifeResult(
+        pid=os.getpid(),
+        state=run.state.name,
+        digest=_digest(run.value),
+        text=value_text(run.value)[:MAX_SHOWN],
+    )
+
+
+async def _awaited(found: Any) -> Any:
+    return await found
+
+
+def _digest(value: Any) -> str:
+    digest = canonical_digest(value)
+    if digest is None:
+        try:
+            digest = hashlib.blake2b(cloudpickle.dumps(value, protocol=5), digest_size=16).digest()
+        except Exception:
+            return ""
+    return digest.hex()
+
+
+def main() -> None:
+    """Do what the only argument orders."""
+    order = LifeOrder(**json.loads(sys.argv[1]))
+    try:
+        result = live(order)
+    except GraphflowError as error:
+        result = LifeResult(pid=os.getpid(), state="", message=f"{type(error).__name__}: {error}")
+    part = f"{order.place}.part"
+    with open(part, "w") as file:
+        json.dump(asdict(result), file)
+    os.replace(part, order.place)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Another life of a run: finding its flow, and going on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphflow.cli.backend_option import BackendSpec
+from graphflow.cli.exits import ExitCode
+from graphflow.cli.session import Manner, run_and_show
+from graphflow.cli.targets import load_flow
+from graphflow.cli.terminal import only_data_on_stdout
+from graphflow.errors import TargetError
+
+if TYPE_CHECKING:
+    from graphflow.authoring.flows import Flow
+    from graphflow.runs.history import PastRun
+    from graphflow.runs.run import Run
+
+__all__ = ["flow_of", "resume_run", "retry_run"]
+
+
+def flow_of(run: PastRun, target: str | None) -> Flow[Any, Any]:
+    """The flow of a run: that of a target, else where the run's own was.
+
+    Raises
+    ------
+    TargetError
+        If it is not there any more.
+    """
+    with only_data_on_stdout():
+        if target is not None:
+            return load_flow(target)
+        place = run.lives[0].flow if run.lives else {}
+        name = place.get("qualname", "")
+        file, module = place.get("file", ""), place.get("module", "")
+        # A module of a package is found wherever that is installed now; a script's name alone may be another's.
+        source = file if file and Path(file).is_file() else module if "." in module or not file else ""
+        if not source or source == "__main__":
+            raise TargetError(
+                f"the flow {run.flow_name!r} of run {run.id} was in {file or module or 'no file'}, which is not there; say where "
+                "it is now: --target file.py:flow"
+            )
+        try:
+            return load_flow(f"{source}:{name}" if name.isidentifier() else source)
+        except TargetError as error:
+            raise TargetError(
+                f"{error}\nthe flow of run {run.id} was there; if it is somewhere else now, say where: --target file.py:flow"
+            ) from error
+
+
+def resume_run(
+    run: PastRun,
+    *,
+    target: str | None,
+    backend: BackendSpec | None,
+    manner: Manner,
+    rerun_changed: bool,
+    force: bool,
+) -> ExitCode:
+    """Run what is missing of a run."""
+
+    def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
+        again: Run = flow._again(run.id, None, rerun_changed=rerun_changed, force=force, starts=True)
+        return again
+
+    return run_and_show(flow_of(run, target), {}, backend=backend, manner=manner, begin=begin)
+
+
+def retry_run(
+    run: PastRun,
+    *,
+    target: str | None,
+    backend: BackendSpec | None,
+    manner: Manner,
+    node: str | None,
+    indices: Iterable[int] | None,
+) -> ExitCode:
+    """Run items of a run again: all that failed, a node, or some items of it."""
+    from graphflow.driver.recovery import Selection  # help must not load the engine
+
+    chosen = None if indices is None else frozenset(indices)
+    selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
+
+    def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
+        again: Run = flow._again(run.id, selections, starts=True)
+        return again
+
+    return run_and_show(flow_of(run, target), {}, backend=backend, manner=manner, begin=begin)

@@ -1,0 +1,524 @@
+"""`graphflow runs`: what became of runs, what they are doing, and steering them, from any terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphflow.cli.backend_option import BackendSpec, parse_backend
+from graphflow.cli.document import value_text
+from graphflow.cli.exits import ExitCode, errors_become_exit_codes
+from graphflow.cli.meter import Meter
+from graphflow.cli.progress import make_progress
+from graphflow.cli.runs.again import resume_run, retry_run
+from graphflow.cli.runs.documents import (
+    ListFormat,
+    dumped,
+    header_of,
+    item_of,
+    line_of,
+    run_of,
+    write_documents,
+)
+from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
+from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
+from graphflow.cli.runs.watch import follow_log, watch_run
+from graphflow.cli.saving import check_suffix, save_value
+from graphflow.cli.session import Manner
+from graphflow.cli.summary import show_failures, show_summary
+from graphflow.cli.terminal import (
+    OutputFormat,
+    ProgressMode,
+    choose_progress,
+    make_console,
+    say_error,
+    write_data,
+)
+
+if TYPE_CHECKING:
+    from graphflow.model.reports import LogRecord
+    from graphflow.runs.history import PastItems, PastRun, RunHistory
+
+__all__ = ["fsck", "runs"]
+
+runs = typer.Typer(
+    help="Runs of now and of earlier: list, look at, follow, steer, resume.\n\n"
+    "RUN is an id, the beginning of one, a name, @latest or @latest-failed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="An id or its beginning, a name, @latest or @latest-failed.")
+]
+Output = Annotated[ListFormat, typer.Option("--output", "-o", help="What stdout gets.")]
+NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only of this node.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", metavar="TARGET", help="Where the flow is now, such as file.py:flow."),
+]
+Backend = Annotated[
+    BackendSpec | None,
+    typer.Option("--backend", parser=parse_backend, metavar="SPEC", help="As of `graphflow run`."),
+]
+Value = Annotated[OutputFormat, typer.Option("--output", "-o", help="The value, or the run as JSON.")]
+Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show the run while it runs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Full tracebacks, and graphflow's debug log.")]
+
+
+@contextmanager
+def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
+    """The histories; errors become exit codes, and wrong names and states wrong usage."""
+    from graphflow.runs.history import history  # help must not load the engine
+
+    with errors_become_exit_codes(is_verbose=is_verbose), history() as found:
+        try:
+            yield found
+        except (ValueError, KeyError, IndexError) as error:
+            if type(error) not in (ValueError, KeyError, IndexError):
+                raise
+            say_error(str(error.args[0] if error.args else error))
+            raise typer.Exit(ExitCode.USAGE) from None
+        except TimeoutError as error:
+            say_error(str(error))
+            raise typer.Exit(ExitCode.FAILED) from None
+
+
+@runs.command()
+def ls(
+    flow: Annotated[
+        str | None, typer.Option("--flow", metavar="NAME", help="Only runs of this flow.")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Only runs in this state, such as Failed; more than once."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="WHEN",
+            help="Only runs created since: 90s, 2h, 7d ago, or a time as 2026-01-31T12:00Z.",
+        ),
+    ] = None,
+    limit: Limit = 50,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="RUN", help="Only older ones than this run: the next page."),
+    ] = None,
+    output: Output = ListFormat.TABLE,
+) -> None:
+    """List runs, the newest first."""
+    with _history() as history:
+        older = None if before is None else history.run(before)
+        found = history.runs(
+            flow=flow,
+            state=state,
+            since=None if since is None else parse_since(since),
+            limit=limit + 1,
+            before=older,
+        )
+        page = found[:limit]
+        if output is ListFormat.TABLE:
+            show_runs(page, make_console(stdout=True))
+            if len(found) > limit:
+                _say(f"there are more: --before {page[-1].id}")
+        else:
+            write_documents(map(header_of, page), output)
+
+
+@runs.command()
+def show(
+    run: RunArgument,
+    index: Annotated[
+        int | None, typer.Option("--index", min=0, help="All of one item: its states, log and traceback.")
+    ] = None,
+    node: NodeOption = None,
+    output: Annotated[
+        OutputFormat, typer.Option("--output", "-o", help="What stdout gets.")
+    ] = OutputFormat.TABLE,
+) -> None:
+    """Show a run: where it stands, its nodes, and what failed; or all of one item."""
+    with _history() as history:
+        found = history.run(run)
+        console = make_console(stdout=True)
+        if index is not None or node is not None:
+            item = _items_of(found, node)[index or 0]
+            if output is OutputFormat.JSON:
+                write_data(dumped(item_of(item, details=True), indent=2))
+            else:
+                show_item(item, console)
+        elif output is OutputFormat.JSON:
+            write_data(dumped(run_of(found), indent=2))
+        else:
+            show_head(found, console)
+            show_summary(found, Meter().read(found.nodes, now=time.time(), counts_retries=True), console)
+            if any(node.counts.failed for node in found.nodes):
+                show_failures(found, console)
+
+
+@runs.command()
+def watch(run: RunArgument, progress: Progress = ProgressMode.AUTO, quiet: Quiet = False) -> None:
+    """Show a run while it runs, as `graphflow run` does, and end with it.
+
+    Exit codes: 0 if the run completed, 1 if not. Ctrl-C stops watching, not the run.
+    """
+    with _history() as history:
+        console = make_console()
+        asked = ProgressMode.OFF if quiet else progress
+        mode = choose_progress(asked, is_terminal=console.is_terminal)
+        code = watch_run(history.run(run), make_progress(mode, console), console, is_quiet=quiet)
+    raise typer.Exit(code)
+
+
+@runs.command()
+def logs(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    node: NodeOption = None,
+    index: Annotated[int | None, typer.Option("--index", min=0, help="Only of this item.")] = None,
+    level: Annotated[
+        str | None,
+        typer.Option("--level", metavar="LEVEL", help="Only of this level or above, such as WARNING."),
+    ] = None,
+    tail: Annotated[int | None, typer.Option("--tail", min=1, help="Only the last N lines of now.")] = None,
+    output: Output = ListFormat.TABLE,
+) -> None:
+    """Print the log of a run: of its flow and of all its tasks, in the order in which it was recorded."""
+    if follow and output is ListFormat.JSON:
+        raise typer.BadParameter("a log that is followed has no end to close an array with: say -o jsonl")
+    with _history() as history:
+        found = history.run(run)
+
+        def choose(after: int) -> list[LogRecord]:
+            return found.logs(node=node, index=index, level=level, after=after)
+
+        def write(line: LogRecord) -> None:
+            write_data(line_text(line) if output is ListFormat.TABLE else dumped(line_of(line)))
+
+        skipped = 0 if tail is None else max(0, len(choose(0)) - tail)
+        if follow:
+            is_first = iter([True])
+            follow_log(
+                found,
+                lambda after: choose(after)[skipped:] if next(is_first, False) else choose(after),
+                write,
+            )
+        elif output is ListFormat.JSON:
+            write_documents(map(line_of, choose(0)[skipped:]), output)
+        else:
+            for line in choose(0)[skipped:]:
+                write(line)
+        if found.logs_dropped:
+            _say(f"{found.logs_dropped:,} more lines were not kept, because there were too many")
+
+
+@runs.command()
+def items(
+    run: RunArgument,
+    node: Annotated[
+        str | None, typer.Argument(metavar="NODE", help="A node; the run's only map if left out.")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="Only items in this state; more than once."),
+    ] = None,
+    start: Annotated[int, typer.Option("--start", min=0, help="Only items of this index or above.")] = 0,
+    stop: Annotated[int | None, typer.Option("--stop", min=0, help="Only items below this index.")] = None,
+    limit: Limit = 100,
+    values: Annotated[bool, typer.Option("--values", help="Their values too.")] = False,
+    output: Output = ListFormat.TABLE,
+) -> None:
+    """List items of a node, in index order."""
+    with _history() as history:
+        chosen = _items_of(history.run(run), node, state, start, stop)
+        page = chosen[:limit]
+        if output is ListFormat.TABLE:
+            shown = [_value_shown(item_of(item, values=True)) for item in page] if values else None
+            show_items(page, make_console(stdout=True), values=shown)
+            if len(chosen) > limit:
+                _say(f"{len(chosen) - limit:,} more: --start {chosen[limit].index}")
+        else:
+            write_documents((item_of(item, values=values) for item in page), output)
+
+
+def _value_shown(document: dict[str, Any]) -> str:
+    if "value_error" in document:
+        return str(document["value_error"])
+    return str(document.get("value_repr") or value_text(document["value"]))
+
+
+def _items_of(
+    run: PastRun,
+    node: str | None,
+    states: list[str] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> PastItems:
+    if node is None:
+        maps = [each.name for each in run.nodes if each.is_mapped and not each.is_builtin]
+        if len(maps) != 1:
+            raise ValueError(
+                f"run {run.name} has {len(maps)} maps ({', '.join(maps) or 'none'}): name the node"
+            )
+        node = maps[0]
+    return run.items(node, states or None, start, stop)
+
+
+@runs.command()
+def failures(
+    run: RunArgument,
+    node: NodeOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many items at most, in JSON.")] = 1_000,
+    verbose: Verbose = False,
+    output: Output = ListFormat.TABLE,
+) -> None:
+    """Show what failed: grouped by exception for people, item by item as JSON."""
+    with _history() as history:
+        found = history.run(run)
+        if node is not None:
+            found.nodes[node]
+        if output is ListFormat.TABLE:
+            show_failures(found, make_console(stdout=True), is_verbose=verbose, only=node)
+        else:
+            listed = (item for each in found.nodes if node in (None, each.name) for item in each.failures())
+            write_documents((item_of(item, details=True) for item in islice(listed, limit)), output)
+
+
+@runs.command()
+def result(
+    run: RunArgument,
+    node: NodeOption = None,
+    index: Annotated[int | None, typer.Option("--index", min=0, help="Of this item of the node.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="FILE",
+            help="Write it there instead: .json, .jsonl (a list, a line per item) or .pickle.",
+        ),
+    ] = None,
+) -> None:
+    """Print the value of a run, of a node, or of one item: as JSON where it can be, else its repr.
+
+    Exit codes: 0 done, 1 it failed, 2 the value cannot be saved like that, 4 no such run or value, 5 it cannot be read.
+    """
+    if save is not None:
+        check_suffix(save)
+    with _history() as history:
+        found = history.run(run)
+        try:
+            value = found.result(node, index)
+        except (ValueError, KeyError, IndexError) as error:
+            if node is not None and index is not None and index < len(found.nodes[node].items):
+                raise _failed(error) from error
+            raise
+        except Exception as error:
+            if _is_ours(error):
+                raise
+            raise _failed(error) from error
+    if save is None:
+        write_data(value_text(value))
+    else:
+        _say(f"saved {save_value(value, save)}")
+
+
+def _failed(error: BaseException) -> typer.Exit:
+    say_error(
+        f"{getattr(error, 'type_name', None) or type(error).__name__}: {getattr(error, 'message', error)}"
+    )
+    return typer.Exit(ExitCode.FAILED)
+
+
+def _is_ours(error: BaseException) -> bool:
+    from graphflow.errors import GraphflowError
+
+    return isinstance(error, GraphflowError)
+
+
+# -- going on with a run -------------------------------------------------------------------------------------
+
+
+@runs.command()
+def resume(
+    run: RunArgument,
+    rerun_changed: Annotated[
+        bool,
+        typer.Option("--rerun-changed", help="Run tasks anew whose code changed, and what depends on them."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take a flow whose calls do not match the run's any more.")
+    ] = False,
+    target: Target = None,
+    backend: Backend = None,
+    output: Value = OutputFormat.TABLE,
+    progress: Progress = ProgressMode.AUTO,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Go on with a run: with what is missing of one that ended, or with one that is paused.
+
+    Exit codes: those of `graphflow run`; 4 there is no such run, 9 it has a driver.
+    """
+    manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
+    with _history(is_verbose=verbose) as history:
+        found = history.run(run)
+        if found.state_name == "Paused" and found.lease_until is not None:
+            found.resume_paused()
+            _say(f"run {found.id} goes on, in its own process")
+            code = ExitCode.COMPLETED
+        else:
+            found.check_free()
+            code = resume_run(
+                found, target=target, backend=backend, manner=manner, rerun_changed=rerun_changed, force=force
+            )
+    raise typer.Exit(code)
+
+
+@runs.command()
+def retry(
+    run: RunArgument,
+    failed: Annotated[bool, typer.Option("--failed", help="All items that failed (the default).")] = False,
+    node: Annotated[
+        str | None, typer.Option("--node", metavar="NAME", help="All items of this node.")
+    ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            metavar="LIST",
+            help="These items of the node, or of the only map: 3,7:9 is 3, 7 and 8.",
+        ),
+    ] = None,
+    target: Target = None,
+    backend: Backend = None,
+    output: Value = OutputFormat.TABLE,
+    progress: Progress = ProgressMode.AUTO,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run items of a run that ended again, and what depends on them; all others are kept."""
+    if failed and (node is not None or index is not None):
+        raise typer.BadParameter("say --failed, or --node and --index, not both")
+    manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
+    indices = None if index is None else parse_indices(index)
+    with _history(is_verbose=verbose) as history:
+        found = history.run(run)
+        found.check_free()
+        if node is not None or indices is not None:
+            chosen = _items_of(found, node)
+            wrong = [each for each in indices or () if each >= len(chosen)]
+            if wrong:
+                raise ValueError(f"the node has {len(chosen):,} items; there is no item {wrong[0]}")
+        code = retry_run(found, target=target, backend=backend, manner=manner, node=node, indices=indices)
+    raise typer.Exit(code)
+
+
+# -- asking something of a run's driver ------------------------------------------------------------------------
+
+
+@runs.command()
+def pause(run: RunArgument) -> None:
+    """Let a run send nothing more until it is resumed; what is under way ends."""
+    with _history() as history:
+        found = history.run(run)
+        found.pause()
+        _say(f"run {found.id} is paused; `graphflow runs resume {found.id}` lets it go on")
+
+
+@runs.command()
+def cancel(
+    run: RunArgument,
+    now: Annotated[
+        bool, typer.Option("--now", help="Stop what runs too, by force where it must be.")
+    ] = False,
+) -> None:
+    """Let a run start nothing more: what runs ends, and the rest is cancelled."""
+    with _history() as history:
+        found = history.run(run)
+        found.cancel(now=now)
+        _say(f"run {found.id} is being cancelled{'' if now else '; what runs ends first'}")
+
+
+@runs.command()
+def update(
+    run: RunArgument,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A node of the run.")],
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=VALUE...", help="Knobs and policies, such as max_concurrency=4 retries=5."
+        ),
+    ],
+) -> None:
+    """Change the knobs of a map, or the policies of a task, while the run goes on."""
+    changes = parse_settings(settings)
+    with _history() as history:
+        found = history.run(run)
+        found.nodes[node]
+        found.update(node, **changes)
+        _say(f"{node}: {', '.join(settings)}")
+
+
+@runs.command()
+def rm(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to forget, with their results.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs: their histories, logs and results."""
+    with _history() as history:
+        found = [history.run(each) for each in run]
+        if not yes:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter("nobody can be asked here: say --yes")
+            for each in found:
+                _say(f"{each.id}  {each.name}  {each.flow_name}  {each.state_name}")
+            typer.confirm("Remove them for good?", abort=True, err=True)
+        for each in found:
+            history.remove(each.id)
+            _say(f"removed {each.id}")
+
+
+def fsck(
+    run: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs to look at; all if left out.")
+    ] = None,
+    output: Output = ListFormat.TABLE,
+) -> None:
+    """Verify histories and stored results: each record and value is what was written.
+
+    Exit codes: 0 all is well, 1 something is damaged.
+    """
+    with _history() as history:
+        chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
+        checked = ((each, history.verify(each.id)) for each in chosen)
+        wrong = 0
+        documents: list[dict[str, Any]] = []
+        for each, problems in checked:
+            wrong += bool(problems)
+            if output is ListFormat.TABLE:
+                for problem in problems:
+                    write_data(f"{each.id}  {problem}")
+            document = {"id": each.id, "name": each.name, "problems": problems}
+            if output is ListFormat.JSONL:
+                write_data(dumped(document))
+            documents.append(document)
+        if output is ListFormat.JSON:
+            write_documents(documents, output)
+        _say(f"{len(documents):,} runs verified, {wrong:,} damaged")
+    raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
+
+
+def _say(text: str) -> None:
+    make_console().print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,138 @@
+"""Runs, items and lines of the log for people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from graphflow.cli.meter import format_seconds
+
+if TYPE_CHECKING:
+    from graphflow.model.reports import LogRecord
+    from graphflow.runs.history import PastItem, PastRun
+
+__all__ = ["line_text", "short_time", "show_head", "show_item", "show_items", "show_runs"]
+
+_STYLES = {
+    "Completed": "green",
+    "Cached": "green",
+    "Running": "cyan",
+    "Retrying": "cyan",
+    "Failed": "red",
+    "TimedOut": "red",
+    "UpstreamFailed": "red",
+    "Crashed": "red",
+    "Indeterminate": "red",
+    "Paused": "yellow",
+    "Cancelled": "yellow",
+}
+
+
+def short_time(moment: datetime | None) -> str:
+    """A time in UTC, to the second."""
+    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _state(name: str) -> Text:
+    return Text(name, style=_STYLES.get(name, ""))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        numeric = column in ("index", "attempts", "time")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def show_runs(runs: Sequence[PastRun], console: Console) -> None:
+    """A line per run."""
+    table = _table("id", "name", "flow", "state", "started", "time")
+    for run in runs:
+        seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+        table.add_row(
+            Text(run.id),
+            Text(run.name),
+            Text(run.flow_name),
+            _state(run.state_name),
+            short_time(run.started or run.created),
+            format_seconds(seconds),
+        )
+    console.print(table)
+
+
+def show_head(run: PastRun, console: Console) -> None:
+    """What is to be said of a run beside its nodes."""
+    lines = [f"{run.flow_name}  run {run.id}  {run.name}"]
+    if run.parameters:
+        shown = ", ".join(f"{name}={_cut(text)}" for name, text in run.parameters.items())
+        lines.append(f"parameters: {shown}")
+    for at, life in zip(run.replay.begun, run.lives, strict=True):
+        when = short_time(datetime.fromtimestamp(at, UTC))
+        lines.append(f"{life.reason}: {when} on {life.host}, pid {life.pid}, backend {life.backend}")
+    if run.lease_until is not None:
+        lines.append(
+            f"driven by pid {run.pid} on {run.host}; its lease ends at {short_time(run.lease_until)}"
+        )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def show_items(items: Iterable[PastItem], console: Console, *, values: Sequence[str] | None = None) -> None:
+    """A line per item; `values` has one text per item."""
+    table = _table("index", "label", "state", "attempts", "started", "time", "value" if values else "error")
+    for place, item in enumerate(items):
+        error = item.exception
+        last = _cut(f"{_type_of(error)}: {getattr(error, 'message', error)}") if error is not None else ""
+        if values and error is None:
+            last = _cut(values[place])
+        table.add_row(
+            "" if item.index is None else str(item.index),
+            Text(item.label),
+            _state(item.state.name),
+            str(item.attempts),
+            short_time(item.started),
+            format_seconds(item.duration_seconds),
+            Text(last),
+        )
+    console.print(table)
+
+
+def _type_of(error: BaseException) -> str:
+    return str(getattr(error, "type_name", None) or type(error).__name__)
+
+
+def show_item(item: PastItem, console: Console) -> None:
+    """All that is known of one item."""
+    console.print(f"{item.label}: {item.state.name}, {item.attempts} attempts", markup=False)
+    for state in item.history:
+        said = f"  {state.message}" if state.message else ""
+        moment = state.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        console.print(f"  {moment}  {state.name}{said}", markup=False, soft_wrap=True)
+    if item.worker:
+        console.print(f"  worker {item.worker}", markup=False)
+    if item.inputs:
+        console.print(f"  inputs {item.inputs}", markup=False, soft_wrap=True)
+    for line in item.log:
+        console.print(f"  {line_text(line)}", markup=False, soft_wrap=True)
+    if item.traceback:
+        console.print(item.traceback.rstrip(), markup=False, soft_wrap=True)
+
+
+def line_text(line: LogRecord) -> str:
+    """A line of the log, with its time in UTC."""
+    at = datetime.fromtimestamp(line.timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    who = line.node if line.index is None else f"{line.node}[{line.index}]"
+    parts = [at, logging.getLevelName(line.level), who or "flow", line.message]
+    return " ".join(part for part in parts if part)

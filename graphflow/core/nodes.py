@@ -1,0 +1,437 @@
+"""The core's books: one `NodeBook` per node, one `Stage` per fused group, one `Flight` per batch under way.
+
+Nothing per item is an object: states and attempts are one byte each, ready items are ranges. An item is
+`SCHEDULED` while it waits singly in a queue of its stage, so that it cannot be queued twice; a whole fresh
+batch goes out and comes back with its items `PENDING` in the books.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import ClassVar
+
+from graphflow.core.pacing import Pacer, Turns
+from graphflow.graph.graph import Dep, DepKind, Node
+from graphflow.model.knobs import NO_KNOBS, MapKnobs
+from graphflow.model.reports import ValueInfo
+from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code, Counts
+
+__all__ = [
+    "FAILED_BYTES",
+    "OWN_FAILURES",
+    "SUCCESS_BYTES",
+    "Flight",
+    "NodeBook",
+    "Past",
+    "Stage",
+    "chosen",
+    "codes_at",
+    "derive_code",
+    "first_failed",
+    "packed",
+]
+
+FAILED_BYTES = bytes(sorted(FAILED_CODES))
+OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
+_ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
+SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
+
+
+@dataclass(slots=True, kw_only=True)
+class Past:
+    """What an earlier life of the run left of a node, with one byte per item.
+
+    `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued`
+    tells of each value whether it is `GONE` (lost or damaged), `THERE` (or none is needed), or was `NEVER_KEPT`, because
+    nothing outside its batch needed it. `suspects` may have killed a driver: each of these parts
+    runs by itself.
+    """
+
+    GONE: ClassVar[int] = 0
+    THERE: ClassVar[int] = 1
+    NEVER_KEPT: ClassVar[int] = 2
+
+    width: int | None
+    states: bytearray
+    attempts: bytearray
+    valued: bytearray
+    info: ValueInfo | None = None
+    suspects: Sequence[Sequence[int]] = ()
+    taken: bytearray = field(default_factory=bytearray)
+    """1 where the outcome was taken over."""
+
+    def void(self) -> None:
+        """No outcome counts any more; what had not ended keeps the attempts that it has used."""
+        ended = int.from_bytes(self.states.translate(_ENDED))
+        spared = int.from_bytes(self.attempts) & ~ended
+        self.attempts[:] = spared.to_bytes(len(self.attempts))
+        self.states[:] = bytes(len(self.states))
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` items."""
+        for column in (self.states, self.attempts, self.valued, self.taken):
+            column.extend(bytes(max(0, size - len(column))))
+
+
+@dataclass(slots=True)
+class NodeBook:
+    """Where a node and each of its items stand. A node that is not mapped has one item, of index 0."""
+
+    node: Node
+    stage: Stage
+    width: int | None = None
+    states: bytearray = field(default_factory=bytearray)
+    attempts: bytearray = field(default_factory=bytearray)
+    counts: list[int] = field(default_factory=lambda: [0] * 32)
+    ended: int = 0
+    final: int = 0
+    """The node's outcome as a code, 0 until it has one."""
+    info: ValueInfo | None = None
+    has_started: bool = False
+    dependents: list[Stage] = field(default_factory=list)
+    """Stages whose start waits for this node as a whole."""
+    streams: list[Stage] = field(default_factory=list)
+    """Stages, other than its own, that take its items one by one."""
+    watchers: dict[int, list[Stage]] = field(default_factory=dict)
+    """Stages whose start waits for one item, by index."""
+    wants_info: bool = False
+    graft_parents: list[tuple[int, int]] = field(default_factory=list)
+    graft_roots: dict[int, int] = field(default_factory=dict)
+    is_handled: bool = False
+    handled_items: set[int] = field(default_factory=set)
+    failed_whole: bool = False
+    """It failed beside its items (no width, widths that differ, an iterator that raised)."""
+    is_cut_short: bool = False
+    """It was stopped before its width was known: what is missing cannot be counted."""
+    knobs: MapKnobs = NO_KNOBS
+    users: list[tuple[int, DepKind, int | None]] = field(default_factory=list)
+    """Nodes that depend on it: (node, how, the item where it takes one)."""
+    is_halted: bool = False
+    """More items failed than its knobs allow: nothing more of it is begun."""
+    low: int = 0
+    open_users: int = 0
+    """Dependencies on it of nodes that have not ended."""
+    wanted_below: int | None = None
+    """Nobody wants its items from this one on: they are not begun any more."""
+    durations: list[float] = field(default_factory=list)
+    """A sample of what its items took, in seconds, where a timeout follows from their median."""
+    limit_seconds: float | None = None
+    """The timeout that follows from the median."""
+    past: Past | None = None
+    """What can be taken over from an earlier life of the run."""
+
+    def is_given_up(self, index: int) -> bool:
+        """Whether an item is not to be begun any more."""
+        return self.is_halted or (self.wanted_below is not None and index >= self.wanted_below)
+
+    @property
+    def tolerates(self) -> bool:
+        """Whether its failures are within what is tolerated, as far as that is known."""
+        return self.knobs.is_tolerant and not self.is_halted and not self.has_exceeded()
+
+    def has_exceeded(self) -> bool:
+        """Whether more of its items failed than its knobs allow."""
+        return self.knobs.can_halt and self.knobs.exceeded(self.root_failures(), self.width)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the node has an outcome."""
+        return self.final != 0
+
+    def failed_count(self) -> int:
+        """Items that ended in a failure, whatever its kind."""
+        return sum(self.counts[code] for code in FAILED_BYTES)
+
+    def root_failures(self) -> int:
+        """Items that failed themselves (not because of an upstream)."""
+        return self.failed_count() - self.counts[Code.UPSTREAM_FAILED]
+
+    def unhandled(self) -> bool:
+        """Whether a failure of its own was handed to nobody."""
+        if self.is_handled:
+            return False
+        if self.failed_whole:
+            return True
+        if self.tolerates:
+            return False
+        roots = self.root_failures()
+        if roots == 0:
+            return False
+        handled = sum(
+            1
+            for i in self.handled_items
+            if self.states[i] in FAILED_CODES and self.states[i] != Code.UPSTREAM_FAILED
+        )
+        return handled < roots
+
+    def state_counts(self) -> Counts:
+        """Items by state name; those of an item that has not begun count as Pending."""
+        counts = Counts()
+        for code in Code:
+            number = self.counts[code]
+            if number and code not in (Code.PENDING, Code.SCHEDULED):
+                counts[code.state_name] += number
+        known = len(self.states) if self.width is None else self.width
+        pending = known - sum(counts.values())
+        if pending > 0:
+            counts["Pending"] += pending
+        return counts
+
+    def mark_all(self, indices: Sequence[int], code: Code) -> None:
+        """Move items between states that are not final."""
+        states, counts = self.states, self.counts
+        if isinstance(indices, range):
+            before = bytes(states[indices.start : indices.stop])
+            for known in set(before):
+                counts[known] -= before.count(known)
+            states[indices.start : indices.stop] = bytes([code]) * len(indices)
+        else:
+            for index in indices:
+                counts[states[index]] -= 1
+                states[index] = code
+        counts[code] += len(indices)
+        counts[Code.PENDING] = 0
+
+    def ended_below(self) -> int:
+        """All items below this one have ended. O(items that ended since it was asked for last)."""
+        while self.low < len(self.states):
+            mask = self.states[self.low : self.low + 65_536].translate(FINAL_TABLE)
+            first_open = mask.find(0)
+            self.low += len(mask) if first_open < 0 else first_open
+            if first_open >= 0:
+                break
+        return self.low
+
+    def grow(self, size: int) -> None:
+        """Make room for `size` items."""
+        missing = size - len(self.states)
+        if missing > 0:
+            self.states.extend(bytes(missing))
+            self.attempts.extend(bytes(missing))
+
+
+@dataclass(slots=True)
+class Stage:
+    """Nodes that share one index space and run fused; the first is the leader, which sets the width.
+
+    Ready work waits in three queues: `fresh` ranges, for all members; single indices to do `again`, for the
+    members that they still need; and work to send `alone`, just as it stands.
+    """
+
+    id: int
+    members: list[int]
+    depth: int
+    priority: int
+    batch_size: int | None
+    waiting: int = 0
+    """Node-level dependencies of the leader that are not final."""
+    is_open: bool = False
+    is_lazy: bool = False
+    """Whether the width is known only when an iterator has ended, here or upstream."""
+    width: int | None = None
+    widths: dict[str, int] = field(default_factory=dict)
+    """Known widths by argument."""
+    undecided: int = 0
+    """Upstreams whose width is not known yet."""
+    upstreams: dict[int, list[Dep]] = field(default_factory=dict)
+    """Nodes of other stages whose items this stage takes one by one."""
+    pulled: dict[int, int] = field(default_factory=dict)
+    """Items that each iterator gave so far, by slot."""
+    pulling: set[int] = field(default_factory=set)
+    exhausted: set[int] = field(default_factory=set)
+    limit: int | None = None
+    """Iterators are asked for no item from this one on, None for no limit."""
+    cut_at: int | None = None
+    """What iterators gave that are asked for nothing more, though other widths are not known yet."""
+    has_raised: bool = False
+    """Whether an iterator raised: the map fails when the items that it gave have ended."""
+    needs: int = 0
+    """How many conditions an index waits for (streams and iterators)."""
+    met: bytearray = field(default_factory=bytearray)
+    """Conditions met per index, where there are two or more."""
+    fed: int = 0
+    """Indices whose conditions were all met so far."""
+    ready: int = 0
+    """Indices in the three queues."""
+    fresh: deque[tuple[int, int]] = field(default_factory=deque)
+    again: dict[tuple[int, ...], deque[int]] = field(default_factory=dict)
+    alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
+    paused: list[int] = field(default_factory=list)
+    suspects: set[int] = field(default_factory=set)
+    parts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Items that are sent once together with those of the same part, and no others."""
+    """Indices that may have killed a worker: they go alone, task by task."""
+    crashes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an item of a member, by (node, index), may have been executing in a worker that died."""
+    mean_seconds: float | None = None
+    item_nbytes: int = 8
+    result_nbytes: float | None = None
+    """What the results of an item weigh, as measured so far."""
+    is_queued: bool = False
+    concurrency: int | None = None
+    """Items that run at the same time in one batch, None where that is one."""
+    max_concurrency: int | None = None
+    rate: float | None = None
+    """Items that may begin per second."""
+    finds: bool = False
+    """Whether results may be found by their keys, so that items take no turn; and whether some were, lately."""
+    has_found: bool = True
+    pacer: Pacer | None = None
+    busy_seconds: float | None = None
+    """What an item keeps a lane busy for, where there is a rate."""
+    flying: int = 0
+    """Batches under way."""
+    running: int = 0
+    """Items that the batches under way may run at the same time."""
+    is_halted: bool = False
+    """Whether any member is."""
+    is_unwanted: bool = False
+    """Whether nobody will want it by the time it opens."""
+    taken_below: int = 0
+    """Items below this one are needed by themselves, whatever becomes of the others."""
+
+    @property
+    def leader(self) -> int:
+        """The node that sets the width."""
+        return self.members[0]
+
+    def add_fresh(self, lo: int, hi: int) -> None:
+        """Add a range at the end, joined with the last one where they touch."""
+        self.ready += hi - lo
+        if self.fresh and self.fresh[-1][1] == lo:
+            lo = self.fresh.pop()[0]
+        self.fresh.append((lo, hi))
+
+    def return_fresh(self, lo: int, hi: int) -> None:
+        """Put a range back to the front."""
+        self.ready += hi - lo
+        self.fresh.appendleft((lo, hi))
+
+    def add_again(self, nodes: tuple[int, ...], indices: Sequence[int], *, in_front: bool = False) -> None:
+        """Add single indices for some members."""
+        if not len(indices):
+            return
+        self.ready += len(indices)
+        queue = self.again.setdefault(nodes, deque())
+        if in_front:
+            queue.extendleft(reversed(indices))
+        else:
+            queue.extend(indices)
+
+    def add_alone(self, nodes: tuple[int, ...], indices: list[int]) -> None:
+        """Add work to be sent just as it stands."""
+        self.ready += len(indices)
+        self.alone.append((nodes, indices))
+
+    def take_alone(self) -> tuple[tuple[int, ...], list[int]]:
+        """The next work to be sent as it stands."""
+        nodes, indices = self.alone.popleft()
+        self.ready -= len(indices)
+        return nodes, indices
+
+    def take_again(self, count: int) -> tuple[tuple[int, ...], Sequence[int]]:
+        """Up to `count` single indices that need the same members."""
+        nodes, queue = next(iter(self.again.items()))
+        indices = [queue.popleft() for _ in range(min(count, len(queue)))]
+        if not queue:
+            del self.again[nodes]
+        self.ready -= len(indices)
+        return nodes, packed(indices)
+
+    def take_fresh(self, count: int) -> range:
+        """Up to `count` indices of the first range."""
+        lo, hi = self.fresh.popleft()
+        if hi - lo > count:
+            self.fresh.appendleft((lo + count, hi))
+            hi = lo + count
+        self.ready -= hi - lo
+        return range(lo, hi)
+
+    def clear(self) -> None:
+        """Forget all work that is ready."""
+        self.fresh.clear()
+        self.again.clear()
+        self.alone.clear()
+        self.ready = 0
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch under way; `held` are the positions that are still out, None for all of them."""
+
+    stage: Stage
+    nodes: tuple[int, ...]
+    indices: Sequence[int]
+    is_fresh: bool
+    running: int = 1
+    held: Sequence[int] | None = None
+    turns: Turns | None = None
+    """What it reserved of a rate."""
+
+    def out(self) -> Sequence[int]:
+        """The indices that are still out."""
+        return self.indices if self.held is None else [self.indices[position] for position in self.held]
+
+
+def packed(indices: Sequence[int]) -> Sequence[int]:
+    """The same indices, as a range where they are one."""
+    if len(indices) < 2 or isinstance(indices, range) or indices[-1] - indices[0] != len(indices) - 1:
+        return indices
+    whole = range(indices[0], indices[-1] + 1)
+    return whole if list(whole) == list(indices) else indices
+
+
+def codes_at(states: bytearray, indices: Sequence[int]) -> bytes:
+    """The states at some indices."""
+    if isinstance(indices, range):
+        return bytes(states[indices.start : indices.stop])
+    return bytes(map(states.__getitem__, indices))
+
+
+def chosen(indices: Sequence[int], codes: bytes, wanted: Collection[int]) -> Sequence[int]:
+    """The indices whose code, which stands beside it in `codes`, is a wanted one."""
+    found = {code for code in set(codes) if code in wanted}
+    if not found:
+        return ()
+    if sum(map(codes.count, found)) == len(codes):
+        return indices
+    mask = codes.translate(bytes(code in found for code in range(256)))
+    first, last = mask.find(1), mask.rfind(1)
+    if mask.count(1) == last - first + 1:
+        return packed(indices[first : last + 1])
+    return packed(list(compress(indices, mask)))
+
+
+def derive_code(book: NodeBook) -> Code:
+    """A node's outcome from its items' counts."""
+    counts = book.counts
+    fails = not book.tolerates
+    if book.failed_whole or book.is_halted or (fails and counts[Code.FAILED]):
+        code = Code.FAILED
+    elif fails and counts[Code.TIMED_OUT]:
+        code = Code.TIMED_OUT if not book.node.is_mapped else Code.FAILED
+    elif fails and counts[Code.CRASHED]:
+        code = Code.CRASHED
+    elif fails and counts[Code.INDETERMINATE]:
+        code = Code.INDETERMINATE
+    elif counts[Code.UPSTREAM_FAILED]:
+        code = Code.UPSTREAM_FAILED
+    elif counts[Code.CANCELLED] or book.is_cut_short:
+        code = Code.CANCELLED
+    elif book.width and counts[Code.SKIPPED] == book.width:
+        code = Code.SKIPPED
+    elif book.width and counts[Code.CACHED] == book.width:
+        code = Code.CACHED
+    else:
+        code = Code.COMPLETED
+    return code
+
+
+def first_failed(book: NodeBook) -> int | None:
+    """The first item that failed or was cancelled."""
+    return next(
+        (i for i, code in enumerate(book.states) if code in FAILED_CODES or code == Code.CANCELLED), None
+    )

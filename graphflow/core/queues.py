@@ -1,0 +1,407 @@
+"""What runs next: queues of ready work, batches under way, and what becomes of a batch that is lost."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+
+from graphflow.core import events as ev
+from graphflow.core.batching import SLICE_SECONDS, next_slice
+from graphflow.core.failures import hand_over_inputs, hand_over_lane
+from graphflow.core.nodes import Flight, NodeBook, Stage, chosen, codes_at
+from graphflow.core.outcomes import announce, cancel_items, end_items
+from graphflow.core.pacing import Pacer, Turns
+from graphflow.core.state import LanesOpen, RunState
+from graphflow.graph.graph import DepKind
+from graphflow.model.orders import Pace
+from graphflow.model.policies import all_successful
+from graphflow.model.states import Code
+
+__all__ = ["MAX_CRASHES", "Dispatcher"]
+
+MAX_CRASHES = 2
+"""An item found executing in this many dead workers is `Crashed`."""
+FIRST_PULL_PER_SLOT = 32
+MAX_PULL = 65_536
+PULL_SECONDS = 0.6
+"""An iterator is read ahead by about this much work per slot."""
+FIND_AHEAD = 4_096
+"""Items of a batch that has fewer turns of a rate, because results may be found."""
+
+
+class Dispatcher:
+    """Sends batches while there is room for them, deepest stages first, so that work drains.
+
+    Parameters
+    ----------
+    run
+        The run's state.
+    batches
+        The last number that was used for a batch.
+    """
+
+    def __init__(self, run: RunState, *, batches: int = 0) -> None:
+        self._run = run
+        self._batches = batches
+        self._turn = 0
+        self._queue: list[tuple[int, int, int, Stage]] = []
+        self.due: float | None = None
+        """When work that waits for its rate may be sent."""
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether work waits only because there is no slot at all."""
+        return bool(self._queue) and self._run.capacity.slots * (1 + self._run.capacity.queue) < 1
+
+    # -- ready work -------------------------------------------------------------------------------------
+
+    def enqueue(self, stage: Stage) -> None:
+        """A stage may have something to send, or iterators to pull."""
+        if stage.is_open and not stage.is_queued:
+            stage.is_queued = True
+            self._turn += 1
+            heapq.heappush(self._queue, (-stage.priority, -stage.depth, self._turn, stage))
+
+    def queue_item(self, stage: Stage, nodes: tuple[int, ...], index: int) -> None:
+        """One item is ready for some members of its stage; a suspect of a crash goes alone, task by task."""
+        if index in stage.suspects:
+            nodes = nodes[:1]
+            stage.add_alone(nodes, [index])
+        else:
+            stage.add_again(nodes, (index,))
+        self._mark(nodes, (index,))
+        self.enqueue(stage)
+
+    def queue_items(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
+        """Single items are ready for some members of their stage."""
+        suspects = [index for index in indices if index in stage.suspects] if stage.suspects else []
+        if suspects:
+            for index in suspects:
+                self.queue_item(stage, nodes, index)
+            indices = [index for index in indices if index not in stage.suspects]
+        if stage.parts:
+            indices = self._queue_parts(stage, nodes, indices)
+        stage.add_again(nodes, indices)
+        self._mark(nodes, indices)
+        self.enqueue(stage)
+
+    def _queue_parts(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> Sequence[int]:
+        """Queue those that go in parts, part by part; gives the others."""
+        others: list[int] = []
+        parts: dict[tuple[int, int], list[int]] = {}
+        for index in indices:
+            part = stage.parts.pop(index, None)
+            (others if part is None else parts.setdefault(part, [])).append(index)
+        for together in parts.values():
+            stage.add_alone(nodes, together)
+            self._mark(nodes, together)
+        return others
+
+    def _mark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
+        """Items wait singly in a queue."""
+        for node in nodes:
+            self._run.books[node].mark_all(indices, Code.SCHEDULED)
+
+    def _unmark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
+        """Items are as if they had never been sent."""
+        for node in nodes:
+            self._run.books[node].mark_all(indices, Code.PENDING)
+
+    # -- batches ----------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Send what fits."""
+        run = self._run
+        self.due = None
+        target = run.capacity.slots * (1 + run.capacity.queue)
+        held_back = []
+        if run.is_paused:
+            return
+        while self._queue and len(run.flights) < target and not run.is_stopping:
+            entry = heapq.heappop(self._queue)
+            stage = entry[-1]
+            if stage.ready and not self._may_send(stage):
+                held_back.append(entry)
+            else:
+                stage.is_queued = False
+                if stage.ready:
+                    self._submit_next(stage)
+                    self.enqueue(stage)
+            self._pull(stage)
+        for entry in held_back:
+            heapq.heappush(self._queue, entry)
+
+    def _may_send(self, stage: Stage) -> bool:
+        """Whether the limits of a stage leave room for another batch now."""
+        if stage.max_concurrency is not None and stage.running >= stage.max_concurrency:
+            return False
+        if stage.rate is None:
+            return True
+        capacity = self._run.capacity
+        pacer = stage.pacer = self._pacer(stage, stage.rate)
+        if stage.flying >= pacer.lanes * (1 + capacity.queue):
+            return False
+        due = pacer.due()
+        if due <= self._run.now:
+            return True
+        self.due = due if self.due is None else min(self.due, due)
+        return False
+
+    def _pacer(self, stage: Stage, rate: float) -> Pacer:
+        """The stage's pacer, with as many lanes as its items need at this rate."""
+        now, slots = self._run.now, max(1, self._run.capacity.slots)
+        lanes = slots
+        if stage.busy_seconds is not None:
+            at_once = rate * stage.busy_seconds / (stage.concurrency or 1)
+            lanes = max(1, min(slots, math.ceil(at_once * 1.2) + 1))
+        if stage.pacer is None:
+            return Pacer(rate=rate, lanes=lanes, now=now)
+        return stage.pacer.changed(rate=rate, lanes=lanes, now=now)
+
+    def _share(self, stage: Stage) -> int:
+        """How many items of a stage its next batch may run at the same time."""
+        if stage.concurrency is None:
+            return 1
+        if stage.max_concurrency is None:
+            return stage.concurrency
+        share = math.ceil(stage.max_concurrency / max(1, self._run.capacity.slots))
+        return min(stage.concurrency, share, stage.max_concurrency - stage.running)
+
+    def _submit_next(self, stage: Stage) -> None:
+        run = self._run
+        slots = run.capacity.slots
+        if stage.max_concurrency is not None:
+            slots = min(slots, stage.max_concurrency)
+        size = next_slice(
+            remaining=stage.ready,
+            mean_seconds=stage.mean_seconds,
+            slots=slots,
+            batch_size=stage.batch_size,
+            item_nbytes=stage.item_nbytes,
+            batch_seconds=run.capacity.batch_seconds,
+            concurrency=stage.concurrency or 1,
+            result_nbytes=stage.result_nbytes or 0.0,
+        )
+        count, seconds = size.count, size.seconds
+        pace: Pace | None = None
+        turns: Turns | None = None
+        if stage.rate is not None and stage.pacer is not None:
+            # What is left is shared out: the rate must not hang on a single lane in the end.
+            each = math.ceil(stage.ready / stage.pacer.lanes)
+            places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
+            pace = Pace(delay=places.delay, interval=places.interval, count=places.count)
+            count, turns = places.count, places.turns
+            if stage.finds and stage.has_found and stage.batch_size is None:
+                # What is found takes no turn.
+                count = max(count, FIND_AHEAD)
+            if stage.batch_size is None:
+                seconds = places.delay + places.count * places.interval + SLICE_SECONDS
+        nodes: tuple[int, ...]
+        indices: Sequence[int]
+        if stage.alone:
+            nodes, indices = stage.take_alone()
+            self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace, turns=turns)
+        elif stage.again:
+            nodes, indices = stage.take_again(count)
+            self._submit(stage, nodes, indices, seconds, is_fresh=False, pace=pace, turns=turns)
+        else:
+            fresh = stage.take_fresh(count)
+            self._submit(stage, tuple(stage.members), fresh, seconds, is_fresh=True, pace=pace, turns=turns)
+
+    def _submit(
+        self,
+        stage: Stage,
+        nodes: tuple[int, ...],
+        indices: Sequence[int],
+        seconds: float | None,
+        *,
+        is_fresh: bool,
+        pace: Pace | None,
+        turns: Turns | None,
+    ) -> None:
+        run = self._run
+        self._batches += 1
+        running = self._share(stage)
+        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh, running, turns=turns)
+        stage.flying += 1
+        stage.running += running
+        tries: list[bytes | None] = []
+        for node in nodes:
+            book = run.books[node]
+            if not book.has_started:
+                book.has_started = True
+                hand_over_inputs(run.books, book)
+                announce(run, book, Code.RUNNING)
+            tries.append(None if is_fresh else self._begin(book, indices))
+        run.commands.append(
+            ev.SubmitBatch(
+                batch=self._batches,
+                nodes=nodes,
+                indices=indices,
+                width=stage.width,
+                tries=tuple(tries),
+                slice_seconds=seconds,
+                priority=stage.priority,
+                concurrency=None if stage.concurrency is None else running,
+                pace=pace,
+                limits=tuple(run.books[node].limit_seconds for node in nodes),
+                tolerates=tuple(run.books[node].tolerates for node in nodes),
+                keeps=tuple(self._is_needed_outside(nodes, run.books[node]) for node in nodes),
+            )
+        )
+
+    def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:
+        """Whether anything but the nodes of the same batch may need a node's values."""
+        run = self._run
+        return (
+            len(nodes) == 1
+            or not run.is_closed
+            or not book.users
+            or book.node.id in run.returned
+            or any(kind is not DepKind.ITEMS or user not in nodes for user, kind, _ in book.users)
+        )
+
+    def empty(self, stage: Stage) -> list[Sequence[int]]:
+        """Take all ready work of a stage out of its queues; gives its indices, as if they had never been queued."""
+        waiting: list[Sequence[int]] = [range(lo, hi) for lo, hi in stage.fresh]
+        for nodes, queue in stage.again.items():
+            self._unmark(nodes, [*queue])
+            waiting.append([*queue])
+        for nodes, indices in stage.alone:
+            self._unmark(nodes, indices)
+            waiting.append(indices)
+        stage.clear()
+        return waiting
+
+    def land(self, batch: int) -> None:
+        """A batch is not under way any more."""
+        flight = self._run.flights.pop(batch)
+        flight.stage.flying -= 1
+        flight.stage.running -= flight.running
+
+    def _begin(self, book: NodeBook, indices: Sequence[int]) -> bytes:
+        """Single items begin; returns the attempts that each has used."""
+        sees_failures = any(
+            dep.kind is DepKind.ITEMS and (dep.allows_failure or book.node.trigger is not all_successful)
+            for dep in book.node.deps
+        )
+        tries = codes_at(book.attempts, indices)
+        book.mark_all(chosen(indices, tries, {0}), Code.RUNNING)
+        book.mark_all(chosen(indices, tries, range(1, 256)), Code.RETRYING)
+        if sees_failures:
+            for index in indices:
+                hand_over_lane(self._run.books, book, index)
+        return tries
+
+    def hand_back(self, flight: Flight, rest: Sequence[int]) -> None:
+        """What a batch did not reach goes to the front again, or ends if the run is stopping."""
+        run, stage = self._run, flight.stage
+        if not len(rest):
+            return
+        if run.is_stopping:
+            for node in flight.nodes:
+                cancel_items(run, run.books[node], rest)
+        elif stage.is_halted:
+            self._unmark(flight.nodes, rest)
+            run.notices.append(LanesOpen(stage, rest))
+        elif flight.is_fresh:
+            for lo, hi in reversed([*_runs(rest)]):
+                stage.return_fresh(lo, hi)
+        else:
+            self._mark(flight.nodes, rest)
+            stage.add_again(flight.nodes, rest, in_front=True)
+        self.enqueue(stage)
+
+    # -- batches that are lost --------------------------------------------------------------------------
+
+    def lost(self, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
+        """A batch will not come back. Returns the item that was crashed for it, if any: (stage, index)."""
+        flight = self._run.flights.get(event.batch)
+        if flight is None:
+            return None
+        self.land(event.batch)
+        indices = flight.out()
+        is_single = len(indices) == 1 and len(flight.nodes) == 1
+        executing = event.executing if event.executing in indices else None
+        if executing is None and is_single and event.had_started is not False:
+            executing = indices[0]
+        if self._run.is_stopping or (
+            executing is None and (event.had_started is False or flight.stage.is_halted)
+        ):
+            self.hand_back(flight, indices)
+        elif executing is not None:
+            self.hand_back(flight, [index for index in indices if index != executing])
+            return self._suspect(flight, executing)
+        else:
+            # Nobody knows which item it was: halve until one is alone.
+            middle = (len(indices) + 1) // 2
+            for part in ([*indices[:middle]], [*indices[middle:]]):
+                if len(part) == 1:
+                    flight.stage.suspects.add(part[0])
+                    self._unmark(flight.nodes, part)
+                    self.queue_item(flight.stage, flight.nodes, part[0])
+                elif part:
+                    self._mark(flight.nodes, part)
+                    flight.stage.add_alone(flight.nodes, part)
+        self.enqueue(flight.stage)
+        return None
+
+    def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
+        """An item's worker died while it was executing: alone once more, task by task, then `Crashed`."""
+        run, stage = self._run, flight.stage
+        stage.suspects.add(index)
+        self._unmark(flight.nodes, (index,))
+        for node in flight.nodes:
+            stage.crashes[node, index] = stage.crashes.get((node, index), 0) + 1
+        if len(flight.nodes) == 1:
+            book = run.books[flight.nodes[0]]
+            book.attempts[index] = min(255, book.attempts[index] + 1)
+            if stage.crashes[book.node.id, index] >= MAX_CRASHES:
+                end_items(run, book, (index,), Code.CRASHED)
+                return stage, index
+        if stage.is_halted:
+            run.notices.append(LanesOpen(stage, (index,)))
+        else:
+            self.queue_item(stage, flight.nodes, index)
+        return None
+
+    # -- iterators --------------------------------------------------------------------------------------
+
+    def _pull(self, stage: Stage) -> None:
+        """Ask iterators for as much as about two slices per slot will use."""
+        if len(stage.exhausted) == len(stage.pulled) or self._run.leader_of(stage).is_final:
+            return
+        slots = max(self._run.capacity.slots, 1)
+        mean = stage.mean_seconds
+        if mean is None:
+            want = FIRST_PULL_PER_SLOT * slots
+        else:
+            want = max(2 * slots, min(MAX_PULL, int(slots * PULL_SECONDS / max(mean, 1e-7)) + 1))
+        if stage.batch_size is not None:
+            want = max(0 if mean is None else want, 2 * slots * stage.batch_size)
+        for slot, count in stage.pulled.items():
+            if slot in stage.pulling or slot in stage.exhausted:
+                continue
+            ahead = count - stage.fed + stage.ready
+            room = want if stage.limit is None else min(want, stage.limit - count)
+            if ahead * 2 <= want and room > 0:
+                stage.pulling.add(slot)
+                self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=room))
+
+
+def _runs(indices: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Ascending indices as ranges `[lo, hi)`."""
+    if isinstance(indices, range):
+        if len(indices):
+            yield indices.start, indices.stop
+        return
+    start = last = -1
+    for index in indices:
+        if index != last + 1 or start < 0:
+            if start >= 0:
+                yield start, last + 1
+            start = index
+        last = index
+    if start >= 0:
+        yield start, last + 1

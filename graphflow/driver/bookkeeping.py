@@ -1,0 +1,260 @@
+"""The durable books of one run: what the core commanded becomes records, and those are committed in groups.
+
+Everything here is done before anybody is told. Several drivers may use it one after the other (attempts of a flow).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from graphflow.core import events as ev
+from graphflow.core.core import Core
+from graphflow.graph.graph import DepKind, Node
+from graphflow.identity.fingerprints import code_fingerprint, constants_digest
+from graphflow.model.orders import Ref
+from graphflow.model.policies import TaskOptions
+from graphflow.model.records import (
+    Alias,
+    Answer,
+    Dispatch,
+    Ended,
+    EntryDep,
+    Life,
+    Lost,
+    NodeEntry,
+    Record,
+    Request,
+    Transition,
+)
+from graphflow.model.reports import LogRecord, Report
+from graphflow.model.states import FINAL_CODES, Code
+from graphflow.ports import Journal
+from graphflow.records.codec import RecordWriter
+
+__all__ = ["Bookkeeper", "node_inputs"]
+
+
+class Bookkeeper:
+    """Turns commands into records and commits them.
+
+    Parameters
+    ----------
+    journal
+        The run's history, as its driver.
+    writer
+        Makes the records.
+    numbers
+        The numbers that nodes have by key, from earlier lives.
+    wall
+        The time of what is noted, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        writer: RecordWriter,
+        *,
+        numbers: Mapping[str, int] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.journal = journal
+        self._wall = wall
+        self._writer = writer
+        self._by_key = dict(numbers or {})
+        self._numbers: dict[int, int] = {}
+        self._why: dict[int, str] = {}
+        """What nodes fail with beside their items."""
+        self._records: list[Record] = []
+        self._state: str | None = None
+        self._lock = threading.RLock()
+
+    # -- the run as a whole -----------------------------------------------------------------------------
+
+    def begin(self, life: Life) -> None:
+        """A driver takes the run."""
+        self._add(self._writer.life(life, self._wall()))
+
+    def begin_attempt(self) -> None:
+        """Node ids start anew; nodes keep their numbers by their keys."""
+        with self._lock:
+            self._numbers = {}
+
+    def run_moved(self, code: Code, message: str = "") -> None:
+        """The run moved to a state."""
+        with self._lock:
+            self._state = code.state_name
+            self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
+
+    def run_noted(self, body: Mapping[str, Any]) -> None:
+        """Something about the run that is no state."""
+        self._add(self._writer.change(None, body, self._wall()))
+
+    def answered(self, request: Request, error: str) -> None:
+        """A request was acted on: that is durable before whoever asked is told."""
+        with self._lock:
+            answer = Answer(request=request.id, kind=request.kind, body=request.body, error=error)
+            self._add(self._writer.answer(answer, self._wall()))
+            self.commit()
+            self.journal.answer(request.id, error)
+
+    def logged(self, lines: Sequence[LogRecord], dropped: int = 0) -> None:
+        """Lines of the flow's body."""
+        with self._lock:
+            record = self._writer.log(lines, dropped, self._wall())
+            if record is not None:
+                self._add(record)
+
+    # -- nodes ------------------------------------------------------------------------------------------
+
+    def number(self, node: int) -> int:
+        """The number of a node in the history."""
+        return self._numbers[node]
+
+    def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> None:
+        """Nodes were placed in the graph; `parent` is the (node, item) whose task did it."""
+        with self._lock:
+            for node in nodes:
+                number = self._by_key.setdefault(node.key, len(self._by_key))
+                self._numbers[node.id] = number
+                entry = self._entry(node, number, parent)
+                self._add(self._writer.node(entry, self._wall()))
+
+    def _entry(self, node: Node, number: int, parent: tuple[int, int] | None) -> NodeEntry:
+        program = node.program
+        return NodeEntry(
+            number=number,
+            key=node.key,
+            name=node.name,
+            task_name=node.task_name,
+            is_mapped=node.is_mapped,
+            is_builtin=node.is_builtin,
+            group=node.group,
+            deps=tuple(
+                EntryDep(
+                    upstream=self._numbers[dep.upstream],
+                    kind=DepKind(dep.kind).name,
+                    argument=dep.argument,
+                    index=dep.index,
+                )
+                for dep in node.deps
+            ),
+            options=_shown(program.options) if program is not None else {},
+            code="" if program is None or node.is_builtin else code_fingerprint(program.fn),
+            inputs=node_inputs(node),
+            parent=None if parent is None else (self._numbers[parent[0]], parent[1]),
+            sources=tuple(
+                f"{source.argument}: {'iterator' if source.length is None else 'list'}"
+                for source in node.sources
+            ),
+            width=node.fixed_width,
+        )
+
+    def taken_back(self, number: int, indices: Sequence[int]) -> None:
+        """Outcomes of an earlier life do not count any more: these items are Pending again, and so is their node."""
+        at = self._wall()
+        if len(indices):
+            ended = Ended(node=number, indices=indices, code=Code.PENDING)
+            self._add(self._writer.ended(ended, at))
+        self._add(self._writer.state(number, Transition(code=Code.PENDING), at))
+
+    def changed(self, node: int, body: Mapping[str, Any]) -> None:
+        """Knobs or policies of a node were changed."""
+        self._add(self._writer.change(self._numbers[node], body, self._wall()))
+
+    # -- what the core commands -------------------------------------------------------------------------
+
+    def reported(self, report: Report, indices: Sequence[int], load: Callable[[Ref], list[Any]]) -> None:
+        """A batch reported of these indices."""
+        with self._lock:
+            self._records += self._writer.report(
+                report, indices, number=self._numbers.__getitem__, load=load, at=self._wall()
+            )
+
+    def lost(self, batch: int, executing: int | None, reason: str) -> None:
+        """A batch will not come back."""
+        self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), self._wall()))
+
+    def commanded(self, command: ev.Command, core: Core) -> None:
+        """Book a command of the core that is no report."""
+        at = self._wall()
+        if isinstance(command, ev.SubmitBatch):
+            flight = core.flights.get(command.batch)
+            self._add(
+                self._writer.dispatch(
+                    Dispatch(
+                        batch=command.batch,
+                        nodes=tuple(self._numbers[node] for node in command.nodes),
+                        indices=command.indices,
+                        is_fresh=flight is None or flight.is_fresh,
+                    ),
+                    at,
+                )
+            )
+        elif isinstance(command, ev.ItemsEnded):
+            ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
+            self._add(self._writer.ended(ended, at))
+        elif isinstance(command, ev.NodeChanged):
+            message = self._why.pop(command.node, "") if command.code in FINAL_CODES else ""
+            moved = Transition(code=command.code, message=message, width=command.width)
+            self._add(self._writer.state(self._numbers[command.node], moved, at))
+        elif isinstance(command, ev.NodeFailed) and command.error is not None:
+            # Told with the state that it leads to.
+            self._why[command.node] = f"{type(command.error).__name__}: {command.error}"
+        elif isinstance(command, ev.Alias):
+            alias = Alias(
+                node=self._numbers[command.node],
+                index=command.index,
+                root=self._numbers[command.root],
+            )
+            self._add(self._writer.alias(alias, at))
+
+    # -- commits ----------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything durable that was booked so far; nothing is lost of it if that fails.
+
+        Raises
+        ------
+        LeaseLost
+            If another driver has the run.
+        HistoryError
+            If the history cannot be written.
+        """
+        with self._lock:
+            if not self._records and self._state is None:
+                return
+            self.journal.commit(self._records, state=self._state)
+            self._records = []
+            self._state = None
+
+    def _add(self, record: Record) -> None:
+        with self._lock:
+            self._records.append(record)
+
+
+def node_inputs(node: Node) -> str:
+    """A digest of a node's constant arguments; empty where that cannot be told."""
+    program = node.program
+    if program is None or node.is_builtin:
+        return ""
+    ranges = {
+        source.argument: (source.values.start, source.values.step)
+        for source in node.sources
+        if isinstance(source.values, range)
+    }
+    return constants_digest([*program.args, *ranges.items()], program.kwargs)
+
+
+def _shown(options: TaskOptions) -> dict[str, Any]:
+    """Options that differ from the default, as JSON can show them."""
+    plain = TaskOptions(name=options.name)
+    shown: dict[str, Any] = {}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != getattr(plain, each.name, None):
+            shown[each.name] = value if isinstance(value, bool | int | float | str) else str(value)
+    return shown

@@ -1,0 +1,111 @@
+"""Which tasks of a run are cached, and where: what the driver tells batches of it."""
+
+from __future__ import annotations
+
+import logging
+
+from graphflow.common import settings
+from graphflow.errors import ResultStoreError
+from graphflow.graph.graph import Node
+from graphflow.identity.cache_keys import key_spec
+from graphflow.model.cache_policies import CacheDefaults
+from graphflow.model.orders import CacheOrder, Program
+from graphflow.ports import ResultStore
+from graphflow.results.stores.opening import open_store
+
+__all__ = ["Caches", "storage_of"]
+
+logger = logging.getLogger("graphflow.cache")
+
+
+def storage_of(said: CacheDefaults, *, default: str, path: str = "") -> ResultStore:
+    """The store that a flow or task names, else the one that is configured, else the default folder.
+
+    Parameters
+    ----------
+    path
+        A folder below what is named or configured; the default is taken as it is.
+
+    Raises
+    ------
+    ResultStoreError, SettingsError
+        If there is no such kind of store, or it is configured wrongly.
+    """
+    if said.result_storage is not None:
+        return open_store(said.result_storage, storage_options=said.result_storage_options, path=path)
+    url = settings.result_storage()
+    if url is not None:
+        return open_store(url, storage_options=settings.result_storage_options(), path=path)
+    return open_store(default)
+
+
+class Caches:
+    """The caches of one run's tasks.
+
+    Parameters
+    ----------
+    run_id
+        The flow run's id.
+    token
+        Sets this driver apart from others of the same run.
+    refreshes
+        Whether results are made anew in this run, whatever tasks say.
+    """
+
+    def __init__(self, *, run_id: str, token: str, refreshes: bool = False) -> None:
+        self._run_id = run_id
+        self._token = token
+        self._refreshes = refreshes
+        self._known: dict[int, tuple[Program, CacheOrder | None]] = {}
+        self._stores: dict[str, ResultStore] = {}
+
+    def order(self, program: Program) -> CacheOrder | None:
+        """Where a node's results are kept by their keys; None if they are not.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be used, or cannot claim although the task runs once only.
+        """
+        known = self._known.get(id(program))
+        if known is None or known[0] is not program:
+            known = (program, self._made(program))
+            self._known[id(program)] = known
+        return known[1]
+
+    def check(self, node: Node) -> None:
+        """Open what a node needs before anything runs; raises what `order` does."""
+        if node.program is not None:
+            self.order(node.program)
+
+    def _made(self, program: Program) -> CacheOrder | None:
+        options = program.options
+        cache = options.cache
+        spec = key_spec(program, run_id=self._run_id)
+        if cache is None or spec is None:
+            return None
+        store = self._store(options.results)
+        if cache.run_once and not store.can_create:
+            raise ResultStoreError(
+                f"task {options.name!r} runs once only, but {store.url} cannot claim: it has no way to create an object only "
+                "where there is none; give result_storage= a local folder or an s3:// URL"
+            )
+        return CacheOrder(
+            store=store,
+            folder=f"cache/{spec.folder}",
+            spec=spec,
+            token=self._token,
+            serializer=options.result_serializer or "pickle",
+            refreshes=(self._refreshes and not cache.run_once) or bool(cache.refresh),
+            can_claim=store.can_create,
+        )
+
+    def _store(self, said: CacheDefaults) -> ResultStore:
+        """A store; each is tried once before anything runs."""
+        place = said.result_storage or ""
+        store = self._stores.get(place)
+        if store is None:
+            store = storage_of(said, default=str(settings.home() / "results"))
+            store.check()
+            self._stores[place] = store
+        return store

@@ -1,0 +1,830 @@
+"""The driver: performs the core's commands on the backend, the history and the clock, and tells it what came back.
+
+It decides nothing. One thread handles all events of a run; with a backend that runs in the caller there is
+no such thread, and whoever waits does its work.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from graphflow.common.failpoints import failpoint
+from graphflow.common.waiting import waiting_seconds
+from graphflow.core import events as ev
+from graphflow.core.core import Core
+from graphflow.driver.bookkeeping import Bookkeeper
+from graphflow.driver.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
+from graphflow.driver.hooks import Hooks
+from graphflow.driver.recovery import Recovery
+from graphflow.driver.sources import Pulled, SourceReader, close_source, pull_here
+from graphflow.driver.turns import Turns
+from graphflow.errors import (
+    BackendError,
+    GraphflowError,
+    ResultStoreError,
+    RunCancelled,
+    UpstreamFailed,
+    ValueUnavailable,
+)
+from graphflow.graph.graph import Node
+from graphflow.graph.mapping import DROPPED
+from graphflow.graph.recording import Fragment
+from graphflow.model.knobs import checked_knobs
+from graphflow.model.orders import GONE_TEXT, Ref
+from graphflow.model.reports import ErrorRecord, Report
+from graphflow.model.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
+from graphflow.ports import (
+    Backend,
+    BackendEvent,
+    BackendFailed,
+    BatchDone,
+    BatchLost,
+    CapacityChanged,
+    Forecasted,
+    RunEvent,
+)
+from graphflow.records.item_index import MemoryHistory, Place
+from graphflow.records.keeping import ReadValues
+from graphflow.results.packs.here import store_report
+from graphflow.runner.inputs import joined
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("graphflow.driver")
+KEPT_COLUMNS = 4
+GROUP_SECONDS = 0.02
+"""What happens within this time is made durable together."""
+FORECAST_SECONDS = 0.05
+"""A forecast follows a report at most this often, and takes at most a twentieth of the time."""
+
+
+class Driver:
+    """Owns one run: the core, the history and the run's part of a backend.
+
+    Parameters
+    ----------
+    run_id, flow_name
+        What this run is.
+    backend
+        Where batches run; it is started here, but closed by its owner.
+    adopt
+        Gives the nodes of a fragment ids (and names) of this run.
+    books
+        What makes the run durable; None for a run that is kept in memory alone.
+    recovery
+        What earlier lives of the run left.
+    persistence
+        Where values are written so that they outlive the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        flow_name: str,
+        backend: Backend,
+        adopt: Callable[[Fragment, Node, int], tuple[Sequence[Node], int]],
+        make_run_view: Callable[[int, int | None], Any] | None = None,
+        books: Bookkeeper | None = None,
+        recovery: Recovery | None = None,
+        persistence: Persistence = NO_PERSISTENCE,
+    ) -> None:
+        self.run_id = run_id
+        self.flow_name = flow_name
+        self.backend = backend
+        self.history = MemoryHistory()
+        self.is_finished = False
+        self.outcome: ev.FinishRun | None = None
+        self.failure: BaseException | None = None
+        """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
+        backend.start()
+        batches = 0 if recovery is None else recovery.replay.batches
+        self.core = Core(capacity=backend.capacity(), batches=batches)
+        filler = Ref(kind="local", id="none", count=1, data=[None])
+        if not backend.is_local:
+            filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
+        self.dispatcher = Dispatcher(
+            run_id=run_id,
+            core=self.core,
+            history=self.history,
+            filler=filler,
+            failure=self.exception_of,
+            persistence=persistence,
+        )
+        self.hooks = Hooks(make_run_view)
+        self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
+        self._books = books
+        self._recovery = recovery
+        self._persistence = persistence
+        self._has_warned = False
+        self._outbox: list[ev.Command] = []
+        """Commands that tell somebody, until all that they tell of is durable."""
+        self._adopt = adopt
+        self._subscribers: list[Callable[[RunEvent], None]] = []
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._timer: float | None = None
+        self._interruption: BaseException | None = None
+        self._changed = threading.Condition()
+        self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._columns: dict[int, tuple[Ref, list[Any]]] = {}
+        self._read_values: dict[int, ReadValues] = {}
+        self._columns_lock = threading.Lock()
+        self._readers: dict[tuple[int, int], SourceReader] = {}
+        self._inline_sources: dict[tuple[int, int], Any] = {}
+        self.read_maps: set[int] = set()
+        """Maps that somebody iterates over while their iterators still give items."""
+        self._forecasted = backend if isinstance(backend, Forecasted) else None
+        self._forecast_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._pumping = threading.RLock()
+        backend.open_run(run_id, self._deliver)
+        if not backend.runs_in_caller:
+            self._thread = threading.Thread(
+                target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True
+            )
+            self._thread.start()
+
+    # -- told from outside, by any thread ---------------------------------------------------------------
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand an event to the core, in order with all others."""
+        self._inbox.put(lambda: self._handle(event))
+
+    def record(self, nodes: Sequence[Node]) -> None:
+        """Nodes were recorded, each after what it depends on."""
+
+        def handle() -> None:
+            failpoint("driver.records.before")
+            placed = self._turns.renewed(nodes)
+            self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
+
+        self._inbox.put(handle)
+
+    def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
+        """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
+        self.tell(ev.RecordingClosed(returned))
+
+    def stop(self, *, hard: bool) -> None:
+        """Start nothing more; `hard` also stops what executes."""
+        self.tell(ev.StopRequested(hard=hard))
+        # Batches that are about to begin must not wait for this thread's turn.
+        self.backend.stop(self.run_id, hard=False)
+
+    def resume(self) -> None:
+        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        self.tell(ev.PauseRequested(is_paused=False))
+        self.tell(ev.ResumeRequested())
+
+    def pause(self) -> None:
+        """Send nothing more until `resume`; what is under way goes on."""
+        self.tell(ev.PauseRequested())
+
+    def read(self, node: int, *, read: int, limit: int) -> None:
+        """Whoever iterates over a map has done with items below `read`, and wants those below `limit`."""
+        self.read_maps.add(node)
+        self.tell(ev.ReaderMoved(node=node, read=read, limit=limit))
+
+    def need(self, node: int, index: int | None) -> None:
+        """Somebody waits for an item of a map, or all of them: no reader's pace may hold that up."""
+        if self.read_maps:
+            self.tell(ev.ItemsNeeded(node=node, index=index))
+
+    def hand_over(self, node: int, index: int | None) -> None:
+        """The failure of a node, or of one of its items, was given to the user."""
+        self.tell(ev.FailureHandled(node, index))
+
+    def change_knobs(
+        self, node: Node, change: Mapping[str, Any], *, batch_size: int | None, owner: str
+    ) -> None:
+        """Change the knobs of a map; takes effect with the next batches.
+
+        Raises
+        ------
+        TaskOptionError
+            If one is wrong, or contradicts those that are set already.
+        """
+        book = self.core.books.get(node.id)
+        knobs = checked_knobs(owner, change, before=node.knobs if book is None else book.knobs)
+        self._note(node, {**change, **({} if batch_size is None else {"batch_size": batch_size})})
+        self.tell(ev.KnobsChanged(node=node.id, knobs=knobs, batch_size=batch_size))
+
+    def change_policy(self, node: Node, change: Mapping[str, Any], *, owner: str) -> None:
+        """Run a task with other policies from the next batch on.
+
+        Raises
+        ------
+        TaskOptionError
+            If one is wrong.
+        """
+        book = self.core.books.get(node.id)
+        program = (node if book is None else book.node).program
+        if program is None:
+            raise GraphflowError(f"{owner}: {node.name} has no policies")
+        options = program.options.with_policy(owner, change)
+        noted = dict(change)
+        if "retry_delay_seconds" in noted:
+            noted["retry_delay_seconds"] = [*options.retry.delays]
+        self._note(node, noted)
+        self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
+
+    def give_up(self, error: GraphflowError) -> None:
+        """The run cannot go on here: nothing more is written or sent."""
+        self._inbox.put(lambda: self._fail(error))
+
+    def _note(self, node: Node, change: Mapping[str, Any]) -> None:
+        books = self._books
+        if books is not None:
+            self._inbox.put(lambda: books.changed(node.id, change))
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Run something on the driver's thread."""
+        self._inbox.put(action)
+
+    def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
+        """Call back, on the driver's thread, for each change."""
+        self._subscribers.append(callback)
+
+    def _deliver(self, event: BackendEvent) -> None:
+        if isinstance(event, BatchDone):
+            report = event.report
+            self._inbox.put(lambda: self._reported(report))
+        elif isinstance(event, BatchLost):
+            lost = event
+            if event.reason:
+                logger.warning("run %s: batch %s was lost: %s", self.run_id, event.batch, event.reason)
+            self._inbox.put(lambda: self._lost(lost))
+        elif isinstance(event, CapacityChanged):
+            capacity = event.capacity
+            self._inbox.put(lambda: self._handle(ev.CapacitySet(capacity)))
+        else:
+            assert isinstance(event, BackendFailed)
+            error = event.error
+            self._inbox.put(lambda: self._fail(error))
+
+    # -- waiting ----------------------------------------------------------------------------------------
+
+    def wait(self, ready: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Wait until `ready()` holds; False after `timeout` seconds.
+
+        `ready` is called after each event; it must be cheap. With an inline backend, this call runs batches.
+
+        Raises
+        ------
+        BackendError
+            If the run cannot go on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._thread is None or threading.current_thread() is self._thread:
+            return self._pump(ready, deadline)
+        with self._changed:
+            while True:
+                self._raise_interruption()
+                if ready():
+                    return True
+                self._raise_failure()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._changed.wait(waiting_seconds(deadline))
+
+    def _pump(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        """Do the run's work here until `ready()`; at least one piece of it, however short the time is."""
+        while True:
+            self._raise_interruption()
+            if ready():
+                return True
+            self._raise_failure()
+            with self._pumping:
+                did = self._turn() or self.backend.step(self.run_id)
+            if deadline is not None and time.monotonic() >= deadline:
+                with self._pumping:
+                    self._turn()
+                return ready()
+            if not did:
+                self._take(deadline)
+
+    def _take(self, deadline: float | None) -> None:
+        """Wait for the next thing to do, the timer or the deadline."""
+        ends = [each for each in (self._timer, deadline) if each is not None]
+        timeout = min(ends) - time.monotonic() if ends else 0.5
+        if timeout > 0:
+            try:
+                action = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                action = None
+            self._turn(action)
+        else:
+            self._turn()
+
+    def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
+        """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
+        with self._changed:
+            if not (ready() or self._is_over()):
+                self._waiters.append((ready, callback))
+                return
+        callback()
+
+    def _is_over(self) -> bool:
+        return self.is_finished or self.failure is not None
+
+    def interrupt(self, error: BaseException | None) -> None:
+        """Let whoever waits raise `error`; None takes that back. The run itself goes on."""
+        self._interruption = error
+        self._inbox.put(None)
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def _raise_interruption(self) -> None:
+        if self._interruption is not None:
+            raise self._interruption
+
+    # -- the loop ---------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self.is_finished and self.failure is None:
+            timeout = None if self._timer is None else max(0.0, self._timer - time.monotonic())
+            try:
+                action = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                action = None
+            self._turn(action)
+        self._notify()
+
+    def _turn(self, action: Callable[[], None] | None = None) -> bool:
+        """Do what waits in the inbox, make it durable, and only then tell of it; False if there was nothing.
+
+        Nobody sees the books between a change and its commit: whoever looks holds the same lock.
+        """
+        with self._changed:
+            did = self._do_some(action)
+            if did and self.failure is None:
+                self._commit()
+        if did:
+            self._do(partial(failpoint, "driver.tell.before"))
+            while self._outbox and self.failure is None:
+                outbox, self._outbox = self._outbox, []
+                for command in outbox:
+                    self._do(partial(self._perform, command))
+            self._notify()
+        return did
+
+    def _do_some(self, action: Callable[[], None] | None) -> bool:
+        """Do an action and what waits behind it, as much as fits into one commit; False if there was nothing."""
+        did = action is not None
+        self._do(action)
+        until = time.monotonic() + GROUP_SECONDS
+        while not self.is_finished and self.failure is None:
+            try:
+                self._do(self._inbox.get_nowait())
+            except queue.Empty:
+                break
+            did = True
+            if time.monotonic() >= until:
+                break
+        return self._check_timer() or did
+
+    def _commit(self) -> None:
+        """Make durable what was booked; from then on it may be told."""
+
+        def commit() -> None:
+            self._outbox += self._turns.commit()
+
+        self._do(commit)
+
+    def _do(self, action: Callable[[], None] | None) -> None:
+        if action is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            logger.debug("run %s: the engine failed", self.run_id, exc_info=True)
+            broken = GraphflowError(
+                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug of "
+                "graphflow, please report it with the traceback"
+            )
+            broken.__cause__ = error
+            self._fail(error if isinstance(error, GraphflowError) else broken)
+
+    def _check_timer(self) -> bool:
+        if self._timer is None or time.monotonic() < self._timer:
+            return False
+        self._timer = None
+        self._do(self._time_is_up)
+        return True
+
+    def _time_is_up(self) -> None:
+        failpoint("driver.timer.due")
+        self._handle(ev.TimerDue())
+
+    def _notify(self) -> None:
+        """Wake whoever waits."""
+        due: list[Callable[[], None]] = []
+        with self._changed:
+            waiters, self._waiters = self._waiters, []
+            for ready, callback in waiters:
+                if ready() or self._is_over():
+                    due.append(callback)
+                else:
+                    self._waiters.append((ready, callback))
+            self._changed.notify_all()
+        for callback in due:
+            callback()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None and not self.is_finished:
+            if not isinstance(error, GraphflowError):
+                wrapped = BackendError(f"{self.backend.name}: {type(error).__name__}: {error}")
+                wrapped.__cause__ = error
+                error = wrapped
+            self.failure = error
+            self._outbox.clear()
+            if not isinstance(error, BackendError):
+                # What runs on would be told to nobody.
+                self.backend.stop(self.run_id, hard=True)
+            self._notify()
+
+    # -- booking what the core commands -----------------------------------------------------------------
+
+    def _handle(self, event: ev.Event) -> None:
+        if self.is_finished:
+            return
+        self._turns.handle(event, time.monotonic())
+
+    def _reported(self, report: Report) -> None:
+        failpoint("driver.report.received")
+        report = self._stored(report)
+        if report.store_error:
+            self._fail(ResultStoreError(report.store_error))
+            return
+        self._handle(ev.BatchReported(report))
+        now = time.monotonic()
+        if self._forecasted is not None and now >= self._forecast_at:
+            self._forecasted.forecast(self.run_id, self.core.remaining_seconds())
+            self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
+
+    def _stored(self, report: Report) -> Report:
+        """The report with its values written, also where the workers did not reach the store."""
+        keeping = self._persistence
+        if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
+            return report
+        books = self.core.books
+        missing = [
+            step.node
+            for step in report.steps
+            if (Code.COMPLETED in step.states or Code.CACHED in step.states)
+            and step.values is not None
+            and (program := books[step.node].node.program) is not None
+            and keeping.keeps(program)
+        ]
+        if not missing:
+            return report
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "run %s: the workers of %s do not reach %s; results go there through this process",
+                self.run_id,
+                self.backend.name,
+                keeping.store.url,
+            )
+        return store_report(
+            report,
+            keeping.store,
+            self.column,
+            run_id=self.run_id,
+            epoch=keeping.epoch,
+            nodes=missing,
+        )
+
+    def _lost(self, event: BatchLost) -> None:
+        failpoint("driver.lost.received")
+        if not self.is_finished:
+            self._turns.lost(event, time.monotonic())
+
+    # -- telling ----------------------------------------------------------------------------------------
+
+    def _perform(self, command: ev.Command) -> None:
+        if isinstance(command, ev.SubmitBatch):
+            self.hooks.running(self.core, command)
+            failpoint("driver.submit.before")
+            self.backend.submit(self.dispatcher.order(command))
+            failpoint("driver.submit.after")
+        elif isinstance(command, ev.CommitReport):
+            self._committed(command)
+        elif isinstance(command, ev.ItemsEnded):
+            self.hooks.ended(self.core, command.node, command.indices)
+            self._emit("items", command.node, Code(command.code).state_name, len(command.indices))
+        elif isinstance(command, ev.NodeChanged):
+            self._emit("node", command.node, Code(command.code).state_name)
+        elif isinstance(command, ev.GraftItem):
+            self._graft(command)
+        elif isinstance(command, ev.SetTimer):
+            self._timer = command.at
+        elif isinstance(command, ev.PullSource):
+            self._pull(command)
+        elif isinstance(command, ev.ReleaseItems):
+            read = self._read_values.get(command.node)
+            if read is None:
+                read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
+            self.backend.free(read.release(command.below))
+        elif isinstance(command, ev.CloseSource):
+            self._close_source(command.node, command.slot)
+        elif isinstance(command, ev.LimitItems):
+            self.backend.limit(self.run_id, command.node, command.seconds)
+        elif isinstance(command, ev.StopBatches):
+            self.backend.stop(self.run_id, hard=command.hard)
+        elif isinstance(command, ev.FinishRun):
+            self._finish(command)
+
+    def _committed(self, command: ev.CommitReport) -> None:
+        """A report is durable."""
+        report = command.report
+        if report.is_remote:
+            _echo(report.logs)
+        for step in report.steps:
+            if self.dispatcher.buffers:
+                leader = self.core.books[step.node].stage.leader
+                indices = list(command.indices)
+                self.call(partial(self.dispatcher.forget_ended, leader, indices))
+            self.hooks.reported(self.core, step, command.indices)
+            self._emit("items", step.node, "", report.reached)
+
+    def _graft(self, command: ev.GraftItem) -> None:
+        fragment = command.fragment
+        parent = self.core.books[command.node].node
+        if isinstance(fragment, ErrorRecord):
+            self.history.errors[command.node] = self.history.restored(fragment)
+            answer = ev.Grafted(node=command.node, index=command.index, failed=True)
+        else:
+            failpoint("driver.expand.before")
+            nodes, root = self._adopt(fragment, parent, command.index)
+            failpoint("driver.expand.after")
+            place = (command.node, command.index)
+            # Queued, not nested: a chain of grafts never grows the stack.
+            self._inbox.put(
+                lambda: self._handle(
+                    ev.Grafted(
+                        node=command.node,
+                        index=command.index,
+                        nodes=nodes,
+                        root=root,
+                        pasts=self._turns.recorded(nodes, place),
+                    )
+                )
+            )
+            return
+        self.tell(answer)
+
+    def _finish(self, command: ev.FinishRun) -> None:
+        failpoint("driver.finish.before")
+        self.outcome = command
+        self.hooks.flush()
+        self.is_finished = True
+        failpoint("driver.finish.after")
+        self._emit("run", None, Code(command.code).state_name)
+        self._notify()
+
+    def _emit(self, kind: str, node: int | None, state: str, count: int = 0) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(RunEvent(kind=kind, run_id=self.run_id, node=node, state=state, count=count))
+            except Exception:
+                logger.exception("run %s: a subscriber failed", self.run_id)
+
+    # -- iterators --------------------------------------------------------------------------------------
+
+    def _pull(self, command: ev.PullSource) -> None:
+        book = self.core.books[command.node]
+        source = next(each for each in book.node.sources if each.slot == command.slot)
+        place = (command.node, command.slot)
+        start = book.stage.pulled[command.slot]
+        reader = self._readers.get(place)
+
+        def deliver(pulled: Pulled) -> None:
+            buffer = self.dispatcher.buffers.setdefault(place, {})
+            buffer.update(enumerate(pulled.values, start))
+            failpoint("driver.pull.after")
+            self._turns.check_source(
+                book.node, command.slot, start, pulled.values, has_ended=pulled.has_ended
+            )
+            if pulled.error is not None:
+                self.history.errors[command.node] = pulled.error
+            self._handle(
+                ev.SourceAdvanced(
+                    node=command.node,
+                    slot=command.slot,
+                    count=len(pulled.values),
+                    ended=pulled.has_ended,
+                    failed=pulled.error is not None,
+                )
+            )
+
+        if self._thread is None and not hasattr(source.values, "__anext__"):
+            self._inline_sources[place] = source.values
+            self.call(lambda: deliver(pull_here(source.values, command.count)))
+            return
+        if reader is None:
+            reader = self._readers[place] = SourceReader(source.values)
+
+        def take(reader: SourceReader = reader) -> None:
+            pulled = reader.take(command.count)
+            self.call(lambda: deliver(pulled))
+
+        threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
+
+    def _close_source(self, node: int, slot: int) -> None:
+        reader = self._readers.pop((node, slot), None)
+        if reader is not None:
+            reader.close()
+        close_source(self._inline_sources.pop((node, slot), None))
+
+    # -- asked by views ---------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> threading.Condition:
+        """Held while somebody looks at the books, so that all that is seen is durable."""
+        return self._changed
+
+    def code_of(self, node: int, index: int | None = None) -> Code:
+        """The state of a node, or of one of its items, as a code."""
+        with self._changed:
+            book = self.core.books.get(node)
+            if book is None:
+                return Code.PENDING
+            if index is not None:
+                if index < len(book.states):
+                    return Code(book.states[index])
+                return Code(book.final) if book.final else Code.PENDING
+            if book.final:
+                return Code(book.final)
+            return Code.RUNNING if book.has_started else Code.PENDING
+
+    def is_final(self, node: int, index: int | None = None) -> bool:
+        """Whether a node, or one of its items, has an outcome."""
+        with self._changed:
+            book = self.core.books.get(node)
+            if book is None:
+                return False
+            if book.is_final:
+                return True
+            return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
+
+    def ended_mask(self, node: int, lo: int = 0, hi: int | None = None) -> bytes:
+        """One byte per item known so far (of a range), 1 where it ended."""
+        with self._changed:
+            book = self.core.books.get(node)
+            return bytes(book.states[lo:hi]).translate(FINAL_TABLE) if book is not None else b""
+
+    def fetch(self, places: Sequence[Place]) -> list[Any]:
+        """Values by place; columns are fetched once each."""
+        return self.joined((place.ref, (place.position,)) for place in places)
+
+    def column(self, ref: Ref) -> list[Any]:
+        """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
+        if ref.kind == "gone":
+            raise ValueUnavailable(GONE_TEXT)
+        if ref.kind == "local":
+            return self.backend.fetch([ref])[0]
+        with self._columns_lock:
+            known = self._columns.get(id(ref))
+            if known is not None:
+                return known[1]
+        values = self.backend.fetch([ref])[0]
+        with self._columns_lock:
+            self._columns[id(ref)] = (ref, values)
+            while len(self._columns) > KEPT_COLUMNS:
+                del self._columns[next(iter(self._columns))]
+        return values
+
+    def values_of(self, node: int, indices: range) -> list[Any]:
+        """The values of items that ended well."""
+        return self.joined(self.history.node(node).parts(indices, self.dispatcher.filler))
+
+    def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
+        """The entries of columns, one part after the other; each column is fetched once."""
+        columns: dict[int, list[Any]] = {}
+
+        def load(ref: Ref) -> list[Any]:
+            if id(ref) not in columns:
+                columns[id(ref)] = self.column(ref)
+            return columns[id(ref)]
+
+        return _kept(list(joined(tuple(parts), load)))
+
+    def exception_of(self, node: int, index: int | None = None) -> BaseException:
+        """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
+        book = self.core.books[node]
+        code = self.code_of(node, index)
+        whole = self.history.errors.get(node)
+        if whole is not None and (index is None or code not in FINAL_CODES or book.failed_whole):
+            return whole
+        at = index if index is not None else 0
+        record = self.history.last_error(node, at)
+        if record is not None and code != Code.CANCELLED:
+            error = self.history.restored(record)
+            if not (code == Code.UPSTREAM_FAILED and not isinstance(error, UpstreamFailed)):
+                return error
+        if code == Code.UPSTREAM_FAILED:
+            return self._upstream_failed(node, index)
+        if code == Code.CRASHED:
+            from_index = f"[{index}]" if book.node.is_mapped else ""
+            return _crashed(f"{book.node.name}{from_index}")
+        if code == Code.CANCELLED:
+            return RunCancelled(f"{book.node.name} was cancelled before it ended")
+        if whole is not None:
+            return whole
+        return GraphflowError(f"{book.node.name} ended {code.state_name}")
+
+    def _upstream_failed(self, node: int, index: int | None) -> BaseException:
+        books = self.core.books
+        root, item, path = self.core.root_of(node, index if books[node].node.is_mapped else None)
+        root_name = books[root].node.name
+        if item is not None and books[root].node.is_mapped:
+            root_name += f"[{item}]"
+        if root == node:
+            return UpstreamFailed(
+                f"{root_name} did not run, because something that it needs failed", root=root_name
+            )
+        own = books[node].node.name
+        if index is not None and books[node].node.is_mapped:
+            own += f"[{index}]"
+        names = [books[each].node.name for each in reversed(path)]
+        cause = self.exception_of(root, item)
+        error = UpstreamFailed(
+            f"{own} did not run, because {root_name} failed{_via(names[:-1])}: {type(cause).__name__}: {cause}",
+            root=root_name,
+            path=names,
+        )
+        error.__cause__ = cause
+        return error
+
+    def failed_mask(self, node: int) -> bytes:
+        """One byte per item known so far, 1 where it failed."""
+        with self._changed:
+            book = self.core.books.get(node)
+            return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
+
+    def close(self) -> None:
+        """Give up the run's part of the backend."""
+        self.is_finished = True
+        self._inbox.put(None)
+        self._notify()
+        for node, slot in [*self._readers, *self._inline_sources]:
+            self._close_source(node, slot)
+        self.backend.close_run(self.run_id)
+        self.hooks.close()
+
+
+def _kept(values: list[Any]) -> list[Any]:
+    """The values, all of which must be there."""
+    if type(DROPPED) in set(map(type, values)):
+        raise ValueUnavailable(GONE_TEXT)
+    return values
+
+
+def _via(names: Sequence[str]) -> str:
+    """The tasks between a failure and its consequence, the middle of a long path left out."""
+    if not names:
+        return ""
+    if len(names) > 6:
+        names = [*names[:3], f"{len(names) - 6} more", *names[-3:]]
+    return f" (through {', '.join(names)})"
+
+
+def _crashed(name: str) -> BaseException:
+    from graphflow.errors import ItemCrashed
+
+    return ItemCrashed(
+        f"{name} was executing when its worker died, twice (a segmentation fault, os._exit, or out of memory); "
+        "the items around it went on"
+    )
+
+
+def _echo(records: Sequence[Any]) -> None:
+    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
+    for record in records:
+        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
+        if target.isEnabledFor(record.level):
+            target.log(
+                record.level,
+                "%s",
+                record.message,
+                extra={"run_id": record.run_id, "node": record.node, "map_index": record.index},
+            )
+
+
+def _none() -> bytes:
+    import pickle
+
+    return pickle.dumps([None], protocol=5)
+
+
+_PICKLED_NONE = _none()

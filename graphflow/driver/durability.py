@@ -1,0 +1,554 @@
+"""The durable side of one run of a flow: its history, its lease, its results, and what is asked of it from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import pickle
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from graphflow.common import settings
+from graphflow.common.failpoints import failpoint
+from graphflow.common.functions import plain_function
+from graphflow.common.machine import boot_id
+from graphflow.driver.bookkeeping import Bookkeeper
+from graphflow.driver.caches import storage_of
+from graphflow.driver.dispatch import Persistence
+from graphflow.driver.recovery import Recovery, Selection
+from graphflow.errors import (
+    GraphflowError,
+    LeaseLost,
+    ParameterError,
+    ResultDamaged,
+    RunNotFound,
+    ValueUnavailable,
+)
+from graphflow.histories.whereabouts import results_of
+from graphflow.identity.fingerprints import code_fingerprint
+from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
+from graphflow.model.records import Life, Request, RunHeader
+from graphflow.model.states import Code
+from graphflow.ports import History, Journal, ResultStore
+from graphflow.records.codec import RecordWriter
+from graphflow.records.replay import Replay
+from graphflow.runner.capture import LogSink
+
+if TYPE_CHECKING:
+    from graphflow.authoring.execution import Definition
+    from graphflow.runs.run import Run
+
+__all__ = ["Durability", "Reopened", "open_history", "open_store"]
+
+logger = logging.getLogger("graphflow.driver.durability")
+POLL_SECONDS = 0.1
+"""How often requests are looked for, and the body's log is written."""
+MAX_SHOWN = 1_000
+PACKAGES = ("graphflow", "dask", "distributed", "cloudpickle", "numpy", "pandas")
+
+
+def open_history() -> History:
+    """The histories of this installation (`GRAPHFLOW_HOME`)."""
+    from graphflow.histories.sqlite import SqliteHistory
+
+    return SqliteHistory()
+
+
+def open_store(
+    history: History, run_id: str, *, said: CacheDefaults = NO_DEFAULTS, known: str = ""
+) -> ResultStore:
+    """Where the results of a run are: where its flow or the settings say, else a folder beside its history.
+
+    Parameters
+    ----------
+    said
+        What the flow says of its results.
+    known
+        Where they went in an earlier life, which is where they stay.
+
+    Raises
+    ------
+    ResultStoreError, SettingsError
+        If there is no such kind of store, or it is configured wrongly.
+    """
+    from graphflow.results.stores.opening import open_store as open_by_url
+
+    found = storage_of(said, default=history.results_folder(run_id), path=f"runs/{run_id}")
+    if not known or found.url == known:
+        return found
+    return open_by_url(known, storage_options=said.result_storage_options)
+
+
+class Durability:
+    """What makes one run durable, from its start (or the start of another life) to its end.
+
+    Parameters
+    ----------
+    journal
+        The run's history, as its driver.
+    books
+        Turns what happens into records.
+    store
+        Where results go.
+    recovery
+        What earlier lives left; None for a new run.
+    """
+
+    def __init__(
+        self, *, journal: Journal, books: Bookkeeper, store: ResultStore, recovery: Recovery | None = None
+    ) -> None:
+        self.journal = journal
+        self.books = books
+        self.store = store
+        self.recovery = recovery
+        self._act: Callable[[Request], None] | None = None
+        self._lost: Callable[[GraphflowError], None] | None = None
+        self._sink: LogSink | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lines = 0
+        self._lines_dropped = 0
+        self._renewed = time.monotonic()
+
+    @classmethod
+    def create(cls, flow: Definition, run: Run) -> Durability | None:
+        """Begin the history of a new run; None where runs are kept in memory alone.
+
+        Raises
+        ------
+        HistoryError, SettingsError
+            If it cannot be written; nothing has run then.
+        """
+        if settings.history_kind() == "memory":
+            return None
+        history = open_history()
+        header = RunHeader(
+            id=run.id,
+            name=run.name,
+            flow_name=run.flow_name,
+            created=time.time(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+        journal = history.create(header)
+        try:
+            store = open_store(history, run.id, said=flow.options.results)
+            self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
+            failpoint("life.begin.before")
+            self.books.begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
+            self.books.commit()
+            failpoint("life.begin.after")
+        except BaseException:
+            journal.close()
+            raise
+        return self
+
+    # -- while it runs ----------------------------------------------------------------------------------
+
+    def persistence(self, flow: Definition) -> Persistence:
+        """Which values are written, and where."""
+        return Persistence(
+            store=self.store,
+            epoch=self.journal.epoch,
+            default=flow.options.persist is not False,
+            compares=True,
+        )
+
+    def watch(
+        self, *, sink: LogSink, act: Callable[[Request], None], lost: Callable[[GraphflowError], None]
+    ) -> None:
+        """Keep the lease, write the body's log, and pass requests on, in a thread of its own.
+
+        Parameters
+        ----------
+        act
+            Carries a request out; what it raises is the answer.
+        lost
+            Told when the run is not this process's any more.
+        """
+        self._sink, self._act, self._lost = sink, act, lost
+        name = f"graphflow-keeper-{self.journal.run_id[-6:]}"
+        self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        term = settings.lease_seconds()
+        pause = min(POLL_SECONDS, term / 10)
+        while not self._over.wait(pause):
+            try:
+                if time.monotonic() - self._renewed >= term / 3:
+                    self.journal.renew()
+                    self._renewed = time.monotonic()
+                for request in self.journal.requests():
+                    self._answer(request)
+                if self.write_log():
+                    self.books.commit()
+            except LeaseLost as error:
+                if self._lost is not None:
+                    self._lost(error)
+                return
+            except GraphflowError as error:
+                # The driver meets it too, where it matters; a busy catalog is there again later.
+                logger.debug("run %s: %s", self.journal.run_id, error)
+
+    def _answer(self, request: Request) -> None:
+        error = ""
+        try:
+            if self._act is not None:
+                self._act(request)
+        except Exception as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        self.books.answered(request, error)
+
+    def write_log(self) -> bool:
+        """Book the lines of the body's log that are new; False if there are none."""
+        sink = self._sink
+        if sink is None:
+            return False
+        records, dropped = sink.records, sink.dropped
+        lines = records[self._lines :]
+        if not lines and dropped == self._lines_dropped:
+            return False
+        self._lines += len(lines)
+        self.books.logged(lines, dropped - self._lines_dropped)
+        self._lines_dropped = dropped
+        return True
+
+    def moved(self, code: Code, message: str = "") -> None:
+        """The run moved to a state: durable when this returns.
+
+        Raises
+        ------
+        LeaseLost, HistoryError
+            If that cannot be written.
+        """
+        self.write_log()
+        failpoint("life.state.before")
+        self.books.run_moved(code, message)
+        self.books.commit()
+        failpoint("life.state.after")
+
+    def begin_attempt(self, flow: Definition, run: Run) -> None:
+        """The flow is tried again as a whole: nothing of the attempt before counts any more."""
+        self.recovery = None
+        self.books.begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
+
+    def completed(self, value: Any) -> None:
+        """The run has a value, which is kept so that it can be asked for later."""
+        if value is None:
+            return
+        try:
+            data = cloudpickle.dumps(value, protocol=5)
+        except Exception as error:
+            logger.warning(
+                "the value of run %s cannot be kept, because it cannot be pickled: %s: %s",
+                self.journal.run_id,
+                type(error).__name__,
+                error,
+            )
+            return
+        failpoint("life.value.before")
+        self.books.run_noted({"value": _kept(self.store, f"{self.journal.epoch:04d}-value", data)})
+        failpoint("life.value.after")
+
+    def close(self) -> None:
+        """Give the lease back."""
+        self._over.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+        self.journal.close()
+
+
+# -- another life ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A run of earlier, ready for another life; `durability` is None where it has ended well and nothing is to be done."""
+
+    header: RunHeader
+    parameters: dict[str, Any]
+    durability: Durability | None
+    value: Any = None
+
+
+def reopen(
+    flow: Definition,
+    run: str,
+    *,
+    selections: Sequence[Selection] | None = None,
+    rerun_changed: bool = False,
+    is_forced: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> Reopened:
+    """Take a run of earlier, with all that it has finished.
+
+    Parameters
+    ----------
+    run
+        Its id, a prefix of it, its name, `@latest` or `@latest-failed`.
+    selections
+        Items to run again in any case; None to run only what is missing.
+    rerun_changed, is_forced
+        See `Recovery`.
+    parameters
+        Those that the run must have.
+
+    Raises
+    ------
+    RunNotFound
+        If there is no such run, or it is another flow's.
+    LeaseHeld
+        If it has a driver.
+    HistoryDamaged, HistoryTooNew
+        If its history cannot be trusted or read.
+    FlowChanged
+        If the flow does not match it any more.
+    """
+    history = open_history()
+    header = history.find(run)
+    if header.flow_name != flow.name:
+        raise RunNotFound(f"run {header.id} is one of flow {header.flow_name!r}, not of {flow.name!r}")
+    store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
+    if selections is None and header.state == Code.COMPLETED.state_name:
+        replay = read_run(history, header.id, store)
+        given = _parameters(replay, store, parameters)
+        return Reopened(header, given, None, value_of_run(replay, store))
+    journal = history.take(header.id)
+    try:
+        replay = read_run(history, header.id, store)
+        given = _parameters(replay, store, parameters)
+        recovery = Recovery(
+            replay,
+            damaged=_damaged(replay, store),
+            code=code_fingerprint(flow.fn),
+            selections=selections or (),
+            rerun_changed=rerun_changed,
+            is_forced=is_forced,
+        )
+        books = Bookkeeper(
+            journal,
+            RecordWriter.continuing(replay),
+            numbers=recovery.numbers,
+        )
+        self = Durability(journal=journal, books=books, store=store, recovery=recovery)
+        reason = "resume" if selections is None else "retry"
+        failpoint("life.begin.before")
+        if replay.lives:
+            books.begin(_life_again(flow, header, replay, journal.epoch, reason, store))
+        else:
+            books.begin(_life(flow, header.name, given, journal.epoch, "start", store))
+        books.run_moved(Code.RESUMING)
+        books.commit()
+        failpoint("life.begin.after")
+    except BaseException:
+        journal.close()
+        raise
+    return Reopened(header, given, self)
+
+
+def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
+    """All that is known of a run; of a flow that was tried again as a whole, of its last attempt."""
+    replay = Replay(store=store)
+    for entry in history.read(run_id):
+        replay.add(entry)
+    return replay
+
+
+def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
+    """Columns of values that are not there any more just as they were written."""
+    from graphflow.results.packs import packs
+
+    stored = list(replay.stored())
+    damaged = packs.damaged(store, stored)
+    if damaged:
+        names = ", ".join(sorted({each.name for each in damaged})[:5])
+        logger.warning(
+            "%d of %d stored columns of results are damaged or gone (%s): their items run again",
+            len(damaged),
+            len(stored),
+            names,
+        )
+    return damaged
+
+
+def is_known(run_id: str) -> bool:
+    """Whether there is a run of just this id."""
+    if settings.history_kind() == "memory":
+        return False
+    try:
+        return open_history().find(run_id).id == run_id
+    except RunNotFound:
+        return False
+
+
+def _parameters(
+    replay: Replay, store: ResultStore, wanted: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    if wanted is not None and replay.lives:
+        before = replay.lives[0].parameters
+        for name in sorted({*before, *wanted}):
+            now = _short(wanted[name]) if name in wanted else "not given"
+            # What only tells its address cannot be compared.
+            if before.get(name, "not given") != now and " at 0x" not in now:
+                raise ParameterError(
+                    f"run {replay.lives[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
+                    "give the same parameters, or another run id"
+                )
+    if not replay.lives:
+        if wanted is not None:
+            return dict(wanted)
+        raise ValueUnavailable(
+            "the driver of this run died before it wrote with which parameters it began, so the run cannot be resumed; nothing "
+            "of it ran: run the flow anew"
+        )
+    stored = replay.lives[0].stored
+    if stored is None:
+        raise ValueUnavailable(
+            "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
+        )
+    parameters: dict[str, Any] = _restored(store, stored, "the parameters of the run")
+    return parameters
+
+
+def value_of_run(replay: Replay, store: ResultStore) -> Any:
+    """What the flow returned.
+
+    Raises
+    ------
+    ResultDamaged
+        If it is not what was written.
+    """
+    noted = [change["value"] for change in replay.run_changes if "value" in change]
+    return _restored(store, noted[-1], "the value of the run") if noted else None
+
+
+def _kept(store: ResultStore, name: str, data: bytes) -> dict[str, Any]:
+    store.publish(name, [data])
+    return {"name": name, "nbytes": len(data), "digest": hashlib.blake2b(data, digest_size=16).hexdigest()}
+
+
+def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
+    data = store.read(str(stored["name"]), 0, int(stored["nbytes"]))
+    # The digest stands in the history, which is signed.
+    if hashlib.blake2b(data, digest_size=16).hexdigest() != stored["digest"]:
+        raise ResultDamaged(
+            f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused"
+        )
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        raise ResultDamaged(
+            f"{what} cannot be restored here: {type(error).__name__}: {error}; is a module that it needs missing?"
+        ) from error
+
+
+# -- what a life is ---------------------------------------------------------------------------------------
+
+
+def _life(
+    flow: Definition,
+    run_name: str,
+    parameters: Mapping[str, Any],
+    epoch: int,
+    reason: str,
+    store: ResultStore,
+) -> Life:
+    stored: Mapping[str, Any] | None = None
+    try:
+        data = cloudpickle.dumps(dict(parameters), protocol=5)
+        stored = _kept(store, f"{epoch:04d}-parameters", data)
+    except GraphflowError:
+        raise
+    except Exception as error:
+        logger.warning(
+            "the parameters of run %s cannot be pickled (%s: %s), so it cannot be resumed",
+            run_name,
+            type(error).__name__,
+            error,
+        )
+    shown = {name: _short(value) for name, value in parameters.items()}
+    return _described(flow, run_name, epoch, reason, store, shown, stored)
+
+
+def _life_again(
+    flow: Definition, header: RunHeader, replay: Replay, epoch: int, reason: str, store: ResultStore
+) -> Life:
+    first = replay.lives[0]
+    return _described(flow, header.name, epoch, reason, store, first.parameters, first.stored)
+
+
+def _described(
+    flow: Definition,
+    run_name: str,
+    epoch: int,
+    reason: str,
+    store: ResultStore,
+    shown: Mapping[str, str],
+    stored: Mapping[str, Any] | None,
+) -> Life:
+    return Life(
+        epoch=epoch,
+        reason=reason,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        boot_id=boot_id(),
+        flow_name=flow.name,
+        run_name=run_name,
+        flow=_place_of(flow.fn),
+        code=code_fingerprint(flow.fn),
+        parameters=shown,
+        stored=stored,
+        versions=_versions(),
+        settings=settings.shown(),
+        backend=_backend_name(flow.options.backend),
+        results=store.url,
+    )
+
+
+def _backend_name(given: Any) -> str:
+    name = given if isinstance(given, str) else getattr(given, "name", None)
+    return "local" if given is None else str(name or type(given).__name__)
+
+
+def _place_of(fn: Callable[..., Any]) -> dict[str, str]:
+    plain = plain_function(fn)
+    try:
+        file = os.path.abspath(inspect.getsourcefile(plain) or "")
+    except TypeError:
+        file = ""
+    return {
+        "module": getattr(plain, "__module__", "") or "",
+        "qualname": getattr(plain, "__qualname__", "") or "",
+        "file": file,
+    }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<a {type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,0 +1,174 @@
+"""Users' iterators: pulled as far as they are asked for, on a thread of their own, so that a slow one holds nobody up."""
+
+from __future__ import annotations
+
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from graphflow.errors import MapTypeError
+from graphflow.graph.recording import Handle
+
+__all__ = ["Pulled", "SourceReader", "close_source", "pull_here"]
+
+PULL_SECONDS = 0.05
+"""How long a pull waits for more items once it has one."""
+CLOSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull gave; `error` is what the iterator raised after these values."""
+
+    values: list[Any]
+    has_ended: bool = False
+    error: BaseException | None = None
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, Handle):
+        raise MapTypeError(
+            f"an iterator that is mapped over gave a future, {value!r}; an iterator is pulled while the run goes on, when "
+            "no call can be recorded: give a list of futures instead"
+        )
+
+
+def close_source(iterator: Any) -> None:
+    """Let a generator clean up; any other iterator is its owner's to close."""
+    if isinstance(iterator, types.GeneratorType):
+        try:
+            iterator.close()
+        except Exception:
+            # It is being thrown away: what its clean-up raised concerns nobody's items.
+            return
+
+
+class _Stepped(Iterator[Any]):
+    """An async iterator, one step at a time, in an event loop of the thread that reads it."""
+
+    def __init__(self, source: AsyncIterator[Any]) -> None:
+        import asyncio
+
+        self._source = source
+        self._loop = asyncio.new_event_loop()
+
+    def __next__(self) -> Any:
+        try:
+            return self._loop.run_until_complete(self._source.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Let an async generator clean up, and end the loop."""
+        try:
+            if isinstance(self._source, types.AsyncGeneratorType):
+                self._loop.run_until_complete(self._source.aclose())
+        except Exception:
+            return
+        finally:
+            self._loop.close()
+
+
+def pull_here(iterator: Iterator[Any], count: int) -> Pulled:
+    """Take up to `count` items in this thread, for as long as that is quick; at least one."""
+    values: list[Any] = []
+    until = time.monotonic() + PULL_SECONDS
+    try:
+        while len(values) < count and (not values or time.monotonic() < until):
+            value = next(iterator)
+            _check(value)
+            values.append(value)
+    except StopIteration:
+        return Pulled(values, has_ended=True)
+    except BaseException as error:
+        return Pulled(values, error=error)
+    return Pulled(values)
+
+
+class SourceReader:
+    """Reads one iterator ahead, as far as it was asked to, on a thread of its own.
+
+    The iterator may be an async one: it is then stepped in an event loop of that thread.
+    """
+
+    def __init__(self, iterator: Iterator[Any] | AsyncIterator[Any]) -> None:
+        self._iterator = iterator
+        self._changed = threading.Condition()
+        self._waiting: deque[Any] = deque()
+        self._wanted = 0
+        self._is_awaited = False
+        self._has_ended = False
+        self._error: BaseException | None = None
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def take(self, count: int) -> Pulled:
+        """Wait for an item, then a moment for more, up to `count`."""
+        waiting = self._waiting
+        with self._changed:
+            self._wanted = count
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._read, name="graphflow-source", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            # Set before looking, so that what the reader adds in between is told.
+            self._is_awaited = True
+            self._changed.wait_for(lambda: waiting or self._is_over())
+            self._changed.wait_for(lambda: len(waiting) >= count or self._is_over(), PULL_SECONDS)
+            self._is_awaited = False
+            # Nothing is read that nobody asked for: how far the iterator is ahead is the core's to say.
+            self._wanted = 0
+            values = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+            if waiting:
+                return Pulled(values)
+            return Pulled(values, has_ended=self._has_ended, error=self._error)
+
+    def close(self) -> None:
+        """Read no further; the iterator cleans up on the thread that read it."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._thread is None:
+            close_source(self._iterator)
+        elif self._thread is not threading.current_thread():
+            # One that is stuck in the user's code is not waited for.
+            self._thread.join(CLOSE_SECONDS)
+
+    def _is_over(self) -> bool:
+        return self._has_ended or self._error is not None or self._is_closed
+
+    def _read(self) -> None:
+        iterator: Any = self._iterator
+        if hasattr(iterator, "__anext__"):
+            iterator = _Stepped(iterator)
+        waiting = self._waiting
+        try:
+            while self._may_read():
+                # What waits for one item is woken at once, what waits for many when they are all there.
+                while len(waiting) < self._wanted and not self._is_closed:
+                    value = next(iterator)
+                    if isinstance(value, Handle):
+                        _check(value)
+                    waiting.append(value)
+                    if self._is_awaited and (len(waiting) == 1 or len(waiting) >= self._wanted):
+                        with self._changed:
+                            self._changed.notify_all()
+        except StopIteration:
+            self._has_ended = True
+        except BaseException as raised:
+            self._error = raised
+        with self._changed:
+            self._changed.notify_all()
+        if isinstance(iterator, _Stepped):
+            iterator.close()
+        elif self._is_closed:
+            close_source(iterator)
+
+    def _may_read(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < self._wanted or self._is_closed)
+            return not self._is_closed

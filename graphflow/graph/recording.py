@@ -1,0 +1,658 @@
+"""Recording: a call becomes a node of the graph, its futures become dependencies."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+from graphflow.common import ids
+from graphflow.errors import (
+    CrossRunError,
+    CycleError,
+    ForcingError,
+    MapTypeError,
+    MapWidthError,
+    TaskOptionError,
+)
+from graphflow.graph import mapping
+from graphflow.graph.context import TaskContext
+from graphflow.graph.folding import Combine, Fold
+from graphflow.graph.graph import Dep, DepKind, Node, Source
+from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
+from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
+from graphflow.model.knobs import NO_KNOBS
+from graphflow.model.orders import Hole, Program, Spread
+from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
+
+__all__ = ["Callee", "Fragment", "FragmentRecorder", "Handle", "Recorder", "contains_handle", "handle_types"]
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+
+
+class Handle:
+    """What a future is to the recorder: a node of a recording, or one item of a mapped node."""
+
+    __slots__ = ("_index", "_node", "_recorder")
+
+    def __init__(self, recorder: Recorder, node: Node, index: int | None = None) -> None:
+        self._recorder = recorder
+        self._node = node
+        self._index = index
+
+
+def handle_types() -> frozenset[type]:
+    """All classes of futures."""
+    found, todo = {Handle}, [Handle]
+    while todo:
+        subclasses = todo.pop().__subclasses__()
+        found.update(subclasses)
+        todo += subclasses
+    return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callee:
+    """A task as the recorder needs it."""
+
+    fn: Callable[..., Any]
+    options: TaskOptions
+    kind: str
+    signature: inspect.Signature | None
+    is_builtin: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """Nodes that a running task recorded, and the one that gives its value; ids count from 0."""
+
+    nodes: tuple[Node, ...]
+    root: int
+
+
+_BUILTIN_OPTIONS = TaskOptions(name="builtin")
+
+
+def builtin(name: str, fn: Callable[..., Any]) -> Callee:
+    """One of the engine's own tasks (getitem, collect, flatten, ...)."""
+    return Callee(
+        fn=fn, options=replace(_BUILTIN_OPTIONS, name=name), kind="builtin", signature=None, is_builtin=True
+    )
+
+
+_COLLECT = builtin("collect", mapping.identity)
+_PARTIAL = builtin("collect", mapping.collected)
+_GETITEM = builtin("getitem", operator.getitem)
+_FLATTEN = builtin("flatten", mapping.flattened)
+_COMPRESS = builtin("filter", mapping.compressed)
+_PRODUCT = builtin("product", mapping.product_of)
+_ITEMS = builtin("items", mapping.item_pairs)
+_ROWS = builtin("rows", mapping.table_rows)
+
+
+def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
+    """Whether a future is in the value, looking into plain containers only."""
+    if isinstance(value, Handle | AllowFailure):
+        return True
+    kind = type(value)
+    if kind not in _CONTAINERS and not (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return False
+    each = [*value, *value.values()] if isinstance(value, dict) else value
+    if not set(map(type, each)) - _ATOMS:
+        return False
+    if id(value) in _above:
+        raise CycleError(
+            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
+        )
+    return any(contains_handle(one, (*_above, id(value))) for one in each)
+
+
+class _Binder:
+    """Collects the dependencies of one call while its arguments are copied with holes for futures."""
+
+    def __init__(self, recorder: Recorder, owner: str) -> None:
+        self.recorder = recorder
+        self.owner = owner
+        self.deps: list[Dep] = []
+        self.sources: list[Source] = []
+        self.slots = 0
+        self.has_nested = False
+
+    def slot(self) -> int:
+        self.slots += 1
+        return self.slots - 1
+
+    def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
+        """The value with a hole for each future inside; containers without futures are kept as they are."""
+        if isinstance(value, Unmapped):
+            return self.constant(value.value, argument, allows=allows, deep=deep)
+        if isinstance(value, AllowFailure):
+            return self.constant(value.value, argument, allows=True, deep=deep)
+        if isinstance(value, SpreadOver):
+            raise MapTypeError(
+                f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})"
+            )
+        if isinstance(value, Handle):
+            self.has_nested = self.has_nested or deep
+            return Hole(self.depend(value, argument, allows=allows))
+        if not contains_handle(value):
+            return value
+        if isinstance(value, dict):
+            return {
+                self.constant(key, argument, allows=allows, deep=True): self.constant(
+                    each, argument, allows=allows, deep=True
+                )
+                for key, each in value.items()
+            }
+        parts = [self.constant(each, argument, allows=allows, deep=True) for each in value]
+        if isinstance(value, tuple) and hasattr(value, "_make"):
+            return value._make(parts)
+        return type(value)(parts)
+
+    def depend(self, handle: Handle, argument: str, *, allows: bool) -> int:
+        node = self.recorder.own(handle, self.owner)
+        kind = DepKind.VALUE
+        if handle._index is not None:
+            kind = DepKind.PICK
+        elif node.is_mapped:
+            kind = DepKind.GATHER
+        slot = self.slot()
+        self.deps.append(
+            Dep(
+                upstream=node.id,
+                kind=kind,
+                slot=slot,
+                index=handle._index,
+                argument=argument,
+                allows_failure=allows,
+            )
+        )
+        return slot
+
+    def mapped(self, value: Any, argument: str) -> Any:
+        """An argument of `map`: a hole that is filled per item, or a constant."""
+        if isinstance(value, Unmapped):
+            return self.constant(value.value, argument)
+        if isinstance(value, SpreadOver):
+            inner = self.mapped(value.value, argument)
+            if not isinstance(inner, Hole) or not self.is_lane(inner.slot):
+                raise MapTypeError(
+                    f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}"
+                )
+            return Spread(inner.slot)
+        allows = isinstance(value, AllowFailure)
+        if isinstance(value, AllowFailure):
+            value = value.value
+        if isinstance(value, Handle):
+            return Hole(self.map_over(value, argument, allows=allows))
+        kind = classify(value)
+        if kind == "refused":
+            raise MapTypeError(f"{self.owner}: argument {argument!r}: {mapping.refusal(value)}")
+        if kind == "constant":
+            return self.constant(value, argument, allows=allows)
+        if type(value) in _CONTAINERS and contains_handle(value):
+            node = self.recorder.call(_PARTIAL, (AllowFailure(value),), {}, owner="a list of futures")
+            return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
+        slot = self.slot()
+        if kind == "iterator":
+            self.sources.append(
+                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
+            )
+        else:
+            kept = mapping.snapshot(value)
+            self.sources.append(
+                Source(
+                    slot=slot,
+                    argument=argument,
+                    length=len(kept),
+                    values=kept,
+                    item_nbytes=mapping.element_nbytes(kept),
+                )
+            )
+        return Hole(slot)
+
+    def map_over(self, handle: Handle, argument: str, *, allows: bool) -> int:
+        node = self.recorder.own(handle, self.owner)
+        if handle._index is not None:
+            node = self.recorder.call(_COLLECT, (handle,), {}, owner="one item of a map")
+            handle = Handle(self.recorder, node)
+        slot = self.slot()
+        kind = DepKind.ITEMS if node.is_mapped else DepKind.ELEMENTS
+        self.deps.append(
+            Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows)
+        )
+        return slot
+
+    def is_lane(self, slot: int) -> bool:
+        return any(source.slot == slot for source in self.sources) or any(
+            dep.slot == slot and dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS) for dep in self.deps
+        )
+
+    def order(self, wait_for: Any) -> None:
+        """Dependencies of order only."""
+        if wait_for is None:
+            return
+        for each in wait_for if isinstance(wait_for, list | tuple | set | frozenset) else [wait_for]:
+            allows = isinstance(each, AllowFailure)
+            handle = each.value if isinstance(each, AllowFailure) else each
+            if not isinstance(handle, Handle):
+                raise TaskOptionError(f"{self.owner}: wait_for takes futures, not {each!r}")
+            node = self.recorder.own(handle, self.owner)
+            kind = DepKind.ORDER if handle._index is None else DepKind.PICK
+            self.deps.append(Dep(upstream=node.id, kind=kind, index=handle._index, allows_failure=allows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """The flow inside the flow whose body records here, as a path, whether its prints are logged, and where results go."""
+
+    recorder: Recorder
+    group: str
+    log_prints: bool
+    results: CacheDefaults
+
+
+_INSIDE: ContextVar[_Inside | None] = ContextVar("graphflow_inside", default=None)
+
+
+class Recorder:
+    """Takes calls and makes nodes of them; as it stands, of a graph that is only looked at.
+
+    Parameters
+    ----------
+    flow_name, scope
+        What the nodes' keys are made of; a scope is a path such as `flow/subflow`.
+    group, log_prints, results
+        What nodes get where no flow is called inside the flow.
+    """
+
+    def __init__(
+        self,
+        *,
+        flow_name: str,
+        scope: str = "",
+        flow_parameters: Mapping[str, Any] | None = None,
+        group: str = "",
+        log_prints: bool = False,
+        results: CacheDefaults = NO_DEFAULTS,
+    ) -> None:
+        self.flow_name = flow_name
+        self.flow_parameters: Mapping[str, Any] = flow_parameters or {}
+        self.nodes: list[Node] = []
+        self._scope = scope
+        self._outermost = _Inside(self, group, log_prints, results)
+        self._occurrences: dict[tuple[str, str], int] = {}
+        self._names: dict[str, int] = {}
+        # Fragments are adopted on the driver's thread, while the body goes on to record.
+        self._lock = threading.RLock()
+
+    @property
+    def scope(self) -> str:
+        """The path that sets these nodes' keys apart from those of other recordings."""
+        return self._scope
+
+    def _inside(self) -> _Inside:
+        inside = _INSIDE.get()
+        return inside if inside is not None and inside.recorder is self else self._outermost
+
+    @contextmanager
+    def inside(
+        self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS
+    ) -> Iterator[str]:
+        """Nodes recorded in this context belong to a flow that is called here; gives its path.
+
+        The path is `outer/inner`, with a number from the second call on.
+        """
+        outer = self._inside()
+        count = self._occurrences.get((f"{outer.group}/", flow_name), 0)
+        self._occurrences[(f"{outer.group}/", flow_name)] = count + 1
+        name = flow_name if count == 0 else f"{flow_name}-{count}"
+        group = f"{outer.group}/{name}" if outer.group else name
+        token = _INSIDE.set(
+            _Inside(self, group, outer.log_prints or log_prints, results.merged(outer.results))
+        )
+        try:
+            yield group
+        finally:
+            _INSIDE.reset(token)
+
+    # -- what subclasses (a run) do with a new node ---------------------------------------------------
+
+    def added(self, node: Node) -> None:
+        """A node was recorded."""
+
+    def check(self, callee: Callee) -> None:
+        """Raise if this task cannot run here."""
+
+    def next_id(self) -> int:
+        """The id of the next node."""
+        return len(self.nodes)
+
+    def cannot_force(self, node_name: str) -> ForcingError:
+        """The error for a future that is forced where nothing can run."""
+        return ForcingError(
+            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is only built, not run; use "
+            "flow.run(...) for a flow whose shape depends on values"
+        )
+
+    def foreign_hint(self) -> str:
+        """What to do about a future of another recording."""
+        return "use its value instead: future.result()"
+
+    # -- calls ----------------------------------------------------------------------------------------
+
+    def own(self, handle: Handle, owner: str) -> Node:
+        """The node of a future, which must be of this recording."""
+        if handle._recorder is not self:
+            raise CrossRunError(
+                f"{owner} was given a future of {handle._node.name} that belongs to another run "
+                f"(of {handle._recorder.flow_name!r}); {self.foreign_hint()}"
+            )
+        return handle._node
+
+    def call(
+        self,
+        callee: Callee,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        wait_for: Any = None,
+        owner: str | None = None,
+        name: str | None = None,
+    ) -> Node:
+        """Record a plain call."""
+        owner = owner or f"task {callee.options.name!r}"
+        self.check(callee)
+        names = _bind(callee, args, kwargs, owner)
+        binder = _Binder(self, owner)
+        new_args = tuple(binder.constant(arg, names[i]) for i, arg in enumerate(args))
+        new_kwargs = {key: binder.constant(value, key) for key, value in kwargs.items()}
+        binder.order(wait_for)
+        return self._place(callee, binder, new_args, new_kwargs, is_mapped=False, name=name)
+
+    def map(
+        self, callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], *, wait_for: Any = None
+    ) -> Node:
+        """Record a mapped call.
+
+        Raises
+        ------
+        MapTypeError
+            If an argument is of a kind that is not mapped, or none is mapped.
+        MapWidthError
+            If the lengths are known already and differ.
+        """
+        owner = f"task {callee.options.name!r}"
+        self.check(callee)
+        args = [_spread_by_signature(callee, arg, len(args) + len(kwargs)) for arg in args]
+        spreads = any(isinstance(arg, SpreadOver) for arg in [*args, *kwargs.values()])
+        names = [f"argument {i}" for i in range(len(args))] if spreads else _bind(callee, args, kwargs, owner)
+        binder = _Binder(self, owner)
+        new_args = tuple(binder.mapped(arg, names[i]) for i, arg in enumerate(args))
+        new_kwargs = {key: binder.mapped(value, key) for key, value in kwargs.items()}
+        lanes = [dep for dep in binder.deps if dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS)]
+        if not binder.sources and not lanes:
+            raise MapTypeError(
+                f"{owner}: nothing to map over: all arguments are constants "
+                f"({', '.join(type(arg).__name__ for arg in [*args, *kwargs.values()]) or 'there are none'}); give a "
+                "sequence, or call the task without .map"
+            )
+        self._check_widths(owner, binder)
+        binder.order(wait_for)
+        return self._place(callee, binder, new_args, new_kwargs, is_mapped=True)
+
+    def _check_widths(self, owner: str, binder: _Binder) -> None:
+        widths = {source.argument: source.length for source in binder.sources if source.length is not None}
+        for dep in binder.deps:
+            if dep.kind is DepKind.ITEMS:
+                width = self.known_width(self.nodes_by_id(dep.upstream))
+                if width is not None:
+                    widths[dep.argument] = width
+        if len(set(widths.values())) > 1:
+            each = ", ".join(f"{name}: {width}" for name, width in widths.items())
+            raise MapWidthError(
+                f"{owner} is mapped over arguments of different lengths ({each}); mapped arguments are zipped and "
+                "must have one length; wrap a constant in unmapped(...)",
+                widths=widths,
+            )
+
+    def nodes_by_id(self, node_id: int) -> Node:
+        """A node of this recording."""
+        return self.nodes[node_id]
+
+    def known_width(self, node: Node) -> int | None:
+        """The width of a mapped node as far as it is known without running anything."""
+        width = node.fixed_width
+        if width is None and node.is_mapped and not node.sources:
+            lanes = [dep for dep in node.deps if dep.kind is DepKind.ITEMS]
+            if lanes and not any(dep.kind is DepKind.ELEMENTS for dep in node.deps):
+                return self.known_width(self.nodes_by_id(lanes[0].upstream))
+        return width
+
+    def is_lazy(self, node: Node) -> bool:
+        """Whether the width of a map is known only when an iterator has ended."""
+        todo, seen = [node], {node.id}
+        while todo:
+            each = todo.pop()
+            if any(source.length is None for source in each.sources):
+                return True
+            for dep in each.deps:
+                if dep.kind is DepKind.ITEMS and dep.upstream not in seen:
+                    seen.add(dep.upstream)
+                    todo.append(self.nodes_by_id(dep.upstream))
+        return False
+
+    def _place(
+        self,
+        callee: Callee,
+        binder: _Binder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_mapped: bool,
+        name: str | None = None,
+    ) -> Node:
+        with self._lock:
+            node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+            self.nodes.append(node)
+            self.added(node)
+        return node
+
+    def unique_name(self, base: str) -> str:
+        """The name of a new node: the base, with a number from the second on."""
+        count = self._names.get(base, 0)
+        self._names[base] = count + 1
+        return base if count == 0 else f"{base}-{count}"
+
+    def _node(
+        self,
+        callee: Callee,
+        binder: _Binder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_mapped: bool,
+        name: str | None,
+    ) -> Node:
+        options = callee.options
+        inside = self._inside()
+        if options.log_prints is None and inside.log_prints:
+            options = replace(options, log_prints=True)
+        if not callee.is_builtin:
+            options = options.in_flow(inside.results)
+        scope = f"{self.scope}/{inside.group}" if inside.group else self.scope
+        occurrence = self._occurrences.get((scope, options.name), 0)
+        self._occurrences[(scope, options.name)] = occurrence + 1
+        key = ids.node_key(self.flow_name, scope, options.name, occurrence)
+        node_name = self.unique_name(name or options.name)
+        is_batched = options.batched and is_mapped
+        # What is cached is kept before another task has it, and could change it.
+        can_fuse = options.trigger is all_successful and not callee.is_builtin and options.cache is None
+        program = Program(
+            id=key,
+            fn=callee.fn,
+            kind=callee.kind,  # type: ignore[arg-type]
+            args=args,
+            kwargs=kwargs,
+            has_nested=binder.has_nested,
+            options=options,
+            node_name=node_name,
+            node_key=key,
+            flow_name=self.flow_name,
+            is_mapped=is_mapped,
+            parameter_names=tuple(callee.signature.parameters) if callee.signature else (),
+            flow_parameters=self.flow_parameters,
+            group=inside.group,
+            defaults=inside.results,
+        )
+        return Node(
+            id=self.next_id(),
+            key=key,
+            name=node_name,
+            task_name=options.name,
+            is_mapped=is_mapped,
+            deps=tuple(binder.deps),
+            sources=tuple(binder.sources),
+            trigger=options.trigger,
+            fuse_key=(
+                callee.kind,
+                options.resources,
+                options.priority,
+                options.workers,
+                options.knobs.max_concurrency,
+                options.knobs.rate,
+            )
+            if can_fuse and not is_batched
+            else None,
+            batch_size=options.batch_size,
+            knobs=options.knobs if is_mapped else NO_KNOBS,
+            concurrency=(options.concurrency or ASYNC_CONCURRENCY)
+            if callee.kind == "async" and not is_batched
+            else None,
+            priority=options.priority,
+            group=inside.group,
+            program=program,
+            is_builtin=callee.is_builtin,
+        )
+
+    # -- the engine's own tasks -----------------------------------------------------------------------
+
+    def getitem(self, handle: Handle, key: Any) -> Node:
+        """`future[key]`."""
+        return self.call(
+            _GETITEM, (handle, key), {}, name=f"{handle._node.name}[{key!r}]", owner="future[key]"
+        )
+
+    def collect(self, value: Any) -> Node:
+        """One node whose value is the structure with its futures resolved."""
+        return self.call(_COLLECT, (value,), {}, owner="a returned structure")
+
+    def flatten(self, value: Any) -> Node:
+        """One level of nesting less."""
+        return self.call(_FLATTEN, (AllowFailure(value),), {}, owner="flatten(...)")
+
+    def compress(self, values: Any, flags: Any) -> Node:
+        """What a predicate keeps."""
+        return self.call(_COMPRESS, (AllowFailure(values), AllowFailure(flags)), {}, owner="filter(...)")
+
+    def product(self, pools: Sequence[Any], named: Mapping[str, Any]) -> Node:
+        """The product of sequences known at run time."""
+        return self.call(_PRODUCT, pools, named, owner="product(...)")
+
+    def reduce(
+        self, values: Handle, combine: Callable[[Any, Any], Any], *, initial: Any, options: TaskOptions
+    ) -> Node:
+        """An associative reduce of a mapped node: in parts, where the items are, then of the parts."""
+        parts = Callee(
+            fn=Fold(combine),
+            options=replace(options, name=f"{options.name}.parts", batched=True, task_run_name=None),
+            kind="sync",
+            signature=None,
+        )
+        total = Callee(fn=Combine(combine, initial), options=options, kind="sync", signature=None)
+        node = self.map(parts, (values,), {})
+        return self.call(total, (Handle(self, node),), {})
+
+    def helper(self, name: str, value: Any) -> Node:
+        """`items` or `rows` of a value known at run time."""
+        return self.call(_ITEMS if name == "items" else _ROWS, (value,), {}, owner=f"{name}(...)")
+
+
+class FragmentRecorder(Recorder):
+    """Records the calls that a running task makes: they can take the place of its item, but not run here.
+
+    Parameters
+    ----------
+    context
+        The task's; its item is part of the nodes' keys.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: TaskContext,
+        flow_parameters: Mapping[str, Any],
+        group: str,
+        log_prints: bool,
+        results: CacheDefaults = NO_DEFAULTS,
+    ) -> None:
+        super().__init__(
+            flow_name=context.flow_name,
+            flow_parameters=flow_parameters,
+            group=group,
+            log_prints=log_prints,
+            results=results,
+        )
+        self.context = context
+
+    @property
+    def scope(self) -> str:
+        return f"{self.context.node_key}/{self.context.map_index}"
+
+    def cannot_force(self, node_name: str) -> ForcingError:
+        return ForcingError(
+            f"the future of {node_name} was forced inside a running task; a task returns the futures of the calls it "
+            "makes (they run in its place), or calls the plain function: task.fn(...)"
+        )
+
+    def foreign_hint(self) -> str:
+        return "inside a running task, only futures of calls made in the same task run can be used"
+
+
+def _bind(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:
+    """The parameter name of each positional argument; a call that cannot fit the signature is refused."""
+    if callee.signature is None:
+        return ["" for _ in args]
+    try:
+        bound = callee.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{owner}{callee.signature}: {error}") from None
+    names: list[str] = []
+    for name, parameter in callee.signature.parameters.items():
+        if name not in bound.arguments:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{name}[{i}]" for i in range(len(bound.arguments[name]))]
+        elif parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            names.append(name)
+    names += [f"argument {i}" for i in range(len(names), len(args))]
+    return names
+
+
+def _spread_by_signature(callee: Callee, arg: Any, given: int) -> Any:
+    """Whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
+    if not isinstance(arg, SpreadOver) or not arg.prefers_pair:
+        return arg
+    if arg.names or callee.signature is None or arg.arity is None:
+        return SpreadOver(arg.value)
+    try:
+        callee.signature.bind(*([None] * (arg.arity + given - 1)))
+    except TypeError:
+        return arg.value
+    return SpreadOver(arg.value)

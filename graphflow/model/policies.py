@@ -1,0 +1,585 @@
+"""What users may ask of a task or a flow, checked when the decorator is applied.
+
+Names follow Prefect 3, so that its users' code carries over. Nothing is accepted and then ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Literal
+
+from graphflow.errors import TaskOptionError
+from graphflow.model.cache_policies import (
+    NO_DEFAULTS,
+    CacheDefaults,
+    CacheOptions,
+    checked_cache,
+    checked_cache_defaults,
+)
+from graphflow.model.knobs import NO_KNOBS, MapKnobs, checked_knobs, timeout_factor
+from graphflow.model.states import Counts
+
+__all__ = [
+    "ASYNC_CONCURRENCY",
+    "NOT_SET",
+    "POLICY_NAMES",
+    "Fail",
+    "NotSet",
+    "Pause",
+    "Retry",
+    "RetryPolicy",
+    "Signal",
+    "Skip",
+    "TaskOptions",
+    "Trigger",
+    "all_failed",
+    "all_finished",
+    "all_successful",
+    "any_failed",
+    "any_successful",
+    "as_trigger",
+    "check_flag",
+    "check_hooks",
+    "check_label",
+    "check_name",
+    "check_retries",
+    "check_seconds",
+    "check_timeout",
+    "exponential_backoff",
+    "not_all_skipped",
+    "refuse_unknown",
+    "retry_delays",
+    "some_failed",
+    "some_successful",
+]
+
+
+ASYNC_CONCURRENCY = 64
+"""Items of an async task that run at the same time in one slot, where nothing else was said."""
+
+
+POLICY_NAMES = ("retries", "retry_delay_seconds", "retry_jitter_factor", "timeout_seconds")
+"""Options of a task that can be changed while it runs."""
+
+
+class NotSet:
+    """The type of `NOT_SET`: an option that was not given."""
+
+    def __repr__(self) -> str:
+        return "NOT_SET"
+
+
+NOT_SET = NotSet()
+
+
+# -- signals -----------------------------------------------------------------------------------------
+
+
+class Signal(Exception):
+    """Raised in a task's body to end the attempt in a certain state."""
+
+
+class Skip(Signal):
+    """End this task run as `Skipped`; what needs its value is skipped too."""
+
+
+class Fail(Signal):
+    """End this task run as `Failed` now, whatever retries are left."""
+
+
+class Retry(Signal):
+    """Try again after `after_seconds`, also beyond the task's `retries`.
+
+    Parameters
+    ----------
+    message
+        Why; shown in the history.
+    after_seconds
+        How long to wait; the wait holds no slot.
+    """
+
+    def __init__(self, message: str = "", *, after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_seconds = check_seconds("Retry", "after_seconds", after_seconds)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _retry, (str(self), self.after_seconds)
+
+
+def _retry(message: str, after_seconds: float) -> Retry:
+    return Retry(message, after_seconds=after_seconds)
+
+
+class Pause(Signal):
+    """Park this task run as `Paused`, holding no slot, until `run.resume()` runs it again."""
+
+
+# -- triggers ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Decides from the counts of the upstream states whether a task runs.
+
+    Each non-mapped upstream counts one; a mapped upstream that is gathered counts each item.
+    """
+
+    name: str
+    decide: Callable[[Counts], bool]
+
+    def __call__(self, counts: Counts) -> bool:
+        """Whether the task runs."""
+        return bool(self.decide(counts))
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> Any:
+        # The library's own are known by identity, so they must be themselves in another process too.
+        return self.name if globals().get(self.name) is self else (Trigger, (self.name, self.decide))
+
+
+def _all_successful(counts: Counts) -> bool:
+    return counts.failed == 0 and counts["Cancelled"] == 0
+
+
+def _all_failed(counts: Counts) -> bool:
+    return counts.failed == counts.finished
+
+
+def _any_successful(counts: Counts) -> bool:
+    return counts.successful > 0
+
+
+def _any_failed(counts: Counts) -> bool:
+    return counts.failed > 0
+
+
+def _all_finished(counts: Counts) -> bool:
+    return True
+
+
+def _not_all_skipped(counts: Counts) -> bool:
+    return counts.failed == 0 and counts["Cancelled"] == 0 and counts.skipped < max(counts.finished, 1)
+
+
+all_successful = Trigger("all_successful", _all_successful)
+all_failed = Trigger("all_failed", _all_failed)
+any_successful = Trigger("any_successful", _any_successful)
+any_failed = Trigger("any_failed", _any_failed)
+all_finished = Trigger("all_finished", _all_finished)
+not_all_skipped = Trigger("not_all_skipped", _not_all_skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """Between two bounds of the failed or the successful; a float is a fraction, an int a number."""
+
+    what: Literal["failed", "successful"]
+    at_least: int | float | None
+    at_most: int | float | None
+
+    def __call__(self, counts: Counts) -> bool:
+        found = counts.failed if self.what == "failed" else counts.successful
+        total = counts.finished
+        low, high = self.at_least, self.at_most
+        if isinstance(low, float):
+            low = math.ceil(low * total - 1e-9)
+        if isinstance(high, float):
+            high = math.floor(high * total + 1e-9)
+        return (low is None or found >= low) and (high is None or found <= high)
+
+
+def _bound(maker: str, name: str, value: int | float | None) -> int | float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TaskOptionError(
+            f"{maker}({name}=...) takes an int (a number of tasks) or a float from 0 to 1 (a fraction), "
+            f"not {value!r}"
+        )
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise TaskOptionError(
+            f"{maker}({name}={value!r}): a float is a fraction from 0.0 to 1.0 and an int a number of tasks; "
+            f"give {name}={math.ceil(abs(value))} for a number"
+        )
+    return value
+
+
+def _some(maker: str, what: Literal["failed", "successful"], low: Any, high: Any) -> Trigger:
+    low, high = _bound(maker, "at_least", low), _bound(maker, "at_most", high)
+    if low is None and high is None:
+        low = 1
+    if low is not None and high is not None and type(low) is type(high) and low > high:
+        raise TaskOptionError(
+            f"{maker}(at_least={low!r}, at_most={high!r}) can never hold: at_least is above at_most"
+        )
+    return Trigger(f"{maker}(at_least={low!r}, at_most={high!r})", _Some(what, low, high))
+
+
+def some_failed(*, at_least: int | float | None = None, at_most: int | float | None = None) -> Trigger:
+    """Run if a number (int) or a fraction (float, 0 to 1) of the upstreams failed; at least one by default."""
+    return _some("some_failed", "failed", at_least, at_most)
+
+
+def some_successful(*, at_least: int | float | None = None, at_most: int | float | None = None) -> Trigger:
+    """Run if a number (int) or a fraction (float, 0 to 1) of the upstreams succeeded; at least one by default."""
+    return _some("some_successful", "successful", at_least, at_most)
+
+
+def as_trigger(owner: str, value: Any) -> Trigger:
+    """A trigger from a trigger or any callable over the counts; `TaskOptionError` for anything else."""
+    if isinstance(value, Trigger):
+        return value
+    if value in (some_failed, some_successful):
+        raise TaskOptionError(
+            f"{owner}: trigger={value.__name__} needs its bounds: write {value.__name__}(at_least=1)"
+        )
+    if callable(value):
+        return Trigger(getattr(value, "__name__", repr(value)), value)
+    raise TaskOptionError(
+        f"{owner}: trigger must be one of graphflow's triggers or a callable over the counts, not {value!r}"
+    )
+
+
+# -- retries -----------------------------------------------------------------------------------------
+
+
+def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
+    """Delays that double: factor, 2 x factor, 4 x factor, ... seconds, one per retry."""
+    factor = check_seconds("exponential_backoff", "backoff_factor", backoff_factor)
+
+    def delays(retries: int) -> list[float]:
+        return [factor * 2.0**attempt for attempt in range(retries)]
+
+    return delays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When a failed attempt is tried again.
+
+    `delays` are seconds before retry 1, 2, ...; the last one repeats.
+    """
+
+    retries: int = 0
+    delays: tuple[float, ...] = ()
+    jitter_factor: float | None = None
+    retry_on: tuple[type[BaseException], ...] | None = None
+    condition: Callable[..., Any] | None = None
+
+    def delay(self, retry: int) -> float:
+        """Seconds before retry number `retry` (from 1), before jitter."""
+        if not self.delays:
+            return 0.0
+        return self.delays[min(retry, len(self.delays)) - 1]
+
+
+def check_retries(owner: str, retries: Any) -> int:
+    """A number of retries, 0 or more."""
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise TaskOptionError(
+            f"{owner}: retries must be a whole number, 0 or more (how often to try again), not {retries!r}"
+        )
+    if retries > 250:
+        raise TaskOptionError(f"{owner}: retries={retries} is above the limit of 250 attempts per item")
+    return retries
+
+
+def check_seconds(owner: str, name: str, value: Any) -> float:
+    """A finite number of seconds, 0 or more; a timedelta will do."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise TaskOptionError(f"{owner}: {name} must be a number of seconds, 0 or more, not {value!r}")
+    return float(value)
+
+
+def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
+    """`retry_delay_seconds` in any of its forms as one delay per entry; the last one repeats."""
+    if value is None:
+        return ()
+    if callable(value):
+        try:
+            value = value(retries)
+        except Exception as error:
+            raise TaskOptionError(
+                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when asked "
+                f"for the delays of {retries} retries; it must take that number and return a list of seconds"
+            ) from error
+    if isinstance(value, list | tuple):
+        return tuple(check_seconds(owner, f"retry_delay_seconds[{i}]", each) for i, each in enumerate(value))
+    return (check_seconds(owner, "retry_delay_seconds", value),)
+
+
+# -- small checks --------------------------------------------------------------------------------------
+
+
+def check_name(owner: str, option: str, value: Any) -> str | None:
+    """A text or None."""
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise TaskOptionError(f"{owner}: {option} must be a non-empty text, not {value!r}")
+    return value
+
+
+def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """A list of callables (or one) as a tuple."""
+    if value is None:
+        return ()
+    hooks = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for hook in hooks:
+        if not callable(hook):
+            raise TaskOptionError(f"{owner}: {option} takes functions of (object, run, state), not {hook!r}")
+    return hooks
+
+
+def refuse_unknown(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
+    """Raise for an option that does not exist, with the nearest one that does."""
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+            raise TaskOptionError(f"{owner} has no option {name!r}{hint}")
+
+
+def check_timeout(owner: str, value: Any) -> float | None:
+    """`timeout_seconds`: a number of seconds above 0, or None for no limit."""
+    if value is None:
+        return None
+    seconds = check_seconds(owner, "timeout_seconds", value)
+    if seconds == 0:
+        raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+    return seconds
+
+
+def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str] | None:
+    """A template text, a callable that makes one, or None."""
+    if value is not None and not isinstance(value, str) and not callable(value):
+        raise TaskOptionError(f"{owner}: {option} must be a template text or a callable, not {value!r}")
+    checked: str | Callable[..., str] | None = value
+    return checked
+
+
+def check_flag(owner: str, option: str, value: Any) -> bool | None:
+    """True, False or None."""
+    if value is not None and not isinstance(value, bool):
+        raise TaskOptionError(f"{owner}: {option} must be True or False, not {value!r}")
+    return value
+
+
+def _check_retry_on(owner: str, value: Any) -> tuple[type[BaseException], ...] | None:
+    if value is None:
+        return None
+    kinds = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TaskOptionError(
+                f"{owner}: retry_on takes exception types, such as (OSError,), not {kind!r}"
+            )
+    return kinds
+
+
+def _check_tags(owner: str, value: Any) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    if isinstance(value, str):
+        raise TaskOptionError(
+            f'{owner}: tags takes a list of texts, not the text {value!r}; write tags=["{value}"]'
+        )
+    tags = list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(tag, str) for tag in tags):
+        raise TaskOptionError(f"{owner}: tags takes a list of texts, not {value!r}")
+    return frozenset(tags)
+
+
+def _check_positive(owner: str, option: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise TaskOptionError(f"{owner}: {option} must be a whole number, 1 or more, not {value!r}")
+    return value
+
+
+def _check_resources(owner: str, value: Any) -> tuple[tuple[str, float], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise TaskOptionError(f'{owner}: resources takes a mapping such as {{"GPU": 1}}, not {value!r}')
+    for name, amount in value.items():
+        if (
+            not isinstance(name, str)
+            or isinstance(amount, bool)
+            or not isinstance(amount, int | float)
+            or amount <= 0
+        ):
+            raise TaskOptionError(
+                f"{owner}: resources maps names to amounts above 0, not {name!r}: {amount!r}"
+            )
+    return tuple(sorted((name, float(amount)) for name, amount in value.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """The checked options of a task; made by `TaskOptions.checked`.
+
+    `cache` is None where nothing is cached; `results` is what the task itself says of policy and places, which `in_flow` joins
+    with what its flow says.
+    """
+
+    name: str
+    description: str | None = None
+    tags: frozenset[str] = frozenset()
+    version: str | None = None
+    retry: RetryPolicy = RetryPolicy()
+    timeout_seconds: float | None = None
+    trigger: Trigger = all_successful
+    task_run_name: str | Callable[..., str] | None = None
+    log_prints: bool | None = None
+    on_running: tuple[Callable[..., Any], ...] = ()
+    on_completion: tuple[Callable[..., Any], ...] = ()
+    on_failure: tuple[Callable[..., Any], ...] = ()
+    n_outputs: int | None = None
+    batch_size: int | None = None
+    concurrency: int | None = None
+    batched: bool = False
+    knobs: MapKnobs = NO_KNOBS
+    resources: tuple[tuple[str, float], ...] = ()
+    priority: int = 0
+    workers: tuple[str, ...] = ()
+    persist: bool | None = None
+    cache: CacheOptions | None = None
+    results: CacheDefaults = NO_DEFAULTS
+
+    @property
+    def result_storage(self) -> str | None:
+        """The URL or folder that results go to; None for the default."""
+        return self.results.result_storage
+
+    @property
+    def result_storage_options(self) -> Mapping[str, Any] | None:
+        """What opens that place, as fsspec takes it; may hold secrets."""
+        return self.results.result_storage_options
+
+    @property
+    def result_serializer(self) -> str | None:
+        """The name of what makes bytes of results; None for the default."""
+        return self.results.result_serializer
+
+    def in_flow(self, flow: CacheDefaults) -> TaskOptions:
+        """The options as they hold in a flow that has these defaults."""
+        if flow == NO_DEFAULTS:
+            return self
+        return replace(
+            self,
+            cache=flow.cache_of(self.cache, self.results.policy),
+            results=self.results.merged(flow),
+        )
+
+    @classmethod
+    def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> TaskOptions:
+        """Check what the user gave; unknown options never reach this point.
+
+        Parameters
+        ----------
+        owner
+            How errors name the task.
+        given
+            The options by their public names.
+        name
+            The name where none is given.
+
+        Raises
+        ------
+        TaskOptionError
+            If any option is of the wrong kind.
+        """
+        retries = check_retries(owner, given.get("retries", 0) or 0)
+        jitter = given.get("retry_jitter_factor")
+        if jitter is not None:
+            jitter = check_seconds(owner, "retry_jitter_factor", jitter)
+        condition = given.get("retry_condition_fn")
+        if condition is not None and not callable(condition):
+            raise TaskOptionError(
+                f"{owner}: retry_condition_fn must be a callable of (task, task_run, state), not {condition!r}"
+            )
+        priority = given.get("priority") or 0
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise TaskOptionError(
+                f"{owner}: priority must be a whole number (higher runs first), not {priority!r}"
+            )
+        workers = given.get("workers")
+        if workers is not None:
+            workers = list(workers) if isinstance(workers, list | tuple | set | frozenset) else [None]
+            if not all(isinstance(each, str) for each in workers):
+                raise TaskOptionError(
+                    f"{owner}: workers takes a list of worker addresses or names, not {given['workers']!r}"
+                )
+        size = given.get("batch_size")
+        timeout = given.get("timeout_seconds")
+        if given.get("timeout") is not None and timeout is not None:
+            raise TaskOptionError(f"{owner}: give timeout or timeout_seconds, not both")
+        if timeout_factor(owner, given.get("timeout", timeout)) is not None:
+            given = {**given, "timeout": given.get("timeout", timeout)}
+            timeout = None
+        elif given.get("timeout") is not None:
+            timeout = given["timeout"]
+        trigger = given.get("trigger")
+        return cls(
+            name=check_name(owner, "name", given.get("name")) or name,
+            description=check_name(owner, "description", given.get("description")),
+            tags=_check_tags(owner, given.get("tags")),
+            version=check_name(owner, "version", given.get("version")),
+            retry=RetryPolicy(
+                retries=retries,
+                delays=retry_delays(owner, retries, given.get("retry_delay_seconds")),
+                jitter_factor=jitter,
+                retry_on=_check_retry_on(owner, given.get("retry_on")),
+                condition=condition,
+            ),
+            timeout_seconds=check_timeout(owner, timeout),
+            trigger=all_successful if trigger is None else as_trigger(owner, trigger),
+            task_run_name=check_label(owner, "task_run_name", given.get("task_run_name")),
+            log_prints=check_flag(owner, "log_prints", given.get("log_prints")),
+            on_running=check_hooks(owner, "on_running", given.get("on_running")),
+            on_completion=check_hooks(owner, "on_completion", given.get("on_completion")),
+            on_failure=check_hooks(owner, "on_failure", given.get("on_failure")),
+            n_outputs=_check_positive(owner, "n_outputs", given.get("n_outputs")),
+            batch_size=None if size == "auto" else _check_positive(owner, "batch_size", size),
+            concurrency=_check_positive(owner, "concurrency", given.get("concurrency")),
+            batched=bool(check_flag(owner, "batched", given.get("batched"))),
+            knobs=checked_knobs(owner, given),
+            resources=_check_resources(owner, given.get("resources")),
+            priority=priority,
+            workers=tuple(workers or ()),
+            persist=check_flag(owner, "persist", given.get("persist")),
+            cache=checked_cache(owner, given),
+            results=checked_cache_defaults(owner, given),
+        )
+
+    def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:
+        """The same with other retries, delays or timeout (`POLICY_NAMES`).
+
+        Raises
+        ------
+        TaskOptionError
+            If one is of the wrong kind.
+        """
+        retry = self.retry
+        retries = check_retries(owner, change.get("retries", retry.retries) or 0)
+        delays = retry.delays
+        if "retry_delay_seconds" in change:
+            delays = retry_delays(owner, max(1, retries), change["retry_delay_seconds"])
+        jitter = retry.jitter_factor
+        if "retry_jitter_factor" in change:
+            given = change["retry_jitter_factor"]
+            jitter = None if given is None else check_seconds(owner, "retry_jitter_factor", given)
+        timeout = self.timeout_seconds
+        if "timeout_seconds" in change:
+            timeout = check_timeout(owner, change["timeout_seconds"])
+        return replace(
+            self,
+            retry=replace(retry, retries=retries, delays=delays, jitter_factor=jitter),
+            timeout_seconds=timeout,
+        )

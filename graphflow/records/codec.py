@@ -1,0 +1,300 @@
+"""What is written into a history, and read from it: values as records, and records as values again.
+
+No body holds a pickle. The first byte of each is the version of its layout: a later version is refused as too new, not
+guessed at.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from graphflow.errors import GraphflowError, HistoryDamaged, HistoryTooNew
+from graphflow.model.anomalies import ErrorRecord
+from graphflow.model.orders import Ref
+from graphflow.model.records import (
+    NO_NODE,
+    Alias,
+    Answer,
+    Dispatch,
+    Ended,
+    Kind,
+    Life,
+    Lost,
+    NodeEntry,
+    Record,
+    Transition,
+)
+from graphflow.model.reports import LogRecord, Report, StepReport
+from graphflow.records import facts, items, texts
+from graphflow.records.errors import MAX_NBYTES, MAX_RECORDS
+from graphflow.records.facts import encode_fact, encode_log, encode_ranged, fact_of
+from graphflow.records.item_index import MAX_INPUTS, MAX_LOG_LINES
+from graphflow.records.items import ItemsBody, encode_items
+from graphflow.records.texts import encode_errors, encode_variants
+
+if TYPE_CHECKING:
+    from graphflow.records.replay import Replay
+
+__all__ = ["RecordWriter", "decode"]
+
+_VERSIONS: Mapping[int, int] = {
+    Kind.ITEMS: items.VERSION,
+    Kind.ERRORS: texts.VERSION,
+    Kind.VARIANTS: texts.VERSION,
+}
+_BROKEN = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    zlib.error,
+)
+
+
+def decode(record: Record, *, seq: int | None = None) -> Any:
+    """What a record tells: a value of `graphflow.model.records`, `ItemsBody`, `LogLines`, `Change`, errors or variants.
+
+    Raises
+    ------
+    HistoryTooNew
+        If the body's layout is of a later graphflow.
+    HistoryDamaged
+        If it cannot be read.
+    """
+    where = _where(record, seq)
+    version = record.body[0] if record.body else 0
+    known = _VERSIONS.get(record.kind, facts.VERSION)
+    if record.kind not in Kind.__members__.values() or version > known:
+        raise HistoryTooNew(
+            f"{where} was written by a newer graphflow: update graphflow here to read this run"
+        )
+    if not version:
+        raise HistoryDamaged(f"{where} is damaged: it has no content")
+    try:
+        if record.kind == Kind.ITEMS:
+            return items.decode_items(record.body, node=record.node, lo=record.lo, count=record.count)
+        if record.kind == Kind.ERRORS:
+            return texts.decode_errors(record.body)
+        if record.kind == Kind.VARIANTS:
+            return texts.decode_variants(record.body)
+        return facts.decode_fact(record)
+    except _BROKEN as error:
+        raise HistoryDamaged(
+            f"{where} is damaged: {type(error).__name__}: {error}; `graphflow fsck` tells what else is"
+        ) from error
+
+
+def _where(record: Record, seq: int | None) -> str:
+    try:
+        kind = Kind(record.kind).name
+    except ValueError:
+        kind = f"kind {record.kind}"
+    return f"a record {kind}" + (f" of commit {seq}" if seq is not None else "") + " of this history"
+
+
+class RecordWriter:
+    """Makes the records of one run, and numbers its errors.
+
+    Errors are written once each; beyond 10,000 different ones, or 64 MiB of texts, they are written without traceback
+    or text. Log lines beyond 100,000 are counted, not kept.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], int] = {}
+        self._errors = 0
+        self._chunks = 0
+        self._nbytes = 0
+        self._inputs: dict[int, int] = {}
+        self._lines = 0
+
+    @classmethod
+    def continuing(cls, replay: Replay) -> RecordWriter:
+        """A writer for the next life of a run."""
+        writer = cls()
+        for number, record in enumerate(replay.errors):
+            writer._nbytes += len(record.message) + len(record.traceback)
+            if len(writer._known) < MAX_RECORDS:
+                writer._known.setdefault(record.key, number)
+        writer._errors = len(replay.errors)
+        writer._chunks = replay.chunks
+        writer._nbytes += replay.variants_nbytes
+        writer._inputs = {number: node.inputs_kept for number, node in replay.history.nodes.items()}
+        writer._lines = len(replay.history.logs)
+        return writer
+
+    # -- small facts ------------------------------------------------------------------------------------
+
+    def life(self, life: Life, at: float) -> Record:
+        """A driver took the run."""
+        return Record(kind=Kind.LIFE, at=at, body=encode_fact(fact_of(life)))
+
+    def node(self, entry: NodeEntry, at: float) -> Record:
+        """A task was placed in the graph."""
+        return Record(kind=Kind.NODE, at=at, body=encode_fact(fact_of(entry)), node=entry.number)
+
+    def dispatch(self, dispatch: Dispatch, at: float) -> Record:
+        """A batch is about to be sent."""
+        node = dispatch.nodes[0] if dispatch.nodes else NO_NODE
+        return _ranged(Kind.DISPATCH, dispatch, dispatch.indices, node, at)
+
+    def ended(self, ended: Ended, at: float) -> Record:
+        """Items ended without running; with a code that is no end, they were taken back to it."""
+        return _ranged(Kind.ENDED, ended, ended.indices, ended.node, at)
+
+    def state(self, node_number: int | None, transition: Transition, at: float) -> Record:
+        """A node, or the run, moved to a state."""
+        node = NO_NODE if node_number is None else node_number
+        return Record(kind=Kind.STATE, at=at, body=encode_fact(fact_of(transition)), node=node)
+
+    def lost(self, lost: Lost, at: float) -> Record:
+        """A batch will not come back."""
+        return Record(kind=Kind.LOST, at=at, body=encode_fact(fact_of(lost)))
+
+    def alias(self, alias: Alias, at: float) -> Record:
+        """The value of an item is another node's."""
+        body = encode_fact(fact_of(alias))
+        return Record(kind=Kind.ALIAS, at=at, body=body, node=alias.node, lo=alias.index, count=1)
+
+    def answer(self, answer: Answer, at: float) -> Record:
+        """A request was acted on, or refused."""
+        return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)))
+
+    def change(self, node_number: int | None, values: Mapping[str, Any], at: float) -> Record:
+        """Knobs or policies of a node were changed, or something of the run as a whole was noted (None)."""
+        node = NO_NODE if node_number is None else node_number
+        return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node)
+
+    def log(self, lines: Sequence[LogRecord], dropped: int, at: float) -> Record | None:
+        """Lines of the log, as far as there is room for them; None where there is nothing to say."""
+        room = max(0, MAX_LOG_LINES - self._lines)
+        kept = lines[:room]
+        dropped += len(lines) - len(kept)
+        self._lines += len(kept)
+        if not kept and not dropped:
+            return None
+        return Record(kind=Kind.LOG, at=at, body=encode_log(kept, dropped), count=len(kept))
+
+    # -- reports ----------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        report: Report,
+        indices: Sequence[int],
+        *,
+        number: Callable[[int], int],
+        load: Callable[[Ref], Sequence[Any]],
+        at: float,
+    ) -> list[Record]:
+        """What a batch reported of `indices`.
+
+        Parameters
+        ----------
+        number
+            Gives the number of a node in this history.
+        load
+            Reads a column of labels.
+        """
+        records: list[Record] = []
+        errors, variants = self._take_errors(report, records, at)
+        for place, step in enumerate(report.steps):
+            if place and not len(indices):
+                break
+            has_errors = bool(len(step.faults) or len(step.anomalies))
+            body = ItemsBody(
+                batch=report.batch,
+                worker=report.worker,
+                started=report.started,
+                indices=indices,
+                step=self._bounded(step, number(step.node)),
+                errors=errors if has_errors else (),
+                variants=variants if has_errors else None,
+                held=report.held if not place else None,
+            )
+            records.append(
+                Record(
+                    kind=Kind.ITEMS,
+                    at=at,
+                    body=encode_items(body, _labels(step, load)),
+                    node=number(step.node),
+                    lo=_first(indices),
+                    count=len(indices),
+                )
+            )
+        line = self.log(report.logs, report.logs_dropped, at)
+        if line is not None:
+            records.append(line)
+        return records
+
+    def _take_errors(
+        self, report: Report, records: list[Record], at: float
+    ) -> tuple[Sequence[int], int | None]:
+        """The numbers in the run of a report's errors, and of its first chunk of variants; adds what is new."""
+        if not report.errors:
+            return (), None
+        numbers = array("I")
+        new: list[ErrorRecord] = []
+        first = self._errors
+        for error in report.errors:
+            known = self._known.get(error.key)
+            if known is None:
+                known = self._errors
+                self._errors += 1
+                new.append(self._kept(error, known))
+            numbers.append(known)
+        if new:
+            body = encode_errors(new)
+            records.append(Record(kind=Kind.ERRORS, at=at, body=body, lo=first, count=len(new)))
+        variants = report.variants
+        if variants is None:
+            return numbers, None
+        base, count = self._chunks, len(variants.records)
+        body = encode_variants(variants, keeps_texts=self._nbytes < MAX_NBYTES)
+        self._chunks += count
+        self._nbytes += len(body)
+        records.append(Record(kind=Kind.VARIANTS, at=at, body=body, lo=base, count=count))
+        return numbers, base
+
+    def _kept(self, error: ErrorRecord, number: int) -> ErrorRecord:
+        weight = len(error.message) + len(error.traceback)
+        if len(self._known) >= MAX_RECORDS or self._nbytes + weight > MAX_NBYTES:
+            return replace(error, traceback="")
+        self._nbytes += weight
+        self._known[error.key] = number
+        return error
+
+    def _bounded(self, step: StepReport, number: int) -> StepReport:
+        """A step whose failed items' arguments are told only where the node has few of them."""
+        if not step.faults.inputs:
+            return step
+        kept = self._inputs[number] = self._inputs.get(number, 0) + len(step.faults.inputs)
+        return replace(step, faults=step.faults.without_inputs()) if kept > MAX_INPUTS else step
+
+
+def _first(indices: Sequence[int]) -> int:
+    if isinstance(indices, range):
+        return indices.start
+    return min(indices) if len(indices) else 0
+
+
+def _ranged(kind: Kind, value: Dispatch | Ended, indices: Sequence[int], node: int, at: float) -> Record:
+    body = encode_ranged(value)
+    return Record(kind=kind, at=at, body=body, node=node, lo=_first(indices), count=len(indices))
+
+
+def _labels(step: StepReport, load: Callable[[Ref], Sequence[Any]]) -> Sequence[str | None] | None:
+    """The labels of a step; None where there are none, or where they were lost with their worker."""
+    if step.labels is None:
+        return None
+    try:
+        texts = load(step.labels)
+    except GraphflowError:
+        return None
+    return [None if each is None else str(each) for each in texts]

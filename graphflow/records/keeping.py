@@ -1,0 +1,59 @@
+"""Values that were read and that nobody else needs: kept while they are few, then let go."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+from graphflow.model.orders import GONE, Ref
+from graphflow.records.item_index import NodeHistory
+
+__all__ = ["ReadValues"]
+
+KEPT_NBYTES = 32 << 20
+
+
+class ReadValues:
+    """The columns of one map that a reader has done with.
+
+    Parameters
+    ----------
+    history
+        The map's; the books of its items stay whatever becomes of their values.
+    keeps
+        About how many bytes of values are kept, so that a short map can be looked at again.
+    """
+
+    def __init__(self, history: NodeHistory, *, keeps: int = KEPT_NBYTES) -> None:
+        self._history = history
+        self._keeps = keeps
+        self._read: deque[tuple[int, int]] = deque()
+        """Places in the history's ranges, with the bytes of their values."""
+        self._next = 0
+        self._total = 0
+
+    def release(self, below: int) -> list[Ref]:
+        """Values of items below an index were read; gives the columns that are let go, the first ones first."""
+        ranges = self._history.ranges
+        while self._next < len(ranges) and ranges[self._next].indices[-1] < below:
+            nbytes = _nbytes(ranges[self._next].step.values)
+            self._read.append((self._next, nbytes))
+            self._total += nbytes
+            self._next += 1
+        gone: list[Ref] = []
+        while self._total > self._keeps:
+            place, nbytes = self._read.popleft()
+            self._total -= nbytes
+            segment = ranges[place]
+            if segment.step.values is not None and segment.step.values.kind != "gone":
+                gone.append(segment.step.values)
+                ranges[place] = replace(segment, step=replace(segment.step, values=GONE))
+        return gone
+
+
+def _nbytes(ref: Ref | None) -> int:
+    if ref is None:
+        return 0
+    if ref.kind == "local":
+        return ref.nbytes + 16 * ref.count
+    return ref.nbytes if ref.kind == "inline" else 0

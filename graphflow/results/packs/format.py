@@ -1,0 +1,284 @@
+"""The frame of a pack, version 2: header, body, index, trailer; and the columns that indexes are made of.
+
+Described byte by byte in docs/packs.md. One read of the tail gives trailer and index, and nothing of an index is looked
+at before its signature was found right.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from graphflow.errors import ResultDamaged, ResultNotSigned, ResultStoreError
+from graphflow.ports import Buffer, ResultStore
+from graphflow.results.packs.compression import decompress
+
+__all__ = [
+    "COLUMNS_OF_RUN",
+    "DELTA",
+    "CONSTANT",
+    "ENTRIES",
+    "HEADER_NBYTES",
+    "NEWEST",
+    "RAW",
+    "TRAILER_NBYTES",
+    "ZSTD",
+    "Column",
+    "Tail",
+    "damage",
+    "end_of",
+    "header",
+    "key_id",
+    "pack_columns",
+    "read_trailer",
+    "text_column",
+    "unpack_columns",
+]
+
+NEWEST = 2
+"""The version that is written."""
+MAGIC = b"\x89GFPACK\n"
+END = b"\nGFPK\x1a\r\n"
+COLUMNS_OF_RUN = 1
+"""The kind of a pack: columns of values that a run made."""
+ENTRIES = 2
+"""The kind of a pack: values by key, of a cache."""
+RAW, ZSTD, CONSTANT, DELTA = 0, 1, 2, 3
+"""How a column is written: as it is; compressed; one entry for all; differences, compressed."""
+_HEADER = struct.Struct("<8sHHI")
+_TRAILER = struct.Struct("<QQHHI8s16s32s8s")
+_SIGNED_OF_TRAILER = 48
+_COLUMN = struct.Struct("<HBBIIQ")
+HEADER_NBYTES = _HEADER.size
+TRAILER_NBYTES = _TRAILER.size
+NO_KEY = bytes(8)
+"""The key id of a pack that was not signed."""
+_MAC_PERSON = b"graphflow pack 2"
+_SUM_PERSON = b"graphflow sum 2."
+_KEY_PERSON = b"graphflow key id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of an index: `count` entries of `width` bytes; `kind` is u, f, S (bytes of a fixed width) or T (text)."""
+
+    name: str
+    kind: str
+    width: int
+    count: int
+    encoding: int
+    data: Buffer
+
+    def plain(self) -> Buffer:
+        """The entries one after the other; for `RAW`, `ZSTD` and `CONSTANT`."""
+        if self.encoding == RAW:
+            found = self.data
+        elif self.encoding == CONSTANT:
+            found = bytes(self.data) * self.count
+        elif self.encoding == ZSTD:
+            found = decompress(self.data, self.width * self.count)
+        else:
+            raise ValueError(f"the column {self.name} has the unknown encoding {self.encoding}")
+        if len(found) != self.width * self.count:
+            raise ValueError(f"the column {self.name} has {len(found)} bytes, not {self.width * self.count}")
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """What a text column tells."""
+        found: dict[str, Any] = json.loads(bytes(self.plain()))
+        return found
+
+
+def text_column(name: str, document: Mapping[str, Any], encode: Any = None) -> Column:
+    """A document as a column of its JSON text; `encode` may compress it."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    packed = None if encode is None else encode(text)
+    return Column(
+        name=name,
+        kind="T",
+        width=1,
+        count=len(text),
+        encoding=RAW if packed is None else ZSTD,
+        data=text if packed is None else packed,
+    )
+
+
+def pack_columns(columns: Sequence[Column]) -> bytes:
+    """Columns as bytes: how many, what each is, and then their data one after the other."""
+    parts: list[Buffer] = [struct.pack("<I", len(columns))]
+    for each in columns:
+        name = each.name.encode()
+        parts.append(
+            _COLUMN.pack(len(name), ord(each.kind), each.encoding, each.width, each.count, len(each.data))
+        )
+        parts.append(name)
+    return b"".join([*parts, *(each.data for each in columns)])
+
+
+def unpack_columns(data: Buffer) -> dict[str, Column]:
+    """Columns by name; those of a later version are there too, and are of no harm."""
+    view = memoryview(data)
+    (count,) = struct.unpack_from("<I", view, 0)
+    at = 4
+    heads = []
+    for _ in range(count):
+        name_nbytes, kind, encoding, width, entries, nbytes = _COLUMN.unpack_from(view, at)
+        at += _COLUMN.size
+        heads.append(
+            (bytes(view[at : at + name_nbytes]).decode(), chr(kind), encoding, width, entries, nbytes)
+        )
+        at += name_nbytes
+    columns = {}
+    for name, kind_name, encoding, width, entries, nbytes in heads:
+        columns[name] = Column(
+            name=name,
+            kind=kind_name,
+            width=width,
+            count=entries,
+            encoding=encoding,
+            data=view[at : at + nbytes],
+        )
+        at += nbytes
+    if at != len(view):
+        raise ValueError(f"the columns end at {at}, not at {len(view)}")
+    return columns
+
+
+# -- the frame ---------------------------------------------------------------------------------------------
+
+
+def key_id(key: bytes) -> bytes:
+    """Names a key in a pack, without telling it: 8 bytes."""
+    return blake2b(key=key, digest_size=8, person=_KEY_PERSON).digest()
+
+
+def header(kind: int, *, version: int = NEWEST) -> bytes:
+    """The first bytes of a pack."""
+    return _HEADER.pack(MAGIC, version, kind, 0)
+
+
+def end_of(kind: int, index: bytes, *, offset: int, key: bytes, version: int = NEWEST) -> bytes:
+    """The trailer of a pack whose index is at an offset."""
+    checksum = blake2b(index, digest_size=16, person=_SUM_PERSON).digest()
+    signer = key_id(key) if key else NO_KEY
+    fields = (offset, len(index), version, kind, 0, signer, checksum)
+    unsigned = _TRAILER.pack(*fields, bytes(32), END)
+    return _TRAILER.pack(*fields, _mac(kind, version, index, unsigned, key), END)
+
+
+def _mac(kind: int, version: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
+    mac = blake2b(header(kind, version=version), digest_size=32, key=key, person=_MAC_PERSON)
+    mac.update(index)
+    mac.update(trailer[:_SIGNED_OF_TRAILER])
+    return mac.digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What a trailer says; `nbytes` is the size of the whole object."""
+
+    name: str
+    kind: int
+    version: int
+    offset: int
+    index_nbytes: int
+    signer: bytes
+    checksum: bytes
+    mac: bytes
+    trailer: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return self.offset + self.index_nbytes + TRAILER_NBYTES
+
+    def is_signed(self, store: ResultStore) -> bool:
+        """Whether it says that a key of this installation signed it."""
+        return any(key_id(key) == self.signer for key in store.keys)
+
+    def columns(self, store: ResultStore, index: Buffer) -> dict[str, Column]:
+        """The columns of the index, verified.
+
+        Raises
+        ------
+        ResultDamaged
+            If it is not what was written, or somebody without a key of this installation wrote it.
+        """
+        if len(index) != self.index_nbytes:
+            raise damage(store, self.name, "its index is cut off")
+        allows = bool(getattr(store, "allow_unsigned", False))
+        key = next((key for key in store.keys if key_id(key) == self.signer), None)
+        if key is not None:
+            if _mac(self.kind, self.version, index, self.trailer, key) != self.mac:
+                raise damage(store, self.name, "its signature does not fit")
+        elif not allows:
+            how = (
+                "was not signed"
+                if self.signer == NO_KEY
+                else "was signed with another key than this installation's"
+            )
+            raise ResultNotSigned(
+                f"the stored result {self.name} in {store.url} {how}; it is not used: share the key, or say that what is not "
+                "signed may be used"
+            )
+        elif blake2b(index, digest_size=16, person=_SUM_PERSON).digest() != self.checksum:
+            raise damage(store, self.name, "its index differs")
+        try:
+            return unpack_columns(index)
+        except Exception as error:
+            raise damage(store, self.name, f"its index makes no sense: {error}") from error
+
+
+def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbytes: int = 0) -> Tail:
+    """What the last bytes of a pack say; `nbytes` is its size, where that is known.
+
+    Raises
+    ------
+    ResultDamaged
+        If that is no pack of this kind.
+    ResultStoreError
+        If a newer graphflow wrote it.
+    """
+    if len(data) < TRAILER_NBYTES:
+        raise damage(store, name, f"it has {len(data)} bytes, which is too little for a pack")
+    trailer = bytes(data[-TRAILER_NBYTES:])
+    offset, index_nbytes, version, found, _, signer, checksum, mac, end = _TRAILER.unpack(trailer)
+    if end != END:
+        raise damage(store, name, "its end is missing")
+    if version > NEWEST:
+        raise newer(store, name, version)
+    tail = Tail(
+        name=name,
+        kind=found,
+        version=version,
+        offset=offset,
+        index_nbytes=index_nbytes,
+        signer=signer,
+        checksum=checksum,
+        mac=mac,
+        trailer=trailer,
+    )
+    if found != kind or offset < HEADER_NBYTES or (nbytes and tail.nbytes != nbytes):
+        raise damage(store, name, "its end does not fit to it")
+    return tail
+
+
+def newer(store: ResultStore, name: str, version: int) -> ResultStoreError:
+    """The error for a pack of a version that is not known here."""
+    return ResultStoreError(
+        f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
+        f"{NEWEST}); use that one"
+    )
+
+
+def damage(store: ResultStore, name: str, what: str) -> ResultDamaged:
+    """The error for an object that is not what was written."""
+    return ResultDamaged(f"the stored result {name} in {store.url} is damaged: {what}; it is not used")
+
+
+def joined(parts: Iterable[Buffer]) -> int:
+    """The size of parts together."""
+    return sum(map(len, parts))

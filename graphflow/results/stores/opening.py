@@ -1,0 +1,122 @@
+"""Which store a folder or a URL means."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphflow.common import settings
+from graphflow.errors import ResultStoreError
+from graphflow.ports import ResultStore
+from graphflow.results.stores.local import LocalStore
+from graphflow.results.stores.locations import check_options, local_folder, parse
+from graphflow.results.stores.names import check_name
+from graphflow.results.stores.remote import FsspecStore
+
+__all__ = ["default_store_url", "open_store"]
+
+
+def open_store(
+    url_or_path: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    key: bytes | None = None,
+    older_keys: Sequence[bytes] = (),
+    path: str = "",
+    allow_unsigned: bool = False,
+) -> ResultStore:
+    """The store of a folder, a file URL, or any other URL that fsspec knows. Nothing is asked of it yet.
+
+    Parameters
+    ----------
+    storage_options
+        For a URL: what its file system gets. By default what this process used for the same URL before, else what
+        `GRAPHFLOW_RESULT_STORAGE_OPTIONS` says for URLs of its kind.
+    key
+        What packs are signed with; the installation's keys by default.
+    older_keys
+        Keys of which the signatures are accepted too.
+    path
+        A folder below the place.
+    allow_unsigned
+        Whether packs may be used that were signed with none of the keys.
+
+    Raises
+    ------
+    ResultStoreError
+        If the place, the path or an option cannot be used.
+    SettingsError
+        If the installation's key cannot be read.
+    """
+    place = os.fspath(url_or_path)
+    if not place:
+        raise ResultStoreError(
+            f"{place!r} is no result store; give a folder, or a URL like s3://bucket/prefix"
+        )
+    if path:
+        check_name(path)
+    if key is None:
+        key, *older = settings.secret_keys()
+        older_keys = (*older_keys, *older)
+    folder = local_folder(place)
+    if folder is not None:
+        if storage_options:
+            raise ResultStoreError(
+                f"a folder has no storage_options; {', '.join(map(repr, storage_options))} given for {place}"
+            )
+        return LocalStore(folder / path, key=key, older_keys=older_keys, allow_unsigned=allow_unsigned)
+    url, options = _used(place, storage_options)
+    return FsspecStore(
+        f"{url}/{path}" if path else url,
+        options,
+        key=key,
+        older_keys=older_keys,
+        allow_unsigned=allow_unsigned,
+    )
+
+
+def default_store_url() -> str:
+    """Where results go unless something else is said: `GRAPHFLOW_RESULT_STORAGE`, else the home's folder `results`."""
+    return settings.result_storage() or str(settings.home() / "results")
+
+
+def _used(url: str, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """The URL with its credentials, and the options, where this process used it before without saying them now."""
+    location = parse(url)
+    with _lock:
+        if options is None:
+            known = _known.get(location.shown)
+            if known is not None:
+                return known
+            used = location.url, check_options(_configured(location.protocol))
+            if location.url == location.shown:
+                return used
+        else:
+            used = location.url, check_options(options)
+        _known[location.shown] = used
+        return used
+
+
+def _configured(protocol: str) -> Mapping[str, Any]:
+    options = settings.result_storage_options()
+    storage = settings.result_storage()
+    if not options or (storage and local_folder(storage) is None and parse(storage).protocol != protocol):
+        return {}
+    return options
+
+
+_known: dict[str, tuple[str, dict[str, Any]]] = {}
+"""What URLs were used with, by the URL as it is shown: whoever reads it in a history opens the same store."""
+
+_lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

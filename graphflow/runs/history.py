@@ -1,0 +1,152 @@
+"""Runs as their histories tell them: of any process, finished or still going on.
+
+`history()` lists runs and opens them. What a run did is read when it is first asked for; `refresh` reads what was added
+since. Nothing here needs the flow's code, except to restore values of its own types.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from graphflow.common import settings
+from graphflow.errors import HistoryDamaged, HistoryTooNew, ResultStoreError
+from graphflow.histories.opening import open_history
+from graphflow.histories.whereabouts import results_of
+from graphflow.model.records import RunHeader
+from graphflow.ports import History
+from graphflow.results.stores.opening import open_store
+from graphflow.runs.events import PastEvent
+from graphflow.runs.recorded_nodes import PastItem, PastItems, PastNode
+from graphflow.runs.recorded_run import PastNodes, PastRun, checked_states
+
+__all__ = ["PastEvent", "PastItem", "PastItems", "PastNode", "PastNodes", "PastRun", "RunHistory", "history"]
+
+FIRST_PAGE = 50
+
+
+def history(home: str | Path | None = None) -> RunHistory:
+    """The histories of all runs: those of a folder, or of `GRAPHFLOW_HOME` (else the user's data folder).
+
+    A context manager; what it gives can be used until it is closed.
+    """
+    return RunHistory(open_history(home), folder=None if home is None else Path(home).expanduser())
+
+
+class RunHistory:
+    """The histories of all runs of a place."""
+
+    def __init__(self, histories: History, *, folder: Path | None = None) -> None:
+        self._histories = histories
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<RunHistory of {self._folder or settings.home()}>"
+
+    def __enter__(self) -> RunHistory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what is open; it opens again when it is used again."""
+        close = getattr(self._histories, "close", None)
+        if close is not None:
+            close()
+
+    def runs(
+        self,
+        flow: str | None = None,
+        state: str | Sequence[str] | None = None,
+        since: datetime | timedelta | float | None = None,
+        limit: int | None = FIRST_PAGE,
+        before: str | PastRun | None = None,
+    ) -> list[PastRun]:
+        """Runs, the newest first.
+
+        Parameters
+        ----------
+        flow
+            The name of their flow.
+        state
+            One or several names of states, such as `"Failed"`.
+        since
+            Only runs created then or later: a time, how long ago (a `timedelta`), or seconds since the epoch.
+        limit
+            How many at most; None for all.
+        before
+            A run (or its id): only those that are older. The last one of a page gives the next page.
+
+        Raises
+        ------
+        ValueError
+            If there is no such state, or the limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, or None for all runs, not {limit!r}")
+        headers = self._histories.runs(
+            flow_name=flow,
+            states=checked_states(state),
+            since=_seconds_of(since),
+            limit=limit,
+            before=before.id if isinstance(before, PastRun) else before,
+        )
+        return [self._opened(header) for header in headers]
+
+    def run(self, run: str) -> PastRun:
+        """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
+
+        Raises
+        ------
+        RunNotFound
+            If there is none, or several.
+        """
+        return self._opened(self._histories.find(run))
+
+    def verify(self, run: str) -> list[str]:
+        """All that is wrong with a run's history and its stored results, as texts; empty where all is as it was written."""
+        header = self._histories.find(run)
+        wrong = self._histories.verify(header.id)
+        if not wrong:
+            wrong = self._opened(header).damage()
+        return wrong
+
+    def remove(self, run: str) -> None:
+        """Forget a run, with its results, wherever they are; what is cached stays.
+
+        Raises
+        ------
+        LeaseHeld
+            If a driver is at it.
+        ResultStoreError
+            If the results cannot be removed from where they are.
+        """
+        run_id = self._histories.find(run).id
+        try:
+            url = results_of(self._histories, run_id)
+        except (HistoryDamaged, HistoryTooNew):
+            url = ""
+        self._histories.remove(run_id)
+        # Results beside the history went with it; nothing but a run's own folder is emptied.
+        if url.rstrip("/").endswith(f"/runs/{run_id}"):
+            store = open_store(url)
+            try:
+                store.delete(list(store.names()))
+            except ResultStoreError as error:
+                raise ResultStoreError(
+                    f"the history of run {run_id} is removed, but its results in {url} are not: {error}; remove them there"
+                ) from error
+
+    def _opened(self, header: RunHeader) -> PastRun:
+        return PastRun(self._histories, header, folder=self._folder)
+
+
+def _seconds_of(since: datetime | timedelta | float | None) -> float | None:
+    if isinstance(since, timedelta):
+        return time.time() - since.total_seconds()
+    if isinstance(since, datetime):
+        return since.timestamp()
+    return since

@@ -1,0 +1,60 @@
+"""Values that outlived their run, read from its result store column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from graphflow.errors import ValueUnavailable
+from graphflow.model.orders import Ref
+from graphflow.runner.columns import load_column
+
+__all__ = ["NOT_KEPT", "Values"]
+
+KEPT_COLUMNS = 8
+NOT_KEPT = (
+    "was not kept: its task or flow runs with persist=False, it could not be pickled, or the result store could not be "
+    "written then; run it again to have it"
+)
+
+
+class Values:
+    """Reads columns, and keeps the last few for whoever looks at one item after the other."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {}
+
+    def column(self, ref: Ref) -> list[Any]:
+        """All values of a column.
+
+        Raises
+        ------
+        ValueUnavailable, ResultDamaged
+            If they are gone, or not what was written.
+        SerializationError
+            If they cannot be restored in this process.
+        """
+        known = self._columns.pop(ref.id, None)
+        if known is None:
+            known = load_column(ref, "a result")
+        self._columns[ref.id] = known
+        while len(self._columns) > KEPT_COLUMNS:
+            del self._columns[next(iter(self._columns))]
+        return known
+
+    def value(self, ref: Ref | None, position: int, what: str) -> Any:
+        """One value."""
+        if ref is None or ref.kind == "gone":
+            raise ValueUnavailable(f"the value of {what} {NOT_KEPT}")
+        return self.column(ref)[position]
+
+    def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
+        """The entries of columns, one part after the other."""
+        found: list[Any] = []
+        for ref, positions in parts:
+            column = self.column(ref)
+            if isinstance(positions, range) and positions.step == 1:
+                found += column[positions.start : positions.stop]
+            else:
+                found += [column[position] for position in positions]
+        return found
