@@ -71,7 +71,7 @@ def compare_on_dask(
 
     with (
         LocalCluster(
-            n_workers=SLOTS, threads_per_worker=1, processes=True, dashboard_address=":0"
+            n_workers=SLOTS, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

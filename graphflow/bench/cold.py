@@ -87,7 +87,7 @@ def on_client_map(values: list[float], slots: int) -> int:
     """Raw Dask."""
     from distributed import Client
 
-    with Client(n_workers=slots, threads_per_worker=1, dashboard_address=":0") as client:
+    with Client(n_workers=slots, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
         return sum(client.gather(client.map(burn, values, pure=False)))
 
 

@@ -49,7 +49,9 @@ def scattered_backend() -> Iterator[Backend]:
 
     leave_main_out()
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
         backends.dask(cluster=cluster) as backend,
     ):
         backend._shares_disk = False

@@ -34,7 +34,11 @@ def given() -> Iterator[Any]:
 
     leave_main_out()
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50, resources={"GPU": 1}
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
+        resources={"GPU": 1},
     ) as cluster:
         yield cluster
 

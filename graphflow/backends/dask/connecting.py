@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ __all__ = ["Way"]
 
 logger = logging.getLogger("graphflow.backends.dask")
 CONNECT_SECONDS = 5.0
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +116,27 @@ class Way:
                     # One batch runs in a process, another waits there, decoded.
                     threads_per_worker=2,
                     processes=True,
-                    # No dashboard; ":0" keeps the scheduler's small HTTP server off a port that others use.
-                    dashboard_address=":0",
+                    # No dashboard. Dask serves call stacks and metrics here without asking who reads them, on every
+                    # interface of the machine unless it is told otherwise; port 0 is one that nothing else uses.
+                    dashboard_address=f"{LOOPBACK}:0",
                     scheduler_kwargs={"dashboard": False},
                     silence_logs=logging.CRITICAL,
                 )
-            cluster = _cluster_class(self.cluster_class)(**self.cluster_kwargs)
+            make = _cluster_class(self.cluster_class)
+            cluster = make(**{**_on_loopback(make), **self.cluster_kwargs})
             if self.adapt_kwargs:
                 cluster.adapt(**self.adapt_kwargs)
             return cluster
+
+
+def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments that keep Dask's HTTP server on the loopback interface, where the class of cluster takes them."""
+    try:
+        default = inspect.signature(make).parameters["dashboard_address"].default
+    except (KeyError, TypeError, ValueError):
+        return {}
+    # Dask's own default is a port on all interfaces, as ":8787".
+    return {"dashboard_address": LOOPBACK + default} if str(default).startswith(":") else {}
 
 
 def _inside_address(cluster: Any) -> str | None:

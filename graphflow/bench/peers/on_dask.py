@@ -17,7 +17,7 @@ class _OnDask(Peer):
         from distributed import Client, LocalCluster
 
         self._cluster = LocalCluster(
-            n_workers=slots, threads_per_worker=1, processes=True, dashboard_address=":0"
+            n_workers=slots, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
         )
         self._client = Client(self._cluster)
 

@@ -12,7 +12,7 @@ if __name__ == "__main__":
         n_workers=int(sys.argv[1]),
         threads_per_worker=1,
         processes=True,
-        dashboard_address=":0",
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     ) as cluster:
         print(cluster.scheduler_address, flush=True)
