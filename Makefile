@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint format types clean help
+.PHONY: demo test lint format types constraints clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -35,35 +35,50 @@ format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The versions that are newest now, for every Python and system in one file; commit it once everything passed with them.
+constraints:
+	uv pip compile --quiet --universal --upgrade --python-version 3.11 --group dev --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
+# Both ways install the versions of constraints.txt, which are those that passed: what they need is only looked up once.
 # With pip, the package and the tools go into one command: a second one could move a shared dependency.
-$(VENV)/.stamp-run: pyproject.toml
+$(VENV)/.stamp-run: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		echo 'Setting up $(VENV) with uv'; \
-		uv sync --quiet --no-dev; \
+		$(uv_venv); \
+		uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable .; \
 	else \
-		$(need_python); \
 		echo 'Setting up $(VENV) with pip'; \
-		test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV); \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .; \
+		$(pip_venv); \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .; \
 	fi
 	@touch $@
 
-$(VENV)/.stamp-dev: pyproject.toml
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		echo 'Setting up $(VENV) with uv'; \
-		uv sync --quiet; \
+		$(uv_venv); \
+		uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable . --group dev; \
 	else \
-		$(need_python); \
 		echo 'Setting up $(VENV) with pip'; \
-		test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV); \
+		$(pip_venv); \
 		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
 			> $(VENV)/dev-requirements.txt; \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . -r $(VENV)/dev-requirements.txt; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . \
+			-r $(VENV)/dev-requirements.txt; \
 	fi
 	@touch $(VENV)/.stamp-run $@
+
+define uv_venv
+set -e; test -x $(BIN)/python || uv venv --quiet $(if $(PYTHON),--python '$(PYTHON)') $(VENV)
+endef
+
+define pip_venv
+$(need_python); test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)
+endef
 
 define need_python
 set -e; test -n '$(PYTHON)' || { echo 'graphflow needs Python 3.11 or newer, and none was found. Set PYTHON=/path/to/python3.' >&2; exit 1; }
