@@ -1,6 +1,6 @@
 """Compare what is installed with constraints.txt: each package must be there in exactly that version.
 
-    PYTHON .ci/check_constraints.py        # with the Python whose packages are to be compared
+PYTHON .ci/check_constraints.py        # with the Python whose packages are to be compared
 """
 
 import re

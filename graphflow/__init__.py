@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from graphflow.authoring.flows import Flow, flow
-from graphflow.authoring.futures import (
-    Future,
-    MappedFuture,
-    as_completed,
-    flatten,
-    items,
-    product,
-    rows,
-    starmap,
-    wait,
-)
+from graphflow.authoring.futures import Future
+from graphflow.authoring.mapped_futures import MappedFuture
 from graphflow.authoring.pausing import pause_run
+from graphflow.authoring.spreading import flatten, items, product, rows, starmap
 from graphflow.authoring.tasks import Task, task
+from graphflow.authoring.waiting import as_completed, wait
 from graphflow.graph.context import flow_context, get_run_logger, task_context
 from graphflow.graph.mapping import allow_failure, unmapped
 from graphflow.identity.canonical import register_hash

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from graphflow.authoring.futures import Future, wait_in_loop
+from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
 from graphflow.driver.caches import Caches
+from graphflow.driver.definition import Definition
 from graphflow.driver.dispatch import Persistence
 from graphflow.driver.driver import Driver
 from graphflow.driver.durability import Durability
 from graphflow.driver.hooks import call_hook
+from graphflow.driver.in_loop import wait_in_loop
+from graphflow.driver.recorder import RunRecorder
 from graphflow.driver.values import outcome_of, unhandled_exception
 from graphflow.errors import (
     BackendError,
@@ -32,23 +34,20 @@ from graphflow.errors import (
     ResultStoreError,
     RunCancelled,
 )
-from graphflow.graph.context import FLOW, RECORDER, FlowContext
+from graphflow.graph.context import FLOW, FlowContext
 from graphflow.graph.mapping import AllowFailure, Unmapped
-from graphflow.graph.recording import Handle, Recorder, contains_handle
-from graphflow.model.flow_options import FlowOptions
+from graphflow.graph.recording import RECORDER, Handle, Recorder, contains_handle
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.ports import Backend
 from graphflow.runner.capture import capture_logging, capture_prints
 from graphflow.runner.faults import TaskView
 from graphflow.runner.watchdog import Abandoned, ItemTimeout, watchdog
 from graphflow.runs.item import Item
-from graphflow.runs.run import Run, RunRecorder
+from graphflow.runs.run import Run
 
 __all__ = [
     "Deadline",
-    "Definition",
     "Execution",
-    "as_call",
     "call_end_hooks",
     "call_hooks",
     "entered",
@@ -61,43 +60,6 @@ _BROKEN = (BackendError, HistoryError, LeaseLost, ResultStoreError)
 """Not the flow failed, but what runs it."""
 STOP_SECONDS = 10.0
 """How long a run that was stopped by force waits for its last events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A flow as its calls need it; `subject` is what hooks get as the flow."""
-
-    fn: Callable[..., Any]
-    options: FlowOptions
-    subject: Any
-
-    @property
-    def name(self) -> str:
-        """The flow's name."""
-        return self.options.name
-
-    def call(self, parameters: Mapping[str, Any]) -> Any:
-        """Call the body."""
-        args, kwargs = as_call(self.fn, parameters)
-        return self.fn(*args, **kwargs)
-
-    def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
-        """The name of a run; the default if `flow_run_name` raises."""
-        label = self.options.flow_run_name
-        try:
-            if isinstance(label, str):
-                return label.format_map({"flow_name": self.name, "run_id": run_id, **parameters})
-            if callable(label):
-                return str(label())
-        except Exception:
-            logger.debug("flow_run_name of %s raised; the default is used", self.name, exc_info=True)
-        return f"{self.name}-{run_id[-6:].lower()}"
-
-    def timed_out(self) -> FlowTimedOut:
-        """The error of a run whose time was up."""
-        return FlowTimedOut(
-            f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
-        )
 
 
 class Execution:
@@ -548,23 +510,3 @@ def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
         parts = [_walk(each, leaf) for each in value]
         return value._make(parts) if hasattr(value, "_make") else tuple(parts)
     return value
-
-
-def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword arguments from parameters by name."""
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for name, parameter in inspect.signature(fn).parameters.items():
-        if name not in parameters:
-            continue
-        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
-            parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and not kwargs
-        ):
-            args.append(parameters[name])
-        elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            args.extend(parameters[name])
-        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            kwargs.update(parameters[name])
-        else:
-            kwargs[name] = parameters[name]
-    return args, kwargs

@@ -6,23 +6,47 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from graphflow.common.waiting import check_timeout
+from graphflow.driver.recorder import RunRecorder
+from graphflow.graph.graph import Node
+from graphflow.graph.recording import Recorder
 from graphflow.model.states import FINAL_TABLE, Code
 from graphflow.results.exports.exports import PART_NBYTES, Block, Export, ExportOf, write_export
-from graphflow.runs.run import RunRecorder, check_timeout
 
 if TYPE_CHECKING:
-    from graphflow.authoring.futures import Future, MappedFuture
     from graphflow.driver.driver import Driver
 
 __all__ = ["write_map"]
+
+
+class _Item(Protocol):
+    """The future of an item, as far as its value is written."""
+
+    _index: int | None
+    _known: tuple[Any] | None
+
+    def result(self) -> Any: ...
+
+
+class _Map(Protocol):
+    """The future of a map, as far as its values are written."""
+
+    _node: Node
+    _recorder: Recorder
+
+    def _started(self) -> Driver: ...
+    def _is_lazy(self) -> bool: ...
+    def _width(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
 
 _HAS_VALUE = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 
 
 def write_map(
-    mapped: MappedFuture[Any],
+    mapped: _Map,
     url: str | os.PathLike[str],
     *,
     file: str,
@@ -114,7 +138,7 @@ class _Lazy:
         self,
         driver: Driver,
         node: int,
-        futures: Iterator[Future[Any]],
+        futures: Iterator[_Item],
         name: str,
         deadline: float | None,
         timeout: float | None,

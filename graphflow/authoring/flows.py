@@ -14,16 +14,16 @@ from graphflow.authoring.parameters import bind_parameters, validated
 from graphflow.common import ids
 from graphflow.common.functions import Binding, dress, function_name, is_async
 from graphflow.errors import ParameterError, TaskOptionError
-from graphflow.graph.context import RECORDER
 from graphflow.graph.graph import Graph
-from graphflow.graph.recording import Recorder
+from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
 from graphflow.model.flow_options import FLOW_OPTIONS, FlowOptions
 from graphflow.model.policies import refuse_unknown
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
-    from graphflow.authoring.execution import Definition, Execution
+    from graphflow.authoring.execution import Execution
+    from graphflow.driver.definition import Definition
 
 __all__ = ["Flow", "flow"]
 
@@ -348,7 +348,7 @@ class Flow(Generic[P, R]):
     @property
     def _definition(self) -> Definition:
         # What runs a flow, and the engine below it, is loaded with the first run.
-        from graphflow.authoring.execution import Definition
+        from graphflow.driver.definition import Definition
 
         return Definition(self.fn, self.options, self)
 

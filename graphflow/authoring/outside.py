@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from graphflow.common import ids
-from graphflow.graph.context import RECORDER
-from graphflow.graph.recording import Handle, Recorder
+from graphflow.driver.recorder import RunRecorder
+from graphflow.graph.recording import RECORDER, Handle, Recorder
 from graphflow.ports import Backend
-from graphflow.runs.run import RunRecorder
 
 if TYPE_CHECKING:
     from graphflow.driver.driver import Driver

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from graphflow.common.waiting import check_timeout
+from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import GraphflowError
-from graphflow.graph.context import RECORDER, RUNNING
-from graphflow.runs.run import RunRecorder, check_timeout
+from graphflow.graph.context import RUNNING
+from graphflow.graph.recording import RECORDER
 
 __all__ = ["pause_run"]
 

@@ -11,24 +11,18 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from graphflow.authoring.execution import (
-    Deadline,
-    Definition,
-    call_end_hooks,
-    call_hooks,
-    entered,
-    resolved,
-    settle,
-)
-from graphflow.authoring.futures import wait_in_loop
+from graphflow.authoring.execution import Deadline, call_end_hooks, call_hooks, entered, resolved, settle
+from graphflow.driver.definition import Definition
 from graphflow.driver.driver import Driver
+from graphflow.driver.in_loop import wait_in_loop
+from graphflow.driver.recorder import RunRecorder
 from graphflow.driver.values import node_exception
 from graphflow.errors import ForcingError
 from graphflow.graph.context import FLOW, FlowContext
 from graphflow.graph.recording import FragmentRecorder, Recorder
 from graphflow.model.states import Code
 from graphflow.runner.capture import LogSink
-from graphflow.runs.run import Run, RunRecorder
+from graphflow.runs.run import Run
 
 __all__ = ["InnerCall"]
 

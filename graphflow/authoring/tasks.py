@@ -9,8 +9,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from graphflow.authoring.futures import Future, MappedFuture, starmap
+from graphflow.authoring.callees import made_callee
+from graphflow.authoring.futures import Future
+from graphflow.authoring.mapped_futures import MappedFuture
 from graphflow.authoring.outside import current_recorder
+from graphflow.authoring.spreading import starmap
 from graphflow.common.functions import (
     Binding,
     dress,
@@ -19,11 +22,10 @@ from graphflow.common.functions import (
     result_annotation,
     signature_of,
 )
+from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import TaskOptionError
-from graphflow.graph.recording import Callee
 from graphflow.model.cache_policies import CACHE_OPTIONS, CachePolicy, changed_options, check_arguments
 from graphflow.model.policies import TaskOptions, Trigger, refuse_unknown
-from graphflow.runs.run import RunRecorder
 
 __all__ = ["Task", "task"]
 
@@ -102,12 +104,7 @@ class Task(Generic[P, R]):
                 "call; a batched task gets many items in one call, so leave one of the two out"
             )
         check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
-        self._callee = Callee(
-            fn=self.fn,
-            options=self.options,
-            kind="async" if self.is_async else "sync",
-            signature=self._signature,
-        )
+        self._callee = made_callee(self.fn, self.options)
 
     @property
     def name(self) -> str:

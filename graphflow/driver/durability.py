@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
@@ -25,6 +25,7 @@ from graphflow.common.functions import plain_function
 from graphflow.common.machine import boot_id
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
+from graphflow.driver.definition import Definition, RunFacts
 from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import (
@@ -44,10 +45,6 @@ from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.runner.capture import LogSink
-
-if TYPE_CHECKING:
-    from graphflow.authoring.execution import Definition
-    from graphflow.runs.run import Run
 
 __all__ = ["Durability", "Reopened", "open_history", "open_store"]
 
@@ -122,7 +119,7 @@ class Durability:
         self._renewed = time.monotonic()
 
     @classmethod
-    def create(cls, flow: Definition, run: Run) -> Durability | None:
+    def create(cls, flow: Definition, run: RunFacts) -> Durability | None:
         """Begin the history of a new run; None where runs are kept in memory alone.
 
         Raises
@@ -239,7 +236,7 @@ class Durability:
         self.books.commit()
         failpoint("life.state.after")
 
-    def begin_attempt(self, flow: Definition, run: Run) -> None:
+    def begin_attempt(self, flow: Definition, run: RunFacts) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
         self.recovery = None
         self.books.begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))

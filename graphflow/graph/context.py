@@ -6,16 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphflow.common import ids
 from graphflow.errors import GraphflowError
 
-if TYPE_CHECKING:
-    from graphflow.graph.recording import Recorder
-
 __all__ = [
-    "RECORDER",
     "RUNNING",
     "FlowContext",
     "RunLogger",
@@ -25,8 +21,6 @@ __all__ = [
     "task_context",
 ]
 
-RECORDER: ContextVar[Recorder | None] = ContextVar("graphflow_recorder", default=None)
-"""The recorder that takes calls in this context; None outside flows and tasks."""
 RUNNING: ContextVar[TaskContext | None] = ContextVar("graphflow_running", default=None)
 """The item that runs in this context."""
 FLOW: ContextVar[FlowContext | None] = ContextVar("graphflow_flow", default=None)

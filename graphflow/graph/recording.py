@@ -584,6 +584,10 @@ class Recorder:
         return self.call(_ITEMS if name == "items" else _ROWS, (value,), {}, owner=f"{name}(...)")
 
 
+RECORDER: ContextVar[Recorder | None] = ContextVar("graphflow_recorder", default=None)
+"""The recorder that takes calls in this context; None outside flows and tasks."""
+
+
 class FragmentRecorder(Recorder):
     """Records the calls that a running task makes: they can take the place of its item, but not run here.
 

@@ -10,7 +10,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from graphflow.errors import GraphflowError, HistoryDamaged, HistoryTooNew
 from graphflow.model.anomalies import ErrorRecord
@@ -32,14 +32,11 @@ from graphflow.model.reports import LogRecord, Report, StepReport
 from graphflow.records import facts, items, texts
 from graphflow.records.errors import MAX_NBYTES, MAX_RECORDS
 from graphflow.records.facts import encode_fact, encode_log, encode_ranged, fact_of
-from graphflow.records.item_index import MAX_INPUTS, MAX_LOG_LINES
+from graphflow.records.item_index import MAX_INPUTS, MAX_LOG_LINES, MemoryHistory
 from graphflow.records.items import ItemsBody, encode_items
 from graphflow.records.texts import encode_errors, encode_variants
 
-if TYPE_CHECKING:
-    from graphflow.records.replay import Replay
-
-__all__ = ["RecordWriter", "decode"]
+__all__ = ["RecordWriter", "Written", "decode"]
 
 _VERSIONS: Mapping[int, int] = {
     Kind.ITEMS: items.VERSION,
@@ -100,6 +97,15 @@ def _where(record: Record, seq: int | None) -> str:
     return f"a record {kind}" + (f" of commit {seq}" if seq is not None else "") + " of this history"
 
 
+class Written(Protocol):
+    """What a run's history holds already, for the writer that goes on with it."""
+
+    errors: list[ErrorRecord]
+    chunks: int
+    variants_nbytes: int
+    history: MemoryHistory
+
+
 class RecordWriter:
     """Makes the records of one run, and numbers its errors.
 
@@ -116,18 +122,18 @@ class RecordWriter:
         self._lines = 0
 
     @classmethod
-    def continuing(cls, replay: Replay) -> RecordWriter:
+    def continuing(cls, written: Written) -> RecordWriter:
         """A writer for the next life of a run."""
         writer = cls()
-        for number, record in enumerate(replay.errors):
+        for number, record in enumerate(written.errors):
             writer._nbytes += len(record.message) + len(record.traceback)
             if len(writer._known) < MAX_RECORDS:
                 writer._known.setdefault(record.key, number)
-        writer._errors = len(replay.errors)
-        writer._chunks = replay.chunks
-        writer._nbytes += replay.variants_nbytes
-        writer._inputs = {number: node.inputs_kept for number, node in replay.history.nodes.items()}
-        writer._lines = len(replay.history.logs)
+        writer._errors = len(written.errors)
+        writer._chunks = written.chunks
+        writer._nbytes += written.variants_nbytes
+        writer._inputs = {number: node.inputs_kept for number, node in written.history.nodes.items()}
+        writer._lines = len(written.history.logs)
         return writer
 
     # -- small facts ------------------------------------------------------------------------------------

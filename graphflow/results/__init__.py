@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["Export", "FsspecStore", "LocalStore", "open_store", "read_export"]
 
 _PLACES = {
-    "Export": "exports",
-    "FsspecStore": "remote",
-    "LocalStore": "local",
-    "open_store": "stores",
-    "read_export": "exports",
+    "Export": "exports.exports",
+    "FsspecStore": "stores.remote",
+    "LocalStore": "stores.local",
+    "open_store": "stores.opening",
+    "read_export": "exports.exports",
 }
 
 

@@ -15,8 +15,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import BatchedResultError
-from graphflow.graph.context import RECORDER, RUNNING
+from graphflow.graph.context import RUNNING
 from graphflow.graph.mapping import classify
+from graphflow.graph.recording import RECORDER
 from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.labels import label_of

@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from graphflow.graph.context import RECORDER, RUNNING, TaskContext
-from graphflow.graph.recording import FragmentRecorder
+from graphflow.graph.context import RUNNING, TaskContext
+from graphflow.graph.recording import RECORDER, FragmentRecorder
 from graphflow.model.policies import ASYNC_CONCURRENCY
 from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL

@@ -6,7 +6,8 @@ import time
 from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
-from graphflow.graph.context import RECORDER, RUNNING
+from graphflow.graph.context import RUNNING
+from graphflow.graph.recording import RECORDER
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.faults import MAX_SUMMARIES
 from graphflow.runner.marks import ODD

@@ -2,286 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from graphflow.common import settings
-from graphflow.common.waiting import waiting_seconds
+from graphflow.common.waiting import check_timeout, waiting_seconds
+from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError, ValueUnavailable
-from graphflow.graph.graph import Dep, Graph, Node
-from graphflow.graph.recording import Callee, Fragment, Recorder
-from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
+from graphflow.graph.graph import Graph
 from graphflow.model.knobs import KNOB_NAMES, timeout_factor
-from graphflow.model.orders import RUN_ID_ENDS
 from graphflow.model.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions, refuse_unknown
 from graphflow.model.reports import LogRecord
 from graphflow.model.states import Code, State
-from graphflow.ports import Backend, RunEvent
+from graphflow.ports import RunEvent
 from graphflow.runner.capture import LogSink
 
 if TYPE_CHECKING:
-    from graphflow.driver.dispatch import Persistence
-    from graphflow.driver.driver import Driver
     from graphflow.driver.durability import Durability
     from graphflow.model.records import Request, RunHeader
     from graphflow.runs.views import Nodes
 
-__all__ = ["Run", "RunRecorder"]
-
-
-class RunRecorder(Recorder):
-    """Records the calls of a run and hands them to its driver.
-
-    Parameters
-    ----------
-    make_backend
-        Gives the backend and is called when the first node is to run.
-    durability, persistence
-        What makes the run outlive this process; None for a run that is kept in memory alone.
-    """
-
-    def __init__(
-        self,
-        *,
-        flow_name: str,
-        run_id: str,
-        make_backend: Callable[[], Backend],
-        flow_parameters: Mapping[str, Any] | None = None,
-        attempt: int = 1,
-        log_prints: bool = False,
-        results: CacheDefaults = NO_DEFAULTS,
-        durability: Durability | None = None,
-        persistence: Persistence | None = None,
-    ) -> None:
-        super().__init__(
-            flow_name=flow_name,
-            scope=flow_name,
-            flow_parameters=flow_parameters,
-            log_prints=log_prints,
-            results=results,
-        )
-        self.run_id = run_id
-        self.key = run_id if attempt == 1 else f"{run_id}{RUN_ID_ENDS}{attempt}"
-        self._durability = durability
-        self._persistence = persistence
-        if durability is not None and durability.journal.epoch > 1:
-            # What an earlier driver left on a cluster that is shared must not be taken for this one's.
-            self.key += f"{RUN_ID_ENDS}e{durability.journal.epoch}"
-        self.pause_here: Callable[[float | None], None] | None = None
-        """Pauses the run and waits until it is resumed."""
-        self.by_id: dict[int, Node] = {}
-        self.subscribers: list[Callable[[RunEvent], None]] = []
-        self.backend: Backend | None = None
-        self._make_backend = make_backend
-        self._ids = itertools.count()
-        self._pending: list[Node] = []
-        self._driver: Driver | None = None
-        self.opened: list[Driver] = []
-        """The driver once there is one, for whoever closes it after this recorder is gone."""
-        self.graph = Graph(name=flow_name, status=self._status)
-        self.view: Callable[[int, int | None], Any] | None = None
-        self.returned: frozenset[int] = frozenset()
-        """Nodes whose futures the flow's body returned."""
-        self._stops: Literal["soft", "hard"] | None = None
-        self._interruption: BaseException | None = None
-        self._is_paused = False
-        self._broken: GraphflowError | None = None
-
-    @property
-    def has_driver(self) -> bool:
-        """Whether anything was started yet."""
-        return self._driver is not None
-
-    @property
-    def driver(self) -> Driver:
-        """The driver; the backend is brought up at the first use.
-
-        Raises
-        ------
-        BackendError
-            If the backend cannot be brought up.
-        """
-        with self._lock:
-            if self._driver is None:
-                # The engine is loaded with the first run, not by `import graphflow`.
-                from graphflow.driver.driver import Driver
-
-                persistence = self._persistence or self._outside()
-                for node in self._pending:
-                    persistence.check(node)
-                self.backend = self._make_backend()
-                self.backend.start()
-                for node in self._pending:
-                    if node.program is not None:
-                        self.backend.check(node.program.options)
-                durable = self._durability
-                kept: dict[str, Any] = {"persistence": persistence}
-                if durable is not None:
-                    durable.books.begin_attempt()
-                    kept["books"], kept["recovery"] = durable.books, durable.recovery
-                self._driver = Driver(
-                    run_id=self.key,
-                    flow_name=self.flow_name,
-                    backend=self.backend,
-                    adopt=_weakly(self.adopt),
-                    make_run_view=self.view,
-                    **kept,
-                )
-                self.opened.append(self._driver)
-                for subscriber in self.subscribers:
-                    self._driver.subscribe(subscriber)
-                if self._interruption is not None:
-                    self._driver.interrupt(self._interruption)
-                if self._stops is not None:
-                    self._driver.stop(hard=self._stops == "hard")
-                if self._is_paused:
-                    self._driver.pause()
-                if self._broken is not None:
-                    self._driver.give_up(self._broken)
-            return self._driver
-
-    def _outside(self) -> Persistence:
-        """What calls outside flows keep: what is cached, and nothing else."""
-        from graphflow.driver.caches import Caches
-        from graphflow.driver.dispatch import Persistence
-
-        return Persistence(
-            caches=Caches(
-                run_id=self.run_id,
-                token=self.key,
-                refreshes=settings.refresh_cache(),
-            )
-        )
-
-    def pause(self, is_paused: bool) -> None:
-        """Send nothing more until this is taken back."""
-        with self._lock:
-            self._is_paused = is_paused
-            if self._driver is not None:
-                if is_paused:
-                    self._driver.pause()
-                else:
-                    self._driver.resume()
-
-    def give_up(self, error: GraphflowError) -> None:
-        """The run is not this process's any more, or cannot be written down: nothing of it goes on here."""
-        with self._lock:
-            self._broken = error
-            self.interrupt(error)
-            if self._driver is not None:
-                self._driver.give_up(error)
-
-    def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
-        """Start nothing more; what is recorded and did not begin ends Cancelled.
-
-        `hard` also stops what runs. Whoever waits for a future raises the interruption.
-        """
-        with self._lock:
-            self._stops = "hard" if hard or self._stops == "hard" else "soft"
-            if interruption is not None:
-                self.interrupt(interruption)
-            if self._driver is not None:
-                self._driver.stop(hard=self._stops == "hard")
-
-    def interrupt(self, error: BaseException | None) -> None:
-        """Let whoever waits for a future of this run raise `error`; None takes that back."""
-        with self._lock:
-            self._interruption = error
-            if self._driver is not None:
-                self._driver.interrupt(error)
-
-    def close(self) -> bool:
-        """No more calls are recorded, and what is recorded runs; False if that is nothing."""
-        with self._lock:
-            if self._driver is None and (self._stops is not None or not self._pending):
-                return False
-            driver = self.driver
-        self.interrupt(None)
-        self.flush()
-        driver.close_recording(self.returned)
-        return True
-
-    @property
-    def idle_code(self) -> Code:
-        """The state of nodes while there is no driver."""
-        return Code.PENDING if self._stops is None else Code.CANCELLED
-
-    def next_id(self) -> int:
-        return next(self._ids)
-
-    def nodes_by_id(self, node_id: int) -> Node:
-        return self.by_id[node_id]
-
-    def check(self, callee: Callee) -> None:
-        if self.backend is not None:
-            self.backend.check(callee.options)
-
-    def added(self, node: Node) -> None:
-        self.graph.add(node)
-        self.by_id[node.id] = node
-        self._pending.append(node)
-
-    def flush(self) -> None:
-        """Start everything recorded so far."""
-        with self._lock:
-            pending, driver = self._pending, self.driver
-            self._pending = []
-        if pending:
-            driver.record(pending)
-
-    def adopt(self, fragment: Fragment, parent: Node, index: int) -> tuple[Sequence[Node], int]:
-        """Nodes of a fragment with ids and names of this run; called by the driver."""
-        ids: dict[int, int] = {}
-        adopted: list[Node] = []
-        with self._lock:
-            for node in fragment.nodes:
-                ids[node.id] = self.next_id()
-                name = self.unique_name(node.task_name)
-                program = None if node.program is None else replace(node.program, node_name=name)
-                deps: tuple[Dep, ...] = tuple(replace(dep, upstream=ids[dep.upstream]) for dep in node.deps)
-                new = replace(node, id=ids[node.id], name=name, deps=deps, program=program)
-                self.graph.add(new)
-                self.by_id[new.id] = new
-                self.nodes.append(new)
-                adopted.append(new)
-        return adopted, ids[fragment.root]
-
-    def known_width(self, node: Node) -> int | None:
-        book = self._driver.core.books.get(node.id) if self._driver is not None and node.is_mapped else None
-        return book.width if book is not None and book.width is not None else super().known_width(node)
-
-    def _status(self, node_id: int) -> tuple[str, int | None, Mapping[str, int]]:
-        node = self.by_id[node_id]
-        if self._driver is None or node_id not in self._driver.core.books:
-            return self.idle_code.state_name, self.known_width(node), {}
-        book = self._driver.core.books[node_id]
-        width = book.width if node.is_mapped else None
-        return self._driver.code_of(node_id).state_name, width, book.state_counts()
-
-
-def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A bound method that does not keep its object alive: the driver's thread would, until the process ends."""
-    ref = weakref.WeakMethod(method)
-
-    def call(*args: Any) -> Any:
-        target = ref()
-        if target is None:
-            raise GraphflowError("the run was let go: nothing refers to it any more")
-        return target(*args)
-
-    return call
-
-
-def check_timeout(timeout: float | None) -> None:
-    """Raise `ValueError` for a negative number of seconds."""
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+__all__ = ["Run"]
 
 
 class Run:

@@ -14,7 +14,7 @@ from graphflow.runs.failures import Failures
 from graphflow.runs.item import Item, moment
 
 if TYPE_CHECKING:
-    from graphflow.runs.run import RunRecorder
+    from graphflow.driver.recorder import RunRecorder
 
 __all__ = ["Item", "NodeView", "Nodes"]
 

@@ -104,16 +104,16 @@ def test_types_are_kept(tmp_path: Path) -> None:
         .replace("builtins.", "")
         for line in lines
     ] == [
-        "tasks.Task[[x: int, note: str =], int]",
-        "futures.Future[int]",
+        "authoring.tasks.Task[[x: int, note: str =], int]",
+        "authoring.futures.Future[int]",
         "int",
-        "futures.MappedFuture[int]",
+        "authoring.mapped_futures.MappedFuture[int]",
         "list[int]",
-        "futures.Future[int]",
-        "futures.Future[bytes]",
+        "authoring.futures.Future[int]",
+        "authoring.futures.Future[bytes]",
         "str",
         "def (n: int) -> Any",
-        "tasks.Task[[x: int, note: str =], int]",
+        "authoring.tasks.Task[[x: int, note: str =], int]",
     ]
 
 
