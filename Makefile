@@ -1,5 +1,11 @@
-# make demo   run the shipped example on a local Dask cluster
-# make test   run the test suite
+# make demo         run the shipped example on a local Dask cluster
+# make test         run the test suite; PYTEST_ARGS='tests/unit -x' chooses from it
+# make check        run all that CI runs
+# make lint         ruff and import-linter: style and layers
+# make types        mypy
+# make format       put the code in form with ruff
+# make constraints  write constraints.txt with the newest versions (needs uv)
+# make clean        remove .venv and what the tools left
 #
 # Each sets up .venv by itself: with uv where it is installed, else with venv and pip.
 # Needed: make and Python 3.11 or newer.
@@ -8,20 +14,23 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+# Two processes keep two cores busy; they also are what the tests of worker processes were timed with.
+PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test lint format types constraints clean help
+.PHONY: demo test check lint format types constraints clean help
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile | head -2
-	@echo 'make lint   ruff and import-linter;  make types   mypy;  make format   ruff format'
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.stamp-run
 	@$(BIN)/python -m graphflow demo
 
 test: $(VENV)/.stamp-dev
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+check:
+	bash .ci/run
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

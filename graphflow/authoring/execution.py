@@ -24,6 +24,7 @@ from graphflow.driver.durability import Durability
 from graphflow.driver.hooks import call_hook
 from graphflow.driver.in_loop import wait_in_loop
 from graphflow.driver.recorder import RunRecorder
+from graphflow.driver.run_record import RunRecord
 from graphflow.driver.values import outcome_of, unhandled_exception
 from graphflow.errors import (
     BackendError,
@@ -42,8 +43,8 @@ from graphflow.ports import Backend
 from graphflow.runner.capture import capture_logging, capture_prints
 from graphflow.runner.faults import TaskView
 from graphflow.runner.watchdog import Abandoned, ItemTimeout, watchdog
-from graphflow.runs.item import Item
-from graphflow.runs.run import Run
+from graphflow.runs.live import LiveRun
+from graphflow.runs.nodes import Item, Node
 
 __all__ = [
     "Deadline",
@@ -65,11 +66,12 @@ STOP_SECONDS = 10.0
 class Execution:
     """One run of a flow, with all its attempts."""
 
-    def __init__(self, flow: Definition, run: Run, durability: Durability | None = None) -> None:
+    def __init__(self, flow: Definition, record: RunRecord, durability: Durability) -> None:
         self.flow = flow
         self.options = flow.options
-        self.run = run
-        self.durability = run._durability = durability
+        self.record = record
+        self.run = LiveRun(record)
+        self.durability = record.durability = durability
         self._opened: list[tuple[Backend, bool]] = []
 
     # -- from the first state to the last -------------------------------------------------------------------
@@ -87,7 +89,7 @@ class Execution:
                 delay = self._delay_before_retry()
                 if delay is None:
                     break
-                self.run._stop_asked.wait(delay)
+                self.record.stop_asked.wait(delay)
         self._raise_base()
 
     async def execute_async(self) -> None:
@@ -111,28 +113,26 @@ class Execution:
     @contextmanager
     def _whole_run(self) -> Iterator[None]:
         """The backend lives for all attempts, and is closed if the run made it; hooks are called at the end."""
-        run, durable = self.run, self.durability
-        run.started = datetime.now(UTC)
-        if durable is not None:
-            durable.watch(sink=run.sink, act=run._carry_out, lost=self._lost)
+        record, durable = self.record, self.durability
+        record.started = datetime.now(UTC)
+        durable.watch(sink=record.sink, act=record.carry_out, lost=self._lost)
         try:
             yield
         finally:
             for backend, is_owned in self._opened:
                 if is_owned:
                     backend.close()
-            with run._moving:
-                run._end()
-            if durable is not None:
-                durable.close()
-            call_end_hooks(self.flow, run)
-            run._done.set()
+            with record.moving:
+                record.end()
+            durable.close()
+            call_end_hooks(self.flow, self.run)
+            record.done.set()
 
     def _lost(self, error: GraphflowError) -> None:
         """The run is another driver's now."""
         logger.error("%s", error)
-        if self.run._recorder is not None:
-            self.run._recorder.give_up(error)
+        if self.record.recorder is not None:
+            self.record.recorder.give_up(error)
 
     def _make_backend(self) -> Backend:
         if not self._opened:
@@ -140,7 +140,7 @@ class Execution:
         return self._opened[0][0]
 
     def _begin_attempt(self) -> RunRecorder:
-        run = self.run
+        run = self.record
         recorder = RunRecorder(
             flow_name=self.flow.name,
             run_id=run.id,
@@ -153,43 +153,41 @@ class Execution:
             persistence=self._persistence(),
         )
         recorder.view = _hook_view(recorder)
-        run._attach(recorder)
-        if self.durability is not None and run.attempt > 1:
+        run.attach(recorder)
+        if run.attempt > 1:
             self.durability.begin_attempt(self.flow, run)
-        run._move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
+        run.move(Code.RUNNING if run.attempt == 1 else Code.RETRYING)
         if run.attempt == 1:
-            call_hooks(self.flow, run, self.options.on_running)
+            call_hooks(self.flow, self.run, self.options.on_running)
         return recorder
 
     def _persistence(self) -> Persistence:
         """Which values outlive the run, and which results are kept by their keys."""
-        run, durable = self.run, self.durability
-        epoch = 0 if durable is None else durable.journal.epoch
+        run, durable = self.record, self.durability
+        epoch = durable.journal.epoch
         caches = Caches(
             run_id=run.id,
             token=f"{run.id}/{epoch}/{run.attempt}",
             refreshes=settings.refresh_cache(),
         )
-        if durable is None:
-            return Persistence(caches=caches)
         return replace(durable.persistence(self.flow), caches=caches)
 
     def _delay_before_retry(self) -> float | None:
         """Seconds until the next attempt, None if there is none."""
-        run = self.run
-        if run._recorder is not None and run._recorder.has_driver:
-            run._recorder.driver.close()
+        run = self.record
+        if run.recorder is not None and run.recorder.has_driver:
+            run.recorder.driver.close()
         code = Code.by_name(run.state.name)
-        if code not in FAILED_CODES or run.attempt > self.options.retries or run._is_stopping:
+        if code not in FAILED_CODES or run.attempt > self.options.retries or run.is_stopping:
             return None
-        run._move(Code.AWAITING_RETRY)
+        run.move(Code.AWAITING_RETRY)
         delay = self.options.delay(run.attempt)
         run.attempt += 1
-        run._exception = None
+        run.exception = None
         return delay
 
     def _raise_base(self) -> None:
-        error = self.run.exception
+        error = self.record.exception
         if error is not None and not isinstance(error, Exception):
             raise error
 
@@ -197,7 +195,7 @@ class Execution:
 
     @contextmanager
     def _body_context(self, recorder: RunRecorder) -> Iterator[None]:
-        run = self.run
+        run = self.record
         context = FlowContext(
             run_id=run.id,
             flow_name=self.flow.name,
@@ -212,7 +210,7 @@ class Execution:
             yield
 
     def _body_and_allowed(self, recorder: RunRecorder) -> Any:
-        value = self.flow.call(self.run.parameters)
+        value = self.flow.call(self.record.parameters)
         recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
         for handle in _allowed_to_fail(value):
             Future(recorder, handle._node, handle._index).result(raise_on_failure=False)
@@ -220,7 +218,7 @@ class Execution:
 
     async def _attempt_async(self, recorder: RunRecorder) -> Any:
         with self._body_context(recorder):
-            value = await self.flow.call(self.run.parameters)
+            value = await self.flow.call(self.record.parameters)
             recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
             for handle in _allowed_to_fail(value):
                 await wait_for_failure(Future(recorder, handle._node, handle._index))
@@ -283,18 +281,17 @@ class Execution:
             if error is None and outcome is not None and outcome.code != Code.COMPLETED:
                 error = unhandled_exception(driver, outcome)
         if error is None and driver is None and recorder.by_id:
-            error = RunCancelled(f"run {self.run.name} was cancelled before it began")
+            error = RunCancelled(f"run {self.record.name} was cancelled before it began")
         if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
             # It was cancelled because the time was up.
             error = self.flow.timed_out()
         if error is None:
             try:
-                self.run._value = resolved(value, recorder)
-                if self.durability is not None:
-                    self.durability.completed(self.run._value)
+                self.record.value = resolved(value, recorder)
+                self.durability.completed(self.record.value)
             except Exception as broken:
                 error = broken
-        settle(self.run, error)
+        settle(self.record, error)
 
 
 class Deadline:
@@ -378,9 +375,9 @@ def _is_cancelled_error(error: BaseException) -> bool:
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
-def settle(run: Run, error: BaseException | None) -> None:
+def settle(run: RunRecord, error: BaseException | None) -> None:
     """Move a run to the state that its error stands for."""
-    run._exception = error
+    run.exception = error
     if error is None:
         code = Code.COMPLETED
     elif isinstance(error, KeyboardInterrupt | RunCancelled) or _is_cancelled_error(error):
@@ -393,13 +390,13 @@ def settle(run: Run, error: BaseException | None) -> None:
         code = Code.FAILED
     try:
         if isinstance(error, LeaseLost):
-            run._durability = None
-        run._move(code, error=error)
+            run.durability = None
+        run.move(code, error=error)
     except (HistoryError, LeaseLost) as broken:
         logger.error("the end of run %s could not be written down: %s", run.name, broken)
-        run._durability = None
-        run._exception = error = error if isinstance(error, _BROKEN) else broken
-        run._move(Code.CRASHED, error=error)
+        run.durability = None
+        run.exception = error = error if isinstance(error, _BROKEN) else broken
+        run.move(Code.CRASHED, error=error)
 
 
 # -- hooks -------------------------------------------------------------------------------------------------
@@ -408,21 +405,23 @@ def settle(run: Run, error: BaseException | None) -> None:
 def _hook_view(recorder: RunRecorder) -> Callable[[int, int | None], Any]:
     """What a task's hooks get of a node's item: (task, task run)."""
 
+    known = recorder.known
+
     def view(node_id: int, index: int | None) -> Any:
-        node = recorder.by_id[node_id]
-        task = None if node.program is None else TaskView.of(node.program.options, node.program.fn)
-        return task, Item(recorder.driver, node, index or 0)
+        program = recorder.by_id[node_id].program
+        task = None if program is None else TaskView.of(program.options, program.fn)
+        return task, Item(Node(known, node_id), index or 0)
 
     return view
 
 
-def call_hooks(flow: Definition, run: Run, hooks: tuple[Callable[..., Any], ...]) -> None:
+def call_hooks(flow: Definition, run: LiveRun, hooks: tuple[Callable[..., Any], ...]) -> None:
     """Call a flow's hooks, in order."""
     for hook in hooks:
         call_hook(hook, lambda: (flow.subject, run), run.state)
 
 
-def call_end_hooks(flow: Definition, run: Run) -> None:
+def call_end_hooks(flow: Definition, run: LiveRun) -> None:
     """Call the hooks for the state that a run ended in."""
     options = flow.options
     hooks = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from graphflow.authoring.parameters import bind_parameters, validated
 from graphflow.common import ids
 from graphflow.common.functions import Binding, dress, function_name, is_async
+from graphflow.driver.run_record import RunRecord
 from graphflow.errors import ParameterError, TaskOptionError
 from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
@@ -301,22 +302,25 @@ class Flow(Generic[P, R]):
             is_forced=force,
             parameters=parameters,
         )
-        run = Run(
+        if found.durability is None:
+            from graphflow.runs.history import history
+
+            run: Run = history().run(found.header.id)
+            return _ready(run) if self.is_async and not starts else run
+        record = RunRecord(
             run_id=found.header.id,
             name=found.header.name,
             flow_name=self.name,
             parameters=found.parameters,
         )
-        if found.durability is None:
-            run._was_completed(found.header, found.value)
-            return _ready(run) if self.is_async and not starts else run
-        execution = Execution(self._definition, run, found.durability)
+        record.created = found.header.created
+        execution = Execution(self._definition, record, found.durability)
         if starts:
             return self._started(execution)
         if self.is_async:
             return _executed(execution)
         execution.execute()
-        return run
+        return execution.run
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
         """The graph that the body records, without running anything.
@@ -357,11 +361,11 @@ class Flow(Generic[P, R]):
         run_id = run_id or ids.run_id()
         definition = self._definition
         name = definition.run_name(parameters, run_id)
-        run = Run(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
+        record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.authoring.execution import Execution
         from graphflow.driver.durability import Durability
 
-        return Execution(definition, run, Durability.create(definition, run))
+        return Execution(definition, record, Durability.create(definition, record))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:
         return await _executed(self._execution(args, kwargs))

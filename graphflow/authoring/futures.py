@@ -15,7 +15,7 @@ from graphflow.model.states import FAILED_CODES, Code, State
 
 if TYPE_CHECKING:
     from graphflow.driver.driver import Driver
-    from graphflow.runs.failures import Failures
+    from graphflow.runs.nodes import Items
 
 __all__ = ["Future"]
 
@@ -141,7 +141,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             _, error = _outcome_of(driver, self._node, self._index)
         return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
-    def failures(self) -> Failures:
+    def failures(self) -> Items:
         """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
 
         A sequence that makes them as they are looked at, so that a million are no more trouble than one. Whoever asks has been handed the failures: they do not fail the flow any more.
@@ -151,13 +151,11 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         assert isinstance(recorder, RunRecorder)
         driver = recorder.driver
         driver.hand_over(self._node.id, self._index)
-        mask = driver.failed_mask(self._node.id)
-        if self._index is not None:
-            mask = bytes(self._index) + mask[self._index : self._index + 1]
         # The engine is loaded with the first run, not by `import graphflow`.
-        from graphflow.runs.failures import Failures
+        from graphflow.runs.nodes import Node
 
-        return Failures(driver, self._node, mask)
+        failures = Node(recorder.known, self._node.id).failures()
+        return failures if self._index is None else failures.where(index=self._index)
 
     def __repr__(self) -> str:
         return f"<Future {self._name()}: {self.state.name}>"

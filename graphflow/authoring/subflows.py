@@ -16,13 +16,14 @@ from graphflow.driver.definition import Definition
 from graphflow.driver.driver import Driver
 from graphflow.driver.in_loop import wait_in_loop
 from graphflow.driver.recorder import RunRecorder
+from graphflow.driver.run_record import RunRecord
 from graphflow.driver.values import node_exception
 from graphflow.errors import ForcingError
 from graphflow.graph.context import FLOW, FlowContext
 from graphflow.graph.recording import FragmentRecorder, Recorder
 from graphflow.model.states import Code
 from graphflow.runner.capture import LogSink
-from graphflow.runs.run import Run
+from graphflow.runs.live import LiveRun
 
 __all__ = ["InnerCall"]
 
@@ -66,7 +67,7 @@ class InnerCall:
         return has_outcome and isinstance(self.recorder, RunRecorder)
 
     @contextmanager
-    def _inside(self, run: Run | None) -> Iterator[None]:
+    def _inside(self, run: RunRecord | None) -> Iterator[None]:
         outer, flow = FLOW.get(), self.flow
         run_id = outer.run_id if outer is not None else ""
         log_prints = flow.options.log_prints or (outer is not None and outer.log_prints)
@@ -111,7 +112,7 @@ class InnerCall:
                     error = self.flow.timed_out()
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
-                return run.result()
+                return LiveRun(run).result()
             time.sleep(delay)
 
     async def execute_async(self) -> Any:
@@ -136,22 +137,22 @@ class InnerCall:
                 error = raised
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
-                return run.result()
+                return LiveRun(run).result()
             await asyncio.sleep(delay)
 
-    def _begin(self) -> tuple[RunRecorder, Run]:
+    def _begin(self) -> tuple[RunRecorder, RunRecord]:
         recorder = self.recorder
         assert isinstance(recorder, RunRecorder)
-        run = Run(
+        run = RunRecord(
             run_id=recorder.run_id,
             name=self.flow.run_name(self.parameters, recorder.run_id),
             flow_name=self.flow.name,
             parameters=self.parameters,
         )
         run.started = datetime.now(UTC)
-        run._recorder = recorder
-        run._move(Code.RUNNING)
-        call_hooks(self.flow, run, self.flow.options.on_running)
+        run.recorder = recorder
+        run.move(Code.RUNNING)
+        call_hooks(self.flow, LiveRun(run), self.flow.options.on_running)
         return recorder, run
 
     def _nodes(self, recorder: RunRecorder) -> list[int]:
@@ -166,27 +167,27 @@ class InnerCall:
         return all(driver.is_final(node) for node in self._nodes(recorder))
 
     def _end_attempt(
-        self, recorder: RunRecorder, run: Run, value: Any, error: BaseException | None
+        self, recorder: RunRecorder, run: RunRecord, value: Any, error: BaseException | None
     ) -> float | None:
         """Settle the attempt; gives the delay before the next one, None if there is none."""
         if recorder.has_driver:
             error = self._taken_failure(recorder, error)
         if error is None:
             try:
-                run._value = resolved(value, recorder)
+                run.value = resolved(value, recorder)
             except Exception as broken:
                 error = broken
         settle(run, error)
         if isinstance(error, Exception) and run.attempt <= self.flow.options.retries:
-            run._move(Code.AWAITING_RETRY)
+            run.move(Code.AWAITING_RETRY)
             delay = self.flow.options.delay(run.attempt)
             run.attempt += 1
-            run._exception = None
-            run._move(Code.RETRYING)
+            run.exception = None
+            run.move(Code.RETRYING)
             return delay
-        run._end()
-        call_end_hooks(self.flow, run)
-        run._done.set()
+        run.end()
+        call_end_hooks(self.flow, LiveRun(run))
+        run.done.set()
         return None
 
     def _taken_failure(self, recorder: RunRecorder, error: BaseException | None) -> BaseException | None:

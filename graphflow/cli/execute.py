@@ -96,14 +96,14 @@ class Watcher:
         count = self._interrupts.count
         if count >= 1 and self._acted == 0:
             self._acted = 1
-            self._run.drain()
+            self._run.cancel()
             self._progress.say(
                 "interrupted: no new items are started, running ones end; Ctrl-C again to cancel"
             )
         if count >= 2 and self._acted == 1:
             self._acted = 2
             self._progress.say("cancelling: running items are stopped")
-            self._run.cancel()
+            self._run.cancel(force=True)
 
 
 def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[NodeRow]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from graphflow.cli.backend_option import BackendSpec, opened
-from graphflow.cli.document import run_document, value_text
+from graphflow.cli.documents import dumped
 from graphflow.cli.execute import Begin, Interrupts, rows_of, run_flow
 from graphflow.cli.exits import ExitCode, code_of
 from graphflow.cli.meter import Meter
@@ -25,6 +25,7 @@ from graphflow.cli.terminal import (
     only_data_on_stdout,
     write_data,
 )
+from graphflow.runs.documents import run_document, value_text
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -86,7 +87,7 @@ def run_and_show(
 
 def _write_result(run: Run, manner: Manner) -> None:
     if manner.output is OutputFormat.JSON:
-        write_data(run_document(run))
+        write_data(dumped(run_document(run), indent=2))
     elif run.state.is_completed() and run.value is not None:
         write_data(value_text(run.value))
 

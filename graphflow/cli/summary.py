@@ -16,9 +16,8 @@ from graphflow.cli.tracebacks import full_text, user_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
-    from graphflow.runs.history import PastNode, PastRun
+    from graphflow.runs.nodes import Node
     from graphflow.runs.run import Run
-    from graphflow.runs.views import NodeView
 
 __all__ = ["show_failures", "show_summary"]
 
@@ -28,7 +27,7 @@ _LOOKED_AT = 1_000
 """Failures of a node that are looked at one by one."""
 
 
-def show_summary(run: Run | PastRun, rows: Sequence[NodeRow], console: Console) -> None:
+def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
     """One line for the run, and a table: rows are nodes, columns what became of their items."""
     seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
     style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
@@ -68,9 +67,7 @@ def _table(rows: Sequence[NodeRow]) -> Table:
     return table
 
 
-def show_failures(
-    run: Run | PastRun, console: Console, *, is_verbose: bool = False, only: str | None = None
-) -> None:
+def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only: str | None = None) -> None:
     """The failures, grouped by exception, each group with its first traceback and where it happened.
 
     What only failed because something upstream did is counted, not repeated. `only` is the name of a node.
@@ -107,13 +104,17 @@ def show_failures(
         console.print(paragraph, markup=False, soft_wrap=True)
 
 
-def _storm(node: NodeView | PastNode) -> list[FailureGroup]:
+def _storm(node: Node) -> list[FailureGroup]:
     """The groups of very many failures, of which only the distinct exceptions are looked at."""
     failures = node.failures()
     parts = []
     for error in node.errors:
         shown = [index for part in error.indices[:9] for index in part[:9]]
-        parts.append(FailureGroup(node.name, cast("FailureView", failures.at(shown[0])), shown, error.count))
+        parts.append(
+            FailureGroup(
+                node.name, cast("FailureView", failures.where(index=shown[0])[0]), shown, error.count
+            )
+        )
     return merge_groups(parts)
 
 

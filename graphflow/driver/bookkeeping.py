@@ -35,7 +35,7 @@ from graphflow.model.states import FINAL_CODES, Code
 from graphflow.ports import Journal
 from graphflow.records.codec import RecordWriter
 
-__all__ = ["Bookkeeper", "node_inputs"]
+__all__ = ["Bookkeeper", "node_inputs", "shown_options"]
 
 
 class Bookkeeper:
@@ -68,6 +68,8 @@ class Bookkeeper:
         self._numbers: dict[int, int] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
+        self.answers: list[tuple[float, Answer]] = []
+        """What was asked from outside in this launch, and what came of it, with the times."""
         self._records: list[Record] = []
         self._state: str | None = None
         self._lock = threading.RLock()
@@ -97,7 +99,9 @@ class Bookkeeper:
         """A request was acted on: that is durable before whoever asked is told."""
         with self._lock:
             answer = Answer(request=request.id, kind=request.kind, body=request.body, error=error)
-            self._add(self._writer.answer(answer, self._wall()))
+            at = self._wall()
+            self.answers.append((at, answer))
+            self._add(self._writer.answer(answer, at))
             self.commit()
             self.journal.answer(request.id, error)
 
@@ -142,7 +146,7 @@ class Bookkeeper:
                 )
                 for dep in node.deps
             ),
-            options=_shown(program.options) if program is not None else {},
+            options=shown_options(program.options) if program is not None else {},
             code="" if program is None or node.is_builtin else code_fingerprint(program.fn),
             inputs=node_inputs(node),
             parent=None if parent is None else (self._numbers[parent[0]], parent[1]),
@@ -249,7 +253,7 @@ def node_inputs(node: Node) -> str:
     return constants_digest([*program.args, *ranges.items()], program.kwargs)
 
 
-def _shown(options: TaskOptions) -> dict[str, Any]:
+def shown_options(options: TaskOptions) -> dict[str, Any]:
     """Options that differ from the default, as JSON can show them."""
     plain = TaskOptions(name=options.name)
     shown: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from graphflow.core.core import Core
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
 from graphflow.driver.hooks import Hooks
+from graphflow.driver.known import DriverRun
 from graphflow.driver.recovery import Recovery
 from graphflow.driver.sources import Pulled, SourceReader, close_source, pull_here
 from graphflow.driver.turns import Turns
@@ -29,8 +30,6 @@ from graphflow.errors import (
     BackendError,
     GraphflowError,
     ResultStoreError,
-    RunCancelled,
-    UpstreamFailed,
     ValueUnavailable,
 )
 from graphflow.graph.graph import Node
@@ -50,6 +49,7 @@ from graphflow.ports import (
     Forecasted,
     RunEvent,
 )
+from graphflow.records.failures import item_failure, node_failure
 from graphflow.records.item_index import MemoryHistory, Place
 from graphflow.records.keeping import ReadValues
 from graphflow.results.packs.here import store_report
@@ -117,6 +117,9 @@ class Driver:
             filler=filler,
             failure=self.exception_of,
             persistence=persistence,
+        )
+        self.known = DriverRun(
+            lambda: self, lambda node: self.core.books[node].node, numbers=lambda: list(self.core.books)
         )
         self.hooks = Hooks(make_run_view)
         self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
@@ -719,52 +722,23 @@ class Driver:
 
         return _kept(list(joined(tuple(parts), load)))
 
+    def gathered(self, node: int) -> list[Any]:
+        """The values of a map's items, in index order; those of items that have none are left out."""
+        gathered = self.dispatcher.gathered(node, None)
+        values = self.joined(gathered.parts)
+        if gathered.dropped:
+            dropped = set(gathered.dropped)
+            values = [value for i, value in enumerate(values) if i not in dropped]
+        return values
+
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
         """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
-        book = self.core.books[node]
-        code = self.code_of(node, index)
+        known = self.known.known(node)
+        if index is not None:
+            return item_failure(self.known, known, index)
         whole = self.history.errors.get(node)
-        if whole is not None and (index is None or code not in FINAL_CODES or book.failed_whole):
-            return whole
-        at = index if index is not None else 0
-        record = self.history.last_error(node, at)
-        if record is not None and code != Code.CANCELLED:
-            error = self.history.restored(record)
-            if not (code == Code.UPSTREAM_FAILED and not isinstance(error, UpstreamFailed)):
-                return error
-        if code == Code.UPSTREAM_FAILED:
-            return self._upstream_failed(node, index)
-        if code == Code.CRASHED:
-            from_index = f"[{index}]" if book.node.is_mapped else ""
-            return _crashed(f"{book.node.name}{from_index}")
-        if code == Code.CANCELLED:
-            return RunCancelled(f"{book.node.name} was cancelled before it ended")
-        if whole is not None:
-            return whole
-        return GraphflowError(f"{book.node.name} ended {code.state_name}")
-
-    def _upstream_failed(self, node: int, index: int | None) -> BaseException:
-        books = self.core.books
-        root, item, path = self.core.root_of(node, index if books[node].node.is_mapped else None)
-        root_name = books[root].node.name
-        if item is not None and books[root].node.is_mapped:
-            root_name += f"[{item}]"
-        if root == node:
-            return UpstreamFailed(
-                f"{root_name} did not run, because something that it needs failed", root=root_name
-            )
-        own = books[node].node.name
-        if index is not None and books[node].node.is_mapped:
-            own += f"[{index}]"
-        names = [books[each].node.name for each in reversed(path)]
-        cause = self.exception_of(root, item)
-        error = UpstreamFailed(
-            f"{own} did not run, because {root_name} failed{_via(names[:-1])}: {type(cause).__name__}: {cause}",
-            root=root_name,
-            path=names,
-        )
-        error.__cause__ = cause
-        return error
+        error = whole if whole is not None else node_failure(self.known, known)
+        return error or GraphflowError(f"{known.name} ended {known.state_code.state_name}")
 
     def failed_mask(self, node: int) -> bytes:
         """One byte per item known so far, 1 where it failed."""
@@ -788,24 +762,6 @@ def _kept(values: list[Any]) -> list[Any]:
     if type(DROPPED) in set(map(type, values)):
         raise ValueUnavailable(GONE_TEXT)
     return values
-
-
-def _via(names: Sequence[str]) -> str:
-    """The tasks between a failure and its consequence, the middle of a long path left out."""
-    if not names:
-        return ""
-    if len(names) > 6:
-        names = [*names[:3], f"{len(names) - 6} more", *names[-3:]]
-    return f" (through {', '.join(names)})"
-
-
-def _crashed(name: str) -> BaseException:
-    from graphflow.errors import ItemCrashed
-
-    return ItemCrashed(
-        f"{name} was executing when its worker died, twice (a segmentation fault, os._exit, or out of memory); "
-        "the items around it went on"
-    )
 
 
 def _echo(records: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -36,6 +36,7 @@ from graphflow.errors import (
     RunNotFound,
     ValueUnavailable,
 )
+from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
 from graphflow.identity.fingerprints import code_fingerprint
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
@@ -46,20 +47,13 @@ from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.runner.capture import LogSink
 
-__all__ = ["Durability", "Reopened", "open_history", "open_store"]
+__all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen", "value_of_run"]
 
 logger = logging.getLogger("graphflow.driver.durability")
 POLL_SECONDS = 0.1
 """How often requests are looked for, and the body's log is written."""
 MAX_SHOWN = 1_000
 PACKAGES = ("graphflow", "dask", "distributed", "cloudpickle", "numpy", "pandas")
-
-
-def open_history() -> History:
-    """The histories of this installation (`GRAPHFLOW_HOME`)."""
-    from graphflow.histories.sqlite import SqliteHistory
-
-    return SqliteHistory()
 
 
 def open_store(
@@ -117,24 +111,31 @@ class Durability:
         self._lines = 0
         self._lines_dropped = 0
         self._renewed = time.monotonic()
+        self._is_closed = False
+        self.launches: list[Life] = []
+        """All launches of the run so far."""
+
+    @property
+    def lease_until(self) -> float | None:
+        """When the lease ends unless it is renewed, in seconds since the epoch; None once it was given back."""
+        age = time.monotonic() - self._renewed
+        return None if self._is_closed else time.time() - age + settings.lease_seconds()
 
     @classmethod
-    def create(cls, flow: Definition, run: RunFacts) -> Durability | None:
-        """Begin the history of a new run; None where runs are kept in memory alone.
+    def create(cls, flow: Definition, run: RunFacts) -> Durability:
+        """Begin the history of a new run.
 
         Raises
         ------
         HistoryError, SettingsError
             If it cannot be written; nothing has run then.
         """
-        if settings.history_kind() == "memory":
-            return None
         history = open_history()
         header = RunHeader(
             id=run.id,
             name=run.name,
             flow_name=run.flow_name,
-            created=time.time(),
+            created=run.created,
             host=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -143,7 +144,7 @@ class Durability:
             store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("life.begin.before")
-            self.books.begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
+            self._begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
             self.books.commit()
             failpoint("life.begin.after")
         except BaseException:
@@ -239,7 +240,11 @@ class Durability:
     def begin_attempt(self, flow: Definition, run: RunFacts) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
         self.recovery = None
-        self.books.begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
+        self._begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
+
+    def _begin(self, launch: Life) -> None:
+        self.launches.append(replace(launch, began=time.time()))
+        self.books.begin(self.launches[-1])
 
     def completed(self, value: Any) -> None:
         """The run has a value, which is kept so that it can be asked for later."""
@@ -264,6 +269,7 @@ class Durability:
         self._over.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
+        self._is_closed = True
         self.journal.close()
 
 
@@ -342,10 +348,11 @@ def reopen(
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
         failpoint("life.begin.before")
+        self.launches = list(replay.lives)
         if replay.lives:
-            books.begin(_life_again(flow, header, replay, journal.epoch, reason, store))
+            self._begin(_life_again(flow, header, replay, journal.epoch, reason, store))
         else:
-            books.begin(_life(flow, header.name, given, journal.epoch, "start", store))
+            self._begin(_life(flow, header.name, given, journal.epoch, "start", store))
         books.run_moved(Code.RESUMING)
         books.commit()
         failpoint("life.begin.after")
@@ -382,8 +389,6 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
 
 def is_known(run_id: str) -> bool:
     """Whether there is a run of just this id."""
-    if settings.history_kind() == "memory":
-        return False
     try:
         return open_history().find(run_id).id == run_id
     except RunNotFound:

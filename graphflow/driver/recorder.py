@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from graphflow.driver.dispatch import Persistence
     from graphflow.driver.driver import Driver
     from graphflow.driver.durability import Durability
+    from graphflow.driver.known import DriverRun
 
 __all__ = ["RunRecorder"]
 
@@ -69,6 +71,7 @@ class RunRecorder(Recorder):
         self.subscribers: list[Callable[[RunEvent], None]] = []
         self.backend: Backend | None = None
         self._make_backend = make_backend
+        self.created = time.time()
         self._ids = itertools.count()
         self._pending: list[Node] = []
         self._driver: Driver | None = None
@@ -82,6 +85,21 @@ class RunRecorder(Recorder):
         self._interruption: BaseException | None = None
         self._is_paused = False
         self._broken: GraphflowError | None = None
+
+    @property
+    def known(self) -> DriverRun:
+        """What is known of the run, also of nodes that its driver was not told of yet."""
+        # The engine is loaded with the first run, not by `import graphflow`.
+        from graphflow.driver.known import DriverRun
+
+        return DriverRun(
+            lambda: self.driver if self.has_driver else None,
+            self.nodes_by_id,
+            numbers=lambda: list(self.by_id),
+            width=self.known_width,
+            idle_code=lambda: self.idle_code,
+            created=self.created,
+        )
 
     @property
     def has_driver(self) -> bool:
@@ -204,6 +222,20 @@ class RunRecorder(Recorder):
 
     def next_id(self) -> int:
         return next(self._ids)
+
+    def node_named(self, name: str) -> Node:
+        """The node of a name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for node in list(self.by_id.values()):
+            if node.name == name:
+                return node
+        names = ", ".join(node.name for node in self.by_id.values()) or "none"
+        raise KeyError(f"this run has no node {name!r}; its nodes: {names}")
 
     def nodes_by_id(self, node_id: int) -> Node:
         return self.by_id[node_id]

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphflow.core.events import FinishRun, SubmitBatch
-from graphflow.core.nodes import NodeBook
+from graphflow.core.events import FinishRun
 from graphflow.driver.driver import Driver
-from graphflow.errors import FlowFailed, GraphflowError, MapFailed, RunCancelled, UpstreamFailed
+from graphflow.errors import FlowFailed, RunCancelled, UpstreamFailed
 from graphflow.graph.graph import Node
 from graphflow.graph.mapping import PartialList
-from graphflow.model.orders import Ref
 from graphflow.model.states import FAILED_CODES, Code
-from graphflow.runner.faults import summarize
-from graphflow.runner.inputs import make_call, ready_inputs
-from graphflow.runner.labels import default_label
+from graphflow.records.failures import MAX_GROUP, as_exception, node_failure
 
 __all__ = [
-    "ColumnReader",
-    "inputs_of",
-    "item_label",
     "node_exception",
     "outcome_of",
     "unhandled_exception",
     "value_of",
 ]
-
-MAX_GROUP = 100
 
 
 def outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:
@@ -59,117 +50,10 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
     return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
 
 
-class ColumnReader:
-    """Reads columns of stored values and keeps the last few, for whoever looks at one item after the other."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._kept: dict[int, tuple[Ref, list[Any]]] = {}
-
-    def __call__(self, ref: Ref) -> list[Any]:
-        known = self._kept.pop(id(ref), None)
-        if known is None:
-            known = ref, self._driver.backend.fetch([ref])[0]
-        self._kept[id(ref)] = known
-        while len(self._kept) > 4:
-            del self._kept[next(iter(self._kept))]
-        return known[1]
-
-
-def inputs_of(driver: Driver, node: Node, place: int, read: ColumnReader) -> str:
-    """The arguments of a failed item in short: as they were noted when it failed, else made of its inputs.
-
-    Empty where it never ran, or where its inputs are gone.
-    """
-    history, book = driver.history.node(node.id), driver.core.books[node.id]
-    noted = history.inputs_of(place)
-    if noted or not book.attempts[place] or node.program is None:
-        return noted
-    width = book.width if node.is_mapped else None
-    command = SubmitBatch(
-        batch=0, nodes=(node.id,), indices=(place,), width=width, tries=(None,), slice_seconds=None
-    )
-    try:
-        order = driver.dispatcher.order(command)
-        ready = ready_inputs(order, read)
-        slots = [ready[slot] for slot in order.steps[0].slots if isinstance(slot, int)]
-        args, kwargs = make_call(node.program, slots)(0)
-        return summarize(node.program.parameter_names, args, kwargs)
-    except Exception:
-        return ""
-
-
-def item_label(driver: Driver, node: Node, place: int, read: ColumnReader | None = None) -> str:
-    """The task run name of an item; `place` is 0 where the node is not mapped."""
-    found = driver.history.node(node.id).find(place)
-    if found is not None and found[0].step.labels is not None:
-        label = (read or ColumnReader(driver))(found[0].step.labels)[found[1]]
-        if label is not None:
-            return str(label)
-    return default_label(node.name, place if node.is_mapped else None)
-
-
 def node_exception(driver: Driver, node: Node) -> BaseException:
     """The exception of a failed node: its own, or a `MapFailed` group for failed items."""
-    book = driver.core.books[node.id]
-    if not node.is_mapped:
-        return driver.exception_of(node.id, 0)
-    whole = driver.history.errors.get(node.id)
-    mask = driver.failed_mask(node.id)
-    failed = mask.count(1)
-    if not failed:
-        return whole if whole is not None else driver.exception_of(node.id, None)
-    indices = _places(mask, MAX_GROUP)
-    distinct = _distinct(driver, node, book)
-    if whole is not None:
-        distinct.append(whole)
-    shown = ", ".join(item_label(driver, node, index) for index in indices[:5])
-    examples = "; ".join(f"{type(each).__name__}: {str(each)[:200]}" for each in distinct[:3])
-    width = book.width if book.width is not None else len(book.states)
-    text = f"{failed} of {width} items of {node.name} failed (first: {shown}): {examples}"
-    cancelled = book.counts[Code.CANCELLED]
-    if cancelled:
-        text += f"; {cancelled} were cancelled"
-    group = MapFailed(text, [_as_exception(each) for each in distinct])
-    group.failed, group.width, group.indices = failed, book.width, tuple(indices)
-    return group
-
-
-def _places(mask: bytes, limit: int, start: int = 0) -> list[int]:
-    """The first places where a mask is 1."""
-    found: list[int] = []
-    at = mask.find(1, start)
-    while at >= 0 and len(found) < limit:
-        found.append(at)
-        at = mask.find(1, at + 1)
-    return found
-
-
-def _distinct(driver: Driver, node: Node, book: NodeBook) -> list[BaseException]:
-    """The exceptions of a map's items, the first of each type and text, in order of the items; at most a hundred."""
-    firsts = [index for index, _ in driver.history.node(node.id).first_errors(MAX_GROUP)]
-    for code in (Code.CRASHED, Code.UPSTREAM_FAILED):
-        # These may have no error on record: each is made of where it came from.
-        firsts += _places(bytes(book.states).translate(bytes(each == code for each in range(256))), MAX_GROUP)
-    found: dict[tuple[type, str], BaseException] = {}
-    for index in sorted(set(firsts)):
-        error = driver.exception_of(node.id, index)
-        found.setdefault((type(error), str(error)), error)
-        if len(found) == MAX_GROUP:
-            break
-    if not found:
-        error = driver.exception_of(node.id, _places(driver.failed_mask(node.id), 1)[0])
-        found[type(error), ""] = error
-    return list(found.values())
-
-
-def _as_exception(error: BaseException) -> Exception:
-    """An exception as it can be a member of a group."""
-    if isinstance(error, Exception):
-        return error
-    wrapped = GraphflowError(f"{type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+    error = node_failure(driver.known, driver.known.known(node.id))
+    return error if error is not None else driver.exception_of(node.id, None)
 
 
 def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
@@ -182,7 +66,7 @@ def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
     names = ", ".join(driver.core.books[node].node.name for node in outcome.unhandled[:5])
     return FlowFailed(
         f"{len(errors)} nodes of flow {driver.flow_name!r} failed ({names}{', ...' if len(errors) > 5 else ''})",
-        [_as_exception(each) for each in errors[:MAX_GROUP]],
+        [as_exception(each) for each in errors[:MAX_GROUP]],
     )
 
 
@@ -202,9 +86,4 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
                 ) from lost.error
             return list(value)
         return value
-    gathered = driver.dispatcher.gathered(node.id, None)
-    values = driver.joined(gathered.parts)
-    if gathered.dropped:
-        dropped = set(gathered.dropped)
-        values = [value for i, value in enumerate(values) if i not in dropped]
-    return values
+    return driver.gathered(node.id)

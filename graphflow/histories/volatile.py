@@ -6,8 +6,6 @@ No file, no thread and no clock of its own: what happens follows from the calls 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,7 +47,7 @@ class VolatileHistory:
     holder
         Who takes leases; this process by default.
     folder
-        What `results_folder` is below; nothing is made there.
+        What `results_folder` is below, where results do not stay in memory too; nothing is made there.
     """
 
     def __init__(
@@ -173,8 +171,9 @@ class VolatileHistory:
 
     def results_folder(self, run_id: str) -> str:
         """Where the results of a run go by default."""
-        folder = self._folder or Path(tempfile.gettempdir()) / f"graphflow-memory-{os.getpid()}"
-        return str(folder / "runs" / check_id(run_id) / "results")
+        if self._folder is None:
+            return f"memory://graphflow/runs/{check_id(run_id)}"
+        return str(self._folder / "runs" / check_id(run_id) / "results")
 
     # -- requests ------------------------------------------------------------------------------------------
 

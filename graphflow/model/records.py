@@ -102,6 +102,8 @@ class Life:
     boot_id: str
     flow_name: str
     run_name: str
+    began: float = 0.0
+    """When, in seconds since the epoch."""
     flow: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -28,6 +28,8 @@ __all__ = [
     "State",
     "StateType",
     "check_transition",
+    "checked_states",
+    "state_names",
     "transition_table",
 ]
 
@@ -310,6 +312,27 @@ class State:
         if isinstance(self.data, BaseException) and raise_on_failure:
             raise self.data
         return self.data
+
+
+def state_names() -> list[str]:
+    """Return the names of all states."""
+    return list(dict.fromkeys(code.state_name for code in Code))
+
+
+def checked_states(state: str | Collection[str] | None) -> tuple[str, ...]:
+    """Return names of states as they are written; None stands for no name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such state.
+    """
+    given = () if state is None else (state,) if isinstance(state, str) else tuple(state)
+    known = {name.lower(): name for name in state_names()}
+    for name in given:
+        if name.lower() not in known:
+            raise ValueError(f"unknown state {name!r}; the states are {', '.join(state_names())}")
+    return tuple(known[name.lower()] for name in given)
 
 
 class Counts(Counter[str]):

@@ -17,7 +17,7 @@ from graphflow.model.reports import LogRecord, Report, StepReport
 from graphflow.model.states import Code
 from graphflow.records.errors import BatchErrors, DistinctErrors, ErrorBook, ErrorTally, exception_of
 
-__all__ = ["MemoryHistory", "NodeHistory", "Place", "Segment", "Transition"]
+__all__ = ["MemoryHistory", "Moved", "NodeHistory", "Place", "Segment"]
 
 MAX_LOG_LINES = 100_000
 MAX_INPUTS = 1_000
@@ -71,11 +71,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition:
-    """One change of state of a node or of the run; `at` is seconds since the epoch."""
+class Moved:
+    """A node, or the run, moved to a state; `at` is seconds since the epoch."""
 
     code: int
     at: float
+    message: str = ""
+    width: int | None = None
 
 
 class NodeHistory:
@@ -101,7 +103,7 @@ class NodeHistory:
         self._tally = ErrorTally()
         self._tallied = 0
         self.inputs_kept = 0
-        self.transitions: list[Transition] = []
+        self.transitions: list[Moved] = []
         self._ended_at = array("d")
 
     def add(self, segment: Segment) -> None:
@@ -351,7 +353,7 @@ class MemoryHistory:
         """Errors of nodes that failed as a whole."""
         self.logs: list[LogRecord] = []
         self.logs_dropped = 0
-        self.transitions: list[Transition] = []
+        self.transitions: list[Moved] = []
         self._errors = ErrorBook()
         self._lines: dict[tuple[str, int | None], list[int]] = {}
         self._lines_known = 0
@@ -392,11 +394,11 @@ class MemoryHistory:
         """A node's state changed."""
         transitions = self.node(node).transitions
         if not transitions or transitions[-1].code != code:
-            transitions.append(Transition(code, at))
+            transitions.append(Moved(code, at))
 
     def run_changed(self, code: int, at: float) -> None:
         """The run's state changed."""
-        self.transitions.append(Transition(code, at))
+        self.transitions.append(Moved(code, at))
 
     def last_error(self, node: int, index: int) -> ErrorRecord | None:
         """The newest error of an item, as a record."""

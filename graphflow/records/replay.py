@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from graphflow.errors import HistoryDamaged
@@ -31,12 +32,12 @@ from graphflow.ports import ResultStore
 from graphflow.records.codec import decode
 from graphflow.records.errors import BatchErrors, ErrorBook
 from graphflow.records.facts import Change, LogLines
-from graphflow.records.item_index import MemoryHistory
+from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.items import ItemsBody
-from graphflow.records.replayed_node import Flight, Moved, ReplayedNode
+from graphflow.records.replayed_node import Flight, ReplayedNode
 from graphflow.records.texts import TextVariants
 
-__all__ = ["Moved", "Replay", "ReplayedNode"]
+__all__ = ["Replay", "ReplayedNode"]
 
 
 class Replay:
@@ -67,8 +68,6 @@ class Replay:
         self.store = store
         self._read = read
         self.lives: list[Life] = []
-        self.begun: list[float] = []
-        """When each life began, in seconds since the epoch."""
         self.nodes: dict[int, ReplayedNode] = {}
         self.history = MemoryHistory()
         self.transitions: list[Moved] = []
@@ -163,8 +162,7 @@ class Replay:
         if life.reason == "attempt":
             for node in self.nodes.values():
                 node.begin_again()
-        self.lives.append(life)
-        self.begun.append(record.at)
+        self.lives.append(life if life.began else replace(life, began=record.at))
 
     def _node(self, record: Record, entry: NodeEntry) -> None:
         known = self.nodes.get(entry.number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,26 +12,16 @@ from graphflow.model.records import (
     NodeEntry,
 )
 from graphflow.model.reports import Stored, ValueInfo, stored_ref
-from graphflow.model.states import FINAL_CODES, FINAL_TABLE, Code, Counts
+from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code, Counts
 from graphflow.ports import ResultStore
 from graphflow.records.errors import BatchErrors
-from graphflow.records.item_index import NodeHistory, Segment
+from graphflow.records.item_index import Moved, NodeHistory, Segment
 from graphflow.records.items import DIGEST_NBYTES, ItemsBody
 
-__all__ = ["Flight", "Moved", "ReplayedNode"]
+__all__ = ["Flight", "ReplayedNode"]
 
 _VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 _NO_DIGEST = bytes(DIGEST_NBYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A node, or the run, moved to a state; `at` is seconds since the epoch."""
-
-    code: int
-    at: float
-    message: str = ""
-    width: int | None = None
 
 
 @dataclass(slots=True)
@@ -72,18 +62,62 @@ class ReplayedNode:
 
     @property
     def number(self) -> int:
-        """Its number in this history."""
         return self.entry.number
 
     @property
+    def key(self) -> str:
+        return self.entry.key
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def task_name(self) -> str:
+        return self.entry.task_name
+
+    @property
+    def group(self) -> str:
+        return self.entry.group
+
+    @property
+    def is_mapped(self) -> bool:
+        return self.entry.is_mapped
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.entry.is_builtin
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.entry.options
+
+    @property
+    def state_code(self) -> Code:
+        return Code(self.code)
+
+    @property
     def is_final(self) -> bool:
-        """Whether the node as a whole has ended."""
         return self.code in FINAL_CODES
 
     @property
     def has_started(self) -> bool:
-        """Whether a batch of it was sent in any life."""
         return any(moved.code == Code.RUNNING for moved in self.transitions)
+
+    @property
+    def failed_whole(self) -> bool:
+        # Only what a node fails with beside its items is told with its state.
+        return self.code in FAILED_CODES and bool(self.transitions and self.transitions[-1].message)
+
+    @property
+    def size(self) -> int:
+        return len(self.states)
+
+    def attempts_of(self, index: int) -> int:
+        return self.attempts[index] if index < len(self.attempts) else 0
+
+    def retries(self) -> int:
+        return sum(self.attempts) - (len(self.attempts) - self.attempts.count(0))
 
     def code_of(self, index: int) -> Code:
         """The state of an item; of one that is under way, `RUNNING` or `RETRYING`."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from graphflow.model.states import Code
-from graphflow.records.replay import Replay
+from graphflow.common.times import moment
+from graphflow.model.records import Answer, Life
+from graphflow.model.states import State
+from graphflow.runs.nodes import Node
 
-__all__ = ["PastEvent", "events_of", "level_number"]
+__all__ = ["Event", "events_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastEvent:
+class Event:
     """Something that happened to a run or a node: it moved to a `state`, was taken by a driver, was asked for something.
 
     `kind` is `run`, `node`, `driver`, `request` or `change`.
@@ -28,68 +29,49 @@ class PastEvent:
     message: str = ""
 
 
-def events_of(replay: Replay) -> list[PastEvent]:
-    """All that happened to a run and its nodes, oldest first."""
+def events_of(
+    *,
+    launches: Iterable[Life],
+    states: Iterable[State],
+    nodes: Iterable[Node],
+    changes: Iterable[tuple[float, str, Mapping[str, Any]]],
+    answers: Iterable[tuple[float, Answer]],
+) -> list[Event]:
+    """Return all that happened to a run and its nodes, oldest first.
+
+    Parameters
+    ----------
+    answers
+        With their times, in seconds since the epoch.
+    states
+        Those of the run.
+    changes
+        Options that were changed: time, name of the node, values.
+    """
     found = [
-        (
-            at,
-            PastEvent(at=_at(at), kind="driver", message=f"{life.reason} on {life.host}, pid {life.pid}"),
+        Event(
+            at=moment(launch.began),
+            kind="driver",
+            message=f"{launch.reason} on {launch.host}, pid {launch.pid}",
         )
-        for at, life in zip(replay.begun, replay.lives, strict=True)
+        for launch in launches
     ]
     found += [
-        (
-            moved.at,
-            PastEvent(at=_at(moved.at), kind="run", state=_name(moved.code), message=moved.message),
-        )
-        for moved in replay.transitions
+        Event(at=state.timestamp, kind="run", state=state.name, message=state.message) for state in states
     ]
-    for node in replay.nodes.values():
-        name = node.entry.name
+    for node in nodes:
         found += [
-            (
-                moved.at,
-                PastEvent(
-                    at=_at(moved.at),
-                    kind="node",
-                    node=name,
-                    state=_name(moved.code),
-                    message=moved.message,
-                ),
-            )
-            for moved in node.transitions
+            Event(at=state.timestamp, kind="node", node=node.name, state=state.name, message=state.message)
+            for state in node.history
         ]
-        found += [
-            (at, PastEvent(at=_at(at), kind="change", node=name, message=_shown(values)))
-            for at, values in node.changes
-        ]
-    for at, answer in replay.answers:
+    found += [
+        Event(at=moment(at), kind="change", node=name, message=_shown(values)) for at, name, values in changes
+    ]
+    for at, answer in answers:
         text = " ".join(part for part in (answer.kind, _shown(answer.body)) if part)
         message = f"{text}: {answer.error}" if answer.error else text
-        found.append((at, PastEvent(at=_at(at), kind="request", message=message)))
-    return [event for _, event in sorted(found, key=lambda pair: pair[0])]
-
-
-def level_number(level: int | str | None) -> int:
-    """A level of the log as a number; `ValueError` for a name that there is not."""
-    if level is None:
-        return 0
-    if isinstance(level, int):
-        return level
-    names = logging.getLevelNamesMapping()
-    if level.upper() not in names:
-        raise ValueError(
-            f"there is no level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL"
-        )
-    return names[level.upper()]
-
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-def _name(code: int) -> str:
-    return Code(code).state_name
+        found.append(Event(at=moment(at), kind="request", message=message))
+    return sorted(found, key=lambda event: event.at)
 
 
 def _shown(values: Mapping[str, Any]) -> str:

@@ -16,13 +16,12 @@ from graphflow.errors import HistoryDamaged, HistoryTooNew, ResultStoreError
 from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.records import RunHeader
+from graphflow.model.states import checked_states
 from graphflow.ports import History
 from graphflow.results.stores.opening import open_store
-from graphflow.runs.events import PastEvent
-from graphflow.runs.recorded_nodes import PastItem, PastItems, PastNode
-from graphflow.runs.recorded_run import PastNodes, PastRun, checked_states
+from graphflow.runs.recorded import RecordedRun
 
-__all__ = ["PastEvent", "PastItem", "PastItems", "PastNode", "PastNodes", "PastRun", "RunHistory", "history"]
+__all__ = ["RunHistory", "history"]
 
 FIRST_PAGE = 50
 
@@ -63,8 +62,8 @@ class RunHistory:
         state: str | Sequence[str] | None = None,
         since: datetime | timedelta | float | None = None,
         limit: int | None = FIRST_PAGE,
-        before: str | PastRun | None = None,
-    ) -> list[PastRun]:
+        before: str | RecordedRun | None = None,
+    ) -> list[RecordedRun]:
         """Runs, the newest first.
 
         Parameters
@@ -92,11 +91,11 @@ class RunHistory:
             states=checked_states(state),
             since=_seconds_of(since),
             limit=limit,
-            before=before.id if isinstance(before, PastRun) else before,
+            before=before.id if isinstance(before, RecordedRun) else before,
         )
         return [self._opened(header) for header in headers]
 
-    def run(self, run: str) -> PastRun:
+    def run(self, run: str) -> RecordedRun:
         """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
 
         Raises
@@ -140,8 +139,8 @@ class RunHistory:
                     f"the history of run {run_id} is removed, but its results in {url} are not: {error}; remove them there"
                 ) from error
 
-    def _opened(self, header: RunHeader) -> PastRun:
-        return PastRun(self._histories, header, folder=self._folder)
+    def _opened(self, header: RunHeader) -> RecordedRun:
+        return RecordedRun(self._histories, header, folder=self._folder)
 
 
 def _seconds_of(since: datetime | timedelta | float | None) -> float | None:

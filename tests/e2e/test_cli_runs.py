@@ -140,15 +140,15 @@ def test_runs_are_listed_filtered_and_paged(failed: str, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["ls", "--state", "Done"], "there is no state 'Done'; the states are Pending"),
+        (["ls", "--state", "Done"], "unknown state 'Done'; the states are Pending"),
         (["ls", "--since", "soon"], "'soon' is no time"),
         (["ls", "--limit", "0"], "--limit"),
         (["items", "@latest"], "has 2 maps (load, add): name the node"),
-        (["items", "@latest", "loda"], "no node 'loda' in this run; it has load, add"),
-        (["items", "@latest", "load", "--state", "x"], "there is no state 'x'"),
+        (["items", "@latest", "loda"], "this run has no node 'loda'; its nodes: load, add"),
+        (["items", "@latest", "load", "--state", "x"], "unknown state 'x'"),
         (["show", "@latest", "--node", "load", "--index", "99"], "there is no item 99"),
         (["logs", "@latest", "-f", "-o", "json"], "say -o jsonl"),
-        (["logs", "@latest", "--level", "loud"], "there is no level 'loud'"),
+        (["logs", "@latest", "--level", "loud"], "unknown level 'loud'"),
         (["logs", "@latest", "--node", "x"], "no node 'x'"),
         (["result", "@latest", "--index", "3"], "item 3 of which node"),
         (["retry", "@latest", "--failed", "--node", "load"], "not both"),
@@ -179,7 +179,7 @@ def test_a_run_is_shown_with_what_failed(failed: str, cli: Cli) -> None:
         {"Completed": 6, "Failed": 2},
         {"Completed": 6, "UpstreamFailed": 2},
     ]
-    assert [life["reason"] for life in document["lives"]] == ["start"]
+    assert [life["reason"] for life in document["launches"]] == ["start"]
     assert [each["index"] for each in document["nodes"][0]["failures"]] == [3, 7]
 
 
@@ -240,7 +240,7 @@ def test_results_are_printed(failed: str, cli: Cli) -> None:
     gone = cli("runs", "result", failed, "--node", "load", "--index", "3")
     assert gone.code == ExitCode.FAILED and gone.err == "error: ValueError: bad 3\n"
     whole = cli("runs", "result", failed)
-    assert whole.code == ExitCode.FAILED and "is Failed: MapFailed" in whole.err
+    assert whole.code == ExitCode.FAILED and "error: MapFailed: 2 of 8 items of load failed" in whole.err
     cli("run", "flows.py:simple", "-q")
     assert cli("runs", "result", "@latest").out == '{"a": 42}\n'
 
@@ -269,7 +269,7 @@ def test_a_failed_run_is_retried_with_mended_code_and_only_what_failed_runs(
     assert json.loads(done.out) == [10 * x + 1 for x in range(8)]
     assert executed(flows)[before:] == [3, 7]
     document = json.loads(cli("runs", "show", failed, "-o", "json").out)
-    assert [life["reason"] for life in document["lives"]] == ["start", "retry"]
+    assert [life["reason"] for life in document["launches"]] == ["start", "retry"]
 
 
 def test_single_items_are_retried(failed: str, cli: Cli, flows: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_run_shows_its_nodes_items_times_and_history(backend_name: str) -> Non
         assert node.started is not None and each.started is not None and each.ended is not None
         assert run.started <= each.started <= each.ended <= run.ended  # type: ignore[operator]
     assert len(node.items) == 4 and [each.value for each in node.items[1:3]] == [1, 2]
-    with pytest.raises(KeyError, match="no node 'twice' in this run; it has once"):
+    with pytest.raises(KeyError, match="this run has no node 'twice'; its nodes: once"):
         run.nodes["twice"]
     with pytest.raises(IndexError, match="once has 4 items; there is no item 4"):
         node.items[4]
@@ -622,7 +622,7 @@ def test_a_run_is_cancelled_from_another_thread() -> None:
 
     run = body.start()
     assert started.wait(30)
-    run.cancel()
+    run.cancel(force=True)
     assert run.wait(30)
     gate.set()
     assert run.state == "Cancelled"
@@ -649,7 +649,7 @@ def test_a_drained_run_lets_the_running_items_end() -> None:
         assert started.acquire(timeout=30)
     cancelled = threading.Event()
     run.subscribe(lambda event: cancelled.set() if event.state == "Cancelled" else None)
-    run.drain()
+    run.cancel()
     assert cancelled.wait(30)
     gate.set()
     assert run.wait(30)
@@ -671,7 +671,7 @@ def test_a_cancel_wakes_a_body_that_waits() -> None:
 
     run = body.start()
     assert started.wait(30)
-    run.cancel()
+    run.cancel(force=True)
     assert run.wait(30)
     gate.set()
     assert run.state == "Cancelled"
@@ -692,7 +692,7 @@ def test_a_cancel_before_anything_was_recorded_keeps_everything_from_running(tal
 
     run = body.start()
     assert asked.wait(30)
-    run.cancel()
+    run.cancel(force=True)
     go.set()
     assert run.wait(30)
     assert run.state == "Cancelled"
@@ -712,7 +712,7 @@ def test_a_cancel_ends_a_wait_for_a_retry_of_the_flow() -> None:
     assert failed.wait(30)
     while run.state != "AwaitingRetry":
         assert not run.wait(0.001)
-    run.cancel()
+    run.cancel(force=True)
     assert run.wait(30)
     assert run.state.is_final()
 
@@ -723,8 +723,8 @@ def test_a_run_that_ended_cannot_be_cancelled(backend_name: str) -> None:
         return inc(1)
 
     run = body.run()
+    run.cancel(force=True)
     run.cancel()
-    run.drain()
     assert run.state == "Completed"
     assert run.result() == 2
 

@@ -301,7 +301,7 @@ def test_a_cancelled_run_ends_on_both_sides(eager: LocalBackend, tmp_path: Path)
     pause = threading.Event()
     while len(list(tmp_path.iterdir())) < 2:
         pause.wait(0.02)
-    run.cancel()
+    run.cancel(force=True)
     run.wait(60)
     assert run.state == "Cancelled"
     counts = run.nodes["wait"].counts
@@ -394,7 +394,7 @@ def test_a_small_flow_never_loads_dask(tmp_path: Path) -> None:
 
 EAGER_SCRIPT = """
 from graphflow import flow, task
-from graphflow.backends import candidates
+from graphflow.backends.automatic import candidates
 import os, sys, threading, time
 candidates.Knobs.__init__.__kwdefaults__.update(
     work_seconds=0.0, measured_seconds=0.0, low=-1.0, high=float("inf"), least_running=0.0, least_cpu_rate=0.0,

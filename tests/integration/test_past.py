@@ -22,13 +22,15 @@ from graphflow.errors import (
     GraphflowError,
     LeaseHeld,
     MapFailed,
+    RemoteError,
     RequestRefused,
     ResultDamaged,
     RunNotFound,
     UpstreamFailed,
     ValueUnavailable,
 )
-from graphflow.runs.history import PastRun, RunHistory
+from graphflow.runs.history import RunHistory
+from graphflow.runs.recorded import RecordedRun
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +102,7 @@ def test_runs_are_listed_newest_first_in_pages_and_filtered(history: RunHistory)
     assert [run.id for run in (*page, *rest)] == [run.id for run in listed]
     assert len(history.runs(since=timedelta(hours=1))) == 4
     assert history.runs(since=datetime.now(UTC) + timedelta(hours=1)) == []
-    with pytest.raises(ValueError, match="there is no state 'Done'; the states are Pending,"):
+    with pytest.raises(ValueError, match="unknown state 'Done'; the states are Pending,"):
         history.runs(state="Done")
     with pytest.raises(ValueError, match="limit must be at least 1"):
         history.runs(limit=0)
@@ -172,41 +174,42 @@ def test_what_is_read_back_is_what_the_run_showed(history: RunHistory) -> None:
         ]
         assert [item.inputs for item in mine.failures()] == [failure.inputs for failure in theirs.failures()]
         assert [item.traceback for item in mine.failures()] == [each.traceback for each in theirs.failures()]
-    assert [line.message for line in past.logs()] == [line.message for line in run.logs]
+    assert [line.message for line in past.logs] == [line.message for line in run.logs]
     assert past.graph.to_text() == run.graph.to_text()
 
 
 def test_items_are_chosen_by_state_and_range(history: RunHistory) -> None:
     halves.run(n=20)
     run = history.run("@latest")
-    assert [item.index for item in run.items("half", states="Failed")] == [2, 7, 12, 17]
-    assert [item.index for item in run.items("half", ["failed", "Skipped"], 3, 13)] == [3, 7, 12]
-    assert [item.index for item in run.items("half", start=18)] == [18, 19]
+    assert [item.index for item in run.items("half").where(states="Failed")] == [2, 7, 12, 17]
+    assert [
+        item.index for item in run.items("half").where(states=["failed", "Skipped"], start=3, stop=13)
+    ] == [3, 7, 12]
+    assert [item.index for item in run.items("half").where(start=18)] == [18, 19]
     assert [item.index for item in run.items("half")[4:6]] == [4, 5]
     assert [item.index for item in run.failures("half")] == [2, 7, 12, 17]
-    assert len(run.failures()) == 8 and run.nodes["half"].failures().at(7).index == 7
-    with pytest.raises(KeyError, match="no node 'thirds' in this run; it has half, plus"):
+    assert len(run.failures()) == 8 and run.nodes["half"].failures().where(index=7)[0].index == 7
+    with pytest.raises(KeyError, match="this run has no node 'thirds'; its nodes: half, plus"):
         run.items("thirds")
     with pytest.raises(IndexError, match="there is no item 20"):
         run.nodes["half"].items[20]
-    with pytest.raises(KeyError, match="item 3 of half is not among these"):
-        run.nodes["half"].failures().at(3)
+    assert run.nodes["half"].failures().where(index=3) == []
 
 
 def test_the_log_is_filtered_and_read_on_from_a_place(history: RunHistory) -> None:
     halves.run(n=5)
     run = history.run("@latest")
-    assert [line.message for line in run.logs()] == ["halving", "half of 0", "half of 1", "half of 4"]
-    assert [line.message for line in run.logs(node="half", index=4)] == ["half of 4"]
-    assert run.logs_total == 4 and len(run.logs(after=3)) == 1 and run.logs(after=4) == []
-    assert run.logs(level="WARNING") == [] and run.logs_dropped == 0
-    with pytest.raises(ValueError, match="there is no level 'LOUD'"):
-        run.logs(level="LOUD")
+    assert [line.message for line in run.logs] == ["halving", "half of 0", "half of 1", "half of 4"]
+    assert [line.message for line in run.logs.where(node="half", index=4)] == ["half of 4"]
+    assert len(run.logs) == 4 and len(run.logs.where(after=3)) == 1 and run.logs.where(after=4) == []
+    assert run.logs.where(level="WARNING") == [] and run.logs.dropped == 0
+    with pytest.raises(ValueError, match="unknown level 'LOUD'"):
+        run.logs.where(level="LOUD")
 
 
 def test_events_tell_all_that_happened_in_order(history: RunHistory) -> None:
     fine.run()
-    events = history.run("@latest").events()
+    events = history.run("@latest").events
     assert events == sorted(events, key=lambda event: event.at)
     assert [(event.kind, event.state) for event in events if event.kind in ("driver", "run")] == [
         ("driver", ""),
@@ -223,30 +226,28 @@ def test_values_of_runs_nodes_and_items_are_read_from_the_result_store(history: 
     fine.run(n=5)
     run = history.run("@latest")
     assert run.result() == run.value == 15
-    assert run.result("plus") == [1, 2, 3, 4, 5] and run.result("plus", 3) == 4
-    assert run.result("total") == 15 and run.nodes["plus"].items[-1].value == 5
+    assert run.nodes["plus"].result() == [1, 2, 3, 4, 5] and run.nodes["plus"].items[3].result() == 4
+    assert run.nodes["total"].result() == 15 and run.nodes["plus"].items[-1].value == 5
     with pytest.raises(IndexError):
-        run.result("plus", 5)
-    with pytest.raises(ValueError, match="item 3 of which node"):
-        run.result(index=3)
+        run.nodes["plus"].items[5].result()
 
 
 def test_what_failed_raises_what_it_failed_with(history: RunHistory) -> None:
     halves.run()
     run = history.run("@latest")
-    with pytest.raises(ValueUnavailable, match=r"run .* is Failed: MapFailed: 2 of 12 items"):
+    with pytest.raises(RemoteError, match="MapFailed: 2 of 12 items of half failed"):
         run.result()
     with pytest.raises(ValueError, match="bad 7"):
-        run.result("half", 7)
+        run.nodes["half"].items[7].result()
     with pytest.raises(
         UpstreamFailed, match=r"did not run, because half\[7\] failed: ValueError: bad 7"
     ) as caught:
-        run.result("plus", 7)
+        run.nodes["plus"].items[7].result()
     assert caught.value.root == "half[7]" and isinstance(caught.value.__cause__, ValueError)
     with pytest.raises(MapFailed, match="2 of 12 items of half failed") as group:
-        run.result("half")
+        run.nodes["half"].result()
     assert [str(each) for each in group.value.exceptions] == ["bad 2", "bad 7"]
-    assert run.result("half", 3) is None
+    assert run.nodes["half"].items[3].result() is None
     with pytest.raises(ValueUnavailable, match="is Skipped: it has no value"):
         run.nodes["half"].items[3].value
 
@@ -269,10 +270,10 @@ def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
     with pytest.raises(ValueUnavailable, match=r"the value of secret\[1\] was not kept: .*persist=False"):
         run.nodes["secret"].items[1].value
     with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not kept"):
-        run.result("secret")
-    assert run.result("lock", 2) == 2
+        run.nodes["secret"].result()
+    assert run.nodes["lock"].items[2].result() == 2
     with pytest.raises(ValueUnavailable, match=r"lock\[1\] was not kept"):
-        run.result("lock", 1)
+        run.nodes["lock"].items[1].result()
 
 
 def test_a_damaged_result_is_refused_and_found(history: RunHistory, home: Path) -> None:
@@ -286,7 +287,7 @@ def test_a_damaged_result_is_refused_and_found(history: RunHistory, home: Path) 
         pack.chmod(0o600)
         pack.write_bytes(data)
     with pytest.raises(ResultDamaged):
-        run.result("plus")
+        run.nodes["plus"].result()
     assert any("damaged or gone" in text for text in history.verify(run.id))
 
 
@@ -332,7 +333,7 @@ def test_a_run_is_seen_while_it_goes_on_and_followed_to_its_end(held: Held, hist
     eventually(lambda: run.refresh().nodes["wait"].counts["Running"])
     assert node.state == "Running" and node.items[1].state in ("Running", "Pending")
     with pytest.raises(ValueUnavailable, match="it has no value yet"):
-        run.result("wait")
+        run.nodes["wait"].result()
     with pytest.raises(LeaseHeld) as caught:
         run.check_free()
     assert caught.value.pid == os.getpid()
@@ -341,7 +342,7 @@ def test_a_run_is_seen_while_it_goes_on_and_followed_to_its_end(held: Held, hist
     held.go.set()
     assert held.run.wait(60)
     assert run.state == "Running", "what was read stays as it is"
-    assert run.refresh().state == "Completed" and run.result("wait") == list(range(6))
+    assert run.refresh().state == "Completed" and run.nodes["wait"].result() == list(range(6))
 
 
 def test_a_run_is_paused_resumed_and_changed_from_outside(held: Held, history: RunHistory) -> None:
@@ -349,12 +350,12 @@ def test_a_run_is_paused_resumed_and_changed_from_outside(held: Held, history: R
     run = history.run(held.run.id)
     run.pause()
     assert run.refresh().state == "Paused"
-    run.resume_paused()
+    run.resume()
     assert run.refresh().state == "Running"
     run.update("wait", max_concurrency=1)
     with pytest.raises(RequestRefused, match="did not update it: TaskOptionError: .*no option 'size'"):
         run.update("wait", size=3)
-    asked = [event.message for event in run.refresh().events() if event.kind == "request"]
+    asked = [event.message for event in run.refresh().events if event.kind == "request"]
     assert asked[:3] == ["pause", "resume", "update node=wait max_concurrency=1"] and "no option" in asked[3]
 
 
@@ -374,10 +375,11 @@ def test_a_driver_that_does_not_answer_is_not_waited_for(
 ) -> None:
     run = history.run(held.run.id)
     monkeypatch.setattr(run._histories, "answer_of", lambda request: None)
+    monkeypatch.setattr("graphflow.runs.recorded.ANSWER_SECONDS", 0)
     with pytest.raises(TimeoutError, match=r"did not answer within 0 s; the request stands"):
-        run.pause(timeout=0)
+        run.pause()
     monkeypatch.setattr(run._histories, "answer_of", lambda request: "")
-    run.resume_paused()
+    run.resume()
 
 
 # -- after a crash -----------------------------------------------------------------------------------------------------
@@ -412,7 +414,7 @@ def test_a_run_whose_driver_was_killed_is_crashed_with_all_that_it_did(
     script.write_text(CRASHING, encoding="utf-8")
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "here\n"
-        run: PastRun = history.run("@latest")
+        run: RecordedRun = history.run("@latest")
         eventually(lambda: run.refresh().nodes["step"].counts["Completed"] == 5)
         assert run.nodes["step"].counts["Running"] >= 1 and run.pid == process.pid
         process.send_signal(signal.SIGKILL)
@@ -421,7 +423,7 @@ def test_a_run_whose_driver_was_killed_is_crashed_with_all_that_it_did(
     assert run.state == "Crashed" and "its driver died" in str(run.exception)
     assert run.nodes["step"].counts == {"Completed": 5, "Pending": 5}
     assert (run.nodes["step"].state, run.nodes["late"].state) == ("Crashed", "Pending")
-    assert [item.value for item in run.items("step", "Completed")] == [0, 1, 2, 3, 4]
+    assert [item.value for item in run.items("step").where(states="Completed")] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueUnavailable, match="is Pending: it has no value"):
         run.nodes["step"].items[5].value
     history.remove(run.id)

@@ -677,8 +677,8 @@ def test_what_was_changed_while_it_ran_holds_in_the_next_life(tally: Any, broken
     # It fails again, now with the retry that was asked for then.
     assert again.state == "Failed" and node.items[3].attempts == 2
     assert counts(tally)["3"] == before + 2
-    assert again._recorder is not None
-    assert again._recorder.driver.core.books[node.id].knobs.max_concurrency == 1
+    assert again._record.recorder is not None
+    assert again._record.recorder.driver.core.books[node.id].knobs.max_concurrency == 1
 
 
 def test_a_paused_body_goes_on_when_it_is_resumed(local_name: str, wait_until: Callable[..., None]) -> None:
@@ -696,7 +696,7 @@ def test_a_paused_body_goes_on_when_it_is_resumed(local_name: str, wait_until: C
     wait_until(lambda: run.state == "Paused")
     with history() as past:
         assert past.run(run.id).state == "Paused"
-        past.run(run.id).resume_paused()
+        past.run(run.id).resume()
     run.wait()
     assert run.value == 3
     assert [state.name for state in run.history] == ["Pending", "Running", "Paused", "Running", "Completed"]

@@ -111,7 +111,7 @@ def test_jitter_is_really_applied(local_name: str) -> None:
 
     run = body.run()
     assert run.value == list(range(40))
-    history = run._recorder.driver.history.node(0)  # type: ignore[union-attr]
+    history = run._record.recorder.driver.history.node(0)  # type: ignore[union-attr]
     delays = [history.anomalies_of(index)[0][0].delay for index in range(40)]
     assert len(delays) == 40
     assert all(0.01 <= delay <= 0.04 for delay in delays)

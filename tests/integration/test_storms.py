@@ -11,7 +11,7 @@ import pytest
 
 from graphflow import flow, task, task_context
 from graphflow.errors import MapFailed, RemoteError, UpstreamFailed
-from graphflow.runs.failures import Failure
+from graphflow.runs.nodes import Item
 
 
 class Coded(Exception):
@@ -130,11 +130,12 @@ def test_failures_are_paged_through_without_being_made(backend_name: Any) -> Non
     assert failures[-1].index == COUNT - 1 and failures[700].index == 1_401
     assert [each.index for each in failures[::500]] == [1, 1_001, 2_001]
     assert [each.index for each in failures] == list(range(1, COUNT, 2))
-    assert failures.at(7).index == 7
+    assert [each.index for each in failures.where(index=7)] == [7]
     with pytest.raises(IndexError):
         failures[COUNT]
-    with pytest.raises(KeyError, match="did not fail"):
-        failures.at(8)
+    assert failures.where(index=8) == [] and failures.where(index=COUNT) == []
+    assert [each.index for each in failures.where(index=(5, 6, 7), start=6)] == [7]
+    assert [each.index for each in failures.where(states="Failed", start=3, stop=8)] == [3, 5, 7]
     assert len(repr(failures)) < 400
     (error,) = node.errors
     assert error.count == COUNT // 2 and len(error.indices) == COUNT // 2 and len(repr(error)) < 200
@@ -320,7 +321,7 @@ def test_whoever_asks_a_future_for_failures_has_handled_them(
 ) -> None:
     def body() -> Any:
         failures = apart.map(range(200)).failures()
-        assert all(isinstance(each, Failure) for each in failures[:3])
+        assert all(isinstance(each, Item) for each in failures[:3])
         return (
             len(failures),
             str(failures[-1].exception),

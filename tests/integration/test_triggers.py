@@ -287,7 +287,7 @@ def test_a_paused_run_can_be_cancelled() -> None:
 
     run = body.start()
     assert begun.wait(30)
-    run.cancel()
+    run.cancel(force=True)
     assert run.wait(30)
     assert run.state == "Cancelled"
 

@@ -22,11 +22,12 @@ from graphflow.cli.cache.tables import (
     stat_row,
 )
 from graphflow.cli.cache.why import why
+from graphflow.cli.documents import ListFormat, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.runs.documents import ListFormat, time_text, write_documents
 from graphflow.cli.runs.tables import short_time
 from graphflow.cli.terminal import make_console, say_error
 from graphflow.errors import GraphflowError
+from graphflow.runs.documents import time_text
 
 if TYPE_CHECKING:
     from graphflow.cache.looking import Entry

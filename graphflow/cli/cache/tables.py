@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.runs.documents import time_text
 from graphflow.cli.runs.tables import short_time
+from graphflow.runs.documents import time_text
 
 if TYPE_CHECKING:
     from graphflow.cache.collecting import FolderStat

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.runs.documents import time_text
 from graphflow.cli.terminal import make_console, say_error, write_data
+from graphflow.runs.documents import time_text
 
 if TYPE_CHECKING:
     from graphflow.cache.reasons import CacheEntry, Reason
-    from graphflow.runs.history import PastItem
-    from graphflow.runs.recorded_nodes import PastNode
-    from graphflow.runs.recorded_run import PastRun
+    from graphflow.runs.nodes import Item, Node
+    from graphflow.runs.run import Run
 
 __all__ = ["why"]
 
@@ -96,7 +95,7 @@ def _parsed(item: str) -> tuple[str, int | None]:
     return (match[1], int(match[2])) if match else (item, None)
 
 
-def _item_of(run: PastRun, name: str, index: int | None) -> tuple[PastNode, PastItem]:
+def _item_of(run: Run, name: str, index: int | None) -> tuple[Node, Item]:
     if name not in [each.name for each in run.nodes]:
         names = ", ".join(each.name for each in run.nodes if not each.is_builtin) or "none"
         say_error(f"run {run.id} has no node {name!r}; it has {names}")
@@ -108,10 +107,10 @@ def _item_of(run: PastRun, name: str, index: int | None) -> tuple[PastNode, Past
     if (index or 0) >= len(node.items):
         say_error(f"{name} has {len(node.items):,} items; there is no item {index}")
         raise typer.Exit(ExitCode.NOT_FOUND)
-    return node, node.items.at(index or 0) if node.is_mapped else node.items[0]
+    return node, node.items[index or 0]
 
 
-def _document(run: PastRun, node: PastNode, item: PastItem, reason: Reason | None) -> dict[str, Any]:
+def _document(run: Run, node: Node, item: Item, reason: Reason | None) -> dict[str, Any]:
     """What is known, as a document."""
     label = f"{node.name}[{item.index}]" if node.is_mapped else node.name
     cached = item.cached_from
@@ -146,7 +145,7 @@ def _document(run: PastRun, node: PastNode, item: PastItem, reason: Reason | Non
             "agrees": list(reason.agrees),
         }
     elif cached is None:
-        lines = run.logs(node.name, level=logging.WARNING)
+        lines = run.logs.where(node=node.name, level=logging.WARNING)
         document["notes"] = [line.message for line in lines if line.logger == "graphflow.cache"]
     return document
 

@@ -14,11 +14,11 @@ from typing import Any
 import cloudpickle
 
 from graphflow.cli.backend_option import opened, parse_backend
-from graphflow.cli.document import value_text
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.targets import load_flow
 from graphflow.errors import GraphflowError
 from graphflow.identity.hashing import canonical_digest
+from graphflow.runs.documents import value_text
 
 __all__ = ["LifeOrder", "LifeResult"]
 

@@ -15,13 +15,12 @@ from graphflow.errors import TargetError
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
-    from graphflow.runs.history import PastRun
     from graphflow.runs.run import Run
 
 __all__ = ["flow_of", "resume_run", "retry_run"]
 
 
-def flow_of(run: PastRun, target: str | None) -> Flow[Any, Any]:
+def flow_of(run: Run, target: str | None) -> Flow[Any, Any]:
     """The flow of a run: that of a target, else where the run's own was.
 
     Raises
@@ -32,7 +31,7 @@ def flow_of(run: PastRun, target: str | None) -> Flow[Any, Any]:
     with only_data_on_stdout():
         if target is not None:
             return load_flow(target)
-        place = run.lives[0].flow if run.lives else {}
+        place = run.launches[0].flow if run.launches else {}
         name = place.get("qualname", "")
         file, module = place.get("file", ""), place.get("module", "")
         # A module of a package is found wherever that is installed now; a script's name alone may be another's.
@@ -51,7 +50,7 @@ def flow_of(run: PastRun, target: str | None) -> Flow[Any, Any]:
 
 
 def resume_run(
-    run: PastRun,
+    run: Run,
     *,
     target: str | None,
     backend: BackendSpec | None,
@@ -69,7 +68,7 @@ def resume_run(
 
 
 def retry_run(
-    run: PastRun,
+    run: Run,
     *,
     target: str | None,
     backend: BackendSpec | None,

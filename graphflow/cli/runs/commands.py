@@ -13,20 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphflow.cli.backend_option import BackendSpec, parse_backend
-from graphflow.cli.document import value_text
+from graphflow.cli.documents import ListFormat, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.meter import Meter
 from graphflow.cli.progress import make_progress
 from graphflow.cli.runs.again import resume_run, retry_run
-from graphflow.cli.runs.documents import (
-    ListFormat,
-    dumped,
-    header_of,
-    item_of,
-    line_of,
-    run_of,
-    write_documents,
-)
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.runs.watch import follow_log, watch_run
@@ -41,10 +32,14 @@ from graphflow.cli.terminal import (
     say_error,
     write_data,
 )
+from graphflow.errors import ValueUnavailable
+from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
-    from graphflow.runs.history import PastItems, PastRun, RunHistory
+    from graphflow.runs.history import RunHistory
+    from graphflow.runs.nodes import Items
+    from graphflow.runs.recorded import RecordedRun
 
 __all__ = ["fsck", "runs"]
 
@@ -135,7 +130,7 @@ def ls(
             if len(found) > limit:
                 _say(f"there are more: --before {page[-1].id}")
         else:
-            write_documents(map(header_of, page), output)
+            write_documents(map(header_document, page), output)
 
 
 @runs.command()
@@ -156,11 +151,11 @@ def show(
         if index is not None or node is not None:
             item = _items_of(found, node)[index or 0]
             if output is OutputFormat.JSON:
-                write_data(dumped(item_of(item, details=True), indent=2))
+                write_data(dumped(item_document(item, details=True), indent=2))
             else:
                 show_item(item, console)
         elif output is OutputFormat.JSON:
-            write_data(dumped(run_of(found), indent=2))
+            write_data(dumped(run_document(found), indent=2))
         else:
             show_head(found, console)
             show_summary(found, Meter().read(found.nodes, now=time.time(), counts_retries=True), console)
@@ -200,12 +195,14 @@ def logs(
         raise typer.BadParameter("a log that is followed has no end to close an array with: say -o jsonl")
     with _history() as history:
         found = history.run(run)
+        if node is not None:
+            found.nodes[node]
 
         def choose(after: int) -> list[LogRecord]:
-            return found.logs(node=node, index=index, level=level, after=after)
+            return [*found.logs.where(node=node, index=index, level=level, after=after)]
 
         def write(line: LogRecord) -> None:
-            write_data(line_text(line) if output is ListFormat.TABLE else dumped(line_of(line)))
+            write_data(line_text(line) if output is ListFormat.TABLE else dumped(line_document(line)))
 
         skipped = 0 if tail is None else max(0, len(choose(0)) - tail)
         if follow:
@@ -216,12 +213,12 @@ def logs(
                 write,
             )
         elif output is ListFormat.JSON:
-            write_documents(map(line_of, choose(0)[skipped:]), output)
+            write_documents(map(line_document, choose(0)[skipped:]), output)
         else:
             for line in choose(0)[skipped:]:
                 write(line)
-        if found.logs_dropped:
-            _say(f"{found.logs_dropped:,} more lines were not kept, because there were too many")
+        if found.logs.dropped:
+            _say(f"{found.logs.dropped:,} more lines were not kept, because there were too many")
 
 
 @runs.command()
@@ -245,12 +242,12 @@ def items(
         chosen = _items_of(history.run(run), node, state, start, stop)
         page = chosen[:limit]
         if output is ListFormat.TABLE:
-            shown = [_value_shown(item_of(item, values=True)) for item in page] if values else None
+            shown = [_value_shown(item_document(item, values=True)) for item in page] if values else None
             show_items(page, make_console(stdout=True), values=shown)
             if len(chosen) > limit:
                 _say(f"{len(chosen) - limit:,} more: --start {chosen[limit].index}")
         else:
-            write_documents((item_of(item, values=values) for item in page), output)
+            write_documents((item_document(item, values=values) for item in page), output)
 
 
 def _value_shown(document: dict[str, Any]) -> str:
@@ -260,12 +257,12 @@ def _value_shown(document: dict[str, Any]) -> str:
 
 
 def _items_of(
-    run: PastRun,
+    run: RecordedRun,
     node: str | None,
     states: list[str] | None = None,
     start: int = 0,
     stop: int | None = None,
-) -> PastItems:
+) -> Items:
     if node is None:
         maps = [each.name for each in run.nodes if each.is_mapped and not each.is_builtin]
         if len(maps) != 1:
@@ -273,7 +270,7 @@ def _items_of(
                 f"run {run.name} has {len(maps)} maps ({', '.join(maps) or 'none'}): name the node"
             )
         node = maps[0]
-    return run.items(node, states or None, start, stop)
+    return run.items(node).where(states=states or None, start=start, stop=stop)
 
 
 @runs.command()
@@ -293,7 +290,7 @@ def failures(
             show_failures(found, make_console(stdout=True), is_verbose=verbose, only=node)
         else:
             listed = (item for each in found.nodes if node in (None, each.name) for item in each.failures())
-            write_documents((item_of(item, details=True) for item in islice(listed, limit)), output)
+            write_documents((item_document(item, details=True) for item in islice(listed, limit)), output)
 
 
 @runs.command()
@@ -319,7 +316,7 @@ def result(
     with _history() as history:
         found = history.run(run)
         try:
-            value = found.result(node, index)
+            value = _value_of(found, node, index)
         except (ValueError, KeyError, IndexError) as error:
             if node is not None and index is not None and index < len(found.nodes[node].items):
                 raise _failed(error) from error
@@ -332,6 +329,17 @@ def result(
         write_data(value_text(value))
     else:
         _say(f"saved {save_value(value, save)}")
+
+
+def _value_of(run: RecordedRun, node: str | None, index: int | None) -> Any:
+    if node is None:
+        if index is not None:
+            raise ValueError(f"item {index} of which node? Give --node too")
+        if not run.is_over:
+            raise ValueUnavailable(f"run {run.name} is {run.state_name}; it has no value yet")
+        return run.result()
+    found = run.nodes[node]
+    return found.result() if index is None else found.items[index].result()
 
 
 def _failed(error: BaseException) -> typer.Exit:
@@ -375,7 +383,7 @@ def resume(
     with _history(is_verbose=verbose) as history:
         found = history.run(run)
         if found.state_name == "Paused" and found.lease_until is not None:
-            found.resume_paused()
+            found.resume()
             _say(f"run {found.id} goes on, in its own process")
             code = ExitCode.COMPLETED
         else:
@@ -440,15 +448,15 @@ def pause(run: RunArgument) -> None:
 @runs.command()
 def cancel(
     run: RunArgument,
-    now: Annotated[
-        bool, typer.Option("--now", help="Stop what runs too, by force where it must be.")
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop running items too, by force where they do not yield.")
     ] = False,
 ) -> None:
-    """Let a run start nothing more: what runs ends, and the rest is cancelled."""
+    """Cancel a run: it starts nothing more, running items end, the rest is cancelled."""
     with _history() as history:
         found = history.run(run)
-        found.cancel(now=now)
-        _say(f"run {found.id} is being cancelled{'' if now else '; what runs ends first'}")
+        found.cancel(force=force)
+        _say(f"run {found.id} is being cancelled{'' if force else '; running items end first'}")
 
 
 @runs.command()

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from graphflow.cli.meter import format_seconds
+from graphflow.common.times import moment
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
-    from graphflow.runs.history import PastItem, PastRun
+    from graphflow.runs.nodes import Item
+    from graphflow.runs.run import Run
 
 __all__ = ["line_text", "short_time", "show_head", "show_item", "show_items", "show_runs"]
 
@@ -35,9 +37,9 @@ _STYLES = {
 }
 
 
-def short_time(moment: datetime | None) -> str:
+def short_time(at: datetime | None) -> str:
     """A time in UTC, to the second."""
-    return "" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _state(name: str) -> Text:
@@ -52,7 +54,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def show_runs(runs: Sequence[PastRun], console: Console) -> None:
+def show_runs(runs: Sequence[Run], console: Console) -> None:
     """A line per run."""
     table = _table("id", "name", "flow", "state", "started", "time")
     for run in runs:
@@ -68,15 +70,15 @@ def show_runs(runs: Sequence[PastRun], console: Console) -> None:
     console.print(table)
 
 
-def show_head(run: PastRun, console: Console) -> None:
+def show_head(run: Run, console: Console) -> None:
     """What is to be said of a run beside its nodes."""
     lines = [f"{run.flow_name}  run {run.id}  {run.name}"]
     if run.parameters:
-        shown = ", ".join(f"{name}={_cut(text)}" for name, text in run.parameters.items())
+        shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
         lines.append(f"parameters: {shown}")
-    for at, life in zip(run.replay.begun, run.lives, strict=True):
-        when = short_time(datetime.fromtimestamp(at, UTC))
-        lines.append(f"{life.reason}: {when} on {life.host}, pid {life.pid}, backend {life.backend}")
+    for launch in run.launches:
+        when = short_time(moment(launch.began))
+        lines.append(f"{launch.reason}: {when} on {launch.host}, pid {launch.pid}, backend {launch.backend}")
     if run.lease_until is not None:
         lines.append(
             f"driven by pid {run.pid} on {run.host}; its lease ends at {short_time(run.lease_until)}"
@@ -89,7 +91,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def show_items(items: Iterable[PastItem], console: Console, *, values: Sequence[str] | None = None) -> None:
+def show_items(items: Iterable[Item], console: Console, *, values: Sequence[str] | None = None) -> None:
     """A line per item; `values` has one text per item."""
     table = _table("index", "label", "state", "attempts", "started", "time", "value" if values else "error")
     for place, item in enumerate(items):
@@ -113,13 +115,13 @@ def _type_of(error: BaseException) -> str:
     return str(getattr(error, "type_name", None) or type(error).__name__)
 
 
-def show_item(item: PastItem, console: Console) -> None:
+def show_item(item: Item, console: Console) -> None:
     """All that is known of one item."""
     console.print(f"{item.label}: {item.state.name}, {item.attempts} attempts", markup=False)
     for state in item.history:
         said = f"  {state.message}" if state.message else ""
-        moment = state.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        console.print(f"  {moment}  {state.name}{said}", markup=False, soft_wrap=True)
+        at = state.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        console.print(f"  {at}  {state.name}{said}", markup=False, soft_wrap=True)
     if item.worker:
         console.print(f"  worker {item.worker}", markup=False)
     if item.inputs:
@@ -132,7 +134,7 @@ def show_item(item: PastItem, console: Console) -> None:
 
 def line_text(line: LogRecord) -> str:
     """A line of the log, with its time in UTC."""
-    at = datetime.fromtimestamp(line.timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = moment(line.timestamp).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     who = line.node if line.index is None else f"{line.node}[{line.index}]"
     parts = [at, logging.getLevelName(line.level), who or "flow", line.message]
     return " ".join(part for part in parts if part)

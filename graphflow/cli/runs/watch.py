@@ -16,19 +16,19 @@ from graphflow.cli.summary import show_failures, show_summary
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
-    from graphflow.runs.history import PastRun
+    from graphflow.runs.recorded import RecordedRun
 
 __all__ = ["exit_code_of", "follow_log", "watch_run"]
 
 REFRESH_SECONDS = 0.25
 
 
-def exit_code_of(run: PastRun) -> ExitCode:
+def exit_code_of(run: RecordedRun) -> ExitCode:
     """0 for a run that completed."""
     return ExitCode.COMPLETED if run.state.is_completed() else ExitCode.FAILED
 
 
-def watch_run(run: PastRun, progress: Progress, console: Console, *, is_quiet: bool = False) -> ExitCode:
+def watch_run(run: RecordedRun, progress: Progress, console: Console, *, is_quiet: bool = False) -> ExitCode:
     """Show a run until it has ended, then how it ended; the exit code is what became of it."""
     meter = Meter()
     if not run.is_over:
@@ -52,14 +52,14 @@ def watch_run(run: PastRun, progress: Progress, console: Console, *, is_quiet: b
 
 
 def follow_log(
-    run: PastRun, choose: Callable[[int], list[LogRecord]], write: Callable[[LogRecord], None]
+    run: RecordedRun, choose: Callable[[int], list[LogRecord]], write: Callable[[LogRecord], None]
 ) -> None:
     """Write lines as they are recorded, until the run has ended. `choose` gives the lines after a number of them."""
     seen = 0
     while True:
         # Asked before the lines are read: what is recorded until then is not missed.
         is_over = run.is_over
-        total = run.logs_total
+        total = len(run.logs)
         for line in choose(seen):
             write(line)
         seen = total

@@ -1,18 +1,12 @@
-"""Failures in groups, and a run as a document."""
+"""Failures in groups."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any
 
-from graphflow.cli.document import run_document, value_text
 from graphflow.cli.failures import describe, group_failures
 from graphflow.cli.tracebacks import is_user_frame, user_text
 from graphflow.errors import RemoteError
-from graphflow.model.states import Code, State
 
 FRAMES = 'Traceback (user frames only):\n  File "crawl.py", line {line}, in fetch\n    raise\n'
 
@@ -94,62 +88,3 @@ def test_a_traceback_of_user_frames_names_the_line() -> None:
     assert "test_failures.py" in text
     assert 'raise ValueError("boom")' in text
     assert user_text(ValueError("never raised")) == ""
-
-
-def test_a_value_is_json_where_it_can_be() -> None:
-    assert value_text({"a": [1, "é"]}) == '{"a": [1, "é"]}'
-    assert value_text({1, 2}) == "{1, 2}"
-    assert value_text(float("nan")) == "nan"
-
-
-def finished_run(value: Any) -> Any:
-    begin = datetime(2026, 1, 1, tzinfo=UTC)
-    node = SimpleNamespace(
-        id=0,
-        name="load",
-        task_name="load",
-        state=State.of(Code.FAILED),
-        is_mapped=True,
-        width=2,
-        counts={"Completed": 1, "Failed": 1},
-        started=begin,
-        ended=begin + timedelta(seconds=1.5),
-        failures=lambda: [Failure(1, ValueError("empty"), label="doc")],
-    )
-    return SimpleNamespace(
-        id="01ABC",
-        name="calm-run",
-        flow_name="crawl",
-        state=State.of(Code.COMPLETED),
-        started=begin,
-        ended=begin + timedelta(seconds=2),
-        value=value,
-        exception=None,
-        nodes=[node],
-    )
-
-
-def test_a_run_is_one_json_document() -> None:
-    document = json.loads(run_document(finished_run({"n": 1})))
-
-    assert document["schema"] == "graphflow.run/1"
-    assert document["state"] == {"type": "Completed", "name": "Completed", "message": ""}
-    assert document["started"] == "2026-01-01T00:00:00Z"
-    assert document["duration_seconds"] == 2.0
-    assert document["value"] == {"n": 1}
-    (node,) = document["nodes"]
-    assert node["counts"] == {"Completed": 1, "Failed": 1}
-    assert node["failures"] == [
-        {
-            "index": 1,
-            "label": "doc",
-            "attempts": 1,
-            "exception": {"type": "ValueError", "message": "empty", "traceback": FRAMES.format(line=3)},
-        }
-    ]
-
-
-def test_a_value_that_is_not_json_is_given_as_its_repr() -> None:
-    document = json.loads(run_document(finished_run({1, 2})))
-
-    assert (document["value"], document["value_repr"]) == (None, "{1, 2}")

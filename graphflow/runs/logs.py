@@ -1,0 +1,84 @@
+"""The log of a run: of its flow's body and of all its tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import overload
+
+from graphflow.model.reports import LogRecord
+
+__all__ = ["Logs"]
+
+
+class Logs(Sequence[LogRecord]):
+    """Lines of a log, by time. `dropped` counts those that were not kept, because there were too many."""
+
+    def __init__(self, recorded: Sequence[LogRecord], *, dropped: int = 0) -> None:
+        self._recorded = recorded
+        """In the order in which they were recorded: those of the flow's body come a little later than those of tasks."""
+        self._lines = sorted(recorded, key=lambda line: line.timestamp)
+        self.dropped = dropped
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, which: int) -> LogRecord: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[LogRecord]: ...
+    def __getitem__(self, which: int | slice) -> LogRecord | list[LogRecord]:
+        return self._lines[which]
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} lines of log>"
+
+    def where(
+        self,
+        *,
+        node: str | None = None,
+        index: int | None = None,
+        level: int | str | None = None,
+        after: int = 0,
+    ) -> Logs:
+        """Return the lines that meet all conditions.
+
+        Parameters
+        ----------
+        node, index
+            Only those of a node, or of one item of it.
+        level
+            Only those of this level (a number, or a name such as `"WARNING"`) or above.
+        after
+            Not the first ones: how many lines, in the order in which they were recorded.
+
+        Raises
+        ------
+        ValueError
+            If there is no such level.
+        """
+        least = _level_number(level)
+        lines = [
+            line
+            for line in self._recorded[after:]
+            if (node is None or line.node == node)
+            and (index is None or line.index == index)
+            and line.level >= least
+        ]
+        return Logs(lines, dropped=self.dropped)
+
+
+def _level_number(level: int | str | None) -> int:
+    if level is None:
+        return 0
+    if isinstance(level, int):
+        return level
+    names = logging.getLevelNamesMapping()
+    if level.upper() not in names:
+        raise ValueError(f"unknown level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL")
+    return names[level.upper()]

@@ -1,0 +1,464 @@
+"""A run as its history tells it: of any process, finished or still going on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from graphflow.common import settings
+from graphflow.common.times import moment
+from graphflow.common.waiting import check_timeout
+from graphflow.errors import (
+    GraphflowError,
+    HistoryError,
+    LeaseHeld,
+    RemoteError,
+    RequestRefused,
+    RunCancelled,
+    ValueUnavailable,
+)
+from graphflow.graph.graph import Dep, DepKind, Graph, Node
+from graphflow.histories.whereabouts import results_of
+from graphflow.model.orders import GONE
+from graphflow.model.records import NO_NODE, Kind, Life, RunHeader
+from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
+from graphflow.ports import History, ResultStore
+from graphflow.records.item_index import MemoryHistory, Moved
+from graphflow.records.replay import Replay, ReplayedNode
+from graphflow.results.packs import packs
+from graphflow.results.stores.opening import open_store
+from graphflow.runs.events import Event, events_of
+from graphflow.runs.logs import Logs
+from graphflow.runs.nodes import Nodes
+from graphflow.runs.run import Run
+from graphflow.runs.values import NOT_KEPT, Values
+
+__all__ = ["RecordedRun"]
+
+ANSWER_SECONDS = 10.0
+POLL_SECONDS = 0.05
+_BAD = FAILED_CODES | {Code.CANCELLED}
+_GOOD = (Code.COMPLETED, Code.CACHED)
+
+
+class _Known:
+    """What a replay knows of its run, as whatever shows runs asks for it."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        self._run = run
+        self._values = Values()
+
+    @property
+    def history(self) -> MemoryHistory:
+        return self._run.replay.history
+
+    @property
+    def created(self) -> float:
+        return self._run.created.timestamp()
+
+    @property
+    def is_over(self) -> bool:
+        return self._run.is_over
+
+    def numbers(self) -> Sequence[int]:
+        return list(self._run.replay.nodes)
+
+    def known(self, number: int) -> ReplayedNode:
+        return self._run.replay.nodes[number]
+
+    def whole_error(self, number: int) -> BaseException | None:
+        node = self.known(number)
+        if not node.failed_whole:
+            return None
+        message = node.transitions[-1].message
+        return _error_of(message) or GraphflowError(message)
+
+    def root_of(self, number: int, index: int | None) -> tuple[int, int | None, Sequence[int]]:
+        path: list[int] = []
+        node, item = self.known(number), index
+        while len(path) <= len(self._run.replay.nodes):
+            cause = self._cause(node, item)
+            if cause is None:
+                break
+            path.append(node.number)
+            node, item = cause
+        return node.number, item, path
+
+    def _cause(self, node: ReplayedNode, index: int | None) -> tuple[ReplayedNode, int | None] | None:
+        """What an upstream failure comes from, one step down; None for anything else."""
+        if index is None:
+            index = node.states.find(Code.UPSTREAM_FAILED)
+            if index < 0:
+                if node.code != Code.UPSTREAM_FAILED:
+                    return None
+                index = None
+        if index is not None and node.code_of(index) != Code.UPSTREAM_FAILED:
+            return None
+        nodes = self._run.replay.nodes
+        for each in nodes.values():
+            if each.entry.parent == (node.number, index) and each.code in _BAD:
+                return each, _first_bad(each)
+        # What is taken as a whole decides before what is taken item by item.
+        for dep in sorted(node.entry.deps, key=lambda dep: dep.kind == "ITEMS"):
+            upstream = nodes.get(dep.upstream)
+            if upstream is None:
+                continue
+            item = index if dep.kind == "ITEMS" else dep.index
+            if item is not None and item < len(upstream.states):
+                if upstream.code_of(item) in _BAD:
+                    return upstream, item
+            elif upstream.code in _BAD or any(map(upstream.states.count, _BAD)):
+                return upstream, _first_bad(upstream)
+        return None
+
+    def value(self, number: int, index: int) -> Any:
+        node = self.known(number)
+        place = node.history.place(index)
+        if place is None or not node.valued(index, index + 1)[0]:
+            raise ValueUnavailable(f"the value of {node.label(index)} {NOT_KEPT}")
+        return self._values.value(place.ref, place.position, node.label(index))
+
+    def values(self, number: int) -> list[Any]:
+        node = self.known(number)
+        size = node.size
+        codes = node.codes(0, size)
+        good = [index for index in range(size) if codes[index] in _GOOD]
+        wanted: Sequence[int] = range(size) if len(good) == size else good
+        valued = node.valued(0, size)
+        if valued.count(1) < size:
+            gone = next((index for index in good if not valued[index]), None)
+            if gone is not None:
+                raise ValueUnavailable(f"the value of {node.label(gone)} {NOT_KEPT}")
+        return self._values.joined(node.history.parts(wanted, GONE))
+
+    def inputs(self, number: int, index: int) -> str:
+        return self.known(number).history.inputs_of(index)
+
+
+def _first_bad(node: ReplayedNode) -> int | None:
+    found = [place for place in (node.states.find(code) for code in _BAD) if place >= 0]
+    return min(found, default=None)
+
+
+def _error_of(message: str) -> RemoteError | None:
+    """The exception that a message of the form `Type: text` tells of."""
+    kind, colon, text = message.partition(": ")
+    return RemoteError(kind, text) if colon and kind.replace(".", "").isidentifier() else None
+
+
+class RecordedRun(Run):
+    """A run as its history tells it. What it shows stays as it is until `refresh`."""
+
+    def __init__(self, histories: History, header: RunHeader, *, folder: Path | None = None) -> None:
+        self._histories = histories
+        self._header = header
+        self._folder = folder
+        self._replay: Replay | None = None
+        self._store: ResultStore | None = None
+        self._known = _Known(self)
+        self._words: list[Moved] | None = None
+        """The last of its states, if that was read alone."""
+
+    # -- what lists of runs know ------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self._header.id
+
+    @property
+    def name(self) -> str:
+        return self._header.name
+
+    @property
+    def flow_name(self) -> str:
+        return self._header.flow_name
+
+    @property
+    def created(self) -> datetime:
+        return moment(self._header.created)
+
+    @property
+    def started(self) -> datetime | None:
+        return moment(self._header.started)
+
+    @property
+    def ended(self) -> datetime | None:
+        return moment(self._header.ended)
+
+    @property
+    def host(self) -> str:
+        return self._header.host
+
+    @property
+    def pid(self) -> int:
+        return self._header.pid
+
+    @property
+    def state_name(self) -> str:
+        """The name of its state, as lists of runs have it; nothing is read for it."""
+        return self._header.state
+
+    @property
+    def state(self) -> State:
+        """Where it stands; `Crashed` where its driver died. Why it failed is its message."""
+        code = Code.by_name(self._header.state)
+        message, at = "", self._header.ended or self._header.started or self._header.created
+        if code in FAILED_CODES or code == Code.CANCELLED:
+            message = self._last_words(code)
+        return State.of(code, at=at, message=message)
+
+    def _last_words(self, code: Code) -> str:
+        if self._replay is not None:
+            moved = self._replay.transitions
+            return moved[-1].message if moved and moved[-1].code == code else ""
+        if self._words is None:
+            found = Replay()
+            for entry in self._histories.read(self.id, kinds=(Kind.STATE,), node=NO_NODE):
+                found.add(entry)
+            self._words = found.transitions[-1:]
+        return self._words[0].message if self._words and self._words[0].code == code else ""
+
+    @property
+    def history(self) -> list[State]:
+        return [
+            State.of(Code(moved.code), at=moved.at, message=moved.message)
+            for moved in self.replay.transitions
+        ]
+
+    @property
+    def exception(self) -> Exception | None:
+        """What it failed with, by type and text; None if it did not fail."""
+        state = self.state
+        if not (state.is_failed() or state.is_crashed()):
+            return None
+        said = state.message or f"run {self.name} is {state.name}: its driver died"
+        return _error_of(state.message) or GraphflowError(said)
+
+    @property
+    def traceback(self) -> str:
+        if self.state.is_completed() or not self.is_over:
+            return ""
+        noted = [change["traceback"] for change in self.replay.run_changes if "traceback" in change]
+        return str(noted[-1]) if noted else ""
+
+    @property
+    def value(self) -> Any:
+        return self.result() if self.state.is_completed() else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works on it."""
+        return Code.by_name(self._header.state) in FINAL_CODES
+
+    def check_free(self) -> None:
+        """Raise `LeaseHeld` if it has a driver."""
+        lease = self._header.lease
+        if lease is not None:
+            raise LeaseHeld(
+                f"run {self.id} has a driver: pid {lease.pid} on {lease.host}; its lease ends at "
+                f"{moment(lease.until).isoformat(timespec='seconds')} unless it is renewed",
+                host=lease.host,
+                pid=lease.pid,
+                until=lease.until,
+            )
+
+    @property
+    def lease_until(self) -> datetime | None:
+        """Until when its driver has it, unless it renews that; None where it has no driver."""
+        return None if self._header.lease is None else moment(self._header.lease.until)
+
+    # -- what its history tells ---------------------------------------------------------------------------
+
+    @property
+    def replay(self) -> Replay:
+        """All that was recorded. The first time, it is read: about 0.1 s per million items."""
+        if self._replay is None:
+            self._replay = Replay(self._results())
+            self._read()
+        return self._replay
+
+    def _read(self) -> None:
+        replay = self._replay
+        assert replay is not None
+        for entry in self._histories.read(self.id, after=replay.seq):
+            replay.add(entry)
+        if self.is_over:
+            replay.settle()
+
+    def refresh(self) -> RecordedRun:
+        """Read what was added since, and return the run itself.
+
+        Raises
+        ------
+        RunNotFound
+            If it was removed.
+        """
+        self._header = self._histories.find(self.id)
+        self._words = None
+        if self._replay is not None:
+            self._read()
+        return self
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The flow's parameters, as texts."""
+        lives = self.replay.lives
+        return dict(lives[0].parameters) if lives else {}
+
+    @property
+    def launches(self) -> Sequence[Life]:
+        return list(self.replay.lives)
+
+    @property
+    def nodes(self) -> Nodes:
+        return Nodes(self._known)
+
+    def _results(self) -> ResultStore:
+        if self._store is None:
+            # Made here, not when it is needed: reading a history needs the key anyway.
+            folder = self._histories.results_folder(self.id)
+            key, *older = settings.secret_keys(self._folder)
+            url = results_of(self._histories, self.id)
+            if not url or (url.startswith("file:") and os.path.isdir(folder)):
+                # The home may have moved since.
+                url = folder
+            self._store = open_store(url, key=key, older_keys=older)
+        return self._store
+
+    @property
+    def graph(self) -> Graph:
+        """Its graph, with states and counts."""
+        graph = Graph(name=self.flow_name, status=self._status)
+        known = self.replay.nodes
+        placed: set[int] = set()
+        for number, node in known.items():
+            entry = node.entry
+            deps = tuple(
+                Dep(
+                    upstream=dep.upstream,
+                    kind=DepKind[dep.kind],
+                    index=dep.index,
+                    argument=dep.argument,
+                )
+                for dep in entry.deps
+                if dep.upstream in placed
+            )
+            graph.add(
+                Node(
+                    id=number,
+                    key=entry.key,
+                    name=entry.name,
+                    task_name=entry.task_name,
+                    is_mapped=entry.is_mapped,
+                    deps=deps,
+                    group=entry.group,
+                    is_builtin=entry.is_builtin,
+                )
+            )
+            placed.add(number)
+        return graph
+
+    def _status(self, number: int) -> tuple[str, int | None, Mapping[str, int]]:
+        node = Nodes(self._known).of(number)
+        return node.state.name, node.width, node.counts
+
+    def damage(self) -> list[str]:
+        """What of its records cannot be read, and which stored values are not what was written, as texts."""
+        try:
+            stored = list(self.replay.stored())
+            damaged = packs.damaged(self._results(), stored)
+        except GraphflowError as error:
+            return [str(error)]
+        counts = Counter(each.name for each in damaged)
+        return [
+            f"the results {name} are damaged or gone: {count} of their columns; they are made again when the run is resumed"
+            for name, count in sorted(counts.items())
+        ]
+
+    @property
+    def logs(self) -> Logs:
+        history = self.replay.history
+        return Logs(history.logs, dropped=history.logs_dropped)
+
+    @property
+    def events(self) -> list[Event]:
+        replay = self.replay
+        changes = [(at, node.name, values) for node in replay.nodes.values() for at, values in node.changes]
+        return events_of(
+            launches=replay.lives,
+            states=self.history,
+            nodes=self.nodes,
+            changes=changes,
+            answers=replay.answers,
+        )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = threading.Event()
+        while not self.is_over:
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            pause.wait(POLL_SECONDS)
+            self.refresh()
+        return True
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        self._wait_for_result(timeout)
+        state = self.state
+        if state.is_completed():
+            # Only this needs the engine, whose import takes longer than reading most runs.
+            from graphflow.driver.durability import value_of_run
+
+            return value_of_run(self.replay, self._results())
+        error = self.exception or RunCancelled(f"run {self.name} was cancelled")
+        if raise_on_failure:
+            raise error
+        return error
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def cancel(self, force: bool = False) -> None:
+        self._ask("cancel", {"force": force})
+
+    def pause(self) -> None:
+        self._ask("pause", {})
+
+    def resume(self) -> None:
+        self._ask("resume", {})
+
+    def update(self, node: Any, **options: Any) -> None:
+        name = self._name_of(node)
+        self.nodes[name]
+        self._ask("update", {"node": name, **options})
+
+    def _ask(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Ask the driver, and wait for its answer."""
+        try:
+            request = self._histories.request(self.id, kind, body)
+        except HistoryError as error:
+            if self.refresh().lease_until is not None:
+                raise
+            raise RequestRefused(
+                f"run {self.name} is {self.state_name}: it has no driver that could {kind} it"
+            ) from error
+        deadline = time.monotonic() + ANSWER_SECONDS
+        pause = threading.Event()
+        while True:
+            answer = self._histories.answer_of(request)
+            if answer:
+                raise RequestRefused(f"the driver of run {self.name} did not {kind} it: {answer}")
+            if answer is not None:
+                return
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"the driver of run {self.name} ({self.host}, pid {self.pid}) did not answer within {ANSWER_SECONDS:g} s; the "
+                    "request stands, and is carried out when it does"
+                )
+            pause.wait(POLL_SECONDS)
