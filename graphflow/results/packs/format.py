@@ -43,6 +43,7 @@ NEWEST = 2
 """The version that is written."""
 MAGIC = b"\x89GFPACK\n"
 END = b"\nGFPK\x1a\r\n"
+_END_OF_VERSION_1 = b"\nGFEND\r\n"
 COLUMNS_OF_RUN = 1
 """The kind of a pack: columns of values that a run made."""
 ENTRIES = 2
@@ -240,16 +241,19 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
     ResultDamaged
         If that is no pack of this kind.
     ResultStoreError
-        If a newer graphflow wrote it.
+        If another version of graphflow wrote it.
     """
     if len(data) < TRAILER_NBYTES:
         raise damage(store, name, f"it has {len(data)} bytes, which is too little for a pack")
     trailer = bytes(data[-TRAILER_NBYTES:])
+    if trailer.endswith(_END_OF_VERSION_1):
+        raise _other_version(store, name, 1)
     offset, index_nbytes, version, found, _, signer, checksum, mac, end = _TRAILER.unpack(trailer)
     if end != END:
         raise damage(store, name, "its end is missing")
-    if version > NEWEST:
-        raise newer(store, name, version)
+    # Zeroes are no version: bytes were lost.
+    if version not in (0, NEWEST):
+        raise _other_version(store, name, version)
     tail = Tail(
         name=name,
         kind=found,
@@ -266,11 +270,15 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
     return tail
 
 
-def newer(store: ResultStore, name: str, version: int) -> ResultStoreError:
-    """The error for a pack of a version that is not known here."""
+def _other_version(store: ResultStore, name: str, version: int) -> ResultStoreError:
+    if version > NEWEST:
+        return ResultStoreError(
+            f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
+            f"{NEWEST}); use that one"
+        )
     return ResultStoreError(
-        f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
-        f"{NEWEST}); use that one"
+        f"the stored result {name} in {store.url} was written by an older graphflow (format {version}), and this one reads "
+        f"format {NEWEST} only; remove it and run again, or read it with the graphflow that wrote it"
     )
 
 
