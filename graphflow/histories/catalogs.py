@@ -49,11 +49,6 @@ class Catalog:
         self._lock = threading.RLock()
         self._database = _opened(self.path)
 
-    @property
-    def is_writable(self) -> bool:
-        """Whether it could be opened for writing."""
-        return self._database.writes
-
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Write all of what is done inside, or nothing; nobody else writes meanwhile."""

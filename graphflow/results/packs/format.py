@@ -157,22 +157,22 @@ def key_id(key: bytes) -> bytes:
     return blake2b(key=key, digest_size=8, person=_KEY_PERSON).digest()
 
 
-def header(kind: int, *, version: int = NEWEST) -> bytes:
+def header(kind: int) -> bytes:
     """The first bytes of a pack."""
-    return _HEADER.pack(MAGIC, version, kind, 0)
+    return _HEADER.pack(MAGIC, NEWEST, kind, 0)
 
 
-def end_of(kind: int, index: bytes, *, offset: int, key: bytes, version: int = NEWEST) -> bytes:
+def end_of(kind: int, index: bytes, *, offset: int, key: bytes) -> bytes:
     """The trailer of a pack whose index is at an offset."""
     checksum = blake2b(index, digest_size=16, person=_SUM_PERSON).digest()
     signer = key_id(key) if key else NO_KEY
-    fields = (offset, len(index), version, kind, 0, signer, checksum)
+    fields = (offset, len(index), NEWEST, kind, 0, signer, checksum)
     unsigned = _TRAILER.pack(*fields, bytes(32), END)
-    return _TRAILER.pack(*fields, _mac(kind, version, index, unsigned, key), END)
+    return _TRAILER.pack(*fields, _mac(kind, index, unsigned, key), END)
 
 
-def _mac(kind: int, version: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
-    mac = blake2b(header(kind, version=version), digest_size=32, key=key, person=_MAC_PERSON)
+def _mac(kind: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
+    mac = blake2b(header(kind), digest_size=32, key=key, person=_MAC_PERSON)
     mac.update(index)
     mac.update(trailer[:_SIGNED_OF_TRAILER])
     return mac.digest()
@@ -184,7 +184,6 @@ class Tail:
 
     name: str
     kind: int
-    version: int
     offset: int
     index_nbytes: int
     signer: bytes
@@ -213,7 +212,7 @@ class Tail:
         allows = bool(getattr(store, "allow_unsigned", False))
         key = next((key for key in store.keys if key_id(key) == self.signer), None)
         if key is not None:
-            if _mac(self.kind, self.version, index, self.trailer, key) != self.mac:
+            if _mac(self.kind, index, self.trailer, key) != self.mac:
                 raise damage(store, self.name, "its signature does not fit")
         elif not allows:
             how = (
@@ -251,13 +250,13 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
     offset, index_nbytes, version, found, _, signer, checksum, mac, end = _TRAILER.unpack(trailer)
     if end != END:
         raise damage(store, name, "its end is missing")
-    # Zeroes are no version: bytes were lost.
-    if version not in (0, NEWEST):
+    if version == 0:
+        raise damage(store, name, "it has no version")
+    if version != NEWEST:
         raise _other_version(store, name, version)
     tail = Tail(
         name=name,
         kind=found,
-        version=version,
         offset=offset,
         index_nbytes=index_nbytes,
         signer=signer,

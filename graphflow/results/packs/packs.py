@@ -229,7 +229,7 @@ def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pa
 
 def _open(store: ResultStore, name: str, trailer: bytes) -> Pack:
     tail = read_trailer(store, name, trailer, kind=COLUMNS_OF_RUN)
-    if store.read(name, 0, HEADER_NBYTES) != header(COLUMNS_OF_RUN, version=tail.version):
+    if store.read(name, 0, HEADER_NBYTES) != header(COLUMNS_OF_RUN):
         raise damage(store, name, "its beginning is not that of a pack")
     # Its size was not said by any listing, so an offset that leads elsewhere is found here.
     columns = tail.columns(store, store.read(name, -TRAILER_NBYTES - tail.index_nbytes, tail.index_nbytes))

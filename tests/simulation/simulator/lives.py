@@ -654,7 +654,7 @@ class Lives:
         replay = Replay(self.store, read=self.chronicle.read)
         for entry in self.history.read(RUN):
             replay.add(entry)
-        known = replay.by_key()
+        known = {node.entry.key: node for node in replay.nodes.values()}
         for id_, book in driver.core.books.items():
             told = known[str(id_)]
             if told.counts() != book.state_counts():
