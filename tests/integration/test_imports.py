@@ -35,3 +35,11 @@ def test_numpy_is_loaded_by_those_who_use_a_cache_alone() -> None:
         "assert not {'numpy', 'pyarrow', 'backports.zstd'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_backend_keeps_its_name_when_its_modules_are_loaded() -> None:
+    code = (
+        "from graphflow import backends; import graphflow.backends.dask.cluster, graphflow.backends.local;"
+        "assert all(callable(getattr(backends, name)) for name in backends.__all__), vars(backends)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
