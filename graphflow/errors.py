@@ -23,6 +23,7 @@ __all__ = [
     "HistoryError",
     "HistoryLocked",
     "HistoryTooNew",
+    "HistoryTooOld",
     "IndeterminateError",
     "ItemCrashed",
     "ItemTimedOut",
@@ -166,6 +167,10 @@ class HistoryLocked(HistoryError):
 
 class HistoryTooNew(HistoryError):
     """A history was written by a newer graphflow."""
+
+
+class HistoryTooOld(HistoryError):
+    """A history was written by an older graphflow, in a version that is no longer read."""
 
 
 class RunNotFound(GraphflowError, LookupError):

@@ -286,7 +286,7 @@ class History(Protocol):
             If it has one.
         RunNotFound
             If there is no such run.
-        HistoryDamaged, HistoryTooNew
+        HistoryDamaged, HistoryTooNew, HistoryTooOld
             If what was written cannot be trusted or read.
         """
         ...

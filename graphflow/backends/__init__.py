@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+# Loaded here, before the function `dask` is made: who loads it later puts the folder in the function's place.
+import graphflow.backends.dask  # noqa: F401
 from graphflow.backends.automatic.holder import shared_holder
 from graphflow.backends.automatic.switching import LocalBackend, cores
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots

@@ -147,18 +147,15 @@ class _LocalBackend(ABC):
         """Nothing to bring up."""
 
     def open_run(self, run_id: str, deliver: Deliver) -> None:
-        """Begin a run."""
         self._runs[run_id] = deliver
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns."""
         return [load_column(ref, "a result") for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:
         """Nothing to do: a list lives as long as something refers to it."""
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Items that execute now and have no timeout yet get this one."""
         self.limits[run_id, node] = seconds
 
     def not_stored(self, run_id: str, node: int, text: str) -> None:
@@ -168,7 +165,6 @@ class _LocalBackend(ABC):
             results_logger.warning("run %s: %s", run_id, text)
 
     def close_run(self, run_id: str) -> None:
-        """End a run."""
         self._runs.pop(run_id, None)
         self.stopped[run_id] = True
         for place in [place for place in self.limits if place[0] == run_id]:
@@ -222,7 +218,6 @@ class InlineBackend(_LocalBackend):
         self._waiting.setdefault(order.run_id, deque()).append(order.arrived(time.perf_counter()))
 
     def step(self, run_id: str) -> bool:
-        """Run one batch here."""
         waiting = self._waiting.get(run_id)
         if not waiting:
             return False

@@ -397,15 +397,8 @@ _folders: OrderedDict[tuple[ResultStore, str], tuple[CacheFolder, set[str]]] = O
 _folders_lock = threading.Lock()
 
 
-def cache_folder(
-    store: ResultStore, folder: str, token: str, *, large_nbytes: int = LARGE_NBYTES
-) -> CacheFolder:
+def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
     """This process's folder of this name, refreshed once per token (the id of a run).
-
-    Parameters
-    ----------
-    large_nbytes
-        A value of more bytes than this is an object of its own; what was said first counts.
 
     Raises
     ------
@@ -414,9 +407,7 @@ def cache_folder(
     """
     name = (store, folder)
     with _folders_lock:
-        found, tokens = _folders.setdefault(
-            name, (CacheFolder(store, folder, large_nbytes=large_nbytes), set())
-        )
+        found, tokens = _folders.setdefault(name, (CacheFolder(store, folder), set()))
         _folders.move_to_end(name)
         while len(_folders) > MAX_FOLDERS:
             _folders.popitem(last=False)

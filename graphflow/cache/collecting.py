@@ -13,7 +13,7 @@ from graphflow.cache.entries import EntryPack, read_parts
 from graphflow.cache.listing import listed_packs, read_packs
 from graphflow.cache.surveying import survey_folder
 from graphflow.errors import GraphflowError, ResultDamaged, ResultNotSigned, ResultStoreError
-from graphflow.ports import ResultStore, StoredObject
+from graphflow.ports import ResultStore
 from graphflow.results.packs.blocks import BLOB, ZSTD, digest_of, read_blob
 from graphflow.results.packs.compression import decompress
 from graphflow.results.packs.format import ENTRIES, HEADER_NBYTES, damage, header
@@ -33,10 +33,10 @@ GC_GRACE_SECONDS = 3600.0
 CACHE = "cache/"
 
 
-def folders_of(store: ResultStore, objects: list[StoredObject] | None = None) -> list[str]:
-    """The cache folders of a store, of one listing."""
-    found = store.entries(CACHE) if objects is None else iter(objects)
-    return sorted({"/".join(each.name.split("/")[:2]) for each in found if each.name.count("/") > 1})
+def folders_of(store: ResultStore) -> list[str]:
+    """The cache folders of a store, by one listing."""
+    names = (each.name for each in store.entries(CACHE))
+    return sorted({"/".join(name.split("/")[:2]) for name in names if name.count("/") > 1})
 
 
 # -- garbage -----------------------------------------------------------------------------------------------

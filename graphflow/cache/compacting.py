@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphflow.cache.entries import EntryPack, Origin, build_entries, read_parts
-from graphflow.cache.listing import listed_packs
 from graphflow.cache.surveying import (
     Survey,
     dead_packs,
@@ -43,7 +41,6 @@ __all__ = [
     "GRACE_SECONDS",
     "Compacted",
     "compact",
-    "compact_in_background",
     "forget_keys",
     "remove_old",
 ]
@@ -54,8 +51,6 @@ GRACE_SECONDS = 300.0
 """So long old packs stay beside those that replace them."""
 TARGET_NBYTES = 32 << 20
 TARGET_COUNT = 250_000
-MIN_PACKS = 8
-"""With fewer small packs than this, nothing is done in the background."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,31 +153,6 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
             continue
         _remove(store, [f"{folder}/{pack.name}"])
     return count
-
-
-def compact_in_background(
-    store: ResultStore, folder: str, *, now: float, when_done: Callable[[Compacted], None] | None = None
-) -> threading.Thread | None:
-    """Compact in a thread of its own, if there are enough small packs for that to pay; None if not.
-
-    The thread may be left alone: it does no harm when the process ends. What goes wrong in it is logged.
-    """
-    small = [each for each in listed_packs(store, folder).values() if each.nbytes < TARGET_NBYTES // 2]
-    if len(small) < MIN_PACKS:
-        return None
-
-    def work() -> None:
-        try:
-            done = compact(store, folder, now=now)
-        except ResultStoreError as error:
-            logger.warning("the cached results in %s/%s stay in many objects: %s", store.url, folder, error)
-            return
-        if when_done is not None:
-            when_done(done)
-
-    thread = threading.Thread(target=work, name=f"graphflow-compact-{folder}", daemon=True)
-    thread.start()
-    return thread
 
 
 def remove_old(store: ResultStore, folder: str, *, now: float, grace_seconds: float) -> tuple[int, int]:

@@ -14,12 +14,12 @@ from graphflow.cli.meter import format_seconds
 __all__ = ["check_against_plain_loop", "show_top_words"]
 
 
-def show_top_words(words: Counter[str], console: Console, *, number: int = 10) -> None:
-    """The most frequent words, as a table on stdout."""
+def show_top_words(words: Counter[str], console: Console) -> None:
+    """Show the ten most frequent words as a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("word")
     table.add_column("times", justify="right")
-    for word, times in words.most_common(number):
+    for word, times in words.most_common(10):
         table.add_row(word, f"{times:,}")
     console.print(table)
 

@@ -37,7 +37,7 @@ class ProgressMode(StrEnum):
     OFF = "off"
 
 
-def make_console(*, stdout: bool = False, environ: Mapping[str, str] = os.environ) -> Console:
+def make_console(*, stdout: bool = False) -> Console:
     """A console on stderr, or on stdout.
 
     Colour follows `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`. What is not a terminal is not cut to a width.
@@ -50,7 +50,7 @@ def make_console(*, stdout: bool = False, environ: Mapping[str, str] = os.enviro
         emoji=False,  # names and values may look like some
         soft_wrap=not is_terminal,
         width=None if is_terminal else 160,
-        no_color=True if "NO_COLOR" in environ or environ.get("TERM") == "dumb" else None,
+        no_color=True if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import graphflow
@@ -34,13 +33,9 @@ def is_user_frame(filename: str) -> bool:
     return True
 
 
-def user_text(error: BaseException, *, skip_files: Sequence[str] = ()) -> str:
+def user_text(error: BaseException) -> str:
     """The traceback of `error` with user frames only; empty where there are none."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if is_user_frame(frame.filename) and frame.filename not in skip_files
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_frame(frame.filename)]
     if not frames:
         return ""
     return "".join(["Traceback (user frames only):\n", *traceback.format_list(frames)]).rstrip()

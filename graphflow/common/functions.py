@@ -15,7 +15,6 @@ __all__ = [
     "dress",
     "function_name",
     "is_async",
-    "is_generator",
     "plain_function",
     "result_annotation",
     "signature_of",
@@ -45,11 +44,6 @@ def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine or an async generator."""
     plain = plain_function(fn)
     return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
-
-
-def is_generator(fn: Callable[..., Any]) -> bool:
-    """Whether calling it gives a generator."""
-    return inspect.isgeneratorfunction(plain_function(fn))
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:

@@ -34,7 +34,7 @@ def fingerprint(key: bytes) -> str:
     return blake2b(b"graphflow key", digest_size=8, key=key).hexdigest()
 
 
-def known_keys(folder: Path | None = None) -> list[KeyInfo]:
+def known_keys() -> list[KeyInfo]:
     """All keys whose signatures are accepted, the one that signs first.
 
     Raises
@@ -42,7 +42,7 @@ def known_keys(folder: Path | None = None) -> list[KeyInfo]:
     SettingsError
         If one cannot be read.
     """
-    home = settings.home() if folder is None else folder
+    home = settings.home()
     found: dict[str, KeyInfo] = {}
     given = settings.given_key()
     if given is not None:
@@ -61,7 +61,7 @@ def known_keys(folder: Path | None = None) -> list[KeyInfo]:
     return list(found.values())
 
 
-def rotate_key(folder: Path | None = None) -> KeyInfo:
+def rotate_key() -> KeyInfo:
     """Sign with a new key from now on; the one of before becomes an older one.
 
     Processes that run go on with the old key, and do not believe the new one until they are started again.
@@ -71,7 +71,7 @@ def rotate_key(folder: Path | None = None) -> KeyInfo:
     SettingsError
         If the environment gives the key, or the home cannot be written.
     """
-    home = settings.home() if folder is None else folder
+    home = settings.home()
     _refuse_given("rotated")
     settings.secret_key(home)
     return _take(home, os.urandom(settings.KEY_NBYTES), signs=True)

@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
-from graphflow.histories.databases import Database, build
+from graphflow.histories.databases import Database, build, open_database
 from graphflow.histories.leases import Claim, Holder
-from graphflow.histories.migrating import opened
 from graphflow.histories.runfiles import sync_folder
 from graphflow.model.records import Request, RunHeader
 
@@ -39,7 +38,7 @@ class Catalog:
 
     Raises
     ------
-    HistoryError, HistoryDamaged, HistoryTooNew
+    HistoryError, HistoryDamaged, HistoryTooNew, HistoryTooOld
         If it cannot be opened, or read.
     """
 
@@ -49,11 +48,6 @@ class Catalog:
             _create(self.path)
         self._lock = threading.RLock()
         self._database = _opened(self.path)
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether it could be opened for writing."""
-        return self._database.writes
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -299,11 +293,11 @@ def _create(path: Path) -> None:
 
 def _opened(path: Path) -> Database:
     try:
-        return opened(path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS)
-    except (HistoryDamaged, HistoryTooNew):
+        return open_database(path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS)
+    except (HistoryDamaged, HistoryTooNew, HistoryTooOld):
         raise
     except HistoryError:
         if not path.is_file():
             raise
         # On a read-only disk it can still be looked at.
-        return opened(path, schema.CATALOG, writes=False, pragmas=schema.READER_PRAGMAS)
+        return open_database(path, schema.CATALOG, writes=False, pragmas=schema.READER_PRAGMAS)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.schema import Schema
 
-__all__ = ["Database", "build", "version_of"]
+__all__ = ["Database", "build", "open_database"]
 
 PATIENCE_SECONDS = 30.0
 """How long a lock that others hold is waited for."""
@@ -236,16 +236,30 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
     return HistoryDamaged(f"{path} is damaged ({name}: {error}). It is left as it is{_HINT}")
 
 
-def version_of(database: Database, kind: Schema) -> int:
-    """The version of a file's tables.
+def open_database(
+    path: Path, kind: Schema, *, writes: bool, pragmas: Sequence[str] = (), is_frozen: bool = False
+) -> Database:
+    """Open a file of the version that is written now.
 
     Raises
     ------
+    HistoryTooNew, HistoryTooOld
+        If another version of graphflow made it.
     HistoryDamaged
         If it is another kind of file.
-    HistoryTooNew
-        If a newer graphflow made it.
+    HistoryError
+        If it cannot be opened.
     """
+    database = Database(path, writes=writes, pragmas=pragmas, is_frozen=is_frozen)
+    try:
+        _check_version(database, kind)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_version(database: Database, kind: Schema) -> None:
     try:
         meta: dict[Any, Any] = dict(database.rows(schema.READ_META))
         version = int(meta["schema"])
@@ -265,7 +279,12 @@ def version_of(database: Database, kind: Schema) -> int:
             f"{database.path} has the schema {version}, written by a newer graphflow; this one knows schemas up to"
             f" {kind.version}. Upgrade graphflow to read it"
         )
-    return version
+    if version < kind.version:
+        raise HistoryTooOld(
+            f"{database.path} has the schema {version}, written by an older graphflow; this one reads schema"
+            f" {kind.version} only, and leaves the file as it is. Move {database.path.parent} away, or read it with the"
+            " graphflow that wrote it"
+        )
 
 
 def build(

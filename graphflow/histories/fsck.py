@@ -1,29 +1,16 @@
-"""Looking for all that is wrong with a history."""
+"""Find all that is wrong with the history of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
-from graphflow.errors import GraphflowError, HistoryError
+from graphflow.errors import HistoryError
 from graphflow.histories.checks import is_final
 from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
 from graphflow.model.records import RunHeader
-from graphflow.ports import History
 
-__all__ = ["check_run", "verify_all"]
-
-
-def verify_all(history: History, run_ids: Collection[str] = ()) -> dict[str, list[str]]:
-    """What is wrong with each of these runs, or of all; an empty list where nothing is."""
-    wrong: dict[str, list[str]] = {}
-    for run_id in run_ids or [header.id for header in history.runs()]:
-        try:
-            wrong[run_id] = history.verify(run_id)
-        except GraphflowError as error:
-            wrong[run_id] = [str(error)]
-    return wrong
+__all__ = ["check_run"]
 
 
 def check_run(folder: Path, seal: Seal, *, run_id: str, header: RunHeader | None) -> list[str]:

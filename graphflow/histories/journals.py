@@ -60,12 +60,10 @@ class SqliteJournal:
 
     @property
     def run_id(self) -> str:
-        """The run's."""
         return self._run_id
 
     @property
     def epoch(self) -> int:
-        """The number of this driver among the run's."""
         return self._epoch
 
     @property
@@ -74,7 +72,6 @@ class SqliteJournal:
         return self._writer.seq
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
-        """Make records durable, all of them or none; see `Journal.commit`."""
         self._check()
         if state is not None:
             state_code(state)
@@ -95,7 +92,6 @@ class SqliteJournal:
         return seq
 
     def renew(self) -> None:
-        """Keep the lease for another term; see `Journal.renew`."""
         self._check()
         if not self._writer.is_there():
             raise HistoryError(

@@ -7,12 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.anchors import NAME as ANCHOR
 from graphflow.histories.anchors import anchor_bytes, read_anchor
-from graphflow.histories.databases import Database
-from graphflow.histories.migrating import opened
+from graphflow.histories.databases import Database, open_database
 from graphflow.histories.runfiles import RUN_FILE, RunRow
 from graphflow.histories.seals import Head, Seal
 from graphflow.model.records import Entry, Record
@@ -34,8 +33,8 @@ class RunReader:
     ------
     HistoryError
         If it cannot be opened.
-    HistoryTooNew
-        If a newer graphflow wrote it.
+    HistoryTooNew, HistoryTooOld
+        If another version of graphflow wrote it.
     HistoryDamaged
         If it is not what was written: another file, signed with another key, shorter than it was.
     """
@@ -288,14 +287,14 @@ class RunReader:
 
 
 def _opened(path: Path) -> Database:
-    pragmas, writer = schema.READER_PRAGMAS, schema.RUN_WRITER_PRAGMAS
+    pragmas = schema.READER_PRAGMAS
     try:
-        return opened(path, schema.RUN, writes=False, pragmas=pragmas, writer_pragmas=writer)
-    except (HistoryDamaged, HistoryTooNew):
+        return open_database(path, schema.RUN, writes=False, pragmas=pragmas)
+    except (HistoryDamaged, HistoryTooNew, HistoryTooOld):
         raise
     except HistoryError:
         # On a read-only disk SQLite cannot make the index of a write-ahead log; without a log none is needed.
         log = path.with_name(f"{path.name}-wal")
         if not path.is_file() or (log.exists() and log.stat().st_size > 0):
             raise
-        return opened(path, schema.RUN, writes=False, pragmas=pragmas, writer_pragmas=writer, is_frozen=True)
+        return open_database(path, schema.RUN, writes=False, pragmas=pragmas, is_frozen=True)

@@ -12,8 +12,7 @@ from graphflow.errors import HistoryDamaged, HistoryError, LeaseLost
 from graphflow.histories import schema
 from graphflow.histories.anchors import Anchor
 from graphflow.histories.checks import plain
-from graphflow.histories.databases import build
-from graphflow.histories.migrating import opened
+from graphflow.histories.databases import build, open_database
 from graphflow.histories.seals import Head, Seal
 from graphflow.model.records import Record
 
@@ -65,7 +64,7 @@ def wait_for_turn(folder: Path) -> None:
     HistoryLocked
         If that takes long: a driver was stopped there.
     """
-    database = opened(folder / RUN_FILE, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
+    database = open_database(folder / RUN_FILE, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
     try:
         with database.transaction():
             pass
@@ -96,7 +95,7 @@ class RunWriter:
         self._seal = seal
         self._number = 0
         self._head = b""
-        self._database = opened(self.path, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
+        self._database = open_database(self.path, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
         try:
             self._anchor = Anchor(folder, seal)
         except BaseException:

@@ -1,4 +1,4 @@
-"""All SQL of the histories on disk: the tables, how they changed from version to version, and every statement.
+"""All SQL of the histories on disk: the tables, and every statement.
 
 Kept to what PostgreSQL understands too (there, BLOB is called BYTEA); what only SQLite has stands in `PRAGMAS`.
 A statement that is never run by another module does not belong here.
@@ -6,7 +6,7 @@ A statement that is never run by another module does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["CATALOG", "RUN", "Schema"]
@@ -14,15 +14,11 @@ __all__ = ["CATALOG", "RUN", "Schema"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
-    """The tables of one kind of file.
-
-    `create` makes them as they are now, `steps[n]` leads from version n to n + 1.
-    """
+    """The tables of one kind of file, as `create` makes them."""
 
     kind: str
     version: int
     create: Sequence[str]
-    steps: Mapping[int, Sequence[str]]
 
 
 META = (
@@ -31,7 +27,6 @@ META = (
     "INSERT INTO meta (name, value) VALUES ('schema', ?)",
 )
 READ_META = "SELECT name, value FROM meta"
-SET_VERSION = "UPDATE meta SET value = ? WHERE name = 'schema'"
 
 BEGIN_WRITING = "BEGIN IMMEDIATE"
 BEGIN_READING = "BEGIN"
@@ -88,10 +83,6 @@ RUN = Schema(
             body BLOB NOT NULL
         )""",
     ),
-    steps={
-        # Version 0 did not say which state a run was in.
-        0: ("ALTER TABLE commits ADD COLUMN state TEXT",),
-    },
 )
 
 BEGIN_RUN = (
@@ -172,10 +163,6 @@ CATALOG = Schema(
         "CREATE TABLE counter (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO counter (name, value) VALUES ('request', 0)",
     ),
-    steps={
-        # Version 0 did not say to which life of a driver a request was made.
-        0: ("ALTER TABLE request ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0",),
-    },
 )
 
 _RUN_COLUMNS = (

@@ -79,7 +79,6 @@ class SqliteHistory:
     # -- drivers -------------------------------------------------------------------------------------------
 
     def create(self, header: RunHeader) -> SqliteJournal:
-        """Begin the history of a new run, and take it; see `History.create`."""
         run_id, me = check_id(header.id), self._me()
         state_code(header.state)
         created = float(header.created or self._clock.wall())
@@ -128,7 +127,6 @@ class SqliteHistory:
             raise
 
     def take(self, run_id: str) -> SqliteJournal:
-        """Become the driver of a run that has none; see `History.take`."""
         header, claim = self._known(run_id)
         me = self._me()
         if claim is not None and self._is_alive(header, claim):
@@ -222,7 +220,6 @@ class SqliteHistory:
     # -- readers -------------------------------------------------------------------------------------------
 
     def find(self, text: str) -> RunHeader:
-        """The run that a text means; see `History.find`."""
         catalog = self._readable()
         if catalog is None or not text:
             raise self._missing(text)
@@ -255,7 +252,6 @@ class SqliteHistory:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunHeader]:
-        """Runs, the newest first; see `History.runs`."""
         catalog = self._readable()
         if catalog is None:
             return []
@@ -271,17 +267,14 @@ class SqliteHistory:
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        """Records of commits after a number, verified; see `History.read`."""
         with self._reader(run_id) as reader:
             yield from reader.entries(after=after, kinds=kinds, node=node)
 
     def head(self, run_id: str) -> int:
-        """The number of the last commit."""
         with self._reader(run_id) as reader:
             return reader.row.seq
 
     def results_folder(self, run_id: str) -> str:
-        """Where the results of a run go by default."""
         return str(self.run_folder(check_id(run_id)) / "results")
 
     def run_folder(self, run_id: str) -> Path:
@@ -291,7 +284,6 @@ class SqliteHistory:
     # -- requests ------------------------------------------------------------------------------------------
 
     def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
-        """Ask something of a run's driver; see `History.request`."""
         self._known(run_id)
         catalog = self._open()
         with catalog.transaction():
@@ -323,7 +315,6 @@ class SqliteHistory:
     # -- care ----------------------------------------------------------------------------------------------
 
     def verify(self, run_id: str) -> list[str]:
-        """All that is wrong with a run's history; see `History.verify`."""
         from graphflow.histories.fsck import check_run
 
         folder = self.run_folder(check_id(run_id))
@@ -342,7 +333,6 @@ class SqliteHistory:
         return wrong + check_run(folder, self._seal(run_id), run_id=run_id, header=header)
 
     def remove(self, run_id: str) -> None:
-        """Forget a run; see `History.remove`."""
         self._known(run_id)
         catalog, folder = self._open(), self.run_folder(run_id)
         trash = folder.with_name(f".removed-{run_id}-{os.urandom(4).hex()}")

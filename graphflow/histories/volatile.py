@@ -78,7 +78,6 @@ class VolatileHistory:
     # -- drivers -------------------------------------------------------------------------------------------
 
     def create(self, header: RunHeader) -> VolatileJournal:
-        """Begin the history of a new run, and take it; see `History.create`."""
         run_id = check_id(header.id)
         state_code(header.state)
         with self._lock:
@@ -92,7 +91,6 @@ class VolatileHistory:
             return self._driven(run, 1)
 
     def take(self, run_id: str) -> VolatileJournal:
-        """Become the driver of a run that has none; see `History.take`."""
         with self._lock:
             run = self._known(run_id)
             if run.claim is not None and self._is_alive(run):
@@ -110,7 +108,6 @@ class VolatileHistory:
     # -- readers -------------------------------------------------------------------------------------------
 
     def find(self, text: str) -> RunHeader:
-        """The run that a text means; see `History.find`."""
         with self._lock:
             newest = self._newest()
             if text in ("@latest", "@latest-failed"):
@@ -140,7 +137,6 @@ class VolatileHistory:
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunHeader]:
-        """Runs, the newest first; see `History.runs`."""
         with self._lock:
             last = None if before is None else self._known(before).header
             found = [
@@ -156,7 +152,6 @@ class VolatileHistory:
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        """Records of commits after a number; see `History.read`."""
         with self._lock:
             commits = list(enumerate(self._known(run_id).commits, 1))
         for seq, (epoch, records) in commits[max(after, 0) :]:
@@ -165,12 +160,10 @@ class VolatileHistory:
                     yield Entry(seq, place, epoch, record)
 
     def head(self, run_id: str) -> int:
-        """The number of the last commit."""
         with self._lock:
             return len(self._known(run_id).commits)
 
     def results_folder(self, run_id: str) -> str:
-        """Where the results of a run go by default."""
         if self._folder is None:
             return f"memory://graphflow/runs/{check_id(run_id)}"
         return str(self._folder / "runs" / check_id(run_id) / "results")
@@ -178,7 +171,6 @@ class VolatileHistory:
     # -- requests ------------------------------------------------------------------------------------------
 
     def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
-        """Ask something of a run's driver; see `History.request`."""
         with self._lock:
             run = self._known(run_id)
             if run.claim is None or not self._is_alive(run):
@@ -192,7 +184,6 @@ class VolatileHistory:
             return number
 
     def answer_of(self, request: int) -> str | None:
-        """What the driver answered; see `History.answer_of`."""
         with self._lock:
             if not 0 < request <= len(self._requests):
                 raise HistoryError(f"there is no request {request}")
@@ -211,7 +202,6 @@ class VolatileHistory:
         return []
 
     def remove(self, run_id: str) -> None:
-        """Forget a run; see `History.remove`."""
         with self._lock:
             run = self._known(run_id)
             if run.claim is not None and self._is_alive(run):
@@ -268,12 +258,10 @@ class VolatileJournal:
 
     @property
     def run_id(self) -> str:
-        """The run's."""
         return self._run_id
 
     @property
     def epoch(self) -> int:
-        """The number of this driver among the run's."""
         return self._epoch
 
     @property
@@ -283,7 +271,6 @@ class VolatileJournal:
             return len(self._mine().commits)
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
-        """Add records, all of them; see `Journal.commit`."""
         history = self._history
         with history._lock:
             run = self._mine()
@@ -299,7 +286,6 @@ class VolatileJournal:
             return len(run.commits)
 
     def renew(self) -> None:
-        """Keep the lease for another term; see `Journal.renew`."""
         history = self._history
         with history._lock:
             run = self._mine()
@@ -310,7 +296,6 @@ class VolatileJournal:
                 self._tell(run)
 
     def requests(self) -> list[Request]:
-        """What is asked and not answered yet, oldest first."""
         history = self._history
         with history._lock:
             self._open()
@@ -327,7 +312,6 @@ class VolatileJournal:
             self._history._answer(request, self._run_id, self._epoch, error)
 
     def close(self) -> None:
-        """Give the lease back; calling it again does nothing."""
         history = self._history
         with history._lock:
             run = history._runs.get(self._run_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -337,10 +337,6 @@ def checked_states(state: str | Collection[str] | None) -> tuple[str, ...]:
 
 class Counts(Counter[str]):
     """How many items are in each state, by state name; missing names count 0."""
-
-    def total_of(self, codes: Iterable[Code]) -> int:
-        """The sum over some codes."""
-        return sum(self[name] for name in {code.state_name for code in codes})
 
     @property
     def items_total(self) -> int:

@@ -20,13 +20,10 @@ class ReadValues:
     ----------
     history
         The map's; the books of its items stay whatever becomes of their values.
-    keeps
-        About how many bytes of values are kept, so that a short map can be looked at again.
     """
 
-    def __init__(self, history: NodeHistory, *, keeps: int = KEPT_NBYTES) -> None:
+    def __init__(self, history: NodeHistory) -> None:
         self._history = history
-        self._keeps = keeps
         self._read: deque[tuple[int, int]] = deque()
         """Places in the history's ranges, with the bytes of their values."""
         self._next = 0
@@ -41,7 +38,7 @@ class ReadValues:
             self._total += nbytes
             self._next += 1
         gone: list[Ref] = []
-        while self._total > self._keeps:
+        while self._total > KEPT_NBYTES:
             place, nbytes = self._read.popleft()
             self._total -= nbytes
             segment = ranges[place]

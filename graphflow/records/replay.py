@@ -82,7 +82,6 @@ class Replay:
         self.batches = 0
         """The last number that a batch had."""
         self.seq = 0
-        self.last_at = 0.0
         self._variants: dict[int, TextVariants] = {}
         self._batch_errors: tuple[bytes, int | None, BatchErrors] | None = None
         self._book = ErrorBook()
@@ -122,10 +121,6 @@ class Replay:
                 if segment.step.stored is not None:
                     yield segment.step.stored
 
-    def by_key(self) -> dict[str, ReplayedNode]:
-        """The nodes by their keys."""
-        return {node.entry.key: node for node in self.nodes.values()}
-
     def add(self, entry: Entry) -> None:
         """Take a record; they come in the order in which they were committed.
 
@@ -147,7 +142,6 @@ class Replay:
             ) from error
         self.records += 1
         self.seq = entry.seq
-        self.last_at = record.at
 
     def settle(self) -> None:
         """The run has no driver any more: what was under way is lost with it."""

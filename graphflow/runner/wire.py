@@ -341,9 +341,7 @@ def decode_order(
     )
 
 
-def refused_report(
-    header: Header | BatchOrder, error: BaseException, *, worker: str, is_local: bool = False
-) -> Report:
+def refused_report(header: Header | BatchOrder, error: BaseException, *, worker: str) -> Report:
     """The report of a batch that could not begin: all its items fail with the error."""
     if isinstance(header, BatchOrder):
         batch, nodes = header.id, tuple(step.node for step in header.steps)
@@ -374,8 +372,8 @@ def refused_report(
         elapsed=0.0,
         reached=size,
         steps=tuple(steps),
-        errors=(error_record(error, is_local=is_local),),
-        is_remote=not is_local,
+        errors=(error_record(error, is_local=False),),
+        is_remote=True,
         is_refused=True,
     )
 

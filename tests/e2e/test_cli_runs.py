@@ -8,8 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 
 import graphflow
 from graphflow.cli.exits import ExitCode
+from graphflow.testing.waiting import eventually
 
 FLOWS = """
 from pathlib import Path
@@ -51,17 +50,17 @@ def simple():
 """
 
 WAITING = """
-import time
 from pathlib import Path
 from graphflow import flow, task
 from graphflow.backends import threads
+from graphflow.testing.waiting import eventually
 
 @task(log_prints=True)
 def wait(x):
     print("item", x)
     Path(f"begun-{x}").touch()
-    while x and not Path("go").exists():
-        time.sleep(0.01)
+    if x:
+        eventually(Path("go").exists)
     return x
 
 @flow(backend=threads(1))
@@ -96,14 +95,6 @@ def failed(flows: Path, cli: Cli) -> str:
 def run_id() -> str:
     with graphflow.history() as history:
         return history.run("@latest").id
-
-
-def eventually(what: Callable[[], Any], *, seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it never came true"
-        threading.Event().wait(0.02)
-    return found
 
 
 def lines(text: str) -> list[Any]:

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from graphflow.testing.waiting import eventually
 
 PROGRAMS = Path(__file__).parent / "programs"
 # Tests know the flows too; what is imported here is imported by the programs from their own folder.
@@ -172,19 +172,10 @@ def state_of(pid: int) -> str:
         return ""
 
 
-def wait_for(holds: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    """Wait for what another process does to files, or to itself."""
-    pause = threading.Event()
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen"
-        pause.wait(0.002)
-
-
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
     """Waits for what another process does to files."""
-    return wait_for
+    return eventually
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from graphflow import backends, flow
 from graphflow.ports import Backend
+from graphflow.testing.waiting import eventually
 
 LOCAL = ["inline", "threads"]
 BACKENDS = [*LOCAL, "processes"]
@@ -86,12 +86,11 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
     """Waits for something that another thread does, collecting garbage on the way."""
 
     def wait(holds: Callable[[], bool]) -> None:
-        for _ in range(200):
+        def look() -> bool:
             gc.collect()
-            if holds():
-                return
-            threading.Event().wait(0.05)
-        raise AssertionError("it did not happen")
+            return holds()
+
+        eventually(look)
 
     return wait
 

@@ -10,6 +10,7 @@ import pytest
 
 from graphflow import as_completed, flow, get_run_logger, task, task_context
 from graphflow.errors import FlowTimedOut
+from graphflow.testing.waiting import eventually_async
 
 
 @task
@@ -194,8 +195,7 @@ def test_a_cancelled_async_flow_is_cancelled() -> None:
 
     async def main() -> None:
         running = asyncio.create_task(body())
-        while not started.is_set():
-            await asyncio.sleep(0.001)
+        await eventually_async(started.is_set)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,9 +104,9 @@ def test_runs_parameters_versions_and_texts_are_named() -> None:
 
 
 def test_an_equal_entry_that_was_not_used_is_explained() -> None:
-    ran([1], cache_expiration=0.01)
-    time.sleep(0.02)
-    run = ran([1], cache_expiration=0.01)
+    # Over before the next run begins.
+    ran([1], cache_expiration=1e-6)
+    run = ran([1], cache_expiration=1e-6)
     assert "it had expired at" in cli(run, "shift[0]").stdout
     ran([2])
     assert "refresh_cache was asked for" in cli(ran([2], refresh_cache=True), "shift[0]").stdout

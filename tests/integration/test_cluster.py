@@ -18,6 +18,7 @@ import pytest
 from graphflow import backends, flow, task, task_context, unmapped
 from graphflow.errors import BackendError, BackendUnreachable, ItemCrashed, ItemTimedOut, SerializationError
 from graphflow.model.states import Code
+from graphflow.testing.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -267,19 +268,9 @@ def test_a_worker_killed_from_outside_costs_no_item(two: Any, tmp_path: Path) ->
         return total(slow.map(range(50)))  # type: ignore[return-value]
 
     run = survive.start()
-    assert _until(lambda: pids.exists() and pids.read_text() != "")
+    eventually(lambda: pids.exists() and pids.read_text() != "")
     os.kill(int(pids.read_text()), signal.SIGKILL)
     assert run.result(timeout=60) == sum(range(50))
-
-
-def _until(holds: Any, seconds: float = 30.0) -> bool:
-    deadline = time.monotonic() + seconds
-    waiter = threading.Event()
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        waiter.wait(0.02)
-    return False
 
 
 # -- timeouts --------------------------------------------------------------------------------------------
@@ -577,14 +568,14 @@ def test_ctrl_c_in_a_script_ends_it_without_noise_or_leftovers(tmp_path: Path) -
     process = subprocess.Popen(
         [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
-    assert _until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
+    eventually(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "distributed" not in errors
     pids = [int(each.name.partition("-")[2]) for each in tmp_path.glob("pid-*")]
-    assert _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_states_of_a_crashed_item_are_in_its_history(two: Any) -> None:

@@ -235,7 +235,7 @@ def test_a_result_can_be_waited_for_with_a_timeout() -> None:
 def test_a_timeout_counts_with_the_inline_backend_too() -> None:
     @task(batch_size=1)
     def slow(i: int) -> int:
-        time.sleep(0.05)
+        time.sleep(0.05)  # several end before the timeout, most do not
         return i
 
     @flow(backend="inline")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from graphflow import backends, flow, task
 from graphflow.errors import ValueUnavailable
+from graphflow.testing.waiting import eventually, eventually_async
 
 SECONDS = 60.0
 
@@ -34,15 +34,6 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path.touch()
 
 
-def until(holds: Callable[[], bool]) -> bool:
-    deadline, waiter = time.monotonic() + SECONDS, threading.Event()
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        waiter.wait(0.01)
-    return False
-
-
 def completed(run: Any, name: str) -> int:
     try:
         return int(run.nodes[name].counts.get("Completed", 0))
@@ -62,14 +53,14 @@ def test_all_others_complete_while_one_item_executes(
     @task(**options)
     def work(x: Any) -> Any:
         for each in x if is_batched else [x]:
-            while each == 40 and not gate.exists():
-                time.sleep(0.005)
+            if each == 40:
+                eventually(gate.exists)
         # Large enough for a pack, or to stay on its worker.
         return [str(each) * 500 for each in x] if is_batched else str(x) * 500
 
     run = flow(backend=backend)(lambda: work.map(range(100))).start()
     # Of a batched call, all items are under way as long as one is.
-    assert until(lambda: completed(run, "work") >= (50 if is_batched else 99))
+    eventually(lambda: completed(run, "work") >= (50 if is_batched else 99))
     assert run.nodes["work"].items[40].state != "Completed"
     gate.touch()
     assert run.result(timeout=SECONDS) == [str(x) * 500 for x in range(100)]
@@ -83,8 +74,8 @@ def test_lanes_go_on_past_a_slow_one(backend: Any, gate: Path) -> None:
 
     @task
     def second(x: int) -> int:
-        while x == 10 and not gate.exists():
-            time.sleep(0.005)
+        if x == 10:
+            eventually(gate.exists)
         return 10 * x
 
     @flow(backend=backend)
@@ -92,7 +83,7 @@ def test_lanes_go_on_past_a_slow_one(backend: Any, gate: Path) -> None:
         return second.map(first.map(range(50)))
 
     run = body.start()
-    assert until(lambda: completed(run, "second") == 49)
+    eventually(lambda: completed(run, "second") == 49)
     gate.touch()
     assert run.result(timeout=SECONDS) == [10 * (x + 1) for x in range(50)]
 
@@ -100,12 +91,12 @@ def test_lanes_go_on_past_a_slow_one(backend: Any, gate: Path) -> None:
 def test_a_fixed_batch_tells_what_has_ended(backend: Any, gate: Path) -> None:
     @task(batch_size=10)
     def work(x: int) -> int:
-        while x % 10 == 6 and not gate.exists():
-            time.sleep(0.005)
+        if x % 10 == 6:
+            eventually(gate.exists)
         return x
 
     run = flow(backend=backend)(lambda: work.map(range(20))).start()
-    assert until(lambda: completed(run, "work") == 12)
+    eventually(lambda: completed(run, "work") == 12)
     gate.touch()
     assert run.result(timeout=SECONDS) == list(range(20))
     assert {item.attempts for item in run.nodes["work"].items} == {1}
@@ -115,12 +106,12 @@ def test_a_fixed_batch_tells_what_has_ended(backend: Any, gate: Path) -> None:
 def test_async_items_that_ended_are_seen_while_others_run(backend: Any, gate: Path, size: Any) -> None:
     @task(batch_size=size, concurrency=10)
     async def work(x: int) -> int:
-        while x == 4 and not gate.exists():
-            await asyncio.sleep(0.005)
+        if x == 4:
+            await eventually_async(gate.exists)
         return x
 
     run = flow(backend=backend)(lambda: work.map(range(60))).start()
-    assert until(lambda: completed(run, "work") == 59)
+    eventually(lambda: completed(run, "work") == 59)
     gate.touch()
     assert run.result(timeout=SECONDS) == list(range(60))
     assert {item.attempts for item in run.nodes["work"].items} == {1}
@@ -129,8 +120,8 @@ def test_async_items_that_ended_are_seen_while_others_run(backend: Any, gate: Pa
 def test_failures_and_retries_are_booked_in_parts_too(backend: Any, gate: Path, tally: Any) -> None:
     @task(retries=1)
     def work(x: int) -> int:
-        while x == 20 and not gate.exists():
-            time.sleep(0.005)
+        if x == 20:
+            eventually(gate.exists)
         if x % 7 == 3 and tally.add(x) < 3:
             raise ValueError(f"no {x}")
         return x
@@ -141,7 +132,7 @@ def test_failures_and_retries_are_booked_in_parts_too(backend: Any, gate: Path, 
 
     run = body.start()
     bad = [x for x in range(60) if x % 7 == 3]
-    assert until(lambda: completed(run, "work") == 59 - len(bad))
+    eventually(lambda: completed(run, "work") == 59 - len(bad))
     gate.touch()
     assert run.wait(SECONDS)
     assert [failure.index for failure in run.nodes["work"].failures()] == bad
@@ -155,7 +146,7 @@ def test_an_item_is_stopped_by_force_after_the_others_were_seen() -> None:
     @task(timeout_seconds=1.0)
     def work(x: int) -> int:
         if x == 2:
-            time.sleep(600)
+            time.sleep(600)  # in C: killed long before that
         return x
 
     with backends.processes(slots=1) as backend:
@@ -180,7 +171,7 @@ def test_a_run_is_cancelled_while_a_batch_holds_items() -> None:
         return x
 
     run = flow(backend="threads:1")(lambda: work.map(range(10))).start()
-    assert until(lambda: completed(run, "work") == 5)
+    eventually(lambda: completed(run, "work") == 5)
     run.cancel()
     gate.set()
     assert run.wait(SECONDS)

@@ -68,7 +68,7 @@ def where(x: int) -> tuple[int, int]:
 
 @task(batch_size=1)
 def slowly(x: int, folder: str) -> tuple[int, int]:
-    time.sleep(0.005)
+    time.sleep(0.005)  # what takes time moves
     pid = os.getpid()
     open(f"{folder}/{pid}", "w").close()
     return pid, x

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from graphflow.errors import (
 )
 from graphflow.runs.history import RunHistory
 from graphflow.runs.recorded import RecordedRun
+from graphflow.testing.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +44,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def history(home: Path) -> Iterator[RunHistory]:
     with graphflow.history() as found:
         yield found
-
-
-def eventually(what: Callable[[], Any], *, seconds: float = 30.0) -> Any:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it never came true"
-        threading.Event().wait(0.01)
-    return found
 
 
 @task(retries=1, task_run_name="half of {x}")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from graphflow.testing.simulation.lives import live
+from simulator.lives import live
 
 SEEDS = 10_000
 CHUNK = 200

@@ -26,7 +26,7 @@ from graphflow.model.policies import all_successful
 from graphflow.model.reports import Report, StepReport
 from graphflow.model.states import Code
 from graphflow.ports import Capacity
-from graphflow.testing.simulation.simulation import Violation, simulate
+from simulator.simulation import Violation, simulate
 
 ENOUGH_SEEDS = 1_500
 Mutant = Callable[[pytest.MonkeyPatch], type[Core]]

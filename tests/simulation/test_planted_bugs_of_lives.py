@@ -22,9 +22,9 @@ from graphflow.histories.volatile import VolatileJournal
 from graphflow.ports import Capacity
 from graphflow.records.item_index import NodeHistory
 from graphflow.records.replayed_node import ReplayedNode
-from graphflow.testing.simulation.ledger import Violation
-from graphflow.testing.simulation.lives import live
-from graphflow.testing.simulation.simulated_results import VolatileStore
+from simulator.ledger import Violation
+from simulator.lives import live
+from simulator.simulated_results import VolatileStore
 
 ENOUGH_SEEDS = 2_500
 Mutant = Callable[[pytest.MonkeyPatch], Callable[..., Core]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from graphflow.testing.simulation.scenarios import random_scenario
-from graphflow.testing.simulation.simulation import simulate
+from simulator.scenarios import random_scenario
+from simulator.simulation import simulate
 
 CHUNK = 250
 SEEDS = 5_000

@@ -119,7 +119,6 @@ class LocalBackend:
 
     @property
     def name(self) -> str:
-        """How logs and errors name it."""
         return f"local({self._slots})" if self._slots else "local()"
 
     def start(self) -> None:
@@ -131,7 +130,6 @@ class LocalBackend:
             self._up.wait()
 
     def capacity(self) -> Capacity:
-        """What the threads can do."""
         return self._threads.capacity()
 
     def check(self, options: TaskOptions) -> None:
@@ -141,7 +139,6 @@ class LocalBackend:
     # -- runs -------------------------------------------------------------------------------------------
 
     def open_run(self, run_id: str, deliver: Deliver) -> None:
-        """Begin a run."""
         run = _Run(run_id, deliver, self.capacity())
         with self._lock:
             self._runs[run_id] = run
@@ -402,7 +399,6 @@ class LocalBackend:
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns, wherever they were made."""
         return [self._fetch(ref) for ref in refs]
 
     def _fetch(self, ref: Ref) -> list[Any]:
@@ -411,7 +407,6 @@ class LocalBackend:
         return load_column(ref, "a result")
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Let columns go."""
         gone = list(refs)
         self._columns.forget(gone)
         with self._lock:
@@ -422,7 +417,6 @@ class LocalBackend:
             self._cluster.free(gone)
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Items that execute now and have no timeout yet get this one, wherever they are."""
         self._threads.limit(run_id, node, seconds)
         if self._cluster is not None:
             self._cluster.limit(run_id, node, seconds)
@@ -439,7 +433,6 @@ class LocalBackend:
             self._cluster.stop(run_id, hard=hard)
 
     def close_run(self, run_id: str) -> None:
-        """Nothing of this run is delivered any more; its columns stay readable."""
         with self._lock:
             run = self._runs.pop(run_id, None)
         self._threads.close_run(run_id)

@@ -123,7 +123,6 @@ class DaskBackend:
 
     @property
     def name(self) -> str:
-        """How logs and errors name it."""
         if self._way.slots is None and self._client is not None and self._client.scheduler is not None:
             return f"dask({self._client.scheduler.address})"
         return str(self._way)
@@ -631,7 +630,6 @@ class DaskBackend:
         return decode(future.result().columns[ref.id], "a result")
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Let columns go."""
         for ref in refs:
             self._blocks.pop(ref.id, None)
 
@@ -674,7 +672,6 @@ class DaskBackend:
             ).start()
 
     def close_run(self, run_id: str) -> None:
-        """Nothing of this run is delivered any more; its columns stay readable."""
         with self._lock:
             state = self._runs.pop(run_id, None)
         if state is None:

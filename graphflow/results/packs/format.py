@@ -43,6 +43,7 @@ NEWEST = 2
 """The version that is written."""
 MAGIC = b"\x89GFPACK\n"
 END = b"\nGFPK\x1a\r\n"
+_END_OF_VERSION_1 = b"\nGFEND\r\n"
 COLUMNS_OF_RUN = 1
 """The kind of a pack: columns of values that a run made."""
 ENTRIES = 2
@@ -156,22 +157,22 @@ def key_id(key: bytes) -> bytes:
     return blake2b(key=key, digest_size=8, person=_KEY_PERSON).digest()
 
 
-def header(kind: int, *, version: int = NEWEST) -> bytes:
+def header(kind: int) -> bytes:
     """The first bytes of a pack."""
-    return _HEADER.pack(MAGIC, version, kind, 0)
+    return _HEADER.pack(MAGIC, NEWEST, kind, 0)
 
 
-def end_of(kind: int, index: bytes, *, offset: int, key: bytes, version: int = NEWEST) -> bytes:
+def end_of(kind: int, index: bytes, *, offset: int, key: bytes) -> bytes:
     """The trailer of a pack whose index is at an offset."""
     checksum = blake2b(index, digest_size=16, person=_SUM_PERSON).digest()
     signer = key_id(key) if key else NO_KEY
-    fields = (offset, len(index), version, kind, 0, signer, checksum)
+    fields = (offset, len(index), NEWEST, kind, 0, signer, checksum)
     unsigned = _TRAILER.pack(*fields, bytes(32), END)
-    return _TRAILER.pack(*fields, _mac(kind, version, index, unsigned, key), END)
+    return _TRAILER.pack(*fields, _mac(kind, index, unsigned, key), END)
 
 
-def _mac(kind: int, version: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
-    mac = blake2b(header(kind, version=version), digest_size=32, key=key, person=_MAC_PERSON)
+def _mac(kind: int, index: Buffer, trailer: Buffer, key: bytes) -> bytes:
+    mac = blake2b(header(kind), digest_size=32, key=key, person=_MAC_PERSON)
     mac.update(index)
     mac.update(trailer[:_SIGNED_OF_TRAILER])
     return mac.digest()
@@ -183,7 +184,6 @@ class Tail:
 
     name: str
     kind: int
-    version: int
     offset: int
     index_nbytes: int
     signer: bytes
@@ -212,7 +212,7 @@ class Tail:
         allows = bool(getattr(store, "allow_unsigned", False))
         key = next((key for key in store.keys if key_id(key) == self.signer), None)
         if key is not None:
-            if _mac(self.kind, self.version, index, self.trailer, key) != self.mac:
+            if _mac(self.kind, index, self.trailer, key) != self.mac:
                 raise damage(store, self.name, "its signature does not fit")
         elif not allows:
             how = (
@@ -240,20 +240,23 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
     ResultDamaged
         If that is no pack of this kind.
     ResultStoreError
-        If a newer graphflow wrote it.
+        If another version of graphflow wrote it.
     """
     if len(data) < TRAILER_NBYTES:
         raise damage(store, name, f"it has {len(data)} bytes, which is too little for a pack")
     trailer = bytes(data[-TRAILER_NBYTES:])
+    if trailer.endswith(_END_OF_VERSION_1):
+        raise _other_version(store, name, 1)
     offset, index_nbytes, version, found, _, signer, checksum, mac, end = _TRAILER.unpack(trailer)
     if end != END:
         raise damage(store, name, "its end is missing")
-    if version > NEWEST:
-        raise newer(store, name, version)
+    if version == 0:
+        raise damage(store, name, "it has no version")
+    if version != NEWEST:
+        raise _other_version(store, name, version)
     tail = Tail(
         name=name,
         kind=found,
-        version=version,
         offset=offset,
         index_nbytes=index_nbytes,
         signer=signer,
@@ -266,11 +269,15 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
     return tail
 
 
-def newer(store: ResultStore, name: str, version: int) -> ResultStoreError:
-    """The error for a pack of a version that is not known here."""
+def _other_version(store: ResultStore, name: str, version: int) -> ResultStoreError:
+    if version > NEWEST:
+        return ResultStoreError(
+            f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
+            f"{NEWEST}); use that one"
+        )
     return ResultStoreError(
-        f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
-        f"{NEWEST}); use that one"
+        f"the stored result {name} in {store.url} was written by an older graphflow (format {version}), and this one reads "
+        f"format {NEWEST} only; remove it and run again, or read it with the graphflow that wrote it"
     )
 
 

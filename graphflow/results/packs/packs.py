@@ -16,7 +16,6 @@ from itertools import islice
 from graphflow.errors import ResultDamaged
 from graphflow.model.reports import Stored
 from graphflow.ports import ResultStore
-from graphflow.results.packs import packs_v1
 from graphflow.results.packs.format import (
     COLUMNS_OF_RUN,
     HEADER_NBYTES,
@@ -219,13 +218,10 @@ def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pa
     ResultDamaged
         If it is not what was written under this name (for this run), or was signed with a foreign key.
     ResultStoreError
-        If the store cannot be read, or a newer graphflow wrote it.
+        If the store cannot be read, or another version of graphflow wrote it.
     """
     end = store.read(name, -TRAILER_NBYTES, TRAILER_NBYTES)
-    if end.endswith(packs_v1.END):
-        pack = packs_v1.open_first(store, name, end[-packs_v1.TRAILER_NBYTES :])
-    else:
-        pack = _open(store, name, end)
+    pack = _open(store, name, end)
     if run_id is not None and pack.run_id != run_id:
         raise damage(store, name, f"it is of another run, {pack.run_id}, not of {run_id}")
     return pack
@@ -233,7 +229,7 @@ def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pa
 
 def _open(store: ResultStore, name: str, trailer: bytes) -> Pack:
     tail = read_trailer(store, name, trailer, kind=COLUMNS_OF_RUN)
-    if store.read(name, 0, HEADER_NBYTES) != header(COLUMNS_OF_RUN, version=tail.version):
+    if store.read(name, 0, HEADER_NBYTES) != header(COLUMNS_OF_RUN):
         raise damage(store, name, "its beginning is not that of a pack")
     # Its size was not said by any listing, so an offset that leads elsewhere is found here.
     columns = tail.columns(store, store.read(name, -TRAILER_NBYTES - tail.index_nbytes, tail.index_nbytes))

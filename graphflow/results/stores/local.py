@@ -84,7 +84,6 @@ class LocalStore:
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """What packs are signed with, and what is accepted too."""
         return self._keys
 
     @property
@@ -189,15 +188,6 @@ class LocalStore:
     # -- reading -------------------------------------------------------------------------------------------
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object; a negative offset counts from its end.
-
-        Raises
-        ------
-        ResultDamaged
-            If there is no such object, or it is shorter.
-        ResultStoreError
-            If it cannot be read.
-        """
         check_name(name)
         path = f"{self.folder}/{name}"
         try:
@@ -254,13 +244,6 @@ class LocalStore:
             return error
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """The objects whose names begin with a prefix, in no order.
-
-        Raises
-        ------
-        ResultStoreError
-            If the folder cannot be listed.
-        """
         for name, entry in self._files(prefix):
             try:
                 found = entry.stat(follow_symlinks=False)
@@ -269,7 +252,6 @@ class LocalStore:
             yield StoredObject(name, found.st_size, found.st_mtime)
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """The names of objects that begin with a prefix, in no order."""
         for name, _ in self._files(prefix):
             yield name
 
@@ -341,13 +323,6 @@ class LocalStore:
         return count
 
     def check(self) -> None:
-        """Write, read and remove a probe.
-
-        Raises
-        ------
-        ResultStoreError
-            If that does not work, with the reason.
-        """
         probe(self, self.folder)
 
 

@@ -86,7 +86,6 @@ class FsspecStore:
 
     @property
     def url(self) -> str:
-        """The URL, without credentials."""
         return self._location.shown
 
     @property
@@ -101,7 +100,6 @@ class FsspecStore:
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """What packs are signed with, and what is accepted too."""
         return self._keys
 
     @property
@@ -190,15 +188,6 @@ class FsspecStore:
     # -- reading -------------------------------------------------------------------------------------------
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object; a negative offset counts from its end.
-
-        Raises
-        ------
-        ResultDamaged
-            If there is no such object, or it is shorter.
-        ResultStoreError
-            If the store cannot be reached.
-        """
         if nbytes > PART_NBYTES and offset >= 0:
             starts = range(offset, offset + nbytes, PART_NBYTES)
             parts = self.read_many(
@@ -212,13 +201,6 @@ class FsspecStore:
         return b"".join(each for each in parts if isinstance(each, bytes)) if len(parts) > 1 else _only(parts)
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes | ResultDamaged]:
-        """Many reads at once; in place of what is missing or too short, the error.
-
-        Raises
-        ------
-        ResultStoreError
-            If the store cannot be reached.
-        """
         for name in dict.fromkeys(name for name, _, _ in ranges):
             check_name(name)
         found: dict[int, bytes | ResultDamaged] = {}
@@ -286,13 +268,6 @@ class FsspecStore:
         )
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """The objects whose names begin with a prefix, in no order; one listing.
-
-        Raises
-        ------
-        ResultStoreError
-            If the store cannot be reached.
-        """
         check_prefix(prefix)
         pages = self._files.pages(prefix)
         while True:
@@ -304,14 +279,12 @@ class FsspecStore:
                     yield each
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """The names of objects that begin with a prefix, in no order."""
         for each in self.entries(prefix):
             yield each.name
 
     # -- care ----------------------------------------------------------------------------------------------
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error."""
         files, waiting = self._files, list(names)
         for name in waiting:
             check_name(name)
@@ -323,13 +296,6 @@ class FsspecStore:
             )
 
     def check(self) -> None:
-        """Write, read and remove a probe.
-
-        Raises
-        ------
-        ResultStoreError
-            If that does not work, with the reason.
-        """
         probe(self, f"the result store {self.url}")
 
     # -- parts ---------------------------------------------------------------------------------------------

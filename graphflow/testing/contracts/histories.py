@@ -36,7 +36,6 @@ class ManualClock:
         self.steady_time = 5_000.0
 
     def wall(self) -> float:
-        """Seconds since the epoch."""
         return self.wall_time
 
     def steady(self) -> float:

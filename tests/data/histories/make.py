@@ -1,4 +1,4 @@
-"""How the stored files of each version were made. They are never made again: add the newest version beside them.
+"""How the stored files were made. They are never made again: a new version gets a folder of its own.
 
 python tests/data/histories/make.py FOLDER
 """
@@ -6,7 +6,6 @@ python tests/data/histories/make.py FOLDER
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import sys
 from pathlib import Path
 
@@ -39,33 +38,9 @@ def make(folder, states):
     history.close()
 
 
-def change(path, *statements):
-    """Make an older version of a file by hand."""
-    connection = sqlite3.connect(path)
-    with connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.execute("VACUUM")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-
-
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     make(place / f"v{schema.RUN.version}", ["Running", None, "Completed"])
-    if schema.RUN.version == 1:
-        make(place / "v0", [None, None, None])
-        change(
-            place / "v0" / "runs" / RUN / "run.db",
-            "ALTER TABLE commits DROP COLUMN state",
-            "UPDATE meta SET value = '0' WHERE name = 'schema'",
-        )
-        change(
-            place / "v0" / "catalog.db",
-            "UPDATE run SET state = 'Completed', started = 1700000000.0, ended = 1700000000.0",
-            "ALTER TABLE request DROP COLUMN epoch",
-            "UPDATE meta SET value = '0' WHERE name = 'schema'",
-        )
     for leftover in [*place.rglob("driver.lock"), *place.rglob("*-journal"), *place.rglob("secret.key")]:
         leftover.unlink()
     for leftover in place.rglob("results"):

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from graphflow.bench.chart import chart_of, decades, number_text
-from graphflow.bench.html import html_of
 from graphflow.bench.lines import BenchError, Status
 from graphflow.bench.show import format_seconds, progress_of, text_of
 from graphflow.bench.svg import BOTTOM, LEFT, RIGHT, TOP, svg_of
@@ -168,11 +167,3 @@ def test_names_beside_the_lines_do_not_overlap(line: Any) -> None:
     )
     assert len(heights) == len(peers)
     assert all(later - earlier >= 16 for earlier, later in pairwise(heights))
-
-
-def test_the_html_holds_its_script_and_loads_nothing(line: Any) -> None:
-    page = html_of(chart_of(chart_lines(line), workload="W1"))
-
-    assert "graphflow" in page
-    assert "<script src=" not in page
-    assert '<link rel="stylesheet"' not in page

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import graphflow
-from graphflow.common import failpoints
 from graphflow.common.failpoints import NAMES, activate, deactivate, failpoint, hits
 from graphflow.errors import SettingsError
 
@@ -108,21 +105,3 @@ def test_all_names_of_the_list_are_in_the_code_and_each_in_one_place() -> None:
             found[name] = found.get(name, 0) + 1
     assert set(found) == set(NAMES)
     assert {name for name, count in found.items() if count > 1} <= {"life.begin.before", "life.begin.after"}
-
-
-def test_the_environment_plans_for_a_process_and_those_that_it_starts() -> None:
-    code = "from graphflow.common.failpoints import failpoint; failpoint('batch.begin'); print('still there')"
-
-    def ended(rules: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            env={**os.environ, failpoints.VARIABLE: rules},
-        )
-
-    assert ended("batch.begin:exit").returncode == failpoints.EXIT_CODE
-    assert ended("batch.begin:kill").returncode == -9
-    assert ended("batch.begin:kill@2").stdout == "still there\n"
-    wrong = ended("batch.begin:explode")
-    assert "GRAPHFLOW_FAILPOINTS: a failpoint cannot 'explode'" in wrong.stderr

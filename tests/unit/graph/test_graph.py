@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 
 import networkx
@@ -139,15 +137,3 @@ def test_the_width_is_known_before_a_run_only_from_the_users_own_sequences() -> 
         id=1, key="", name="", task_name="", is_mapped=True, sources=(*node(1, width=4).sources, lazy)
     )
     assert mixed.fixed_width is None
-
-
-def test_networkx_is_loaded_only_when_it_is_asked_for() -> None:
-    code = "import sys, graphflow.graph.graph as g; g.Graph().to_json(); print('networkx' in sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == "False"

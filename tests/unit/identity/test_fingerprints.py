@@ -7,8 +7,6 @@ import importlib
 import itertools
 import json
 import linecache
-import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -389,47 +387,6 @@ def test_what_cannot_be_told_of_a_closure_is_named(project: Project) -> None:
     assert current_code(module.outer(module.threading.Lock()))[1] == []
     assert current_code(module.outer(module.logging.getLogger("x")))[1] == []
     assert current_code(module.outer({1: 2}))[1] == []
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from graphflow.identity.fingerprints import code_fingerprint
-import main
-print(code_fingerprint(main.f), code_fingerprint(main.g))
-"""
-
-
-def test_a_fingerprint_is_the_same_in_another_process(project: Project) -> None:
-    source = """
-        KINDS = frozenset({"a", "b", "c"})
-
-        class Row:
-            fields = ("x", "y")
-
-        def g(x, *, kinds=frozenset({"p", "q"})):
-            return x in KINDS and x in {"u", "v", "w"} and f"{x!r:>{len(x)}}" and Row.fields
-
-        f = lambda x: g(x)
-    """
-    folder = Path(str(project(source).__file__)).parent
-    found = set()
-    for seed in ("0", "1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(folder)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-        found.add(done.stdout)
-    assert len(found) == 1
-    # As it was when this was written: the same for all versions of Python.
-    assert found == {GOLDEN}
-
-
-GOLDEN = "c83bc5f99323c0fab81aa04e10d946e6 f7724af775ccb55ea62b9e9d8df15ee3\n"
 
 
 # -- constants of a call -------------------------------------------------------------------------------------

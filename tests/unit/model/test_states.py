@@ -145,7 +145,3 @@ def test_counts_add_up_to_the_items_that_were_counted(counted: list[Code]) -> No
     assert counts.failed == sum(code in FAILED_CODES for code in counted)
     assert counts.finished == sum(code in FINAL_CODES for code in counted)
     assert counts.successful + counts.skipped + counts.failed + counts["Cancelled"] == counts.finished
-
-
-def test_counts_of_codes_that_share_a_name_count_once() -> None:
-    assert Counts(["Running", "Running"]).total_of([Code.RUNNING, Code.GRAFTED]) == 2

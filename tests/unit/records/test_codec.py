@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from array import array
@@ -58,6 +59,45 @@ class ListHistory:
 short = st.text(max_size=12)
 seconds = st.floats(min_value=0, max_value=1e6, width=32)
 codes = st.sampled_from(list(Code))
+# Made once: a strategy that is made for each draw costs more than the draw.
+infos = st.none() | st.builds(
+    ValueInfo, kind=st.just("sized"), type_name=short, length=st.integers(0, 99), hint=short
+)
+stores = st.none() | st.builds(
+    Stored,
+    name=short,
+    offset=st.integers(0, 1 << 40),
+    nbytes=st.integers(0, 1 << 40),
+    digest=st.binary(max_size=16),
+    count=st.just(0),
+)
+label_texts = st.lists(st.none() | st.text(max_size=9), min_size=1, max_size=20)
+messages = st.text(max_size=30)
+times = st.floats(0, 4e9)
+few = st.integers(0, 3)
+attempts = st.integers(0, 300)
+delays = st.floats(0, 1e6)
+input_texts = st.text(min_size=1, max_size=9)
+sizes = st.one_of(st.integers(0, 5), st.integers(0, 150))
+log_indices = st.none() | st.integers(0, 9)
+held = st.lists(st.integers(0, 500), max_size=3, unique=True)
+type_names = st.sampled_from(["ValueError", "KeyError", "my.Broken"])
+
+
+@functools.cache
+def below(size: int) -> st.SearchStrategy[int]:
+    return st.integers(0, size - 1)
+
+
+def each_of(draw: Any, choices: Sequence[Any], size: int) -> list[Any]:
+    """`size` of some choices, by one draw: a draw per item would take most of the time."""
+    return [choices[each % len(choices)] for each in draw(st.binary(min_size=size, max_size=size))]
+
+
+def floats_of(draw: Any, size: int) -> array[float]:
+    """Seconds from 0 to a million, of any bits, by one draw."""
+    drawn = array("f", draw(st.binary(min_size=4 * size, max_size=4 * size)))
+    return array("f", [abs(each) if abs(each) <= 1e6 else 1e6 for each in drawn])
 
 
 @st.composite
@@ -65,7 +105,7 @@ def index_sequences(draw: Any, size: int) -> Sequence[int]:
     if draw(st.booleans()):
         lo = draw(st.integers(0, 1 << 12))
         return range(lo, lo + size)
-    return draw(st.lists(st.integers(0, 1 << 12), min_size=size, max_size=size, unique=True))
+    return random.Random(draw(st.integers(0, 1 << 32))).sample(range(1 << 12), size)
 
 
 @st.composite
@@ -73,8 +113,8 @@ def errors(draw: Any) -> tuple[tuple[ErrorRecord, ...], Variants | None]:
     count = draw(st.integers(1, 4))
     records = tuple(
         ErrorRecord(
-            type_name=draw(st.sampled_from(["ValueError", "KeyError", "my.Broken"])),
-            message=draw(st.text(max_size=30)) + str(number),
+            type_name=draw(type_names),
+            message=draw(messages) + str(number),
             traceback=draw(short),
             place=f"a.py:{number}",
         )
@@ -96,82 +136,68 @@ def errors(draw: Any) -> tuple[tuple[ErrorRecord, ...], Variants | None]:
 @st.composite
 def reports(draw: Any) -> tuple[Report, Sequence[int]]:
     """A report with all that may be in one, and the indices that it is of."""
-    size = draw(st.one_of(st.integers(0, 5), st.integers(0, 150)))
+    size = draw(sizes)
     records, variants = draw(errors())
     numbers = list(range(1, len(records) + 1)) + ([-1] if variants is not None else [])
     steps = tuple(draw(steps_of(node, size, numbers)) for node in range(draw(st.integers(1, 2))))
     report = Report(
         batch=draw(st.integers(0, 1 << 40)),
         worker=draw(short),
-        started=draw(st.floats(0, 4e9)),
+        started=draw(times),
         elapsed=1.0,
         reached=size,
         steps=steps,
         errors=records,
         variants=variants,
         logs=[
-            LogRecord(
-                draw(seconds), 20, draw(short), "log", "n0", draw(st.none() | st.integers(0, 9)), 1, "w", "r"
-            )
-            for _ in range(draw(st.integers(0, 3)))
+            LogRecord(draw(seconds), 20, draw(short), "log", "n0", draw(log_indices), 1, "w", "r")
+            for _ in range(draw(few))
         ],
-        logs_dropped=draw(st.integers(0, 3)),
-        held=draw(st.lists(st.integers(0, 500), max_size=3, unique=True)),
+        logs_dropped=draw(few),
+        held=draw(held),
     )
     return report, draw(index_sequences(size))
 
 
 @st.composite
 def steps_of(draw: Any, node: int, size: int, numbers: list[int]) -> StepReport:
-    some = st.sampled_from(range(size)) if size else st.nothing()
-    states = bytes(draw(st.lists(codes, min_size=size, max_size=size)))
+    states = bytes(each_of(draw, list(Code), size))
     if draw(st.booleans()):
         states = bytes([Code.COMPLETED]) * size
-    marks = array("i", [draw(st.sampled_from(numbers)) for _ in range(size)])
-    inputs = {draw(some): draw(short)} if size and draw(st.booleans()) else {}
+    marks = array("i", each_of(draw, numbers, size))
+    inputs = {draw(below(size)): draw(short)} if size and draw(st.booleans()) else {}
     anomalies = AnomalyTable()
-    for _ in range(draw(st.integers(0, 3)) if size else 0):
+    for _ in range(draw(few) if size else 0):
         if draw(st.booleans()):
-            anomalies.inputs[len(anomalies)] = draw(st.text(min_size=1, max_size=9))
+            anomalies.inputs[len(anomalies)] = draw(input_texts)
         anomalies.book(
-            draw(some),
-            draw(st.integers(0, 300)),
+            draw(below(size)),
+            draw(attempts),
             draw(codes),
             draw(codes),
-            draw(st.sampled_from([0, *numbers])),
-            draw(st.floats(0, 4e9)),
+            [0, *numbers][draw(below(len(numbers) + 1))],
+            draw(times),
             draw(seconds),
-            draw(st.floats(0, 1e6)),
+            draw(delays),
         )
-    labels = st.lists(st.none() | st.text(max_size=9), min_size=size, max_size=size)
+    texts = draw(label_texts)
+    labels = each_of(draw, texts, size) if draw(st.booleans()) else None
+    stored = draw(stores)
+    if stored is not None:
+        missing = {draw(below(size)): None for _ in range(draw(st.integers(0, 2)))} if size else {}
+        stored = replace(stored, count=size, missing=tuple(missing))
     return StepReport(
         node=node,
         states=states,
         attempts=draw(st.binary(min_size=size, max_size=size)),
-        starts=array("f", draw(st.lists(seconds, min_size=size, max_size=size))),
-        durations=array("f", draw(st.lists(seconds, min_size=size, max_size=size))),
-        labels=Ref(kind="local", id="l", count=size, data=draw(labels)) if draw(st.booleans()) else None,
-        info=draw(
-            st.none()
-            | st.builds(
-                ValueInfo, kind=st.just("sized"), type_name=short, length=st.integers(0, 99), hint=short
-            )
-        ),
+        starts=floats_of(draw, size),
+        durations=floats_of(draw, size),
+        labels=None if labels is None else Ref(kind="local", id="l", count=size, data=labels),
+        info=draw(infos),
         faults=Faults.of(states, marks, inputs),
         anomalies=anomalies if len(anomalies) else (),
-        stored=draw(
-            st.none()
-            | st.builds(
-                Stored,
-                name=short,
-                offset=st.integers(0, 1 << 40),
-                nbytes=st.integers(0, 1 << 40),
-                digest=st.binary(max_size=16),
-                count=st.just(size),
-                missing=st.lists(some, max_size=2, unique=True).map(tuple) if size else st.just(()),
-            )
-        ),
-        digests=draw(st.just(b"") | st.binary(min_size=8 * size, max_size=8 * size)),
+        stored=stored,
+        digests=draw(st.binary(min_size=8 * size, max_size=8 * size)) if draw(st.booleans()) else b"",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,13 +11,12 @@ import numpy as np
 import pytest
 
 from graphflow import Fail, Retry, Skip, task_context
-from graphflow.errors import BatchedResultError, ItemTimedOut
+from graphflow.errors import BatchedResultError
 from graphflow.graph.mapping import FailedInput, ProductSequence
 from graphflow.model.orders import BatchOrder, Given, Hole, Literals, Spread, StepOrder
 from graphflow.model.reports import Report
 from graphflow.model.states import Code
-from graphflow.runner import chunks, watchdog
-from graphflow.runner.journal import SEVERAL
+from graphflow.runner import chunks
 from graphflow.testing.contracts.backends import program
 from graphflow.testing.faults.hosts import RecordingHost, order_of
 
@@ -330,85 +328,3 @@ def test_a_call_that_takes_longer_than_its_slice_holds_only_its_own_items(
     assert last is not None
     assert (host.told[0].reached, list(host.told[0].held)) == (0, [0, 1, 2])
     assert last.reached == 3 and values_of(last) == [0, 1, 2]
-
-
-# -- time -----------------------------------------------------------------------------------------------------
-
-
-def test_the_item_that_takes_too_long_is_found() -> None:
-    def work(xs: list[int]) -> list[int]:
-        while 2 in xs:
-            pass
-        return xs
-
-    report = run(batched(work, list(range(4)), timeout_seconds=0.1))
-    assert names_of(report) == ["COMPLETED", "COMPLETED", "TIMED_OUT", "COMPLETED"]
-    (error,) = errors_of(report)
-    assert isinstance(error, ItemTimedOut) and str(error) == "work[2] ran longer than timeout_seconds=0.1"
-
-
-def test_a_call_for_several_has_several_times_the_limit() -> None:
-    def work(xs: list[int]) -> list[int]:
-        end = time.perf_counter() + 0.3
-        while time.perf_counter() < end:
-            pass
-        return xs
-
-    assert names_of(run(batched(work, list(range(10)), timeout_seconds=0.2))) == ["COMPLETED"] * 10
-
-
-def test_an_async_item_that_takes_too_long_is_found() -> None:
-    async def work(xs: list[int]) -> list[int]:
-        import asyncio
-
-        if 1 in xs:
-            await asyncio.sleep(SECONDS)
-        return xs
-
-    report = run(batched(work, [0, 1, 2], timeout_seconds=0.1))
-    assert names_of(report) == ["COMPLETED", "TIMED_OUT", "COMPLETED"]
-
-
-def test_a_call_for_several_that_never_yields_is_lost_with_its_thread(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    given_up = threading.Event()
-    host = RecordingHost()
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
-
-    def work(xs: list[int]) -> list[int]:
-        given_up.wait(SECONDS)
-        return xs
-
-    assert host.run(batched(work, [0, 1], timeout_seconds=0.05)) is None
-    (last,) = host.given_up
-    assert (last.reached, list(last.held)) == (0, [0, 1])
-    assert SEVERAL in host.notes
-
-
-def test_one_item_that_never_yields_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    given_up = threading.Event()
-    host = RecordingHost()
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
-
-    def work(xs: list[int]) -> list[int]:
-        given_up.wait(SECONDS)
-        return xs
-
-    assert host.run(batched(work, [0], timeout_seconds=0.05)) is None
-    (last,) = host.given_up
-    assert names_of(last) == ["TIMED_OUT"] and not last.held

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
 import pickle
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +37,6 @@ from graphflow.runner.inputs import Constant, MixedColumn, Ready
 from graphflow.runner.keymaking import KeyMaker, Keys
 
 HINT = "; register_hash or __graphflow_hash__ can give it one"
-DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def add(x: Any, y: Any = 2, *more: Any, z: Any = 3, **named: Any) -> Any:
@@ -473,37 +467,6 @@ def test_parts_tell_what_differs() -> None:
 # -- other processes, other versions of Python ---------------------------------------------------------------
 
 
-def pythons() -> list[str]:
-    """The versions of Python that are here and that graphflow supports."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = {sys.version_info[:2]: sys.executable}
-    for minor in range(11, 15):
-        places = [str(each / "bin" / "python") for each in sorted(root.glob(f"3.{minor}.*"))]
-        path = places[-1] if places else shutil.which(f"python3.{minor}")
-        if path is not None and (3, minor) not in found:
-            runs = subprocess.run([path, "--version"], capture_output=True, timeout=30)
-            if runs.returncode == 0:
-                found[(3, minor)] = path
-    return list(found.values())
-
-
-def test_keys_are_the_same_in_all_processes_for_all_versions_and_as_they_were() -> None:
-    golden = json.loads((DATA / "keys.json").read_text())
-    for seed, python in enumerate([sys.executable, *pythons()]):
-        done = subprocess.run(
-            [python, str(DATA / "key_program.py")],
-            env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        # A change here makes all that users have cached worthless: change SCHEME, and say so in the changelog.
-        assert json.loads(done.stdout) == golden, python
-    values = [name for name in golden if name.startswith("value ")]
-    assert len({golden[name] for name in values}) == len(values)
-
-
 GOLDEN_OF_LIBRARIES = {
     "int64": "ae0e798b775b1847e9921891ec9e4f0e",
     "array": "4381a89850dce8c2d246c97c8b4be2a2",
@@ -525,40 +488,3 @@ def test_digests_of_libraries_objects_are_as_they_were() -> None:
     assert {
         name: (canonical_digest(value) or b"").hex() for name, value in found.items()
     } == GOLDEN_OF_LIBRARIES
-
-
-SCRIPT = """
-from graphflow import INPUTS, task
-from graphflow.identity.cache_keys import key_spec
-from graphflow.graph.recording import Recorder
-
-LIMIT = 3
-
-def helper(x):
-    return x + LIMIT
-
-@task(cache_policy=INPUTS)
-def work(x):
-    return helper(x)
-
-spec = key_spec(Recorder(flow_name="f").call(work._callee, (1,), {}).program, run_id="r")
-print(spec.task_key, spec.folder, spec.prefix.hex())
-"""
-
-
-def test_a_script_has_the_keys_that_it_has_as_a_module(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.py").write_text(SCRIPT)
-    found = {
-        subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
-        for command in (["pipeline.py"], ["-m", "pipeline"], ["-c", "import pipeline"])
-    }
-    assert len(found) == 1
-    assert found.pop().startswith("pipeline.work work-")

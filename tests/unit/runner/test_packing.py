@@ -25,6 +25,7 @@ from graphflow.results.stores.local import LocalStore
 from graphflow.runner.columns import load_column
 from graphflow.testing.contracts.backends import program
 from graphflow.testing.faults.hosts import RecordingHost, order_of
+from graphflow.testing.waiting import eventually_async
 
 SECONDS = 30.0
 
@@ -304,11 +305,8 @@ def test_a_part_of_a_report_has_the_digests_of_its_items() -> None:
     host = RecordingHost(lambda report: told.set())
 
     async def plus(x: int) -> int:
-        import asyncio
-
         if x == 1:
-            while not told.is_set():
-                await asyncio.sleep(0.01)
+            await eventually_async(told.is_set)
         return x
 
     last = host.run(order([step(plus, wants_digests=True)], [0, 1, 2], None))

@@ -10,13 +10,14 @@ import pytest
 
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.model.reports import Stored, stored_ref
-from graphflow.results.packs import packs, packs_v1
+from graphflow.results.packs import packs
 from graphflow.results.packs.format import END, MAGIC, key_id
 from graphflow.results.packs.packs import (
     Section,
     build,
     check_pack,
     damaged,
+    new_name,
     open_pack,
     publish,
     read_section,
@@ -68,8 +69,8 @@ def test_a_ref_to_a_stored_column_gives_its_values(store: LocalStore) -> None:
     assert load_column(copy, "a result") == COLUMNS[7]
 
 
-def test_no_two_packs_have_one_name(store: LocalStore) -> None:
-    assert len({written(store)[0].name for _ in range(50)}) == 50
+def test_no_two_packs_have_one_name() -> None:
+    assert len({new_name(3, 12) for _ in range(50)}) == 50
 
 
 def test_the_format_is_what_it_was(tmp_path: Path) -> None:
@@ -83,28 +84,6 @@ def test_the_format_is_what_it_was(tmp_path: Path) -> None:
     pack = check_pack(store, "golden.pack", run_id="run-1")
     assert pack.created == 1_700_000_000.5 and [each.stored for each in pack.sections] == stored
     assert [pickle.loads(read_section(store, each)) for each in stored] == list(COLUMNS.values())
-
-
-def test_packs_of_version_1_stay_readable(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path, key=KEY)
-    store.publish("golden.pack", [(DATA / "pack-v1.pack").read_bytes()])
-    pack = check_pack(store, "golden.pack", run_id="run-1")
-    assert (pack.created, pack.batch, pack.epoch, pack.nodes) == (1_700_000_000.5, 12, 3, (0, 7))
-    stored = [each.stored for each in pack.sections]
-    assert [each.missing for each in stored] == [(), (1,)]
-    assert [pickle.loads(read_section(store, each)) for each in stored] == list(COLUMNS.values())
-
-
-def test_a_flip_of_any_bit_of_a_pack_of_version_1_is_found(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path, key=KEY)
-    whole = (DATA / "pack-v1.pack").read_bytes()
-    for at in range(len(whole)):
-        store.publish("golden.pack", [whole[:at], bytes([whole[at] ^ 1 << at % 8]), whole[at + 1 :]])
-        with pytest.raises(ResultStoreError, match=r"golden\.pack"):
-            check_pack(store, "golden.pack")
-        store.publish("golden.pack", [whole[:at]])
-        with pytest.raises(ResultDamaged):
-            check_pack(store, "golden.pack")
 
 
 # -- damage --------------------------------------------------------------------------------------------------
@@ -224,6 +203,21 @@ def test_a_newer_format_is_refused_with_what_to_do(store: LocalStore) -> None:
     assert not isinstance(info.value, ResultDamaged)
 
 
+def test_an_older_format_is_refused_with_what_to_do(store: LocalStore) -> None:
+    store.publish("first", [MAGIC + bytes(1_000) + b"\nGFEND\r\n"])
+    name = written(store)[0].name
+    path = Path(store.folder) / name
+    data = bytearray(path.read_bytes())
+    data[VERSION_PLACES[0]] = 1
+    path.write_bytes(data)
+    for each in ("first", name):
+        with pytest.raises(
+            ResultStoreError, match=rf"{each} .*format 1\), .*format 2 only; remove it"
+        ) as info:
+            open_pack(store, each)
+        assert not isinstance(info.value, ResultDamaged)
+
+
 def test_foreign_files_are_no_packs(store: LocalStore) -> None:
     for content in (
         b"",
@@ -231,7 +225,6 @@ def test_foreign_files_are_no_packs(store: LocalStore) -> None:
         b"x" * 1_000,
         MAGIC + bytes(1_000),
         bytes(1_000) + END,
-        bytes(1_000) + packs_v1.END,
     ):
         store.publish("foreign", [content])
         with pytest.raises(ResultDamaged):

@@ -64,9 +64,3 @@ def test_connections_are_few(tmp_path: Path) -> None:
     for number in range(MOST + 10):
         list(FsspecStore(f"memory://many-{number}", key=KEY).names())
     assert len(_known) <= MOST
-
-
-def test_options_that_a_file_system_does_not_take_are_a_clear_error() -> None:
-    store = FsspecStore("s3://bucket", {"max_concurrency": 0}, key=KEY)
-    with pytest.raises(ResultStoreError, match="s3://bucket cannot be opened: ValueError"):
-        store.check()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,14 +115,3 @@ def test_a_pickle_is_small_shared_and_shows_nothing() -> None:
     assert options_of(copies[0]) == options_of(store)
     assert "canary" not in repr(store) and "canary" not in repr(store.__reduce__())
     assert len(pickle.dumps(store, protocol=5)) < 1000
-
-
-def test_opening_a_store_loads_no_file_system() -> None:
-    text = (
-        "import sys; from graphflow.results.stores.opening import open_store; open_store('s3://b', key=bytes(32));"
-        "print([name for name in ('fsspec', 's3fs', 'botocore', 'asyncio', 'dask') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]", done.stdout

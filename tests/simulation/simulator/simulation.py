@@ -1,8 +1,8 @@
 """The simulator: the engine's core under a virtual clock, with a backend that misbehaves by a seed.
 
 `simulate(seed)` makes a random graph, runs it to its end and checks every command against the promises of
-the engine (`graphflow.testing.simulation.ledger`) and every end against a plain reading of the rules
-(`graphflow.testing.simulation.oracle`). The same seed gives the same trace, so a seed that fails is a test. The idea:
+the engine (`simulator.ledger`) and every end against a plain reading of the rules
+(`simulator.oracle`). The same seed gives the same trace, so a seed that fails is a test. The idea:
 FoundationDB's simulated cluster.
 """
 
@@ -17,11 +17,11 @@ from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.graph.graph import DepKind
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.testing.simulation.inspector import Inspector
-from graphflow.testing.simulation.ledger import Ledger, Violation
-from graphflow.testing.simulation.scenarios import Fragment, Scenario, random_scenario
-from graphflow.testing.simulation.simulated_workers import SimulatedWorkers
-from graphflow.testing.simulation.virtual_time import VirtualClock
+from simulator.inspector import Inspector
+from simulator.ledger import Ledger, Violation
+from simulator.scenarios import Fragment, Scenario, random_scenario
+from simulator.simulated_workers import SimulatedWorkers
+from simulator.virtual_time import VirtualClock
 
 __all__ = ["Outcome", "Simulation", "Violation", "simulate"]
 

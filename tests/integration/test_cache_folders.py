@@ -6,8 +6,6 @@ import logging
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -659,14 +657,6 @@ def test_a_value_whose_pack_cannot_be_written_leaves_no_large_object(store: Loca
     finally:
         failpoints.deactivate()
     assert list(store.names()) == [] and get(folder, 1) == [MISSING]
-
-
-def test_numpy_is_loaded_by_those_who_use_a_cache_alone() -> None:
-    code = (
-        "import sys, graphflow, graphflow.cli.main, graphflow.cache.cached, graphflow.results.packs.serializers\n"
-        "assert not {'numpy', 'pyarrow', 'backports.zstd'} & set(sys.modules), sorted(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_near_blocks_are_read_together_and_far_ones_apart(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from graphflow.core.core import Core
 from graphflow.model.states import FAILED_CODES, Code
-from graphflow.testing.simulation.ledger import Ledger, Violation
-from graphflow.testing.simulation.oracle import Oracle
-from graphflow.testing.simulation.scenarios import Scenario
-from graphflow.testing.simulation.simulated_workers import SimulatedWorkers
+from simulator.ledger import Ledger, Violation
+from simulator.oracle import Oracle
+from simulator.scenarios import Scenario
+from simulator.simulated_workers import SimulatedWorkers
 
 __all__ = ["Inspector"]
 

@@ -12,9 +12,9 @@ from graphflow.core.nodes import OWN_FAILURES
 from graphflow.graph.graph import DepKind
 from graphflow.model.reports import Anomaly, Graft, Report, StepReport
 from graphflow.model.states import FAILED_CODES, Code
-from graphflow.testing.simulation.ledger import Ledger
-from graphflow.testing.simulation.scenarios import NodeScript, Scenario
-from graphflow.testing.simulation.virtual_time import VirtualClock
+from simulator.ledger import Ledger
+from simulator.scenarios import NodeScript, Scenario
+from simulator.virtual_time import VirtualClock
 
 __all__ = ["SimulatedWorkers", "WorkerDied"]
 

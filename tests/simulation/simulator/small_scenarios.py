@@ -11,8 +11,8 @@ from graphflow.model.orders import Program
 from graphflow.model.policies import RetryPolicy, TaskOptions, all_successful
 from graphflow.model.reports import ValueInfo
 from graphflow.model.states import FAILED_CODES, Code
-from graphflow.testing.simulation.oracle import Expected, Oracle
-from graphflow.testing.simulation.scenarios import Fragment, NodeScript, Scenario, ScenarioMaker
+from simulator.oracle import Expected, Oracle
+from simulator.scenarios import Fragment, NodeScript, Scenario, ScenarioMaker
 
 __all__ = ["FAILURE", "PlainValues", "element_of", "small_scenario", "value_of"]
 

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphflow.cache import compacting
 from graphflow.cache.cached import MISSING, CacheFolder
 from graphflow.cache.collecting import collect, folders_of, stat_folder, verify_folder
-from graphflow.cache.compacting import Compacted, compact, compact_in_background, forget_keys
+from graphflow.cache.compacting import compact, forget_keys
 from graphflow.cache.entries import parts_at, read_parts
 from graphflow.common import failpoints
 from graphflow.errors import ResultStoreError
@@ -375,18 +374,6 @@ def test_a_clock_that_jumps_loses_nothing(store: LocalStore, jump: float) -> Non
         compact(store, FOLDER, now=time.time() + jump * (step % 2))
         collect(store, FOLDER, now=time.time() + jump * (step % 2))
     assert get(reader, *every) == get(opened(store), *every) == list(every.values())
-
-
-def test_compaction_in_the_background_begins_where_it_pays(store: LocalStore) -> None:
-    every = filled(store, compacting.MIN_PACKS - 1)
-    assert compact_in_background(store, FOLDER, now=time.time()) is None
-    put(CacheFolder(store, FOLDER), {900: 900})
-    done: list[Compacted] = []
-    thread = compact_in_background(store, FOLDER, now=time.time(), when_done=done.append)
-    assert thread is not None and thread.daemon
-    thread.join(60)
-    assert len(done) == 1 and len(done[0].written) == 1
-    assert get(opened(store), *every, 900) == [*every.values(), 900]
 
 
 # -- garbage -------------------------------------------------------------------------------------------------

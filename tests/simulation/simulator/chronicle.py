@@ -14,7 +14,7 @@ from graphflow.ports import ResultStore
 from graphflow.records.codec import decode
 from graphflow.records.items import ItemsBody
 from graphflow.results.packs import packs
-from graphflow.testing.simulation.ledger import Violation
+from simulator.ledger import Violation
 
 __all__ = ["Chronicle", "Outcome"]
 

@@ -26,12 +26,12 @@ from graphflow.ports import Journal
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.results.packs import packs
-from graphflow.testing.simulation.chronicle import Chronicle
-from graphflow.testing.simulation.ledger import Violation
-from graphflow.testing.simulation.scenarios import Faults, Scenario
-from graphflow.testing.simulation.simulated_driver import SimulatedDriver
-from graphflow.testing.simulation.simulated_results import VolatileStore
-from graphflow.testing.simulation.small_scenarios import PlainValues, small_scenario, with_values
+from simulator.chronicle import Chronicle
+from simulator.ledger import Violation
+from simulator.scenarios import Faults, Scenario
+from simulator.simulated_driver import SimulatedDriver
+from simulator.simulated_results import VolatileStore
+from simulator.small_scenarios import PlainValues, small_scenario, with_values
 
 __all__ = ["LivesOutcome", "live"]
 
@@ -654,7 +654,7 @@ class Lives:
         replay = Replay(self.store, read=self.chronicle.read)
         for entry in self.history.read(RUN):
             replay.add(entry)
-        known = replay.by_key()
+        known = {node.entry.key: node for node in replay.nodes.values()}
         for id_, book in driver.core.books.items():
             told = known[str(id_)]
             if told.counts() != book.state_counts():

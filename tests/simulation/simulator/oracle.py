@@ -12,7 +12,7 @@ from graphflow.graph.graph import Dep, DepKind, Node
 from graphflow.model.policies import all_successful
 from graphflow.model.reports import ValueInfo
 from graphflow.model.states import FAILED_CODES, Code, Counts
-from graphflow.testing.simulation.scenarios import ItemScript, NodeScript, Scenario
+from simulator.scenarios import ItemScript, NodeScript, Scenario
 
 __all__ = ["Expected", "Oracle"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from graphflow.runner import watchdog
 from graphflow.runner.turns import STOP_CHECK_SECONDS
 from graphflow.testing.contracts.backends import program
 from graphflow.testing.faults.hosts import RecordingHost, order_of
+from graphflow.testing.waiting import eventually_async
 
 SECONDS = 30.0
 SLICE = 0.4
@@ -244,12 +245,6 @@ def test_a_batch_that_stops_hands_back_what_it_held_and_did_not_begin() -> None:
 # -- async items --------------------------------------------------------------------------------------------
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not is_so():
-            await asyncio.sleep(0.005)
-
-
 def outstanding(reports: Sequence[Report], size: int) -> tuple[list[int], set[int]]:
     """The positions told, and those handed back, as the core works them out."""
     out, told, back = set(range(size)), [], set()
@@ -268,7 +263,7 @@ def test_async_items_are_told_while_others_run() -> None:
 
     async def work(x: int) -> int:
         if x == 1:
-            await until(lambda: bool(host.told))
+            await eventually_async(lambda: bool(host.told))
         return 10 * x
 
     last = host.run(order_of(program(work), Literals(list(range(6))), size=6, concurrency=3))
@@ -283,7 +278,7 @@ def test_async_items_that_were_not_begun_are_handed_back_at_the_end_of_the_slice
     host = RecordingHost()
 
     async def work(x: int) -> int:
-        await until(lambda: bool(host.told))
+        await eventually_async(lambda: bool(host.told))
         return x
 
     last = host.run(
@@ -324,7 +319,7 @@ def test_an_async_loop_that_is_given_up_tells_each_item_once(monkeypatch: pytest
 
     async def work(x: int) -> int:
         if x == 2:
-            await until(lambda: bool(host.told))
+            await eventually_async(lambda: bool(host.told))
             given_up.wait(SECONDS)
         if x == 3:
             await asyncio.sleep(SECONDS)

@@ -27,12 +27,12 @@ from graphflow.results.packs import packs
 from graphflow.results.packs.pickling import decode, encode
 from graphflow.runner.columns import read_stored
 from graphflow.runner.inputs import Constant, digested, ready_inputs
-from graphflow.testing.simulation.ledger import Ledger, Violation
-from graphflow.testing.simulation.scenarios import Scenario
-from graphflow.testing.simulation.simulated_results import VolatileStore
-from graphflow.testing.simulation.simulated_workers import SimulatedWorkers, WorkerDied
-from graphflow.testing.simulation.simulation import Simulation
-from graphflow.testing.simulation.small_scenarios import FAILURE, element_of, value_of
+from simulator.ledger import Ledger, Violation
+from simulator.scenarios import Scenario
+from simulator.simulated_results import VolatileStore
+from simulator.simulated_workers import SimulatedWorkers, WorkerDied
+from simulator.simulation import Simulation
+from simulator.small_scenarios import FAILURE, element_of, value_of
 
 __all__ = ["SimulatedDriver"]
 
