@@ -17,6 +17,7 @@ from graphflow.authoring.execution import (
     call_end_hooks,
     call_hooks,
     entered,
+    failure_of_body,
     resolved,
     settle,
 )
@@ -139,7 +140,7 @@ class InnerCall:
             except TimeoutError as raised:
                 error = self.flow.timed_out() if scope.expired() else raised
             except BaseException as raised:
-                error = raised
+                error = failure_of_body(raised)
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
                 return run.result()
