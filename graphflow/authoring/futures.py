@@ -174,13 +174,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         assert isinstance(recorder, RunRecorder)
         driver = recorder.driver
         driver.hand_over(self._node.id, self._index)
-        mask = driver.failed_mask(self._node.id)
-        if self._index is not None:
-            mask = bytes(self._index) + mask[self._index : self._index + 1]
         # The engine is loaded with the first run, not by `import graphflow`.
         from graphflow.runs.failures import Failures
 
-        return Failures(driver, self._node, mask)
+        return Failures.of(driver, self._node, self._index)
 
     def __repr__(self) -> str:
         return f"<Future {self._name()}: {self.state.name}>"
@@ -293,7 +290,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
 
         Over an iterator the futures come while it gives items. Whoever iterates sets its pace then: it is asked for
         a window ahead, values that were read are let go once they are many, and what is left when the loop is left
-        early is cancelled when the flow's body ends.
+        early is cancelled when the flow's body ends. If the iterator raised, the loop raises that after the last item.
         """
         if not self._is_lazy():
             return (Future(self._recorder, self._node, i) for i in range(self._width()))
@@ -312,6 +309,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             if is_known is not None:
                 driver.wait(is_known)
             if not reader.has(index):
+                _raise_if_broken_off(driver, node)
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1
@@ -330,6 +328,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             if is_known is not None:
                 await wait_in_loop(driver, is_known)
             if not reader.has(index):
+                _raise_if_broken_off(driver, node)
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1
@@ -347,6 +346,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         reader = Reader(driver, node.id)
         for index in reader.ended(timeout, driver.wait):
             yield _read_future(recorder, node, index, reader)
+        _raise_if_broken_off(driver, node)
 
     def reduce_with(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
         """Combine the values of all items, in index order, by an associative function of two values.
@@ -472,6 +472,13 @@ def _read_future(recorder: Recorder, node: Node, index: int, reader: Reader) -> 
     future: Future[Any] = _ReadFuture(recorder, node, index, reader)
     future._known = reader.value(index)
     return future
+
+
+def _raise_if_broken_off(driver: Driver, node: Node) -> None:
+    """After the last item of a map: raise what it failed with beside its items, as a loop over its source would."""
+    if driver.core.books[node.id].broke_off:
+        driver.hand_over(node.id, None)
+        raise driver.exception_of(node.id, None)
 
 
 def _outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:

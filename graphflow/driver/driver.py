@@ -138,6 +138,8 @@ class Driver:
         self._columns_lock = threading.Lock()
         self._readers: dict[tuple[int, int], SourceReader] = {}
         self._inline_sources: dict[tuple[int, int], Any] = {}
+        self._raised_after: dict[int, int] = {}
+        """The items that the iterator of a node gave before it raised."""
         self.read_maps: set[int] = set()
         """Maps that somebody iterates over while their iterators still give items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
@@ -615,7 +617,10 @@ class Driver:
             self._turns.check_source(
                 book.node, command.slot, start, pulled.values, has_ended=pulled.has_ended
             )
-            if pulled.error is not None:
+            after = start + len(pulled.values)
+            if pulled.error is not None and after < self._raised_after.get(command.node, after + 1):
+                # Of several iterators, the one that gave the fewest items ends the map.
+                self._raised_after[command.node] = after
                 self.history.errors[command.node] = pulled.error
             self._handle(
                 ev.SourceAdvanced(
@@ -724,7 +729,12 @@ class Driver:
         book = self.core.books[node]
         code = self.code_of(node, index)
         whole = self.history.errors.get(node)
-        if whole is not None and (index is None or code not in FINAL_CODES or book.failed_whole):
+        is_whole = index is None or index >= len(book.states) or not book.node.is_mapped
+        if is_whole and book.is_cut_off and not book.failed_whole:
+            return self._upstream_failed(node, None)
+        if whole is not None and (
+            code not in FINAL_CODES or (is_whole and (index is None or book.failed_whole))
+        ):
             return whole
         at = index if index is not None else 0
         record = self.history.last_error(node, at)

@@ -54,7 +54,7 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
         return driver.exception_of(node.id, None) if has_failed else None
     if index < len(book.states):
         return driver.exception_of(node.id, index) if has_failed else None
-    if book.failed_whole or book.width is None:
+    if book.broke_off or book.width is None:
         return driver.exception_of(node.id, None)
     return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
 
@@ -114,7 +114,7 @@ def node_exception(driver: Driver, node: Node) -> BaseException:
     book = driver.core.books[node.id]
     if not node.is_mapped:
         return driver.exception_of(node.id, 0)
-    whole = driver.history.errors.get(node.id)
+    whole = driver.exception_of(node.id, None) if book.broke_off else driver.history.errors.get(node.id)
     mask = driver.failed_mask(node.id)
     failed = mask.count(1)
     if not failed:
@@ -127,6 +127,8 @@ def node_exception(driver: Driver, node: Node) -> BaseException:
     examples = "; ".join(f"{type(each).__name__}: {str(each)[:200]}" for each in distinct[:3])
     width = book.width if book.width is not None else len(book.states)
     text = f"{failed} of {width} items of {node.name} failed (first: {shown}): {examples}"
+    if book.broke_off:
+        text += f"; then it broke off: {type(whole).__name__}: {str(whole)[:200]}"
     cancelled = book.counts[Code.CANCELLED]
     if cancelled:
         text += f"; {cancelled} were cancelled"

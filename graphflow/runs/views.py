@@ -178,7 +178,7 @@ class NodeView:
     def exception(self) -> BaseException | None:
         """The failure of the node: an item's exception, or one group for a mapped node's failures."""
         book = self._book()
-        if book is None or not (book.failed_count() or book.failed_whole or book.final in FAILED_CODES):
+        if book is None or not (book.failed_count() or book.broke_off or book.final in FAILED_CODES):
             return None
         return node_exception(self._recorder.driver, self._node)
 
@@ -197,8 +197,7 @@ class NodeView:
         """Its failed items, as data. Does not count as having handled them (ask the future for that)."""
         if self._book() is None:
             return Failures(None, self._node, b"")
-        driver = self._recorder.driver
-        return Failures(driver, self._node, driver.failed_mask(self._node.id))
+        return Failures.of(self._recorder.driver, self._node)
 
 
 class Nodes(Sequence[NodeView]):
