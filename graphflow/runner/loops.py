@@ -62,7 +62,6 @@ def _run(runner: asyncio.Runner, awaitable: Awaitable[Any], is_interrupted: Call
     A `SystemExit` or `KeyboardInterrupt` of any task leaves the loop at once, though what awaits that task is
     told as well: the loop goes on, unless the exception is the awaitable's own or Ctrl-C.
     """
-    import asyncio
 
     loop = runner.get_loop()
     task = loop.create_task(_awaited(awaitable), context=contextvars.copy_context())

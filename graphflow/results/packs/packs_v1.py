@@ -11,7 +11,7 @@ from hashlib import blake2b
 
 from graphflow.model.reports import Stored
 from graphflow.ports import ResultStore
-from graphflow.results.packs.format import damage, key_id, newer
+from graphflow.results.packs.format import damage, key_of, newer
 from graphflow.results.packs.sections import Pack, PackSection
 
 __all__ = ["END", "open_first"]
@@ -54,7 +54,7 @@ def open_first(store: ResultStore, name: str, trailer: bytes) -> Pack:
         or footer_offset < header_nbytes
     ):
         raise damage(store, name, "its header and its end do not fit together")
-    key = next((key for key in store.keys if key_id(key) == signer), None)
+    key = key_of(store.keys, signer)
     if key is None:
         raise damage(store, name, "it was signed with another key than this installation's")
     header = store.read(name, 0, header_nbytes)
