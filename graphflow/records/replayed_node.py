@@ -81,6 +81,14 @@ class ReplayedNode:
         return self.code in FINAL_CODES
 
     @property
+    def has_broken_off(self) -> bool:
+        """Whether it failed beside the items that it has, or lacks items because a map before it did."""
+        if not self.entry.is_mapped or self.width is None or not self.transitions:
+            return False
+        is_upstream = self.code == Code.UPSTREAM_FAILED and Code.UPSTREAM_FAILED not in self.states
+        return is_upstream or (self.code == Code.FAILED and bool(self.transitions[-1].message))
+
+    @property
     def has_started(self) -> bool:
         """Whether a batch of it was sent in any life."""
         return any(moved.code == Code.RUNNING for moved in self.transitions)

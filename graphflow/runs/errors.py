@@ -62,6 +62,8 @@ def node_failure(replay: Replay, known: ReplayedNode) -> Exception | None:
                 error if isinstance(error, Exception) else GraphflowError(f"{type(error).__name__}: {error}")
             )
             found.setdefault((type(error), str(error)), as_member)
+    if said and known.code in FAILED_CODES:
+        found[GraphflowError, said[-1]] = GraphflowError(said[-1])
     shown = ", ".join(known.label(index) for index in indices[:5])
     examples = "; ".join(f"{type(each).__name__}: {str(each)[:200]}" for each in list(found.values())[:3])
     width = known.width if known.width is not None else len(known.states)

@@ -106,8 +106,9 @@ class NodeView:
         code = driver.code_of(self._node.id)
         transitions = driver.history.node(self._node.id).transitions
         message = ""
-        if code in FAILED_CODES and not self.is_mapped:
-            error = driver.exception_of(self._node.id, 0)
+        book = driver.core.books.get(self._node.id)
+        if code in FAILED_CODES and (not self.is_mapped or (book is not None and book.failed_whole)):
+            error = driver.exception_of(self._node.id, None if self.is_mapped else 0)
             message = f"{type(error).__name__}: {error}"
         return State.of(code, at=transitions[-1].at if transitions else None, message=message)
 

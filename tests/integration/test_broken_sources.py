@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from graphflow import all_finished, allow_failure, any_failed, flatten, flow, task
+from graphflow import all_finished, allow_failure, any_failed, flatten, flow, history, task
+from graphflow.cli.summary import show_failures
+from graphflow.cli.terminal import make_console
 from graphflow.errors import MapWidthError, UpstreamFailed
 
 
@@ -206,3 +208,47 @@ def test_a_resumed_run_reads_the_iterator_again(backend_name: Any, tmp_path: Pat
     whole = body.redrive(run.id)
     assert whole.state == "Completed"
     assert whole.value[:2] == (["int"] * 6, 21)
+
+
+def test_a_retry_of_chosen_items_hands_over_the_iterator_as_it_is_now(
+    backend_name: Any, tmp_path: Path
+) -> None:
+    mended = tmp_path / "mended"
+
+    def source() -> Iterator[int]:
+        yield from range(3)
+        if not mended.exists():
+            raise OSError("broke")
+        yield 3
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return told(allow_failure(same.map(source())))
+
+    run = body.run()
+    assert run.value == ["int"] * 3 + ["OSError"]
+    mended.touch()
+    again = body.redrive(run.id, node="same", indices=[1])
+    assert again.value == ["int"] * 4
+
+
+def test_a_history_and_the_terminal_tell_what_the_iterator_raised_beside_failed_items(capsys: Any) -> None:
+    @task
+    def picky(x: int) -> int:
+        if x == 2:
+            raise ValueError("item")
+        return x
+
+    @flow(backend="inline")
+    def body() -> Any:
+        return picky.map(broken(4))
+
+    run = body.run()
+    past = history().run(run.id)
+    for each in (run, past):
+        node = each.nodes["picky"]
+        assert node.state.message == "OSError: broke"
+        texts = [str(error) for error in node.exception.exceptions]
+        assert texts[0] == "item" and "broke" in texts[-1]
+        show_failures(each, make_console(stdout=True))
+        assert "picky failed beside its items: OSError: broke" in capsys.readouterr().out
