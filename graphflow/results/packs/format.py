@@ -64,7 +64,6 @@ NO_KEY = bytes(8)
 """The key id of a pack that was not signed."""
 _MAC_PERSON = b"graphflow pack 2"
 _SUM_PERSON = b"graphflow sum 2."
-_KEY_PERSON = b"graphflow key id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +161,8 @@ def key_id(key: bytes) -> bytes:
 
 
 def key_of(keys: Iterable[bytes], signer: bytes) -> bytes | None:
-    """The key that a pack names as its signer's; packs of old name it by a digest of their own."""
-    for key in keys:
-        if signer in (key_id(key), blake2b(key=key, digest_size=8, person=_KEY_PERSON).digest()):
-            return key
-    return None
+    """The key that a pack names as its signer's."""
+    return next((key for key in keys if key_id(key) == signer), None)
 
 
 def other_key(signer: str, store: ResultStore) -> str:
