@@ -212,7 +212,14 @@ class ResultDamaged(ResultStoreError, ValueUnavailable):
 
 
 class ResultNotSigned(ResultDamaged):
-    """A stored result was signed with none of this installation's keys; it is refused."""
+    """A stored result was signed with none of this installation's keys; it is refused.
+
+    `signer` is the fingerprint of the key that signed it, empty where none did.
+    """
+
+    def __init__(self, message: str, *, signer: str = "") -> None:
+        super().__init__(message)
+        self.signer = signer
 
 
 class RemoteError(GraphflowError):

@@ -52,6 +52,7 @@ __all__ = [
     "call_end_hooks",
     "call_hooks",
     "entered",
+    "failure_of_body",
     "resolved",
     "settle",
 ]
@@ -239,7 +240,7 @@ class Execution:
         except TimeoutError as raised:
             error: BaseException = self.flow.timed_out() if scope.expired() else raised
         except BaseException as raised:
-            error = raised
+            error = failure_of_body(raised)
         _stop_after(recorder, error)
         recorder.close()
         return None, error
@@ -336,7 +337,7 @@ class Deadline:
         except (ItemTimeout, Abandoned):
             return None, self._flow.timed_out()
         except BaseException as error:
-            return None, error
+            return None, failure_of_body(error)
 
     def _guarded(self, body: Callable[[], Any]) -> Any:
         # A body that waits is woken by the interruption; the guard is for one that computes.
@@ -367,6 +368,34 @@ async def _finished_in_loop(driver: Driver) -> None:
 def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
     """The time is up: stop what runs, and let who waits raise."""
     recorder.stop(hard=True, interruption=error)
+
+
+def failure_of_body(error: BaseException) -> BaseException:
+    """Return what a flow's run ends with when its body raised this.
+
+    Ctrl-C, `SystemExit` and a cancellation of the asyncio task that awaits the flow are for the caller too. Anything
+    else that is no `Exception`, such as a `CancelledError` that escaped from a library, only fails the run: it is the
+    cause of an exception then, for it would end the caller's asyncio task or program.
+    """
+    if isinstance(error, Exception | KeyboardInterrupt | SystemExit) or _is_cancelled(error):
+        return error
+    failure = GraphflowError(
+        f"the flow raised {type(error).__name__}{f': {error}' if str(error) else ''}, which ends nothing but its run"
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether an error is that of the asyncio task that runs here, which somebody cancelled."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _is_cancelled_error(error: BaseException) -> bool:

@@ -84,7 +84,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
 
         Over an iterator the futures come while it gives items. Whoever iterates sets its pace then: it is asked for
         a window ahead, values that were read are let go once they are many, and what is left when the loop is left
-        early is cancelled when the flow's body ends.
+        early is cancelled when the flow's body ends. If the iterator raised, the loop raises that after the last item.
         """
         if not self._is_lazy():
             return (Future(self._recorder, self._node, i) for i in range(self._width()))
@@ -103,6 +103,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             if is_known is not None:
                 driver.wait(is_known)
             if not reader.has(index):
+                _raise_if_broken_off(driver, node)
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1
@@ -121,6 +122,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             if is_known is not None:
                 await wait_in_loop(driver, is_known)
             if not reader.has(index):
+                _raise_if_broken_off(driver, node)
                 return
             yield _read_future(recorder, node, index, reader)
             index += 1
@@ -138,6 +140,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         reader = Reader(driver, node.id)
         for index in reader.ended(timeout, driver.wait):
             yield _read_future(recorder, node, index, reader)
+        _raise_if_broken_off(driver, node)
 
     def reduce_with(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
         """Combine the values of all items, in index order, by an associative function of two values.
@@ -257,3 +260,10 @@ def _read_future(recorder: Recorder, node: Node, index: int, reader: Reader) -> 
     future: Future[Any] = _ReadFuture(recorder, node, index, reader)
     future._known = reader.value(index)
     return future
+
+
+def _raise_if_broken_off(driver: Driver, node: Node) -> None:
+    """After the last item of a map: raise what it failed with beside its items, as a loop over its source would."""
+    if driver.core.books[node.id].broke_off:
+        driver.hand_over(node.id, None)
+        raise driver.exception_of(node.id, None)

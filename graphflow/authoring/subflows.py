@@ -11,7 +11,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from graphflow.authoring.execution import Deadline, call_end_hooks, call_hooks, entered, resolved, settle
+from graphflow.authoring.execution import (
+    Deadline,
+    call_end_hooks,
+    call_hooks,
+    entered,
+    failure_of_body,
+    resolved,
+    settle,
+)
 from graphflow.driver.definition import Definition
 from graphflow.driver.driver import Driver
 from graphflow.driver.in_loop import wait_in_loop
@@ -134,7 +142,7 @@ class InnerCall:
             except TimeoutError as raised:
                 error = self.flow.timed_out() if scope.expired() else raised
             except BaseException as raised:
-                error = raised
+                error = failure_of_body(raised)
             delay = self._end_attempt(recorder, run, value, error)
             if delay is None:
                 return LiveRun(run).result()

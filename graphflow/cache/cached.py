@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from graphflow.errors import ResultStoreError
+from graphflow.errors import ResultNotSigned, ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.packs.blocks import LARGE_NBYTES
@@ -135,6 +135,8 @@ class CacheFolder:
         self._numbers: dict[str, int] = {}
         self._own: set[str] = set()
         self._refused: set[str] = set()
+        self._foreign: dict[str, str] = {}
+        """The fingerprints of the keys that signed packs which are refused for that, by name."""
         self._replaced: set[str] = set()
         self._warned: set[str] = set()
         self._damaged: set[tuple[int, int]] = set()
@@ -177,7 +179,31 @@ class CacheFolder:
                 refused |= self._read_new({name: each for name, each in still.items() if name not in refused})
             for name, error in refused.items():
                 self._refused.add(name)
+                if isinstance(error, ResultNotSigned) and error.signer:
+                    self._foreign[name] = error.signer
+                    # One is told of; what the same key signed is refused for the same reason.
+                    name = error.signer
                 self._warn(name, error)
+
+    def signed_elsewhere(self, key: bytes) -> str:
+        """The fingerprint of the foreign key that a value of this key was signed with; empty if there is no such value.
+
+        Nothing of the value is read. Costs a request per refused pack.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store cannot be read.
+        """
+        if not self._foreign:
+            return ""
+        from graphflow.cache.listing import has_key, listed_packs
+
+        listed = listed_packs(self.store, self.folder)
+        for name, signer in self._foreign.items():
+            if name in listed and has_key(self.store, self.folder, listed[name], key):
+                return signer
+        return ""
 
     def _read_new(self, listed: Mapping[str, StoredObject]) -> dict[str, ResultStoreError]:
         """Learn those packs of a listing that are not known; gives what is wrong with others."""

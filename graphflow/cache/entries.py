@@ -301,7 +301,14 @@ def _meta(pack: EntryPack) -> Column:
 
 
 def parse_entries(
-    store: ResultStore, name: str, folder: str, tail: Tail, index: Buffer, *, modified: float = 0.0
+    store: ResultStore,
+    name: str,
+    folder: str,
+    tail: Tail,
+    index: Buffer,
+    *,
+    modified: float = 0.0,
+    asks_for_signer: bool = True,
 ) -> EntryPack | None:
     """A pack of what its end says, verified; None where its keys were made in another way than today's.
 
@@ -310,7 +317,7 @@ def parse_entries(
     ResultDamaged
         If it is not what was written under this name, in this folder.
     """
-    columns = tail.columns(store, index)
+    columns = tail.columns(store, index, asks_for_signer=asks_for_signer)
     try:
         meta = columns["meta"].document()
         if meta["name"] != name.rpartition("/")[2]:

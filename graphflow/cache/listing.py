@@ -10,11 +10,12 @@ from itertools import islice
 from typing import TypeVar
 
 from graphflow.cache.entries import SUFFIX, EntryPack, index_nbytes_of, parse_entries
+from graphflow.cache.segments import search, segment_of
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.packs.format import ENTRIES, TRAILER_NBYTES, read_trailer
 
-__all__ = ["WHOLE_NBYTES", "listed_packs", "read_packs"]
+__all__ = ["WHOLE_NBYTES", "has_key", "listed_packs", "read_packs"]
 
 WHOLE_NBYTES = 64 << 10
 """Objects up to this size are read in one go, values and all."""
@@ -77,6 +78,14 @@ def read_packs(
                 yield pack
 
 
+def has_key(store: ResultStore, folder: str, found: StoredObject, key: bytes) -> bool:
+    """Whether a pack says that it has a value of a key, whoever signed it: nothing else of it is used."""
+    nbytes = _end_nbytes(found)
+    end = store.read(found.name, found.nbytes - nbytes, nbytes)
+    pack = _read_pack(store, folder, found, end, asks_for_signer=False)
+    return pack is not None and bool(search([segment_of(pack, 0)], key).pack[0] >= 0)
+
+
 def _end_nbytes(found: StoredObject) -> int:
     """How much of an object's end is read."""
     hint = index_nbytes_of(found.name.rpartition("/")[2])
@@ -84,14 +93,24 @@ def _end_nbytes(found: StoredObject) -> int:
     return found.nbytes if found.nbytes <= WHOLE_NBYTES else min(found.nbytes, guess)
 
 
-def _read_pack(store: ResultStore, folder: str, found: StoredObject, end: bytes) -> EntryPack | None:
+def _read_pack(
+    store: ResultStore, folder: str, found: StoredObject, end: bytes, *, asks_for_signer: bool = True
+) -> EntryPack | None:
     tail = read_trailer(store, found.name, end, kind=ENTRIES, nbytes=found.nbytes)
     start = len(end) - TRAILER_NBYTES - tail.index_nbytes
     if start >= 0:
         index = memoryview(end)[start : len(end) - TRAILER_NBYTES]
     else:
         index = memoryview(store.read(found.name, tail.offset, tail.index_nbytes))
-    return parse_entries(store, found.name, folder, tail, index, modified=found.modified)
+    return parse_entries(
+        store,
+        found.name,
+        folder,
+        tail,
+        index,
+        modified=found.modified,
+        asks_for_signer=asks_for_signer,
+    )
 
 
 def _batches(items: Iterable[_T], count: int) -> Iterator[Sequence[_T]]:

@@ -74,7 +74,10 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
     """
     followers = 0
     paragraphs: list[str] = []
+    broken: list[str] = []
     for node in run.nodes:
+        if node.is_mapped and node.state.message and only in (None, node.name):
+            broken.append(f"{node.name} failed beside its items: {node.state.message}")
         if not _has_failed(node.counts) or only not in (None, node.name):
             continue
         own: list[FailureView] = []
@@ -89,12 +92,14 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             for failure in failures:
                 if isinstance(failure.exception, UpstreamFailed):
                     followers += 1
-                else:
+                elif failure.index is not None or not node.is_mapped:
                     own.append(cast("FailureView", failure))
             groups = group_failures(node.name, own)
         paragraphs += [describe(group, is_verbose=is_verbose) for group in groups[:_GROUPS_SHOWN]]
         if len(groups) > _GROUPS_SHOWN:
             paragraphs.append(f"… and {len(groups) - _GROUPS_SHOWN} more kinds of failure in {node.name}")
+    if paragraphs or len(broken) > 1 or only is not None:
+        paragraphs += broken
     if run.exception is not None and (not paragraphs or is_verbose) and only is None:
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:

@@ -30,8 +30,8 @@ class KeyInfo:
 
 
 def fingerprint(key: bytes) -> str:
-    """Tells keys apart without telling them: 16 hexadecimal digits, as histories hold them."""
-    return blake2b(b"graphflow key", digest_size=8, key=key).hexdigest()
+    """Tells keys apart without telling them: 16 hexadecimal digits, as packs of results hold them."""
+    return blake2b(digest_size=8, key=key, person=b"graphflow key id").hexdigest()
 
 
 def known_keys() -> list[KeyInfo]:

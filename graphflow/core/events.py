@@ -250,10 +250,10 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFailed:
-    """A node failed as a whole, before or beside its items; `error` is a `GraphflowError` or None."""
+    """A node failed as a whole, before or beside its items; `error` is None where the driver knows what its iterator raised."""
 
     node: int
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

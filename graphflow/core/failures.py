@@ -37,6 +37,8 @@ def root_of(
 def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Place | None:
     """What an `UpstreamFailed` comes from, one step down; None for anything else."""
     book = books[node_id]
+    if index is None and book.is_cut_off:
+        return _broken_off(books, book)[0]
     if index is None and book.states:
         index = book.states.find(Code.UPSTREAM_FAILED)
     if index is None or not 0 <= index < len(book.states):
@@ -52,8 +54,8 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
             is_tolerated = is_plain and upstream.tolerates and upstream.states[item] in OWN_FAILURES
             if upstream.states[item] in _BAD and not is_tolerated:
                 return node, item
-        elif upstream.failed_whole or upstream.final in _BAD or (not is_plain and upstream.failed_count()):
-            return node, None if upstream.failed_whole else first_failed(upstream)
+        elif upstream.broke_off or upstream.final in _BAD or (not is_plain and upstream.failed_count()):
+            return node, None if upstream.broke_off else first_failed(upstream)
     return None
 
 
@@ -93,7 +95,7 @@ def _fails(books: Mapping[int, NodeBook], dep: Dep) -> bool:
         return _has_failed(books, dep, None)
     if dep.index is not None and dep.index < len(upstream.states):
         return upstream.states[dep.index] in _BAD - OWN_FAILURES
-    return upstream.failed_whole or upstream.final in _BAD
+    return upstream.broke_off or upstream.final in _BAD
 
 
 def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> bool:
@@ -102,7 +104,13 @@ def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> b
     item = index if dep.kind is DepKind.ITEMS else dep.index
     if item is not None and item < len(upstream.states):
         return upstream.states[item] in _BAD
-    return upstream.failed_whole or upstream.final in _BAD or upstream.failed_count() > 0
+    return upstream.broke_off or upstream.final in _BAD or upstream.failed_count() > 0
+
+
+def _broken_off(books: Mapping[int, NodeBook], book: NodeBook) -> list[Place]:
+    """The maps by which a node lacks items."""
+    item_wise = [dep.upstream for dep in book.node.deps if dep.kind is DepKind.ITEMS]
+    return [(upstream, None) for upstream in item_wise if books[upstream].broke_off]
 
 
 # -- failures that were handed to somebody ------------------------------------------------------------------
@@ -147,6 +155,7 @@ def hand_over(books: Mapping[int, NodeBook], node: int, index: int | None) -> No
             continue
         if item is None or not book.node.is_mapped or item >= len(book.states):
             book.is_handled = True
+            todo += _broken_off(books, book) if book.is_cut_off else []
             if book.counts[Code.UPSTREAM_FAILED] or book.final == Code.UPSTREAM_FAILED:
                 todo += [(root, None) for root in book.graft_roots.values()]
                 todo += _causes(books, book, None)

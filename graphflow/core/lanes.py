@@ -95,7 +95,7 @@ def _part(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> 
     takes_item = dep.kind is DepKind.ITEMS or (
         dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states)
     )
-    return dep, _counts(dep, books, index), upstream.failed_whole and not takes_item
+    return dep, _counts(dep, books, index), upstream.broke_off and not takes_item
 
 
 def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:

@@ -104,6 +104,8 @@ class NodeBook:
     handled_items: set[int] = field(default_factory=set)
     failed_whole: bool = False
     """It failed beside its items (no width, widths that differ, an iterator that raised)."""
+    is_cut_off: bool = False
+    """It lacks items, because a map that it takes the items of failed beside these, or lacks items itself."""
     is_cut_short: bool = False
     """It was stopped before its width was known: what is missing cannot be counted."""
     knobs: MapKnobs = NO_KNOBS
@@ -126,6 +128,11 @@ class NodeBook:
     def is_given_up(self, index: int) -> bool:
         """Whether an item is not to be begun any more."""
         return self.is_halted or (self.wanted_below is not None and index >= self.wanted_below)
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether its items are not all that there should have been, or there are none."""
+        return self.failed_whole or self.is_cut_off
 
     @property
     def tolerates(self) -> bool:
@@ -246,8 +253,8 @@ class Stage:
     """Iterators are asked for no item from this one on, None for no limit."""
     cut_at: int | None = None
     """What iterators gave that are asked for nothing more, though other widths are not known yet."""
-    has_raised: bool = False
-    """Whether an iterator raised: the map fails when the items that it gave have ended."""
+    raised_after: int | None = None
+    """The items that an iterator gave before it raised: the map fails when these have ended."""
     needs: int = 0
     """How many conditions an index waits for (streams and iterators)."""
     met: bytearray = field(default_factory=bytearray)
@@ -417,7 +424,7 @@ def derive_code(book: NodeBook) -> Code:
         code = Code.CRASHED
     elif fails and counts[Code.INDETERMINATE]:
         code = Code.INDETERMINATE
-    elif counts[Code.UPSTREAM_FAILED]:
+    elif counts[Code.UPSTREAM_FAILED] or book.is_cut_off:
         code = Code.UPSTREAM_FAILED
     elif counts[Code.CANCELLED] or book.is_cut_short:
         code = Code.CANCELLED

@@ -209,12 +209,17 @@ class Opener:
             return
         if len(stage.exhausted) < len(stage.pulled):
             return
-        if has_conflict or stage.has_raised:
-            self._mark_failed(leader, None if stage.has_raised else _width_error(leader, stage))
         ends = [*stage.widths.values()] if stage.cut_at is None else [*stage.widths.values(), stage.cut_at]
         stage.width = min(ends)
+        upstreams = [run.books[upstream] for upstream in stage.upstreams]
+        leader.is_cut_off = any(each.broke_off and each.width == stage.width for each in upstreams)
+        # What raises behind the end of another input may as well not have been asked for that.
+        has_raised = stage.raised_after == stage.width
+        if has_raised or (has_conflict and not leader.is_cut_off):
+            self._mark_failed(leader, None if has_raised else _width_error(leader, stage))
         for member in stage.members:
             book = run.books[member]
+            book.is_cut_off |= leader.broke_off and book is not leader
             set_width(run, book, stage.width)
             announce(run, book, Code.RUNNING if book.has_started else Code.PENDING)
         for member in stage.members:
@@ -245,7 +250,9 @@ class Opener:
         before = stage.pulled[event.slot]
         stage.pulled[event.slot] = before + event.count
         self.meet(stage, range(before, before + event.count))
-        stage.has_raised |= event.failed
+        if event.failed:
+            count = stage.pulled[event.slot]
+            stage.raised_after = count if stage.raised_after is None else min(count, stage.raised_after)
         if event.ended or event.failed:
             stage.exhausted.add(event.slot)
             source = next(each for each in leader.node.sources if each.slot == event.slot)

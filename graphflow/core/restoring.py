@@ -248,7 +248,7 @@ def _ended_otherwise(book: NodeBook, index: int | None) -> bool:
     width = past.width
     if width is None:
         return False
-    return book.failed_whole or book.width != width or bool(_changed(book, past, range(width)))
+    return book.broke_off or book.width != width or bool(_changed(book, past, range(width)))
 
 
 def _changed(book: NodeBook, past: Past, indices: Sequence[int]) -> int:

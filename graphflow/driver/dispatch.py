@@ -202,7 +202,7 @@ class Dispatcher:
 
     def _whole(self, node: Node, dep: Dep, index: int) -> Input:
         upstream = self._core.books[dep.upstream]
-        code = Code.FAILED if upstream.failed_whole else upstream.final
+        code = Code.FAILED if upstream.broke_off else upstream.final
         if index < len(upstream.states):
             # An item counts by itself, also of a map that failed beside its items.
             code = upstream.states[index]
@@ -238,7 +238,10 @@ class Dispatcher:
         keeps_places: bool = False,
         sees_failures: bool = False,
     ) -> Gathered:
-        """All items of a mapped node, in index order; skipped ones and tolerated failures drop out."""
+        """All items of a mapped node, in index order; skipped ones and tolerated failures drop out.
+
+        Where it failed beside its items, or lacks some, that failure comes after them.
+        """
         upstream = self._core.books[upstream_id]
         width = upstream.width or 0
         states = upstream.states
@@ -256,9 +259,13 @@ class Dispatcher:
                         overrides[i] = SkippedInput()
                     else:
                         dropped.append(i)
+        parts = [*self._history.node(upstream_id).parts(range(width), self.filler)]
+        if upstream.broke_off and node is not None:
+            parts.append((self.filler, (0,)))
+            overrides[width] = self._stand_in(node, upstream_id, None)
         return Gathered(
             id=f"{self._run_id}/{upstream_id}/{len(overrides)}/{len(dropped)}",
-            parts=tuple(self._history.node(upstream_id).parts(range(width), self.filler)),
+            parts=tuple(parts),
             dropped=tuple(dropped),
             overrides=overrides,
             is_folded=node is not None

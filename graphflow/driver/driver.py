@@ -49,7 +49,7 @@ from graphflow.ports import (
     Forecasted,
     RunEvent,
 )
-from graphflow.records.failures import item_failure, node_failure
+from graphflow.records.failures import item_failure, node_failure, whole_failure
 from graphflow.records.item_index import MemoryHistory, Place
 from graphflow.records.keeping import ReadValues
 from graphflow.results.packs.here import store_report
@@ -141,6 +141,8 @@ class Driver:
         self._columns_lock = threading.Lock()
         self._readers: dict[tuple[int, int], SourceReader] = {}
         self._inline_sources: dict[tuple[int, int], Any] = {}
+        self._raised_after: dict[int, int] = {}
+        """The items that the iterator of a node gave before it raised."""
         self.read_maps: set[int] = set()
         """Maps that somebody iterates over while their iterators still give items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
@@ -618,7 +620,10 @@ class Driver:
             self._turns.check_source(
                 book.node, command.slot, start, pulled.values, has_ended=pulled.has_ended
             )
-            if pulled.error is not None:
+            after = start + len(pulled.values)
+            if pulled.error is not None and after < self._raised_after.get(command.node, after + 1):
+                # Of several iterators, the one that gave the fewest items ends the map.
+                self._raised_after[command.node] = after
                 self.history.errors[command.node] = pulled.error
             self._handle(
                 ev.SourceAdvanced(
@@ -736,8 +741,7 @@ class Driver:
         known = self.known.known(node)
         if index is not None:
             return item_failure(self.known, known, index)
-        whole = self.history.errors.get(node)
-        error = whole if whole is not None else node_failure(self.known, known)
+        error = whole_failure(self.known, known) or node_failure(self.known, known)
         return error or GraphflowError(f"{known.name} ended {known.state_code.state_name}")
 
     def failed_mask(self, node: int) -> bytes:

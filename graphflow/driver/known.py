@@ -228,6 +228,11 @@ class DriverNode:
         return book is not None and book.failed_whole
 
     @property
+    def broke_off(self) -> bool:
+        book = self.book
+        return book is not None and book.broke_off
+
+    @property
     def width(self) -> int | None:
         book = self.book
         return self._run.unknown_width(self._node) if book is None else book.width

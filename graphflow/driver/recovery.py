@@ -262,7 +262,8 @@ class Recovery:
             self._lineage.take_back(known.number, packed(changed), is_changed=True)
             for index in changed:
                 states[index] = Code.PENDING
-        if is_final and code not in GOOD_CODES and not keeps_failures:
+        if is_final and code not in GOOD_CODES and (not keeps_failures or known.broke_off):
+            # What an iterator raised is never kept: it is read again.
             self._lineage.take_back_users(known.number)
         attempts = bytearray(known.attempts[:size].ljust(size, b"\0"))
         self._count_flying(node, known, attempts)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from graphflow.errors import MapTypeError
+from graphflow.errors import GraphflowError, MapTypeError
 from graphflow.graph.recording import Handle
 
 __all__ = ["Pulled", "SourceReader", "close_source", "pull_here"]
@@ -35,6 +35,16 @@ def _check(value: Any) -> None:
             f"an iterator that is mapped over gave a future, {value!r}; an iterator is pulled while the run goes on, when "
             "no call can be recorded: give a list of futures instead"
         )
+
+
+def _failure(error: BaseException) -> Exception:
+    """What an iterator raised, as the failure of its map: no `SystemExit` of it ends the program."""
+    if isinstance(error, Exception):
+        return error
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    failure = GraphflowError(f"the iterator raised {text}, which ends nothing but the map over it")
+    failure.__cause__ = error
+    return failure
 
 
 def close_source(iterator: Any) -> None:
@@ -84,8 +94,11 @@ def pull_here(iterator: Iterator[Any], count: int) -> Pulled:
             values.append(value)
     except StopIteration:
         return Pulled(values, has_ended=True)
+    except KeyboardInterrupt as interrupt:
+        # In this thread that is Ctrl-C.
+        return Pulled(values, error=interrupt)
     except BaseException as error:
-        return Pulled(values, error=error)
+        return Pulled(values, error=_failure(error))
     return Pulled(values)
 
 
@@ -160,7 +173,7 @@ class SourceReader:
         except StopIteration:
             self._has_ended = True
         except BaseException as raised:
-            self._error = raised
+            self._error = _failure(raised)
         with self._changed:
             self._changed.notify_all()
         if isinstance(iterator, _Stepped):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from graphflow.core import events as ev
@@ -143,6 +144,8 @@ class Turns:
                 recovery.width_known(command.node, command.width)
                 self._take_back()
         elif isinstance(command, ev.NodeFailed):
+            if command.error is None and (raised := history.errors.get(command.node)) is not None:
+                command = replace(command, error=raised)
             if recovery is not None:
                 recovery.width_known(command.node, None)
                 self._take_back()

@@ -45,7 +45,7 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
         return driver.exception_of(node.id, None) if has_failed else None
     if index < len(book.states):
         return driver.exception_of(node.id, index) if has_failed else None
-    if book.failed_whole or book.width is None:
+    if book.broke_off or book.width is None:
         return driver.exception_of(node.id, None)
     return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
 

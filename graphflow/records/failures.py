@@ -8,7 +8,15 @@ from graphflow.errors import GraphflowError, ItemCrashed, MapFailed, RunCancelle
 from graphflow.model.states import FAILED_CODES, FAILED_TABLE, FINAL_CODES, Code
 from graphflow.records.known import KnownNode, KnownRun
 
-__all__ = ["MAX_GROUP", "as_exception", "item_failure", "map_failure", "node_failure", "places"]
+__all__ = [
+    "MAX_GROUP",
+    "as_exception",
+    "item_failure",
+    "map_failure",
+    "node_failure",
+    "places",
+    "whole_failure",
+]
 
 MAX_GROUP = 100
 """How many distinct exceptions a group holds."""
@@ -16,8 +24,9 @@ MAX_GROUP = 100
 
 def item_failure(run: KnownRun, node: KnownNode, index: int) -> BaseException:
     """Return the exception behind an item that failed or was cancelled; an `UpstreamFailed` names its root cause."""
-    code, whole = node.code_of(index), run.whole_error(node.number)
-    if whole is not None and (node.failed_whole or code not in FINAL_CODES):
+    code, whole = node.code_of(index), whole_failure(run, node)
+    is_own = node.is_mapped and index < node.size
+    if whole is not None and (code not in FINAL_CODES or (node.broke_off and not is_own)):
         return whole
     label = node.label(index)
     if code == Code.CANCELLED:
@@ -37,6 +46,13 @@ def item_failure(run: KnownRun, node: KnownNode, index: int) -> BaseException:
     return whole if whole is not None else GraphflowError(f"{label} ended {code.state_name}")
 
 
+def whole_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
+    """Return what a node failed with beside its items, or what left it without some of them; None if nothing did."""
+    if node.broke_off and not node.failed_whole:
+        return _upstream_failed(run, node, None)
+    return run.whole_error(node.number)
+
+
 def node_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
     """Return what a node failed with, of a map one group for its items; None if nothing of it failed."""
     if node.is_mapped:
@@ -52,7 +68,7 @@ def map_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
     """
     codes = node.codes(0, node.size)
     mask = codes.translate(FAILED_TABLE)
-    failed, whole, code = mask.count(1), run.whole_error(node.number), node.state_code
+    failed, whole, code = mask.count(1), whole_failure(run, node), node.state_code
     if not failed:
         if whole is not None:
             return whole
@@ -69,6 +85,8 @@ def map_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
     examples = "; ".join(f"{type(each).__name__}: {str(each)[:200]}" for each in distinct[:3])
     width = node.size if node.width is None else node.width
     text = f"{failed} of {width} items of {node.name} failed (first: {shown}): {examples}"
+    if whole is not None and node.broke_off:
+        text += f"; then it broke off: {type(whole).__name__}: {str(whole)[:200]}"
     cancelled = codes.count(Code.CANCELLED)
     if cancelled:
         text += f"; {cancelled} were cancelled"

@@ -74,6 +74,10 @@ class KnownNode(Protocol):
         """Whether it failed beside its items: no width, widths that differ, an iterator that raised."""
 
     @property
+    def broke_off(self) -> bool:
+        """Whether its items are not all that there should have been: it failed beside them, or a map before it did."""
+
+    @property
     def width(self) -> int | None:
         """The number of items of a mapped node, None while unknown."""
 

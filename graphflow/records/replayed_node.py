@@ -12,7 +12,7 @@ from graphflow.model.records import (
     NodeEntry,
 )
 from graphflow.model.reports import Stored, ValueInfo, stored_ref
-from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code, Counts
+from graphflow.model.states import FINAL_CODES, FINAL_TABLE, Code, Counts
 from graphflow.ports import ResultStore
 from graphflow.records.errors import BatchErrors
 from graphflow.records.item_index import Moved, NodeHistory, Segment
@@ -107,7 +107,12 @@ class ReplayedNode:
     @property
     def failed_whole(self) -> bool:
         # Only what a node fails with beside its items is told with its state.
-        return self.code in FAILED_CODES and bool(self.transitions and self.transitions[-1].message)
+        return self.code == Code.FAILED and bool(self.transitions and self.transitions[-1].message)
+
+    @property
+    def broke_off(self) -> bool:
+        lacks = self.code == Code.UPSTREAM_FAILED and Code.UPSTREAM_FAILED not in self.states
+        return self.is_mapped and self.width is not None and (lacks or self.failed_whole)
 
     @property
     def size(self) -> int:

@@ -25,6 +25,7 @@ from graphflow.model.orders import CacheOrder
 from graphflow.model.policies import Retry
 from graphflow.model.reports import CachedFrom, CachedOrigin
 from graphflow.model.states import Code
+from graphflow.results.packs.format import SHARE_KEY, other_key
 from graphflow.results.packs.pickling import decode, encode
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
@@ -451,13 +452,17 @@ class StepCache:
         self._folder.refresh()
         if not self._find((position,), key, is_again=True):
             return False
-        if is_held:
+        signer = self._folder.signed_elsewhere(key)
+        if is_held and not signer:
             self._wait(position)
             return False
-        return self._resolve(position, key, claim, start)
+        return self._resolve(position, key, claim, start, signer)
 
-    def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float) -> bool:
-        """Its holder died, and nobody knows how far it came: ask the task's `resolve`, else it is `Indeterminate`."""
+    def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float, signer: str) -> bool:
+        """Its holder left nothing that can be used: ask the task's `resolve`, else it is `Indeterminate`.
+
+        It died, and nobody knows how far it came; or its result is signed with the foreign key of that fingerprint.
+        """
         assert self._once is not None
         step, batch = self._step, self._batch
         cause: BaseException | None = None
@@ -489,11 +494,17 @@ class StepCache:
                 batch.ended(step, position, start)
                 self._claimed[position] = key
                 return False
+        who = f"process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id})"
+        store = self._folder.store
+        text = (
+            f"{self._name(position)} was executed by {who}, and runs once only. Its result in {store.url} was "
+            f"{other_key(signer, store)}, so it is not used: {SHARE_KEY}, then resume the run"
+            if signer
+            else f"{self._name(position)} was begun by {who}, which died without a result: it may or may not have done its "
+            f"work, and runs once only. Find out; then `graphflow cache release {key.hex()}` lets it run again"
+        )
         error = IndeterminateError(
-            f"{self._name(position)} was begun by process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id}), which "
-            "died without a result: it may or may not have done its work, and runs once only. Find out; then "
-            f"`graphflow cache release {key.hex()}` lets it run again"
-            + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
+            text + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
         )
         error.__cause__ = cause
         batch.book_end(step, position, error, Code.INDETERMINATE, start)

@@ -57,7 +57,7 @@ class _Chunks:
     def __init__(self, batch: Batch, step: Step) -> None:
         self._batch = batch
         self._step = step
-        self._loop = KeptLoop()
+        self._loop = KeptLoop(batch.is_stopped)
         self._active: tuple[Sequence[int], float] | None = None
         self._guard: Guard | None = watchdog().guard(self._stuck) if step.has_limit else None
         self._calls_seconds = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from graphflow.graph.context import RUNNING, TaskContext
@@ -29,7 +30,7 @@ _SUCCESS = int(Code.COMPLETED)
 
 def run_concurrently(batch: Batch) -> None:
     """Run the items of a batch of which a step is async."""
-    run_awaitable(_Loop(batch).run())
+    run_awaitable(_Loop(batch).run(), is_interrupted=batch.is_stopped)
 
 
 class _Loop:
@@ -61,7 +62,10 @@ class _Loop:
             watching.append(loop.create_task(self._learn()))
         try:
             self._begin_more()
-            await self._over
+            while not self._over.done():
+                # What items cancel in their loop is no end of it.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(self._over)
             if self._is_given_up:
                 raise Abandoned
         finally:
@@ -79,6 +83,16 @@ class _Loop:
     def is_over(self) -> bool:
         """Whether the batch is given up."""
         return self._is_given_up
+
+    def restarted(self, item: _Item) -> None:
+        """An item was cancelled before it began: that is none of its attempts."""
+        self.items.pop(item.task, None)
+        if self._over.done() or self.batch.is_stopped():
+            self.ended(item)
+            return
+        item.task = task = self._loop.create_task(item.run())
+        task.add_done_callback(item.left)
+        self.items[task] = item
 
     def ended(self, item: _Item) -> None:
         """An item went through all its steps, or the batch is given up."""
@@ -116,6 +130,7 @@ class _Loop:
             batch.host.note(order.id, SEVERAL if items else order.indices[position])
             item = _Item(self, position)
             item.task = task = create_task(item.run())
+            task.add_done_callback(item.left)
             items[task] = item
         if not items and self._slot_timer is None:
             self._finish()
@@ -208,7 +223,7 @@ class _Loop:
 class _Item:
     """One item on its way through the steps."""
 
-    __slots__ = ("_active", "_loop", "_scope", "batch", "index", "position", "task")
+    __slots__ = ("_active", "_has_begun", "_loop", "_scope", "batch", "index", "position", "task")
 
     task: asyncio.Task[None]
 
@@ -217,11 +232,18 @@ class _Item:
         self.position = position
         self.index = loop.batch.order.indices[position]
         self._loop = loop
+        self._has_begun = False
         self._active: tuple[Step, float] | None = None
         self._scope: asyncio.Timeout | None = None
 
+    def left(self, task: asyncio.Task[None]) -> None:
+        """The item's asyncio task ended: one that is cancelled early enough never runs at all."""
+        if not self._has_begun:
+            self._loop.restarted(self)
+
     async def run(self) -> None:
         """Go through all steps."""
+        self._has_begun = True
         batch, position = self.batch, self.position
         try:
             for number, step in enumerate(batch.steps):
@@ -277,14 +299,15 @@ class _Item:
                     step.values[position] = value
                     step.states[position] = _SUCCESS
                 batch.ended(step, position, start)
-            except asyncio.CancelledError:
-                step.states[position] = Code.CANCELLED
-                return
             except ItemTimeout:
                 batch.failed(step, position, step.timed_out(self.index), start)
             except BaseException as error:
+                if self._loop.is_over:
+                    # The loop is closed under it, and its end was booked.
+                    return
                 batch.failed(step, position, error, start)
             self._active = None
+            await _end_cancellation()
             if not recorder.nodes:
                 spare.append(recorder)
             if step.states[position] != Code.RETRYING:
@@ -323,6 +346,17 @@ class _Item:
         else:
             self.batch.interrupted(step, self.position, start)
         return True
+
+
+async def _end_cancellation() -> None:
+    """A cancellation of an item's asyncio task, by itself or by a library, holds for one attempt."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        with suppress(asyncio.CancelledError):
+            # It may be raised only where the task waits next.
+            await asyncio.sleep(0)
+        while task.cancelling():
+            task.uncancel()
 
 
 async def _listed(source: Any) -> list[Any]:

@@ -421,14 +421,21 @@ def decide(
         return Decision(outcome, outcome)
     if retry.retry_on is not None and not isinstance(error, retry.retry_on):
         return Decision(outcome, outcome)
-    if not isinstance(error, Exception) or isinstance(error, SerializationError):
-        # SystemExit, KeyboardInterrupt and their like end the item, not the worker; they are not retried.
+    if _asks_to_exit(error) or isinstance(error, SerializationError):
+        # They end the item, not the worker.
         return Decision(outcome, outcome)
     if retry.condition is not None and not _condition_holds(
         error, options, fn, attempt, run_id, label(), map_index, outcome
     ):
         return Decision(outcome, outcome)
     return Decision(Code.AWAITING_RETRY, outcome, delay_after(attempt, options))
+
+
+def _asks_to_exit(error: BaseException) -> bool:
+    """Whether it is a SystemExit or KeyboardInterrupt, or a group that holds one."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup((SystemExit, KeyboardInterrupt)) is not None
+    return isinstance(error, SystemExit | KeyboardInterrupt)
 
 
 def _condition_holds(

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import threading
-from collections.abc import Awaitable
-from typing import Any
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["KeptLoop", "run_awaitable"]
 
 
-def run_awaitable(awaitable: Awaitable[Any]) -> Any:
-    """What an awaitable gives; it runs in a thread of its own where this thread's event loop is running."""
+def _always() -> bool:
+    return True
+
+
+def run_awaitable(awaitable: Awaitable[Any], *, is_interrupted: Callable[[], bool] = _always) -> Any:
+    """Return what an awaitable gives; it runs in a thread of its own where this thread's event loop is running.
+
+    Parameters
+    ----------
+    is_interrupted
+        Whether a `KeyboardInterrupt` in the main thread may be Ctrl-C, which ends the loop.
+    """
     import asyncio
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_awaited(awaitable))
+        with asyncio.Runner() as runner:
+            return _run(runner, awaitable, is_interrupted)
     outcome: list[Any] = []
     errors: list[BaseException] = []
     context = contextvars.copy_context()
 
     def target() -> None:
         try:
-            outcome.append(context.run(asyncio.run, _awaited(awaitable)))
+            outcome.append(context.run(run_awaitable, awaitable))
         except BaseException as error:
             errors.append(error)
 
@@ -40,21 +56,56 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-class KeptLoop:
-    """Runs awaitables one after the other in one event loop, which is made at the first."""
+def _run(runner: asyncio.Runner, awaitable: Awaitable[Any], is_interrupted: Callable[[], bool]) -> Any:
+    """Run an awaitable to its end, whatever other tasks of its loop raise.
 
-    def __init__(self) -> None:
-        self._runner: Any = None
+    A `SystemExit` or `KeyboardInterrupt` of any task leaves the loop at once, though what awaits that task is
+    told as well: the loop goes on, unless the exception is the awaitable's own or Ctrl-C.
+    """
+
+    loop = runner.get_loop()
+    task = loop.create_task(_awaited(awaitable), context=contextvars.copy_context())
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            may_be_ctrl_c = (
+                isinstance(error, KeyboardInterrupt)
+                and threading.current_thread() is threading.main_thread()
+                and (is_interrupted() or not _left_a_task(error))
+            )
+            if task.done() or may_be_ctrl_c:
+                raise
+
+
+def _left_a_task(error: BaseException) -> bool:
+    """Whether an exception that left an event loop was raised by a coroutine, and not by a signal between two."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_flags & inspect.CO_COROUTINE for frame, _ in frames)
+
+
+class KeptLoop:
+    """Runs awaitables one after the other in one event loop, which is made at the first.
+
+    Parameters
+    ----------
+    is_interrupted
+        As for `run_awaitable`.
+    """
+
+    def __init__(self, is_interrupted: Callable[[], bool] = _always) -> None:
+        self._runner: asyncio.Runner | None = None
+        self._is_interrupted = is_interrupted
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """What an awaitable gives."""
+        """Return what an awaitable gives."""
         import asyncio
 
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             self._runner = self._runner or asyncio.Runner()
-            return self._runner.run(_awaited(awaitable), context=contextvars.copy_context())
+            return _run(self._runner, awaitable, self._is_interrupted)
         return run_awaitable(awaitable)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import bisect
 import itertools
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any, overload
 
@@ -22,13 +23,16 @@ from graphflow.model.states import (
     checked_states,
 )
 from graphflow.records.errors import DistinctErrors
-from graphflow.records.failures import item_failure, node_failure
+from graphflow.records.failures import item_failure, node_failure, whole_failure
 from graphflow.records.known import KnownNode, KnownRun
+from graphflow.runner.faults import user_traceback
 
 __all__ = ["Item", "Items", "Node", "Nodes"]
 
 _GOOD = (Code.COMPLETED, Code.CACHED)
 _BLOCK = 1_024
+_WHOLE = -1
+"""The place of a map itself among its failures."""
 
 
 class Node:
@@ -101,8 +105,8 @@ class Node:
         known = self.known
         moved = known.transitions[-1] if known.transitions else None
         code, message = self._code(known), moved.message if moved else ""
-        if code in FAILED_CODES and not message and not known.is_mapped:
-            error = self.exception
+        if code in FAILED_CODES and not message and (not known.is_mapped or known.failed_whole):
+            error = whole_failure(self._run, known) if known.is_mapped else self.exception
             message = f"{type(error).__name__}: {error}" if error is not None else ""
         return State.of(code, at=moved.at if moved else self._run.created, message=message)
 
@@ -131,10 +135,16 @@ class Node:
         return Items(self, range(known.size if known.width is None else known.width))
 
     def failures(self) -> Items:
-        """Its failed items. O(items), one byte each."""
+        """Return its failed items. O(items), one byte each.
+
+        Of a map that failed beside its items (its iterator raised, or it has no width), one more at the end stands for the
+        map itself: it has no index, no inputs and no attempts.
+        """
         known = self.known
         mask = known.codes(0, known.size).translate(FAILED_TABLE)
-        return Items(self, _Marked(mask), what="failures")
+        is_without_items = known.width is None and known.state_code in FAILED_CODES and 1 not in mask
+        has_whole = known.is_mapped and (known.broke_off or is_without_items)
+        return Items(self, _Marked(mask, has_whole=has_whole), what="failures")
 
     @property
     def started(self) -> datetime | None:
@@ -304,6 +314,11 @@ class Items(Sequence["Item"]):
         """
         places: Sequence[int] = self._places
         wanted_states = checked_states(states)
+        has_whole = bool(places) and places[-1] == _WHOLE
+        if has_whole:
+            places = places[:-1]
+            is_asked_for = index is None and start <= 0 and stop is None
+            has_whole = is_asked_for and (not wanted_states or self._node.state.name in wanted_states)
         if index is not None:
             wanted = sorted({index} if isinstance(index, int) else set(index))
             places = [each for each in wanted if each in self._places]
@@ -325,30 +340,26 @@ class Items(Sequence["Item"]):
                 places = _Marked(mask, first=lo)
             else:
                 places = array("Q", (place for place in places if mask[place - lo]))
+        if has_whole:
+            places = array("q", [*places, _WHOLE])
         return Items(self._node, places, what=self._what)
 
 
 class _Marked(Sequence[int]):
-    """The places of a mask that are 1, found as they are asked for: one byte per item, and 8 per 1,024."""
+    """The places of a mask that are 1, found as they are asked for: one byte per item, and 8 per 1,024.
+
+    With `has_whole`, the place of the map itself comes after them.
+    """
 
     __slots__ = ("_before", "_first", "_mask", "_ranks")
 
-    def __init__(
-        self, mask: bytes, *, first: int = 0, like: _Marked | None = None, ranks: range | None = None
-    ) -> None:
+    def __init__(self, mask: bytes, *, first: int = 0, has_whole: bool = False) -> None:
         self._mask = mask
         self._first = first
-        self._before: list[int] = (
-            like._before
-            if like is not None
-            else list(
-                itertools.accumulate(
-                    (mask.count(1, lo, lo + _BLOCK) for lo in range(0, len(mask), _BLOCK)), initial=0
-                )
-            )
-        )
+        counts = (mask.count(1, lo, lo + _BLOCK) for lo in range(0, len(mask), _BLOCK))
+        self._before = list(itertools.accumulate(counts, initial=0))
         """How many there are before each block."""
-        self._ranks = range(self._before[-1]) if ranks is None else ranks
+        self._ranks = range(self._before[-1] + has_whole)
 
     def __len__(self) -> int:
         return len(self._ranks)
@@ -359,41 +370,53 @@ class _Marked(Sequence[int]):
     def __getitem__(self, which: slice) -> _Marked: ...
     def __getitem__(self, which: int | slice) -> int | _Marked:
         if isinstance(which, slice):
-            return _Marked(self._mask, first=self._first, like=self, ranks=self._ranks[which])
-        return self._first + self._place(self._ranks[which])
+            part = copy(self)
+            part._ranks = self._ranks[which]
+            return part
+        return self._place(self._ranks[which])
 
     def __iter__(self) -> Iterator[int]:
         if self._ranks.step != 1:
             yield from (self[rank] for rank in range(len(self)))
             return
-        at = self._place(self._ranks[0]) if self._ranks else -1
-        for _ in self._ranks:
+        at = self._place(self._ranks[0]) - self._first if self._ranks else 0
+        for rank in self._ranks:
+            if rank == self._before[-1]:
+                yield _WHOLE
+                return
             yield self._first + at
             at = self._mask.find(1, at + 1)
 
     def __contains__(self, place: object) -> bool:
-        if not isinstance(place, int) or not 0 <= place - self._first < len(self._mask):
+        if not isinstance(place, int):
             return False
+        if place == _WHOLE:
+            return self._before[-1] in self._ranks
         at = place - self._first
-        return (
-            self._mask[at] == 1
-            and self._before[at // _BLOCK] + self._mask.count(1, at // _BLOCK * _BLOCK, at) in self._ranks
-        )
+        if not 0 <= at < len(self._mask) or not self._mask[at]:
+            return False
+        block = at // _BLOCK
+        return self._before[block] + self._mask.count(1, block * _BLOCK, at) in self._ranks
 
     def _place(self, rank: int) -> int:
-        """The place in the mask of the 1 of a rank."""
+        """The place of the 1 of a rank."""
+        if rank == self._before[-1]:
+            return _WHOLE
         block = bisect.bisect_right(self._before, rank) - 1
         at = block * _BLOCK - 1
         left = rank - self._before[block]
         if self._before[block + 1] - self._before[block] == min(_BLOCK, len(self._mask) - at - 1):
-            return at + 1 + left
+            return self._first + at + 1 + left
         for _ in range(left + 1):
             at = self._mask.find(1, at + 1)
-        return at
+        return self._first + at
 
 
 class Item:
-    """One item of a node: its state, attempts, times, value or exception, log and full history."""
+    """One item of a node: its state, attempts, times, value or exception, log and full history.
+
+    Among failures, one may stand for a map that failed beside its items: see `Node.failures`.
+    """
 
     __slots__ = ("_node", "_place")
 
@@ -429,12 +452,16 @@ class Item:
     @property
     def index(self) -> int | None:
         """The map index, None where the node is not mapped."""
-        return self._place if self._known.is_mapped else None
+        return self._place if self._known.is_mapped and not self._is_whole else None
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._place == _WHOLE
 
     @property
     def label(self) -> str:
         """Its task run name."""
-        return self._known.label(self._place)
+        return self._known.name if self._is_whole else self._known.label(self._place)
 
     @property
     def name(self) -> str:
@@ -442,7 +469,7 @@ class Item:
         return self.label
 
     def _code(self) -> Code:
-        return self._known.code_of(self._place)
+        return self._node._code(self._known) if self._is_whole else self._known.code_of(self._place)
 
     def _since(self) -> float:
         transitions = self._known.transitions
@@ -461,10 +488,10 @@ class Item:
     @property
     def attempts(self) -> int:
         """How often it was tried."""
-        return self._known.attempts_of(self._place)
+        return 0 if self._is_whole else self._known.attempts_of(self._place)
 
     def _times(self) -> tuple[float, float] | None:
-        found = self._known.history.find(self._place)
+        found = None if self._is_whole else self._known.history.find(self._place)
         if found is None:
             return None
         segment, position = found
@@ -480,6 +507,8 @@ class Item:
     @property
     def ended(self) -> datetime | None:
         """When it ended, None while it has not."""
+        if self._is_whole:
+            return self._node.ended
         known = self._known
         if known.code_of(self._place) not in FINAL_CODES:
             return None
@@ -498,7 +527,7 @@ class Item:
     @property
     def worker(self) -> str:
         """Where its last attempt ran; empty if it never ran."""
-        found = self._known.history.find(self._place)
+        found = None if self._is_whole else self._known.history.find(self._place)
         return found[0].worker if found is not None else ""
 
     @property
@@ -537,7 +566,7 @@ class Item:
     @property
     def cached_from(self) -> CachedItem | None:
         """Which run made its value, where and when; None if it was executed in this run."""
-        found = self._known.history.find(self._place)
+        found = None if self._is_whole else self._known.history.find(self._place)
         if found is None or found[0].step.cached is None:
             return None
         segment, position = found
@@ -554,11 +583,16 @@ class Item:
         code = self._code()
         if code not in FAILED_CODES and code != Code.CANCELLED:
             return None
+        if self._is_whole:
+            return whole_failure(self._node._run, self._known) or self._node.exception
         return item_failure(self._node._run, self._known, self._place)
 
     @property
     def traceback(self) -> str:
         """The traceback as text, user frames only; empty if it did not fail. Of equal errors, that of one."""
+        if self._is_whole:
+            error = self.exception
+            return user_traceback(error) if error is not None and error.__traceback__ is not None else ""
         record = self._known.history.last_error(self._place)
         return record.traceback if record is not None else ""
 
@@ -568,16 +602,18 @@ class Item:
 
         Of a recorded run only those that were noted as it failed: the first ones of many.
         """
-        return self._node._run.inputs(self._node.id, self._place)
+        return "" if self._is_whole else self._node._run.inputs(self._node.id, self._place)
 
     @property
     def log(self) -> list[LogRecord]:
         """Its log lines, in order."""
-        return self._node._run.history.log_of(self._node.name, self.index)
+        return [] if self._is_whole else self._node._run.history.log_of(self._node.name, self.index)
 
     @property
     def history(self) -> list[State]:
         """All its states, oldest first, with their times, over all launches of the run."""
+        if self._is_whole:
+            return self._node.history
         states = [State.of(Code.PENDING, at=self._since())]
         code = self._code()
         has_ended = False

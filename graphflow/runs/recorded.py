@@ -101,6 +101,10 @@ class _Known:
         if index is not None and node.code_of(index) != Code.UPSTREAM_FAILED:
             return None
         nodes = self._run.replay.nodes
+        if index is None and node.broke_off and not node.failed_whole:
+            for dep in node.entry.deps:
+                if dep.kind == "ITEMS" and nodes[dep.upstream].broke_off:
+                    return nodes[dep.upstream], None
         for each in nodes.values():
             if each.entry.parent == (node.number, index) and each.code in _BAD:
                 return each, _first_bad(each)
@@ -114,7 +118,7 @@ class _Known:
                 if upstream.code_of(item) in _BAD:
                     return upstream, item
             elif upstream.code in _BAD or any(map(upstream.states.count, _BAD)):
-                return upstream, _first_bad(upstream)
+                return upstream, None if upstream.broke_off else _first_bad(upstream)
         return None
 
     def value(self, number: int, index: int) -> Any:

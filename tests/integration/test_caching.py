@@ -14,6 +14,7 @@ import pytest
 
 import graphflow
 from graphflow import INPUTS, flow, task
+from graphflow.common.signing import fingerprint
 from graphflow.errors import ResultStoreError
 
 
@@ -531,3 +532,52 @@ def test_what_is_found_takes_no_turn_of_a_rate(calls: Any, fn: Any) -> None:
 
     (node,) = run.nodes
     assert node.counts == {"Cached": 200, "Completed": 1}
+
+
+SHARED = """
+import sys
+from graphflow import INPUTS, flow, task
+
+@task(run_once=sys.argv[2] == "once", cache_policy=INPUTS - "path")
+def pay(x: int, path: str) -> str:
+    with open(path, "a") as file:
+        file.write(f"{x}\\n")
+    return f"paid {x}"
+
+@flow(backend="inline")
+def paying(path: str) -> list[str]:
+    return pay.map(range(3), path)
+
+if __name__ == "__main__":
+    print(paying(sys.argv[1]))
+"""
+
+
+def test_a_result_that_a_foreign_key_signed_is_told_with_both_keys_and_how_to_share_them(
+    calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "paying.py"
+    script.write_text(SHARED)
+    keys = ["ab" * 32, "cd" * 32]
+    prints = [fingerprint(bytes.fromhex(key)) for key in keys]
+    monkeypatch.setenv("GRAPHFLOW_RESULT_STORAGE", str(tmp_path / "shared"))
+
+    def run(which: int, kind: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("GRAPHFLOW_HOME", str(tmp_path / f"home{which}"))
+        monkeypatch.setenv("GRAPHFLOW_SECRET_KEY", keys[which])
+        return run_script(script, calls.path, kind)
+
+    assert run(0, "once").returncode == 0
+    told = run(1, "once")
+    assert told.returncode == 1
+    assert "IndeterminateError" in told.stderr and "died" not in told.stderr
+    for each in (*prints, "graphflow key export", "graphflow key import", "GRAPHFLOW_SECRET_KEY"):
+        assert each in told.stderr
+    assert calls.seen() == {"0": 1, "1": 1, "2": 1}
+
+    assert run(0, "cached").returncode == 0
+    again = run(1, "cached")
+    assert again.returncode == 0 and "paid 2" in again.stdout
+    (line,) = [line for line in again.stderr.splitlines() if "signed with another key" in line]
+    for each in (*prints, "graphflow key export", "graphflow key import", "GRAPHFLOW_SECRET_KEY"):
+        assert each in line

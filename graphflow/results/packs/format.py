@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.common.signing import fingerprint
 from graphflow.errors import ResultDamaged, ResultNotSigned, ResultStoreError
 from graphflow.ports import Buffer, ResultStore
 from graphflow.results.packs.compression import decompress
@@ -25,6 +26,7 @@ __all__ = [
     "HEADER_NBYTES",
     "NEWEST",
     "RAW",
+    "SHARE_KEY",
     "TRAILER_NBYTES",
     "ZSTD",
     "Column",
@@ -33,6 +35,8 @@ __all__ = [
     "end_of",
     "header",
     "key_id",
+    "key_of",
+    "other_key",
     "pack_columns",
     "read_trailer",
     "text_column",
@@ -56,11 +60,11 @@ _SIGNED_OF_TRAILER = 48
 _COLUMN = struct.Struct("<HBBIIQ")
 HEADER_NBYTES = _HEADER.size
 TRAILER_NBYTES = _TRAILER.size
+SHARE_KEY = "share the key (`graphflow key export` there and `graphflow key import` here, or the same GRAPHFLOW_SECRET_KEY in both)"
 NO_KEY = bytes(8)
 """The key id of a pack that was not signed."""
 _MAC_PERSON = b"graphflow pack 2"
 _SUM_PERSON = b"graphflow sum 2."
-_KEY_PERSON = b"graphflow key id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +157,19 @@ def unpack_columns(data: Buffer) -> dict[str, Column]:
 
 
 def key_id(key: bytes) -> bytes:
-    """Names a key in a pack, without telling it: 8 bytes."""
-    return blake2b(key=key, digest_size=8, person=_KEY_PERSON).digest()
+    """Names a key in a pack, without telling it: its fingerprint, 8 bytes."""
+    return bytes.fromhex(fingerprint(key))
+
+
+def key_of(keys: Iterable[bytes], signer: bytes) -> bytes | None:
+    """The key that a pack names as its signer's."""
+    return next((key for key in keys if key_id(key) == signer), None)
+
+
+def other_key(signer: str, store: ResultStore) -> str:
+    """Say that something was signed with a foreign key, which are named, and how keys are shared."""
+    own = ", ".join(fingerprint(key) for key in store.keys[:1]) or "none"
+    return f"signed with another key than this installation's (fingerprint {signer}, here {own})"
 
 
 def header(kind: int) -> bytes:
@@ -197,10 +212,18 @@ class Tail:
 
     def is_signed(self, store: ResultStore) -> bool:
         """Whether it says that a key of this installation signed it."""
-        return any(key_id(key) == self.signer for key in store.keys)
+        return key_of(store.keys, self.signer) is not None
 
-    def columns(self, store: ResultStore, index: Buffer) -> dict[str, Column]:
+    def columns(
+        self, store: ResultStore, index: Buffer, *, asks_for_signer: bool = True
+    ) -> dict[str, Column]:
         """The columns of the index, verified.
+
+        Parameters
+        ----------
+        asks_for_signer
+            Whether only what a key of this installation signed is taken. Without it, nothing in the columns can be
+            believed.
 
         Raises
         ------
@@ -209,20 +232,18 @@ class Tail:
         """
         if len(index) != self.index_nbytes:
             raise damage(store, self.name, "its index is cut off")
-        allows = bool(getattr(store, "allow_unsigned", False))
-        key = next((key for key in store.keys if key_id(key) == self.signer), None)
+        allows = bool(getattr(store, "allow_unsigned", False)) or not asks_for_signer
+        key = key_of(store.keys, self.signer)
         if key is not None:
             if _mac(self.kind, index, self.trailer, key) != self.mac:
                 raise damage(store, self.name, "its signature does not fit")
         elif not allows:
-            how = (
-                "was not signed"
-                if self.signer == NO_KEY
-                else "was signed with another key than this installation's"
-            )
+            signer = "" if self.signer == NO_KEY else self.signer.hex()
+            how = f"was {other_key(signer, store)}" if signer else "was not signed"
             raise ResultNotSigned(
-                f"the stored result {self.name} in {store.url} {how}; it is not used: share the key, or say that what is not "
-                "signed may be used"
+                f"the stored result {self.name} in {store.url} {how}; it is not used: {SHARE_KEY}, or allow what is not "
+                "signed",
+                signer=signer,
             )
         elif blake2b(index, digest_size=16, person=_SUM_PERSON).digest() != self.checksum:
             raise damage(store, self.name, "its index differs")

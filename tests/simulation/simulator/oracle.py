@@ -30,17 +30,20 @@ class Expected:
     attempts: list[int] = field(default_factory=list)
     is_failed_whole: bool = False
     """It failed beside its items."""
+    is_cut_off: bool = False
+    """It lacks items that a map before it lacks."""
     is_lazy: bool = False
     """Its width is known only when an iterator has ended."""
 
     @property
+    def broke_off(self) -> bool:
+        """Whether its items are not all that there should have been."""
+        return self.is_failed_whole or self.is_cut_off
+
+    @property
     def has_failed(self) -> bool:
         """Whether anything about it failed."""
-        return (
-            self.code in FAILED_CODES
-            or self.is_failed_whole
-            or any(code in FAILED_CODES for code in self.items)
-        )
+        return self.code in FAILED_CODES or self.broke_off or any(code in FAILED_CODES for code in self.items)
 
     @property
     def has_run(self) -> bool:
@@ -133,7 +136,7 @@ class Oracle:
             and upstream.items
         ):
             counts = Counts(code.state_name for code in upstream.items)
-            if upstream.is_failed_whole and not counts.failed:
+            if upstream.broke_off and not counts.failed:
                 counts["Failed"] += 1
             return counts
         return Counts([upstream.code.state_name])
@@ -150,7 +153,7 @@ class Oracle:
         takes_item = dep.kind is DepKind.ITEMS or (
             dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.items)
         )
-        if upstream.is_failed_whole and not takes_item:
+        if upstream.broke_off and not takes_item:
             return counts
         kept = Counts(counts)
         skipped = sum(kept.pop(code.state_name, 0) for code in _ROOT_FAILURES)
@@ -216,12 +219,13 @@ class Oracle:
             self.scenario.iterators[node.id, source.slot] for source in node.sources if source.length is None
         ]
         expected = Expected()
-        bound = min(widths, default=None)
         widths.update(iterator.length for iterator in iterators)
         # An iterator that gives more than the others have is never asked for its end.
-        expected.is_failed_whole = len(widths) > 1 or any(
-            iterator.raises for iterator in iterators if bound is None or iterator.length <= bound
-        )
+        has_raised = any(iterator.raises and iterator.length == min(widths) for iterator in iterators)
+        # What a map before it lacks is no difference of lengths.
+        is_cut_off = any(upstream.broke_off and upstream.width == min(widths) for upstream in upstreams)
+        expected.is_cut_off = is_cut_off
+        expected.is_failed_whole = has_raised or (len(widths) > 1 and not is_cut_off)
         if len(widths) > 1 and not self._is_lazy(node):
             return self._failed_whole(node)
         return self._run(node, min(widths), expected)
@@ -273,9 +277,10 @@ class Oracle:
             return expected.items[0]
         if expected.is_failed_whole or items & {Code.FAILED, Code.TIMED_OUT}:
             return Code.FAILED
-        for code in (Code.CRASHED, Code.UPSTREAM_FAILED):
-            if code in items:
-                return code
+        if Code.CRASHED in items:
+            return Code.CRASHED
+        if Code.UPSTREAM_FAILED in items or expected.is_cut_off:
+            return Code.UPSTREAM_FAILED
         for code in (Code.SKIPPED, Code.CACHED):
             if set(expected.items) == {code}:
                 return code
@@ -341,7 +346,7 @@ class Oracle:
         handed.add((id_, index))
         codes = expected.items if index is None else [expected.items[index]]
         if Code.UPSTREAM_FAILED not in codes and not (
-            index is None and expected.code is Code.UPSTREAM_FAILED
+            index is None and (expected.is_cut_off or expected.code is Code.UPSTREAM_FAILED)
         ):
             return
         for place in range(len(expected.items)) if index is None else [index]:
@@ -350,6 +355,10 @@ class Oracle:
                 self._hand(fragment.root, None, handed)
                 if index is not None:
                     return
+        if index is None and expected.is_cut_off:
+            for dep in self.nodes[id_].deps:
+                if dep.kind is DepKind.ITEMS and self.expected[dep.upstream].broke_off:
+                    self._hand(dep.upstream, None, handed)
         for dep in self._causes(self.nodes[id_]):
             self._hand(dep.upstream, index if dep.kind is DepKind.ITEMS else dep.index, handed)
 

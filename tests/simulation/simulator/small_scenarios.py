@@ -214,7 +214,7 @@ class PlainValues:
             return self.value(dep.upstream, 0)[index]
         if dep.kind is DepKind.GATHER:
             return FAILURE if upstream.width is None else self._all(node, dep, upstream)
-        if upstream.is_failed_whole and (dep.index or 0) >= len(upstream.items):
+        if upstream.broke_off and (dep.index or 0) >= len(upstream.items):
             return FAILURE
         return self._one(dep.upstream, dep.index or 0)
 
@@ -233,4 +233,4 @@ class PlainValues:
             if code is Code.SKIPPED or (code in _OWN_FAILURES and is_tolerant and not sees_failures):
                 continue
             found.append(self._one(dep.upstream, index))
-        return found
+        return [*found, FAILURE] if upstream.broke_off else found
