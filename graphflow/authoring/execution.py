@@ -214,7 +214,9 @@ class Execution:
         value = self.flow.call(self.record.parameters)
         recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
         for handle in _allowed_to_fail(value):
-            Future(recorder, handle._node, handle._index).result(raise_on_failure=False)
+            future = Future[Any](recorder, handle._node, handle._index)
+            future.wait()
+            future._hand_over()
         return value
 
     async def _attempt_async(self, recorder: RunRecorder) -> Any:
@@ -222,7 +224,9 @@ class Execution:
             value = await self.flow.call(self.record.parameters)
             recorder.returned = frozenset(handle._node.id for handle in _handles_in(value))
             for handle in _allowed_to_fail(value):
-                await wait_for_failure(Future(recorder, handle._node, handle._index))
+                future = Future[Any](recorder, handle._node, handle._index)
+                await future._ended()
+                future._hand_over()
         if recorder.close():
             driver = recorder.driver
             await wait_in_loop(driver, lambda: driver.is_finished)
@@ -481,14 +485,6 @@ def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
 
 
 # -- values --------------------------------------------------------------------------------------------------
-
-
-async def wait_for_failure(future: Future[Any]) -> None:
-    """Wait for a future whose failure is handed to the caller."""
-    try:
-        await future
-    except Exception:
-        logger.debug("%r failed, and was allowed to", future, exc_info=True)
 
 
 def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:

@@ -108,12 +108,19 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             raise error
         return error  # type: ignore[return-value]
 
-    async def _async_result(self) -> R:
-        if self._known is not None:
-            return self._known[0]
+    async def _ended(self) -> None:
         driver = self._started()
         driver.need(self._node.id, self._index)
         await wait_in_loop(driver, lambda: self._is_done(driver))
+
+    def _hand_over(self) -> None:
+        """Its failure, if it has one, is given to the user as data, where it stands in a value."""
+        self._started().hand_over(self._node.id, self._index, is_raised=False)
+
+    async def _async_result(self) -> R:
+        if self._known is not None:
+            return self._known[0]
+        await self._ended()
         return self._outcome()
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -150,7 +157,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         recorder = self._recorder
         assert isinstance(recorder, RunRecorder)
         driver = recorder.driver
-        driver.hand_over(self._node.id, self._index)
+        driver.hand_over(self._node.id, self._index, is_raised=False)
         # The engine is loaded with the first run, not by `import graphflow`.
         from graphflow.runs.nodes import Node
 

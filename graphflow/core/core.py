@@ -96,7 +96,9 @@ class Core:
             ev.CapacitySet: self._set_capacity,
             ev.StopRequested: self._stop,
             ev.ResumeRequested: self._resume,
-            ev.FailureHandled: lambda event: hand_over(self.books, event.node, event.index),
+            ev.FailureHandled: lambda event: hand_over(
+                self.books, event.node, event.index, is_raised=event.is_raised
+            ),
             ev.KnobsChanged: self._change_knobs,
             ev.PauseRequested: self._pause,
             ev.PolicyChanged: self._change_policy,

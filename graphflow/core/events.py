@@ -173,10 +173,14 @@ class ItemsNeeded:
 
 @dataclass(frozen=True, slots=True)
 class FailureHandled:
-    """The failure of a node (or of one of its items) was handed to something that the user wrote."""
+    """The failure of a node (or of one of its items) was handed to something that the user wrote.
+
+    `is_raised` where the flow's body had it as an exception.
+    """
 
     node: int
     index: int | None = None
+    is_raised: bool = False
 
 
 Event = (

@@ -145,16 +145,19 @@ def hand_over_lane(books: Mapping[int, NodeBook], book: NodeBook, index: int) ->
             hand_over(books, dep.upstream, index)
 
 
-def hand_over(books: Mapping[int, NodeBook], node: int, index: int | None) -> None:
-    """Mark a failure, and the failures that it comes from, as handed to the user."""
+def hand_over(
+    books: Mapping[int, NodeBook], node: int, index: int | None, *, is_raised: bool = False
+) -> None:
+    """Mark a failure, and the failures that it comes from, as handed to the user, or as raised in the body."""
     todo: list[Place] = [(node, index)]
     while todo:
         current, item = todo.pop()
         book = books.get(current)
-        if book is None or book.is_handled:
+        if book is None or (book.is_handled and (book.was_raised or not is_raised)):
             continue
         if item is None or not book.node.is_mapped or item >= len(book.states):
             book.is_handled = True
+            book.was_raised |= is_raised
             todo += _broken_off(books, book) if book.is_cut_off else []
             if book.counts[Code.UPSTREAM_FAILED] or book.final == Code.UPSTREAM_FAILED:
                 todo += [(root, None) for root in book.graft_roots.values()]

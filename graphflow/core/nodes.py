@@ -101,6 +101,8 @@ class NodeBook:
     graft_parents: list[tuple[int, int]] = field(default_factory=list)
     graft_roots: dict[int, int] = field(default_factory=dict)
     is_handled: bool = False
+    was_raised: bool = False
+    """The flow's body had its failure as an exception."""
     handled_items: set[int] = field(default_factory=set)
     failed_whole: bool = False
     """It failed beside its items (no width, widths that differ, an iterator that raised)."""
@@ -157,7 +159,13 @@ class NodeBook:
         return self.failed_count() - self.counts[Code.UPSTREAM_FAILED]
 
     def unhandled(self) -> bool:
-        """Whether a failure of its own was handed to nobody."""
+        """Whether a failure of its own was handed to nobody.
+
+        That a map ends before its source does leaves a part that looks like the whole: only an exception in the body
+        tells of it for certain, whatever else had it too.
+        """
+        if self.failed_whole and self.width is not None:
+            return not self.was_raised
         if self.is_handled:
             return False
         if self.failed_whole:

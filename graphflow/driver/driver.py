@@ -201,9 +201,9 @@ class Driver:
         if self.read_maps:
             self.tell(ev.ItemsNeeded(node=node, index=index))
 
-    def hand_over(self, node: int, index: int | None) -> None:
-        """The failure of a node, or of one of its items, was given to the user."""
-        self.tell(ev.FailureHandled(node, index))
+    def hand_over(self, node: int, index: int | None, *, is_raised: bool = True) -> None:
+        """The failure of a node, or of one of its items, was given to the user: raised, or as data."""
+        self.tell(ev.FailureHandled(node, index, is_raised))
 
     def change_knobs(
         self, node: Node, change: Mapping[str, Any], *, batch_size: int | None, owner: str

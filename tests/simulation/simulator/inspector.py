@@ -51,7 +51,7 @@ class Inspector:
         if book.ended != len(book.states) or (book.width or 0) != len(book.states):
             raise Violation(f"node {id_} of width {book.width} counts {book.ended} ended in {[*book.states]}")
 
-    def check_end(self, seen: Sequence[tuple[int, int | None]], *, is_exact: bool = True) -> None:
+    def check_end(self, seen: Sequence[tuple[int, bool]], *, is_exact: bool = True) -> None:
         """All that the run came to is what the rules say, as far as they say it beforehand."""
         finish = self._ledger.finish
         assert finish is not None

@@ -299,17 +299,21 @@ class Oracle:
 
     # -- failures that nobody was handed ----------------------------------------------------------------
 
-    def unhandled(self, seen: Sequence[tuple[int, int | None]]) -> tuple[int, ...]:
+    def unhandled(self, seen: Sequence[tuple[int, bool]]) -> tuple[int, ...]:
         """The nodes with a failure of their own that was handed to nothing that the user wrote.
 
         Parameters
         ----------
         seen
-            What the flow's body looked at: (node, index or None for all of it).
+            What the flow's body looked at: (node, whether that raised its failure).
         """
-        handed: set[tuple[int, int | None]] = set()
-        for node_id, index in seen:
-            self._hand(node_id, index, handed)
+        raised: set[tuple[int, int | None]] = set()
+        for node_id, is_raised in seen:
+            if is_raised:
+                self._hand(node_id, None, raised)
+        handed = set[tuple[int, int | None]]()
+        for node_id, _ in seen:
+            self._hand(node_id, None, handed)
         for id_, expected in self.expected.items():
             node = self.nodes[id_]
             for dep in node.deps:
@@ -323,11 +327,22 @@ class Oracle:
                     self._hand(dep.upstream, dep.index, handed)
         return tuple(
             sorted(
-                id_ for id_, expected in self.expected.items() if self._is_unhandled(id_, expected, handed)
+                id_
+                for id_, expected in self.expected.items()
+                if self._is_unhandled(id_, expected, handed, raised)
             )
         )
 
-    def _is_unhandled(self, id_: int, expected: Expected, handed: set[tuple[int, int | None]]) -> bool:
+    def _is_unhandled(
+        self,
+        id_: int,
+        expected: Expected,
+        handed: set[tuple[int, int | None]],
+        raised: set[tuple[int, int | None]],
+    ) -> bool:
+        if expected.is_failed_whole and expected.width is not None:
+            # A map that ends before its source looks whole to whoever takes it as data.
+            return (id_, None) not in raised
         if (id_, None) in handed:
             return False
         if self._tolerates(id_) and not expected.is_failed_whole:

@@ -117,7 +117,7 @@ class Simulation:
         self._events = 0
         self._batches = 0
         self._pulled: dict[tuple[int, int], int] = {}
-        self.seen: list[tuple[int, int | None]] = []
+        self.seen: list[tuple[int, bool]] = []
         self._rounds = 0
         self._is_closed = False
         self._read: dict[int, int] = {}
@@ -366,8 +366,10 @@ class Simulation:
         """The body looks at a node's failure, if it has not ended by now."""
         if self._is_closed:
             return None
-        self.seen.append((node, None))
-        return ev.FailureHandled(node)
+        # Half of them are raised in the body, the others are taken as data.
+        is_raised = node % 2 == 0
+        self.seen.append((node, is_raised))
+        return ev.FailureHandled(node, is_raised=is_raised)
 
     def _graft(self, command: ev.GraftItem) -> None:
         fragment: Fragment = command.fragment
