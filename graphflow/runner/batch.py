@@ -214,7 +214,7 @@ class Batch:
                 self.host.progress(self.report(positions, held))
                 if progress.is_cut and self.caches is not None:
                     # What is handed back may begin elsewhere at once.
-                    self.caches.land()
+                    self.caches.land(held)
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
