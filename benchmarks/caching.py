@@ -1,8 +1,9 @@
 """What caching costs, and what it saves: first runs, reruns in which all is found, on a disk and on S3, beside peers.
 
-python benchmarks/caching.py [--smoke] [--items 1000000] [--repeats 3] [--only disk s3 peers hash]
+python benchmarks/caching.py [--smoke] [--items 1000000] [--repeats 3] [--only disk s3 slots peers hash]
 
-S3 is moto's server on loopback, in a process of its own, which shares the machine; requests are counted in its log. Peers keep one object per item: they are measured with fewer items. Prints one JSON line per figure.
+`slots` compares stores for several numbers of slots, backends and lengths of items: a disk, S3 on loopback, and S3 whose every
+request takes 20 ms longer; requests are counted by a proxy. S3 is moto's server on loopback, in a process of its own, which shares the machine; requests are counted in its log. Peers keep one object per item: they are measured with fewer items. Prints one JSON line per figure.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from _measure import timed as seconds
 
 from graphflow import INPUTS, backends, flow, task
 from graphflow.identity.hashing import canonical_digest
+from graphflow.testing.faults.s3proxy import Fault, S3Proxy
+from graphflow.testing.faults.s3server import S3Server
 
 SLOTS = 2
 PEER_ITEMS = 1_000
@@ -223,6 +226,88 @@ def s3(items: int, repeats: int) -> None:
             )
 
 
+@task(cache_policy=INPUTS)
+def cached_sleep(x: int, seconds: float) -> int:
+    """Wait, and be kept."""
+    if seconds:
+        time.sleep(seconds)
+    return x
+
+
+def slots(items: int, repeats: int) -> None:
+    """First runs on several numbers of slots, with items of several lengths, on several stores."""
+    lengths = ((0.0, 2_000), (0.002, 1_000), (0.02, 1_000))
+    places = ("inline", "threads:1", "threads:4", "threads:16", "local", "processes:2")
+    if items <= 2_000:
+        lengths, places = lengths[:2], places[1:3]
+    server = S3Server()
+    proxy = S3Proxy(server.endpoint)
+    try:
+        with home() as folder:
+            bucket = server.bucket()
+            os.environ.update(bucket.environment)
+            os.environ.update({name: proxy.endpoint for name in bucket.environment if "ENDPOINT" in name})
+            stores = (
+                (str(folder / "disk"), 0.0),
+                (f"{bucket.url}/cache", 0.0),
+                (f"{bucket.url}/cache", 0.02),
+            )
+            starts = iter(range(0, 10**12, 10**6))
+            for place in places:
+                for length, count in lengths:
+                    _first_runs(
+                        place, stores, proxy, length=length, count=count, repeats=repeats, starts=starts
+                    )
+    finally:
+        proxy.close()
+        server.close()
+
+
+def _first_runs(
+    place: str,
+    stores: Sequence[tuple[str, float]],
+    proxy: S3Proxy,
+    *,
+    length: float,
+    count: int,
+    repeats: int,
+    starts: Iterator[int],
+) -> None:
+    """One line per store; the allowed seconds are 1.5 times those on the disk, and 10 ms or the latency per request."""
+    on_disk = 0.0
+    is_own = place.startswith("processes")
+    with backends.processes(slots=int(place.partition(":")[2])) if is_own else nullcontext(place) as backend:
+
+        @flow(backend=backend)
+        def body(storage: str, start: int) -> None:
+            cached_sleep.with_options(result_storage=storage).map(range(start, start + count), length)
+
+        for storage, latency in stores:
+            proxy.plan(*([Fault(times=None, delay_seconds=latency)] if latency else []))
+            body(storage, next(starts))
+            took, counts = [], []
+            for _ in range(repeats):
+                proxy.forget()
+                took.append(seconds(lambda storage=storage: body(storage, next(starts))))
+                counts.append(len(proxy.seen()))
+            median, asked = statistics.median(took), int(statistics.median(counts))
+            on_disk = on_disk or median
+            show(
+                {
+                    "what": "first run with caching",
+                    "backend": place,
+                    "items": count,
+                    "item_seconds": length,
+                    "store": storage.partition(":")[0] if "://" in storage else "disk",
+                    "latency_seconds": latency,
+                    "seconds": round(median, 2),
+                    "allowed_seconds": round(1.5 * on_disk + asked * max(0.01, latency), 2),
+                    "requests": asked,
+                    "requests_budget": 60,
+                }
+            )
+
+
 def peers(items: int, repeats: int) -> None:
     """All found again: graphflow, joblib.Memory and, where it is installed, Prefect."""
     count = min(items, PEER_ITEMS)
@@ -323,7 +408,13 @@ def hashes(items: int, repeats: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parts: dict[str, Callable[[int, int], None]] = {"disk": disk, "s3": s3, "peers": peers, "hash": hashes}
+    parts: dict[str, Callable[[int, int], None]] = {
+        "disk": disk,
+        "s3": s3,
+        "slots": slots,
+        "peers": peers,
+        "hash": hashes,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--items", type=int, default=1_000_000)

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from graphflow.cache.joining import Joiner, Lot
 from graphflow.errors import ResultNotSigned, ResultStoreError
+from graphflow.graph.mapping import is_small
 from graphflow.identity.cache_keys import KEY_NBYTES
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.packs.blocks import LARGE_NBYTES
@@ -145,6 +147,7 @@ class CacheFolder:
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self._first = threading.Lock()
+        self._joiner = Joiner(self._write)
         self._is_near = store.url.startswith("file:")
         self._number = next(_folder_numbers)
 
@@ -359,6 +362,8 @@ class CacheFolder:
     ) -> Published:
         """Write values as one object, and large ones beside it; this process knows them at once.
 
+        Small ones may share the object with those that other threads publish meanwhile.
+
         What has no key is left out, and what cannot be serialized is left out and named.
 
         Parameters
@@ -379,27 +384,45 @@ class CacheFolder:
         SettingsError
             If there is no such serializer.
         """
-        from graphflow.cache.writing import write_entries
-
-        pack, errors = write_entries(
-            self.store,
-            self.folder,
+        lot = Lot(
             keys=keys,
             values=values,
             indices=indices,
-            origin=(run_id, node, _host()),
-            created=self._later(keys, created),
+            run_id=run_id,
+            node=node,
+            created=created,
             expires=expires,
             parts=parts,
             serializer=serializer,
+        )
+        if all(map(is_small, values)):
+            self._joiner.publish(lot)
+        else:
+            # What takes long to write holds nobody up.
+            self._write(lot)
+        return Published(lot.name, lot.errors)
+
+    def _write(self, lot: Lot) -> None:
+        from graphflow.cache.writing import write_entries
+
+        pack, lot.errors = write_entries(
+            self.store,
+            self.folder,
+            keys=lot.keys,
+            values=lot.values,
+            indices=lot.indices,
+            origin=(lot.run_id, lot.node, _host()),
+            created=self._later(lot.keys, lot.created),
+            expires=lot.expires,
+            parts=lot.parts,
+            serializer=lot.serializer,
             large_nbytes=self.large_nbytes,
         )
-        if pack is None:
-            return Published("", errors)
-        with self._lock:
-            self._own.add(pack.name)
-            self._learn([pack])
-        return Published(pack.name, errors)
+        if pack is not None:
+            with self._lock:
+                self._own.add(pack.name)
+                self._learn([pack])
+            lot.name = pack.name
 
     def _later(self, keys: bytes, created: float) -> float:
         """A time after that of all values that these ones replace, also where the clock was set back."""

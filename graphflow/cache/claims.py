@@ -1,8 +1,7 @@
-"""Claims: who executes what at the moment, so that equal work is done once, also by several drivers on one store.
+"""Claims: objects in a store that name the process that holds them, and whether that process lives.
 
-There are two kinds. A *flight* names the keys that one batch is about to execute; flights are numbered objects, each created only
-where its number is free, so that they have one order that all see. A *once* claim stands for one key of a task that runs once
-only, and outlives its holder: without a result, nobody knows what became of it.
+A *once* claim stands for one key of a task that runs once only, and outlives its holder: without a result, nobody knows what
+became of it. What else is claimed is in `flights` and `sites`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,19 @@ from graphflow.identity.cache_keys import KEY_NBYTES
 from graphflow.ports import ResultStore
 
 __all__ = [
-    "Claimed",
-    "Flights",
     "Holder",
     "OnceClaim",
     "OnceClaims",
-    "View",
-    "flights_of",
+    "beating",
+    "claim_body",
+    "holder_of",
+    "is_held",
     "once_claims",
+    "parsed_claim",
     "this_process",
 ]
 
 logger = logging.getLogger("graphflow.results")
-MAX_TRIED = 10_000
-MANY_FLIGHTS = 1_000
-KEPT_FLIGHTS = 32
-"""Flights that ended are removed when they are so many numbers behind the newest."""
 _MAGIC = b"GFCLAIM1"
 _LENGTH = struct.Struct("<I")
 
@@ -98,12 +94,21 @@ def _begun(pid: int) -> str:
         return ""
 
 
-def _body(header: dict[str, Any], keys: Sequence[bytes] = ()) -> bytes:
+def claim_body(keys: Iterable[bytes] = (), **header: Any) -> bytes:
+    """The bytes of a claim of this process, unlike those of any other."""
+    header = {**asdict(this_process()), "at": time.time(), "token": os.urandom(8).hex(), **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((_MAGIC, _LENGTH.pack(len(text)), text, *keys))
 
 
-def _parsed(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """The header and the keys of a claim.
+
+    Raises
+    ------
+    ResultDamaged
+        If it is not what was written.
+    """
     if data[:8] != _MAGIC or len(data) < 12:
         raise ResultDamaged("a claim is not what was written")
     (size,) = _LENGTH.unpack_from(data, 8)
@@ -115,198 +120,9 @@ def _parsed(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     return header, [rest[at : at + KEY_NBYTES] for at in range(0, len(rest), KEY_NBYTES)]
 
 
-def _holder(header: dict[str, Any]) -> Holder:
+def holder_of(header: dict[str, Any]) -> Holder:
+    """The process that a claim's header names."""
     return Holder(str(header["host"]), str(header["boot"]), int(header["pid"]), str(header["begun"]))
-
-
-# -- flights -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Which flights there were at a time: the newest number, and those that had not ended."""
-
-    newest: int
-    live: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """A flight that began.
-
-    `taken` are those of its keys that an earlier flight of a living process has. `has_news` tells that others ended since the
-    view that it was given, so that results are to be looked up again; where it `must_list`, they are to be listed before.
-    `view` is to be told back with `listed` then.
-    """
-
-    number: int
-    taken: frozenset[bytes]
-    has_news: bool
-    must_list: bool
-    view: View
-
-
-class Flights:
-    """The flights of one task's folder, as one process knows them. Used by several threads.
-
-    Parameters
-    ----------
-    folder
-        The task's.
-    """
-
-    def __init__(self, store: ResultStore, folder: str) -> None:
-        self._store = store
-        self._prefix = f"claims/{folder}/"
-        self._lock = threading.Lock()
-        self._known: dict[int, tuple[Holder, frozenset[bytes]]] = {}
-        self._ended_here: set[int] = set()
-        self._view = View(0, frozenset())
-
-    @property
-    def view(self) -> View:
-        """Which flights there were when results were listed last: to be asked for before results are looked up."""
-        return self._view
-
-    def claim(self, keys: Sequence[bytes], seen: View) -> Claimed:
-        """Say that these keys are about to be executed.
-
-        Parameters
-        ----------
-        seen
-            The view from before they were looked up.
-
-        Raises
-        ------
-        ResultStoreError
-            If the store cannot be used, or cannot claim.
-        """
-        me = this_process()
-        wanted = frozenset(keys)
-        header = {**asdict(me), "at": time.time(), "token": os.urandom(8).hex()}
-        body = _body(header, list(wanted))
-        found = self._listed()
-        first = number = max(found, default=0) + 1
-        while not self._store.create(self._name(number), body, is_lasting=False):
-            # Another was quicker; of many at once, each takes the next number that is free.
-            number += 1
-            if number - first > MAX_TRIED:
-                raise ResultStoreError(
-                    f"no flight could be claimed in {self._store.url}, {self._prefix}: {MAX_TRIED} numbers after {first} were taken "
-                    "meanwhile; resume the run"
-                )
-        if number > first:
-            found = {each: known for each, known in self._listed().items() if each < number}
-        failpoint("claims.flight.after")
-        _beating.begin(self._store, self._name(number))
-        live = {each for each, (_, is_done) in found.items() if not is_done}
-        taken: set[bytes] = set()
-        for each in live:
-            taken |= self._keys_of(each, found[each][0], wanted)
-        # Numbers are consecutive: what is not there any more was removed after it had ended.
-        ended = {*seen.live, *range(seen.newest + 1, number)} - live
-        # Somebody removed all flights where the numbers begin anew.
-        is_anew = number <= seen.newest
-        with self._lock:
-            self._known[number] = (me, wanted)
-            is_known = ended <= self._ended_here and not is_anew
-            if is_anew:
-                self._view = View(0, frozenset())
-        self._clean(found, number)
-        return Claimed(
-            number=number,
-            taken=frozenset(taken),
-            has_news=bool(ended) or is_anew,
-            must_list=not is_known,
-            view=View(number, frozenset(live | {number})),
-        )
-
-    def listed(self, view: View) -> None:
-        """Results were listed after a flight was claimed, or nothing had ended before it."""
-        with self._lock:
-            if view.newest > self._view.newest:
-                self._view = view
-                self._ended_here = {each for each in self._ended_here if each > view.newest - MANY_FLIGHTS}
-                for each in [each for each in self._known if each < view.newest - MANY_FLIGHTS]:
-                    if each not in view.live:
-                        del self._known[each]
-
-    def release(self, number: int) -> None:
-        """What was claimed has been executed, or was given back."""
-        _beating.end(self._name(number))
-        try:
-            self._store.create(f"{self._name(number)}.done", os.urandom(8), is_lasting=False)
-        except GraphflowError as error:
-            # The process goes on holding it; others see that when it ends.
-            logger.debug("flight %d could not be ended: %s", number, error)
-        with self._lock:
-            # What it made is known here: it was published before.
-            self._ended_here.add(number)
-
-    def _name(self, number: int) -> str:
-        return f"{self._prefix}{number:012d}"
-
-    def _listed(self) -> dict[int, tuple[int, bool]]:
-        """All flights: their sizes, and whether they ended."""
-        sizes: dict[int, int] = {}
-        done: set[int] = set()
-        for each in self._store.entries(self._prefix):
-            stem, _, suffix = each.name[len(self._prefix) :].partition(".")
-            if stem.isdigit():
-                if suffix == "done":
-                    done.add(int(stem))
-                elif not suffix:
-                    sizes[int(stem)] = each.nbytes
-        return {number: (nbytes, number in done) for number, nbytes in sizes.items()}
-
-    def _keys_of(self, number: int, nbytes: int, wanted: frozenset[bytes]) -> frozenset[bytes]:
-        """The keys that a flight of another has; none if its process is gone."""
-        known = self._known.get(number)
-        if known is None:
-            try:
-                header, keys = _parsed(self._store.read(self._name(number), 0, nbytes))
-                known = (_holder(header), frozenset(keys))
-            except (ResultDamaged, KeyError, TypeError, ValueError):
-                return frozenset()
-            with self._lock:
-                self._known[number] = known
-        shared = wanted & known[1]
-        if not shared or is_held(self._store, self._name(number), known[0]):
-            return shared
-        # Its process is gone; nobody needs to ask again.
-        self._store.create(f"{self._name(number)}.done", os.urandom(8), is_lasting=False)
-        return frozenset()
-
-    def _clean(self, found: dict[int, tuple[int, bool]], newest: int) -> None:
-        """Remove flights that ended long ago; never the newest, whose number orders the next."""
-        old = [number for number, (_, is_done) in found.items() if is_done and number < newest - KEPT_FLIGHTS]
-        if len(old) < KEPT_FLIGHTS:
-            return
-        try:
-            self._store.delete(
-                name
-                for number in old
-                for name in (self._name(number), f"{self._name(number)}.done", f"{self._name(number)}.beat")
-            )
-        except GraphflowError as error:
-            logger.debug("old flights could not be removed: %s", error)
-
-
-MAX_KNOWN = 256
-_flights: dict[tuple[int, str, str], Flights] = {}
-_flights_lock = threading.Lock()
-
-
-def flights_of(store: ResultStore, folder: str) -> Flights:
-    """The flights of a task's folder, one object per process."""
-    place = (os.getpid(), store.url, folder)
-    with _flights_lock:
-        known = _flights.get(place)
-        if known is None:
-            while len(_flights) >= MAX_KNOWN:
-                del _flights[next(iter(_flights))]
-            known = _flights[place] = Flights(store, folder)
-        return known
 
 
 # -- whether a holder lives --------------------------------------------------------------------------------
@@ -339,6 +155,7 @@ class _Beating:
         self._pid = 0
 
     def begin(self, store: ResultStore, name: str) -> None:
+        """Tell it of a claim, again and again."""
         if not store.is_shared:
             return
         with self._lock:
@@ -348,6 +165,7 @@ class _Beating:
                 threading.Thread(target=self._run, name="graphflow-claims", daemon=True).start()
 
     def end(self, name: str) -> None:
+        """The claim needs no more of it."""
         with self._lock:
             self._claims.pop(name, None)
 
@@ -366,11 +184,14 @@ class _Beating:
 _beating = _Beating()
 
 
+def beating() -> _Beating:
+    """What tells others that this process lives."""
+    return _beating
+
+
 def _begin_anew() -> None:
     """A process that was forked holds nothing."""
-    global _beating, _flights_lock
-    _flights.clear()
-    _flights_lock = threading.Lock()
+    global _beating
     _beating = _Beating()
 
 
@@ -415,11 +236,9 @@ class OnceClaims:
             If the store cannot be used, or cannot claim.
         """
         name = self._name(key)
-        header = {**asdict(this_process()), "run": run_id, "node": node, "index": index}
-        header |= {"at": time.time(), "token": os.urandom(8).hex()}
         for _ in range(3):
-            if self._store.create(name, _body(header)):
-                _beating.begin(self._store, name)
+            if self._store.create(name, claim_body(run=run_id, node=node, index=index)):
+                beating().begin(self._store, name)
                 failpoint("claims.once.after")
                 return None
             known = self.find(key)
@@ -441,10 +260,10 @@ class OnceClaims:
         if found is None:
             return None
         try:
-            header, _ = _parsed(self._store.read(name, 0, found.nbytes))
+            header, _ = parsed_claim(self._store.read(name, 0, found.nbytes))
             return OnceClaim(
                 key=key,
-                holder=_holder(header),
+                holder=holder_of(header),
                 run_id=str(header["run"]),
                 node=str(header["node"]),
                 index=header["index"],
@@ -464,12 +283,12 @@ class OnceClaims:
         """The outcome of these is known: they may be executed again."""
         names = [self._name(key) for key in keys]
         for name in names:
-            _beating.end(name)
+            beating().end(name)
         self._store.delete([*names, *(f"{name}.beat" for name in names)])
 
     def settled(self, key: bytes) -> None:
         """Its result is in the store: the claim stays, and needs no beats."""
-        _beating.end(self._name(key))
+        beating().end(self._name(key))
 
     def _name(self, key: bytes) -> str:
         return f"{self._prefix}{key.hex()}"

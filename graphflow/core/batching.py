@@ -15,6 +15,12 @@ __all__ = ["SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
 SLICE_SECONDS = 0.25
 MAX_SLICE_SECONDS = 0.5
 FIRST_SLICE_SECONDS = 0.05
+MAX_STORE_SLICE_SECONDS = 5.0
+MAX_STORE_FLOOR_SECONDS = 0.5
+STORE_SHARE = 20.0
+"""A slice is so many times what a batch waits for stores."""
+STORE_FLOOR = 4.0
+"""The last batches are so many times that."""
 CONCURRENT_SLICE_SECONDS = 2.0
 FLOOR_SECONDS = 0.01
 DRIVER_SECONDS_PER_BATCH = 0.0006
@@ -42,6 +48,7 @@ def next_slice(
     batch_seconds: float = DRIVER_SECONDS_PER_BATCH,
     concurrency: int = 1,
     result_nbytes: float = 0.0,
+    store_seconds: float = 0.0,
 ) -> Slice:
     """The next batch of a stage with `remaining` ready items.
 
@@ -64,6 +71,8 @@ def next_slice(
         items stay empty; its outcomes are told while it goes on.
     result_nbytes
         What the results of one item weigh, as measured so far.
+    store_seconds
+        What a batch waits for stores, as measured so far.
     """
     if batch_size is not None:
         return Slice(min(batch_size, remaining), None)
@@ -71,6 +80,9 @@ def next_slice(
     # The driver stays below a quarter busy, and a batch costs at most about a hundredth of its slice.
     budget = max(SLICE_SECONDS, 4 * slots * batch_seconds, min(MAX_SLICE_SECONDS, 80 * batch_seconds))
     floor = max(FLOOR_SECONDS, 1.5 * slots * batch_seconds)
+    # Where a store is slow, it is asked less often.
+    budget = max(budget, min(MAX_STORE_SLICE_SECONDS, STORE_SHARE * store_seconds))
+    floor = max(floor, min(MAX_STORE_FLOOR_SECONDS, STORE_FLOOR * store_seconds))
     cap = max(1, min(MAX_ITEMS, MAX_INLINE_NBYTES // max(item_nbytes, 1)))
     if result_nbytes > 0:
         cap = max(1, min(cap, int(MAX_RESULT_NBYTES / result_nbytes)))

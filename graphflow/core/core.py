@@ -315,6 +315,7 @@ class Core:
             self._apply(stage, step, done)
         if is_first:
             stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
+            stage.store_seconds = updated_mean(stage.store_seconds, elapsed=report.store_seconds, items=1)
             if stage.mean_seconds is not None:
                 self._means[self.run.leader_of(stage).node.task_name] = stage.mean_seconds
         nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)

@@ -283,6 +283,8 @@ class Stage:
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
     item_nbytes: int = 8
+    store_seconds: float | None = None
+    """What a batch waits for stores, as measured so far."""
     result_nbytes: float | None = None
     """What the results of an item weigh, as measured so far."""
     is_queued: bool = False

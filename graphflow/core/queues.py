@@ -182,6 +182,7 @@ class Dispatcher:
             batch_seconds=run.capacity.batch_seconds,
             concurrency=stage.concurrency or 1,
             result_nbytes=stage.result_nbytes or 0.0,
+            store_seconds=stage.store_seconds or 0.0,
         )
         count, seconds = size.count, size.seconds
         pace: Pace | None = None

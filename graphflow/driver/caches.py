@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from typing import Any, cast
 
+from graphflow.cache.sites import Presence, Site, site_of
 from graphflow.common import settings
 from graphflow.errors import ResultStoreError
 from graphflow.graph.graph import Node
@@ -58,6 +61,8 @@ class Caches:
         self._refreshes = refreshes
         self._known: dict[int, tuple[Program, CacheOrder | None]] = {}
         self._stores: dict[str, ResultStore] = {}
+        self._presences: dict[tuple[str, str], Presence] = {}
+        self._sites: dict[str, Site] = {}
 
     def order(self, program: Program) -> CacheOrder | None:
         """Where a node's results are kept by their keys; None if they are not.
@@ -90,22 +95,49 @@ class Caches:
                 f"task {options.name!r} runs once only, but {store.url} cannot claim: it has no way to create an object only "
                 "where there is none; give result_storage= a local folder or an s3:// URL"
             )
+        folder = f"cache/{spec.folder}"
         return CacheOrder(
             store=store,
-            folder=f"cache/{spec.folder}",
+            folder=folder,
             spec=spec,
             token=self._token,
             serializer=options.result_serializer or "pickle",
             refreshes=(self._refreshes and not cache.run_once) or bool(cache.refresh),
             can_claim=store.can_create,
+            site=None if cache.run_once or not store.can_create else self._site(store, folder),
         )
 
+    def _site(self, store: ResultStore, folder: str) -> Site | None:
+        """Where this machine's processes settle who executes what, where the store is not on a disk; others hear of this driver."""
+        if not store.is_shared:
+            return None
+        site = self._sites.get(store.url)
+        if site is None:
+            site = self._sites[store.url] = site_of(store)
+        if (store.url, folder) not in self._presences:
+            self._presences[store.url, folder] = Presence(store, folder, self._token, site)
+        return site
+
+    def close(self) -> None:
+        """The run's batches have ended; calling it again does nothing."""
+        while self._presences:
+            self._presences.popitem()[1].close()
+
     def _store(self, said: CacheDefaults) -> ResultStore:
-        """A store; each is tried once before anything runs."""
+        """A store, tried before anything runs; one that others reach too once per process."""
         place = said.result_storage or ""
         store = self._stores.get(place)
         if store is None:
             store = storage_of(said, default=str(settings.home() / "results"))
-            store.check()
+            if store.is_shared:
+                # An error is not kept.
+                _check_once(cast(Any, store))
+            else:
+                store.check()
             self._stores[place] = store
         return store
+
+
+@functools.lru_cache(maxsize=64)
+def _check_once(store: Any) -> None:
+    store.check()

@@ -63,6 +63,11 @@ class Persistence:
         if self.caches is not None:
             self.caches.check(node)
 
+    def close(self) -> None:
+        """The run's batches have ended."""
+        if self.caches is not None:
+            self.caches.close()
+
     def keeps(self, program: Program) -> bool:
         """Whether a task's values are written."""
         wanted = program.options.persist

@@ -758,6 +758,7 @@ class Driver:
         for node, slot in [*self._readers, *self._inline_sources]:
             self._close_source(node, slot)
         self.backend.close_run(self.run_id)
+        self._persistence.close()
         self.hooks.close()
 
 

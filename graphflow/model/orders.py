@@ -181,7 +181,7 @@ class CacheOrder:
 
     `spec` is what keys are made with, `folder` the task's place in the store. Whatever policies say, with `refreshes` nothing is
     looked up; `token` changes with each driver, and entries are listed anew with it. `can_claim` tells that items which others
-    execute at the moment are waited for.
+    execute at the moment are waited for; `site` is where those of the driver's machine settle that, None where the store does.
     """
 
     store: Any
@@ -191,6 +191,7 @@ class CacheOrder:
     serializer: str = "pickle"
     refreshes: bool = False
     can_claim: bool = True
+    site: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

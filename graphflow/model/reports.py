@@ -190,6 +190,7 @@ class Report:
     `positions` names them, None for the first ones. `held` are positions that still execute: another report of
     the same batch follows for them. What no report names was not begun, and is handed back by the first report.
 
+    `elapsed` is without what the batch waited for stores before its items; `store_seconds` is all that it waited for them.
     `cpu_seconds` is the CPU time of the batch's thread so far (0 where another thread made the report), `is_remote`
     tells that it ran in another process than the driver's, `is_refused` that nothing was executed because the batch
     could not be read there.
@@ -207,6 +208,7 @@ class Report:
     logs_dropped: int = 0
     positions: Sequence[int] | None = None
     held: Sequence[int] = ()
+    store_seconds: float = 0.0
     cpu_seconds: float = 0.0
     is_remote: bool = False
     is_refused: bool = False

@@ -10,7 +10,8 @@ import threading
 import time
 import types
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,9 @@ class Batch:
         self.dropping = [step for step in self.steps if not step.order.keeps and step.order.cache is None]
         """Steps whose values only later steps of this batch need."""
         self.caches: BatchCache | None = None
+        self.store_seconds = 0.0
+        """What was waited for stores."""
+        self._waited = 0.0
         self.store_error = ""
         """Why a cache could not be used; empty where it could."""
         self.started_cpu = time.thread_time()
@@ -174,6 +178,19 @@ class Batch:
         if self.order.slice_seconds is not None:
             self.deadline = self.started + self.order.slice_seconds
 
+    @contextmanager
+    def storing(self, *, in_slice: bool = False) -> Iterator[None]:
+        """The time of the store is not that of the items, and uses up none of their slice."""
+        begun = _clock()
+        try:
+            yield
+        finally:
+            took = _clock() - begun
+            self.store_seconds += took
+            if in_slice:
+                self._waited += took
+                self.deadline += took
+
     # -- what is told while the batch goes on -----------------------------------------------------------
 
     def _new_teller(self) -> Teller:
@@ -197,7 +214,7 @@ class Batch:
                 self.host.progress(self.report(positions, held))
                 if progress.is_cut and self.caches is not None:
                     # What is handed back may begin elsewhere at once.
-                    self.caches.land()
+                    self.caches.land(held)
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
@@ -413,7 +430,7 @@ class Batch:
         held
             Positions that another report follows for, or that are lost with the batch's process if this `is_last`.
         """
-        elapsed = time.perf_counter() - self.started
+        elapsed = time.perf_counter() - self.started - self._waited
         steps, store_error = self._step_reports(positions, travels=bool(held) and not is_last)
         logs, logs_dropped = self.sink.take()
         is_first = isinstance(positions, range) and not positions.start
@@ -433,6 +450,7 @@ class Batch:
             elapsed=elapsed,
             reached=len(positions),
             steps=steps,
+            store_seconds=self.store_seconds,
             errors=tuple(self.errors.records),
             variants=variants,
             logs=logs,
@@ -449,7 +467,8 @@ class Batch:
         """Keep in their caches what was made; then values may be dropped that nothing else needs."""
         assert self.caches is not None
         try:
-            self.caches.keep(positions)
+            with self.storing():
+                self.caches.keep(positions)
         except Exception as error:
             # Whatever a store raises, the report comes back, and its driver decides.
             self.store_error = str(error) or type(error).__name__
@@ -464,7 +483,8 @@ class Batch:
             if not step.program.is_mapped and 0 in positions and step.states[0] in SUCCESS_CODES:
                 step.values[0], step.info = value_info(step.values[0], is_mapped_over=step.order.wants_info)
         columns = [part_of(step.values, positions) for step in self.steps]
-        packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
+        with self.storing():
+            packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
         stored = self.host.store(columns, travels=travels, packed=packed)
         failpoint("batch.report.before")
         labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]

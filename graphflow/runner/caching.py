@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from graphflow.cache.cached import MISSING, CacheFolder, Made, cache_folder
-from graphflow.cache.claims import OnceClaim, OnceClaims, View, flights_of, this_process
+from graphflow.cache.claims import OnceClaim, OnceClaims, this_process
+from graphflow.cache.sites import Flight, Seen, claims_of
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import signature_of
 from graphflow.errors import IndeterminateError, ResultStoreError
@@ -171,9 +172,9 @@ class BatchCache:
         """
         self._cache.keep(positions)
 
-    def land(self) -> None:
-        """What was not begun here may be executed elsewhere."""
-        self._cache.land()
+    def land(self, held: Sequence[int]) -> None:
+        """What was not begun here may be executed elsewhere; what is held is being executed."""
+        self._cache.land(held)
 
     def close(self) -> None:
         """Nothing more is executed: what was claimed is free for others."""
@@ -191,10 +192,13 @@ class StepCache:
         self._order = order
         self._options = options
         self._maker = KeyMaker(step.program, order.spec, slots)
-        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
-        self._flights = (
-            flights_of(order.store, order.folder) if order.can_claim and not options.run_once else None
+        # What had ended before results are listed is known then.
+        self._claims = (
+            claims_of(order.store, order.folder, order.token, order.site)
+            if order.can_claim and not options.run_once
+            else None
         )
+        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
         self._once = OnceClaims(order.store, order.folder) if options.run_once else None
         size = batch.size
         self._keys = bytearray(KEY_NBYTES * size)
@@ -208,7 +212,9 @@ class StepCache:
         self._waits: set[int] = set()
         """Positions that others execute at the moment."""
         self._claimed: dict[int, bytes] = {}
-        self._open: list[int] = []
+        self._open: list[Flight] = []
+        self._made: list[bytes] = []
+        """Keys that were published since the last flight ended."""
         self._origins: dict[Any, int] = {}
         self._listed: list[CachedOrigin] = []
         self._numbers = array("I", bytes(4 * size))
@@ -223,7 +229,7 @@ class StepCache:
     def look_up(self, positions: Sequence[int]) -> None:
         """Find the values of these items; those that are there are `Cached`."""
         keys = self._make_keys(positions)
-        seen = None if self._flights is None else self._flights.view
+        seen = None if self._claims is None else self._claims.seen
         missing = self._find(positions, keys, is_again=False)
         if not missing:
             return
@@ -235,7 +241,7 @@ class StepCache:
                     self.odd.add(position)
         else:
             fresh.update(zip(keys_of, missing, strict=True))
-        if self._flights is not None and seen is not None:
+        if seen is not None:
             self._fly(missing, keys_of, seen)
 
     def _keys_of(self, positions: Sequence[int]) -> list[bytes]:
@@ -336,21 +342,22 @@ class StepCache:
             context.map_index = self._batch.order.indices[position] if context.is_mapped else None
             step.labels[position] = label_of(step.program, args, kwargs, context)
 
-    def _fly(self, missing: list[int], keys: list[bytes], seen: View) -> None:
+    def _fly(self, missing: list[int], keys: list[bytes], seen: Seen) -> None:
         """Say that these are executed here now; find those that others execute, or have just executed."""
-        assert self._flights is not None
-        claimed = self._flights.claim(keys, seen)
-        self._open.append(claimed.number)
-        if claimed.must_list:
-            self._folder.refresh()
-        self._flights.listed(claimed.view)
-        if claimed.has_news and not self._order.refreshes:
+        assert self._claims is not None
+        with self._batch.storing(in_slice=True):
+            flight = self._claims.claim(keys, seen)
+            self._open.append(flight)
+            if flight.must_list:
+                self._folder.refresh()
+                self._claims.listed(flight)
+        if flight.has_news and not self._order.refreshes:
             self._find(missing, b"".join(keys), is_again=True)
-        if claimed.taken:
+        if flight.taken:
             self._waits.update(
                 position
                 for key, position in zip(keys, missing, strict=True)
-                if key in claimed.taken and not self._step.states[position]
+                if key in flight.taken and not self._step.states[position]
             )
             self.odd |= self._waits
 
@@ -566,6 +573,7 @@ class StepCache:
             serializer=order.serializer,
         )
         failpoint("batch.cache.after")
+        self._made += [keys[at : at + KEY_NBYTES] for at in range(0, len(keys), KEY_NBYTES)]
         for position in positions:
             self._kept[position] = 1
             if self._once is not None and position in self._claimed:
@@ -598,10 +606,17 @@ class StepCache:
             indices=array("I") if is_own else indices,
         )
 
-    def land(self) -> None:
-        """Nobody needs to wait for this batch any more."""
-        while self._open and self._flights is not None:
-            self._flights.release(self._open.pop())
+    def land(self, held: Sequence[int] = ()) -> None:
+        """Nobody needs to wait for this batch any more, but for what is executed at these positions."""
+        if self._claims is None or not self._open:
+            return
+        flights, self._open = self._open, []
+        going_on = [key for key in self._keys_of(held) if key != NO_KEY]
+        if going_on:
+            self._open.append(self._claims.claim(going_on, self._claims.seen))
+        for each in flights:
+            self._claims.release(each, self._made)
+        self._made = []
 
     def close(self) -> None:
         """Let go of what was claimed."""

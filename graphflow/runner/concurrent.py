@@ -47,15 +47,15 @@ class _Loop:
         self._is_given_up = False
         self._slot_timer: asyncio.TimerHandle | None = None
         self._has_spare_slot = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Begin items while there is time, and wait for their end."""
         batch = self.batch
         self._loop = loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = loop.create_future()
-        timer = None
         if batch.order.slice_seconds is not None:
-            timer = loop.call_later(max(0.0, batch.deadline - time.perf_counter()), self._close)
+            self._await_deadline()
         guard = self._guard()
         watching = [loop.create_task(self._watch(guard))] if guard is not None else []
         if any(batch.learner(step) is not None and step.has_limit for step in batch.steps):
@@ -70,14 +70,22 @@ class _Loop:
                 raise Abandoned
         finally:
             batch.host.note(0, -1)
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._slot_timer is not None:
                 self._slot_timer.cancel()
             for each in watching:
                 each.cancel()
             if guard is not None:
                 guard.close()
+
+    def _await_deadline(self) -> None:
+        """Close at the deadline, which moves while a store is waited for."""
+        left = self.batch.deadline - time.perf_counter()
+        if left > 0 or self._timer is None:
+            self._timer = self._loop.call_later(max(0.0, left), self._await_deadline)
+        else:
+            self._close()
 
     @property
     def is_over(self) -> bool:

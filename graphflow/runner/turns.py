@@ -73,6 +73,7 @@ def _run_plain(batch: Batch) -> int:
             if position >= looked:
                 looked = caches.look_ahead(position)
                 start = clock()
+                deadline = batch.deadline
             if marks[position]:
                 if marks[position] == ODD:
                     careful = careful or _Careful(batch)
@@ -269,12 +270,12 @@ class _Careful:
     def _run_cached(self, caches: BatchCache) -> int:
         """The way where results may be there already."""
         batch, slots = self._batch, self._batch.slots
-        deadline = batch.deadline
-        check_at = min(deadline, batch.started + STOP_CHECK_SECONDS)
+        check_at = min(batch.deadline, batch.started + STOP_CHECK_SECONDS)
         has_begun = False
         position = -1
         for position in batch.progress.rest:
             caches.look_ahead(position)
+            deadline = batch.deadline
             looks_now = False
             if not caches.is_done(position):
                 if slots is not None and not wait_for_slot(batch, slots, is_first=not has_begun):

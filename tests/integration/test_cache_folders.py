@@ -262,7 +262,8 @@ def test_several_threads_publish_find_and_load_at_once(store: LocalStore) -> Non
         each.start()
     for each in threads:
         each.join()
-    assert not wrong and len(list(store.names())) == 120
+    # What threads publish at the same time may share a pack.
+    assert not wrong and 0 < len(list(store.names())) <= 120
     fresh = CacheFolder(store, FOLDER)
     fresh.refresh()
     assert get(fresh, *range(2_000, 2_030)) == list(range(2_000, 2_030))

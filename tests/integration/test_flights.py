@@ -12,12 +12,12 @@ import pytest
 WORKER = """
 import os, random, sys, threading, time
 from graphflow.cache.cached import cache_folder
-from graphflow.cache.claims import flights_of
+from graphflow.cache.sites import claims_of
 from graphflow.results.stores.opening import open_store
 
 place, seed = sys.argv[1], int(sys.argv[2])
 store = open_store(place + "/store")
-folder, flights = cache_folder(store, "cache/x-1", "token"), flights_of(store, "cache/x-1")
+claims, folder = claims_of(store, "cache/x-1", "token"), cache_folder(store, "cache/x-1", "token")
 log = os.open(place + "/log", os.O_WRONLY | os.O_APPEND)
 
 
@@ -30,14 +30,14 @@ def work(drawn):
     for _ in range(6):
         keys = list({b"%016d" % drawn.randrange(1, 200): None for _ in range(40)})
         while True:
-            seen = flights.view
+            seen = claims.seen
             keys = missing(keys)
             if not keys:
                 break
-            claimed = flights.claim(keys, seen)
+            claimed = claims.claim(keys, seen)
             if claimed.must_list:
                 folder.refresh()
-            flights.listed(claimed.view)
+                claims.listed(claimed)
             left = missing(keys) if claimed.has_news else keys
             # A batch hands back what it does not reach.
             chosen = [key for key in left if key not in claimed.taken][: drawn.randrange(1, 40)]
@@ -48,7 +48,7 @@ def work(drawn):
                     keys=b"".join(chosen), values=chosen, indices=range(len(chosen)), run_id="r", node="n",
                     created=time.time(), expires=None, parts={},
                 )
-            flights.release(claimed.number)
+            claims.release(claimed, chosen)
 
 
 threads = [threading.Thread(target=work, args=(random.Random(seed * 100 + each),)) for each in range(3)]

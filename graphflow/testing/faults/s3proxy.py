@@ -28,11 +28,12 @@ _KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 
 @dataclass(kw_only=True)
 class Fault:
-    """What happens to requests of a method to paths that hold a text, at most `times` times (None: always).
+    """What happens to requests of a method to paths that hold a text, to each `every`-th, at most `times` times (None: always).
 
     With a `status`, the client gets that answer: `before` the server saw the request, or `after` it did what was asked,
     which the client then does not hear. Without one the connection is broken, also `halfway` through a body: of the
-    request where it has one, else of the answer. `hangs` gives no answer until the proxy is closed or reset.
+    request where it has one, else of the answer. `hangs` gives no answer until the proxy is closed or reset. With
+    `delay_seconds`, the request goes through unharmed, so much later.
     """
 
     method: str = ""
@@ -43,13 +44,19 @@ class Fault:
     code: str = ""
     message: str = "by plan"
     hangs: bool = False
+    every: int = 1
+    delay_seconds: float = 0.0
     hits: int = field(default=0, init=False)
+    fits: int = field(default=0, init=False)
 
     def takes(self, method: str, path: str) -> bool:
         """Whether it is this fault's turn; counts."""
         if self.method not in ("", method) or self.path not in path:
             return False
         if self.times is not None and self.hits >= self.times:
+            return False
+        self.fits += 1
+        if self.fits % self.every:
             return False
         self.hits += 1
         return True
@@ -149,9 +156,9 @@ class S3Proxy:
             if self._hidden is not None:
                 self._hidden.add(unquote(path.partition("?")[0]).strip("/").partition("/")[2])
 
-    def wait(self) -> None:
-        """Hang."""
-        self._released.wait()
+    def wait(self, seconds: float | None = None) -> None:
+        """Hang, for so long or until the proxy is closed or reset."""
+        self._released.wait(seconds)
 
     def listing(self, body: bytes) -> bytes:
         """A listing without what is hidden."""
@@ -208,6 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         method, path = self.command, self.path
         fault = self.owner.fault(method, path)
+        if fault is not None and fault.delay_seconds:
+            self.owner.wait(fault.delay_seconds)
+            fault = None
         length = self._length()
         if fault is not None and fault.when == "halfway" and length:
             self.rfile.read(length // 2)

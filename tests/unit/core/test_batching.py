@@ -8,7 +8,9 @@ from graphflow.core.batching import (
     FIRST_SLICE_SECONDS,
     MAX_INLINE_NBYTES,
     MAX_ITEMS,
+    MAX_STORE_SLICE_SECONDS,
     SLICE_SECONDS,
+    STORE_SHARE,
     next_slice,
     updated_mean,
 )
@@ -111,3 +113,14 @@ def test_the_mean_follows_a_change_within_a_few_batches(before: float, after: fl
         mean = updated_mean(mean, elapsed=after, items=1)
     assert mean is not None
     assert abs(mean - after) < 0.01 * abs(before - after)
+
+
+@given(remaining, st.floats(1e-6, 1.0), st.integers(1, 64), st.floats(0.0, 100.0))
+def test_slices_are_long_where_a_store_is_slow_within_bounds(
+    remaining: int, mean: float, slots: int, store_seconds: float
+) -> None:
+    quick = next_slice(remaining=remaining, mean_seconds=mean, slots=slots)
+    slow = next_slice(remaining=remaining, mean_seconds=mean, slots=slots, store_seconds=store_seconds)
+    assert quick.seconds is not None
+    assert slow.seconds == max(quick.seconds, min(MAX_STORE_SLICE_SECONDS, STORE_SHARE * store_seconds))
+    assert slow.count >= quick.count

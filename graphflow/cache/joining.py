@@ -1,0 +1,135 @@
+"""What several batches of a process make at the same time, published as one pack.
+
+While one is written, others that come wait; the next of them to write takes along all that waits (group commit). So the slower
+a store is, the more is in a pack, and nobody waits for more than two writes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from graphflow.errors import ResultStoreError
+from graphflow.identity.cache_keys import KEY_NBYTES
+
+__all__ = ["Joiner", "Lot"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Lot:
+    """Values of one batch that are to be published; `name` and `errors` tell what became of them."""
+
+    keys: bytes
+    values: Sequence[Any]
+    indices: Sequence[int]
+    run_id: str
+    node: str
+    created: float
+    expires: float | None
+    parts: Mapping[str, bytes]
+    serializer: str
+    name: str = ""
+    errors: dict[int, Exception] = field(default_factory=dict)
+    failure: BaseException | None = None
+    is_over: bool = False
+
+    @property
+    def kin(self) -> tuple[Any, ...]:
+        """Lots that are alike in this can go together."""
+        return self.run_id, self.node, self.serializer, self.expires is None, tuple(sorted(self.parts))
+
+
+class Joiner:
+    """Publishes lots, one pack at a time.
+
+    Parameters
+    ----------
+    write
+        Publishes a lot, and notes its name and errors.
+    """
+
+    def __init__(self, write: Callable[[Lot], None]) -> None:
+        self._write = write
+        self._turn = threading.Lock()
+        self.changed = threading.Condition()
+        """Held while `waiting` changes."""
+        self.waiting: list[Lot] = []
+        """What nobody has begun to write."""
+
+    def publish(self, lot: Lot) -> None:
+        """Publish a lot, alone or together with others that wait.
+
+        Raises
+        ------
+        ResultStoreError
+            If the store does not take it; and whatever else writing raises.
+        """
+        with self.changed:
+            self.waiting.append(lot)
+            self.changed.notify_all()
+        with self._turn:
+            if not lot.is_over:
+                with self.changed:
+                    lots, self.waiting = self.waiting, []
+                kinds: dict[tuple[Any, ...], list[Lot]] = {}
+                for each in lots:
+                    kinds.setdefault(each.kin, []).append(each)
+                try:
+                    for together in kinds.values():
+                        self._publish(together)
+                finally:
+                    for each in lots:
+                        each.is_over = True
+        if lot.failure is not None:
+            if isinstance(lot.failure, Exception):
+                raise lot.failure
+            raise ResultStoreError("results could not be published: the thread that did so was interrupted")
+
+    def _publish(self, lots: list[Lot]) -> None:
+        joined = lots[0] if len(lots) == 1 else _joined(lots)
+        try:
+            self._write(joined)
+        except BaseException as error:
+            for each in lots:
+                each.failure = error
+            if not isinstance(error, Exception):
+                raise
+            return
+        if joined is lots[0]:
+            return
+        start = 0
+        for each in lots:
+            stop = start + len(each.values)
+            each.name = joined.name
+            each.errors = {at - start: error for at, error in joined.errors.items() if start <= at < stop}
+            start = stop
+
+
+def _joined(lots: Sequence[Lot]) -> Lot:
+    first = lots[0]
+    expiries = [each.expires for each in lots if each.expires is not None]
+    return Lot(
+        keys=b"".join(each.keys for each in lots),
+        values=[*chain.from_iterable(each.values for each in lots)],
+        indices=[*chain.from_iterable(each.indices for each in lots)],
+        run_id=first.run_id,
+        node=first.node,
+        created=max(each.created for each in lots),
+        expires=min(expiries) if expiries else None,
+        parts={
+            name: _part([(each.parts[name], len(each.keys) // KEY_NBYTES) for each in lots])
+            for name in first.parts
+        },
+        serializer=first.serializer,
+    )
+
+
+def _part(parts: Sequence[tuple[bytes, int]]) -> bytes:
+    """A part of the keys of all lots: 8 bytes where it is the same for all, else 4 per value."""
+    first = parts[0][0]
+    if len(first) == 8 and all(part == first for part, _ in parts):
+        return first
+    return b"".join(part if len(part) == 4 * count else part[:4] * count for part, count in parts)
