@@ -29,7 +29,7 @@ SLOTS = 2
 
 
 def first_dispatch(begin: Callable[[], Run]) -> tuple[float, Run]:
-    """Seconds until the first batch of another life was sent, and the run.
+    """Seconds until the first batch of another launch was sent, and the run.
 
     The time is that of the first DISPATCH record, which is durable before the batch goes out.
     """

@@ -196,7 +196,7 @@ class FlowChanged(GraphflowError, ValueError):
 
 
 class SourceChanged(GraphflowError, ValueError):
-    """An iterator gives other items than in the earlier life of the run."""
+    """An iterator gives other items than in the earlier launch of the run."""
 
 
 class RequestRefused(GraphflowError, RuntimeError):

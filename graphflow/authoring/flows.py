@@ -132,14 +132,30 @@ class Flow(Generic[P, R]):
     ) -> Coroutine[Any, Any, Run]: ...
     @overload
     def run(self, *args: P.args, **kwargs: P.kwargs) -> Run: ...
+    @overload
+    def run(self, *args: Any, run_id: str, **kwargs: Any) -> Any: ...
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the flow and give its run, whatever became of it; for an async flow, an awaitable of it.
+        """Run the flow and return its run, whatever became of it; for an async flow, an awaitable of it.
+
+        Parameters
+        ----------
+        args, kwargs
+            The flow's parameters.
+        run_id
+            An id of your own: letters, digits, `.`, `_` and `-`, up to 64 of them. Where there is such a run already, it is
+            resumed, or returned as it is if it completed; so the same call can be made again until it is done. To a flow
+            with a parameter of this name, it is that parameter.
 
         Raises
         ------
         ParameterError
-            If parameters are missing, unknown or of the wrong type; before anything runs.
+            If parameters are missing, unknown or of the wrong type, or not those of the run of this id; before anything runs.
+        LeaseHeld
+            If the run of this id has a driver.
         """
+        run_id = None if "run_id" in inspect.signature(self.fn).parameters else kwargs.pop("run_id", None)
+        if run_id is not None:
+            return self._with_id(run_id, args, kwargs)
         if self.is_async:
             return self._run_async(args, kwargs)
         execution = self._execution(args, kwargs)
@@ -170,25 +186,6 @@ class Flow(Generic[P, R]):
 
         threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
         return run
-
-    def run_with_id(self, run_id: str, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run under an id of your own: where there is such a run already, resume it, or give it if it completed.
-
-        So the same command can be given again until it is done. Gives the run; for an async flow, an awaitable of it.
-
-        Parameters
-        ----------
-        run_id
-            Letters, digits, `.`, `_` and `-`, up to 64 of them.
-
-        Raises
-        ------
-        ParameterError
-            If the run of this id has other parameters, or the id cannot be one.
-        LeaseHeld
-            If it has a driver.
-        """
-        return self._with_id(run_id, args, kwargs)
 
     def _with_id(self, run_id: str, args: Any, kwargs: Any, *, starts: bool = False) -> Any:
         from graphflow.driver.durability import is_known
@@ -290,7 +287,7 @@ class Flow(Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
         starts: bool = False,
     ) -> Any:
-        """Another life of a run; with `starts` in a thread of its own, so that the run is given at once."""
+        """Another launch of a run; with `starts` in a thread of its own, so that the run is given at once."""
         from graphflow.authoring.execution import Execution
         from graphflow.driver.durability import reopen
 
@@ -431,7 +428,7 @@ def flow(
     timeout_seconds: float | timedelta | None = None,
     validate_parameters: bool = True,
     log_prints: bool = False,
-    persist: bool | None = None,
+    persist_result: bool | None = None,
     on_running: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_completion: list[Callable[..., Any]] | Callable[..., Any] | None = None,
     on_failure: list[Callable[..., Any]] | Callable[..., Any] | None = None,
@@ -463,7 +460,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         Whether parameters are checked and coerced by their annotations, with pydantic.
     log_prints
         Whether prints of the body and of its tasks reach the log.
-    persist
+    persist_result
         Whether values of its tasks are kept for a later resume, where a task does not say so itself; True by default. Without
         them, a resumed run makes again what it needs.
     on_running, on_completion, on_failure, on_crashed, on_cancellation

@@ -142,7 +142,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             yield _read_future(recorder, node, index, reader)
         _raise_if_broken_off(driver, node)
 
-    def reduce_with(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
+    def reduce(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
         """Combine the values of all items, in index order, by an associative function of two values.
 
         Neighbouring items are combined on the workers as they end, then the parts: at no place are all values
@@ -163,9 +163,9 @@ class MappedFuture(Future[list[R]], Generic[R]):
         TaskOptionError
             If it is no plain function of two arguments.
         """
-        callee = callee_of(combine, "reduce_with(...)")
+        callee = callee_of(combine, "reduce(...)")
         if callee.kind == "async" or callee.options.batched:
-            raise TaskOptionError(f"reduce_with(...) takes a plain function of two values, not {combine!r}")
+            raise TaskOptionError(f"reduce(...) takes a plain function of two values, not {combine!r}")
         options = replace(callee.options, name=name or callee.options.name)
         return Future(
             self._recorder, self._recorder.reduce(self, callee.fn, initial=initial, options=options)
@@ -185,7 +185,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
 
         Waits for the items as it goes. Items that failed or were skipped are left out, and named in the manifest; their
         failures are not handed over by that. A call that was interrupted goes on behind the last whole file when it is made
-        again, also in another life of the run.
+        again, also in another launch of the run.
 
         Parameters
         ----------

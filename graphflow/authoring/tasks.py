@@ -62,7 +62,7 @@ _OPTIONS = (
     "resources",
     "priority",
     "workers",
-    "persist",
+    "persist_result",
     *CACHE_OPTIONS,
 )
 
@@ -265,7 +265,7 @@ def task(
     resources: Mapping[str, float] | None = None,
     priority: int = 0,
     workers: Iterable[str] | None = None,
-    persist: bool | None = None,
+    persist_result: bool | None = None,
     cache_policy: CachePolicy | None = None,
     cache_key_fn: Callable[..., str | None] | None = None,
     cache_expiration: timedelta | float | None = None,
@@ -322,7 +322,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         The first item that fails ends the map: what has not begun is cancelled.
     resources, priority, workers
         Where and how early batches run on a Dask cluster.
-    persist
+    persist_result
         Whether values are kept for a later resume of the run; the flow's setting by default. Without them, a resumed run
         makes again what it needs.
     cache_policy

@@ -104,15 +104,17 @@ class _Others:
             if "." not in name
             and not name.startswith(self._site)
             and name + ANSWER not in present
-            and self._lives(name, nbytes)
+            and self._launches(name, nbytes)
         ]
 
     def living(self, present: dict[str, int]) -> bool:
         """Whether anybody of another site lives; what the dead left is removed, of the same site too."""
-        living = [name for name, nbytes in present.items() if "." not in name and self._lives(name, nbytes)]
+        living = [
+            name for name, nbytes in present.items() if "." not in name and self._launches(name, nbytes)
+        ]
         return any(not name.startswith(self._site) for name in living)
 
-    def _lives(self, name: str, nbytes: int) -> bool:
+    def _launches(self, name: str, nbytes: int) -> bool:
         path = self._above + name
         try:
             if name not in self._holders:

@@ -90,13 +90,13 @@ NAMES: dict[str, str] = {
     "driver.pull.after": "an iterator gave items, which are not booked",
     "driver.finish.before": "all items ended, the run did not",
     "driver.finish.after": "the run has its outcome, which is not written",
-    # The life of a run.
-    "life.begin.before": "a run is about to be described in its history",
-    "life.begin.after": "a life of the run began",
-    "life.value.before": "the run's value is about to be kept",
-    "life.value.after": "it is kept, the history does not say so",
-    "life.state.before": "the run moved to a state, which is not written",
-    "life.state.after": "it is written, nobody was told of it",
+    # The launch of a run.
+    "launch.begin.before": "a run is about to be described in its history",
+    "launch.begin.after": "a launch of the run began",
+    "launch.value.before": "the run's value is about to be kept",
+    "launch.value.after": "it is kept, the history does not say so",
+    "launch.state.before": "the run moved to a state, which is not written",
+    "launch.state.after": "it is written, nobody was told of it",
 }
 """All failpoints, with what is so when one is hit."""
 

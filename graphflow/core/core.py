@@ -68,7 +68,7 @@ class Core:
     capacity
         What the backend can do at the start.
     batches
-        The last number that a batch of an earlier life had. Numbers go on from there, so that a report which
+        The last number that a batch of an earlier launch had. Numbers go on from there, so that a report which
         comes late, to the next driver, is of a batch that it does not know.
     """
 
@@ -99,7 +99,7 @@ class Core:
             ev.FailureHandled: lambda event: hand_over(
                 self.books, event.node, event.index, is_raised=event.is_raised
             ),
-            ev.KnobsChanged: self._change_knobs,
+            ev.MapOptionsChanged: self._change_map_options,
             ev.PauseRequested: self._pause,
             ev.PolicyChanged: self._change_policy,
             ev.ReaderMoved: self.streams.moved,
@@ -193,7 +193,7 @@ class Core:
         joined = None if self.is_stopping else stage_to_join(node, self.books)
         stage = joined or self._new_stage(node)
         stage.members.append(node.id)
-        book = self.books[node.id] = NodeBook(node, stage, knobs=node.knobs, past=past)
+        book = self.books[node.id] = NodeBook(node, stage, map_options=node.map_options, past=past)
         self._limit(stage)
         if not node.is_mapped:
             book.width = 1
@@ -254,9 +254,11 @@ class Core:
         """A stage holds to the strictest limits of its members."""
         books = [self.books[member] for member in stage.members]
         limits = [
-            book.knobs.max_concurrency for book in books if book.knobs.max_concurrency and not book.is_final
+            book.map_options.max_concurrency
+            for book in books
+            if book.map_options.max_concurrency and not book.is_final
         ]
-        rates = [book.knobs.rate for book in books if book.knobs.rate and not book.is_final]
+        rates = [book.map_options.rate for book in books if book.map_options.rate and not book.is_final]
         widths = [book.node.concurrency for book in books if book.node.concurrency]
         stage.max_concurrency = min(limits, default=None)
         stage.rate = min(rates, default=None)
@@ -355,7 +357,7 @@ class Core:
         set_items(self.run, book, done, step.states, step.attempts)
         if self.is_stopping:
             return
-        if book.knobs.timeout_factor is not None:
+        if book.map_options.timeout_factor is not None:
             self._learn_limit(book, step)
         if step.anomalies:
             self._park(stage, book, step, done)
@@ -394,7 +396,7 @@ class Core:
 
     def _learn_limit(self, book: NodeBook, step: StepReport) -> None:
         """A timeout that is relative to the median follows from what the items took that completed."""
-        factor = book.knobs.timeout_factor
+        factor = book.map_options.timeout_factor
         completed = [
             seconds
             for code, seconds in zip(step.states, step.durations, strict=True)
@@ -483,11 +485,11 @@ class Core:
     def _set_capacity(self, event: ev.CapacitySet) -> None:
         self.run.capacity = event.capacity
 
-    def _change_knobs(self, event: ev.KnobsChanged) -> None:
-        """What is under way ends as it was sent; what comes after it holds to the new knobs."""
+    def _change_map_options(self, event: ev.MapOptionsChanged) -> None:
+        """What is under way ends as it was sent; what comes after it holds to the new options."""
         book = self.books[event.node]
-        book.knobs = event.knobs
-        book.limit_seconds = None if event.knobs.timeout_factor is None else book.limit_seconds
+        book.map_options = event.map_options
+        book.limit_seconds = None if event.map_options.timeout_factor is None else book.limit_seconds
         if event.batch_size is not None:
             book.stage.batch_size = event.batch_size or None
         self._limit(book.stage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphflow.core.nodes import Past
 from graphflow.graph.graph import Node
-from graphflow.model.knobs import MapKnobs
+from graphflow.model.map_options import MapOptions
 from graphflow.model.orders import Pace, Program
 from graphflow.model.reports import Report
 from graphflow.ports import Capacity
@@ -28,7 +28,7 @@ __all__ = [
     "Grafted",
     "ItemsEnded",
     "ItemsNeeded",
-    "KnobsChanged",
+    "MapOptionsChanged",
     "LimitItems",
     "NodeChanged",
     "NodeFailed",
@@ -146,11 +146,11 @@ class PolicyChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnobsChanged:
-    """The user changed the knobs of a map. `batch_size` None leaves it as it is, 0 lets the engine choose."""
+class MapOptionsChanged:
+    """The user changed the options of a map. `batch_size` None leaves it as it is, 0 lets the engine choose."""
 
     node: int
-    knobs: MapKnobs
+    map_options: MapOptions
     batch_size: int | None = None
 
 
@@ -195,7 +195,7 @@ Event = (
     | StopRequested
     | ResumeRequested
     | FailureHandled
-    | KnobsChanged
+    | MapOptionsChanged
     | PauseRequested
     | PolicyChanged
     | ReaderMoved

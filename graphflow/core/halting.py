@@ -69,12 +69,12 @@ class Halter:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
 
     def _keep(self, stage: Stage) -> None:
-        """What an earlier life of the run ended stays as it was, also where it was not ready yet."""
+        """What an earlier launch of the run ended stays as it was, also where it was not ready yet."""
         for member in stage.members:
             book = self._run.books[member]
             flights = [flight for flight in self._run.flights.values() if member in flight.nodes]
             under_way = {index for flight in flights for index in flight.out()} if book.past else ()
-            # Without a width, what no iterator gave in this life is nothing to it.
+            # Without a width, what no iterator gave in this launch is nothing to it.
             below = len(book.states) if stage.width is None else None
             self._opener.restorer.keep(book, under_way, below=below)
 

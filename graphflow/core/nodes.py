@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from graphflow.core.pacing import Pacer, Turns
 from graphflow.graph.graph import Dep, DepKind, Node
-from graphflow.model.knobs import NO_KNOBS, MapKnobs
+from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions
 from graphflow.model.reports import ValueInfo
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code, Counts
 
@@ -42,7 +42,7 @@ SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
 
 @dataclass(slots=True, kw_only=True)
 class Past:
-    """What an earlier life of the run left of a node, with one byte per item.
+    """What an earlier launch of the run left of a node, with one byte per item.
 
     `states` holds outcomes that may be taken over, Pending for the rest; `attempts` those that count already; `valued`
     tells of each value whether it is `GONE` (lost or damaged), `THERE` (or none is needed), or was `NEVER_KEPT`, because
@@ -110,11 +110,11 @@ class NodeBook:
     """It lacks items, because a map that it takes the items of failed beside these, or lacks items itself."""
     is_cut_short: bool = False
     """It was stopped before its width was known: what is missing cannot be counted."""
-    knobs: MapKnobs = NO_KNOBS
+    map_options: MapOptions = NO_MAP_OPTIONS
     users: list[tuple[int, DepKind, int | None]] = field(default_factory=list)
     """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
-    """More items failed than its knobs allow: nothing more of it is begun."""
+    """More items failed than its options allow: nothing more of it is begun."""
     low: int = 0
     open_users: int = 0
     """Dependencies on it of nodes that have not ended."""
@@ -125,7 +125,7 @@ class NodeBook:
     limit_seconds: float | None = None
     """The timeout that follows from the median."""
     past: Past | None = None
-    """What can be taken over from an earlier life of the run."""
+    """What can be taken over from an earlier launch of the run."""
 
     def is_given_up(self, index: int) -> bool:
         """Whether an item is not to be begun any more."""
@@ -139,11 +139,11 @@ class NodeBook:
     @property
     def tolerates(self) -> bool:
         """Whether its failures are within what is tolerated, as far as that is known."""
-        return self.knobs.is_tolerant and not self.is_halted and not self.has_exceeded()
+        return self.map_options.is_tolerant and not self.is_halted and not self.has_exceeded()
 
     def has_exceeded(self) -> bool:
-        """Whether more of its items failed than its knobs allow."""
-        return self.knobs.can_halt and self.knobs.exceeded(self.root_failures(), self.width)
+        """Whether more of its items failed than its options allow."""
+        return self.map_options.can_halt and self.map_options.exceeded(self.root_failures(), self.width)
 
     @property
     def is_final(self) -> bool:

@@ -1,4 +1,4 @@
-"""What an earlier life of a run ended is taken over: item by item, as the items become ready.
+"""What an earlier launch of a run ended is taken over: item by item, as the items become ready.
 
 Which outcomes may be taken over is known beforehand (`graphflow.driver.recovery`): here it is decided what must run all the
 same, because its value is gone and something may need it.

@@ -60,7 +60,7 @@ class DependencyEnded:
 
 @dataclass(frozen=True, slots=True)
 class TooManyFailed:
-    """More items of a map failed than its knobs allow."""
+    """More items of a map failed than its options allow."""
 
     book: NodeBook
 

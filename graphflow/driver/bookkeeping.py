@@ -23,7 +23,7 @@ from graphflow.model.records import (
     Dispatch,
     Ended,
     EntryDep,
-    Life,
+    Launch,
     Lost,
     NodeEntry,
     Record,
@@ -48,7 +48,7 @@ class Bookkeeper:
     writer
         Makes the records.
     numbers
-        The numbers that nodes have by key, from earlier lives.
+        The numbers that nodes have by key, from earlier launches.
     wall
         The time of what is noted, in seconds since the epoch.
     """
@@ -76,9 +76,9 @@ class Bookkeeper:
 
     # -- the run as a whole -----------------------------------------------------------------------------
 
-    def begin(self, life: Life) -> None:
+    def begin(self, launch: Launch) -> None:
         """A driver takes the run."""
-        self._add(self._writer.life(life, self._wall()))
+        self._add(self._writer.launch(launch, self._wall()))
 
     def begin_attempt(self) -> None:
         """Node ids start anew; nodes keep their numbers by their keys."""
@@ -158,7 +158,7 @@ class Bookkeeper:
         )
 
     def taken_back(self, number: int, indices: Sequence[int]) -> None:
-        """Outcomes of an earlier life do not count any more: these items are Pending again, and so is their node."""
+        """Outcomes of an earlier launch do not count any more: these items are Pending again, and so is their node."""
         at = self._wall()
         if len(indices):
             ended = Ended(node=number, indices=indices, code=Code.PENDING)
@@ -166,7 +166,7 @@ class Bookkeeper:
         self._add(self._writer.state(number, Transition(code=Code.PENDING), at))
 
     def changed(self, node: int, body: Mapping[str, Any]) -> None:
-        """Knobs or policies of a node were changed."""
+        """Options or policies of a node were changed."""
         self._add(self._writer.change(self._numbers[node], body, self._wall()))
 
     # -- what the core commands -------------------------------------------------------------------------

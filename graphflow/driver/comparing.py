@@ -1,4 +1,4 @@
-"""Whether what a map is mapped over is what it was in the run's earlier lives; iterators are read anew in each."""
+"""Whether what a map is mapped over is what it was in the run's earlier launches; iterators are read anew in each."""
 
 from __future__ import annotations
 

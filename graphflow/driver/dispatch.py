@@ -48,7 +48,7 @@ def _is_tolerated(book: NodeBook, index: int) -> bool:
 class Persistence:
     """Which values are written to where they outlive the run.
 
-    `store` is None where none are; `caches` has what is kept by keys; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later life can
+    `store` is None where none are; `caches` has what is kept by keys; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later launch can
     tell whether they are the same.
     """
 
@@ -70,7 +70,7 @@ class Persistence:
 
     def keeps(self, program: Program) -> bool:
         """Whether a task's values are written."""
-        wanted = program.options.persist
+        wanted = program.options.persist_result
         return self.store is not None and (self.default if wanted is None else wanted)
 
 

@@ -35,7 +35,7 @@ from graphflow.errors import (
 from graphflow.graph.graph import Node
 from graphflow.graph.mapping import DROPPED
 from graphflow.graph.recording import Fragment
-from graphflow.model.knobs import checked_knobs
+from graphflow.model.map_options import checked_map_options
 from graphflow.model.orders import GONE_TEXT, Ref
 from graphflow.model.reports import ErrorRecord, Report
 from graphflow.model.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
@@ -79,7 +79,7 @@ class Driver:
     books
         What makes the run durable; None for a run that is kept in memory alone.
     recovery
-        What earlier lives of the run left.
+        What earlier launches of the run left.
     persistence
         Where values are written so that they outlive the run.
     """
@@ -205,10 +205,10 @@ class Driver:
         """The failure of a node, or of one of its items, was given to the user: raised, or as data."""
         self.tell(ev.FailureHandled(node, index, is_raised))
 
-    def change_knobs(
+    def change_map_options(
         self, node: Node, change: Mapping[str, Any], *, batch_size: int | None, owner: str
     ) -> None:
-        """Change the knobs of a map; takes effect with the next batches.
+        """Change the options of a map; takes effect with the next batches.
 
         Raises
         ------
@@ -216,9 +216,11 @@ class Driver:
             If one is wrong, or contradicts those that are set already.
         """
         book = self.core.books.get(node.id)
-        knobs = checked_knobs(owner, change, before=node.knobs if book is None else book.knobs)
+        options = checked_map_options(
+            owner, change, before=node.map_options if book is None else book.map_options
+        )
         self._note(node, {**change, **({} if batch_size is None else {"batch_size": batch_size})})
-        self.tell(ev.KnobsChanged(node=node.id, knobs=knobs, batch_size=batch_size))
+        self.tell(ev.MapOptionsChanged(node=node.id, map_options=options, batch_size=batch_size))
 
     def change_policy(self, node: Node, change: Mapping[str, Any], *, owner: str) -> None:
         """Run a task with other policies from the next batch on.

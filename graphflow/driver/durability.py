@@ -40,7 +40,7 @@ from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
 from graphflow.identity.fingerprints import code_fingerprint
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
-from graphflow.model.records import Life, Request, RunHeader
+from graphflow.model.records import Launch, Request, RunHeader
 from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
@@ -66,7 +66,7 @@ def open_store(
     said
         What the flow says of its results.
     known
-        Where they went in an earlier life, which is where they stay.
+        Where they went in an earlier launch, which is where they stay.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def open_store(
 
 
 class Durability:
-    """What makes one run durable, from its start (or the start of another life) to its end.
+    """What makes one run durable, from its start (or the start of another launch) to its end.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Durability:
     store
         Where results go.
     recovery
-        What earlier lives left; None for a new run.
+        What earlier launches left; None for a new run.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Durability:
         self._lines_dropped = 0
         self._renewed = time.monotonic()
         self._is_closed = False
-        self.launches: list[Life] = []
+        self.launches: list[Launch] = []
         """All launches of the run so far."""
 
     @property
@@ -143,10 +143,10 @@ class Durability:
         try:
             store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
-            failpoint("life.begin.before")
-            self._begin(_life(flow, run.name, run.parameters, journal.epoch, "start", store))
+            failpoint("launch.begin.before")
+            self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))
             self.books.commit()
-            failpoint("life.begin.after")
+            failpoint("launch.begin.after")
         except BaseException:
             journal.close()
             raise
@@ -159,7 +159,7 @@ class Durability:
         return Persistence(
             store=self.store,
             epoch=self.journal.epoch,
-            default=flow.options.persist is not False,
+            default=flow.options.persist_result is not False,
             compares=True,
         )
 
@@ -232,17 +232,17 @@ class Durability:
             If that cannot be written.
         """
         self.write_log()
-        failpoint("life.state.before")
+        failpoint("launch.state.before")
         self.books.run_moved(code, message)
         self.books.commit()
-        failpoint("life.state.after")
+        failpoint("launch.state.after")
 
     def begin_attempt(self, flow: Definition, run: RunFacts) -> None:
         """The flow is tried again as a whole: nothing of the attempt before counts any more."""
         self.recovery = None
-        self._begin(_life(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
+        self._begin(_launch(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
 
-    def _begin(self, launch: Life) -> None:
+    def _begin(self, launch: Launch) -> None:
         self.launches.append(replace(launch, began=time.time()))
         self.books.begin(self.launches[-1])
 
@@ -260,9 +260,9 @@ class Durability:
                 error,
             )
             return
-        failpoint("life.value.before")
+        failpoint("launch.value.before")
         self.books.run_noted({"value": _kept(self.store, f"{self.journal.epoch:04d}-value", data)})
-        failpoint("life.value.after")
+        failpoint("launch.value.after")
 
     def close(self) -> None:
         """Give the lease back."""
@@ -273,12 +273,12 @@ class Durability:
         self.journal.close()
 
 
-# -- another life ----------------------------------------------------------------------------------------
+# -- another launch ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A run of earlier, ready for another life; `durability` is None where it has ended well and nothing is to be done."""
+    """A run of earlier, ready for another launch; `durability` is None where it has ended well and nothing is to be done."""
 
     header: RunHeader
     parameters: dict[str, Any]
@@ -347,15 +347,15 @@ def reopen(
         )
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
-        failpoint("life.begin.before")
-        self.launches = list(replay.lives)
-        if replay.lives:
-            self._begin(_life_again(flow, header, replay, journal.epoch, reason, store))
+        failpoint("launch.begin.before")
+        self.launches = list(replay.launches)
+        if replay.launches:
+            self._begin(_launch_again(flow, header, replay, journal.epoch, reason, store))
         else:
-            self._begin(_life(flow, header.name, given, journal.epoch, "start", store))
+            self._begin(_launch(flow, header.name, given, journal.epoch, "start", store))
         books.run_moved(Code.RESUMING)
         books.commit()
-        failpoint("life.begin.after")
+        failpoint("launch.begin.after")
     except BaseException:
         journal.close()
         raise
@@ -398,24 +398,24 @@ def is_known(run_id: str) -> bool:
 def _parameters(
     replay: Replay, store: ResultStore, wanted: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    if wanted is not None and replay.lives:
-        before = replay.lives[0].parameters
+    if wanted is not None and replay.launches:
+        before = replay.launches[0].parameters
         for name in sorted({*before, *wanted}):
             now = _short(wanted[name]) if name in wanted else "not given"
             # What only tells its address cannot be compared.
             if before.get(name, "not given") != now and " at 0x" not in now:
                 raise ParameterError(
-                    f"run {replay.lives[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
+                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
                     "give the same parameters, or another run id"
                 )
-    if not replay.lives:
+    if not replay.launches:
         if wanted is not None:
             return dict(wanted)
         raise ValueUnavailable(
             "the driver of this run died before it wrote with which parameters it began, so the run cannot be resumed; nothing "
             "of it ran: run the flow anew"
         )
-    stored = replay.lives[0].stored
+    stored = replay.launches[0].stored
     if stored is None:
         raise ValueUnavailable(
             "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
@@ -456,17 +456,17 @@ def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
         ) from error
 
 
-# -- what a life is ---------------------------------------------------------------------------------------
+# -- what a launch is ---------------------------------------------------------------------------------------
 
 
-def _life(
+def _launch(
     flow: Definition,
     run_name: str,
     parameters: Mapping[str, Any],
     epoch: int,
     reason: str,
     store: ResultStore,
-) -> Life:
+) -> Launch:
     stored: Mapping[str, Any] | None = None
     try:
         data = cloudpickle.dumps(dict(parameters), protocol=5)
@@ -484,10 +484,10 @@ def _life(
     return _described(flow, run_name, epoch, reason, store, shown, stored)
 
 
-def _life_again(
+def _launch_again(
     flow: Definition, header: RunHeader, replay: Replay, epoch: int, reason: str, store: ResultStore
-) -> Life:
-    first = replay.lives[0]
+) -> Launch:
+    first = replay.launches[0]
     return _described(flow, header.name, epoch, reason, store, first.parameters, first.stored)
 
 
@@ -499,8 +499,8 @@ def _described(
     store: ResultStore,
     shown: Mapping[str, str],
     stored: Mapping[str, Any] | None,
-) -> Life:
-    return Life(
+) -> Launch:
+    return Launch(
         epoch=epoch,
         reason=reason,
         host=socket.gethostname(),

@@ -1,4 +1,4 @@
-"""What runs anew because something before it does: outcomes of earlier lives that do not count any more.
+"""What runs anew because something before it does: outcomes of earlier launches that do not count any more.
 
 They are taken back in the history too, before anything runs: else a driver that dies halfway would leave outcomes behind
 that look just as good as those that were made of the new inputs.
@@ -21,12 +21,12 @@ TakenBack = tuple[int, Sequence[int]]
 
 
 class Lineage:
-    """The graph of the earlier lives, and which of their outcomes still count.
+    """The graph of the earlier launches, and which of their outcomes still count.
 
     Parameters
     ----------
     replay
-        The history of those lives; outcomes that are taken back are Pending in it from then on.
+        The history of those launches; outcomes that are taken back are Pending in it from then on.
     """
 
     def __init__(self, replay: Replay) -> None:

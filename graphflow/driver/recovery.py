@@ -1,4 +1,4 @@
-"""What earlier lives of a run left, matched with what its flow records now.
+"""What earlier launches of a run left, matched with what its flow records now.
 
 The rules: a node is found by its key. Finished items are kept, also where their task's code changed (with one
 warning), unless what they are mapped over, or their constant arguments, changed. Failed and cancelled items run again.
@@ -21,7 +21,7 @@ from graphflow.graph.graph import DepKind, Node
 from graphflow.graph.mapping import slice_of
 from graphflow.identity.fingerprints import code_fingerprint
 from graphflow.identity.hashing import source_digests
-from graphflow.model.knobs import KNOB_NAMES, checked_knobs
+from graphflow.model.map_options import MAP_OPTION_NAMES, checked_map_options
 from graphflow.model.orders import GONE
 from graphflow.model.policies import POLICY_NAMES
 from graphflow.model.reports import Stored, ValueInfo
@@ -60,7 +60,7 @@ class Recovery:
     Parameters
     ----------
     replay
-        The history of the earlier lives.
+        The history of the earlier launches.
     damaged
         Columns of values that cannot be trusted any more.
     code
@@ -90,7 +90,7 @@ class Recovery:
         self._damaged = {(each.name, each.offset) for each in damaged}
         self._selections = {self._named(each): each for each in selections}
         self._rerun_changed = rerun_changed
-        before = replay.lives[0].code if replay.lives else ""
+        before = replay.launches[0].code if replay.launches else ""
         self._is_strict = not is_forced and bool(code and before and code != before)
         self._calls = [known for known in replay.nodes.values() if known.entry.parent is None]
         self._place = 0
@@ -221,20 +221,22 @@ class Recovery:
             logger.warning("task %r %s", node.task_name, text)
 
     def changed(self, node: Node) -> Node:
-        """A node with the knobs and policies that were changed in an earlier life, unless they do not fit it any more."""
+        """A node with the options and policies that were changed in an earlier launch, unless they do not fit it any more."""
         known = self._nodes.get(node.key)
         if known is None:
             return node
         for _, values in known.changes:
             owner = f"what was changed of {node.name!r}"
             policy = {name: values[name] for name in POLICY_NAMES if name in values}
-            knobs = {name: values[name] for name in KNOB_NAMES if name in values}
+            changes = {name: values[name] for name in MAP_OPTION_NAMES if name in values}
             try:
                 if policy and node.program is not None:
                     options = node.program.options.with_policy(owner, policy)
                     node = replace(node, program=replace(node.program, options=options))
-                if knobs and node.is_mapped:
-                    node = replace(node, knobs=checked_knobs(owner, knobs, before=node.knobs))
+                if changes and node.is_mapped:
+                    node = replace(
+                        node, map_options=checked_map_options(owner, changes, before=node.map_options)
+                    )
                 if "batch_size" in values:
                     node = replace(node, batch_size=values["batch_size"] or None)
             except TaskOptionError as error:
@@ -245,7 +247,7 @@ class Recovery:
 
     def _made(self, node: Node, known: ReplayedNode) -> Past:
         size, code, is_final = len(known.states), known.code, known.is_final
-        is_tolerant = node.knobs.is_tolerant and known.number in self._completed
+        is_tolerant = node.map_options.is_tolerant and known.number in self._completed
         keeps_failures = is_tolerant or bool(self._selections)
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
         unfinished = self._unfinished(known)
@@ -288,7 +290,7 @@ class Recovery:
     def _tell_of_values(self, node: Node, states: bytearray, valued: bytearray) -> None:
         """Say that values are made again: those that were not to be kept, and those that were lost."""
         program = node.program
-        if program is not None and program.options.persist is False:
+        if program is not None and program.options.persist_result is False:
             count = sum(map(states.count, (Code.COMPLETED, Code.CACHED)))
             if count:
                 self._warn(
@@ -397,7 +399,7 @@ class Recovery:
         before_count = max(known.width or 0, known.told() if len(node.sources) == 1 else 0)
         if has_ended and count < before_count:
             raise SourceChanged(
-                f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier life of "
+                f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier launch of "
                 f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
             )
         arrivals = self._arrivals.setdefault(node.id, Arrivals(node))
@@ -405,7 +407,7 @@ class Recovery:
         changed = [first + place for place in differing(known.digests(first, arrivals.compared), now)]
         if changed and arrivals.are_iterators_alone:
             raise SourceChanged(
-                f"the iterator that {node.name} is mapped over gives another item {changed[0]} than in the earlier life of "
+                f"the iterator that {node.name} is mapped over gives another item {changed[0]} than in the earlier launch of "
                 "this run. Its items cannot be matched: run the flow anew, or give a list"
             )
         ended = ended_of(known, changed)

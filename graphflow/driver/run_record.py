@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError
-from graphflow.model.knobs import KNOB_NAMES, timeout_factor
+from graphflow.model.map_options import MAP_OPTION_NAMES, timeout_factor
 from graphflow.model.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions, refuse_unknown
 from graphflow.model.reports import LogRecord
 from graphflow.model.states import Code, State
@@ -184,7 +184,7 @@ class RunRecord:
         """Change options of a node while it runs; see `Run.update`."""
         owner = f"run.update({name!r})"
         changes = dict(options)
-        refuse_unknown(owner, changes, (*KNOB_NAMES, "batch_size", *POLICY_NAMES))
+        refuse_unknown(owner, changes, (*MAP_OPTION_NAMES, "batch_size", *POLICY_NAMES))
         if not changes:
             raise TaskOptionError(f"{owner}: nothing to change; give an option, such as max_concurrency=8")
         recorder = self.recorder
@@ -213,7 +213,7 @@ class RunRecord:
                 f'{owner}: on a running map, timeout is a percentage of the median such as "300%", not {changes["timeout"]!r}'
             )
         recorder.flush()
-        recorder.driver.change_knobs(found, changes, batch_size=batch_size, owner=owner)
+        recorder.driver.change_map_options(found, changes, batch_size=batch_size, owner=owner)
         self._note(name, options)
 
     def _note(self, name: str, options: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ class Turns:
     books
         What makes the run durable; None for a run that is kept in memory alone.
     recovery
-        What earlier lives of the run left.
+        What earlier launches of the run left.
     wall
         The time of what is noted, in seconds since the epoch.
     """
@@ -82,7 +82,7 @@ class Turns:
         )
 
     def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier lives of the run left of them.
+        """Book nodes that were recorded; gives what earlier launches of the run left of them.
 
         Parameters
         ----------
@@ -102,14 +102,14 @@ class Turns:
         return pasts
 
     def renewed(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """The nodes with what was changed of them while an earlier life of the run went on."""
+        """The nodes with what was changed of them while an earlier launch of the run went on."""
         recovery = self._recovery
         return nodes if recovery is None else [recovery.changed(node) for node in nodes]
 
     def check_source(
         self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
     ) -> None:
-        """An iterator gave items: they must be those that it gave in earlier lives.
+        """An iterator gave items: they must be those that it gave in earlier launches.
 
         Raises
         ------

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import CycleError
-from graphflow.model.knobs import NO_KNOBS, MapKnobs
+from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions
 from graphflow.model.orders import Program
 from graphflow.model.policies import TaskOptions, Trigger, all_successful
 
@@ -88,7 +88,7 @@ class Node:
     trigger: Trigger = all_successful
     fuse_key: Hashable | None = None
     batch_size: int | None = None
-    knobs: MapKnobs = NO_KNOBS
+    map_options: MapOptions = NO_MAP_OPTIONS
     concurrency: int | None = None
     priority: int = 0
     group: str = ""

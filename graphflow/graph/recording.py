@@ -26,7 +26,7 @@ from graphflow.graph.folding import Combine, Fold
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
-from graphflow.model.knobs import NO_KNOBS
+from graphflow.model.map_options import NO_MAP_OPTIONS
 from graphflow.model.orders import Hole, Program, Spread
 from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
@@ -525,13 +525,13 @@ class Recorder:
                 options.resources,
                 options.priority,
                 options.workers,
-                options.knobs.max_concurrency,
-                options.knobs.rate,
+                options.map_options.max_concurrency,
+                options.map_options.rate,
             )
             if can_fuse and not is_batched
             else None,
             batch_size=options.batch_size,
-            knobs=options.knobs if is_mapped else NO_KNOBS,
+            map_options=options.map_options if is_mapped else NO_MAP_OPTIONS,
             concurrency=(options.concurrency or ASYNC_CONCURRENCY)
             if callee.kind == "async" and not is_batched
             else None,

@@ -36,7 +36,7 @@ FLOW_OPTIONS = (
     "timeout_seconds",
     "validate_parameters",
     "log_prints",
-    "persist",
+    "persist_result",
     "on_running",
     "on_completion",
     "on_failure",
@@ -60,7 +60,7 @@ class FlowOptions:
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     log_prints: bool = False
-    persist: bool | None = None
+    persist_result: bool | None = None
     on_running: tuple[Callable[..., Any], ...] = ()
     on_completion: tuple[Callable[..., Any], ...] = ()
     on_failure: tuple[Callable[..., Any], ...] = ()
@@ -109,7 +109,7 @@ class FlowOptions:
             timeout_seconds=check_timeout(owner, given.get("timeout_seconds")),
             validate_parameters=True if validate is None else validate,
             log_prints=bool(check_flag(owner, "log_prints", given.get("log_prints"))),
-            persist=check_flag(owner, "persist", given.get("persist")),
+            persist_result=check_flag(owner, "persist_result", given.get("persist_result")),
             results=checked_cache_defaults(owner, given),
             **{
                 hook: check_hooks(owner, hook, given.get(hook))

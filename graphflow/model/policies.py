@@ -20,7 +20,7 @@ from graphflow.model.cache_policies import (
     checked_cache,
     checked_cache_defaults,
 )
-from graphflow.model.knobs import NO_KNOBS, MapKnobs, checked_knobs, timeout_factor
+from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions, checked_map_options, timeout_factor
 from graphflow.model.states import Counts
 
 __all__ = [
@@ -444,11 +444,11 @@ class TaskOptions:
     batch_size: int | None = None
     concurrency: int | None = None
     batched: bool = False
-    knobs: MapKnobs = NO_KNOBS
+    map_options: MapOptions = NO_MAP_OPTIONS
     resources: tuple[tuple[str, float], ...] = ()
     priority: int = 0
     workers: tuple[str, ...] = ()
-    persist: bool | None = None
+    persist_result: bool | None = None
     cache: CacheOptions | None = None
     results: CacheDefaults = NO_DEFAULTS
 
@@ -549,11 +549,11 @@ class TaskOptions:
             batch_size=None if size == "auto" else _check_positive(owner, "batch_size", size),
             concurrency=_check_positive(owner, "concurrency", given.get("concurrency")),
             batched=bool(check_flag(owner, "batched", given.get("batched"))),
-            knobs=checked_knobs(owner, given),
+            map_options=checked_map_options(owner, given),
             resources=_check_resources(owner, given.get("resources")),
             priority=priority,
             workers=tuple(workers or ()),
-            persist=check_flag(owner, "persist", given.get("persist")),
+            persist_result=check_flag(owner, "persist_result", given.get("persist_result")),
             cache=checked_cache(owner, given),
             results=checked_cache_defaults(owner, given),
         )

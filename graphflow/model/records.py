@@ -21,7 +21,7 @@ __all__ = [
     "EntryDep",
     "Kind",
     "Lease",
-    "Life",
+    "Launch",
     "Lost",
     "NodeEntry",
     "Record",
@@ -37,8 +37,8 @@ NO_NODE = -1
 class Kind(IntEnum):
     """What a record tells. Numbers are never reused."""
 
-    LIFE = 1
-    """A driver took the run: where, with which versions, parameters and code (`Life`)."""
+    LAUNCH = 1
+    """A driver took the run: where, with which versions, parameters and code (`Launch`)."""
     NODE = 2
     """A task was placed in the graph (`NodeEntry`)."""
     DISPATCH = 3
@@ -62,7 +62,7 @@ class Kind(IntEnum):
     ANSWER = 12
     """A request from outside was acted on, or refused (`Answer`)."""
     CHANGE = 13
-    """Knobs or policies of a node were changed while it runs: a JSON object."""
+    """Options or policies of a node were changed while it runs: a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Launch:
     """A driver took the run; `reason` is `start`, `resume` or `retry`.
 
     `parameters` are texts to look at; `stored` is where their pickle is in the result store, as a plain mapping. `flow`
@@ -129,7 +129,7 @@ class EntryDep:
 class NodeEntry:
     """A task placed in the graph.
 
-    `number` names it in this history, the same in all lives. `code` is the fingerprint of the task's source, `inputs` of its
+    `number` names it in this history, the same in all launches. `code` is the fingerprint of the task's source, `inputs` of its
     constant arguments (empty where that cannot be told), `parent` the (node, item) whose task recorded it.
     """
 

@@ -68,7 +68,7 @@ class LogRecord:
 class Stored:
     """A column of values in a result store: `count` of them, in an object, at an offset, with the digest of these bytes.
 
-    `missing` are the positions of values that are not there: they could not be pickled, and are of use in this life of the
+    `missing` are the positions of values that are not there: they could not be pickled, and are of use in this launch of the
     run alone; or, where it is not `is_whole`, nothing outside their batch needed them.
     """
 

@@ -22,7 +22,7 @@ from graphflow.model.records import (
     Dispatch,
     Ended,
     Kind,
-    Life,
+    Launch,
     Lost,
     NodeEntry,
     Record,
@@ -123,7 +123,7 @@ class RecordWriter:
 
     @classmethod
     def continuing(cls, written: Written) -> RecordWriter:
-        """A writer for the next life of a run."""
+        """A writer for the next launch of a run."""
         writer = cls()
         for number, record in enumerate(written.errors):
             writer._nbytes += len(record.message) + len(record.traceback)
@@ -138,9 +138,9 @@ class RecordWriter:
 
     # -- small facts ------------------------------------------------------------------------------------
 
-    def life(self, life: Life, at: float) -> Record:
+    def launch(self, launch: Launch, at: float) -> Record:
         """A driver took the run."""
-        return Record(kind=Kind.LIFE, at=at, body=encode_fact(fact_of(life)))
+        return Record(kind=Kind.LAUNCH, at=at, body=encode_fact(fact_of(launch)))
 
     def node(self, entry: NodeEntry, at: float) -> Record:
         """A task was placed in the graph."""
@@ -174,7 +174,7 @@ class RecordWriter:
         return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)))
 
     def change(self, node_number: int | None, values: Mapping[str, Any], at: float) -> Record:
-        """Knobs or policies of a node were changed, or something of the run as a whole was noted (None)."""
+        """Options or policies of a node were changed, or something of the run as a whole was noted (None)."""
         node = NO_NODE if node_number is None else node_number
         return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node)
 

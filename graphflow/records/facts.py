@@ -15,7 +15,7 @@ from graphflow.model.records import (
     Ended,
     EntryDep,
     Kind,
-    Life,
+    Launch,
     Lost,
     NodeEntry,
     Record,
@@ -40,7 +40,7 @@ class LogLines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Knobs or policies of a node were changed."""
+    """Options or policies of a node were changed."""
 
     node: int
     values: Mapping[str, Any]
@@ -103,7 +103,7 @@ def _node(given: dict[str, Any]) -> NodeEntry:
 
 
 _MAKERS: Mapping[int, Callable[[dict[str, Any]], Any]] = {
-    Kind.LIFE: lambda given: Life(**given),
+    Kind.LAUNCH: lambda given: Launch(**given),
     Kind.NODE: _node,
     Kind.STATE: lambda given: Transition(**given),
     Kind.LOST: lambda given: Lost(**given),

@@ -20,7 +20,7 @@ from graphflow.model.records import (
     Ended,
     Entry,
     Kind,
-    Life,
+    Launch,
     Lost,
     NodeEntry,
     Record,
@@ -45,10 +45,10 @@ class Replay:
 
     Attributes
     ----------
-    lives
+    launches
         The drivers that the run had, with the time when each took it.
     nodes
-        By their numbers in this history, which do not change over lives.
+        By their numbers in this history, which do not change over launches.
     history
         Items, errors and the log, found as in a run that goes on.
     transitions
@@ -67,7 +67,7 @@ class Replay:
     def __init__(self, store: ResultStore | None = None, *, read: Callable[..., Any] = decode) -> None:
         self.store = store
         self._read = read
-        self.lives: list[Life] = []
+        self.launches: list[Launch] = []
         self.nodes: dict[int, ReplayedNode] = {}
         self.history = MemoryHistory()
         self.transitions: list[Moved] = []
@@ -89,7 +89,7 @@ class Replay:
         self._standing: dict[int, dict[tuple[int, int], None]] = {}
         """By node: the items whose value it gives."""
         self._takers: dict[int, Callable[[Record, Any], None]] = {
-            Kind.LIFE: self._life,
+            Kind.LAUNCH: self._launch,
             Kind.NODE: self._node,
             Kind.DISPATCH: self._dispatch,
             Kind.ITEMS: self._items,
@@ -151,17 +151,17 @@ class Replay:
 
     # -- each kind --------------------------------------------------------------------------------------
 
-    def _life(self, record: Record, life: Life) -> None:
+    def _launch(self, record: Record, launch: Launch) -> None:
         self.settle()
-        if life.reason == "attempt":
+        if launch.reason == "attempt":
             for node in self.nodes.values():
                 node.begin_again()
-        self.lives.append(life if life.began else replace(life, began=record.at))
+        self.launches.append(launch if launch.began else replace(launch, began=record.at))
 
     def _node(self, record: Record, entry: NodeEntry) -> None:
         known = self.nodes.get(entry.number)
         if known is not None:
-            # Told again by a later life, perhaps with other options.
+            # Told again by a later launch, perhaps with other options.
             known.entry = entry
             return
         node = self.nodes[entry.number] = ReplayedNode(entry, self.history.node(entry.number))
@@ -263,7 +263,7 @@ class Replay:
         self._value_moved(alias.root)
 
     def _value_moved(self, root: int) -> None:
-        """A node has another value, perhaps in a later life: so have the items that it stands in for."""
+        """A node has another value, perhaps in a later launch: so have the items that it stands in for."""
         standing = self._standing.get(root)
         place = self.history.node(root).place(0) if standing else None
         if standing and place is not None:

@@ -51,7 +51,7 @@ class ReplayedNode:
     aliases: dict[int, int] = field(default_factory=dict)
     """The number of the node that an item's value is that of, by index."""
     changes: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-    """Knobs and policies that were changed, and when."""
+    """Options and policies that were changed, and when."""
     flights: dict[int, Flight] = field(default_factory=dict)
     """Batches under way, by number."""
     _lost: list[Sequence[int]] = field(default_factory=list)
@@ -343,7 +343,7 @@ class ReplayedNode:
         """Items that are, or were, under way when so many drivers died, and never ended.
 
         In parts, each at most the `pieces`-th part of a batch that was lost: one item that kills drivers is alone after a few
-        lives, and the many that were near it cost little.
+        launches, and the many that were near it cost little.
         """
         lost = [*self._lost, *(flight.out for flight in self.flights.values())]
         tallied = Counter[int]()

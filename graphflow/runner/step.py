@@ -153,7 +153,7 @@ class Step:
     @property
     def has_limit(self) -> bool:
         """Whether an item's time is limited, or may be before it has ended."""
-        return self.limit is not None or self.options.knobs.timeout_factor is not None
+        return self.limit is not None or self.options.map_options.timeout_factor is not None
 
     @property
     def is_plain(self) -> bool:
@@ -213,7 +213,7 @@ class Step:
 
     def timed_out(self, index: int) -> ItemTimedOut:
         """The error of an item whose time was up."""
-        limit, factor = self.limit or 0.0, self.options.knobs.timeout_factor
+        limit, factor = self.limit or 0.0, self.options.map_options.timeout_factor
         if factor is not None:
             text = f"{limit:.3g} s, which is timeout={factor * 100:g}% of the map's median"
         else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from graphflow.common.times import moment
 from graphflow.errors import GraphflowError, RemoteError
-from graphflow.model.records import Life
+from graphflow.model.records import Launch
 from graphflow.model.reports import LogRecord
 from graphflow.runs.nodes import Item, Node
 from graphflow.runs.run import Run
@@ -104,7 +104,7 @@ def run_document(run: Run) -> dict[str, Any]:
     }
 
 
-def _launch(launch: Life) -> dict[str, Any]:
+def _launch(launch: Launch) -> dict[str, Any]:
     return {
         "epoch": launch.epoch,
         "reason": launch.reason,

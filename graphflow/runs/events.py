@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from graphflow.common.times import moment
-from graphflow.model.records import Answer, Life
+from graphflow.model.records import Answer, Launch
 from graphflow.model.states import State
 from graphflow.runs.nodes import Node
 
@@ -31,7 +31,7 @@ class Event:
 
 def events_of(
     *,
-    launches: Iterable[Life],
+    launches: Iterable[Launch],
     states: Iterable[State],
     nodes: Iterable[Node],
     changes: Iterable[tuple[float, str, Mapping[str, Any]]],

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from graphflow.common import settings
-from graphflow.errors import HistoryDamaged, HistoryTooNew, ResultStoreError
+from graphflow.errors import HistoryDamaged, HistoryTooNew, HistoryTooOld, ResultStoreError
 from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.records import RunHeader
@@ -126,7 +126,7 @@ class RunHistory:
         run_id = self._histories.find(run).id
         try:
             url = results_of(self._histories, run_id)
-        except (HistoryDamaged, HistoryTooNew):
+        except (HistoryDamaged, HistoryTooNew, HistoryTooOld):
             url = ""
         self._histories.remove(run_id)
         # Results beside the history went with it; nothing but a run's own folder is emptied.

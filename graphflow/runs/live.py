@@ -21,7 +21,7 @@ from graphflow.runs.logs import Logs
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
-    from graphflow.model.records import Life
+    from graphflow.model.records import Launch
     from graphflow.runs.events import Event
     from graphflow.runs.nodes import Nodes
 
@@ -81,7 +81,7 @@ class LiveRun(Run):
         return None if durable is None else moment(durable.lease_until)
 
     @property
-    def launches(self) -> Sequence[Life]:
+    def launches(self) -> Sequence[Launch]:
         durable = self._record.durability
         return [] if durable is None else list(durable.launches)
 

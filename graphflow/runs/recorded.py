@@ -26,7 +26,7 @@ from graphflow.errors import (
 from graphflow.graph.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.orders import GONE
-from graphflow.model.records import NO_NODE, Kind, Life, RunHeader
+from graphflow.model.records import NO_NODE, Kind, Launch, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
@@ -312,12 +312,12 @@ class RecordedRun(Run):
     @property
     def parameters(self) -> Mapping[str, str]:
         """The flow's parameters, as texts."""
-        lives = self.replay.lives
-        return dict(lives[0].parameters) if lives else {}
+        launches = self.replay.launches
+        return dict(launches[0].parameters) if launches else {}
 
     @property
-    def launches(self) -> Sequence[Life]:
-        return list(self.replay.lives)
+    def launches(self) -> Sequence[Launch]:
+        return list(self.replay.launches)
 
     @property
     def nodes(self) -> Nodes:
@@ -395,7 +395,7 @@ class RecordedRun(Run):
         replay = self.replay
         changes = [(at, node.name, values) for node in replay.nodes.values() for at, values in node.changes]
         return events_of(
-            launches=replay.lives,
+            launches=replay.launches,
             states=self.history,
             nodes=self.nodes,
             changes=changes,

@@ -11,7 +11,7 @@ from graphflow.model.states import State
 
 if TYPE_CHECKING:
     from graphflow.graph.graph import Graph
-    from graphflow.model.records import Life
+    from graphflow.model.records import Launch
     from graphflow.runs.events import Event
     from graphflow.runs.logs import Logs
     from graphflow.runs.nodes import Item, Items, Nodes
@@ -83,7 +83,7 @@ class Run(ABC):
 
     @property
     @abstractmethod
-    def launches(self) -> Sequence[Life]:
+    def launches(self) -> Sequence[Launch]:
         """Each time that a driver took the run: when, where, why, with which versions."""
 
     # -- where it stands --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ __all__ = ["NOT_KEPT", "Values"]
 
 KEPT_COLUMNS = 8
 NOT_KEPT = (
-    "was not kept: its task or flow runs with persist=False, it could not be pickled, or the result store could not be "
+    "was not kept: its task or flow runs with persist_result=False, it could not be pickled, or the result store could not be "
     "written then; run it again to have it"
 )
 

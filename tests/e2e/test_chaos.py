@@ -67,7 +67,7 @@ def test_a_flow_survives_and_gives_the_same(cli: Cli, file: str, name: str) -> N
     report = json.loads(found.out)
     assert report["value"] == str(sum(x * x for x in range(20)))
     assert len(report["kills"]) == 3 and report["problems"] == []
-    assert report["lives"] >= report["runs"] + 1
+    assert report["launches"] >= report["runs"] + 1
     assert report["boundaries"] > 50
     assert found.err.count("killed at") == 3
     assert "same value" in found.err
@@ -82,7 +82,7 @@ def test_a_value_that_cannot_be_compared_is_told(cli: Cli, file: str) -> None:
 def test_a_run_that_does_not_come_to_its_end_is_told(cli: Cli, file: str, folder: Path) -> None:
     found = cli("chaos", f"{file}:only_once", "-p", f"mark={folder / 'mark'}", "--kills", 1)
     assert found.code == 1
-    assert "was not completed by life" in found.err and "somebody was here already" in found.err
+    assert "was not completed by launch" in found.err and "somebody was here already" in found.err
     found = cli("chaos", f"{file}:bad", "--kills", 1)
     assert found.code == 1
     assert "does not complete undisturbed" in found.err and "it never works" in found.err

@@ -46,7 +46,7 @@ def test_runs_outlive_their_key(cli: Callable[..., Any], folder: Path, home: Pat
     assert cli("fsck").code == 0
     assert json.loads(cli("runs", "show", "before", "-o", "json").out)["id"] == "before"
     (folder / "mended").touch()
-    # Another life of it reads what the old key signed, and goes on with that key.
+    # Another launch of it reads what the old key signed, and goes on with that key.
     again = cli("run", "flows.py:crawl", "--run-id", "before", "-q")
     assert again.code == 0 and json.loads(again.out) == [0, 10, 20, 30, 40]
     assert (folder / "executions").read_text().split() == ["0", "1", "2", "3", "4", "3"]

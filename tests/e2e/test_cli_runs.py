@@ -170,7 +170,7 @@ def test_a_run_is_shown_with_what_failed(failed: str, cli: Cli) -> None:
         {"Completed": 6, "Failed": 2},
         {"Completed": 6, "UpstreamFailed": 2},
     ]
-    assert [life["reason"] for life in document["launches"]] == ["start"]
+    assert [launch["reason"] for launch in document["launches"]] == ["start"]
     assert [each["index"] for each in document["nodes"][0]["failures"]] == [3, 7]
 
 
@@ -260,7 +260,7 @@ def test_a_failed_run_is_retried_with_mended_code_and_only_what_failed_runs(
     assert json.loads(done.out) == [10 * x + 1 for x in range(8)]
     assert executed(flows)[before:] == [3, 7]
     document = json.loads(cli("runs", "show", failed, "-o", "json").out)
-    assert [life["reason"] for life in document["launches"]] == ["start", "retry"]
+    assert [launch["reason"] for launch in document["launches"]] == ["start", "retry"]
 
 
 def test_single_items_are_retried(failed: str, cli: Cli, flows: Path) -> None:

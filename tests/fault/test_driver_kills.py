@@ -28,9 +28,9 @@ def test_a_driver_killed_at_random_instants_loses_nothing_that_was_committed(
     chance = random.Random(SEED)
     done_before: set[str] = set()
     counts_before: dict[str, int] = {}
-    for life in range(KILLS + 1):
+    for launch in range(KILLS + 1):
         driver = stage.drive("big_map", "big-1", parameters={"width": WIDTH}, backend=cluster)
-        if life < KILLS:
+        if launch < KILLS:
             # Some die before they have begun anything.
             share = chance.choice([0.0, 0.2, 1.0, 1.0]) * chance.random()
             goal = size_of(stage.tally) + int(2 * share * WIDTH * LINE_NBYTES / KILLS)
@@ -45,12 +45,12 @@ def test_a_driver_killed_at_random_instants_loses_nothing_that_was_committed(
         again = [item for item in done_before if counts[item] != counts_before[item]]
         assert not again, f"{len(again)} items were executed again, such as {again[0]}"
         # All of the history is verified now and then, and in the end.
-        seen = stage.look("big-1", verifies=life % 7 == 6)
+        seen = stage.look("big-1", verifies=launch % 7 == 6)
         assert seen["wrong"] == []
         done = set(map(str, seen["done"].get("work", [])))
         assert done_before <= done
-        assert max((counts[item] for item in done - done_before), default=0) <= life + 1
+        assert max((counts[item] for item in done - done_before), default=0) <= launch + 1
         done_before, counts_before = done, counts
-        print(f"life {life}: {len(done)} items committed, {sum(counts.values())} executed")
+        print(f"launch {launch}: {len(done)} items committed, {sum(counts.values())} executed")
     assert done_before == set(counts_before) == set(map(str, range(WIDTH)))
     assert stage.look("big-1")["wrong"] == []

@@ -114,9 +114,9 @@ def test_what_a_killed_driver_was_told_is_written_is_there(tmp_path):
     generator = random.Random(11)
     history = SqliteHistory(tmp_path)
     last = 0
-    for life in range(1, 13):
+    for launch in range(1, 13):
         with Script(WRITE, tmp_path, RUN, last) as script:
-            assert script.hear() == f"began {life}"
+            assert script.hear() == f"began {launch}"
             told = [last]
             for _ in range(generator.randrange(40)):
                 told.append(int(script.hear()))
@@ -130,7 +130,7 @@ def test_what_a_killed_driver_was_told_is_written_is_there(tmp_path):
             (seq, place) for seq in range(last + 1, found + 1) for place in range(8)
         ]
         for entry in entries:
-            assert entry.record.kind == Kind.ITEMS and entry.epoch == life
+            assert entry.record.kind == Kind.ITEMS and entry.epoch == launch
             assert entry.record.body == bytes([(entry.seq - 1) % 256]) * 700
         assert history.find(RUN).state == "Crashed"
         last = found
@@ -224,7 +224,7 @@ def test_a_forked_child_neither_writes_nor_keeps_the_run(tmp_path):
             script.say()
             assert script.hear() == "commit 2"
             assert script.process.wait(timeout=30) == 0
-            # The child lives, with all that it was given; the driver is gone.
+            # The child launches, with all that it was given; the driver is gone.
             assert history.find(RUN).state == "Crashed"
             journal = history.take(RUN)
             assert journal.epoch == 2

@@ -73,7 +73,7 @@ UNHANDLED: dict[str, Callable[[], Any]] = {
     "thrown away": lambda: same.map(broken()) and None,
     "gathered": lambda: total(same.map(broken())),
     "submitted": lambda: total.submit(same.map(broken())),
-    "reduced": lambda: same.map(broken()).reduce_with(operator.add),
+    "reduced": lambda: same.map(broken()).reduce(operator.add),
     "filtered": lambda: total(same.map(broken()).filter(lambda x: x > 2)),
     "flattened": lambda: total(flatten(doubled.map(broken()))),
     "chained": lambda: total(inc.map(same.map(broken()))),

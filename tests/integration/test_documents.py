@@ -102,6 +102,6 @@ def test_a_live_run_and_its_history_are_the_same_document(body: Any, local_name:
 
 def test_the_schema_refuses_what_is_not_a_run(local_name: str) -> None:
     document = run_document(fine.with_options(backend=local_name).run())
-    for change in ({"schema": "graphflow.run/0"}, {"nodes": None}, {"lives": []}):
+    for change in ({"schema": "graphflow.run/0"}, {"nodes": None}, {"other": []}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**document, **change}, run_schema())

@@ -18,14 +18,14 @@ import pytest
 
 from graphflow import backends, flow, task, unmapped
 from graphflow.backends.automatic import holder as holder_module
-from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.candidates import Thresholds
 from graphflow.backends.automatic.holder import Holder, shared_holder
 from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.backends.dask.connecting import Way
 from graphflow.errors import ItemCrashed, ItemTimedOut
 from graphflow.runs.run import Run
 
-EAGER = Knobs(
+EAGER = Thresholds(
     work_seconds=0.0,
     measured_seconds=0.0,
     low=-1.0,
@@ -51,13 +51,13 @@ def warm() -> Iterator[Holder]:
 
 @pytest.fixture
 def eager(warm: Holder) -> Iterator[LocalBackend]:
-    with LocalBackend(2, holder=warm, knobs=EAGER) as backend:
+    with LocalBackend(2, holder=warm, thresholds=EAGER) as backend:
         yield backend
 
 
 @pytest.fixture
 def moved(warm: Holder) -> Iterator[LocalBackend]:
-    with LocalBackend(2, holder=warm, knobs=Knobs(moves_all=True)) as backend:
+    with LocalBackend(2, holder=warm, thresholds=Thresholds(moves_all=True)) as backend:
         yield backend
 
 
@@ -159,7 +159,7 @@ def pinned_flow(eager: LocalBackend, body: Any, caplog: pytest.LogCaptureFixture
         run = flow(backend=eager)(body).run()
     assert run.state == "Completed", run.exception
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    # That results cannot be kept for a later life of the run is another matter.
+    # That results cannot be kept for a later launch of the run is another matter.
     assert not [record for record in warned if record.name != "graphflow.results"]
     return run
 
@@ -234,8 +234,10 @@ def _only_in(pid: int) -> int:
 
 
 def test_one_core_never_moves() -> None:
-    knobs = Knobs(**{name: getattr(EAGER, name) for name in EAGER.__slots__ if name != "cores"}, cores=1)
-    with LocalBackend(2, knobs=knobs) as backend:
+    options = Thresholds(
+        **{name: getattr(EAGER, name) for name in EAGER.__slots__ if name != "cores"}, cores=1
+    )
+    with LocalBackend(2, thresholds=options) as backend:
         run = flow(backend=backend)(lambda: where.map(range(500))).run()
         assert {pid for pid, _ in run.value} == {os.getpid()}
         assert backend._holder.users == 0
@@ -251,7 +253,7 @@ def test_without_a_cluster_one_warning_and_all_goes_on_here(
     holder = Holder(2)
     with caplog.at_level(logging.WARNING, "graphflow.backends"):
         for _ in range(2):
-            with LocalBackend(2, holder=holder, knobs=Knobs(moves_all=True)) as backend:
+            with LocalBackend(2, holder=holder, thresholds=Thresholds(moves_all=True)) as backend:
                 assert {pid for pid, _ in flow(backend=backend)(lambda: where.map(range(100)))()} == {
                     os.getpid()
                 }
@@ -396,7 +398,7 @@ EAGER_SCRIPT = """
 from graphflow import flow, task
 from graphflow.backends.automatic import candidates
 import os, sys, threading, time
-candidates.Knobs.__init__.__kwdefaults__.update(
+candidates.Thresholds.__init__.__kwdefaults__.update(
     work_seconds=0.0, measured_seconds=0.0, low=-1.0, high=float("inf"), least_running=0.0, least_cpu_rate=0.0,
     returns_below=0.0, cores=2,
 )

@@ -244,7 +244,7 @@ def test_what_failed_raises_what_it_failed_with(history: RunHistory) -> None:
 
 
 def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
-    @task(persist=False)
+    @task(persist_result=False)
     def secret(x: int) -> int:
         return x
 
@@ -258,7 +258,9 @@ def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
 
     keeps_little.run()
     run = history.run("@latest")
-    with pytest.raises(ValueUnavailable, match=r"the value of secret\[1\] was not kept: .*persist=False"):
+    with pytest.raises(
+        ValueUnavailable, match=r"the value of secret\[1\] was not kept: .*persist_result=False"
+    ):
         run.nodes["secret"].items[1].value
     with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not kept"):
         run.nodes["secret"].result()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task
-from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.candidates import Options
 from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Report, stored_ref
@@ -50,7 +50,7 @@ class Persisting:
     def submit(self, order: BatchOrder) -> None:
         self.indices[order.id] = order.indices
         steps = tuple(
-            replace(step, persists=step.program.options.persist is not False) for step in order.steps
+            replace(step, persists=step.program.options.persist_result is not False) for step in order.steps
         )
         self._backend.submit(replace(order, steps=steps, results=self.store, epoch=1))
 
@@ -99,7 +99,7 @@ def many(xs: list[int]) -> list[int]:
     return [x + 2 for x in xs]
 
 
-@task(persist=False)
+@task(persist_result=False)
 def unkept(x: int) -> int:
     return x + 3
 
@@ -131,7 +131,7 @@ def test_all_values_of_a_flow_are_stored(persisting: Persisting) -> None:
 
 def test_tasks_that_move_to_processes_store_their_values(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "results", key=bytes(32))
-    with LocalBackend(2, knobs=Knobs(moves_all=True)) as backend:
+    with LocalBackend(2, map_options=Options(moves_all=True)) as backend:
         persisting = Persisting(backend, store)
         assert flow(backend=persisting)(lambda: text.map(double.map(range(1, 400))))() == [
             f"{2 * x}" * 20 for x in range(1, 400)

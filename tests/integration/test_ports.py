@@ -15,7 +15,7 @@ SCRIPT = """
 import json, os, sys
 import psutil
 from graphflow import backends, flow, task
-from graphflow.backends.automatic.candidates import Knobs
+from graphflow.backends.automatic.candidates import Thresholds
 from graphflow.backends.automatic.switching import LocalBackend
 
 
@@ -43,7 +43,7 @@ print(json.dumps(body.with_options(backend=eval(sys.argv[1]))()))
         ("'inline'", False),
         ("'threads'", False),
         ("'processes:2'", True),
-        ("LocalBackend(2, knobs=Knobs(moves_all=True))", True),
+        ("LocalBackend(2, thresholds=Thresholds(moves_all=True))", True),
         ("backends.dask(cluster_class='distributed.LocalCluster', cluster_kwargs={'n_workers': 1})", True),
     ],
 )

@@ -24,7 +24,7 @@ def joined(first: str, second: str) -> str:
 def test_values_are_combined_in_index_order(backend_name: Any, batch_size: Any) -> None:
     @flow(backend=backend_name)
     def body(n: int) -> Any:
-        return text.with_options(batch_size=batch_size).map(range(n)).reduce_with(joined)
+        return text.with_options(batch_size=batch_size).map(range(n)).reduce(joined)
 
     assert body(200) == "".join(f"{x}," for x in range(200))
 
@@ -32,7 +32,7 @@ def test_values_are_combined_in_index_order(backend_name: Any, batch_size: Any) 
 def test_an_initial_value_comes_first_and_stands_for_nothing(backend_name: Any) -> None:
     @flow(backend=backend_name)
     def body(n: int) -> Any:
-        return text.map(range(n)).reduce_with(operator.add, initial="numbers: ")
+        return text.map(range(n)).reduce(operator.add, initial="numbers: ")
 
     assert body(3) == "numbers: 0,1,2,"
     assert body(0) == "numbers: "
@@ -41,7 +41,7 @@ def test_an_initial_value_comes_first_and_stands_for_nothing(backend_name: Any) 
 def test_a_map_without_values_needs_an_initial_value(backend_name: Any) -> None:
     @flow(backend=backend_name)
     def body() -> Any:
-        return text.map([]).reduce_with(operator.add)
+        return text.map([]).reduce(operator.add)
 
     with pytest.raises(GraphflowError, match="initial="):
         body()
@@ -54,7 +54,7 @@ def test_the_reduce_of_an_iterator_and_of_a_chain(backend_name: Any) -> None:
 
     @flow(backend=backend_name)
     def body() -> Any:
-        return length.map(text.map(x for x in range(500))).reduce_with(max, name="longest")
+        return length.map(text.map(x for x in range(500))).reduce(max, name="longest")
 
     run = body.run()
     assert run.value == 4
@@ -72,7 +72,7 @@ def test_skipped_and_tolerated_items_are_left_out(backend_name: Any) -> None:
 
     @flow(backend=backend_name)
     def body() -> Any:
-        return some.map(range(20)).reduce_with(operator.add)
+        return some.map(range(20)).reduce(operator.add)
 
     assert body() == sum(x for x in range(20) if x % 5 not in (1, 2))
 
@@ -84,7 +84,7 @@ def test_a_failed_item_fails_the_reduce(backend_name: Any) -> None:
 
     @flow(backend=backend_name)
     def body() -> Any:
-        return some.map(range(6)).reduce_with(operator.add)
+        return some.map(range(6)).reduce(operator.add)
 
     run = body.run()
     assert run.state == "Failed"
@@ -103,7 +103,7 @@ def test_a_function_that_raises_fails_the_reduce_with_its_error(backend_name: An
 
     @flow(backend=backend_name)
     def body() -> Any:
-        return same.map(range(20)).reduce_with(picky)
+        return same.map(range(20)).reduce(picky)
 
     with pytest.raises(ZeroDivisionError, match="hundred"):
         body()
@@ -122,7 +122,7 @@ def test_a_task_combines_with_its_retries(backend_name: Any, tally: Any) -> None
 
     @flow(backend=backend_name)
     def body() -> Any:
-        return same.map(range(20)).reduce_with(add)
+        return same.map(range(20)).reduce(add)
 
     run = body.run()
     assert run.value == sum(range(20))
@@ -136,10 +136,10 @@ def test_what_cannot_combine_is_refused() -> None:
 
     @flow
     def body(combine: Any) -> Any:
-        return text.map(range(3)).reduce_with(combine)
+        return text.map(range(3)).reduce(combine)
 
     for wrong in (later, 3, None):
-        with pytest.raises(TaskOptionError, match="reduce_with"):
+        with pytest.raises(TaskOptionError, match="reduce"):
             body.graph(wrong)
 
 
@@ -152,7 +152,7 @@ def test_values_stay_in_parts() -> None:
 
     @flow(backend="threads:2")
     def body() -> Any:
-        return same.map(range(50_000)).reduce_with(operator.add)
+        return same.map(range(50_000)).reduce(operator.add)
 
     run = body.run()
     assert run.value == sum(range(50_000))

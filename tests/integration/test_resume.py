@@ -1,4 +1,4 @@
-"""Another life of a run: what was done is kept, what is missing runs, and what depends on it."""
+"""Another launch of a run: what was done is kept, what is missing runs, and what depends on it."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def test_a_generator_that_gives_something_else_is_refused(tally: Any, broken: Pa
 
 
 def test_values_that_do_not_persist_are_made_again_where_they_are_needed(tally: Any, broken: Path) -> None:
-    @task(persist=False)
+    @task(persist_result=False)
     def load() -> int:
         tally.add("load")
         return 10
@@ -588,16 +588,16 @@ def test_an_id_of_ones_own_runs_once(tally: Any, broken: Path) -> None:
         return work.map(range(n))
 
     name = f"nightly-{broken.parent.name}"
-    run = body.run_with_id(name)
+    run = body.run(run_id=name)
     assert run.id == name and run.state == "Failed"
     with pytest.raises(ParameterError, match="n=3"):
-        body.run_with_id(name, 4)
+        body.run(4, run_id=name)
     broken.unlink()
-    assert body.run_with_id(name).value == [0, 1, 2]
-    assert body.run_with_id(name).value == [0, 1, 2]
+    assert body.run(run_id=name).value == [0, 1, 2]
+    assert body.run(run_id=name).value == [0, 1, 2]
     assert counts(tally) == {"0": 1, "1": 2, "2": 1}
     with pytest.raises(ParameterError, match="id"):
-        body.run_with_id("../elsewhere")
+        body.run(run_id="../elsewhere")
 
 
 async def resumed(body: Any, run_id: str) -> Run:
@@ -649,7 +649,7 @@ def test_attempts_of_a_flow_start_anew_and_resume_takes_the_last(tally: Any, bro
     assert counts(tally) == {"0": 2, "1": 3, "2": 2}
 
 
-def test_what_was_changed_while_it_ran_holds_in_the_next_life(tally: Any, broken: Path) -> None:
+def test_what_was_changed_while_it_ran_holds_in_the_next_launch(tally: Any, broken: Path) -> None:
     started, updated = threading.Event(), threading.Event()
 
     @task(retries=0)
@@ -678,7 +678,7 @@ def test_what_was_changed_while_it_ran_holds_in_the_next_life(tally: Any, broken
     assert again.state == "Failed" and node.items[3].attempts == 2
     assert counts(tally)["3"] == before + 2
     assert again._record.recorder is not None
-    assert again._record.recorder.driver.core.books[node.id].knobs.max_concurrency == 1
+    assert again._record.recorder.driver.core.books[node.id].map_options.max_concurrency == 1
 
 
 def test_a_paused_body_goes_on_when_it_is_resumed(local_name: str, wait_until: Callable[..., None]) -> None:
@@ -742,7 +742,7 @@ def test_hooks_are_called_when_all_is_written_down(local_name: str) -> None:
 
 
 def test_what_does_not_persist_is_said(tally: Any, broken: Path, caplog: pytest.LogCaptureFixture) -> None:
-    @task(persist=False)
+    @task(persist_result=False)
     def load(x: int) -> int:
         tally.add(f"{x}")
         return x
@@ -765,7 +765,7 @@ def test_what_does_not_persist_is_said(tally: Any, broken: Path, caplog: pytest.
     assert counts(tally) == {"0": 2, "1": 2, "2": 2}
 
 
-def test_tasks_see_one_run_in_all_its_lives(backend_name: Any, tally: Any, broken: Path) -> None:
+def test_tasks_see_one_run_in_all_its_launches(backend_name: Any, tally: Any, broken: Path) -> None:
     place, log = str(broken), tally
 
     @task

@@ -407,7 +407,7 @@ def forgets_that_failures_were_seen(patch: pytest.MonkeyPatch) -> type[Core]:
     return Core
 
 
-# -- the knobs of maps, and reports in parts -----------------------------------------------------------------
+# -- the options of maps, and reports in parts -----------------------------------------------------------------
 
 
 @mutant
@@ -452,7 +452,9 @@ def never_ends_a_map_early(patch: pytest.MonkeyPatch) -> type[Core]:
 
 @mutant
 def ends_a_map_at_its_first_failure(patch: pytest.MonkeyPatch) -> type[Core]:
-    patch.setattr(NodeBook, "has_exceeded", lambda self: self.knobs.can_halt and self.root_failures() > 0)
+    patch.setattr(
+        NodeBook, "has_exceeded", lambda self: self.map_options.can_halt and self.root_failures() > 0
+    )
     return Core
 
 

@@ -14,13 +14,13 @@ from graphflow.errors import SerializationError
 from graphflow.model.orders import BatchOrder, Ref
 from graphflow.runner.wire import OrderEncoder
 
-__all__ = ["KNOWN", "Candidate", "Knobs", "hindrance"]
+__all__ = ["KNOWN", "Candidate", "Thresholds", "hindrance"]
 
 MAX_KNOWN_TASKS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
+class Thresholds:
     """When tasks move; not for users.
 
     `work_seconds` of CPU work must be left. The process's CPU seconds per second, over at least

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.automatic.candidates import KNOWN, Candidate, Knobs, hindrance
+from graphflow.backends.automatic.candidates import KNOWN, Candidate, Thresholds, hindrance
 from graphflow.backends.automatic.gauge import Gauge
 from graphflow.backends.automatic.holder import Holder
 from graphflow.backends.kept import KeptColumns
@@ -91,12 +91,12 @@ class LocalBackend:
     is_local = True
 
     def __init__(
-        self, slots: int | None = None, *, holder: Holder | None = None, knobs: Knobs | None = None
+        self, slots: int | None = None, *, holder: Holder | None = None, thresholds: Thresholds | None = None
     ) -> None:
         check_slots("local", slots)
         self._slots = slots
-        self._knobs = knobs or Knobs()
-        self._cores = self._knobs.cores or cores()
+        self._thresholds = thresholds or Thresholds()
+        self._cores = self._thresholds.cores or cores()
         self._columns = KeptColumns(self._fetch)
         self._threads = ThreadsBackend(slots, load=self._columns.load)
         self._is_own = holder is None
@@ -109,7 +109,7 @@ class LocalBackend:
         self._is_closed = False
         self._up = threading.Event()
         is_alone = min(self._cores, self._holder.slots) < 2 or _is_daemon()
-        self._can_move = self._knobs.moves_all or not is_alone
+        self._can_move = self._thresholds.moves_all or not is_alone
 
     def __enter__(self) -> LocalBackend:
         return self
@@ -125,7 +125,7 @@ class LocalBackend:
         """Nothing to bring up: processes come when there is work for them."""
         if self._is_closed:
             raise BackendError(f"{self.name} is closed")
-        if self._knobs.moves_all:
+        if self._thresholds.moves_all:
             self._bring_up()
             self._up.wait()
 
@@ -167,12 +167,12 @@ class LocalBackend:
         task = run.tasks.get(key)
         if task is None:
             task = run.tasks[key] = Candidate(order)
-            if self._knobs.moves_all:
+            if self._thresholds.moves_all:
                 run.moved.update(key)
             elif self._can_move and self._holder.backend is not None and not task.is_pinned:
                 # Another run of this process measured it, and the cluster is warm.
                 seconds = KNOWN.seconds_per_item(task.functions) * (order.width or 0)
-                if seconds and seconds >= self._knobs.work_seconds:
+                if seconds and seconds >= self._thresholds.work_seconds:
                     task.wants_away = True
                     self._bring_up()
         return task
@@ -226,9 +226,9 @@ class LocalBackend:
             return
         task.away.add(cpu=report.cpu_seconds, elapsed=report.elapsed, items=report.reached)
         task.away_seconds += report.elapsed
-        if task.away_seconds < self._knobs.returns_after_seconds:
+        if task.away_seconds < self._thresholds.returns_after_seconds:
             return
-        if task.away.share * self._holder.slots < self._knobs.returns_below * task.cpu_rate:
+        if task.away.share * self._holder.slots < self._thresholds.returns_below * task.cpu_rate:
             self._pin(task, "it waits more than it computes")
         else:
             KNOWN.keep(task.functions, task.away)
@@ -251,19 +251,19 @@ class LocalBackend:
         self._adjust(run)
 
     def _consider(self, run: _Run, seconds: float) -> None:
-        knobs = self._knobs
+        thresholds = self._thresholds
         with self._lock:
             reading = self._gauge.reading()
         if (
-            reading.seconds < knobs.measured_seconds
-            or not knobs.low <= reading.cpu_rate <= knobs.high
-            or reading.running < knobs.least_running
+            reading.seconds < thresholds.measured_seconds
+            or not thresholds.low <= reading.cpu_rate <= thresholds.high
+            or reading.running < thresholds.least_running
         ):
             return
         works = [task.here for task in run.tasks.values() if task.here.elapsed]
         elapsed = sum(work.elapsed for work in works)
         share = sum(work.cpu for work in works) / elapsed if elapsed else 0.0
-        if seconds * share < knobs.work_seconds:
+        if seconds * share < thresholds.work_seconds:
             return
         wanting: list[Candidate] = []
         for task in list(run.tasks.values()):
@@ -271,7 +271,7 @@ class LocalBackend:
                 continue
             # Of n threads that compute, each gets about one n-th of a core.
             cpu_rate = task.here.share * reading.running
-            if cpu_rate < knobs.least_cpu_rate:
+            if cpu_rate < thresholds.least_cpu_rate:
                 continue
             error = hindrance(task)
             if error is not None:

@@ -66,13 +66,13 @@ def chaos(
     """Kill a flow at random, go on with it, and see whether it gives the same value.
 
     The flow runs once undisturbed, then again and again: its driver, or a worker process that it started, kills itself
-    with SIGKILL at a random boundary (before or after something is written, sent or told), and another life of the run goes
+    with SIGKILL at a random boundary (before or after something is written, sent or told), and another launch of the run goes
     on. Histories and results go to a temporary folder; but the tasks are the real ones, and what they do outside is done.
 
     Exit codes: 0 the value was the same each time, 1 it was not or a run could not be resumed, 2 wrong usage, 3 cannot load
     the flow or invalid parameters.
     """
-    from graphflow.cli.chaos.life import LifeOrder  # help must not load the engine
+    from graphflow.cli.chaos.launch import LaunchOrder  # help must not load the engine
     from graphflow.cli.chaos.trials import Trials
 
     console = make_console()
@@ -81,14 +81,14 @@ def chaos(
             flow = load_flow(target)
             if params == "-":
                 raise typer.BadParameter(
-                    "--params - cannot be read again for each life; give a file: --params @FILE"
+                    "--params - cannot be read again for each launch; give a file: --params @FILE"
                 )
             flow._parameters((), parse_parameters(param or [], mapping=params, function=flow.fn))
         folder = Path(tempfile.mkdtemp(prefix="graphflow-chaos-"))
         try:
             report = Trials(
                 folder,
-                lambda run_id, place: LifeOrder(
+                lambda run_id, place: LaunchOrder(
                     target=target,
                     run_id=run_id,
                     place=place,
@@ -121,7 +121,7 @@ def _show(report: ChaosReport, console: Console) -> None:
     workers = len(report.kills) - report.drivers_killed
     console.print(
         f"{len(report.kills)} kills ({report.drivers_killed} of drivers, {workers} of workers) in {report.runs} runs and "
-        f"{report.lives} lives, at {len({kill.failpoint for kill in report.kills})} kinds of boundaries",
+        f"{report.launches} launches, at {len({kill.failpoint for kill in report.kills})} kinds of boundaries",
         markup=False,
     )
     if report.again:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from graphflow.cli.chaos.life import LifeOrder, LifeResult
+from graphflow.cli.chaos.launch import LaunchOrder, LaunchResult
 from graphflow.common.failpoints import VARIABLE
 from graphflow.errors import HistoryError, RunNotFound
 from graphflow.histories.sqlite import SqliteHistory
@@ -27,17 +27,17 @@ KILLS_PER_RUN = 5
 """After so many kills a run may come to its end, and another one is begun."""
 SHORTEST_PATIENCE_SECONDS = 60.0
 LATEST_FACTOR = 20.0
-"""A life that takes so many times as long as an undisturbed run is said to hang."""
+"""A launch that takes so many times as long as an undisturbed run is said to hang."""
 IDLE_RUNS = 3
 """After so many runs in which nothing could be killed, no more are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """A process died: at the `hit`-th time that it came to a failpoint, in a life of a run."""
+    """A process died: at the `hit`-th time that it came to a failpoint, in a launch of a run."""
 
     run_id: str
-    life: int
+    launch: int
     failpoint: str
     hit: int
     is_driver: bool
@@ -51,7 +51,7 @@ class ChaosReport:
     digest: str = ""
     boundaries: int = 0
     runs: int = 0
-    lives: int = 0
+    launches: int = 0
     kills: list[Kill] = field(default_factory=list)
     again: dict[str, int] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class ChaosReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Life:
+class _Launch:
     code: int | None
-    result: LifeResult | None
+    result: LaunchResult | None
     output: str
     seconds: float
 
@@ -80,7 +80,7 @@ class Trials:
     folder
         Where histories, results and outputs go.
     order
-        Makes the order of a life, from the run's id and the file for its outcome.
+        Makes the order of a launch, from the run's id and the file for its outcome.
     kills
         How many processes are to be killed.
     seed
@@ -92,7 +92,7 @@ class Trials:
     def __init__(
         self,
         folder: Path,
-        order: Callable[[str, str], LifeOrder],
+        order: Callable[[str, str], LaunchOrder],
         *,
         kills: int,
         seed: int,
@@ -125,12 +125,12 @@ class Trials:
 
     def _run_undisturbed(self) -> bool:
         record = self._folder / "hits"
-        life = self._live("chaos-undisturbed", f"*:record={record}")
-        found = life.result
+        launch = self._live("chaos-undisturbed", f"*:record={record}")
+        found = launch.result
         if found is None or found.state != "Completed":
-            self.report.problems.append(f"the flow does not complete undisturbed: {_what_became_of(life)}")
+            self.report.problems.append(f"the flow does not complete undisturbed: {_what_became_of(launch)}")
             return False
-        self._patience = max(SHORTEST_PATIENCE_SECONDS, LATEST_FACTOR * life.seconds)
+        self._patience = max(SHORTEST_PATIENCE_SECONDS, LATEST_FACTOR * launch.seconds)
         seen: Counter[tuple[str, str]] = Counter()
         for line in record.read_text().splitlines():
             pid, _, name = line.partition(" ")
@@ -139,7 +139,7 @@ class Trials:
         self.report.value, self.report.digest = found.text, found.digest
         self.report.boundaries = len(self._boundaries)
         self._say(
-            f"undisturbed: {life.seconds:.1f} s, {len(self._boundaries)} boundaries at which it can be killed"
+            f"undisturbed: {launch.seconds:.1f} s, {len(self._boundaries)} boundaries at which it can be killed"
         )
         return True
 
@@ -151,34 +151,34 @@ class Trials:
             is_free = kills >= KILLS_PER_RUN or len(self.report.kills) >= self._wanted
             name, hit = self._chance.choice(self._boundaries)
             mark = self._folder / f"{run_id}-{number}.killed"
-            life = self._live(run_id, "" if is_free else f"{name}:kill@{hit}!{mark}")
-            self.report.lives += 1
+            launch = self._live(run_id, "" if is_free else f"{name}:kill@{hit}!{mark}")
+            self.report.launches += 1
             if mark.exists():
                 kills += 1
-                is_driver = life.code == -signal.SIGKILL
+                is_driver = launch.code == -signal.SIGKILL
                 self.report.kills.append(
-                    Kill(run_id=run_id, life=number, failpoint=name, hit=hit, is_driver=is_driver)
+                    Kill(run_id=run_id, launch=number, failpoint=name, hit=hit, is_driver=is_driver)
                 )
                 who = "driver" if is_driver else "worker"
-                self._say(f"{run_id}, life {number}: {who} killed at {name}, hit {hit}")
+                self._say(f"{run_id}, launch {number}: {who} killed at {name}, hit {hit}")
                 if is_driver:
                     self._verify(run_id)
                     continue
-            self._judge(run_id, number, life)
+            self._judge(run_id, number, launch)
             return
 
-    def _judge(self, run_id: str, number: int, life: _Life) -> None:
+    def _judge(self, run_id: str, number: int, launch: _Launch) -> None:
         """A run ended, or cannot go on."""
-        found = life.result
+        found = launch.result
         if found is None or found.state != "Completed":
             self.report.problems.append(
-                f"{run_id} was not completed by life {number}: {_what_became_of(life)}"
+                f"{run_id} was not completed by launch {number}: {_what_became_of(launch)}"
             )
             return
         self._verify(run_id)
         self._count_repeated(run_id)
         if found.digest == self.report.digest:
-            self._say(f"{run_id}: completed in life {number}, same value")
+            self._say(f"{run_id}: completed in launch {number}, same value")
             return
         again = self._live(f"{run_id}-undisturbed", "").result
         if again is not None and again.digest != self.report.digest:
@@ -218,9 +218,9 @@ class Trials:
     def _history(self) -> SqliteHistory:
         return SqliteHistory(self._folder / "home")
 
-    # -- one life ---------------------------------------------------------------------------------------------
+    # -- one launch ---------------------------------------------------------------------------------------------
 
-    def _live(self, run_id: str, rules: str) -> _Life:
+    def _live(self, run_id: str, rules: str) -> _Launch:
         place = self._folder / "result"
         place.unlink(missing_ok=True)
         temporary = self._folder / "tmp"
@@ -236,7 +236,7 @@ class Trials:
         with open(self._folder / "output", "w+") as output:
             began = time.monotonic()
             process = subprocess.Popen(
-                [sys.executable, "-m", "graphflow.cli.chaos.life", order],
+                [sys.executable, "-m", "graphflow.cli.chaos.launch", order],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -254,8 +254,8 @@ class Trials:
             seconds = time.monotonic() - began
             output.seek(0)
             text = output.read()
-        result = LifeResult(**json.loads(place.read_text())) if place.exists() else None
-        return _Life(code, result, text, seconds)
+        result = LaunchResult(**json.loads(place.read_text())) if place.exists() else None
+        return _Launch(code, result, text, seconds)
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
@@ -264,10 +264,10 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _what_became_of(life: _Life) -> str:
-    if life.result is not None:
-        state = f"it ended {life.result.state}" if life.result.state else "it was refused"
-        return f"{state}: {life.result.message}"
-    lines = "\n".join(life.output.strip().splitlines()[-15:])
-    ended = "it did not end" if life.code is None else f"its process ended with {life.code}"
+def _what_became_of(launch: _Launch) -> str:
+    if launch.result is not None:
+        state = f"it ended {launch.result.state}" if launch.result.state else "it was refused"
+        return f"{state}: {launch.result.message}"
+    lines = "\n".join(launch.output.strip().splitlines()[-15:])
+    ended = "it did not end" if launch.code is None else f"its process ended with {launch.code}"
     return f"{ended}{': ' if lines else ''}{lines}"

@@ -1,4 +1,4 @@
-"""Another life of a run: finding its flow, and going on with it."""
+"""Another launch of a run: finding its flow, and going on with it."""
 
 from __future__ import annotations
 

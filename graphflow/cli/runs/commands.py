@@ -466,11 +466,11 @@ def update(
     settings: Annotated[
         list[str],
         typer.Argument(
-            metavar="NAME=VALUE...", help="Knobs and policies, such as max_concurrency=4 retries=5."
+            metavar="NAME=VALUE...", help="Options and policies, such as max_concurrency=4 retries=5."
         ),
     ],
 ) -> None:
-    """Change the knobs of a map, or the policies of a task, while the run goes on."""
+    """Change the options of a map, or the policies of a task, while the run goes on."""
     changes = parse_settings(settings)
     with _history() as history:
         found = history.run(run)

@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOf:
-    """Whose values are written: a node of a run. `key` is the same in another life of the run."""
+    """Whose values are written: a node of a run. `key` is the same in another launch of the run."""
 
     run_id: str
     node: str

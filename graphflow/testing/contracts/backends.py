@@ -161,7 +161,7 @@ def _join(x: int, y: str, all_of_them: list[str]) -> str:
 
 
 def put(store: ResultStore, run_id: str, values: list[Any]) -> Stored:
-    """Values in a store, as an earlier life of a run left them."""
+    """Values in a store, as an earlier launch of a run left them."""
     data, _ = encode(values)
     section = Section(node=0, data=data, count=len(values))
     return publish(store, [section], run_id=run_id, batch=1, epoch=1)[0]
@@ -297,7 +297,7 @@ class BackendContract:
             backend.free([stored_ref(stored, store)])
             assert verify(store, stored)
 
-    def test_values_of_an_earlier_life_are_inputs(self, backend: Backend, tmp_path: Path) -> None:
+    def test_values_of_an_earlier_launch_are_inputs(self, backend: Backend, tmp_path: Path) -> None:
         probe, store = self.probe(backend), LocalStore(tmp_path / "results", key=bytes(32))
         small = stored_ref(put(store, probe.run_id, list(range(6))), store)
         large = stored_ref(put(store, probe.run_id, ["x" * 50_000, "y"]), store)

@@ -132,7 +132,7 @@ class HistoryContract:
         history = place.history()
         journal = history.create(header())
         first = [
-            Record(Kind.LIFE, 0.1 + 0.2, b'{"a": 1}'),
+            Record(Kind.LAUNCH, 0.1 + 0.2, b'{"a": 1}'),
             _items(3, 10, 1000, bytes(range(256)) * 40),
             Record(Kind.STATE, 1e9 + 1 / 3, b"", 2**62, -(2**63), 2**63 - 1),
         ]
@@ -451,7 +451,7 @@ class HistoryContract:
         first = outside.request(header().id, "cancel", {"now": True})
         place.clock.pass_time(1)
         second = history.request(
-            header().id, "update", {"node": "fetch", "knobs": {"rate": 2.5, "x": [1, None]}}
+            header().id, "update", {"node": "fetch", "options": {"rate": 2.5, "x": [1, None]}}
         )
         assert second > first
         one, two = journal.requests()
@@ -462,7 +462,7 @@ class HistoryContract:
             {"now": True},
             None,
         )
-        assert two.body == {"node": "fetch", "knobs": {"rate": 2.5, "x": [1, None]}}
+        assert two.body == {"node": "fetch", "options": {"rate": 2.5, "x": [1, None]}}
         assert two.at == one.at + 1
         assert (outside.answer_of(first), outside.answer_of(second)) == (None, None)
         journal.answer(first)

@@ -1,4 +1,4 @@
-"""A Dask cluster of its own: prints its address, and lives until the input ends."""
+"""A Dask cluster of its own: prints its address, and launches until the input ends."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def add(one: int, other: int) -> int:
 def pipeline(size: int, tally: str) -> tuple[int, int, int]:
     """A map over a generator, one with retries, a reduce, a task that begins a map, and one that gathers."""
     squares = shake.map(load.map(source(size), tally=tally), tally=tally)
-    combined = squares.reduce_with(add)
+    combined = squares.reduce(add)
     return combined.result(), total(fan(squares, tally=tally), tally=tally).result(), size
 
 
@@ -184,7 +184,7 @@ def drive(
     else:
         opened = backends.dask(address=backend)
     try:
-        run = FLOWS[name].with_options(backend=opened).run_with_id(run_id, **parameters)
+        run = FLOWS[name].with_options(backend=opened).run(run_id=run_id, **parameters)
     except GraphflowError as error:
         return {"refused": type(error).__name__, "message": str(error)}
     finally:

@@ -64,7 +64,7 @@ class Chronicle:
         """Nodes that were recorded in the place of an item."""
 
     def read(self, record: Record, *, seq: int | None = None) -> Any:
-        """What a record tells; each is decoded once, however many lives replay it."""
+        """What a record tells; each is decoded once, however many launches replay it."""
         if record not in self._read:
             self._read[record] = decode(record, seq=seq)
         return self._read[record]

@@ -126,9 +126,9 @@ class Inspector:
         ledger, scenario = self._ledger, self._scenario
         left = {behind for id_ in scenario.readers for behind in scenario.behind(id_)}
         for id_, states in ledger.states.items():
-            knobs = ledger.knobs[id_]
+            options = ledger.map_options[id_]
             own = sum(each in FAILED_CODES and each != Code.UPSTREAM_FAILED for each in states.values())
-            has_halted = knobs.can_halt and knobs.exceeded(own, ledger.widths.get(id_))
+            has_halted = options.can_halt and options.exceeded(own, ledger.widths.get(id_))
             if has_halted and ledger.outcomes[id_] != Code.FAILED:
                 raise Violation(f"node {id_} ended {Code(ledger.outcomes[id_]).name} after {own} failures")
             may_cancel = ledger.is_stopping or has_halted or id_ in left

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from graphflow.core import events as ev
 from graphflow.graph.graph import Dep, DepKind, Node
-from graphflow.model.knobs import MapKnobs
+from graphflow.model.map_options import MapOptions
 from graphflow.model.reports import Report
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
 from graphflow.ports import Capacity
@@ -36,7 +36,7 @@ class Ledger:
         self.out: dict[int, set[int]] = {}
         """The positions of each batch under way that were not reported yet."""
         self.busy: set[tuple[int, int]] = set()
-        self.knobs: dict[int, MapKnobs] = {}
+        self.map_options: dict[int, MapOptions] = {}
         self.is_resized = False
         """Whether the user changed a batch size, which holds for all tasks of a stage."""
         self.starts: dict[int, list[float]] = {}
@@ -56,11 +56,11 @@ class Ledger:
             self.nodes[node.id] = node
             self.states[node.id] = {}
             self.attempts[node.id] = {}
-            self.knobs[node.id] = node.knobs
+            self.map_options[node.id] = node.map_options
 
-    def turn(self, event: ev.KnobsChanged) -> None:
-        """The user changed the knobs of a map."""
-        self.knobs[event.node] = event.knobs
+    def turn(self, event: ev.MapOptionsChanged) -> None:
+        """The user changed the options of a map."""
+        self.map_options[event.node] = event.map_options
         self.is_resized |= event.batch_size is not None
         self.starts.pop(event.node, None)
 
@@ -105,7 +105,7 @@ class Ledger:
         if size is not None and len(order.indices) > size and not self.is_resized:
             raise Violation(f"batch {order.batch} holds {len(order.indices)} items; batch_size is {size}")
         for node in order.nodes:
-            self._check_knobs(node, order, now)
+            self._check_map_options(node, order, now)
         for step, node in enumerate(order.nodes):
             self._check_inputs(order, step)
             tries = order.tries[step]
@@ -133,19 +133,19 @@ class Ledger:
         self.flying[order.batch] = order
         self.out[order.batch] = set(range(len(order.indices)))
 
-    def _check_knobs(self, node: int, order: ev.SubmitBatch, now: float) -> None:
+    def _check_map_options(self, node: int, order: ev.SubmitBatch, now: float) -> None:
         """A batch holds to what the user said of the map."""
-        knobs = self.knobs[node]
+        options = self.map_options[node]
         own = sum(code in FAILED_CODES - {Code.UPSTREAM_FAILED} for code in self.states[node].values())
-        if knobs.can_halt and knobs.exceeded(own, self.widths.get(node)):
-            raise Violation(f"node {node} was sent after {own} failures, more than {knobs}")
-        if knobs.max_concurrency is not None:
+        if options.can_halt and options.exceeded(own, self.widths.get(node)):
+            raise Violation(f"node {node} was sent after {own} failures, more than {options}")
+        if options.max_concurrency is not None:
             running = (order.concurrency or 1) + sum(
                 each.concurrency or 1 for each in self.flying.values() if node in each.nodes
             )
-            if running > knobs.max_concurrency and running > (order.concurrency or 1):
-                raise Violation(f"{running} items of node {node} may run at once, more than {knobs}")
-        if knobs.rate is None:
+            if running > options.max_concurrency and running > (order.concurrency or 1):
+                raise Violation(f"{running} items of node {node} may run at once, more than {options}")
+        if options.rate is None:
             return
         if order.pace is None:
             raise Violation(f"node {node} has a rate, but its batch has no pace")
@@ -153,8 +153,8 @@ class Ledger:
         first = now + order.pace.delay
         places = [first + k * order.pace.interval for k in range(len(order.indices))]
         gaps = [after - before for before, after in pairwise(sorted(starts + places))]
-        if any(gap < (1 - 1e-6) / knobs.rate for gap in gaps):
-            raise Violation(f"items of node {node} may begin {min(gaps):.4f} s apart, at {knobs}")
+        if any(gap < (1 - 1e-6) / options.rate for gap in gaps):
+            raise Violation(f"items of node {node} may begin {min(gaps):.4f} s apart, at {options}")
         starts += places
 
     def _check_inputs(self, order: ev.SubmitBatch, step: int) -> None:

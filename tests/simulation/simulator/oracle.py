@@ -143,7 +143,7 @@ class Oracle:
 
     def _tolerates(self, id_: int) -> bool:
         """Whether the failures of a map's own items are tolerated; scenarios never exceed what is."""
-        return self.nodes[id_].knobs.is_tolerant
+        return self.nodes[id_].map_options.is_tolerant
 
     def _without_tolerated(self, dep: Dep, counts: Counts) -> Counts:
         """To the default trigger, what a map tolerates is as if it had been skipped."""

@@ -10,10 +10,10 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from graphflow.core.events import KnobsChanged
+from graphflow.core.events import MapOptionsChanged
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.model import policies
-from graphflow.model.knobs import MapKnobs
+from graphflow.model.map_options import MapOptions
 from graphflow.model.policies import Trigger, all_successful
 from graphflow.model.reports import ValueInfo
 from graphflow.model.states import Code, Counts
@@ -132,8 +132,8 @@ class Scenario:
     faults: Faults
     seen_by_body: frozenset[int] = frozenset()
     """Nodes whose failure the flow's body looks at."""
-    turns: tuple[tuple[float, KnobsChanged], ...] = ()
-    """When the user changes the knobs of a map."""
+    turns: tuple[tuple[float, MapOptionsChanged], ...] = ()
+    """When the user changes the options of a map."""
     readers: Mapping[int, ReaderScript] = field(default_factory=dict)
     """Maps over iterators that the body reads while they run."""
 
@@ -148,9 +148,9 @@ class Scenario:
     @property
     def may_halt(self) -> bool:
         """Whether a map may end early, at a moment that depends on timing."""
-        knobs = [node.knobs for node in self.nodes] + [turn.knobs for _, turn in self.turns]
+        options = [node.map_options for node in self.nodes] + [turn.map_options for _, turn in self.turns]
         leaves = any(reader.leaves_at is not None for reader in self.readers.values())
-        return leaves or any(each.can_halt and each.exceeded(MAX_WIDTH, MAX_WIDTH) for each in knobs)
+        return leaves or any(each.can_halt and each.exceeded(MAX_WIDTH, MAX_WIDTH) for each in options)
 
     def behind(self, id_: int) -> set[int]:
         """A map, and the maps that it takes items of, to any depth."""
@@ -289,7 +289,7 @@ class ScenarioMaker:
             seen_by_body=seen,
         )
         if rng.random() < 0.4:
-            scenario = self.with_knobs(scenario)
+            scenario = self.with_map_options(scenario)
         return self.with_readers(scenario) if rng.random() < 0.5 else scenario
 
     def with_readers(self, scenario: Scenario) -> Scenario:
@@ -310,9 +310,9 @@ class ScenarioMaker:
         }
         return replace(scenario, readers=readers)
 
-    # -- knobs ------------------------------------------------------------------------------------------
+    # -- options ------------------------------------------------------------------------------------------
 
-    def with_knobs(self, scenario: Scenario) -> Scenario:
+    def with_map_options(self, scenario: Scenario) -> Scenario:
         """Limits and tolerance on some maps, some of them changed while they run."""
         rng = self.rng
         halts = rng.random() < 0.3
@@ -334,25 +334,27 @@ class ScenarioMaker:
             node = rng.choice(mapped)
             size = rng.choice((None, None, 0, 2))
             # Tolerance stays what it is: what it comes to would depend on the moment.
-            limits = self.knobs(False)
-            knobs = replace(node.knobs, max_concurrency=limits.max_concurrency, rate=limits.rate)
-            turns.append((rng.random() * 3, KnobsChanged(node=node.id, knobs=knobs, batch_size=size)))
+            limits = self.map_options(False)
+            options = replace(node.map_options, max_concurrency=limits.max_concurrency, rate=limits.rate)
+            turns.append(
+                (rng.random() * 3, MapOptionsChanged(node=node.id, map_options=options, batch_size=size))
+            )
         return replace(scenario, turns=tuple(turns))
 
     def turned(self, node: Node, halts: bool) -> Node:
-        """A node with knobs, if it is a map and chance wills it."""
+        """A node with options, if it is a map and chance wills it."""
         if not node.is_mapped or self.rng.random() < 0.5:
             return node
-        knobs = self.knobs(halts)
-        limits = (knobs.max_concurrency, knobs.rate)
+        options = self.map_options(halts)
+        limits = (options.max_concurrency, options.rate)
         fuse_key: Hashable = node.fuse_key if node.fuse_key is None else (node.fuse_key, limits)
         concurrency = self.rng.choice((None, None, None, 3))
         if concurrency is not None and fuse_key is not None:
             fuse_key = (fuse_key, "async")
-        return replace(node, knobs=knobs, fuse_key=fuse_key, concurrency=concurrency)
+        return replace(node, map_options=options, fuse_key=fuse_key, concurrency=concurrency)
 
-    def knobs(self, halts: bool) -> MapKnobs:
-        """Knobs of a map; without `halts`, such that no failures end it early."""
+    def map_options(self, halts: bool) -> MapOptions:
+        """Options of a map; without `halts`, such that no failures end it early."""
         rng = self.rng
         tolerance: dict[str, Any] = {}
         if halts and rng.random() < 0.5:
@@ -365,7 +367,7 @@ class ScenarioMaker:
             )
         elif rng.random() < 0.5:
             tolerance = rng.choice(({"tolerated_count": MAX_WIDTH}, {"tolerated_percentage": 100.0}))
-        return MapKnobs(
+        return MapOptions(
             max_concurrency=rng.choice((None, None, 1, 2, 3, 7)),
             rate=rng.choice((None, None, None, 0.7, 5.0, 60.0)),
             timeout_factor=rng.choice((None, 3.0)),

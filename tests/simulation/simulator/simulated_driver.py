@@ -1,4 +1,4 @@
-"""One life of a simulated run: a driver that goes step by step, so that it can die or fall asleep at any of them."""
+"""One launch of a simulated run: a driver that goes step by step, so that it can die or fall asleep at any of them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _VALUED = (Code.COMPLETED, Code.CACHED)
 _NONE = Ref(kind="local", id="none", count=1, data=[None])
 
 
-class _LifeLedger(Ledger):
-    """A ledger that begins with what earlier lives ended: each such item may be taken over, or end anew."""
+class _LaunchLedger(Ledger):
+    """A ledger that begins with what earlier launches ended: each such item may be taken over, or end anew."""
 
     def __init__(self) -> None:
         super().__init__()
         self.core: Core | None = None
         self.taken: dict[int, set[int]] = {}
-        """Items that ended before, and were neither sent nor ended in this life."""
+        """Items that ended before, and were neither sent nor ended in this launch."""
         self._before: dict[int, dict[int, int]] = {}
 
     def take_over(self, pasts: Mapping[int, Past]) -> None:
@@ -60,7 +60,7 @@ class _LifeLedger(Ledger):
             self.attempts[node] = {index: count for index, count in enumerate(past.attempts) if count}
 
     def is_ended(self, node: int, index: int) -> bool:
-        """Whether an item has ended in this life, or was taken over by now."""
+        """Whether an item has ended in this launch, or was taken over by now."""
         if index in self.taken.get(node, ()):
             assert self.core is not None
             states = self.core.books[node].states
@@ -97,7 +97,7 @@ class _LifeLedger(Ledger):
         super().change_node(command)
 
 
-class _LifeWorkers(SimulatedWorkers):
+class _LaunchWorkers(SimulatedWorkers):
     """Workers whose items have values, which they publish before they report."""
 
     def __init__(self, driver: SimulatedDriver, **given: Any) -> None:
@@ -205,7 +205,7 @@ class SimulatedDriver(Simulation):
     scenario
         What is run.
     number
-        Which life this is, from 1.
+        Which launch this is, from 1.
     start
         When it begins.
     books, recovery
@@ -268,7 +268,7 @@ class SimulatedDriver(Simulation):
         self._begin(start)
 
     def _make_ledger(self) -> Ledger:
-        ledger = _LifeLedger()
+        ledger = _LaunchLedger()
         ledger.core = self.core
         return ledger
 
@@ -276,10 +276,10 @@ class SimulatedDriver(Simulation):
         return random.Random(self.scenario.seed * 100 + self.number)
 
     def _make_workers(self) -> SimulatedWorkers:
-        self.life_workers = _LifeWorkers(
+        self.launch_workers = _LaunchWorkers(
             self, scenario=self.scenario, ledger=self.ledger, clock=self.clock, rng=self.rng
         )
-        return self.life_workers
+        return self.launch_workers
 
     # -- steps ------------------------------------------------------------------------------------------
 
@@ -347,7 +347,7 @@ class SimulatedDriver(Simulation):
         if booked != [command for _, commands, _ in handled for command in commands]:
             raise Violation("what may be told is not what was booked")
         for event, commands, left in handled:
-            assert isinstance(self.ledger, _LifeLedger)
+            assert isinstance(self.ledger, _LaunchLedger)
             self.ledger.take_over(left)
             self._note(event)
             yield from self._settled(event, commands)
@@ -377,7 +377,7 @@ class SimulatedDriver(Simulation):
                 order = self.dispatcher.order(command)
             except GraphflowError as error:
                 raise Violation(f"batch {command.batch} cannot be made: {error}") from error
-            self.life_workers.orders[command.batch] = order
+            self.launch_workers.orders[command.batch] = order
         super()._perform(command)
 
     def _pull(self, command: ev.PullSource) -> None:
@@ -430,7 +430,7 @@ class SimulatedDriver(Simulation):
             if draw < 0.3:
                 events.append(ev.BatchWasLost(batch=batch, executing=order.indices[0], had_started=True))
             elif draw < 0.6:
-                report = self.life_workers.report(order)
+                report = self.launch_workers.report(order)
                 if report is not None:
                     events.append(ev.BatchReported(report))
         return events

@@ -92,7 +92,7 @@ class Simulation:
     keeps_trace
         Whether to keep each event and command as text.
     batches
-        The last number that a batch of an earlier life had.
+        The last number that a batch of an earlier launch had.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Simulation:
                 self._limits[event.node] = max(event.limit, self._limits.get(event.node, 0))
             case ev.CapacitySet():
                 self.capacity = event.capacity
-            case ev.KnobsChanged():
+            case ev.MapOptionsChanged():
                 self.ledger.turn(event)
             case ev.StopRequested():
                 self.ledger.is_stopping = True
@@ -282,7 +282,7 @@ class Simulation:
 
         self.clock.at(moment, ring)
 
-    def _turn(self, event: ev.KnobsChanged) -> ev.Event | None:
+    def _turn(self, event: ev.MapOptionsChanged) -> ev.Event | None:
         if event.node not in self.ledger.nodes or self.ledger.finish is not None:
             return None
         return event

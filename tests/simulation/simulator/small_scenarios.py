@@ -1,4 +1,4 @@
-"""Scenarios that are run in several lives: small ones, whose items have values made of their inputs' values."""
+"""Scenarios that are run in several launches: small ones, whose items have values made of their inputs' values."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ class PlainValues:
 
     def _all(self, node: Node, dep: Dep, upstream: Expected) -> list[Any]:
         sees_failures = dep.allows_failure or node.trigger is not all_successful
-        is_tolerant = self.oracle.nodes[dep.upstream].knobs.is_tolerant
+        is_tolerant = self.oracle.nodes[dep.upstream].map_options.is_tolerant
         found = []
         for index, code in enumerate(upstream.items):
             if code is Code.SKIPPED or (code in _OWN_FAILURES and is_tolerant and not sees_failures):

@@ -104,4 +104,7 @@ def test_all_names_of_the_list_are_in_the_code_and_each_in_one_place() -> None:
         for name in re.findall(r"failpoint(?:\(|, )\"([\w.]+)\"", path.read_text()):
             found[name] = found.get(name, 0) + 1
     assert set(found) == set(NAMES)
-    assert {name for name, count in found.items() if count > 1} <= {"life.begin.before", "life.begin.after"}
+    assert {name for name, count in found.items() if count > 1} <= {
+        "launch.begin.before",
+        "launch.begin.after",
+    }

@@ -16,7 +16,7 @@ from graphflow.errors import HistoryError, LeaseLost, MapWidthError
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.histories.volatile import VolatileHistory, VolatileJournal
 from graphflow.model.orders import Ref
-from graphflow.model.records import Kind, Life, Record, RunHeader
+from graphflow.model.records import Kind, Launch, Record, RunHeader
 from graphflow.model.reports import Report, StepReport
 from graphflow.model.states import Code
 from graphflow.ports import BatchLost, Capacity
@@ -27,8 +27,8 @@ from graphflow.records.replay import Replay
 RUN = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
 
 
-def life(epoch: int) -> Life:
-    return Life(
+def launch(epoch: int) -> Launch:
+    return Launch(
         epoch=epoch, reason="start", host="here", pid=1, boot_id="b", flow_name="flow", run_name="run"
     )
 
@@ -47,7 +47,7 @@ def mapped(id_: int, width: int, *deps: Dep) -> Node:
 
 
 class Durable:
-    """One life of a run: a core, its books, and a journal that may fail."""
+    """One launch of a run: a core, its books, and a journal that may fail."""
 
     def __init__(self, history: VolatileHistory, numbers: dict[str, int] | None = None) -> None:
         self.history = history
@@ -57,7 +57,7 @@ class Durable:
         self.books = Bookkeeper(self.journal, RecordWriter(), numbers=numbers, wall=lambda: 5.0)
         self.core = Core(capacity=Capacity(slots=2))
         self.turns = Turns(self.core, MemoryHistory(), column=_no_column, books=self.books)
-        self.books.begin(life(self.journal.epoch))
+        self.books.begin(launch(self.journal.epoch))
 
     def record(self, *nodes: Node) -> None:
         self.turns.handle(ev.NodesRecorded(nodes, self.turns.recorded(nodes)), 0.0)
@@ -106,7 +106,7 @@ def test_a_batch_is_durable_before_it_is_told(history: VolatileHistory) -> None:
     assert run.kinds() == []
     told = run.turns.commit()
     assert run.kinds() == [
-        [Kind.LIFE, Kind.NODE, Kind.STATE, Kind.STATE, *[Kind.DISPATCH] * len(_sent(told))]
+        [Kind.LAUNCH, Kind.NODE, Kind.STATE, Kind.STATE, *[Kind.DISPATCH] * len(_sent(told))]
     ]
     assert [each.batch for each in run.told(Kind.DISPATCH)] == [each.batch for each in _sent(told)]
     assert run.turns.commit() == []
@@ -158,13 +158,13 @@ def test_a_driver_that_another_took_the_run_from_can_tell_nothing(history: Volat
     assert second.told(Kind.ITEMS) == []
 
 
-def test_nodes_keep_their_numbers_over_lives(history: VolatileHistory) -> None:
+def test_nodes_keep_their_numbers_over_launches(history: VolatileHistory) -> None:
     first = Durable(history)
     first.record(mapped(1, 1), mapped(2, 1))
     first.turns.commit()
     first.journal.close()
     second = Durable(history, numbers={"key1": 0, "key2": 1})
-    # Ids are those of this life, in the order in which it records.
+    # Ids are those of this launch, in the order in which it records.
     second.record(mapped(7, 1))
     with pytest.raises(KeyError):
         second.books.number(1)
@@ -263,7 +263,7 @@ def test_the_run_moves_with_what_led_to_it(history: VolatileHistory) -> None:
     assert history.find(RUN).state == "Pending"
     run.books.commit()
     assert history.find(RUN).state == "Running"
-    assert run.kinds() == [[Kind.LIFE, Kind.STATE]]
+    assert run.kinds() == [[Kind.LAUNCH, Kind.STATE]]
     assert {each.record.at for each in history.read(RUN)} == {5.0}
 
 

@@ -1,4 +1,4 @@
-"""What earlier lives left, matched with what is recorded now; histories are written record by record."""
+"""What earlier launches left, matched with what is recorded now; histories are written record by record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import FlowChanged, RunNotFound, SourceChanged
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.identity.hashing import source_digests
-from graphflow.model.knobs import MapKnobs
+from graphflow.model.map_options import MapOptions
 from graphflow.model.orders import Program
 from graphflow.model.policies import RetryPolicy, TaskOptions
 from graphflow.model.records import (
@@ -23,7 +23,7 @@ from graphflow.model.records import (
     Ended,
     Entry,
     EntryDep,
-    Life,
+    Launch,
     NodeEntry,
     Record,
     Transition,
@@ -47,15 +47,15 @@ class Written:
         self.replay = Replay()
         self.writer = RecordWriter()
         self.seq = 0
-        self.life()
+        self.launch()
 
     def add(self, *records: Record) -> None:
         self.seq += 1
         for place, record in enumerate(records):
             self.replay.add(Entry(self.seq, place, 1, record))
 
-    def life(self, code: str = "") -> None:
-        told = Life(
+    def launch(self, code: str = "") -> None:
+        told = Launch(
             epoch=1,
             reason="start",
             host="h",
@@ -65,7 +65,7 @@ class Written:
             run_name="run",
             code=code,
         )
-        self.add(self.writer.life(told, 0.0))
+        self.add(self.writer.launch(told, 0.0))
 
     def node(self, number: int, *deps: tuple[int, str], width: int | None = None, **given: Any) -> None:
         entry = NodeEntry(
@@ -200,7 +200,7 @@ def test_a_node_that_nobody_knows_begins_anew(written: Written) -> None:
 def test_failures_that_a_finished_map_tolerated_are_kept(written: Written) -> None:
     written.node(0, width=2)
     written.done(0, [DONE, FAILED])
-    tolerant = mapped(0, values=[1, 2], knobs=MapKnobs(tolerated_count=1))
+    tolerant = mapped(0, values=[1, 2], map_options=MapOptions(tolerated_count=1))
     assert [*past_of(Recovery(written.replay), tolerant).states] == [DONE, FAILED]
 
 
@@ -217,7 +217,7 @@ def test_an_attempt_under_way_when_the_driver_died_counts_but_neither_as_first_n
 def test_what_was_under_way_when_two_drivers_died_runs_alone(written: Written) -> None:
     written.node(0, width=3)
     written.sent(0, range(3))
-    written.life()
+    written.launch()
     written.sent(0, [1], batch=2)
     past = past_of(Recovery(written.replay), mapped(0, values=[1, 2, 3]))
     assert past.suspects == ([1],)
@@ -455,8 +455,8 @@ def _match(written: Written, node: Node) -> Recovery:
 
 
 def test_a_changed_flow_must_make_the_same_calls_unless_it_is_forced(written: Written) -> None:
-    written.replay.lives.clear()
-    written.life(code="before")
+    written.replay.launches.clear()
+    written.launch(code="before")
     written.node(0, width=1)
     written.node(1, (0, "ITEMS"))
     other = mapped(5, values=[1])

@@ -270,30 +270,30 @@ def test_other_triggers_survive_pickling() -> None:
 
 
 def test_whether_values_persist_is_inherited_unless_it_is_said() -> None:
-    assert options().persist is None
-    assert options(persist=False).persist is False
-    assert options(persist=True).persist is True
-    assert FlowOptions.checked("flow 'f'", {}, name="f").persist is None
-    assert FlowOptions.checked("flow 'f'", {"persist": False}, name="f").persist is False
+    assert options().persist_result is None
+    assert options(persist_result=False).persist_result is False
+    assert options(persist_result=True).persist_result is True
+    assert FlowOptions.checked("flow 'f'", {}, name="f").persist_result is None
+    assert FlowOptions.checked("flow 'f'", {"persist_result": False}, name="f").persist_result is False
 
-    @task(persist=False)
+    @task(persist_result=False)
     def one() -> int:
         return 1
 
-    @flow(persist=False)
+    @flow(persist_result=False)
     def two() -> None:
         return None
 
-    assert one.options.persist is False
-    assert one.with_options(retries=2).options.persist is False
-    assert one.with_options(persist=True).options.persist is True
-    assert two.options.persist is False
-    assert two.with_options(persist=True).options.persist is True
+    assert one.options.persist_result is False
+    assert one.with_options(retries=2).options.persist_result is False
+    assert one.with_options(persist_result=True).options.persist_result is True
+    assert two.options.persist_result is False
+    assert two.with_options(persist_result=True).options.persist_result is True
 
 
 @pytest.mark.parametrize("wrong", ["yes", 1, 0, [], "local"])
 def test_persist_is_true_or_false(wrong: Any) -> None:
-    with pytest.raises(TaskOptionError, match="persist must be True or False"):
-        options(persist=wrong)
-    with pytest.raises(TaskOptionError, match="persist must be True or False"):
-        flow(persist=wrong)
+    with pytest.raises(TaskOptionError, match="persist_result must be True or False"):
+        options(persist_result=wrong)
+    with pytest.raises(TaskOptionError, match="persist_result must be True or False"):
+        flow(persist_result=wrong)

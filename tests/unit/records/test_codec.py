@@ -26,7 +26,7 @@ from graphflow.model.records import (
     Entry,
     EntryDep,
     Kind,
-    Life,
+    Launch,
     Lost,
     NodeEntry,
     Record,
@@ -282,7 +282,7 @@ def test_a_report_is_read_back_exactly(made: tuple[Report, Sequence[int]]) -> No
 @pytest.mark.parametrize(
     "value",
     [
-        Life(
+        Launch(
             epoch=2,
             reason="resume",
             host="h",
@@ -324,7 +324,7 @@ def test_a_report_is_read_back_exactly(made: tuple[Report, Sequence[int]]) -> No
 def test_facts_are_read_back(value: Any) -> None:
     writer = RecordWriter()
     record = {
-        Life: lambda: writer.life(value, 1.0),
+        Launch: lambda: writer.launch(value, 1.0),
         NodeEntry: lambda: writer.node(value, 1.0),
         Dispatch: lambda: writer.dispatch(value, 1.0),
         Ended: lambda: writer.ended(value, 1.0),
@@ -344,8 +344,8 @@ def test_facts_are_read_back(value: Any) -> None:
 def test_every_body_that_is_cut_or_changed_is_damaged_or_something_else_but_no_crash() -> None:
     writer = RecordWriter()
     records = [
-        writer.life(
-            Life(epoch=1, reason="start", host="h", pid=1, boot_id="", flow_name="f", run_name="r"), 0.0
+        writer.launch(
+            Launch(epoch=1, reason="start", host="h", pid=1, boot_id="", flow_name="f", run_name="r"), 0.0
         ),
         writer.dispatch(Dispatch(batch=1, nodes=(1,), indices=[5, 3], is_fresh=True), 0.0),
         writer.node(node_entry(1), 0.0),

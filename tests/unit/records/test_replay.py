@@ -11,7 +11,7 @@ import pytest
 
 from graphflow.errors import HistoryDamaged, RemoteError
 from graphflow.model.anomalies import ErrorRecord, Faults, Variants, pack_chunk
-from graphflow.model.records import Alias, Dispatch, Ended, Entry, Life, Lost, NodeEntry, Record, Transition
+from graphflow.model.records import Alias, Dispatch, Ended, Entry, Launch, Lost, NodeEntry, Record, Transition
 from graphflow.model.reports import LogRecord, Report, StepReport, Stored
 from graphflow.model.states import Code
 from graphflow.records import codec
@@ -39,8 +39,8 @@ class Written:
             self.add(self.writer.node(entry, 1.0))
 
     def begin(self, reason: str = "start") -> None:
-        life = Life(epoch=1, reason=reason, host="h", pid=1, boot_id="", flow_name="f", run_name="r")
-        self.add(self.writer.life(life, 1.0))
+        launch = Launch(epoch=1, reason=reason, host="h", pid=1, boot_id="", flow_name="f", run_name="r")
+        self.add(self.writer.launch(launch, 1.0))
 
     def add(self, *records: Record | None) -> None:
         seq = next(self._seqs)
@@ -141,7 +141,7 @@ def test_what_was_under_way_is_lost_with_its_driver() -> None:
     run.send(1, [60, 70])
     run.begin("resume")
     assert node.died() == {60: 2, 70: 1} == {index: node.deaths(index) for index in (60, 70)}
-    assert [life.reason for life in run.replay.lives] == ["start", "resume", "resume"]
+    assert [launch.reason for launch in run.replay.launches] == ["start", "resume", "resume"]
 
 
 def test_what_was_under_way_when_two_drivers_died_is_suspected_in_parts() -> None:
@@ -245,7 +245,7 @@ def kinds(run: Written) -> list[str]:
     return [codec.Kind(entry.record.kind).name for entry in run.entries]
 
 
-def test_an_error_is_written_once_over_all_lives() -> None:
+def test_an_error_is_written_once_over_all_launches() -> None:
     run = Written()
     one = array("i", [1, 1])
     run.tell(1, range(2), [Code.FAILED] * 2, errors=[error("bad")], marks=one)

@@ -1,4 +1,4 @@
-"""The knobs of a map: what may be said of it as a whole, and changed while it runs.
+"""The options of a map: what may be said of it as a whole, and changed while it runs.
 
 How many of its items may run at once, at what rate they begin, how many may fail, and how long one may take
 beside the others.
@@ -14,7 +14,7 @@ from typing import Any
 
 from graphflow.errors import TaskOptionError
 
-__all__ = ["KNOB_NAMES", "NO_KNOBS", "MapKnobs", "checked_knobs", "parse_rate"]
+__all__ = ["MAP_OPTION_NAMES", "NO_MAP_OPTIONS", "MapOptions", "checked_map_options", "parse_rate"]
 
 _UNITS = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
@@ -25,7 +25,7 @@ _UNITS = {
 _RATE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*([a-z]+)\s*", re.IGNORECASE)
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*")
 
-KNOB_NAMES = (
+MAP_OPTION_NAMES = (
     "max_concurrency",
     "rate_limit",
     "tolerated_failure_count",
@@ -36,8 +36,8 @@ KNOB_NAMES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapKnobs:
-    """The checked knobs of a map; None (or False) where nothing was said.
+class MapOptions:
+    """The checked options of a map; None (or False) where nothing was said.
 
     `rate` is in items per second, `tolerated_percentage` from 0 to 100, `timeout_factor` a multiple of the
     median duration of the items that completed.
@@ -71,7 +71,7 @@ class MapKnobs:
         return failed * 100 > self.tolerated_percentage * width * (1 + 1e-12)
 
 
-NO_KNOBS = MapKnobs()
+NO_MAP_OPTIONS = MapOptions()
 
 
 def parse_rate(owner: str, value: Any) -> float | None:
@@ -134,8 +134,10 @@ def timeout_factor(owner: str, value: Any) -> float | None:
     return factor
 
 
-def checked_knobs(owner: str, given: Mapping[str, Any], *, before: MapKnobs | None = None) -> MapKnobs:
-    """The knobs from options by their public names; those that are not given stay as they were.
+def checked_map_options(
+    owner: str, given: Mapping[str, Any], *, before: MapOptions | None = None
+) -> MapOptions:
+    """The options from options by their public names; those that are not given stay as they were.
 
     Raises
     ------
@@ -159,10 +161,10 @@ def checked_knobs(owner: str, given: Mapping[str, Any], *, before: MapKnobs | No
         changes["fail_fast"] = bool(given["fail_fast"])
     if "timeout" in given:
         changes["timeout_factor"] = timeout_factor(owner, given["timeout"])
-    knobs = replace(before or NO_KNOBS, **changes)
-    if knobs.fail_fast and knobs.is_tolerant:
+    options = replace(before or NO_MAP_OPTIONS, **changes)
+    if options.fail_fast and options.is_tolerant:
         raise TaskOptionError(
             f"{owner}: fail_fast=True ends the map at the first failure, so nothing can be tolerated beside it; leave out "
             "fail_fast or the tolerated failures"
         )
-    return knobs
+    return options

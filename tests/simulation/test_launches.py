@@ -1,4 +1,4 @@
-"""Whole runs in several lives: drivers die, fall asleep and wake up between any two commands; every promise on every seed."""
+"""Whole runs in several launches: drivers die, fall asleep and wake up between any two commands; every promise on every seed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections import Counter
 
 import pytest
 
-from simulator.lives import live
+from simulator.launches import live
 
 SEEDS = 10_000
 CHUNK = 200
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_holds_through_all_lives(first: int) -> None:
+def test_every_promise_holds_through_all_launches(first: int) -> None:
     for seed in range(first, first + CHUNK):
         outcome = live(seed)
-        assert outcome.lives > 1, f"live({seed}) had one life"
+        assert outcome.launches > 1, f"live({seed}) had one launch"
 
 
-def test_the_same_seed_gives_the_same_lives() -> None:
+def test_the_same_seed_gives_the_same_launches() -> None:
     for seed in range(30):
         first, second = live(seed, keeps_trace=True), live(seed, keeps_trace=True)
         assert first.trace

@@ -1,4 +1,4 @@
-"""Planted bugs in what makes runs durable. The simulation of lives is worth its time if it finds them all."""
+"""Planted bugs in what makes runs durable. The simulation of launches is worth its time if it finds them all."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from graphflow.histories.volatile import VolatileJournal
 from graphflow.ports import Capacity
 from graphflow.records.item_index import NodeHistory
 from graphflow.records.replayed_node import ReplayedNode
+from simulator.launches import live
 from simulator.ledger import Violation
-from simulator.lives import live
 from simulator.simulated_results import VolatileStore
 
 ENOUGH_SEEDS = 2_500
@@ -130,15 +130,15 @@ def forgets_ends_that_no_report_told(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def numbers_nodes_anew(patch: pytest.MonkeyPatch) -> None:
-    """Each life counts its nodes from 0."""
+    """Each launch counts its nodes from 0."""
     patch.setattr(Recovery, "numbers", property(lambda self: {}))
 
 
-# -- batches of other lives -------------------------------------------------------------------------------------
+# -- batches of other launches -------------------------------------------------------------------------------------
 
 
 def believes_reports_of_dead_drivers(patch: pytest.MonkeyPatch) -> Callable[..., Core]:
-    """Batches are numbered from 1 in each life."""
+    """Batches are numbered from 1 in each launch."""
 
     def make_core(*, capacity: Capacity, batches: int) -> Core:
         return Core(capacity=capacity)
@@ -179,7 +179,7 @@ def forgets_a_success(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def has_volatile_attempts(patch: pytest.MonkeyPatch) -> None:
-    """Each life begins with all attempts."""
+    """Each launch begins with all attempts."""
     patch.setattr(Restorer, "_keep_attempts", staticmethod(lambda *given: 0))
 
 
@@ -258,7 +258,7 @@ def keeps_what_was_made_of_something_else(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def takes_back_in_memory_alone(patch: pytest.MonkeyPatch) -> None:
-    """The next life does not know what this one meant to run anew."""
+    """The next launch does not know what this one meant to run anew."""
 
     def nothing(self: Bookkeeper, number: int, indices: Sequence[int]) -> None:
         pass
@@ -272,7 +272,7 @@ def compares_no_inputs(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant
-def believes_the_width_of_an_earlier_life(patch: pytest.MonkeyPatch) -> None:
+def believes_the_width_of_an_earlier_launch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recovery, "width_known", lambda self, node, width: None)
     patch.setattr(Restorer, "open", lambda self, stage: None)
 
@@ -293,7 +293,7 @@ def keeps_what_was_to_run_again(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def keeps_failures_for_good(patch: pytest.MonkeyPatch) -> None:
-    """What failed is not tried again by a later life."""
+    """What failed is not tried again by a later launch."""
     from graphflow.driver import recovery
 
     patch.setattr(recovery, "_KEPT", recovery._KEPT_FAILURES)
@@ -305,6 +305,6 @@ def keeps_failures_for_good(patch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_core = MUTANTS[name](monkeypatch)
-    with pytest.raises(Violation, match=r"^live\(\d+\) in life"):
+    with pytest.raises(Violation, match=r"^live\(\d+\) in launch"):
         for seed in range(ENOUGH_SEEDS):
             live(seed, make_core=make_core)

@@ -1,4 +1,4 @@
-"""The knobs of a map: what is accepted, and what it means."""
+"""The options of a map: what is accepted, and what it means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from graphflow import task
 from graphflow.errors import TaskOptionError
-from graphflow.model.knobs import MapKnobs, checked_knobs, parse_rate, timeout_factor
+from graphflow.model.map_options import MapOptions, checked_map_options, parse_rate, timeout_factor
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_one_timeout_takes_the_place_of_the_other() -> None:
     plain = task(timeout_seconds=5)(lambda x: x)
     relative = plain.with_options(timeout="300%")
     assert relative.options.timeout_seconds is None
-    assert relative.options.knobs.timeout_factor == 3.0
-    assert relative.with_options(timeout_seconds=2).options.knobs.timeout_factor is None
-    assert task(timeout_seconds="250%")(lambda x: x).options.knobs.timeout_factor == 2.5
+    assert relative.options.map_options.timeout_factor == 3.0
+    assert relative.with_options(timeout_seconds=2).options.map_options.timeout_factor is None
+    assert task(timeout_seconds="250%")(lambda x: x).options.map_options.timeout_factor == 2.5
     assert task(timeout=4)(lambda x: x).options.timeout_seconds == 4.0
 
 
@@ -75,23 +75,23 @@ def test_seconds_are_no_factor() -> None:
 
 
 def test_how_many_failures_are_too_many() -> None:
-    assert not MapKnobs().exceeded(1_000, 10)
-    assert MapKnobs(fail_fast=True).exceeded(1, None)
-    assert not MapKnobs(fail_fast=True).exceeded(0, 10)
-    by_count = MapKnobs(tolerated_count=2)
+    assert not MapOptions().exceeded(1_000, 10)
+    assert MapOptions(fail_fast=True).exceeded(1, None)
+    assert not MapOptions(fail_fast=True).exceeded(0, 10)
+    by_count = MapOptions(tolerated_count=2)
     assert not by_count.exceeded(2, None)
     assert by_count.exceeded(3, None)
-    by_share = MapKnobs(tolerated_percentage=10.0)
+    by_share = MapOptions(tolerated_percentage=10.0)
     assert not by_share.exceeded(10, 100)
     assert by_share.exceeded(11, 100)
     assert not by_share.exceeded(11, None), "of an unknown width, no percentage is known"
-    assert MapKnobs(tolerated_percentage=0.0).exceeded(1, 1_000_000)
-    assert not MapKnobs(tolerated_percentage=0.1).exceeded(1_000, 1_000_000)
+    assert MapOptions(tolerated_percentage=0.0).exceeded(1, 1_000_000)
+    assert not MapOptions(tolerated_percentage=0.1).exceeded(1_000, 1_000_000)
 
 
 def test_a_change_leaves_other_knobs_as_they_were() -> None:
-    before = checked_knobs("x", {"max_concurrency": 4, "rate_limit": "5/s"})
-    after = checked_knobs("x", {"max_concurrency": None}, before=before)
-    assert after == MapKnobs(rate=5.0)
+    before = checked_map_options("x", {"max_concurrency": 4, "rate_limit": "5/s"})
+    after = checked_map_options("x", {"max_concurrency": None}, before=before)
+    assert after == MapOptions(rate=5.0)
     with pytest.raises(TaskOptionError, match="fail_fast"):
-        checked_knobs("x", {"fail_fast": True}, before=MapKnobs(tolerated_count=1))
+        checked_map_options("x", {"fail_fast": True}, before=MapOptions(tolerated_count=1))

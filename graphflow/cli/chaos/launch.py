@@ -1,4 +1,4 @@
-"""One life of a run in a process of its own, which `graphflow chaos` kills; run as a module, with an order as JSON."""
+"""One launch of a run in a process of its own, which `graphflow chaos` kills; run as a module, with an order as JSON."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from graphflow.errors import GraphflowError
 from graphflow.identity.hashing import canonical_digest
 from graphflow.runs.documents import value_text
 
-__all__ = ["LifeOrder", "LifeResult"]
+__all__ = ["LaunchOrder", "LaunchResult"]
 
 MAX_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LifeOrder:
+class LaunchOrder:
     """What is run, as the command line has it, and the file that the outcome goes to."""
 
     target: str
@@ -38,8 +38,8 @@ class LifeOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LifeResult:
-    """What became of a life that was not killed; `digest` is empty where the value cannot be told from others."""
+class LaunchResult:
+    """What became of a launch that was not killed; `digest` is empty where the value cannot be told from others."""
 
     pid: int
     state: str
@@ -48,17 +48,17 @@ class LifeResult:
     text: str = ""
 
 
-def live(order: LifeOrder) -> LifeResult:
+def live(order: LaunchOrder) -> LaunchResult:
     """Begin the run, or go on with it, to its end."""
     flow = load_flow(order.target)
     parameters = parse_parameters(order.pairs, mapping=order.params, function=flow.fn)
     with opened(None if order.backend is None else parse_backend(order.backend)) as backend:
         chosen = flow if backend is None else flow.with_options(backend=backend)
-        found: Any = chosen.run_with_id(order.run_id, **parameters)
+        found: Any = chosen.run(run_id=order.run_id, **parameters)
         run = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
     if not run.state.is_completed():
-        return LifeResult(pid=os.getpid(), state=run.state.name, message=str(run.exception or ""))
-    return LifeResult(
+        return LaunchResult(pid=os.getpid(), state=run.state.name, message=str(run.exception or ""))
+    return LaunchResult(
         pid=os.getpid(),
         state=run.state.name,
         digest=_digest(run.value),
@@ -82,11 +82,11 @@ def _digest(value: Any) -> str:
 
 def main() -> None:
     """Do what the only argument orders."""
-    order = LifeOrder(**json.loads(sys.argv[1]))
+    order = LaunchOrder(**json.loads(sys.argv[1]))
     try:
         result = live(order)
     except GraphflowError as error:
-        result = LifeResult(pid=os.getpid(), state="", message=f"{type(error).__name__}: {error}")
+        result = LaunchResult(pid=os.getpid(), state="", message=f"{type(error).__name__}: {error}")
     part = f"{order.place}.part"
     with open(part, "w") as file:
         json.dump(asdict(result), file)

@@ -1,4 +1,4 @@
-"""The knobs of maps on every backend: how many at once, at what rate, how many may fail, and changes while it runs."""
+"""The options of maps on every backend: how many at once, at what rate, how many may fail, and changes while it runs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def total(values: list[int]) -> int:
 
 def test_tolerated_failures_drop_out_of_gathers_and_fail_nothing(backend_name: Any) -> None:
     @flow(backend=backend_name)
-    def body(**knobs: Any) -> Any:
-        found = odd_fails.with_options(**knobs).map(range(10))
+    def body(**options: Any) -> Any:
+        found = odd_fails.with_options(**options).map(range(10))
         return total(found), double.map(found)
 
-    for knobs in ({"tolerated_failure_count": 5}, {"tolerated_failure_percentage": 50}):
-        run = body.run(**knobs)
+    for options in ({"tolerated_failure_count": 5}, {"tolerated_failure_percentage": 50}):
+        run = body.run(**options)
         assert run.state == "Completed", run.exception
         assert run.value == (20, [0, 4, 8, 12, 16])
         assert run.nodes["odd_fails"].state == "Completed"

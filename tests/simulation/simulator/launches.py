@@ -1,4 +1,4 @@
-"""Whole runs in several lives: drivers that die, fall asleep and wake up, and the next ones that resume.
+"""Whole runs in several launches: drivers that die, fall asleep and wake up, and the next ones that resume.
 
 `live(seed)` runs one seed: a small scenario, a history in memory, packs that get lost, and drivers that go step by
 step. Between any two of their steps one may die, or be suspended until long after its lease has run out. At the end
@@ -20,7 +20,7 @@ from graphflow.errors import HistoryError, LeaseHeld, LeaseLost
 from graphflow.graph.graph import DepKind
 from graphflow.histories.leases import Holder
 from graphflow.histories.volatile import VolatileHistory
-from graphflow.model.records import Life, Record, Request, RunHeader
+from graphflow.model.records import Launch, Record, Request, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, GOOD_CODES, Code
 from graphflow.ports import Journal
 from graphflow.records.codec import RecordWriter
@@ -33,7 +33,7 @@ from simulator.simulated_driver import SimulatedDriver
 from simulator.simulated_results import VolatileStore
 from simulator.small_scenarios import PlainValues, small_scenario, with_values
 
-__all__ = ["LivesOutcome", "live"]
+__all__ = ["LaunchesOutcome", "live"]
 
 LEASE_SECONDS = 30.0
 MAX_STEPS = 60_000
@@ -44,11 +44,11 @@ Place = tuple[int, int]
 
 
 @dataclass(slots=True, kw_only=True)
-class LivesOutcome:
-    """What a run in several lives came to."""
+class LaunchesOutcome:
+    """What a run in several launches came to."""
 
     scenario: Scenario
-    lives: int
+    launches: int
     faults: list[str]
     """What went wrong, in order."""
     executions: dict[Place, int]
@@ -58,8 +58,8 @@ class LivesOutcome:
     trace: list[str] = field(default_factory=list)
 
 
-def live(seed: int, *, make_core: Callable[..., Core] = Core, keeps_trace: bool = False) -> LivesOutcome:
-    """Run one seed through all its lives.
+def live(seed: int, *, make_core: Callable[..., Core] = Core, keeps_trace: bool = False) -> LaunchesOutcome:
+    """Run one seed through all its launches.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def live(seed: int, *, make_core: Callable[..., Core] = Core, keeps_trace: bool 
     Violation
         If a promise is broken; its text tells how to run the seed alone.
     """
-    run = Lives(seed, make_core=make_core, keeps_trace=keeps_trace)
+    run = Launches(seed, make_core=make_core, keeps_trace=keeps_trace)
     try:
         return run.run()
     except Violation as error:
@@ -169,8 +169,8 @@ _POINTS = (
 )
 
 
-class Lives:
-    """One run, from its first life to its end.
+class Launches:
+    """One run, from its first launch to its end.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class Lives:
         """Those that are not over, the newest last."""
         self.fates: dict[int, _Fate] = {}
         self.faults: list[str] = []
-        self.lives = 0
+        self.launches = 0
         self.steps = 0
         self.executions: dict[Place, int] = {}
         self._stale: dict[Place, int] = {}
@@ -210,13 +210,13 @@ class Lives:
         self._orphans: list[ev.Event] = []
         """What batches of dead drivers report to the next one."""
         self._begun = 0
-        """The commit with which the newest life began."""
+        """The commit with which the newest launch began."""
         self._lengths: dict[Place, int] = {}
         self._deaths: dict[Place, int] = {}
-        """How many workers an item may have killed, in all lives."""
+        """How many workers an item may have killed, in all launches."""
         self._may_run: set[Place] = set()
         self.gone: set[Place] = set()
-        """Items whose values were gone when the newest life began."""
+        """Items whose values were gone when the newest launch began."""
         self._renewed = 0.0
         self.is_exact = True
         """Whether all that the run comes to follows from the rules; not of a map that ended early, at some moment."""
@@ -225,25 +225,25 @@ class Lives:
 
     def where(self) -> str:
         """Where the run is, and how to run it alone."""
-        told = f"live({self.seed}) in life {self.lives}, after {self.clock.now:.3f} s"
+        told = f"live({self.seed}) in launch {self.launches}, after {self.clock.now:.3f} s"
         return f"{told}, with {', '.join(self.faults) or 'no fault'}"
 
     # -- the run ----------------------------------------------------------------------------------------
 
-    def run(self) -> LivesOutcome:
+    def run(self) -> LaunchesOutcome:
         """Run to the end, and check what it came to."""
         for _ in range(self.rng.choice((1, 1, 1, 2, 2, 3, 5))):
-            driver = self._next_life(is_last=False, selections=self._selections())
+            driver = self._next_launch(is_last=False, selections=self._selections())
             self._drive(driver)
             self._check_selected()
             self._between()
-        driver = self._next_life(is_last=True)
+        driver = self._next_launch(is_last=True)
         self._drive(driver)
         self.is_exact = not (self.scenario.may_halt or driver.has_given_up)
         self._check_end(driver)
-        return LivesOutcome(
+        return LaunchesOutcome(
             scenario=self.scenario,
-            lives=self.lives,
+            launches=self.launches,
             faults=self.faults,
             executions=self.executions,
             commits=self.chronicle.seq,
@@ -252,18 +252,18 @@ class Lives:
             trace=self.trace or [],
         )
 
-    def _next_life(self, *, is_last: bool, selections: Sequence[Selection] = ()) -> SimulatedDriver:
-        self.lives += 1
-        holder = Holder("here", self.lives, "boot")
+    def _next_launch(self, *, is_last: bool, selections: Sequence[Selection] = ()) -> SimulatedDriver:
+        self.launches += 1
+        holder = Holder("here", self.launches, "boot")
         history = self.history.beside(holder)
-        if self.lives == 1:
+        if self.launches == 1:
             header = RunHeader(id=RUN, name="run", flow_name="flow", host="here", pid=1)
             inner: Journal = history.create(header)
         else:
             inner = history.take(RUN)
         journal = _WatchedJournal(inner, self.chronicle)
         recovery, writer = None, RecordWriter()
-        if self.lives > 1:
+        if self.launches > 1:
             replay = Replay(self.store, read=self.chronicle.read)
             for entry in history.read(RUN):
                 replay.add(entry)
@@ -273,7 +273,7 @@ class Lives:
         books = Bookkeeper(
             journal, writer, numbers={} if recovery is None else recovery.numbers, wall=self.clock.wall
         )
-        books.begin(_life(journal.epoch))
+        books.begin(_launch(journal.epoch))
         if recovery is not None:
             books.run_moved(Code.RESUMING)
         books.commit()
@@ -283,7 +283,7 @@ class Lives:
             self.scenario = replace(self.scenario, faults=Faults(cuts=0.3))
         driver = SimulatedDriver(
             self.scenario,
-            number=self.lives,
+            number=self.launches,
             start=self.clock.now,
             books=books,
             recovery=recovery,
@@ -347,7 +347,7 @@ class Lives:
             self._failed(driver, error)
             return
         self.clock.now = max(self.clock.now, driver.clock.now)
-        if driver.number == self.lives and self.clock.now > self._renewed + LEASE_SECONDS / 3:
+        if driver.number == self.launches and self.clock.now > self._renewed + LEASE_SECONDS / 3:
             self._renewed = self.clock.now
             driver.books.journal.renew()
         if self.trace is not None:
@@ -371,7 +371,7 @@ class Lives:
             driver.books.journal.renew()
 
     def _failed(self, driver: SimulatedDriver, error: Exception) -> None:
-        is_newest = driver.number == self.lives
+        is_newest = driver.number == self.launches
         if isinstance(error, LeaseLost) and is_newest:
             raise Violation(f"the only driver lost its lease: {error}") from error
         self.faults.append(f"{driver.number} failed: {type(error).__name__}")
@@ -399,11 +399,11 @@ class Lives:
         if driver in self.drivers:
             self.drivers.remove(driver)
 
-    # -- between two lives ------------------------------------------------------------------------------
+    # -- between two launches ------------------------------------------------------------------------------
 
     def _between(self) -> None:
         rng = self.rng
-        if any(driver.number == self.lives for driver in self.drivers):
+        if any(driver.number == self.launches for driver in self.drivers):
             self._try_too_early()
         for driver in self.drivers:
             # It sleeps longer than its lease, and wakes up while another drives.
@@ -472,7 +472,7 @@ class Lives:
                 raise Violation(f"item {place[1]} of node {place[0]} was to run again, and did not")
 
     def _note_what_is_left(self) -> None:
-        """Which items this life must or may run again, although they ended."""
+        """Which items this launch must or may run again, although they ended."""
         chronicle, outcomes = self.chronicle, self.chronicle.outcomes
         stale = {
             place
@@ -515,7 +515,7 @@ class Lives:
 
     def _is_tolerated(self, place: Place) -> bool:
         node = self._nodes[place[0]]
-        return node.knobs.is_tolerant and self.chronicle.codes.get(node.id) == Code.COMPLETED
+        return node.map_options.is_tolerant and self.chronicle.codes.get(node.id) == Code.COMPLETED
 
     def _depends_on(self, id_: int, index: int, stale: set[Place], also: Sequence[DepKind]) -> bool:
         """Whether an item needs something that is stale (the whole node: whether its width may be another)."""
@@ -583,7 +583,7 @@ class Lives:
     # -- the end ----------------------------------------------------------------------------------------
 
     def _check_end(self, driver: SimulatedDriver) -> None:
-        """All is as if there had been one life without a fault."""
+        """All is as if there had been one launch without a fault."""
         self._check_replay(driver)
         for asleep in [*self.drivers]:
             self._end(asleep)
@@ -675,8 +675,8 @@ def _names(codes: Sequence[Code]) -> str:
     return "[" + ", ".join(code.name for code in codes) + "]"
 
 
-def _life(epoch: int) -> Life:
-    return Life(
+def _launch(epoch: int) -> Launch:
+    return Launch(
         epoch=epoch,
         reason="start" if epoch == 1 else "resume",
         host="here",
