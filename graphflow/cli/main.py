@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import platform
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
@@ -239,4 +241,8 @@ def _installed(package: str) -> str:
 
 def main() -> None:
     """Run the command line; the entry point of `graphflow` and of `python -m graphflow`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding has not is shown as an escape, and ends no command.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="graphflow")

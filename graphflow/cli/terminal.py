@@ -10,6 +10,8 @@ from enum import StrEnum
 
 from rich.console import Console
 
+from graphflow.cli.escaping import EscapingConsole, printable
+
 __all__ = [
     "OutputFormat",
     "ProgressMode",
@@ -44,7 +46,7 @@ def make_console(*, stdout: bool = False) -> Console:
     """
     stream = sys.stdout if stdout else sys.stderr
     is_terminal = stream.isatty()
-    return Console(
+    return EscapingConsole(
         file=stream,
         highlight=False,
         emoji=False,  # names and values may look like some
@@ -104,5 +106,6 @@ def say_error(text: str, *, details: str = "") -> None:
 
 def write_data(text: str) -> None:
     """A line of data on stdout, and nothing else."""
+    text = printable(text)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
