@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 import os
-import pickle
 import platform
 import socket
 import threading
@@ -32,7 +30,6 @@ from graphflow.errors import (
     GraphflowError,
     LeaseLost,
     ParameterError,
-    ResultDamaged,
     RunNotFound,
     ValueUnavailable,
 )
@@ -45,9 +42,10 @@ from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
+from graphflow.results.packs.single import keep, restore
 from graphflow.runner.capture import LogSink
 
-__all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen", "value_of_run"]
+__all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
 
 logger = logging.getLogger("graphflow.driver.durability")
 POLL_SECONDS = 0.1
@@ -261,7 +259,7 @@ class Durability:
             )
             return
         failpoint("launch.value.before")
-        self.books.run_noted({"value": _kept(self.store, f"{self.journal.epoch:04d}-value", data)})
+        self.books.run_noted({"value": keep(self.store, f"{self.journal.epoch:04d}-value", data)})
         failpoint("launch.value.after")
 
     def close(self) -> None:
@@ -283,7 +281,6 @@ class Reopened:
     header: RunHeader
     parameters: dict[str, Any]
     durability: Durability | None
-    value: Any = None
 
 
 def reopen(
@@ -327,7 +324,7 @@ def reopen(
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
         given = _parameters(replay, store, parameters)
-        return Reopened(header, given, None, value_of_run(replay, store))
+        return Reopened(header, given, None)
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
@@ -420,40 +417,8 @@ def _parameters(
         raise ValueUnavailable(
             "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
         )
-    parameters: dict[str, Any] = _restored(store, stored, "the parameters of the run")
+    parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
     return parameters
-
-
-def value_of_run(replay: Replay, store: ResultStore) -> Any:
-    """What the flow returned.
-
-    Raises
-    ------
-    ResultDamaged
-        If it is not what was written.
-    """
-    noted = [change["value"] for change in replay.run_changes if "value" in change]
-    return _restored(store, noted[-1], "the value of the run") if noted else None
-
-
-def _kept(store: ResultStore, name: str, data: bytes) -> dict[str, Any]:
-    store.publish(name, [data])
-    return {"name": name, "nbytes": len(data), "digest": hashlib.blake2b(data, digest_size=16).hexdigest()}
-
-
-def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
-    data = store.read(str(stored["name"]), 0, int(stored["nbytes"]))
-    # The digest stands in the history, which is signed.
-    if hashlib.blake2b(data, digest_size=16).hexdigest() != stored["digest"]:
-        raise ResultDamaged(
-            f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused"
-        )
-    try:
-        return pickle.loads(data)
-    except Exception as error:
-        raise ResultDamaged(
-            f"{what} cannot be restored here: {type(error).__name__}: {error}; is a module that it needs missing?"
-        ) from error
 
 
 # -- what a launch is ---------------------------------------------------------------------------------------
@@ -470,7 +435,7 @@ def _launch(
     stored: Mapping[str, Any] | None = None
     try:
         data = cloudpickle.dumps(dict(parameters), protocol=5)
-        stored = _kept(store, f"{epoch:04d}-parameters", data)
+        stored = keep(store, f"{epoch:04d}-parameters", data)
     except GraphflowError:
         raise
     except Exception as error:

@@ -6,7 +6,7 @@ A replay is what resume starts from and what every reader shows. A watcher adds 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,16 @@ class Replay:
             Kind.ANSWER: self._answer,
             Kind.CHANGE: self._change,
         }
+
+    def noted(self, name: str) -> Any:
+        """Return what was last noted of the run as a whole under a name, None if nothing was."""
+        return next((change[name] for change in reversed(self.run_changes) if name in change), None)
+
+    @property
+    def value(self) -> Mapping[str, Any] | None:
+        """Where the value of the run is, None if it has none."""
+        found: Mapping[str, Any] | None = self.noted("value")
+        return found
 
     @property
     def code(self) -> Code:

@@ -32,6 +32,7 @@ from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.replay import Replay, ReplayedNode
 from graphflow.results.packs import packs
+from graphflow.results.packs.single import check, restore
 from graphflow.results.stores.opening import open_store
 from graphflow.runs.events import Event, events_of
 from graphflow.runs.logs import Logs
@@ -248,8 +249,7 @@ class RecordedRun(Run):
     def traceback(self) -> str:
         if self.state.is_completed() or not self.is_over:
             return ""
-        noted = [change["traceback"] for change in self.replay.run_changes if "traceback" in change]
-        return str(noted[-1]) if noted else ""
+        return str(self.replay.noted("traceback") or "")
 
     @property
     def value(self) -> Any:
@@ -380,10 +380,21 @@ class RecordedRun(Run):
         except GraphflowError as error:
             return [str(error)]
         counts = Counter(each.name for each in damaged)
-        return [
+        wrong = [
             f"the results {name} are damaged or gone: {count} of their columns; they are made again when the run is resumed"
             for name, count in sorted(counts.items())
         ]
+        launches = self.replay.launches
+        for what, single in (
+            ("the parameters of the run", launches[0].stored if launches else None),
+            ("the value of the run", self.replay.value),
+        ):
+            try:
+                if single is not None:
+                    check(self._results(), single, what)
+            except GraphflowError as error:
+                wrong.append(str(error))
+        return wrong
 
     @property
     def logs(self) -> Logs:
@@ -417,10 +428,8 @@ class RecordedRun(Run):
         self._wait_for_result(timeout)
         state = self.state
         if state.is_completed():
-            # Only this needs the engine, whose import takes longer than reading most runs.
-            from graphflow.driver.durability import value_of_run
-
-            return value_of_run(self.replay, self._results())
+            stored = self.replay.value
+            return None if stored is None else restore(self._results(), stored, "the value of the run")
         error = self.exception or RunCancelled(f"run {self.name} was cancelled")
         if raise_on_failure:
             raise error

@@ -375,6 +375,21 @@ def test_a_driver_that_does_not_answer_is_not_waited_for(
     run.resume()
 
 
+def test_damage_of_the_runs_own_value_and_parameters_is_found(history: RunHistory, tmp_path: Path) -> None:
+    run_id = halves.run(n=1).id
+    assert history.verify(run_id) == []
+    folder = Path(os.environ["GRAPHFLOW_HOME"]) / "runs" / run_id / "results"
+    for name, says in (("value", "the value of the run"), ("parameters", "the parameters of the run")):
+        (place,) = folder.glob(f"*-{name}")
+        data = bytearray(place.read_bytes())
+        data[-2] ^= 1
+        place.write_bytes(data)
+        (wrong,) = [each for each in history.verify(run_id) if says in each]
+        assert "is not what was written" in wrong
+    with pytest.raises(ResultDamaged, match="the value of the run"):
+        history.run(run_id).result()
+
+
 # -- after a crash -----------------------------------------------------------------------------------------------------
 
 CRASHING = """
