@@ -95,7 +95,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if self._known is not None:
             return self._known[0]
         if not self.wait(timeout):
-            raise TimeoutError(f"{self._name()} did not end within {timeout:g} s; it is {self.state.name}")
+            raise TimeoutError(f"{self._name()} did not end within {timeout:g} s; it is {self._state().name}")
         return self._outcome(raise_on_failure)
 
     def _outcome(self, raise_on_failure: bool = True) -> R:
@@ -133,7 +133,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     @property
     def state(self) -> State:
-        """Where it stands; does not start anything."""
+        """Where it stands; starts nothing. A failure that is seen here is handled; `state.result()` is the value."""
+        state = self._state()
+        if state.is_final() and not state.is_completed():
+            self._started().hand_over(self._node.id, self._index, is_raised=False)
+        return state
+
+    def _state(self) -> State:
         recorder = self._recorder
         if not isinstance(recorder, RunRecorder):
             return State.of(Code.PENDING)
@@ -146,7 +152,8 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             self._index is not None or not self._node.is_mapped
         ):
             _, error = _outcome_of(driver, self._node, self._index)
-        return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
+        message = "" if error is None else f"{type(error).__name__}: {error}"
+        return State.of(code, message=message, data=error, load=self.result)
 
     def failures(self) -> Items:
         """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
@@ -165,7 +172,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return failures if self._index is None else failures.where(index=self._index)
 
     def __repr__(self) -> str:
-        return f"<Future {self._name()}: {self.state.name}>"
+        return f"<Future {self._name()}: {self._state().name}>"
 
     def __str__(self) -> str:
         return str(self.result())
@@ -189,8 +196,20 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return hash(self._identity())
 
     def __eq__(self, other: object) -> bool:
-        """Whether both stand for the same output; values are not compared."""
-        return self._identity() == other._identity() if isinstance(other, Future) else NotImplemented
+        """Compare the value, which this forces; a future of the same output is equal without that."""
+        if isinstance(other, Future):
+            if self._identity() == other._identity():
+                return True
+            other = other.result()
+        return self.result() == other
+
+    def __ne__(self, other: object) -> bool:
+        """Compare the value; see `__eq__`."""
+        if isinstance(other, Future):
+            if self._identity() == other._identity():
+                return False
+            other = other.result()
+        return self.result() != other
 
     # -- composing --------------------------------------------------------------------------------------
 
@@ -210,6 +229,24 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             f"the future of {self._name()} has no attribute {name!r}; for an attribute of its value, force it: "
             f"future.result().{name}"
         )
+
+    def _refused(self, *_: object) -> Any:
+        raise TypeError(
+            f"{self._name()} is a future, and nothing can be computed with it: use its value, future.result(), or give it to "
+            "a task as an argument"
+        )
+
+    __add__ = __radd__ = __iadd__ = __sub__ = __rsub__ = __isub__ = __mul__ = __rmul__ = __imul__ = _refused
+    __matmul__ = __rmatmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refused
+    __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = (
+        _refused
+    )
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __lshift__ = __rlshift__ = __rshift__ = (
+        _refused
+    )
+    __rrshift__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refused
+    __int__ = __float__ = __complex__ = __index__ = __bytes__ = _refused
+    __lt__ = __le__ = __gt__ = __ge__ = _refused
 
     def __getstate__(self) -> Any:
         raise GraphflowError(

@@ -238,7 +238,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
 
     def __repr__(self) -> str:
         width = self._recorder.known_width(self._node)
-        return f"<MappedFuture {self._node.name}[{'?' if width is None else width}]: {self.state.name}>"
+        return f"<MappedFuture {self._node.name}[{'?' if width is None else width}]: {self._state().name}>"
 
 
 class _ReadFuture(Future[R]):

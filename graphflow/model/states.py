@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -238,12 +238,22 @@ class State:
     message: str = ""
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     data: Any = None
+    load: Callable[[], Any] | None = field(default=None, repr=False)
+    """Gets the value or raises the exception behind it, where `data` has neither."""
 
     @classmethod
-    def of(cls, code: Code, *, message: str = "", at: float | None = None, data: Any = None) -> State:
+    def of(
+        cls,
+        code: Code,
+        *,
+        message: str = "",
+        at: float | None = None,
+        data: Any = None,
+        load: Callable[[], Any] | None = None,
+    ) -> State:
         """The state of a code; `at` is seconds since the epoch, now by default."""
         moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
-        return cls(code.type, code.state_name, message, moment, data)
+        return cls(code.type, code.state_name, message, moment, data, load)
 
     def __str__(self) -> str:
         return self.name
@@ -300,15 +310,24 @@ class State:
         }
 
     def result(self, raise_on_failure: bool = True) -> Any:
-        """The value or the exception behind the state.
+        """Return the value behind the state, or raise the failure.
 
         Raises
         ------
         ValueUnavailable
             If the state is not final.
+        Exception
+            The failure, unless `raise_on_failure` is False: then it is returned.
         """
         if not self.is_final():
             raise ValueUnavailable(f"a {self.name} state has no result yet")
+        if self.data is None and self.load is not None:
+            try:
+                return self.load()
+            except Exception as error:
+                if raise_on_failure:
+                    raise
+                return error
         if isinstance(self.data, BaseException) and raise_on_failure:
             raise self.data
         return self.data

@@ -108,7 +108,8 @@ class Node:
         if code in FAILED_CODES and not message and (not known.is_mapped or known.failed_whole):
             error = whole_failure(self._run, known) if known.is_mapped else self.exception
             message = f"{type(error).__name__}: {error}" if error is not None else ""
-        return State.of(code, at=moved.at if moved else self._run.created, message=message)
+        at = moved.at if moved else self._run.created
+        return State.of(code, at=at, message=message, load=self.result)
 
     @property
     def history(self) -> list[State]:
@@ -483,7 +484,8 @@ class Item:
         if code in FAILED_CODES:
             error = self.exception
             message = f"{type(error).__name__}: {error}"
-        return State.of(code, at=ended.timestamp() if ended else self._since(), message=message)
+        at = ended.timestamp() if ended else self._since()
+        return State.of(code, at=at, message=message, load=self.result)
 
     @property
     def attempts(self) -> int:

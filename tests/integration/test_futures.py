@@ -300,7 +300,7 @@ def test_futures_of_one_output_are_equal(run_body: Any) -> None:
         mapped, future = inc.map([1, 2]), inc(1)
         assert mapped[0] == mapped[0] and hash(mapped[0]) == hash(mapped[0])
         assert len({mapped[0], mapped[1], mapped[-1], future, future}) == 3
-        assert mapped[0] != mapped[1] and future != 2
+        assert mapped[0] != mapped[1] and mapped[0] == future == 2
 
     run_body(body)
 
@@ -631,3 +631,79 @@ def test_returning_or_using_a_future_of_the_flow_inside_a_task_is_refused(local_
             CrossRunError, match="only futures of calls made in the same task run can be used"
         ):
             body(way)
+
+
+# -- values where a future stands --------------------------------------------------------------------------
+
+
+def test_comparing_with_a_value_forces(run_body: Any) -> None:
+    def body() -> Any:
+        one, other = same(3), same(3)
+        assert one == 3 and one != 4 and one == 3 and one in (1, 3) and one not in (1, 2)
+        assert one == other and other in [one]
+        assert same([1, 2]) == [1, 2] and inc.map([1, 2]) == [2, 3]
+        assert len({one, other, one}) == 2
+        return "equal" if same("ready") == "ready" else "different"
+
+    assert run_body(body) == "equal"
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda one: one + 1,
+        lambda one: 1 + one,
+        lambda one: one * 2,
+        lambda one: -one,
+        lambda one: one < 4,
+        lambda one: one < 4,
+        lambda one: sorted([one, same(1)]),
+        lambda one: sum([one]),
+        lambda one: [1, 2, 3][one],
+        lambda one: range(one),
+        lambda one: int(one),
+        lambda one: round(one),
+    ],
+)
+def test_computing_with_a_future_is_refused_and_says_how(run_body: Any, compute: Any) -> None:
+    def body() -> None:
+        with pytest.raises(TypeError, match=r"same.* is a future.*future\.result\(\)"):
+            compute(same(3))
+
+    run_body(body)
+
+
+def test_the_state_of_a_future_or_an_item_has_its_value_or_failure(run_body: Any) -> None:
+    def body() -> Any:
+        good, bad, mapped = same(3), boom(1), inc.map([1, 2])
+        wait([good, bad, mapped])
+        assert good.state.result() == 3 and mapped.state.result() == [2, 3] and mapped[1].state.result() == 3
+        with pytest.raises(ValueError, match="boom 1"):
+            bad.state.result()
+        assert isinstance(bad.state.result(raise_on_failure=False), ValueError)
+        return good
+
+    assert run_body(body) == 3
+
+
+def test_looking_at_a_final_state_handles_the_failure(backend_name: str) -> None:
+    @flow(backend=backend_name)
+    def body() -> Any:
+        futures = [same(1), boom(2), same(3)]
+        wait(futures)
+        return [future.result() for future in futures if future.state.is_completed()]
+
+    assert body() == [1, 3]
+    run = body.run()
+    assert run.nodes["boom"].state.result(raise_on_failure=False).args == ("boom 2",)
+    assert [item.state.result() for item in run.nodes["same"].items] == [1]
+
+
+def test_printing_a_future_handles_nothing(backend_name: str) -> None:
+    @flow(backend=backend_name)
+    def body() -> str:
+        future = boom(2)
+        wait([future])
+        return repr(future)
+
+    assert body.run().state == "Failed"
