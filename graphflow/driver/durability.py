@@ -334,6 +334,7 @@ def reopen(
             damaged=_damaged(replay, store),
             code=code_fingerprint(flow.fn),
             selections=selections or (),
+            retries_failed=selections is not None and not selections,
             rerun_changed=rerun_changed,
             is_forced=is_forced,
         )

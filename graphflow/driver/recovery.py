@@ -67,6 +67,8 @@ class Recovery:
         The fingerprint of the flow's code now.
     selections
         What is to run again in any case.
+    retries_failed
+        Whether all that failed is to run again, also what a map tolerated.
     rerun_changed
         Whether tasks whose code changed run anew, with all that depends on them.
     is_forced
@@ -80,6 +82,7 @@ class Recovery:
         damaged: Iterable[Stored] = (),
         code: str = "",
         selections: Sequence[Selection] = (),
+        retries_failed: bool = False,
         rerun_changed: bool = False,
         is_forced: bool = False,
     ) -> None:
@@ -89,6 +92,7 @@ class Recovery:
         self._completed = {number for number, known in replay.nodes.items() if known.code == Code.COMPLETED}
         self._damaged = {(each.name, each.offset) for each in damaged}
         self._selections = {self._named(each): each for each in selections}
+        self._retries_failed = retries_failed
         self._rerun_changed = rerun_changed
         before = replay.launches[0].code if replay.launches else ""
         self._is_strict = not is_forced and bool(code and before and code != before)
@@ -248,7 +252,7 @@ class Recovery:
     def _made(self, node: Node, known: ReplayedNode) -> Past:
         size, code, is_final = len(known.states), known.code, known.is_final
         is_tolerant = node.map_options.is_tolerant and known.number in self._completed
-        keeps_failures = is_tolerant or bool(self._selections)
+        keeps_failures = (is_tolerant and not self._retries_failed) or bool(self._selections)
         states = bytearray(known.states.translate(_KEPT_FAILURES if keeps_failures else _KEPT))
         unfinished = self._unfinished(known)
         for index in unfinished:
@@ -256,7 +260,8 @@ class Recovery:
                 states[index] = Code.PENDING
         failed = [index for index in ended_of(known) if not states[index]]
         if failed:
-            self._lineage.take_back(known.number, packed(failed), is_changed=False)
+            # What took a map with tolerated failures as a whole has gone on without them.
+            self._lineage.take_back(known.number, packed(failed), is_changed=is_tolerant)
         elif is_final and not size and code not in GOOD_CODES:
             self._lineage.take_back(known.number, (), is_changed=True)
         changed = [index for index in self._changed(node, known) if known.states[index] in FINAL_CODES]

@@ -786,3 +786,39 @@ def test_tasks_see_one_run_in_all_its_launches(backend_name: Any, tally: Any, br
     found = counts(tally)
     assert set(found.values()) == {2} and len(found) == 3
     assert {key.split()[0] for key in found} == {run.id}
+
+
+def test_a_retry_of_what_failed_runs_tolerated_failures_too(
+    backend_name: Any, tally: Any, tmp_path: Path
+) -> None:
+    mended, executed = tmp_path / "mended", tally
+
+    @task
+    def fetch(x: int) -> int:
+        executed.add(x)
+        if x % 4 == 1 and not mended.exists():
+            raise OSError(f"no {x}")
+        return x
+
+    @task
+    def plus(x: int) -> int:
+        return x + 1
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        fetched = fetch.with_options(tolerated_failure_count=3).map(range(10))
+        return total(fetched), total(plus.map(fetched))
+
+    run = body.run()
+    assert run.state == "Completed"
+    assert run.value == (45 - 1 - 5 - 9, 45 - 15 + 7)
+    mended.touch()
+    assert body.resume(run.id).value == run.value, "a resume keeps what was tolerated"
+    again = body.redrive(run.id, failed=True)
+    assert again.state == "Completed" and again.value == (45, 55)
+    assert again.nodes["fetch"].counts == {"Completed": 10}
+    assert [executed.count(x) for x in range(10)] == [1, 2, 1, 1, 1, 2, 1, 1, 1, 2]
