@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +14,7 @@ __all__ = ["FailureGroup", "FailureView", "describe", "group_failures", "merge_g
 
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _INDICES_SHOWN = 8
+_TEXTS_SHOWN = 5
 
 
 class FailureView(Protocol):
@@ -40,6 +42,8 @@ class FailureGroup:
     first: FailureView
     indices: list[int] = field(default_factory=list)
     count: int = 0
+    texts: Counter[str] = field(default_factory=Counter)
+    """How often each distinct text of their exceptions occurs."""
 
 
 def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGroup]:
@@ -59,14 +63,25 @@ def merge_groups(parts: Iterable[FailureGroup]) -> list[FailureGroup]:
     for part in parts:
         group = groups.setdefault(_signature(part.first), FailureGroup(part.node, part.first))
         group.count += part.count
+        group.texts[_text(part.first.exception)] += part.count
         group.indices += part.indices[: _INDICES_SHOWN + 1 - len(group.indices)]
     return sorted(groups.values(), key=lambda group: -group.count)
 
 
 def describe(group: FailureGroup, *, is_verbose: bool = False) -> str:
-    """A group as text: how many, what, where, the first one's inputs and traceback."""
+    """Return a group as text: how many, what, where, the first one's inputs and traceback.
+
+    Where the texts of the exceptions differ, the heading masks what differs, and the most frequent texts follow it.
+    """
     first = group.first
-    lines = [f"{group.count:,} × {_what(first.exception)}" if group.count > 1 else _what(first.exception)]
+    lines = [f"{group.count:,} × {_heading(group)}" if group.count > 1 else _heading(group)]
+    if len(group.texts) > 1:
+        lines += [
+            f"    {count:,} × {text.partition(chr(10))[0]}"
+            for text, count in group.texts.most_common(_TEXTS_SHOWN)
+        ]
+        if len(group.texts) > _TEXTS_SHOWN:
+            lines.append(f"    … and {len(group.texts) - _TEXTS_SHOWN:,} more texts")
     lines.append(f"  in {group.node}{_places(group)}")
     details = [f"label {first.label!r}"] if first.label and first.label != group.node else []
     details += [f"inputs {first.inputs}"] if first.inputs else []
@@ -79,10 +94,17 @@ def describe(group: FailureGroup, *, is_verbose: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _what(error: BaseException) -> str:
-    name = getattr(error, "type_name", None) or type(error).__name__
-    text = str(getattr(error, "message", None) or error).strip()
-    return f"{name}: {text}" if text else str(name)
+def _heading(group: FailureGroup) -> str:
+    error = group.first.exception
+    name = str(getattr(error, "type_name", None) or type(error).__name__)
+    text = _text(error)
+    if len(group.texts) > 1:
+        text = _NUMBERS.sub("#", text)
+    return f"{name}: {text}" if text else name
+
+
+def _text(error: BaseException) -> str:
+    return str(getattr(error, "message", None) or error).strip()
 
 
 def _places(group: FailureGroup) -> str:

@@ -61,6 +61,6 @@ def test_the_strict_crawl_fails_and_names_the_pages(tmp_path: Path) -> None:
     done = graphflow_run("crawl.py:strict_crawl", "-p", "pages=14", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "2 × PageMissing: no page at https://example.org/3" in done.stderr
+    assert "2 × PageMissing: no page at https://example.org/#" in done.stderr
     assert "in fetch, items 3, 10" in done.stderr
     assert "label 'https://example.org/3'" in done.stderr

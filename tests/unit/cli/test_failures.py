@@ -61,6 +61,23 @@ def test_a_group_tells_how_many_what_where_and_the_first_one() -> None:
     ]
 
 
+def test_a_heading_masks_what_differs_and_the_texts_follow_the_most_frequent_first() -> None:
+    hosts = [5, 7, 7, 7, 9, 9, 11, 12, 13, 14]
+    failures = [Failure(i, OSError(f"host {host} is down")) for i, host in enumerate(hosts)]
+
+    text = describe(group_failures("fetch", failures)[0])
+
+    assert text.splitlines()[:7] == [
+        "10 × OSError: host # is down",
+        "    3 × host 7 is down",
+        "    2 × host 9 is down",
+        "    1 × host 5 is down",
+        "    1 × host 11 is down",
+        "    1 × host 12 is down",
+        "    … and 2 more texts",
+    ]
+
+
 def test_an_exception_that_could_not_be_carried_over_shows_its_own_name() -> None:
     failure = Failure(0, RemoteError("crawl.Odd", "cannot be pickled"))
 
