@@ -123,7 +123,7 @@ class BatchCache:
         assert step.order.cache is not None
         self._batch = batch
         self._step = step
-        self._cache = step.cache = StepCache(batch, step, step.order.cache, slots)
+        step.cache = self._cache = StepCache(batch, step, step.order.cache, slots)
         self._looked = 0
         self.marks = bytearray(batch.size)
         """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
