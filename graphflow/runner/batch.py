@@ -17,8 +17,10 @@ from typing import Any
 from graphflow.common.failpoints import failpoint
 from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
 from graphflow.graph.context import TaskContext
+from graphflow.graph.fragments import Fragment
+from graphflow.graph.handles import Handle, handle_types
 from graphflow.graph.mapping import DROPPED, is_small, value_info
-from graphflow.graph.recording import Fragment, Handle, Recorder, handle_types
+from graphflow.graph.recording import Recorder
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code

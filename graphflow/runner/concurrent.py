@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from graphflow.graph.context import RUNNING, TaskContext
-from graphflow.graph.recording import RECORDER, FragmentRecorder
+from graphflow.graph.fragments import FragmentRecorder
+from graphflow.graph.recording import RECORDER
 from graphflow.model.policies import ASYNC_CONCURRENCY
 from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL

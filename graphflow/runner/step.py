@@ -16,8 +16,8 @@ from graphflow.errors import (
     UpstreamFailed,
 )
 from graphflow.graph.context import TaskContext
+from graphflow.graph.fragments import FragmentRecorder
 from graphflow.graph.mapping import FailedInput
-from graphflow.graph.recording import FragmentRecorder
 from graphflow.model.anomalies import AnomalyTable
 from graphflow.model.orders import BatchOrder, Lane, StepOrder
 from graphflow.model.reports import Graft, ValueInfo
