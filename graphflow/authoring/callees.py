@@ -7,7 +7,7 @@ from typing import Any
 
 from graphflow.common.functions import function_name, is_async, signature_of
 from graphflow.errors import TaskOptionError
-from graphflow.graph.recording import Callee
+from graphflow.graph.binding import Callee
 from graphflow.model.policies import TaskOptions
 
 __all__ = ["callee_of", "made_callee"]

@@ -36,8 +36,9 @@ from graphflow.errors import (
     RunCancelled,
 )
 from graphflow.graph.context import FLOW, FlowContext
+from graphflow.graph.handles import Handle, contains_handle
 from graphflow.graph.mapping import AllowFailure, Unmapped
-from graphflow.graph.recording import RECORDER, Handle, Recorder, contains_handle
+from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.ports import Backend
 from graphflow.runner.capture import capture_logging, capture_prints

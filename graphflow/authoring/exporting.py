@@ -102,7 +102,7 @@ class _Known:
     def codes(self, start: int, stop: int) -> bytes:
         """The states of items, once they ended."""
         _wait(self._driver, lambda: self._have_ended(start, stop), self._name, self._deadline, self._timeout)
-        with self._driver.settled:
+        with self._driver.outcomes.settled:
             book = self._driver.core.books[self._node]
             known = bytes(book.states[start:stop])
         # Items of a map that ended as a whole may not be booked one by one.
@@ -111,8 +111,8 @@ class _Known:
         return known + bytes([final]) * (min(stop, self.width) - start - len(known))
 
     def _have_ended(self, start: int, stop: int) -> bool:
-        mask = self._driver.ended_mask(self._node, start, stop)
-        return mask.count(1) == stop - start or self._driver.is_final(self._node)
+        mask = self._driver.outcomes.ended_mask(self._node, start, stop)
+        return mask.count(1) == stop - start or self._driver.outcomes.is_final(self._node)
 
     def block(self, start: int, size: int) -> Block | None:
         """Items from an index on."""
@@ -125,7 +125,7 @@ class _Known:
         while (low := mask.find(1, at)) >= 0:
             at = mask.find(0, low)
             at = len(mask) if at < 0 else at
-            values += self._driver.values_of(self._node, range(start + low, start + at))
+            values += self._driver.outcomes.values_of(self._node, range(start + low, start + at))
         return Block(codes, values)
 
 
@@ -162,12 +162,12 @@ class _Lazy:
             if future._known is None:
                 _wait(
                     self._driver,
-                    lambda index=index: self._driver.is_final(self._node, index),
+                    lambda index=index: self._driver.outcomes.is_final(self._node, index),
                     self._name,
                     self._deadline,
                     self._timeout,
                 )
-            code = self._driver.code_of(self._node, index)
+            code = self._driver.outcomes.code_of(self._node, index)
             if _HAS_VALUE[code]:
                 values.append(future.result())
             codes.append(code)
@@ -175,7 +175,7 @@ class _Lazy:
         if len(codes) < size:
             _wait(
                 self._driver,
-                lambda: self._driver.is_final(self._node),
+                lambda: self._driver.outcomes.is_final(self._node),
                 self._name,
                 self._deadline,
                 self._timeout,

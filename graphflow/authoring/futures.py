@@ -9,8 +9,10 @@ from graphflow.common.waiting import check_timeout
 from graphflow.driver.in_loop import wait_in_loop
 from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import GraphflowError
+from graphflow.graph.fragments import FragmentRecorder
 from graphflow.graph.graph import Node
-from graphflow.graph.recording import RECORDER, FragmentRecorder, Handle, Recorder
+from graphflow.graph.handles import Handle
+from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.states import FAILED_CODES, Code, State
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     __slots__ = ("_known", "_n_outputs")
 
+    _recorder: Recorder
+
     def __init__(
         self, recorder: Recorder, node: Node, index: int | None = None, *, n_outputs: int | None = None
     ) -> None:
@@ -62,7 +66,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return [self]
 
     def _is_done(self, driver: Driver) -> bool:
-        return driver.is_final(self._node.id, self._index)
+        return driver.outcomes.is_final(self._node.id, self._index)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
@@ -146,7 +150,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if not recorder.has_driver:
             return State.of(recorder.idle_code)
         driver = recorder.driver
-        code = driver.code_of(self._node.id, self._index)
+        code = driver.outcomes.code_of(self._node.id, self._index)
         error: BaseException | None = None
         if (code in FAILED_CODES or code == Code.CANCELLED) and (
             self._index is not None or not self._node.is_mapped

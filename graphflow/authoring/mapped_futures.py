@@ -48,7 +48,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         width = driver.core.books[self._node.id].width
         if width is None:
             driver.hand_over(self._node.id, None)
-            raise driver.exception_of(self._node.id, None)
+            raise driver.outcomes.exception_of(self._node.id, None)
         return width
 
     def _has_width(self, driver: Driver) -> bool:
@@ -266,4 +266,4 @@ def _raise_if_broken_off(driver: Driver, node: Node) -> None:
     """After the last item of a map: raise what it failed with beside its items, as a loop over its source would."""
     if driver.core.books[node.id].broke_off:
         driver.hand_over(node.id, None)
-        raise driver.exception_of(node.id, None)
+        raise driver.outcomes.exception_of(node.id, None)

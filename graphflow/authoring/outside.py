@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from graphflow.common import ids
 from graphflow.driver.recorder import RunRecorder
-from graphflow.graph.recording import RECORDER, Handle, Recorder
+from graphflow.graph.handles import Handle
+from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.ports import Backend
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphflow.errors import ParameterError
-from graphflow.graph.recording import contains_handle
+from graphflow.graph.handles import contains_handle
 
 __all__ = ["bind_parameters", "validated"]
 

@@ -122,12 +122,14 @@ class Reader:
         return (value,)
 
     def _load(self, index: int) -> None:
-        with self._driver.settled:
+        with self._driver.outcomes.settled:
             mask = bytes(self._states()[index : index + BLOCK]).translate(_HAS_VALUE)
         count = mask.find(0)
         count = len(mask) if count < 0 else count
         self._values_from = index
-        self._values = self._driver.values_of(self._node, range(index, index + count)) if count else []
+        self._values = (
+            self._driver.outcomes.values_of(self._node, range(index, index + count)) if count else []
+        )
 
     # -- as they end ------------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ class Reader:
     def _ended(self) -> bytes:
         """One byte per item from the reader's place on, 1 where it ended."""
         low = self._position
-        return self._driver.ended_mask(self._node, low, low + 2 * LAST_WINDOW)
+        return self._driver.outcomes.ended_mask(self._node, low, low + 2 * LAST_WINDOW)
 
     def _is_news(self, given: set[int]) -> bool:
         count = self._count()

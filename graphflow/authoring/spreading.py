@@ -6,6 +6,7 @@ from typing import Any
 
 from graphflow.authoring.futures import Future
 from graphflow.errors import TaskOptionError
+from graphflow.graph.handles import Handle
 from graphflow.graph.mapping import (
     SpreadOver,
     classify,
@@ -15,14 +16,14 @@ from graphflow.graph.mapping import (
     refusal,
     table_rows,
 )
-from graphflow.graph.recording import Handle, Recorder
+from graphflow.graph.recording import Recorder
 
 __all__ = ["flatten", "items", "product", "rows", "starmap"]
 
 
 def _recorder_of(*values: Any) -> Recorder | None:
     for value in values:
-        if isinstance(value, Handle):
+        if isinstance(value, Handle) and isinstance(value._recorder, Recorder):
             return value._recorder
         if isinstance(value, list | tuple):
             found = _recorder_of(*value)

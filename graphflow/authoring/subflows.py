@@ -28,7 +28,8 @@ from graphflow.driver.run_record import RunRecord
 from graphflow.driver.values import node_exception
 from graphflow.errors import ForcingError
 from graphflow.graph.context import FLOW, FlowContext
-from graphflow.graph.recording import FragmentRecorder, Recorder
+from graphflow.graph.fragments import FragmentRecorder
+from graphflow.graph.recording import Recorder
 from graphflow.model.states import Code
 from graphflow.runner.capture import LogSink
 from graphflow.runs.live import LiveRun
@@ -172,7 +173,7 @@ class InnerCall:
         ]
 
     def _has_ended(self, recorder: RunRecorder, driver: Driver) -> bool:
-        return all(driver.is_final(node) for node in self._nodes(recorder))
+        return all(driver.outcomes.is_final(node) for node in self._nodes(recorder))
 
     def _end_attempt(
         self, recorder: RunRecorder, run: RunRecord, value: Any, error: BaseException | None

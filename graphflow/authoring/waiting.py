@@ -131,7 +131,7 @@ class _WatchedMap:
 
     def _changed_blocks(self) -> Iterator[tuple[int, bytes]]:
         """(first index, a byte per item that is 1 where it ended) of the blocks in which an item ended."""
-        ended = self._driver.ended_mask(self._node)
+        ended = self._driver.outcomes.ended_mask(self._node)
         for start in range(0, len(ended), self.BLOCK):
             block = ended[start : start + self.BLOCK]
             if self._seen.get(start, b"").ljust(len(block), b"\0") != block:
@@ -141,7 +141,7 @@ class _WatchedMap:
         """Whether any that is watched ended since the last look."""
         if not self._open:
             return False
-        if self._driver.is_final(self._node):
+        if self._driver.outcomes.is_final(self._node):
             return True
         return any(
             block[index] and start + index in self._open
@@ -151,7 +151,7 @@ class _WatchedMap:
 
     def take_ended(self) -> list[Future[Any]]:
         """Those that ended since the last look."""
-        if self._open and self._driver.is_final(self._node):
+        if self._open and self._driver.outcomes.is_final(self._node):
             rest, self._open = list(self._open.values()), {}
             return rest
         taken = []

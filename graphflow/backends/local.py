@@ -22,9 +22,9 @@ from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.policies import TaskOptions
 from graphflow.model.reports import Report
 from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
-from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import load_column
-from graphflow.runner.host import Packed
+from graphflow.runner.host import Packed, SerializationFailure
+from graphflow.runner.run import run_batch
 
 __all__ = ["InlineBackend", "ThreadsBackend"]
 

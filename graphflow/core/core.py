@@ -3,15 +3,16 @@
 `Core.handle(event, now)` returns commands. Work per event is O(items reported + out-degree).
 The idea of such a machine: distributed's `worker_state_machine`, and FoundationDB's simulated cluster.
 Its parts: `opening` (when a stage starts, how wide it is), `queues` (what runs next), `outcomes` (how
-things end), `failures` (where a failure comes from, who saw it); `lanes` and `plan` decide, `books` and
-`state` hold.
+things end), `failures` (where a failure comes from, who saw it), `landing` (which items a report tells of),
+`limits` (the options of maps that follow from others, or from what items took); `lanes` and `plan` decide,
+`nodes` and `state` hold.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from graphflow.core import events as ev
 from graphflow.core.batching import updated_mean
 from graphflow.core.failures import hand_over, root_of
 from graphflow.core.halting import Halter
+from graphflow.core.landing import grouped, landed
+from graphflow.core.limits import learn_limit, limit_stage
 from graphflow.core.nodes import SUCCESS_BYTES, Flight, NodeBook, Past, Stage, chosen, codes_at, packed
 from graphflow.core.opening import Opener
 from graphflow.core.outcomes import (
@@ -53,11 +56,6 @@ from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
 from graphflow.ports import Capacity
 
 __all__ = ["MAX_CRASHES", "Core"]
-
-SAMPLE_ITEMS = 1_000
-LIMIT_AFTER_ITEMS = 10
-SHORTEST_LIMIT_SECONDS = 0.05
-"""A timeout that follows from the median is never shorter: what takes less is lost in the machine's own pauses."""
 
 
 class Core:
@@ -194,7 +192,7 @@ class Core:
         stage = joined or self._new_stage(node)
         stage.members.append(node.id)
         book = self.books[node.id] = NodeBook(node, stage, map_options=node.map_options, past=past)
-        self._limit(stage)
+        limit_stage(stage, self.books)
         if not node.is_mapped:
             book.width = 1
             book.grow(1)
@@ -250,20 +248,6 @@ class Core:
             finds=node.program is not None and node.program.options.cache is not None,
         )
 
-    def _limit(self, stage: Stage) -> None:
-        """A stage holds to the strictest limits of its members."""
-        books = [self.books[member] for member in stage.members]
-        limits = [
-            book.map_options.max_concurrency
-            for book in books
-            if book.map_options.max_concurrency and not book.is_final
-        ]
-        rates = [book.map_options.rate for book in books if book.map_options.rate and not book.is_final]
-        widths = [book.node.concurrency for book in books if book.node.concurrency]
-        stage.max_concurrency = min(limits, default=None)
-        stage.rate = min(rates, default=None)
-        stage.concurrency = min(widths, default=None)
-
     def _close(self, event: ev.RecordingClosed) -> None:
         self.run.is_closed = True
         self.run.returned = event.returned
@@ -304,10 +288,10 @@ class Core:
         if flight is None:
             return
         stage, is_first = flight.stage, flight.held is None
-        landed = _landed(flight, report)
-        if landed is None:
+        told = landed(flight, report)
+        if told is None:
             return
-        done, rest = landed
+        done, rest = told
         if report.held:
             flight.held = report.held
         else:
@@ -358,7 +342,7 @@ class Core:
         if self.is_stopping:
             return
         if book.map_options.timeout_factor is not None:
-            self._learn_limit(book, step)
+            learn_limit(self.run, book, step)
         if step.anomalies:
             self._park(stage, book, step, done)
         for graft in step.grafts:
@@ -390,28 +374,9 @@ class Core:
             if code is Code.PAUSED:
                 stage.paused += [index for group in parked.values() for index in group]
             else:
-                for delay, group in _grouped(parked):
+                for delay, group in grouped(parked):
                     due = self.run.now + delay
                     heapq.heappush(self._retries, (due, stage.id, step.node, array("I", group)))
-
-    def _learn_limit(self, book: NodeBook, step: StepReport) -> None:
-        """A timeout that is relative to the median follows from what the items took that completed."""
-        factor = book.map_options.timeout_factor
-        completed = [
-            seconds
-            for code, seconds in zip(step.states, step.durations, strict=True)
-            if code == Code.COMPLETED
-        ]
-        book.durations += completed[: SAMPLE_ITEMS // 2]
-        if len(book.durations) > SAMPLE_ITEMS:
-            del book.durations[::2]
-        if factor is None or len(book.durations) < LIMIT_AFTER_ITEMS:
-            return
-        median = sorted(book.durations)[len(book.durations) // 2]
-        is_first = book.limit_seconds is None
-        book.limit_seconds = max(SHORTEST_LIMIT_SECONDS, factor * median)
-        if is_first:
-            self.run.commands.append(ev.LimitItems(node=book.node.id, seconds=book.limit_seconds))
 
     def _lost(self, event: ev.BatchWasLost) -> None:
         crashed = self.dispatcher.lost(event)
@@ -492,7 +457,7 @@ class Core:
         book.limit_seconds = None if event.map_options.timeout_factor is None else book.limit_seconds
         if event.batch_size is not None:
             book.stage.batch_size = event.batch_size or None
-        self._limit(book.stage)
+        limit_stage(book.stage, self.books)
         check_tolerance(self.run, book)
         self.dispatcher.enqueue(book.stage)
 
@@ -560,39 +525,6 @@ class Core:
             Code.CANCELLED if run.is_stopping and cancelled else Code.FAILED if unhandled else Code.COMPLETED
         )
         run.commands.append(ev.FinishRun(code, unhandled))
-
-
-def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int]] | None:
-    """The indices that a report tells of, and those that it hands back; None if it was told before."""
-    indices = flight.indices
-    positions = report.positions
-    if flight.held is None and positions is None and not report.held:
-        reached = min(report.reached, len(indices))
-        return indices[:reached], indices[reached:]
-    told = range(min(report.reached, len(indices))) if positions is None else positions
-    out = range(len(indices)) if flight.held is None else flight.held
-    rest = set(out)
-    if not rest.issuperset(told) or not rest.issuperset(report.held):
-        return None
-    rest.difference_update(told, report.held)
-    if isinstance(told, range):
-        return indices[told.start : told.stop], [indices[position] for position in sorted(rest)]
-    return [indices[position] for position in told], [indices[position] for position in sorted(rest)]
-
-
-def _grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]]:
-    """Items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
-    group: list[int] = []
-    first = last = 0.0
-    for delay in sorted(delay for delay, indices in parked.items() if indices):
-        if group and delay > first * 1.01 + 0.001:
-            yield last, group
-            group = []
-        first = delay if not group else first
-        last = delay
-        group += parked[delay]
-    if group:
-        yield last, group
 
 
 def _info_of(root: NodeBook) -> ValueInfo | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +32,10 @@ from graphflow.model.orders import (
 )
 from graphflow.model.policies import all_successful
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.ports import ResultStore
+from graphflow.ports import Backend, ResultStore
 from graphflow.records.item_index import MemoryHistory
 
-__all__ = ["NO_PERSISTENCE", "Dispatcher", "Persistence"]
+__all__ = ["NO_PERSISTENCE", "Dispatcher", "Persistence", "filler_of"]
 
 _BAD = FAILED_CODES | {Code.CANCELLED}
 
@@ -288,3 +289,13 @@ class Dispatcher:
                 for i in indices:
                     if all(member.states[i] in FINAL_CODES for member in members):
                         buffer.pop(i, None)
+
+
+def filler_of(backend: Backend) -> Ref:
+    """The column of one None that stands where an item has no value."""
+    if backend.is_local:
+        return Ref(kind="local", id="none", count=1, data=[None])
+    return Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
+
+
+_PICKLED_NONE = pickle.dumps([None], protocol=5)

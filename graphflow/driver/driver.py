@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,25 +20,24 @@ from graphflow.common.waiting import waiting_seconds
 from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.driver.bookkeeping import Bookkeeper
-from graphflow.driver.dispatch import NO_PERSISTENCE, Dispatcher, Persistence
+from graphflow.driver.dispatch import NO_PERSISTENCE, Dispatcher, Persistence, filler_of
 from graphflow.driver.hooks import Hooks
 from graphflow.driver.known import DriverRun
+from graphflow.driver.outcomes import Outcomes
 from graphflow.driver.recovery import Recovery
-from graphflow.driver.sources import Pulled, SourceReader, close_source, pull_here
+from graphflow.driver.sources import Sources
 from graphflow.driver.turns import Turns
+from graphflow.driver.unstored import UnstoredValues
 from graphflow.errors import (
     BackendError,
     GraphflowError,
     ResultStoreError,
-    ValueUnavailable,
 )
+from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Node
-from graphflow.graph.mapping import DROPPED
-from graphflow.graph.recording import Fragment
 from graphflow.model.map_options import checked_map_options
-from graphflow.model.orders import GONE_TEXT, Ref
 from graphflow.model.reports import ErrorRecord, Report
-from graphflow.model.states import FAILED_TABLE, FINAL_CODES, FINAL_TABLE, Code
+from graphflow.model.states import Code
 from graphflow.ports import (
     Backend,
     BackendEvent,
@@ -49,16 +48,13 @@ from graphflow.ports import (
     Forecasted,
     RunEvent,
 )
-from graphflow.records.failures import item_failure, node_failure, whole_failure
-from graphflow.records.item_index import MemoryHistory, Place
+from graphflow.records.item_index import MemoryHistory
 from graphflow.records.keeping import ReadValues
-from graphflow.results.packs.here import store_report
-from graphflow.runner.inputs import joined
+from graphflow.runner.capture import echo
 
 __all__ = ["Driver"]
 
 logger = logging.getLogger("graphflow.driver")
-KEPT_COLUMNS = 4
 GROUP_SECONDS = 0.02
 """What happens within this time is made durable together."""
 FORECAST_SECONDS = 0.05
@@ -107,26 +103,40 @@ class Driver:
         backend.start()
         batches = 0 if recovery is None else recovery.replay.batches
         self.core = Core(capacity=backend.capacity(), batches=batches)
-        filler = Ref(kind="local", id="none", count=1, data=[None])
-        if not backend.is_local:
-            filler = Ref(kind="inline", id="none", count=1, data=_PICKLED_NONE, nbytes=len(_PICKLED_NONE))
         self.dispatcher = Dispatcher(
             run_id=run_id,
             core=self.core,
             history=self.history,
-            filler=filler,
-            failure=self.exception_of,
+            filler=filler_of(backend),
+            failure=self._failure_of,
             persistence=persistence,
         )
         self.known = DriverRun(
             lambda: self, lambda node: self.core.books[node].node, numbers=lambda: list(self.core.books)
         )
+        self._changed = threading.Condition()
+        self.outcomes = Outcomes(
+            self.core, self.history, backend, self.dispatcher, known=self.known, settled=self._changed
+        )
+        """What has become of nodes and items, for views and futures."""
         self.hooks = Hooks(make_run_view)
-        self._turns = Turns(self.core, self.history, column=self.column, books=books, recovery=recovery)
+        self._turns = Turns(
+            self.core, self.history, column=self.outcomes.column, books=books, recovery=recovery
+        )
+        self._unstored = UnstoredValues(
+            self.core, persistence, self.outcomes.column, run_id=run_id, backend=backend
+        )
+        self._sources = Sources(
+            self.core,
+            self.history,
+            self.dispatcher,
+            check=self._turns.check_source,
+            handle=self._handle,
+            call=self.call,
+        )
         self._books = books
         self._recovery = recovery
         self._persistence = persistence
-        self._has_warned = False
         self._outbox: list[ev.Command] = []
         """Commands that tell somebody, until all that they tell of is durable."""
         self._adopt = adopt
@@ -134,15 +144,8 @@ class Driver:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._timer: float | None = None
         self._interruption: BaseException | None = None
-        self._changed = threading.Condition()
         self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
-        self._columns: dict[int, tuple[Ref, list[Any]]] = {}
         self._read_values: dict[int, ReadValues] = {}
-        self._columns_lock = threading.Lock()
-        self._readers: dict[tuple[int, int], SourceReader] = {}
-        self._inline_sources: dict[tuple[int, int], Any] = {}
-        self._raised_after: dict[int, int] = {}
-        """The items that the iterator of a node gave before it raised."""
         self.read_maps: set[int] = set()
         """Maps that somebody iterates over while their iterators still give items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
@@ -155,6 +158,9 @@ class Driver:
                 target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True
             )
             self._thread.start()
+
+    def _failure_of(self, node: int, index: int | None) -> BaseException:
+        return self.outcomes.exception_of(node, index)
 
     # -- told from outside, by any thread ---------------------------------------------------------------
 
@@ -468,7 +474,7 @@ class Driver:
 
     def _reported(self, report: Report) -> None:
         failpoint("driver.report.received")
-        report = self._stored(report)
+        report = self._unstored.stored(report)
         if report.store_error:
             self._fail(ResultStoreError(report.store_error))
             return
@@ -477,39 +483,6 @@ class Driver:
         if self._forecasted is not None and now >= self._forecast_at:
             self._forecasted.forecast(self.run_id, self.core.remaining_seconds())
             self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
-
-    def _stored(self, report: Report) -> Report:
-        """The report with its values written, also where the workers did not reach the store."""
-        keeping = self._persistence
-        if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
-            return report
-        books = self.core.books
-        missing = [
-            step.node
-            for step in report.steps
-            if (Code.COMPLETED in step.states or Code.CACHED in step.states)
-            and step.values is not None
-            and (program := books[step.node].node.program) is not None
-            and keeping.keeps(program)
-        ]
-        if not missing:
-            return report
-        if not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "run %s: the workers of %s do not reach %s; results go there through this process",
-                self.run_id,
-                self.backend.name,
-                keeping.store.url,
-            )
-        return store_report(
-            report,
-            keeping.store,
-            self.column,
-            run_id=self.run_id,
-            epoch=keeping.epoch,
-            nodes=missing,
-        )
 
     def _lost(self, event: BatchLost) -> None:
         failpoint("driver.lost.received")
@@ -536,14 +509,14 @@ class Driver:
         elif isinstance(command, ev.SetTimer):
             self._timer = command.at
         elif isinstance(command, ev.PullSource):
-            self._pull(command)
+            self._sources.pull(command, in_caller=self._thread is None)
         elif isinstance(command, ev.ReleaseItems):
             read = self._read_values.get(command.node)
             if read is None:
                 read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
             self.backend.free(read.release(command.below))
         elif isinstance(command, ev.CloseSource):
-            self._close_source(command.node, command.slot)
+            self._sources.close(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):
             self.backend.limit(self.run_id, command.node, command.seconds)
         elif isinstance(command, ev.StopBatches):
@@ -555,7 +528,7 @@ class Driver:
         """A report is durable."""
         report = command.report
         if report.is_remote:
-            _echo(report.logs)
+            echo(report.logs)
         for step in report.steps:
             if self.dispatcher.buffers:
                 leader = self.core.books[step.node].stage.leader
@@ -606,188 +579,12 @@ class Driver:
             except Exception:
                 logger.exception("run %s: a subscriber failed", self.run_id)
 
-    # -- iterators --------------------------------------------------------------------------------------
-
-    def _pull(self, command: ev.PullSource) -> None:
-        book = self.core.books[command.node]
-        source = next(each for each in book.node.sources if each.slot == command.slot)
-        place = (command.node, command.slot)
-        start = book.stage.pulled[command.slot]
-        reader = self._readers.get(place)
-
-        def deliver(pulled: Pulled) -> None:
-            buffer = self.dispatcher.buffers.setdefault(place, {})
-            buffer.update(enumerate(pulled.values, start))
-            failpoint("driver.pull.after")
-            self._turns.check_source(
-                book.node, command.slot, start, pulled.values, has_ended=pulled.has_ended
-            )
-            after = start + len(pulled.values)
-            if pulled.error is not None and after < self._raised_after.get(command.node, after + 1):
-                # Of several iterators, the one that gave the fewest items ends the map.
-                self._raised_after[command.node] = after
-                self.history.errors[command.node] = pulled.error
-            self._handle(
-                ev.SourceAdvanced(
-                    node=command.node,
-                    slot=command.slot,
-                    count=len(pulled.values),
-                    ended=pulled.has_ended,
-                    failed=pulled.error is not None,
-                )
-            )
-
-        if self._thread is None and not hasattr(source.values, "__anext__"):
-            self._inline_sources[place] = source.values
-            self.call(lambda: deliver(pull_here(source.values, command.count)))
-            return
-        if reader is None:
-            reader = self._readers[place] = SourceReader(source.values)
-
-        def take(reader: SourceReader = reader) -> None:
-            pulled = reader.take(command.count)
-            self.call(lambda: deliver(pulled))
-
-        threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
-
-    def _close_source(self, node: int, slot: int) -> None:
-        reader = self._readers.pop((node, slot), None)
-        if reader is not None:
-            reader.close()
-        close_source(self._inline_sources.pop((node, slot), None))
-
-    # -- asked by views ---------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> threading.Condition:
-        """Held while somebody looks at the books, so that all that is seen is durable."""
-        return self._changed
-
-    def code_of(self, node: int, index: int | None = None) -> Code:
-        """The state of a node, or of one of its items, as a code."""
-        with self._changed:
-            book = self.core.books.get(node)
-            if book is None:
-                return Code.PENDING
-            if index is not None:
-                if index < len(book.states):
-                    return Code(book.states[index])
-                return Code(book.final) if book.final else Code.PENDING
-            if book.final:
-                return Code(book.final)
-            return Code.RUNNING if book.has_started else Code.PENDING
-
-    def is_final(self, node: int, index: int | None = None) -> bool:
-        """Whether a node, or one of its items, has an outcome."""
-        with self._changed:
-            book = self.core.books.get(node)
-            if book is None:
-                return False
-            if book.is_final:
-                return True
-            return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
-
-    def ended_mask(self, node: int, lo: int = 0, hi: int | None = None) -> bytes:
-        """One byte per item known so far (of a range), 1 where it ended."""
-        with self._changed:
-            book = self.core.books.get(node)
-            return bytes(book.states[lo:hi]).translate(FINAL_TABLE) if book is not None else b""
-
-    def fetch(self, places: Sequence[Place]) -> list[Any]:
-        """Values by place; columns are fetched once each."""
-        return self.joined((place.ref, (place.position,)) for place in places)
-
-    def column(self, ref: Ref) -> list[Any]:
-        """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
-        if ref.kind == "gone":
-            raise ValueUnavailable(GONE_TEXT)
-        if ref.kind == "local":
-            return self.backend.fetch([ref])[0]
-        with self._columns_lock:
-            known = self._columns.get(id(ref))
-            if known is not None:
-                return known[1]
-        values = self.backend.fetch([ref])[0]
-        with self._columns_lock:
-            self._columns[id(ref)] = (ref, values)
-            while len(self._columns) > KEPT_COLUMNS:
-                del self._columns[next(iter(self._columns))]
-        return values
-
-    def values_of(self, node: int, indices: range) -> list[Any]:
-        """The values of items that ended well."""
-        return self.joined(self.history.node(node).parts(indices, self.dispatcher.filler))
-
-    def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
-        """The entries of columns, one part after the other; each column is fetched once."""
-        columns: dict[int, list[Any]] = {}
-
-        def load(ref: Ref) -> list[Any]:
-            if id(ref) not in columns:
-                columns[id(ref)] = self.column(ref)
-            return columns[id(ref)]
-
-        return _kept(list(joined(tuple(parts), load)))
-
-    def gathered(self, node: int) -> list[Any]:
-        """The values of a map's items, in index order; those of items that have none are left out."""
-        gathered = self.dispatcher.gathered(node, None)
-        values = self.joined(gathered.parts)
-        if gathered.dropped:
-            dropped = set(gathered.dropped)
-            values = [value for i, value in enumerate(values) if i not in dropped]
-        return values
-
-    def exception_of(self, node: int, index: int | None = None) -> BaseException:
-        """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
-        known = self.known.known(node)
-        if index is not None:
-            return item_failure(self.known, known, index)
-        error = whole_failure(self.known, known) or node_failure(self.known, known)
-        return error or GraphflowError(f"{known.name} ended {known.state_code.state_name}")
-
-    def failed_mask(self, node: int) -> bytes:
-        """One byte per item known so far, 1 where it failed."""
-        with self._changed:
-            book = self.core.books.get(node)
-            return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
-
     def close(self) -> None:
         """Give up the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
         self._notify()
-        for node, slot in [*self._readers, *self._inline_sources]:
-            self._close_source(node, slot)
+        self._sources.close_all()
         self.backend.close_run(self.run_id)
         self._persistence.close()
         self.hooks.close()
-
-
-def _kept(values: list[Any]) -> list[Any]:
-    """The values, all of which must be there."""
-    if type(DROPPED) in set(map(type, values)):
-        raise ValueUnavailable(GONE_TEXT)
-    return values
-
-
-def _echo(records: Sequence[Any]) -> None:
-    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
-    for record in records:
-        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
-        if target.isEnabledFor(record.level):
-            target.log(
-                record.level,
-                "%s",
-                record.message,
-                extra={"run_id": record.run_id, "node": record.node, "map_index": record.index},
-            )
-
-
-def _none() -> bytes:
-    import pickle
-
-    return pickle.dumps([None], protocol=5)
-
-
-_PICKLED_NONE = _none()

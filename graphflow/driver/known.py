@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from threading import Condition
 from typing import Any, Protocol
 
 from graphflow.core.core import Core
@@ -11,12 +10,13 @@ from graphflow.core.events import SubmitBatch
 from graphflow.core.nodes import NodeBook
 from graphflow.driver.bookkeeping import shown_options
 from graphflow.driver.dispatch import Dispatcher
+from graphflow.driver.outcomes import Outcomes
 from graphflow.errors import ValueUnavailable
 from graphflow.graph.graph import Node
 from graphflow.model.orders import Ref
 from graphflow.model.states import FINAL_CODES, Code, Counts
 from graphflow.ports import Backend
-from graphflow.records.item_index import MemoryHistory, Moved, NodeHistory, Place
+from graphflow.records.item_index import MemoryHistory, Moved, NodeHistory
 from graphflow.runner.faults import summarize
 from graphflow.runner.inputs import make_call, ready_inputs
 from graphflow.runner.labels import default_label
@@ -36,11 +36,7 @@ class _Driver(Protocol):
     is_finished: bool
 
     @property
-    def settled(self) -> Condition: ...
-    def code_of(self, node: int, index: int | None = None) -> Code: ...
-    def is_final(self, node: int, index: int | None = None) -> bool: ...
-    def fetch(self, places: Sequence[Place]) -> list[Any]: ...
-    def gathered(self, node: int) -> list[Any]: ...
+    def outcomes(self) -> Outcomes: ...
 
 
 class DriverRun:
@@ -114,10 +110,10 @@ class DriverRun:
         place = driver.history.node(number).place(index)
         if place is None:
             raise ValueUnavailable(f"the value of {self.known(number).label(index)} is not kept")
-        return driver.fetch([place])[0]
+        return driver.outcomes.fetch([place])[0]
 
     def values(self, number: int) -> list[Any]:
-        return self._there().gathered(number)
+        return self._there().outcomes.gathered(number)
 
     def column(self, ref: Ref) -> list[Any]:
         """The values of a column; the last few are kept for whoever looks at one item after the other."""
@@ -210,12 +206,12 @@ class DriverNode:
     @property
     def state_code(self) -> Code:
         driver = self._run.driver
-        return self._run.idle_code() if driver is None else driver.code_of(self._node.id)
+        return self._run.idle_code() if driver is None else driver.outcomes.code_of(self._node.id)
 
     @property
     def is_final(self) -> bool:
         driver = self._run.driver
-        return driver is not None and driver.is_final(self._node.id)
+        return driver is not None and driver.outcomes.is_final(self._node.id)
 
     @property
     def has_started(self) -> bool:
@@ -244,13 +240,13 @@ class DriverNode:
 
     def code_of(self, index: int) -> Code:
         driver = self._run.driver
-        return self._run.idle_code() if driver is None else driver.code_of(self._node.id, index)
+        return self._run.idle_code() if driver is None else driver.outcomes.code_of(self._node.id, index)
 
     def codes(self, lo: int, hi: int) -> bytes:
         driver, book = self._run.driver, self.book
         if driver is None or book is None:
             return bytes(max(0, hi - lo))
-        with driver.settled:
+        with driver.outcomes.settled:
             codes = bytes(book.states[lo:hi])
             # Items of a map that ended as a whole may not be booked one by one.
             rest = bytes([book.final]) if book.final in FINAL_CODES else b"\0"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from graphflow.common import settings
 from graphflow.errors import GraphflowError
+from graphflow.graph.binding import Callee
+from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Dep, Graph, Node
-from graphflow.graph.recording import Callee, Fragment, Recorder
+from graphflow.graph.recording import Recorder
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 from graphflow.model.orders import RUN_ID_ENDS
 from graphflow.model.states import Code
@@ -284,7 +286,7 @@ class RunRecorder(Recorder):
             return self.idle_code.state_name, self.known_width(node), {}
         book = self._driver.core.books[node_id]
         width = book.width if node.is_mapped else None
-        return self._driver.code_of(node_id).state_name, width, book.state_counts()
+        return self._driver.outcomes.code_of(node_id).state_name, width, book.state_counts()
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:

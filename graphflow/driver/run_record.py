@@ -196,7 +196,7 @@ class RunRecord:
             raise GraphflowError(
                 f"{owner}: {name} is not a map, and {', '.join(changes)} are options of maps"
             )
-        if recorder.driver.is_final(found.id):
+        if recorder.driver.outcomes.is_final(found.id):
             raise GraphflowError(f"{owner}: {name} has ended already")
         if policy:
             recorder.flush()

@@ -6,14 +6,20 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from graphflow.common.failpoints import failpoint
+from graphflow.core import events as ev
+from graphflow.core.core import Core
+from graphflow.driver.dispatch import Dispatcher
 from graphflow.errors import GraphflowError, MapTypeError
-from graphflow.graph.recording import Handle
+from graphflow.graph.graph import Node
+from graphflow.graph.handles import Handle
+from graphflow.records.item_index import MemoryHistory
 
-__all__ = ["Pulled", "SourceReader", "close_source", "pull_here"]
+__all__ = ["SourceReader", "Sources", "close_source", "pull_here"]
 
 PULL_SECONDS = 0.05
 """How long a pull waits for more items once it has one."""
@@ -185,3 +191,100 @@ class SourceReader:
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < self._wanted or self._is_closed)
             return not self._is_closed
+
+
+class Sources:
+    """The iterators of one run that are mapped over; used by its driver's thread alone.
+
+    Parameters
+    ----------
+    core, history, dispatcher
+        Those of the run's driver.
+    check
+        Refuses items that differ from those of earlier launches, as `Turns.check_source` does.
+    handle, call
+        Hand an event to the core; run something on the driver's thread.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        history: MemoryHistory,
+        dispatcher: Dispatcher,
+        *,
+        check: Callable[..., None],
+        handle: Callable[[ev.Event], None],
+        call: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._core = core
+        self._history = history
+        self._dispatcher = dispatcher
+        self._check = check
+        self._handle = handle
+        self._call = call
+        self._readers: dict[tuple[int, int], SourceReader] = {}
+        self._inline: dict[tuple[int, int], Any] = {}
+        self._raised_after: dict[int, int] = {}
+        """The items that the iterator of a node gave before it raised."""
+
+    def pull(self, command: ev.PullSource, *, in_caller: bool) -> None:
+        """Pull items; the driver is told of them when they are there.
+
+        Parameters
+        ----------
+        in_caller
+            Whether the run has no thread of its own: then a plain iterator is read in the thread that waits.
+        """
+        book = self._core.books[command.node]
+        source = next(each for each in book.node.sources if each.slot == command.slot)
+        place = (command.node, command.slot)
+        start = book.stage.pulled[command.slot]
+
+        def deliver(pulled: Pulled) -> None:
+            self._deliver(book.node, command.slot, start, pulled)
+
+        if in_caller and not hasattr(source.values, "__anext__"):
+            self._inline[place] = source.values
+            self._call(lambda: deliver(pull_here(source.values, command.count)))
+            return
+        reader = self._readers.get(place)
+        if reader is None:
+            reader = self._readers[place] = SourceReader(source.values)
+
+        def take(reader: SourceReader = reader) -> None:
+            pulled = reader.take(command.count)
+            self._call(lambda: deliver(pulled))
+
+        threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
+
+    def _deliver(self, node: Node, slot: int, start: int, pulled: Pulled) -> None:
+        buffer = self._dispatcher.buffers.setdefault((node.id, slot), {})
+        buffer.update(enumerate(pulled.values, start))
+        failpoint("driver.pull.after")
+        self._check(node, slot, start, pulled.values, has_ended=pulled.has_ended)
+        after = start + len(pulled.values)
+        if pulled.error is not None and after < self._raised_after.get(node.id, after + 1):
+            # Of several iterators, the one that gave the fewest items ends the map.
+            self._raised_after[node.id] = after
+            self._history.errors[node.id] = pulled.error
+        self._handle(
+            ev.SourceAdvanced(
+                node=node.id,
+                slot=slot,
+                count=len(pulled.values),
+                ended=pulled.has_ended,
+                failed=pulled.error is not None,
+            )
+        )
+
+    def close(self, node: int, slot: int) -> None:
+        """Read an iterator no further, and let it clean up."""
+        reader = self._readers.pop((node, slot), None)
+        if reader is not None:
+            reader.close()
+        close_source(self._inline.pop((node, slot), None))
+
+    def close_all(self) -> None:
+        """Read no iterator any further."""
+        for node, slot in [*self._readers, *self._inline]:
+            self.close(node, slot)

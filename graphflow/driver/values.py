@@ -28,32 +28,32 @@ def outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, Base
     error = _exception_of(driver, node, index)
     if error is not None:
         return None, error
-    if driver.code_of(node.id, index) == Code.SKIPPED and (index is not None or not node.is_mapped):
+    if driver.outcomes.code_of(node.id, index) == Code.SKIPPED and (index is not None or not node.is_mapped):
         return None, None
     return value_of(driver, node, index), None
 
 
 def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseException | None:
     book = driver.core.books[node.id]
-    code = driver.code_of(node.id, index)
+    code = driver.outcomes.code_of(node.id, index)
     has_failed = code in FAILED_CODES or code == Code.CANCELLED
     if not node.is_mapped:
-        return driver.exception_of(node.id, 0) if has_failed else None
+        return driver.outcomes.exception_of(node.id, 0) if has_failed else None
     if index is None:
         if book.failed_count() or (has_failed and code != Code.CANCELLED):
             return node_exception(driver, node)
-        return driver.exception_of(node.id, None) if has_failed else None
+        return driver.outcomes.exception_of(node.id, None) if has_failed else None
     if index < len(book.states):
-        return driver.exception_of(node.id, index) if has_failed else None
+        return driver.outcomes.exception_of(node.id, index) if has_failed else None
     if book.broke_off or book.width is None:
-        return driver.exception_of(node.id, None)
+        return driver.outcomes.exception_of(node.id, None)
     return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
 
 
 def node_exception(driver: Driver, node: Node) -> BaseException:
     """The exception of a failed node: its own, or a `MapFailed` group for failed items."""
     error = node_failure(driver.known, driver.known.known(node.id))
-    return error if error is not None else driver.exception_of(node.id, None)
+    return error if error is not None else driver.outcomes.exception_of(node.id, None)
 
 
 def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
@@ -76,7 +76,7 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
         place = driver.history.node(node.id).place(index or 0)
         if place is None:
             return None
-        value = driver.fetch([place])[0]
+        value = driver.outcomes.fetch([place])[0]
         if type(value) is PartialList:
             lost = value.first_failure()
             if lost is not None:
@@ -86,4 +86,4 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
                 ) from lost.error
             return list(value)
         return value
-    return driver.gathered(node.id)
+    return driver.outcomes.gathered(node.id)

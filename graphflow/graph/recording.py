@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,238 +13,30 @@ from typing import Any
 from graphflow.common import ids
 from graphflow.errors import (
     CrossRunError,
-    CycleError,
     ForcingError,
     MapTypeError,
     MapWidthError,
-    TaskOptionError,
 )
 from graphflow.graph import mapping
-from graphflow.graph.context import TaskContext
+from graphflow.graph.binding import COLLECT, Binder, Callee, bound_names, builtin, spread_by_signature
 from graphflow.graph.folding import Combine, Fold
-from graphflow.graph.graph import Dep, DepKind, Node, Source
-from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
+from graphflow.graph.graph import DepKind, Node
+from graphflow.graph.handles import Handle
+from graphflow.graph.mapping import AllowFailure, SpreadOver
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 from graphflow.model.map_options import NO_MAP_OPTIONS
-from graphflow.model.orders import Hole, Program, Spread
+from graphflow.model.orders import Program
 from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
-__all__ = ["Callee", "Fragment", "FragmentRecorder", "Handle", "Recorder", "contains_handle", "handle_types"]
-
-_CONTAINERS = (list, tuple, dict, set, frozenset)
-_ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+__all__ = ["RECORDER", "Recorder"]
 
 
-class Handle:
-    """What a future is to the recorder: a node of a recording, or one item of a mapped node."""
-
-    __slots__ = ("_index", "_node", "_recorder")
-
-    def __init__(self, recorder: Recorder, node: Node, index: int | None = None) -> None:
-        self._recorder = recorder
-        self._node = node
-        self._index = index
-
-
-def handle_types() -> frozenset[type]:
-    """All classes of futures."""
-    found, todo = {Handle}, [Handle]
-    while todo:
-        subclasses = todo.pop().__subclasses__()
-        found.update(subclasses)
-        todo += subclasses
-    return frozenset(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Callee:
-    """A task as the recorder needs it."""
-
-    fn: Callable[..., Any]
-    options: TaskOptions
-    kind: str
-    signature: inspect.Signature | None
-    is_builtin: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fragment:
-    """Nodes that a running task recorded, and the one that gives its value; ids count from 0."""
-
-    nodes: tuple[Node, ...]
-    root: int
-
-
-_BUILTIN_OPTIONS = TaskOptions(name="builtin")
-
-
-def builtin(name: str, fn: Callable[..., Any]) -> Callee:
-    """One of the engine's own tasks (getitem, collect, flatten, ...)."""
-    return Callee(
-        fn=fn, options=replace(_BUILTIN_OPTIONS, name=name), kind="builtin", signature=None, is_builtin=True
-    )
-
-
-_COLLECT = builtin("collect", mapping.identity)
-_PARTIAL = builtin("collect", mapping.collected)
 _GETITEM = builtin("getitem", operator.getitem)
 _FLATTEN = builtin("flatten", mapping.flattened)
 _COMPRESS = builtin("filter", mapping.compressed)
 _PRODUCT = builtin("product", mapping.product_of)
 _ITEMS = builtin("items", mapping.item_pairs)
 _ROWS = builtin("rows", mapping.table_rows)
-
-
-def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
-    """Whether a future is in the value, looking into plain containers only."""
-    if isinstance(value, Handle | AllowFailure):
-        return True
-    kind = type(value)
-    if kind not in _CONTAINERS and not (isinstance(value, tuple) and hasattr(value, "_fields")):
-        return False
-    each = [*value, *value.values()] if isinstance(value, dict) else value
-    if not set(map(type, each)) - _ATOMS:
-        return False
-    if id(value) in _above:
-        raise CycleError(
-            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
-        )
-    return any(contains_handle(one, (*_above, id(value))) for one in each)
-
-
-class _Binder:
-    """Collects the dependencies of one call while its arguments are copied with holes for futures."""
-
-    def __init__(self, recorder: Recorder, owner: str) -> None:
-        self.recorder = recorder
-        self.owner = owner
-        self.deps: list[Dep] = []
-        self.sources: list[Source] = []
-        self.slots = 0
-        self.has_nested = False
-
-    def slot(self) -> int:
-        self.slots += 1
-        return self.slots - 1
-
-    def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
-        """The value with a hole for each future inside; containers without futures are kept as they are."""
-        if isinstance(value, Unmapped):
-            return self.constant(value.value, argument, allows=allows, deep=deep)
-        if isinstance(value, AllowFailure):
-            return self.constant(value.value, argument, allows=True, deep=deep)
-        if isinstance(value, SpreadOver):
-            raise MapTypeError(
-                f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})"
-            )
-        if isinstance(value, Handle):
-            self.has_nested = self.has_nested or deep
-            return Hole(self.depend(value, argument, allows=allows))
-        if not contains_handle(value):
-            return value
-        if isinstance(value, dict):
-            return {
-                self.constant(key, argument, allows=allows, deep=True): self.constant(
-                    each, argument, allows=allows, deep=True
-                )
-                for key, each in value.items()
-            }
-        parts = [self.constant(each, argument, allows=allows, deep=True) for each in value]
-        if isinstance(value, tuple) and hasattr(value, "_make"):
-            return value._make(parts)
-        return type(value)(parts)
-
-    def depend(self, handle: Handle, argument: str, *, allows: bool) -> int:
-        node = self.recorder.own(handle, self.owner)
-        kind = DepKind.VALUE
-        if handle._index is not None:
-            kind = DepKind.PICK
-        elif node.is_mapped:
-            kind = DepKind.GATHER
-        slot = self.slot()
-        self.deps.append(
-            Dep(
-                upstream=node.id,
-                kind=kind,
-                slot=slot,
-                index=handle._index,
-                argument=argument,
-                allows_failure=allows,
-            )
-        )
-        return slot
-
-    def mapped(self, value: Any, argument: str) -> Any:
-        """An argument of `map`: a hole that is filled per item, or a constant."""
-        if isinstance(value, Unmapped):
-            return self.constant(value.value, argument)
-        if isinstance(value, SpreadOver):
-            inner = self.mapped(value.value, argument)
-            if not isinstance(inner, Hole) or not self.is_lane(inner.slot):
-                raise MapTypeError(
-                    f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}"
-                )
-            return Spread(inner.slot)
-        allows = isinstance(value, AllowFailure)
-        if isinstance(value, AllowFailure):
-            value = value.value
-        if isinstance(value, Handle):
-            return Hole(self.map_over(value, argument, allows=allows))
-        kind = classify(value)
-        if kind == "refused":
-            raise MapTypeError(f"{self.owner}: argument {argument!r}: {mapping.refusal(value)}")
-        if kind == "constant":
-            return self.constant(value, argument, allows=allows)
-        if type(value) in _CONTAINERS and contains_handle(value):
-            node = self.recorder.call(_PARTIAL, (AllowFailure(value),), {}, owner="a list of futures")
-            return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
-        slot = self.slot()
-        if kind == "iterator":
-            self.sources.append(
-                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
-            )
-        else:
-            kept = mapping.snapshot(value)
-            self.sources.append(
-                Source(
-                    slot=slot,
-                    argument=argument,
-                    length=len(kept),
-                    values=kept,
-                    item_nbytes=mapping.element_nbytes(kept),
-                )
-            )
-        return Hole(slot)
-
-    def map_over(self, handle: Handle, argument: str, *, allows: bool) -> int:
-        node = self.recorder.own(handle, self.owner)
-        if handle._index is not None:
-            node = self.recorder.call(_COLLECT, (handle,), {}, owner="one item of a map")
-            handle = Handle(self.recorder, node)
-        slot = self.slot()
-        kind = DepKind.ITEMS if node.is_mapped else DepKind.ELEMENTS
-        self.deps.append(
-            Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows)
-        )
-        return slot
-
-    def is_lane(self, slot: int) -> bool:
-        return any(source.slot == slot for source in self.sources) or any(
-            dep.slot == slot and dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS) for dep in self.deps
-        )
-
-    def order(self, wait_for: Any) -> None:
-        """Dependencies of order only."""
-        if wait_for is None:
-            return
-        for each in wait_for if isinstance(wait_for, list | tuple | set | frozenset) else [wait_for]:
-            allows = isinstance(each, AllowFailure)
-            handle = each.value if isinstance(each, AllowFailure) else each
-            if not isinstance(handle, Handle):
-                raise TaskOptionError(f"{self.owner}: wait_for takes futures, not {each!r}")
-            node = self.recorder.own(handle, self.owner)
-            kind = DepKind.ORDER if handle._index is None else DepKind.PICK
-            self.deps.append(Dep(upstream=node.id, kind=kind, index=handle._index, allows_failure=allows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +160,8 @@ class Recorder:
         """Record a plain call."""
         owner = owner or f"task {callee.options.name!r}"
         self.check(callee)
-        names = _bind(callee, args, kwargs, owner)
-        binder = _Binder(self, owner)
+        names = bound_names(callee, args, kwargs, owner)
+        binder = Binder(self, owner)
         new_args = tuple(binder.constant(arg, names[i]) for i, arg in enumerate(args))
         new_kwargs = {key: binder.constant(value, key) for key, value in kwargs.items()}
         binder.order(wait_for)
@@ -390,10 +181,14 @@ class Recorder:
         """
         owner = f"task {callee.options.name!r}"
         self.check(callee)
-        args = [_spread_by_signature(callee, arg, len(args) + len(kwargs)) for arg in args]
+        args = [spread_by_signature(callee, arg, len(args) + len(kwargs)) for arg in args]
         spreads = any(isinstance(arg, SpreadOver) for arg in [*args, *kwargs.values()])
-        names = [f"argument {i}" for i in range(len(args))] if spreads else _bind(callee, args, kwargs, owner)
-        binder = _Binder(self, owner)
+        names = (
+            [f"argument {i}" for i in range(len(args))]
+            if spreads
+            else bound_names(callee, args, kwargs, owner)
+        )
+        binder = Binder(self, owner)
         new_args = tuple(binder.mapped(arg, names[i]) for i, arg in enumerate(args))
         new_kwargs = {key: binder.mapped(value, key) for key, value in kwargs.items()}
         lanes = [dep for dep in binder.deps if dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS)]
@@ -407,7 +202,7 @@ class Recorder:
         binder.order(wait_for)
         return self._place(callee, binder, new_args, new_kwargs, is_mapped=True)
 
-    def _check_widths(self, owner: str, binder: _Binder) -> None:
+    def _check_widths(self, owner: str, binder: Binder) -> None:
         widths = {source.argument: source.length for source in binder.sources if source.length is not None}
         for dep in binder.deps:
             if dep.kind is DepKind.ITEMS:
@@ -451,7 +246,7 @@ class Recorder:
     def _place(
         self,
         callee: Callee,
-        binder: _Binder,
+        binder: Binder,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
@@ -473,7 +268,7 @@ class Recorder:
     def _node(
         self,
         callee: Callee,
-        binder: _Binder,
+        binder: Binder,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
@@ -551,7 +346,7 @@ class Recorder:
 
     def collect(self, value: Any) -> Node:
         """One node whose value is the structure with its futures resolved."""
-        return self.call(_COLLECT, (value,), {}, owner="a returned structure")
+        return self.call(COLLECT, (value,), {}, owner="a returned structure")
 
     def flatten(self, value: Any) -> Node:
         """One level of nesting less."""
@@ -586,77 +381,3 @@ class Recorder:
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("graphflow_recorder", default=None)
 """The recorder that takes calls in this context; None outside flows and tasks."""
-
-
-class FragmentRecorder(Recorder):
-    """Records the calls that a running task makes: they can take the place of its item, but not run here.
-
-    Parameters
-    ----------
-    context
-        The task's; its item is part of the nodes' keys.
-    """
-
-    def __init__(
-        self,
-        *,
-        context: TaskContext,
-        flow_parameters: Mapping[str, Any],
-        group: str,
-        log_prints: bool,
-        results: CacheDefaults = NO_DEFAULTS,
-    ) -> None:
-        super().__init__(
-            flow_name=context.flow_name,
-            flow_parameters=flow_parameters,
-            group=group,
-            log_prints=log_prints,
-            results=results,
-        )
-        self.context = context
-
-    @property
-    def scope(self) -> str:
-        return f"{self.context.node_key}/{self.context.map_index}"
-
-    def cannot_force(self, node_name: str) -> ForcingError:
-        return ForcingError(
-            f"the future of {node_name} was forced inside a running task; a task returns the futures of the calls it "
-            "makes (they run in its place), or calls the plain function: task.fn(...)"
-        )
-
-    def foreign_hint(self) -> str:
-        return "inside a running task, only futures of calls made in the same task run can be used"
-
-
-def _bind(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:
-    """The parameter name of each positional argument; a call that cannot fit the signature is refused."""
-    if callee.signature is None:
-        return ["" for _ in args]
-    try:
-        bound = callee.signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"{owner}{callee.signature}: {error}") from None
-    names: list[str] = []
-    for name, parameter in callee.signature.parameters.items():
-        if name not in bound.arguments:
-            continue
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            names += [f"{name}[{i}]" for i in range(len(bound.arguments[name]))]
-        elif parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
-            names.append(name)
-    names += [f"argument {i}" for i in range(len(names), len(args))]
-    return names
-
-
-def _spread_by_signature(callee: Callee, arg: Any, given: int) -> Any:
-    """Whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
-    if not isinstance(arg, SpreadOver) or not arg.prefers_pair:
-        return arg
-    if arg.names or callee.signature is None or arg.arity is None:
-        return SpreadOver(arg.value)
-    try:
-        callee.signature.bind(*([None] * (arg.arity + given - 1)))
-    except TypeError:
-        return arg.value
-    return SpreadOver(arg.value)

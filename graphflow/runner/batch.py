@@ -1,7 +1,6 @@
-"""One batch on a worker: runs items of a stage within a time slice, and gives one report.
+"""The books of one batch on a worker: what became of its items, and the reports of it.
 
-Each item passes through the steps in order; each step has its own state, attempts, retries, timeout and
-time. A failing step ends the item's lane only. Nothing that user code raises leaves this module.
+How the items are run is the matter of `run` and of the loops below it; they book here what happened.
 """
 
 from __future__ import annotations
@@ -13,18 +12,19 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError, SerializationError
+from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
 from graphflow.graph.context import TaskContext
+from graphflow.graph.fragments import Fragment
+from graphflow.graph.handles import Handle, handle_types
 from graphflow.graph.mapping import DROPPED, is_small, value_info
-from graphflow.graph.recording import Fragment, Handle, Recorder, handle_types
-from graphflow.model.orders import BatchOrder, Lane
+from graphflow.graph.recording import Recorder
+from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
-from graphflow.runner.capture import LogSink, capture_logging, capture_prints
-from graphflow.runner.chunks import run_in_chunks
+from graphflow.runner.capture import LogSink
 from graphflow.runner.faults import (
     MAX_SUMMARIES,
     Decision,
@@ -35,7 +35,6 @@ from graphflow.runner.faults import (
     sure_end,
 )
 from graphflow.runner.host import BatchHost, SerializationFailure
-from graphflow.runner.inputs import ready_inputs
 from graphflow.runner.labels import label_of
 from graphflow.runner.pace import Slots
 from graphflow.runner.packing import pack_values
@@ -49,14 +48,11 @@ from graphflow.runner.progress import (
     part_of,
     records_of,
 )
+from graphflow.runner.protocols import CacheOfBatch
 from graphflow.runner.step import ONE_SHOT, Step
-from graphflow.runner.turns import run_in_turn
-from graphflow.runner.watchdog import Abandoned, watchdog
+from graphflow.runner.watchdog import Abandoned
 
-if TYPE_CHECKING:
-    from graphflow.runner.caching import BatchCache
-
-__all__ = ["Batch", "BatchHost", "SerializationFailure", "run_batch"]
+__all__ = ["SUCCESS_CODES", "Batch"]
 
 _SUCCESS = int(Code.COMPLETED)
 SUCCESS_CODES = (int(Code.COMPLETED), int(Code.CACHED))
@@ -98,7 +94,7 @@ class Batch:
         self.teller: Teller | None = None
         self.dropping = [step for step in self.steps if not step.order.keeps and step.order.cache is None]
         """Steps whose values only later steps of this batch need."""
-        self.caches: BatchCache | None = None
+        self.caches: CacheOfBatch | None = None
         self.store_seconds = 0.0
         """What was waited for stores."""
         self._waited = 0.0
@@ -106,66 +102,6 @@ class Batch:
         """Why a cache could not be used; empty where it could."""
         self.started_cpu = time.thread_time()
         self._thread = threading.get_ident()
-
-    # -- running --------------------------------------------------------------------------------------
-
-    def run(self) -> Report:
-        """Run items until done, the slice is over, or the run stops; never raises for user code."""
-        capture_logging()
-        if any(step.options.log_prints for step in self.steps):
-            capture_prints()
-        if self.is_stopped():
-            return self.report(range(0))
-        try:
-            inputs = ready_inputs(self.order, self.host.load)
-        except Exception as error:
-            return self._refuse(error)
-        slots = [
-            [
-                self.steps[source.step].values if isinstance(source, Lane) else inputs[source]
-                for source in step.order.slots
-            ]
-            for step in self.steps
-        ]
-        for step, its_slots in zip(self.steps, slots, strict=True):
-            step.prepare(its_slots)
-        try:
-            if self.steps[0].order.cache is not None:
-                # What caches need takes longer to import than a small flow takes to run.
-                from graphflow.runner.caching import BatchCache
-
-                self.caches = BatchCache(self, slots[0])
-            reached = self._run_items()
-        except ResultStoreError as error:
-            self.store_error = str(error)
-            reached = 0
-        with self.progress.lock:
-            positions = self.progress.last(reached)
-        report = self.report(positions)
-        if self.caches is not None:
-            self.caches.close()
-        return report
-
-    def _run_items(self) -> int | None:
-        """Run the items; gives how many, where they run in turn."""
-        self.begin()
-        if self.size > 1 and self.host.takes_progress:
-            self.teller = self._new_teller()
-            watchdog().watch(self.teller)
-        try:
-            if self.is_chunked:
-                run_in_chunks(self)
-            elif self.is_async:
-                # asyncio takes longer to import than a small flow takes to run.
-                from graphflow.runner.concurrent import run_concurrently
-
-                run_concurrently(self)
-            else:
-                return run_in_turn(self)
-        finally:
-            if self.teller is not None:
-                watchdog().forget(self.teller)
-        return None
 
     def is_stopped(self) -> bool:
         """Whether no further item may be begun."""
@@ -193,7 +129,8 @@ class Batch:
 
     # -- what is told while the batch goes on -----------------------------------------------------------
 
-    def _new_teller(self) -> Teller:
+    def new_teller(self) -> Teller:
+        """What tells the driver, while the batch goes on, which items have ended."""
         seconds = self.order.slice_seconds
         if self.is_async and not self.is_chunked:
             return Teller(self._tell, first=CONCURRENT_TELL_SECONDS, every=CONCURRENT_TELL_SECONDS)
@@ -382,7 +319,7 @@ class Batch:
 
     # -- reports ----------------------------------------------------------------------------------------
 
-    def _refuse(self, error: Exception) -> Report:
+    def refuse(self, error: Exception) -> Report:
         """The batch cannot begin: all its items fail with the same error."""
         self.begin()
         for step in self.steps:
@@ -538,19 +475,3 @@ def _fragment(value: Any, recorder: Recorder) -> Fragment:
         # Of a plain value, the calls run for their own sake.
         root = recorder.collect(value).id
     return Fragment(nodes=tuple(recorder.nodes), root=root)
-
-
-def run_batch(order: BatchOrder, host: BatchHost) -> Report | None:
-    """Run a batch; None if it was given up and its report delivered by `host.give_up`."""
-    failpoint("batch.begin")
-    batch = Batch(order, host)
-    errors = batch.errors
-    try:
-        report = batch.run()
-    except Abandoned:
-        return None
-    # What live exceptions keep of this frame must not be the batch.
-    del batch, order, host
-    errors.release()
-    del errors
-    return report

@@ -9,36 +9,33 @@ import contextlib
 import logging
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphflow.cache.cached import MISSING, CacheFolder, Made, cache_folder
 from graphflow.cache.claims import OnceClaim, OnceClaims, this_process
 from graphflow.cache.sites import Flight, Seen, claims_of
 from graphflow.common.failpoints import failpoint
-from graphflow.common.functions import signature_of
-from graphflow.errors import IndeterminateError, ResultStoreError
+from graphflow.errors import ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES, NO_KEY
 from graphflow.model.anomalies import Anomaly
 from graphflow.model.orders import CacheOrder
 from graphflow.model.policies import Retry
 from graphflow.model.reports import CachedFrom, CachedOrigin
 from graphflow.model.states import Code
-from graphflow.results.packs.format import SHARE_KEY, other_key
 from graphflow.results.packs.pickling import decode, encode
 from graphflow.runner.inputs import Ready
 from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
 from graphflow.runner.marks import DONE, ODD
+from graphflow.runner.once import indeterminate, unresolved
 from graphflow.runner.progress import part_of
 from graphflow.runner.step import Step
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
 
-__all__ = ["BatchCache", "StepCache", "Unresolved"]
+__all__ = ["BatchCache", "StepCache"]
 
 logger = logging.getLogger("graphflow.cache")
 CHUNK = 16_384
@@ -50,44 +47,6 @@ _COMPLETED = int(Code.COMPLETED)
 _IS_DONE = bytes(code != 0 for code in range(256))
 _ATOMS = frozenset({int, float, complex, str, bytes, bool, type(None), range})
 _warned: set[tuple[str, int, str]] = set()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unresolved:
-    """An item that runs once only, and of which nobody knows whether it has run: what a task's `resolve` is given.
-
-    It gives the item's result, if it finds that the work was done; it raises `Retry` if it was not, and the item runs; whatever
-    else it raises leaves the item `Indeterminate`.
-
-    Attributes
-    ----------
-    key
-        The item's key, as hexadecimal digits.
-    run_id, node, index
-        Who began it: the run, the node's name, and the map index, None where that is no map.
-    host, pid, began
-        The process that died, and when it began the item.
-    parameters
-        The item's arguments, by name.
-    """
-
-    key: str
-    run_id: str
-    node: str
-    index: int | None
-    host: str
-    pid: int
-    began: datetime
-    parameters: Mapping[str, Any]
-
-
-def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    signature = signature_of(step.fn)
-    if signature is None:
-        return {**{str(place): value for place, value in enumerate(args)}, **kwargs}
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
 
 
 def _apart(values: list[Any], *, is_shared: bool = False) -> list[Any]:
@@ -123,7 +82,7 @@ class BatchCache:
         assert step.order.cache is not None
         self._batch = batch
         self._step = step
-        self._cache = step.cache = StepCache(batch, step, step.order.cache, slots)
+        step.cache = self._cache = StepCache(batch, step, step.order.cache, slots)
         self._looked = 0
         self.marks = bytearray(batch.size)
         """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
@@ -477,18 +436,7 @@ class StepCache:
         if resolve is not None:
             try:
                 args, kwargs = step.call(position)
-                value = resolve(
-                    Unresolved(
-                        key=key.hex(),
-                        run_id=claim.run_id,
-                        node=claim.node,
-                        index=claim.index,
-                        host=claim.holder.host,
-                        pid=claim.holder.pid,
-                        began=datetime.fromtimestamp(claim.at, UTC),
-                        parameters=_named(step, args, kwargs),
-                    )
-                )
+                value = resolve(unresolved(key, claim, step, args, kwargs))
             except Retry:
                 # It was not done: it begins anew.
                 self._once.give_back([key])
@@ -501,19 +449,7 @@ class StepCache:
                 batch.ended(step, position, start)
                 self._claimed[position] = key
                 return False
-        who = f"process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id})"
-        store = self._folder.store
-        text = (
-            f"{self._name(position)} was executed by {who}, and runs once only. Its result in {store.url} was "
-            f"{other_key(signer, store)}, so it is not used: {SHARE_KEY}, then resume the run"
-            if signer
-            else f"{self._name(position)} was begun by {who}, which died without a result: it may or may not have done its "
-            f"work, and runs once only. Find out; then `graphflow cache release {key.hex()}` lets it run again"
-        )
-        error = IndeterminateError(
-            text + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
-        )
-        error.__cause__ = cause
+        error = indeterminate(self._name(position), key, claim, self._folder.store, signer, cause)
         batch.book_end(step, position, error, Code.INDETERMINATE, start)
         return False
 

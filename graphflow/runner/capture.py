@@ -7,12 +7,13 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from graphflow.graph.context import FLOW, RUNNING, FlowContext, TaskContext
 from graphflow.model.reports import LogRecord
 
-__all__ = ["LogSink", "capture_logging", "capture_prints"]
+__all__ = ["LogSink", "echo", "capture_logging", "capture_prints"]
 
 MAX_LINES_PER_SINK = 10_000
 MAX_LINE = 8_192
@@ -120,3 +121,16 @@ def capture_prints() -> None:
                 plain(*args, **kwargs)
 
         builtins.print = tee
+
+
+def echo(records: Sequence[LogRecord]) -> None:
+    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
+    for record in records:
+        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
+        if target.isEnabledFor(record.level):
+            target.log(
+                record.level,
+                "%s",
+                record.message,
+                extra={"run_id": record.run_id, "node": record.node, "map_index": record.index},
+            )

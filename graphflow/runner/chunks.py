@@ -22,13 +22,13 @@ from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.labels import label_of
 from graphflow.runner.loops import KeptLoop
+from graphflow.runner.protocols import CacheOfBatch
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.turns import wait_for_slot
 from graphflow.runner.watchdog import GRACE_SECONDS, Abandoned, Guard, ItemTimeout, watchdog
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
-    from graphflow.runner.caching import BatchCache
 
 __all__ = ["FIRST_CHUNK", "run_in_chunks"]
 
@@ -160,7 +160,7 @@ class _Chunks:
                 self._succeeded(part, results, start)
             batch.progress.mark_ended(part)
 
-    def _without_cached(self, caches: BatchCache, chunk: list[int]) -> list[int]:
+    def _without_cached(self, caches: CacheOfBatch, chunk: list[int]) -> list[int]:
         """The items of a chunk that are to be executed; of equal ones the first, which the others wait for."""
         batch, step = self._batch, self._step
         if step.cache is None or not chunk:

@@ -8,18 +8,19 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from graphflow.graph.context import RUNNING, TaskContext
-from graphflow.graph.recording import RECORDER, FragmentRecorder
+from graphflow.graph.fragments import FragmentRecorder
+from graphflow.graph.recording import RECORDER
 from graphflow.model.policies import ASYNC_CONCURRENCY
 from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.loops import run_awaitable
+from graphflow.runner.protocols import CacheOfStep
 from graphflow.runner.step import Step
 from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
-    from graphflow.runner.caching import StepCache
 
 __all__ = ["run_concurrently"]
 
@@ -272,7 +273,7 @@ class _Item:
         finally:
             self._loop.ended(self)
 
-    async def _is_taken(self, step: Step, cache: StepCache) -> bool:
+    async def _is_taken(self, step: Step, cache: CacheOfStep) -> bool:
         """Whether the item need not be executed; an equal one that is under way is waited for."""
         while True:
             if cache.take(self.position):

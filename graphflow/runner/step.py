@@ -6,7 +6,7 @@ import itertools
 import types
 from array import array
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphflow.errors import (
     GraphflowError,
@@ -16,8 +16,8 @@ from graphflow.errors import (
     UpstreamFailed,
 )
 from graphflow.graph.context import TaskContext
+from graphflow.graph.fragments import FragmentRecorder
 from graphflow.graph.mapping import FailedInput
-from graphflow.graph.recording import FragmentRecorder
 from graphflow.model.anomalies import AnomalyTable
 from graphflow.model.orders import BatchOrder, Lane, StepOrder
 from graphflow.model.reports import Graft, ValueInfo
@@ -32,9 +32,7 @@ from graphflow.runner.inputs import (
     make_call,
     make_chunk_call,
 )
-
-if TYPE_CHECKING:
-    from graphflow.runner.caching import StepCache
+from graphflow.runner.protocols import CacheOfStep
 
 __all__ = ["ONE_SHOT", "Step"]
 
@@ -96,7 +94,7 @@ class Step:
         self._sink = sink
         self._digests = digested(order, batch) if order.wants_digests else b""
         """What the items are mapped over, 8 bytes each; made before an item can change its input."""
-        self.cache: StepCache | None = None
+        self.cache: CacheOfStep | None = None
         """What it has in its cache; None without one."""
         self.context = self.new_context()
         self.recorder = self.new_recorder(self.context)

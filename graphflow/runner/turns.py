@@ -12,12 +12,12 @@ from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.faults import MAX_SUMMARIES
 from graphflow.runner.marks import ODD
 from graphflow.runner.pace import Slots
+from graphflow.runner.protocols import CacheOfBatch
 from graphflow.runner.step import ONE_SHOT, Step
 from graphflow.runner.watchdog import Guard, ItemTimeout, watchdog
 
 if TYPE_CHECKING:
     from graphflow.runner.batch import Batch
-    from graphflow.runner.caching import BatchCache
 
 __all__ = ["STOP_CHECK_SECONDS", "STOP_CHECK_WAITING_SECONDS", "run_in_turn", "wait_for_slot"]
 
@@ -267,7 +267,7 @@ class _Careful:
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1
 
-    def _run_cached(self, caches: BatchCache) -> int:
+    def _run_cached(self, caches: CacheOfBatch) -> int:
         """The way where results may be there already."""
         batch, slots = self._batch, self._batch.slots
         check_at = min(batch.deadline, batch.started + STOP_CHECK_SECONDS)
@@ -294,7 +294,7 @@ class _Careful:
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1
 
-    def run_cached(self, caches: BatchCache, position: int) -> bool:
+    def run_cached(self, caches: CacheOfBatch, position: int) -> bool:
         """Run an item of which something may be there already; whether an attempt may have ended by Ctrl-C."""
         batch = self._batch
         looks_now = False

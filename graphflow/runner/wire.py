@@ -21,8 +21,8 @@ from typing import Any
 import cloudpickle
 
 from graphflow.errors import RemoteError, SerializationError
+from graphflow.graph.fragments import Fragment
 from graphflow.graph.mapping import FailedInput
-from graphflow.graph.recording import Fragment
 from graphflow.identity.origins import is_installed
 from graphflow.model.orders import (
     BatchOrder,

@@ -19,10 +19,10 @@ from graphflow.errors import SerializationError, ValueUnavailable
 from graphflow.model.orders import BatchOrder, Program, Ref
 from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
-from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
-from graphflow.runner.host import Packed
+from graphflow.runner.host import Packed, SerializationFailure
 from graphflow.runner.journal import Journal
+from graphflow.runner.run import run_batch
 from graphflow.runner.slots import Slot
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
 

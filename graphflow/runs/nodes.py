@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from copy import copy
 from datetime import UTC, datetime
 from typing import Any, overload
 
@@ -26,13 +23,11 @@ from graphflow.records.errors import DistinctErrors
 from graphflow.records.failures import item_failure, node_failure, whole_failure
 from graphflow.records.known import KnownNode, KnownRun
 from graphflow.runner.faults import user_traceback
+from graphflow.runs.places import WHOLE, MarkedPlaces
 
 __all__ = ["Item", "Items", "Node", "Nodes"]
 
 _GOOD = (Code.COMPLETED, Code.CACHED)
-_BLOCK = 1_024
-_WHOLE = -1
-"""The place of a map itself among its failures."""
 
 
 class Node:
@@ -145,7 +140,7 @@ class Node:
         mask = known.codes(0, known.size).translate(FAILED_TABLE)
         is_without_items = known.width is None and known.state_code in FAILED_CODES and 1 not in mask
         has_whole = known.is_mapped and (known.broke_off or is_without_items)
-        return Items(self, _Marked(mask, has_whole=has_whole), what="failures")
+        return Items(self, MarkedPlaces(mask, has_whole=has_whole), what="failures")
 
     @property
     def started(self) -> datetime | None:
@@ -315,7 +310,7 @@ class Items(Sequence["Item"]):
         """
         places: Sequence[int] = self._places
         wanted_states = checked_states(states)
-        has_whole = bool(places) and places[-1] == _WHOLE
+        has_whole = bool(places) and places[-1] == WHOLE
         if has_whole:
             places = places[:-1]
             is_asked_for = index is None and start <= 0 and stop is None
@@ -338,79 +333,12 @@ class Items(Sequence["Item"]):
             lo, hi = places[0], places[-1] + 1
             mask = self._node.known.codes(lo, hi).translate(table)
             if isinstance(places, range):
-                places = _Marked(mask, first=lo)
+                places = MarkedPlaces(mask, first=lo)
             else:
                 places = array("Q", (place for place in places if mask[place - lo]))
         if has_whole:
-            places = array("q", [*places, _WHOLE])
+            places = array("q", [*places, WHOLE])
         return Items(self._node, places, what=self._what)
-
-
-class _Marked(Sequence[int]):
-    """The places of a mask that are 1, found as they are asked for: one byte per item, and 8 per 1,024.
-
-    With `has_whole`, the place of the map itself comes after them.
-    """
-
-    __slots__ = ("_before", "_first", "_mask", "_ranks")
-
-    def __init__(self, mask: bytes, *, first: int = 0, has_whole: bool = False) -> None:
-        self._mask = mask
-        self._first = first
-        counts = (mask.count(1, lo, lo + _BLOCK) for lo in range(0, len(mask), _BLOCK))
-        self._before = list(itertools.accumulate(counts, initial=0))
-        """How many there are before each block."""
-        self._ranks = range(self._before[-1] + has_whole)
-
-    def __len__(self) -> int:
-        return len(self._ranks)
-
-    @overload
-    def __getitem__(self, which: int) -> int: ...
-    @overload
-    def __getitem__(self, which: slice) -> _Marked: ...
-    def __getitem__(self, which: int | slice) -> int | _Marked:
-        if isinstance(which, slice):
-            part = copy(self)
-            part._ranks = self._ranks[which]
-            return part
-        return self._place(self._ranks[which])
-
-    def __iter__(self) -> Iterator[int]:
-        if self._ranks.step != 1:
-            yield from (self[rank] for rank in range(len(self)))
-            return
-        at = self._place(self._ranks[0]) - self._first if self._ranks else 0
-        for rank in self._ranks:
-            if rank == self._before[-1]:
-                yield _WHOLE
-                return
-            yield self._first + at
-            at = self._mask.find(1, at + 1)
-
-    def __contains__(self, place: object) -> bool:
-        if not isinstance(place, int):
-            return False
-        if place == _WHOLE:
-            return self._before[-1] in self._ranks
-        at = place - self._first
-        if not 0 <= at < len(self._mask) or not self._mask[at]:
-            return False
-        block = at // _BLOCK
-        return self._before[block] + self._mask.count(1, block * _BLOCK, at) in self._ranks
-
-    def _place(self, rank: int) -> int:
-        """The place of the 1 of a rank."""
-        if rank == self._before[-1]:
-            return _WHOLE
-        block = bisect.bisect_right(self._before, rank) - 1
-        at = block * _BLOCK - 1
-        left = rank - self._before[block]
-        if self._before[block + 1] - self._before[block] == min(_BLOCK, len(self._mask) - at - 1):
-            return self._first + at + 1 + left
-        for _ in range(left + 1):
-            at = self._mask.find(1, at + 1)
-        return self._first + at
 
 
 class Item:
@@ -457,7 +385,7 @@ class Item:
 
     @property
     def _is_whole(self) -> bool:
-        return self._place == _WHOLE
+        return self._place == WHOLE
 
     @property
     def label(self) -> str:

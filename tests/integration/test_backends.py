@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from graphflow import backends
-from graphflow.backends.automatic.candidates import Options
+from graphflow.backends.automatic.candidates import Thresholds
 from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
@@ -36,7 +36,7 @@ def local_backend() -> Iterator[Backend]:
 @pytest.fixture(scope="module")
 def moved_backend() -> Iterator[Backend]:
     """A local backend whose tasks go to worker processes from the start."""
-    with LocalBackend(2, map_options=Options(moves_all=True)) as backend:
+    with LocalBackend(2, thresholds=Thresholds(moves_all=True)) as backend:
         yield backend
 
 

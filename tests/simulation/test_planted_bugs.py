@@ -11,7 +11,7 @@ import pytest
 
 from graphflow.core import core as core_module
 from graphflow.core import events as ev
-from graphflow.core import lanes, opening, outcomes, plan, queues
+from graphflow.core import lanes, limits, opening, outcomes, plan, queues
 from graphflow.core.core import Core
 from graphflow.core.failures import hand_over
 from graphflow.core.halting import Halter
@@ -412,12 +412,14 @@ def forgets_that_failures_were_seen(patch: pytest.MonkeyPatch) -> type[Core]:
 
 @mutant
 def ignores_max_concurrency(patch: pytest.MonkeyPatch) -> type[Core]:
-    class Mutated(Core):
-        def _limit(self, stage: Stage) -> None:
-            super()._limit(stage)
-            stage.max_concurrency = None
+    limit = limits.limit_stage
 
-    return Mutated
+    def careless(stage: Stage, of: Any) -> None:
+        limit(stage, of)
+        stage.max_concurrency = None
+
+    patch.setattr(core_module, "limit_stage", careless)
+    return Core
 
 
 @mutant

@@ -18,23 +18,26 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphflow.backends.dask.bootstrap import bootstrap, check_facts, installed_boot, probe
+from graphflow.backends.dask.bootstrap import bootstrap, installed_boot
+from graphflow.backends.dask.columns import ColumnsOnWorkers
 from graphflow.backends.dask.connecting import Way
 from graphflow.backends.dask.places import Batch, Places
+from graphflow.backends.dask.sent import OpenRun, Sent
+from graphflow.backends.dask.workers import Workers, tell_soon
 from graphflow.backends.local import Deliver
 from graphflow.backends.moving import Sender
-from graphflow.errors import BackendError, ResultStoreError, SerializationError, ValueUnavailable
+from graphflow.errors import BackendError, ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
-from graphflow.runner.columns import decode, load_column, write_pack
 from graphflow.runner.journal import SEVERAL, executing
-from graphflow.runner.wire import OrderEncoder, decode_report, refs_of, refused_report
-from graphflow.runner.worker import Stored, give_back, set_limit, set_stopped
+from graphflow.runner.wire import OrderEncoder, decode_report, refused_report
+from graphflow.runner.worker import give_back, set_limit, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -52,37 +55,6 @@ STRANDED_SECONDS = 1.5
 LOST_SCHEDULER_SECONDS = 10.0
 NO_WORKERS_SECONDS = 30.0
 STOP_SECONDS = 1.0
-BATCH_SECONDS = 0.006
-"""What a batch costs on a local cluster, measured: half of it in the driver's process with the scheduler in it, half
-in the worker."""
-
-
-class _Flight:
-    """A batch that Dask has, or is to get."""
-
-    __slots__ = ("done_at", "future", "order", "payload", "stranded_at", "worker")
-
-    def __init__(self, order: BatchOrder, payload: bytes = b"") -> None:
-        self.order = order
-        self.payload = payload
-        self.future: Future | None = None
-        self.done_at: float | None = None
-        """When Dask was first seen to have ended its task although no report came."""
-        self.worker: str | None = None
-        """The worker that it was sent to, where we chose it."""
-        self.stranded_at: float | None = None
-        """When that worker was first seen to be gone."""
-
-
-class _RunState:
-    """What the backend holds of one run."""
-
-    def __init__(self, deliver: Deliver, folder: Path | None, topic: str) -> None:
-        self.deliver = deliver
-        self.folder = folder
-        self.topic = topic
-        self.flights: dict[int, _Flight] = {}
-        self.is_closed = False
 
 
 class DaskBackend:
@@ -95,13 +67,13 @@ class DaskBackend:
         self._way = way
         self._client: Client | None = None
         self._cluster: Any = None
+        self._workers: Workers | None = None
         self._base: Path | None = None
         self._sweep: Callable[[], None] | None = None
         self._shares_disk = False
-        self._runs: dict[str, _RunState] = {}
-        self._blocks: dict[str, Future] = {}
-        self._shared: dict[str, Future] = {}
-        self._sender = Sender(self._share, self._unshare)
+        self._runs: dict[str, OpenRun] = {}
+        self._columns = ColumnsOnWorkers()
+        self._sender = Sender(self._share, self._columns.unshare)
         self._boot = bootstrap() if way.slots is None else installed_boot
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
@@ -160,10 +132,12 @@ class DaskBackend:
                 # Registered before `close`, so that it is called after it when the interpreter ends.
                 self._sweep = partial(_sweep, self._base, self._pid)
                 atexit.register(self._sweep)
-                self._check_workers()
+                self._workers = Workers(self._way, self._client, self._cluster, name=self.name)
+                self._shares_disk = self._workers.share_disk(self._base)
             except BaseException:
                 self._shut_down()
                 raise
+            self._columns.open(self._client)
             self._encoder = OrderEncoder(share=self._share, by_value=self._way.slots is None)
             self._capacity = self._measure()
             self._client.subscribe_topic("all", self._on_cluster_event)
@@ -171,50 +145,15 @@ class DaskBackend:
             self._poller.start()
             atexit.register(self.close)
 
-    def _check_workers(self) -> None:
-        """Refuse workers that could not run batches, and see whether they share this machine's disk."""
-        assert self._client is not None and self._base is not None
-        token = uuid.uuid4().hex
-        path = self._base / "token"
-        path.write_text(token)
-        found = self._client.run(probe(), str(path))
-        if not found and not self._is_elastic():
-            raise BackendError(f"{self.name} has no workers; start some, then run again")
-        for worker, facts in found.items():
-            check_facts(worker, facts)
-        loopback = self._client.scheduler is not None and re.match(
-            r"(tcp|tls)://(127\.|localhost|\[::1\])|inproc://", self._client.scheduler.address
-        )
-        self._shares_disk = bool(loopback) and all(facts["token"] == token for facts in found.values())
-
-    def _is_elastic(self) -> bool:
-        cluster = self._cluster or self._way.cluster
-        return bool(self._way.adapt_kwargs) or bool(getattr(cluster, "_adaptive", None))
-
-    def _workers(self) -> Mapping[str, Any]:
-        assert self._client is not None
-        info = (
-            self._client.scheduler_info(n_workers=-1)
-            if _takes_n_workers(self._client)
-            else self._client.scheduler_info()
-        )
-        workers: Mapping[str, Any] = info["workers"]
-        return workers
-
     def _measure(self) -> Capacity:
-        found = {address: int(each["nthreads"]) for address, each in self._workers().items()}
+        assert self._workers is not None
+        found = self._workers.threads()
         self._threads.update(found)
         slots = sum(found.values())
         if self._places is not None:
             slots = len(found)
             self._send_all(lambda places: places.set_workers(found))
-        is_elastic = self._is_elastic()
-        return Capacity(
-            slots=max(slots, 1) if is_elastic else slots,
-            queue=3 if is_elastic else 1,
-            is_elastic=is_elastic,
-            batch_seconds=BATCH_SECONDS,
-        )
+        return self._workers.capacity(slots)
 
     def capacity(self) -> Capacity:
         """One slot per thread of all workers; of an own cluster, one per process."""
@@ -222,28 +161,8 @@ class DaskBackend:
 
     def check(self, options: TaskOptions) -> None:
         """Refuse a task whose resources or workers no worker has."""
-        if not (options.resources or options.workers) or self._client is None or self._is_elastic():
-            return
-        workers = self._workers()
-        if options.workers:
-            known = {
-                name for address, each in workers.items() for name in (address, str(each.get("name", "")))
-            }
-            hosts = {address.rpartition(":")[0].rpartition("/")[2] for address in workers}
-            missing = [each for each in options.workers if each not in known and each not in hosts]
-            if missing:
-                raise BackendError(
-                    f"task {options.name!r} asks for workers {missing}, but {self.name} has {sorted(workers)}"
-                )
-        for name, amount in options.resources:
-            most = max(
-                (float(each.get("resources", {}).get(name, 0)) for each in workers.values()), default=0.0
-            )
-            if most < amount:
-                raise BackendError(
-                    f"task {options.name!r} asks for {name}={amount:g} on one worker, but the most that a worker of "
-                    f"{self.name} offers is {most:g}; start workers with --resources {name}={amount:g}"
-                )
+        if self._client is not None and self._workers is not None:
+            self._workers.check(options)
 
     # -- runs -------------------------------------------------------------------------------------------
 
@@ -259,7 +178,7 @@ class DaskBackend:
             owner = owner if owner is not None else getattr(deliver, "__self__", None)
             weakref.finalize(owner if owner is not None else self, shutil.rmtree, folder, ignore_errors=True)
         topic = f"graphflow-{run_id}-{uuid.uuid4().hex[:8]}"
-        state = _RunState(deliver, folder, topic)
+        state = OpenRun(deliver, folder, topic)
         with self._lock:
             self._runs[run_id] = state
         self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
@@ -276,7 +195,7 @@ class DaskBackend:
         except (SerializationError, ResultStoreError) as error:
             state = self._runs[order.run_id]
             with self._lock:
-                state.flights[order.id] = _Flight(order)
+                state.sent[order.id] = Sent(order)
             self._end(state, order.id, BatchDone(refused_report(order, error, worker="driver")))
 
     def offer(self, order: BatchOrder, *, is_strict: bool = True) -> None:
@@ -291,12 +210,12 @@ class DaskBackend:
         if state is None or self._client is None or self._encoder is None:
             raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
         order = self._sender.order(order) if not self._shares_disk else self._sender.within_reach(order)
-        flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
+        sent = Sent(order, self._encoder.encode(order, is_strict=is_strict))
         options = order.steps[0].program.options
         with self._lock:
-            state.flights[order.id] = flight
+            state.sent[order.id] = sent
         if self._places is None or options.workers or options.resources:
-            self._send(state, flight, None)
+            self._send(state, sent, None)
         else:
             self._send_all(lambda places: places.put((order.run_id, order.id)))
 
@@ -308,31 +227,22 @@ class DaskBackend:
             found = change(self._places)
         for (run_id, batch), worker in found:
             state = self._runs.get(run_id)
-            flight = state.flights.get(batch) if state is not None else None
-            if state is not None and flight is not None:
-                self._send(state, flight, worker)
+            sent = state.sent.get(batch) if state is not None else None
+            if state is not None and sent is not None:
+                self._send(state, sent, worker)
 
-    def _send(self, state: _RunState, flight: _Flight, worker: str | None) -> None:
+    def _send(self, state: OpenRun, sent: Sent, worker: str | None) -> None:
         """Give a batch to Dask, for a worker where it matters."""
-        client, order, payload = self._client, flight.order, flight.payload
+        client, order, payload = self._client, sent.order, sent.payload
         if client is None:
             return
-        flight.payload = b""
-        flight.worker = worker
+        sent.payload = b""
+        sent.worker = worker
         options = order.steps[0].program.options
         name = re.sub(r"[^\w.]+", "_", order.label) or "task"
-        # Futures of stored columns make Dask bring them to the worker.
-        needed = {ref.id for ref in refs_of(order) if ref.kind == "remote"}
-        blocks = list(
-            {id(self._blocks[each]): self._blocks[each] for each in needed if each in self._blocks}.values()
-        )
-        blocks += [
-            future
-            for each, future in list(self._shared.items())
-            if each in needed or each.encode() in payload
-        ]
+        blocks = self._columns.needed(order, payload)
         try:
-            flight.future = client.submit(
+            sent.future = client.submit(
                 self._boot,
                 payload,
                 str(state.folder) if state.folder is not None else None,
@@ -353,33 +263,21 @@ class DaskBackend:
             self._broken(error)
 
     def _share(self, data: bytes) -> Ref:
-        """Bytes that all workers reach, sent once."""
-        assert self._client is not None and self._base is not None
-        name = f"shared-{uuid.uuid4().hex}"
-        if self._shares_disk:
-            return write_pack(self._base / "shared", name, [data])[0]
-        future = self._client.scatter(Stored(b"", {name: data}), hash=False)
-        self._shared[name] = future
-        return Ref(kind="remote", id=name, count=0, nbytes=len(data))
-
-    def _unshare(self, ref: Ref) -> None:
-        self._shared.pop(ref.id, None)
+        assert self._base is not None
+        return self._columns.share(data, self._base / "shared" if self._shares_disk else None)
 
     # -- what comes back --------------------------------------------------------------------------------
 
-    def _end(self, state: _RunState, batch: int, event: BatchDone | BatchLost) -> None:
+    def _end(self, state: OpenRun, batch: int, event: BatchDone | BatchLost) -> None:
         """Deliver the end of a batch, once, and what it tells before its end."""
         goes_on = isinstance(event, BatchDone) and bool(event.report.held)
         with self._lock:
-            flight = state.flights.get(batch) if goes_on else state.flights.pop(batch, None)
-            if flight is None or state.is_closed:
+            sent = state.sent.get(batch) if goes_on else state.sent.pop(batch, None)
+            if sent is None or state.is_closed:
                 return
-            if isinstance(event, BatchDone) and not goes_on and flight.future is not None:
-                for step in event.report.steps:
-                    for ref in (step.values, step.labels):
-                        if ref is not None and ref.kind == "remote":
-                            self._blocks[ref.id] = flight.future
-        key = (flight.order.run_id, batch)
+            if isinstance(event, BatchDone) and not goes_on and sent.future is not None:
+                self._columns.stayed(event.report, sent.future)
+        key = (sent.order.run_id, batch)
         state.deliver(event)
         if isinstance(event, BatchDone) and event.report.held:
             if len(event.report.held) == 1 and self._places is not None:
@@ -413,13 +311,7 @@ class DaskBackend:
         """Ask workers for batches that only wait there."""
         client = self._client
         for (run_id, batch), worker in batches if client is not None else []:
-            threading.Thread(
-                target=_tell,
-                args=(client, give_back, run_id, batch),
-                kwargs={"workers": [worker]},
-                name="graphflow-balance",
-                daemon=True,
-            ).start()
+            tell_soon("balance", client, give_back, run_id, batch, workers=[worker])
 
     def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
         state = self._runs.get(run_id)
@@ -437,54 +329,52 @@ class DaskBackend:
         """See to batches whose task Dask ended without a report; a callback of Dask's costs each batch more."""
         now = time.monotonic()
         with self._lock:
-            flights = [
-                (state, run_id, batch, flight)
+            under_way = [
+                (state, run_id, batch, sent)
                 for run_id, state in self._runs.items()
-                for batch, flight in state.flights.items()
+                for batch, sent in state.sent.items()
             ]
-        for state, run_id, batch, flight in flights:
-            future = flight.future
+        for state, run_id, batch, sent in under_way:
+            future = sent.future
             status = future.status if future is not None else "pending"
             if future is None or status == "pending":
-                self._look_for_stranded(state, run_id, batch, flight, now)
+                self._look_for_stranded(state, run_id, batch, sent, now)
                 continue
             if status == "error":
                 self._on_error(state, run_id, batch, future)
-            elif flight.done_at is None:
-                flight.done_at = now
-            elif now - flight.done_at < FALLBACK_SECONDS:
+            elif sent.done_at is None:
+                sent.done_at = now
+            elif now - sent.done_at < FALLBACK_SECONDS:
                 continue
             elif status == "finished":
                 self._fall_back(run_id, batch, future)
             else:
                 self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
 
-    def _look_for_stranded(
-        self, state: _RunState, run_id: str, batch: int, flight: _Flight, now: float
-    ) -> None:
+    def _look_for_stranded(self, state: OpenRun, run_id: str, batch: int, sent: Sent, now: float) -> None:
         """Take back a batch whose worker died just as it was sent there.
 
         If no other worker was there at that moment, Dask never gives its task to one that comes later.
         """
-        if self._places is None or flight.worker is None or flight.worker in self._places.workers:
-            flight.stranded_at = None
+        if self._places is None or sent.worker is None or sent.worker in self._places.workers:
+            sent.stranded_at = None
             return
-        if flight.stranded_at is None:
-            flight.stranded_at = now
-        elif now - flight.stranded_at >= STRANDED_SECONDS and not self._lost(run_id, batch, "").had_started:
-            self._cancel(flight)
+        if sent.stranded_at is None:
+            sent.stranded_at = now
+        elif now - sent.stranded_at >= STRANDED_SECONDS and not self._lost(run_id, batch, "").had_started:
+            self._cancel(sent)
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
 
-    def _cancel(self, flight: _Flight) -> None:
+    def _cancel(self, sent: Sent) -> None:
         """Let Dask forget a batch; may be called in the client's own thread, so nothing may block."""
-        client, future = self._client, flight.future
+        client, future = self._client, sent.future
         if client is not None and future is not None:
             client.loop.add_callback(lambda: client.cancel([future], asynchronous=True))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
         """The event with the report did not come: take it from the task's result."""
         state = self._runs.get(run_id)
-        if state is None or batch not in state.flights:
+        if state is None or batch not in state.sent:
             return
         try:
             stored = future.result(timeout=30)
@@ -492,20 +382,20 @@ class DaskBackend:
         except Exception as error:
             self._end(state, batch, self._lost(run_id, batch, f"{type(error).__name__}: {error}"))
 
-    def _on_error(self, state: _RunState, run_id: str, batch: int, future: Future) -> None:
+    def _on_error(self, state: OpenRun, run_id: str, batch: int, future: Future) -> None:
         from distributed import KilledWorker
 
         error = future.exception()
         if isinstance(error, KilledWorker):
             self._end(state, batch, self._lost(run_id, batch, "its worker died"))
             return
-        flight = state.flights.get(batch)
-        if flight is None:
+        sent = state.sent.get(batch)
+        if sent is None:
             return
         problem = BackendError(
-            f"{self.name} could not run a batch of {flight.order.label}: {type(error).__name__}: {error}"
+            f"{self.name} could not run a batch of {sent.order.label}: {type(error).__name__}: {error}"
         )
-        self._end(state, batch, BatchDone(refused_report(flight.order, problem, worker="driver")))
+        self._end(state, batch, BatchDone(refused_report(sent.order, problem, worker="driver")))
 
     def _lost(self, run_id: str, batch: int, reason: str) -> BatchLost:
         if self._base is None or not self._shares_disk:
@@ -537,20 +427,20 @@ class DaskBackend:
         keys = set(message.get("processing-tasks") or ())
         with self._lock:
             gone = [
-                (state, run_id, batch, flight)
+                (state, run_id, batch, sent)
                 for run_id, state in self._runs.items()
-                for batch, flight in state.flights.items()
-                if flight.future is not None and flight.future.key in keys
+                for batch, sent in state.sent.items()
+                if sent.future is not None and sent.future.key in keys
             ]
         # A worker begins batches in the order in which they were sent: the later ones only waited there.
         gone.sort(key=lambda each: each[2])
         threads = self._threads.get(str(message.get("worker")), 1)
-        for place, (state, run_id, batch, flight) in enumerate(gone):
+        for place, (state, run_id, batch, sent) in enumerate(gone):
             lost = self._lost(run_id, batch, f"worker {message.get('worker')} died")
             if lost.had_started is None and place >= threads:
                 lost = BatchLost(batch=batch, had_started=False)
             # Before Dask runs it again by itself.
-            self._cancel(flight)
+            self._cancel(sent)
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
@@ -616,33 +506,16 @@ class DaskBackend:
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
         """The values of columns, each fetched once."""
-        return [self._fetch(ref) for ref in refs]
-
-    def _fetch(self, ref: Ref) -> list[Any]:
-        if ref.kind != "remote":
-            return load_column(ref, "a result")
-        future = self._blocks.get(ref.id)
-        if future is None or self._client is None:
-            raise ValueUnavailable(
-                "a result stayed on a worker of a cluster that is closed or that let go of it; ask for it before the "
-                "backend is closed"
-            )
-        return decode(future.result().columns[ref.id], "a result")
+        return [self._columns.fetch(ref) for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:
-        for ref in refs:
-            self._blocks.pop(ref.id, None)
+        self._columns.free(refs)
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         """Tell all workers a timeout that became known while items execute."""
         client = self._client
         if client is not None:
-            threading.Thread(
-                target=_tell,
-                args=(client, set_limit, run_id, node, seconds),
-                name="graphflow-limit",
-                daemon=True,
-            ).start()
+            tell_soon("limit", client, set_limit, run_id, node, seconds)
 
     # -- ending -----------------------------------------------------------------------------------------
 
@@ -651,25 +524,20 @@ class DaskBackend:
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return
-        telling = threading.Thread(
-            target=_tell, args=(client, set_stopped, run_id), name="graphflow-stop", daemon=True
-        )
-        telling.start()
+        telling = tell_soon("stop", client, set_stopped, run_id)
         # A worker that holds its interpreter's lock answers late: it is not waited for much longer.
         telling.join(STOP_SECONDS)
         if not hard:
             return
         with self._lock:
-            flights = list(state.flights.items())
-        for batch, flight in flights:
-            if flight.future is not None:
-                flight.future.cancel()
+            under_way = list(state.sent.items())
+        for batch, sent in under_way:
+            if sent.future is not None:
+                sent.future.cancel()
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
-        if flights and self._way.slots is not None and len(self._runs) == 1:
+        if under_way and self._way.slots is not None and len(self._runs) == 1:
             # A cancelled task runs on in Dask; only its process can be ended. Nannies start new ones.
-            threading.Thread(
-                target=_tell, args=(client, os._exit, 78), name="graphflow-stop", daemon=True
-            ).start()
+            tell_soon("stop", client, os._exit, 78)
 
     def close_run(self, run_id: str) -> None:
         with self._lock:
@@ -677,7 +545,7 @@ class DaskBackend:
         if state is None:
             return
         state.is_closed = True
-        for batch in list(state.flights):
+        for batch in list(state.sent):
             self._send_all(lambda places, batch=batch: places.ended((run_id, batch)))  # type: ignore[misc]
         if self._encoder is not None:
             self._encoder.forget(run_id)
@@ -700,38 +568,15 @@ class DaskBackend:
     def _shut_down(self) -> None:
         client, cluster = self._client, self._cluster
         self._client = None
-        self._blocks.clear()
-        self._shared.clear()
-        names = (
-            "distributed",
-            "distributed.client",
-            "distributed.scheduler",
-            "distributed.nanny",
-            "distributed.comm",
-            "tornado",
-        )
-        noisy = [logging.getLogger(name) for name in names]
-        levels = [each.level for each in noisy]
-        for each in noisy:
-            each.setLevel(logging.CRITICAL + 1)
-        try:
-            if client is not None and cluster is not None:
-                _quietly(lambda: client.unsubscribe_topic("all"))
-            if client is not None and client is not self._way.client:
-                _quietly(client.close)
-            elif client is not None:
-                _quietly(lambda: client.unsubscribe_topic("all"))
-            if cluster is not None:
-                _quietly(cluster.close)
-        finally:
-            for each, level in zip(noisy, levels, strict=True):
-                each.setLevel(level)
+        self._columns.close()
+        self._way.disconnect(client, cluster)
         if self._base is not None:
             for name in ("journal", "shared"):
                 shutil.rmtree(self._base / name, ignore_errors=True)
             (self._base / "token").unlink(missing_ok=True)
             # Columns of runs that somebody still holds stay, until the interpreter ends.
-            _quietly(self._base.rmdir)
+            with suppress(OSError):
+                self._base.rmdir()
             if self._sweep is not None and not self._base.exists():
                 atexit.unregister(self._sweep)
 
@@ -739,26 +584,3 @@ class DaskBackend:
 def _sweep(folder: Path, pid: int) -> None:
     if os.getpid() == pid:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _quietly(action: Callable[[], Any]) -> None:
-    try:
-        action()
-    except Exception:
-        logger.debug("closing failed", exc_info=True)
-
-
-def _tell(
-    client: Client, function: Callable[..., None], *args: Any, workers: list[str] | None = None
-) -> None:
-    """Call a function on workers, on all of them by default; what does not reach one is only noted."""
-    try:
-        client.run(function, *args, workers=workers, on_error="ignore")
-    except Exception:
-        logger.debug("%s did not reach all workers: %s", function.__name__, args, exc_info=True)
-
-
-def _takes_n_workers(client: Client) -> bool:
-    import inspect
-
-    return "n_workers" in inspect.signature(client.scheduler_info).parameters

@@ -24,6 +24,15 @@ __all__ = ["Way"]
 logger = logging.getLogger("graphflow.backends.dask")
 CONNECT_SECONDS = 5.0
 LOOPBACK = "127.0.0.1"
+_NOISY = (
+    "distributed",
+    "distributed.client",
+    "distributed.scheduler",
+    "distributed.nanny",
+    "distributed.comm",
+    "tornado",
+)
+"""Loggers that complain while a cluster is being closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +136,32 @@ class Way:
             if self.adapt_kwargs:
                 cluster.adapt(**self.adapt_kwargs)
             return cluster
+
+    def disconnect(self, client: Client | None, cluster: Any) -> None:
+        """Close what `connect` made, in silence; a client or cluster that was given stays open."""
+        noisy = [logging.getLogger(name) for name in _NOISY]
+        levels = [each.level for each in noisy]
+        for each in noisy:
+            each.setLevel(logging.CRITICAL + 1)
+        try:
+            if client is not None and cluster is not None:
+                _quietly(lambda: client.unsubscribe_topic("all"))
+            if client is not None and client is not self.client:
+                _quietly(client.close)
+            elif client is not None:
+                _quietly(lambda: client.unsubscribe_topic("all"))
+            if cluster is not None:
+                _quietly(cluster.close)
+        finally:
+            for each, level in zip(noisy, levels, strict=True):
+                each.setLevel(level)
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except Exception:
+        logger.debug("closing failed", exc_info=True)
 
 
 def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:

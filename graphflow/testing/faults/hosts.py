@@ -7,9 +7,9 @@ from typing import Any
 
 from graphflow.model.orders import BatchOrder, Input, Pace, Program, Ref, StepOrder
 from graphflow.model.reports import Report
-from graphflow.runner.batch import SerializationFailure, run_batch
 from graphflow.runner.columns import load_column
-from graphflow.runner.host import Packed
+from graphflow.runner.host import Packed, SerializationFailure
+from graphflow.runner.run import run_batch
 
 __all__ = ["RecordingHost", "order_of"]
 

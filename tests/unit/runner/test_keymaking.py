@@ -197,7 +197,7 @@ def test_batched_tasks_have_a_key_per_item() -> None:
 def test_futures_inside_of_arguments_count_by_their_values() -> None:
     recorder = Recorder(flow_name="f")
     callee = task(cache_policy=INPUTS)(add)._callee
-    from graphflow.graph.recording import Handle
+    from graphflow.graph.handles import Handle
 
     first = Handle(recorder, recorder.call(callee, (1,), {}))
     program = recorder.call(callee, ([first, {"k": first}], 5), {}).program

@@ -1,0 +1,219 @@
+"""The arguments of one call: copied with holes where futures are, which become its dependencies."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from graphflow.errors import MapTypeError, TaskOptionError
+from graphflow.graph import mapping
+from graphflow.graph.graph import Dep, DepKind, Node, Source
+from graphflow.graph.handles import CONTAINERS, Handle, Recording, contains_handle
+from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
+from graphflow.model.orders import Hole, Spread
+from graphflow.model.policies import TaskOptions
+
+__all__ = ["COLLECT", "Binder", "Callee", "bound_names", "builtin", "spread_by_signature"]
+
+
+class _Caller(Recording, Protocol):
+    """A recording that takes calls."""
+
+    def call(
+        self, callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
+    ) -> Node: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callee:
+    """A task as the recorder needs it."""
+
+    fn: Callable[..., Any]
+    options: TaskOptions
+    kind: str
+    signature: inspect.Signature | None
+    is_builtin: bool = False
+
+
+_BUILTIN_OPTIONS = TaskOptions(name="builtin")
+
+
+def builtin(name: str, fn: Callable[..., Any]) -> Callee:
+    """One of the engine's own tasks (getitem, collect, flatten, ...)."""
+    return Callee(
+        fn=fn, options=replace(_BUILTIN_OPTIONS, name=name), kind="builtin", signature=None, is_builtin=True
+    )
+
+
+COLLECT = builtin("collect", mapping.identity)
+_PARTIAL = builtin("collect", mapping.collected)
+
+
+class Binder:
+    """Collects the dependencies of one call while its arguments are copied with holes for futures."""
+
+    def __init__(self, recorder: _Caller, owner: str) -> None:
+        self.recorder = recorder
+        self.owner = owner
+        self.deps: list[Dep] = []
+        self.sources: list[Source] = []
+        self.slots = 0
+        self.has_nested = False
+
+    def slot(self) -> int:
+        self.slots += 1
+        return self.slots - 1
+
+    def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
+        """The value with a hole for each future inside; containers without futures are kept as they are."""
+        if isinstance(value, Unmapped):
+            return self.constant(value.value, argument, allows=allows, deep=deep)
+        if isinstance(value, AllowFailure):
+            return self.constant(value.value, argument, allows=True, deep=deep)
+        if isinstance(value, SpreadOver):
+            raise MapTypeError(
+                f"{self.owner}: starmap(...) and product(...) are for mapped arguments only ({argument})"
+            )
+        if isinstance(value, Handle):
+            self.has_nested = self.has_nested or deep
+            return Hole(self.depend(value, argument, allows=allows))
+        if not contains_handle(value):
+            return value
+        if isinstance(value, dict):
+            return {
+                self.constant(key, argument, allows=allows, deep=True): self.constant(
+                    each, argument, allows=allows, deep=True
+                )
+                for key, each in value.items()
+            }
+        parts = [self.constant(each, argument, allows=allows, deep=True) for each in value]
+        if isinstance(value, tuple) and hasattr(value, "_make"):
+            return value._make(parts)
+        return type(value)(parts)
+
+    def depend(self, handle: Handle, argument: str, *, allows: bool) -> int:
+        node = self.recorder.own(handle, self.owner)
+        kind = DepKind.VALUE
+        if handle._index is not None:
+            kind = DepKind.PICK
+        elif node.is_mapped:
+            kind = DepKind.GATHER
+        slot = self.slot()
+        self.deps.append(
+            Dep(
+                upstream=node.id,
+                kind=kind,
+                slot=slot,
+                index=handle._index,
+                argument=argument,
+                allows_failure=allows,
+            )
+        )
+        return slot
+
+    def mapped(self, value: Any, argument: str) -> Any:
+        """An argument of `map`: a hole that is filled per item, or a constant."""
+        if isinstance(value, Unmapped):
+            return self.constant(value.value, argument)
+        if isinstance(value, SpreadOver):
+            inner = self.mapped(value.value, argument)
+            if not isinstance(inner, Hole) or not self.is_lane(inner.slot):
+                raise MapTypeError(
+                    f"{self.owner}: starmap(...) takes a sequence of tuples, not {value.value!r}"
+                )
+            return Spread(inner.slot)
+        allows = isinstance(value, AllowFailure)
+        if isinstance(value, AllowFailure):
+            value = value.value
+        if isinstance(value, Handle):
+            return Hole(self.map_over(value, argument, allows=allows))
+        kind = classify(value)
+        if kind == "refused":
+            raise MapTypeError(f"{self.owner}: argument {argument!r}: {mapping.refusal(value)}")
+        if kind == "constant":
+            return self.constant(value, argument, allows=allows)
+        if type(value) in CONTAINERS and contains_handle(value):
+            node = self.recorder.call(_PARTIAL, (AllowFailure(value),), {}, owner="a list of futures")
+            return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
+        slot = self.slot()
+        if kind == "iterator":
+            self.sources.append(
+                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
+            )
+        else:
+            kept = mapping.snapshot(value)
+            self.sources.append(
+                Source(
+                    slot=slot,
+                    argument=argument,
+                    length=len(kept),
+                    values=kept,
+                    item_nbytes=mapping.element_nbytes(kept),
+                )
+            )
+        return Hole(slot)
+
+    def map_over(self, handle: Handle, argument: str, *, allows: bool) -> int:
+        node = self.recorder.own(handle, self.owner)
+        if handle._index is not None:
+            node = self.recorder.call(COLLECT, (handle,), {}, owner="one item of a map")
+            handle = Handle(self.recorder, node)
+        slot = self.slot()
+        kind = DepKind.ITEMS if node.is_mapped else DepKind.ELEMENTS
+        self.deps.append(
+            Dep(upstream=node.id, kind=kind, slot=slot, argument=argument, allows_failure=allows)
+        )
+        return slot
+
+    def is_lane(self, slot: int) -> bool:
+        return any(source.slot == slot for source in self.sources) or any(
+            dep.slot == slot and dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS) for dep in self.deps
+        )
+
+    def order(self, wait_for: Any) -> None:
+        """Dependencies of order only."""
+        if wait_for is None:
+            return
+        for each in wait_for if isinstance(wait_for, list | tuple | set | frozenset) else [wait_for]:
+            allows = isinstance(each, AllowFailure)
+            handle = each.value if isinstance(each, AllowFailure) else each
+            if not isinstance(handle, Handle):
+                raise TaskOptionError(f"{self.owner}: wait_for takes futures, not {each!r}")
+            node = self.recorder.own(handle, self.owner)
+            kind = DepKind.ORDER if handle._index is None else DepKind.PICK
+            self.deps.append(Dep(upstream=node.id, kind=kind, index=handle._index, allows_failure=allows))
+
+
+def bound_names(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:
+    """The parameter name of each positional argument; a call that cannot fit the signature is refused."""
+    if callee.signature is None:
+        return ["" for _ in args]
+    try:
+        bound = callee.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{owner}{callee.signature}: {error}") from None
+    names: list[str] = []
+    for name, parameter in callee.signature.parameters.items():
+        if name not in bound.arguments:
+            continue
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{name}[{i}]" for i in range(len(bound.arguments[name]))]
+        elif parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            names.append(name)
+    names += [f"argument {i}" for i in range(len(names), len(args))]
+    return names
+
+
+def spread_by_signature(callee: Callee, arg: Any, given: int) -> Any:
+    """Whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
+    if not isinstance(arg, SpreadOver) or not arg.prefers_pair:
+        return arg
+    if arg.names or callee.signature is None or arg.arity is None:
+        return SpreadOver(arg.value)
+    try:
+        callee.signature.bind(*([None] * (arg.arity + given - 1)))
+    except TypeError:
+        return arg.value
+    return SpreadOver(arg.value)
