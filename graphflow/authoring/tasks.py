@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from graphflow.authoring.callees import made_callee
 from graphflow.authoring.futures import Future
 from graphflow.authoring.mapped_futures import MappedFuture
-from graphflow.authoring.outside import current_recorder
+from graphflow.authoring.outside import current_recorder, keep_running
 from graphflow.authoring.spreading import starmap
 from graphflow.common.functions import (
     Binding,
@@ -184,6 +184,7 @@ class Task(Generic[P, R]):
         future = self(*args, **kwargs)
         if isinstance(future._recorder, RunRecorder):
             future._recorder.flush()
+            keep_running(future._recorder)
         return future
 
     def map(self, *args: Any, **kwargs: Any) -> MappedFuture[R]:

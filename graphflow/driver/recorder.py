@@ -76,6 +76,8 @@ class RunRecorder(Recorder):
         self.created = time.time()
         self._ids = itertools.count()
         self._pending: list[Node] = []
+        self.not_asked: list[str] = []
+        """The names of what is recorded and was not started; the same list for as long as this lives."""
         self._driver: Driver | None = None
         self.opened: list[Driver] = []
         """The driver once there is one, for whoever closes it after this recorder is gone."""
@@ -250,12 +252,15 @@ class RunRecorder(Recorder):
         self.graph.add(node)
         self.by_id[node.id] = node
         self._pending.append(node)
+        if not node.is_builtin:
+            self.not_asked.append(node.name)
 
     def flush(self) -> None:
         """Start everything recorded so far."""
         with self._lock:
             pending, driver = self._pending, self.driver
             self._pending = []
+            self.not_asked.clear()
         if pending:
             driver.record(pending)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +116,48 @@ def test_what_nobody_refers_to_is_let_go() -> None:
     for each in started:
         each.join(10)
         assert not each.is_alive(), each
+
+
+SCRIPT = """
+import sys, pathlib, time
+from graphflow import task
+
+@task
+def write(path):
+    pathlib.Path(path).write_text("done")
+
+@task
+def boom():
+    raise ValueError("boom")
+
+@task
+def inc(x):
+    return x + 1
+
+{statements}
+"""
+
+
+@pytest.mark.parametrize(
+    "statements, writes, says",
+    [
+        ("write.submit(sys.argv[1])", True, []),
+        ("boom.submit()", False, ["boom failed outside any flow, and nothing asked"]),
+        ("inc(1)\ninc.map([1, 2])", False, ["2 calls of tasks outside any flow never ran", "(inc, inc-1)"]),
+        ("future = write(sys.argv[1])", False, ["1 call of a task outside any flow never ran", "(write)"]),
+        ("write(sys.argv[1]).result()", True, []),
+        ("future = boom.submit()\ntry:\n    future.result()\nexcept ValueError:\n    pass", False, []),
+    ],
+)
+def test_what_nothing_asks_for_outside_a_flow_runs_if_submitted_and_is_told_of_if_not(
+    tmp_path: Path, statements: str, writes: bool, says: list[str]
+) -> None:
+    script, place = tmp_path / "script.py", tmp_path / "place"
+    script.write_text(SCRIPT.format(statements=statements))
+    done = subprocess.run(
+        [sys.executable, str(script), str(place)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0
+    assert place.exists() == writes
+    assert all(each in done.stderr for each in says)
+    assert says or done.stderr == ""
