@@ -1,4 +1,4 @@
-"""The ports: what the engine asks of a backend, a history, a result store and a clock, as protocols.
+"""The ports: what the engine asks of a backend, a history, a catalog, a result store and a clock, as protocols.
 
 Each has a contract test suite in `graphflow.testing` that every adapter passes.
 """
@@ -15,6 +15,7 @@ from graphflow.ports.backend import (
     CapacityChanged,
     Forecasted,
 )
+from graphflow.ports.catalog import Catalog, Claim, Holder, Row, claim_of
 from graphflow.ports.clock import Clock
 from graphflow.ports.events import RunEvent
 from graphflow.ports.history import History, Journal
@@ -30,12 +31,17 @@ __all__ = [
     "Buffer",
     "Capacity",
     "CapacityChanged",
+    "Catalog",
+    "Claim",
     "Clock",
     "Forecasted",
     "History",
+    "Holder",
     "Journal",
     "ResultStore",
+    "Row",
     "RunEvent",
     "Serializer",
     "StoredObject",
+    "claim_of",
 ]

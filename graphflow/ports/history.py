@@ -138,7 +138,7 @@ class History(Protocol):
         ...
 
     def answer_of(self, request: int) -> str | None:
-        """What the driver answered: None until it did, empty where all is well."""
+        """What the driver answered: None until it did, empty where all is well. For one that is gone, that is said."""
         ...
 
     def verify(self, run_id: str) -> list[str]:
@@ -156,5 +156,5 @@ class History(Protocol):
         ...
 
     def results_folder(self, run_id: str) -> str:
-        """Where the results of a run go by default, as an absolute path."""
+        """Where the results of a run go by default: an absolute path, or the URL of a store."""
         ...
