@@ -184,6 +184,7 @@ class Flow(Generic[P, R]):
             else:
                 execution.execute()
 
+        # No `Service`: the flow's body, once.
         threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
         return run
 
