@@ -32,6 +32,7 @@ __all__ = [
     "MapFailed",
     "MapTypeError",
     "MapWidthError",
+    "NotFound",
     "ParameterError",
     "RemoteError",
     "RequestRefused",
@@ -173,7 +174,11 @@ class HistoryTooOld(HistoryError):
     """A history was written by an older graphflow, in a version that is no longer read."""
 
 
-class RunNotFound(GraphflowError, LookupError):
+class NotFound(GraphflowError, LookupError):
+    """There is nothing by that name: no such node, item, task or key."""
+
+
+class RunNotFound(NotFound):
     """No run, or more than one, goes by an id, prefix or name."""
 
 

@@ -184,6 +184,7 @@ class Flow(Generic[P, R]):
             else:
                 execution.execute()
 
+        # No `Service`: the flow's body, once.
         threading.Thread(target=_quiet(target), name=f"graphflow-flow-{run.id[-6:]}", daemon=True).start()
         return run
 
@@ -263,8 +264,6 @@ class Flow(Generic[P, R]):
         LeaseHeld
             If the run has a driver.
         """
-        from graphflow.driver.recovery import Selection
-
         chosen = None if indices is None else frozenset(indices)
         if chosen is not None and not chosen:
             raise ParameterError(
@@ -274,8 +273,24 @@ class Flow(Generic[P, R]):
             raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
         if failed is False and node is None and chosen is None:
             raise ParameterError("redrive: say what is to run again: failed=True, or a node and its indices")
+        return self._redriven(run_id, node, chosen, rerun_changed=rerun_changed, force=force)
+
+    def _redriven(
+        self,
+        run_id: str,
+        node: str | None,
+        indices: Iterable[int] | None,
+        *,
+        rerun_changed: bool = False,
+        force: bool = False,
+        starts: bool = False,
+    ) -> Any:
+        """Another launch in which these run again: all that failed, where neither a node nor items are named."""
+        from graphflow.driver.recovery import Selection
+
+        chosen = None if indices is None else frozenset(indices)
         selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
-        return self._again(run_id, selections, rerun_changed=rerun_changed, force=force)
+        return self._again(run_id, selections, rerun_changed=rerun_changed, force=force, starts=starts)
 
     def _again(
         self,

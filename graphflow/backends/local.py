@@ -306,6 +306,7 @@ class ThreadsBackend(_LocalBackend):
 
     def _add_thread(self) -> None:
         self._names += 1
+        # No `Service`: it blocks on the queue of batches, and is given up with an item that is stuck.
         thread = threading.Thread(target=self._work, name=f"graphflow-worker-{self._names}", daemon=True)
         self._threads.append(thread)
         thread.start()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import psutil  # distributed brings it
 
 from graphflow.bench.probes import rss_of_tree
+from graphflow.common.service import Service
 
 __all__ = ["Ended", "run_isolated"]
 
@@ -74,7 +74,7 @@ def run_isolated(command: Sequence[str], *, timeout_seconds: float) -> Ended:
 
 
 class _Watch:
-    """A thread that looks at a process and its descendants, and kills them when their time is over."""
+    """Looks at a process and its descendants, and kills them when their time is over."""
 
     def __init__(self, pid: int, timeout_seconds: float) -> None:
         self.tree_peak = 0
@@ -82,24 +82,24 @@ class _Watch:
         self._root = psutil.Process(pid)
         self._deadline = time.monotonic() + timeout_seconds
         self._family: set[psutil.Process] = set()
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="bench-watch", daemon=True)
-        self._thread.start()
+        self._service = Service(self._look, name="bench-watch", interval=self._pause)
+        self._service.start()
 
-    def _loop(self) -> None:
-        while not self._is_over.wait(min(_LOOK_SECONDS, max(0.0, self._deadline - time.monotonic()))):
-            self.tree_peak = max(self.tree_peak, rss_of_tree(self._root.pid))
-            with suppress(psutil.Error):
-                self._family.update(self._root.children(recursive=True))
-            if time.monotonic() >= self._deadline:
-                self.is_timeout = True
-                _kill([self._root, *self._family])
-                return
+    def _pause(self) -> float:
+        return min(_LOOK_SECONDS, self._deadline - time.monotonic())
+
+    def _look(self) -> None:
+        self.tree_peak = max(self.tree_peak, rss_of_tree(self._root.pid))
+        with suppress(psutil.Error):
+            self._family.update(self._root.children(recursive=True))
+        if time.monotonic() >= self._deadline:
+            self.is_timeout = True
+            _kill([self._root, *self._family])
+            self._service.stop()
 
     def end(self) -> None:
         """Stop looking; descendants that are still there get a moment to end by themselves."""
-        self._is_over.set()
-        self._thread.join()
+        self._service.stop()
         _, alive = psutil.wait_procs(list(self._family), timeout=_GRACE_SECONDS)
         _kill(alive)
 

@@ -21,6 +21,7 @@ from typing import Any
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
 from graphflow.common.machine import boot_id
+from graphflow.common.service import Service
 from graphflow.errors import GraphflowError, ResultDamaged, ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES
 from graphflow.ports import ResultStore
@@ -152,7 +153,9 @@ class _Beating:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claims: dict[str, ResultStore] = {}
-        self._pid = 0
+        self._service = Service(
+            self._beat, name="graphflow-claims", interval=lambda: settings.lease_seconds() / 3
+        )
 
     def begin(self, store: ResultStore, name: str) -> None:
         """Tell it of a claim, again and again."""
@@ -160,25 +163,21 @@ class _Beating:
             return
         with self._lock:
             self._claims[name] = store
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                threading.Thread(target=self._run, name="graphflow-claims", daemon=True).start()
+        self._service.start()
 
     def end(self, name: str) -> None:
         """The claim needs no more of it."""
         with self._lock:
             self._claims.pop(name, None)
 
-    def _run(self) -> None:
-        while True:
-            time.sleep(settings.lease_seconds() / 3)
-            with self._lock:
-                claims = list(self._claims.items())
-            for name, store in claims:
-                try:
-                    store.publish(f"{name}.beat", [b"beat"])
-                except GraphflowError as error:
-                    logger.debug("a claim could not be renewed: %s", error)
+    def _beat(self) -> None:
+        with self._lock:
+            claims = list(self._claims.items())
+        for name, store in claims:
+            try:
+                store.publish(f"{name}.beat", [b"beat"])
+            except GraphflowError as error:
+                logger.debug("a claim could not be renewed: %s", error)
 
 
 _beating = _Beating()

@@ -22,6 +22,7 @@ from graphflow.cache.claims import Holder, beating, claim_body, holder_of, is_he
 from graphflow.cache.flights import HERE, Claimed, Flights, Listing, View
 from graphflow.common import settings
 from graphflow.common.machine import boot_id
+from graphflow.common.service import Service
 from graphflow.errors import GraphflowError, ResultDamaged
 from graphflow.ports import ResultStore
 from graphflow.results.stores.local import LocalStore
@@ -33,6 +34,8 @@ LOOK_SECONDS = 2.0
 MAX_LOOK_SHARE = 0.2
 """A driver looks whether another has come after some seconds, and less often the longer it has been there alone."""
 SETTLE_SECONDS = 0.1
+LEAVE_SECONDS = 60.0
+"""How long a turn that asks the store is waited for at the end."""
 ANSWER = ".loud"
 
 
@@ -169,7 +172,9 @@ class Presence:
         self._is_loud = False
         self._settling: _Late | None = None
         self._began = self._told = time.monotonic()
-        self._over = threading.Event()
+        self._watch = Service(
+            self._turn, name="graphflow-presence", interval=self._pause, on_error=self._turn_failed
+        )
         try:
             store.publish(self._name, [self._body])
             site.place.create(self._mark, b"quiet", is_lasting=False)
@@ -179,13 +184,11 @@ class Presence:
             # Others would wait for its answer.
             self._leave()
             raise
-        self._thread = threading.Thread(target=self._run, name="graphflow-presence", daemon=True)
-        self._thread.start()
+        self._watch.start()
 
     def close(self) -> None:
         """This driver's batches have ended."""
-        self._over.set()
-        self._thread.join()
+        self._watch.stop(LEAVE_SECONDS)
         self._leave()
 
     def _leave(self) -> None:
@@ -204,13 +207,15 @@ class Presence:
             # Others see it when this process ends.
             logger.debug("the presence %s could not be ended: %s", self._name, error)
 
-    def _run(self) -> None:
-        while not self._over.wait(self._pause()):
-            try:
-                self._look()
-                self._tell()
-            except GraphflowError as error:
-                logger.debug("nobody knows who else works in %s: %s", self._prefix, error)
+    def _turn(self) -> None:
+        self._look()
+        self._tell()
+
+    def _turn_failed(self, error: Exception) -> None:
+        if isinstance(error, GraphflowError):
+            logger.debug("nobody knows who else works in %s: %s", self._prefix, error)
+        else:
+            logger.error("nobody knows who else works in %s", self._prefix, exc_info=error)
 
     def _pause(self) -> float:
         term = settings.lease_seconds() / 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.cli.meter import Meter, NodeRow
 from graphflow.cli.progress import Progress
+from graphflow.common.service import Service
 from graphflow.errors import ValueUnavailable
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Interrupts:
 
 
 class Watcher:
-    """The thread that shows progress and passes interrupts on, some times a second."""
+    """Shows progress and passes interrupts on, some times a second."""
 
     def __init__(self, run: Run, progress: Progress, interrupts: Interrupts) -> None:
         self._run = run
@@ -69,25 +70,20 @@ class Watcher:
         self._interrupts = interrupts
         self._meter = Meter()
         self._acted = 0
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="graphflow-progress", daemon=True)
+        self._service = Service(self._turn, name="graphflow-progress", interval=_REFRESH_SECONDS)
 
     def __enter__(self) -> Watcher:
-        self._thread.start()
+        self._progress.start()
+        self._service.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
+        self._service.stop()
+        self._progress.stop(rows_of(self._run, self._meter), now=time.time())
 
-    def _loop(self) -> None:
-        self._progress.start()
-        try:
-            while not self._is_over.wait(_REFRESH_SECONDS):
-                self._act()
-                self._show()
-        finally:
-            self._progress.stop(rows_of(self._run, self._meter), now=time.time())
+    def _turn(self) -> None:
+        self._act()
+        self._show()
 
     def _show(self) -> None:
         self._progress.show(rows_of(self._run, self._meter), now=time.time())

@@ -16,9 +16,9 @@ from graphflow.errors import (
     HistoryError,
     LeaseHeld,
     LeaseLost,
+    NotFound,
     ParameterError,
     ResultStoreError,
-    RunNotFound,
     SettingsError,
     TargetError,
 )
@@ -49,7 +49,7 @@ def code_of(error: BaseException) -> ExitCode:
             return ExitCode.INFRASTRUCTURE
         case LeaseHeld() | LeaseLost():
             return ExitCode.HELD
-        case RunNotFound():
+        case NotFound():
             return ExitCode.NOT_FOUND
         case TargetError() | ParameterError() | SettingsError():
             return ExitCode.CANNOT_LOAD

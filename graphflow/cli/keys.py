@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["key"]
 
-SCHEMA = "graphflow.identity.cache_keys/1"
+SCHEMA = "graphflow.keys/1"
 
 key = typer.Typer(
     help="The key that histories and results are signed with: look, change, share.\n\n"

@@ -29,7 +29,7 @@ _GLYPHS = {
 
 
 class Progress(Protocol):
-    """Shows rows. `start`, then `show` some times a second, then `stop`, all from one thread."""
+    """Shows rows. `start`, then `show` some times a second, then `stop`; never two at once."""
 
     def start(self) -> None: ...
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None: ...

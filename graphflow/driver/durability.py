@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import plain_function
 from graphflow.common.machine import boot_id
+from graphflow.common.service import Service
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
 from graphflow.driver.definition import Definition, RunFacts
@@ -104,8 +104,12 @@ class Durability:
         self._act: Callable[[Request], None] | None = None
         self._lost: Callable[[GraphflowError], None] | None = None
         self._sink: LogSink | None = None
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._keeper = Service(
+            self._keep,
+            name=f"graphflow-keeper-{journal.run_id[-6:]}",
+            interval=min(POLL_SECONDS, settings.lease_seconds() / 10),
+            on_error=self._keeping_failed,
+        )
         self._lines = 0
         self._lines_dropped = 0
         self._renewed = time.monotonic()
@@ -174,29 +178,27 @@ class Durability:
             Told when the run is not this process's any more.
         """
         self._sink, self._act, self._lost = sink, act, lost
-        name = f"graphflow-keeper-{self.journal.run_id[-6:]}"
-        self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
-        self._thread.start()
+        self._keeper.start()
 
     def _keep(self) -> None:
-        term = settings.lease_seconds()
-        pause = min(POLL_SECONDS, term / 10)
-        while not self._over.wait(pause):
-            try:
-                if time.monotonic() - self._renewed >= term / 3:
-                    self.journal.renew()
-                    self._renewed = time.monotonic()
-                for request in self.journal.requests():
-                    self._answer(request)
-                if self.write_log():
-                    self.books.commit()
-            except LeaseLost as error:
-                if self._lost is not None:
-                    self._lost(error)
-                return
-            except GraphflowError as error:
-                # The driver meets it too, where it matters; a busy catalog is there again later.
-                logger.debug("run %s: %s", self.journal.run_id, error)
+        if time.monotonic() - self._renewed >= settings.lease_seconds() / 3:
+            self.journal.renew()
+            self._renewed = time.monotonic()
+        for request in self.journal.requests():
+            self._answer(request)
+        if self.write_log():
+            self.books.commit()
+
+    def _keeping_failed(self, error: Exception) -> None:
+        if isinstance(error, LeaseLost):
+            self._keeper.stop()
+            if self._lost is not None:
+                self._lost(error)
+        elif isinstance(error, GraphflowError):
+            # The driver meets it too, where it matters; a busy catalog is there again later.
+            logger.debug("run %s: %s", self.journal.run_id, error)
+        else:
+            logger.error("run %s: its lease could not be kept", self.journal.run_id, exc_info=error)
 
     def _answer(self, request: Request) -> None:
         error = ""
@@ -264,9 +266,7 @@ class Durability:
 
     def close(self) -> None:
         """Give the lease back."""
-        self._over.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+        self._keeper.stop()
         self._is_closed = True
         self.journal.close()
 

@@ -79,6 +79,7 @@ class Hooks:
     def put(self, hook: Callable[..., Any], view: Callable[[], tuple[Any, Any]], state: State) -> None:
         """Call a hook, after those that were put before."""
         if self._thread is None:
+            # No `Service`: it waits for its queue, has no interval, and what is queued at its end is still called.
             self._thread = threading.Thread(target=self._run, name="graphflow-hooks", daemon=True)
             self._thread.start()
         self._queue.put(lambda: call_hook(hook, view, state))

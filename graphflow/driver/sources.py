@@ -131,6 +131,7 @@ class SourceReader:
         with self._changed:
             self._wanted = count
             if self._thread is None:
+                # No `Service`: it blocks in the user's iterator, and ends with it.
                 self._thread = threading.Thread(target=self._read, name="graphflow-source", daemon=True)
                 self._thread.start()
             self._changed.notify_all()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graphflow.errors import HistoryError
-from graphflow.histories.catalogs import Catalog
+from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.histories.checks import is_final
 from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
@@ -37,7 +37,7 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     places = sorted(place for place in (folder / "runs").glob("[!.]*") if place.is_dir())
     if not places:
         return adopted, wrong
-    catalog = Catalog(folder, creates=True)
+    catalog = SqliteCatalog(folder, creates=True)
     try:
         for place in places:
             if catalog.run(place.name) is not None:

@@ -13,20 +13,17 @@ from typing import Any
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.databases import Database, build, open_database
-from graphflow.histories.leases import Claim, Holder
 from graphflow.histories.runfiles import sync_folder
 from graphflow.model.records import Request, RunHeader
+from graphflow.ports import Claim, Holder, Row
 
-__all__ = ["CATALOG_FILE", "Catalog", "Row"]
+__all__ = ["CATALOG_FILE", "SqliteCatalog"]
 
 CATALOG_FILE = "catalog.db"
 RUNS_AT_ONCE = 100
 
-Row = tuple[RunHeader, Claim | None]
-"""A run as it was written down, and who drives it."""
 
-
-class Catalog:
+class SqliteCatalog:
     """One connection to the catalog; may be used by several threads.
 
     Parameters
@@ -51,7 +48,6 @@ class Catalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write all of what is done inside, or nothing; nobody else writes meanwhile."""
         with self._lock, self._database.transaction():
             yield
 
@@ -61,7 +57,6 @@ class Catalog:
             self._database.be_quick()
 
     def close(self) -> None:
-        """Close the connection; calling it again does nothing."""
         with self._lock:
             self._database.close()
 
@@ -77,7 +72,6 @@ class Catalog:
     # -- runs ----------------------------------------------------------------------------------------------
 
     def add(self, header: RunHeader) -> None:
-        """Write down a new run."""
         self._execute(
             schema.ADD_RUN,
             header.id,
@@ -93,26 +87,20 @@ class Catalog:
         )
 
     def run(self, run_id: str) -> Row | None:
-        """The run of exactly this id."""
         rows = self._runs(schema.RUN_BY_ID, run_id)
         return rows[0] if rows else None
 
-    def by_upper_id(self, text: str) -> list[Row]:
-        """Runs of an id, whatever its case: none, one or several."""
-        return self._runs(schema.RUN_BY_UPPER_ID, text.upper())
-
-    def by_prefix(self, text: str) -> list[Row]:
-        """The newest runs whose id begins so; a few."""
-        return self._runs(schema.RUNS_BY_PREFIX, len(text), text.upper())
-
-    def by_name(self, name: str) -> list[Row]:
-        """The newest run of a name."""
-        return self._runs(schema.RUNS_BY_NAME, name)
+    def named(self, text: str) -> list[Row]:
+        rows = (
+            self._runs(schema.RUN_BY_ID, text)
+            or self._runs(schema.RUN_BY_UPPER_ID, text.upper())
+            or self._runs(schema.RUNS_BY_PREFIX, len(text), text.upper())
+        )
+        return rows if len(rows) == 1 else self._runs(schema.RUNS_BY_NAME, text) or rows
 
     def runs(
         self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
     ) -> Iterator[Row]:
-        """Runs, the newest first; fetched as they are asked for."""
         oldest = float("-inf") if since is None else since
         while True:
             created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
@@ -125,26 +113,21 @@ class Catalog:
     def set_state(
         self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
     ) -> None:
-        """A run is in another state; nothing happens where a later driver has it."""
         self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
 
     def note_state(self, header: RunHeader, before: str) -> None:
-        """A run whose driver is gone is in this state, if nobody has written another one since."""
         self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
-        """A run is still in this state, whatever others thought."""
         self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
 
     def forget(self, run_id: str) -> None:
-        """Delete all that concerns a run."""
         for statement in schema.DELETE_RUN:
             self._execute(statement, run_id)
 
     # -- leases --------------------------------------------------------------------------------------------
 
     def grant(self, claim: Claim) -> None:
-        """Let a holder drive a run, instead of whoever did."""
         holder = claim.holder
         self._execute(schema.DELETE_LEASE, claim.run_id)
         self._execute(
@@ -160,26 +143,22 @@ class Catalog:
         self._execute(schema.DRIVE_RUN, holder.host, holder.pid, claim.epoch, claim.run_id)
 
     def renew(self, claim: Claim) -> bool:
-        """Extend a claim; False if it is another's by now."""
         return (
             self._execute(schema.RENEW_LEASE, claim.steady_until, claim.wall_until, claim.run_id, claim.epoch)
             == 1
         )
 
     def give_back(self, run_id: str, epoch: int) -> None:
-        """End a claim, if it is still there."""
         self._execute(schema.RETURN_LEASE, run_id, epoch)
 
     # -- requests ------------------------------------------------------------------------------------------
 
     def version(self) -> int:
-        """A number that differs as soon as another connection wrote something; a few microseconds."""
         with self._lock:
             row = self._database.row(schema.DATA_VERSION)
         return int(row[0]) if row else 0
 
     def ask(self, run_id: str, epoch: int, kind: str, body: Mapping[str, Any], *, at: float) -> int:
-        """Add a request; in a transaction."""
         text = json.dumps(dict(body))
         self._execute(schema.NEXT_REQUEST)
         row = self._database.row(schema.READ_REQUEST_NUMBER)
@@ -190,7 +169,6 @@ class Catalog:
         return number
 
     def waiting(self, run_id: str, epoch: int) -> list[Request]:
-        """Requests that a driver has not answered, oldest first."""
         with self._lock:
             rows = self._database.rows(schema.WAITING_REQUESTS, (run_id, epoch))
         try:
@@ -204,15 +182,12 @@ class Catalog:
             ) from error
 
     def answer(self, request: int, run_id: str, epoch: int, error: str, *, at: float) -> None:
-        """Answer a request, once."""
         self._execute(schema.ANSWER_REQUEST, error, at, request, run_id, epoch)
 
     def answer_all(self, run_id: str, epoch: int, error: str, *, at: float) -> None:
-        """Answer all that was asked of drivers up to an epoch and never answered."""
         self._execute(schema.ANSWER_ALL, error, at, run_id, epoch)
 
     def answer_of(self, request: int) -> tuple[str, str | None] | None:
-        """The run that a request is for, and its answer."""
         with self._lock:
             row = self._database.row(schema.READ_ANSWER, (request,))
         return None if row is None else (str(row[0]), row[1])

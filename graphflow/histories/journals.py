@@ -1,28 +1,74 @@
-"""The journal of a run on disk: its driver's commits, lease and requests."""
+"""The journal of a run: its driver's commits, lease and requests."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
-from graphflow.histories.catalogs import Catalog
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
-from graphflow.histories.leases import DriverLock, Holder, claim_of
-from graphflow.histories.runfiles import RunWriter
 from graphflow.model.records import Record, Request
-from graphflow.ports import Clock
+from graphflow.ports import Catalog, Claim, Clock
 
-__all__ = ["SqliteJournal"]
+__all__ = ["RunJournal"]
 
 _logger = logging.getLogger(__name__)
 
 
-class SqliteJournal:
-    """A journal; made by `SqliteHistory.create` and `take`.
+class Writer(Protocol):
+    """What adds commits to the records of one run."""
+
+    @property
+    def seq(self) -> int:
+        """The number of the last commit."""
+        ...
+
+    def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
+        """Add a commit; see `Journal.commit`."""
+        ...
+
+    def check_there(self) -> None:
+        """Raise `HistoryError` if what is written would be lost, because the records were removed."""
+        ...
+
+    def close(self, *, checkpoint: bool) -> None:
+        """End writing; with `checkpoint`, leave the records tidy."""
+        ...
+
+    def strand(self) -> None:
+        """Let everything go as it is, as when this process is killed."""
+        ...
+
+
+class Lock(Protocol):
+    """What shows others on this machine that the driver lives."""
+
+    def release(self) -> None:
+        """Let it go; calling it again does nothing."""
+        ...
+
+
+class Connection(Catalog, Protocol):
+    """A catalog that this process may be killed with."""
+
+    def strand(self) -> None:
+        """Forget the connection, as when this process is killed."""
+        ...
+
+
+class RunJournal:
+    """A journal; made by a history's `create` and `take`.
+
+    Parameters
+    ----------
+    polls
+        Another connection to the catalog, which does not wait for locks.
+    claim
+        Makes a claim of the run for another term.
 
     `commit` is for the driver's thread, `renew` may be called by another one. The catalog is written only when the
     run's state changes, when a request is answered and when the lease is renewed.
@@ -30,16 +76,15 @@ class SqliteJournal:
 
     def __init__(
         self,
-        writer: RunWriter,
-        catalog: Catalog,
-        polls: Catalog,
-        lock: DriverLock,
+        writer: Writer,
+        catalog: Connection,
+        polls: Connection,
+        lock: Lock,
         *,
         run_id: str,
         epoch: int,
-        holder: Holder,
+        claim: Callable[[str, int], Claim],
         clock: Clock,
-        lease_seconds: float,
     ) -> None:
         self._writer = writer
         self._catalog = catalog
@@ -47,9 +92,8 @@ class SqliteJournal:
         self._lock = lock
         self._run_id = run_id
         self._epoch = epoch
-        self._holder = holder
+        self._claim = claim
         self._clock = clock
-        self._lease_seconds = lease_seconds
         self._pid = os.getpid()
         self._is_closed = False
         self._is_lost = False
@@ -93,13 +137,9 @@ class SqliteJournal:
 
     def renew(self) -> None:
         self._check()
-        if not self._writer.is_there():
-            raise HistoryError(
-                f"{self._writer.path} is gone: somebody removed the folder of run {self._run_id} while it runs;"
-                " what is written from now on is lost"
-            )
+        self._writer.check_there()
         failpoint("lease.renew.before")
-        claim = claim_of(self._run_id, self._epoch, self._holder, self._clock, self._lease_seconds)
+        claim = self._claim(self._run_id, self._epoch)
         with self._catalog.transaction():
             is_ours = self._catalog.renew(claim)
             if is_ours and self._state is not None and self._unpublished is None:

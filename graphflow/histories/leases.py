@@ -1,4 +1,4 @@
-"""Who drives a run: claims that run out, and locks that end with their holder.
+"""Who drives a run: locks that end with their holder, beside claims that run out.
 
 On one machine a claim runs out by the steady clock, which nobody can set, and a lock on a file says at once when its
 holder died. For other machines there is the wall clock. A holder that was stopped and taken over from is told by
@@ -12,15 +12,13 @@ import socket
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from graphflow.common.machine import boot_id
-from graphflow.errors import HistoryError, LeaseHeld
-from graphflow.model.records import Lease
-from graphflow.ports import Clock
+from graphflow.errors import HistoryError
+from graphflow.ports import Holder
 
-__all__ = ["Claim", "DriverLock", "Holder", "SystemClock", "claim_of", "is_locked", "this_process"]
+__all__ = ["DriverLock", "SystemClock", "is_locked", "this_process"]
 
 LOCK_NAME = "driver.lock"
 
@@ -37,80 +35,9 @@ class SystemClock:
         return time.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process that can drive runs; `boot_id` names one boot of one machine, empty where that is not known."""
-
-    host: str
-    pid: int
-    boot_id: str
-
-    def is_beside(self, other: Holder) -> bool:
-        """Whether both run on one kernel, so that they share its steady clock and its locks."""
-        if self.boot_id and other.boot_id:
-            return self.boot_id == other.boot_id
-        return self.host == other.host
-
-    def outlived_boot_of(self, other: Holder) -> bool:
-        """Whether the other ran before this machine was started again."""
-        return bool(
-            self.host == other.host and self.boot_id and other.boot_id and self.boot_id != other.boot_id
-        )
-
-
 def this_process() -> Holder:
     """The holder that this process is."""
     return Holder(socket.gethostname(), os.getpid(), boot_id())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A lease as the catalog holds it."""
-
-    run_id: str
-    epoch: int
-    holder: Holder
-    steady_until: float
-    wall_until: float
-
-    def is_alive(self, me: Holder, clock: Clock, *, has_lock: bool) -> bool:
-        """Whether the holder may still drive; `has_lock` is only believed of a holder on the same machine."""
-        if me.outlived_boot_of(self.holder):
-            return False
-        if me.is_beside(self.holder):
-            return has_lock and clock.steady() < self.steady_until
-        return clock.wall() < self.wall_until
-
-    def lease(self, me: Holder, clock: Clock) -> Lease:
-        """The same, for people."""
-        until = self.wall_until
-        if me.is_beside(self.holder):
-            until = clock.wall() + (self.steady_until - clock.steady())
-        return Lease(epoch=self.epoch, host=self.holder.host, pid=self.holder.pid, until=until)
-
-    def held(self, me: Holder, clock: Clock, what: str) -> LeaseHeld:
-        """The error of somebody else who wants the run."""
-        lease = self.lease(me, clock)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.until))
-        return LeaseHeld(
-            f"run {self.run_id} {what}: process {lease.pid} on {lease.host} drives it, until {moment}"
-            f" ({max(0.0, lease.until - clock.wall()):.0f} s from now) unless it renews its lease. Wait for it, or"
-            " stop that process",
-            host=lease.host,
-            pid=lease.pid,
-            until=lease.until,
-        )
-
-
-def claim_of(run_id: str, epoch: int, holder: Holder, clock: Clock, seconds: float) -> Claim:
-    """A claim from now on, by both clocks."""
-    return Claim(
-        run_id=run_id,
-        epoch=epoch,
-        holder=holder,
-        steady_until=clock.steady() + seconds,
-        wall_until=clock.wall() + seconds,
-    )
 
 
 _held: weakref.WeakSet[DriverLock] = weakref.WeakSet()

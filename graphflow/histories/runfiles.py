@@ -153,9 +153,13 @@ class RunWriter:
         failpoint("anchor.write.after")
         return seq
 
-    def is_there(self) -> bool:
-        """Whether the file is still at its place."""
-        return self.path.exists()
+    def check_there(self) -> None:
+        """Raise `HistoryError` if the file is not at its place any more."""
+        if not self.path.exists():
+            raise HistoryError(
+                f"{self.path} is gone: somebody removed the folder of run {self._run_id} while it runs; what is"
+                " written from now on is lost"
+            )
 
     def close(self, *, checkpoint: bool) -> None:
         """Close the file; with `checkpoint`, the write-ahead log is emptied into it."""

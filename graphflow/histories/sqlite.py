@@ -9,39 +9,29 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import HistoryDamaged, HistoryError, RunNotFound
-from graphflow.histories.catalogs import CATALOG_FILE, Catalog, Row
-from graphflow.histories.checks import GONE, check_id, is_failed, is_final, state_code
-from graphflow.histories.journals import SqliteJournal
-from graphflow.histories.leases import (
-    Claim,
-    DriverLock,
-    Holder,
-    SystemClock,
-    claim_of,
-    is_locked,
-    this_process,
-)
+from graphflow.errors import HistoryDamaged, HistoryError
+from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
+from graphflow.histories.catalogued import CatalogHistory
+from graphflow.histories.checks import GONE, check_id, is_final, state_code
+from graphflow.histories.journals import RunJournal
+from graphflow.histories.leases import DriverLock, is_locked
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
 from graphflow.model.records import Entry, RunHeader
-from graphflow.ports import Clock
+from graphflow.ports import Clock, Holder, Row
 
 __all__ = ["SqliteHistory"]
 
-CRASHED = "Crashed"
 
-
-class SqliteHistory:
+class SqliteHistory(CatalogHistory):
     """The histories of a folder; may be used by several threads, and by many processes at once.
 
     Parameters
@@ -68,22 +58,24 @@ class SqliteHistory:
         holder: Holder | None = None,
     ) -> None:
         self.folder = (settings.home() if folder is None else Path(folder).expanduser()).absolute()
-        self.lease_seconds = settings.lease_seconds() if lease_seconds is None else lease_seconds
+        super().__init__(
+            clock=clock,
+            lease_seconds=settings.lease_seconds() if lease_seconds is None else lease_seconds,
+            holder=holder,
+        )
         self._keys: tuple[bytes, ...] = () if key is None else (key,)
-        self._clock: Clock = clock or SystemClock()
-        self._holder = holder
         self._guard = threading.Lock()
-        self._catalog: Catalog | None = None
+        self._catalog: SqliteCatalog | None = None
         self._pid = os.getpid()
 
     # -- drivers -------------------------------------------------------------------------------------------
 
-    def create(self, header: RunHeader) -> SqliteJournal:
-        run_id, me = check_id(header.id), self._me()
+    def create(self, header: RunHeader) -> RunJournal:
+        run_id = check_id(header.id)
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         self._make_folders()
-        catalog = Catalog(self.folder, creates=True)
+        catalog = SqliteCatalog(self.folder, creates=True)
         folder = self.run_folder(run_id)
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
@@ -101,7 +93,6 @@ class SqliteHistory:
             lock = DriverLock(newborn)
             lock.publish()
             failpoint("history.create.built")
-            claim = claim_of(run_id, 1, me, self._clock, self.lease_seconds)
             with catalog.transaction():
                 if catalog.run(run_id) is not None:
                     raise HistoryError(
@@ -110,7 +101,7 @@ class SqliteHistory:
                 self._move_in(newborn, folder)
                 failpoint("history.create.moved")
                 catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
-                catalog.grant(claim)
+                catalog.grant(self._claim(run_id, 1))
             failpoint("history.create.listed")
             sync_folder(folder.parent)
             return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
@@ -126,32 +117,25 @@ class SqliteHistory:
                 ) from error
             raise
 
-    def take(self, run_id: str) -> SqliteJournal:
-        header, claim = self._known(run_id)
-        me = self._me()
-        if claim is not None and self._is_alive(header, claim):
-            raise claim.held(me, self._clock, "cannot be taken")
+    def take(self, run_id: str) -> RunJournal:
+        self._check_free(self._known(run_id)[1], "cannot be taken")
         with self._reader(run_id) as reader:
             # Nothing is opened for writing before all of it was found in order.
             for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
         failpoint("history.take.before")
-        catalog = Catalog(self.folder, creates=False)
+        catalog = SqliteCatalog(self.folder, creates=False)
         try:
             lock = DriverLock(self.run_folder(run_id))
             try:
                 # Before anything is granted: a driver that cannot be shut out keeps its lease.
                 wait_for_turn(self.run_folder(run_id))
                 with catalog.transaction():
-                    row = catalog.run(run_id)
-                    if row is None:
-                        raise self._missing(run_id)
-                    header, claim = row
-                    if claim is not None and self._is_alive(header, claim):
-                        raise claim.held(me, self._clock, "cannot be taken")
+                    header, claim = self._row(catalog, run_id)
+                    self._check_free(claim, "cannot be taken")
                     epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
-                    catalog.grant(claim_of(run_id, epoch, me, self._clock, self.lease_seconds))
+                    catalog.grant(self._claim(run_id, epoch))
                     catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
                     lock.publish()
                 failpoint("history.take.granted")
@@ -170,8 +154,8 @@ class SqliteHistory:
             raise
 
     def _journal(
-        self, catalog: Catalog, lock: DriverLock, *, run_id: str, epoch: int, seen: int
-    ) -> SqliteJournal:
+        self, catalog: SqliteCatalog, lock: DriverLock, *, run_id: str, epoch: int, seen: int
+    ) -> RunJournal:
         folder = self.run_folder(run_id)
         writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
         try:
@@ -183,21 +167,20 @@ class SqliteHistory:
                     for _ in reader.entries(after=min(seen, row.seq)):
                         pass
             # A driver that looks for requests must not be held up by whoever has the catalog locked.
-            polls = Catalog(self.folder, creates=False)
+            polls = SqliteCatalog(self.folder, creates=False)
             polls.be_quick()
         except BaseException:
             writer.close(checkpoint=False)
             raise
-        return SqliteJournal(
+        return RunJournal(
             writer,
             catalog,
             polls,
             lock,
             run_id=run_id,
             epoch=epoch,
-            holder=self._me(),
+            claim=self._claim,
             clock=self._clock,
-            lease_seconds=self.lease_seconds,
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:
@@ -219,51 +202,6 @@ class SqliteHistory:
 
     # -- readers -------------------------------------------------------------------------------------------
 
-    def find(self, text: str) -> RunHeader:
-        catalog = self._readable()
-        if catalog is None or not text:
-            raise self._missing(text)
-        if text in ("@latest", "@latest-failed"):
-            for header in self._newest(catalog.runs()):
-                if text == "@latest" or is_failed(header):
-                    return header
-            raise RunNotFound(
-                f"there is no {'failed ' if text == '@latest-failed' else ''}run in {self.folder}"
-            )
-        rows = [row for row in [catalog.run(text)] if row is not None] or catalog.by_upper_id(text)
-        rows = rows or catalog.by_prefix(text)
-        if len(rows) != 1:
-            rows = catalog.by_name(text) or rows
-        if not rows:
-            raise self._missing(text)
-        if len(rows) > 1:
-            ids = ", ".join(header.id for header, _ in rows[:3])
-            raise RunNotFound(
-                f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
-            )
-        return self._seen(*rows[0])
-
-    def runs(
-        self,
-        *,
-        flow_name: str | None = None,
-        states: Collection[str] = (),
-        since: float | None = None,
-        limit: int | None = None,
-        before: str | None = None,
-    ) -> list[RunHeader]:
-        catalog = self._readable()
-        if catalog is None:
-            return []
-        last = None if before is None else self._known(before)[0]
-        found: list[RunHeader] = []
-        for header in self._newest(catalog.runs(flow_name=flow_name or "", since=since, before=last)):
-            if limit is not None and len(found) >= limit:
-                break
-            if not states or header.state in states:
-                found.append(header)
-        return found
-
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
@@ -280,37 +218,6 @@ class SqliteHistory:
     def run_folder(self, run_id: str) -> Path:
         """Where all of a run is."""
         return self.folder / "runs" / run_id
-
-    # -- requests ------------------------------------------------------------------------------------------
-
-    def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
-        self._known(run_id)
-        catalog = self._open()
-        with catalog.transaction():
-            row = catalog.run(run_id)
-            if row is None:
-                raise self._missing(run_id)
-            header, claim = row
-            if claim is None or not self._is_alive(header, claim):
-                raise HistoryError(
-                    f"run {run_id} ({header.name}) has no driver that could {kind} it: nothing of it is running"
-                )
-            return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
-
-    def answer_of(self, request: int) -> str | None:
-        """What the driver answered; see `History.answer_of`. A driver that is gone answers nothing: that is said."""
-        catalog = self._readable()
-        found = None if catalog is None else catalog.answer_of(request)
-        if catalog is None or found is None:
-            raise HistoryError(f"there is no request {request} in {self.folder / CATALOG_FILE}")
-        run_id, answer = found
-        if answer is None:
-            row = catalog.run(run_id)
-            if row is None or row[1] is None or not self._is_alive(row[0], row[1]):
-                # It may have answered just before it went.
-                later = catalog.answer_of(request)
-                return GONE if later is None or later[1] is None else later[1]
-        return answer
 
     # -- care ----------------------------------------------------------------------------------------------
 
@@ -338,13 +245,9 @@ class SqliteHistory:
         trash = folder.with_name(f".removed-{run_id}-{os.urandom(4).hex()}")
         try:
             with catalog.transaction():
-                row = catalog.run(run_id)
-                if row is None:
-                    raise self._missing(run_id)
-                header, claim = row
+                _, claim = self._row(catalog, run_id)
+                self._check_free(claim, "cannot be removed")
                 if claim is not None:
-                    if self._is_alive(header, claim):
-                        raise claim.held(self._me(), self._clock, "cannot be removed")
                     self._shut_out(run_id, claim.epoch + 1)
                 catalog.forget(run_id)
                 with suppress(FileNotFoundError):
@@ -384,9 +287,6 @@ class SqliteHistory:
 
     # -- parts ---------------------------------------------------------------------------------------------
 
-    def _me(self) -> Holder:
-        return self._holder or this_process()
-
     def _seal(self, run_id: str) -> Seal:
         if not self._keys:
             self._keys = settings.secret_keys(self.folder)
@@ -402,31 +302,18 @@ class SqliteHistory:
                 " folder that can be written"
             ) from error
 
-    def _open(self) -> Catalog:
+    def _open(self) -> SqliteCatalog:
         """The catalog; a child process has its own connection."""
         with self._guard:
             if self._catalog is None or self._pid != os.getpid():
-                self._catalog, self._pid = Catalog(self.folder, creates=False), os.getpid()
+                self._catalog, self._pid = SqliteCatalog(self.folder, creates=False), os.getpid()
             return self._catalog
 
-    def _readable(self) -> Catalog | None:
+    def _readable(self) -> SqliteCatalog | None:
         """The catalog, where there is one."""
         if self._catalog is None and not (self.folder / CATALOG_FILE).exists():
             return None
         return self._open()
-
-    def _missing(self, text: str) -> RunNotFound:
-        return RunNotFound(
-            f"no run goes by {text!r} in {self.folder}: it is an id, the beginning of one, a name, @latest or"
-            " @latest-failed. `graphflow runs ls` lists them"
-        )
-
-    def _known(self, run_id: str) -> Row:
-        catalog = self._readable()
-        row = None if catalog is None else catalog.run(run_id)
-        if row is None:
-            raise self._missing(run_id)
-        return row
 
     def _reader(self, run_id: str) -> RunReader:
         folder = self.run_folder(check_id(run_id))
@@ -437,22 +324,15 @@ class SqliteHistory:
             )
         return RunReader(folder, self._seal(run_id), run_id=run_id)
 
-    def _is_alive(self, header: RunHeader, claim: Claim) -> bool:
-        me = self._me()
-        has_lock = me.is_beside(claim.holder) and is_locked(self.run_folder(header.id))
-        return claim.is_alive(me, self._clock, has_lock=has_lock)
+    @property
+    def _where(self) -> str:
+        return f"in {self.folder}"
 
-    def _newest(self, rows: Iterable[Row]) -> Iterator[RunHeader]:
-        for row in rows:
-            yield self._seen(*row)
+    def _is_locked(self, run_id: str) -> bool:
+        return is_locked(self.run_folder(run_id))
 
-    def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
-        """A run as it is now; that its driver is gone is noticed here, and written down."""
-        if claim is not None and self._is_alive(header, claim):
-            return replace(header, lease=claim.lease(self._me(), self._clock))
-        if is_final(header.state):
-            return header
-        state, ended = CRASHED, self._clock.wall()
+    def _last(self, header: RunHeader) -> tuple[str, float]:
+        state, ended = super()._last(header)
         try:
             with self._reader(header.id) as reader:
                 ended = reader.last_time()
@@ -462,7 +342,4 @@ class SqliteHistory:
                     state, ended = last
         except HistoryError:
             pass
-        seen = replace(header, state=state, ended=ended)
-        with suppress(HistoryError):
-            self._open().note_state(seen, header.state)
-        return seen
+        return state, ended

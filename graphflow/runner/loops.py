@@ -44,6 +44,7 @@ def run_awaitable(awaitable: Awaitable[Any], *, is_interrupted: Callable[[], boo
         except BaseException as error:
             errors.append(error)
 
+    # No `Service`: one awaitable in a loop of its own, which is waited for.
     thread = threading.Thread(target=target, name="graphflow-async")
     thread.start()
     thread.join()

@@ -204,6 +204,7 @@ class Teller:
         if self._thread is not None and self._thread.is_alive():
             return now + BUSY_SECONDS
         self.due = now + self._every
+        # No `Service`: one report, when the watchdog says so; a thread that waits would be one more per batch.
         self._thread = threading.Thread(target=self._run, name="graphflow-report", daemon=True)
         self._thread.start()
         return self.due

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from graphflow.common.service import Service
+
 __all__ = ["GRACE_SECONDS", "Abandoned", "Guard", "ItemTimeout", "Watchdog", "Watched", "watchdog"]
 
 logger = logging.getLogger("graphflow.runner")
@@ -142,9 +144,9 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
         self.wake_at = float("inf")
-        self._thread: threading.Thread | None = None
+        self._service = Service(self._look, name="graphflow-watchdog", interval=LOOK_SECONDS)
 
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
         """A guard for the calling thread."""
@@ -154,36 +156,33 @@ class Watchdog:
 
     def watch(self, watched: Watched) -> None:
         """Look at something from now on."""
-        with self._condition:
+        with self._lock:
             self._watched.add(watched)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="graphflow-watchdog", daemon=True)
-                self._thread.start()
-            elif self.wake_at > time.monotonic() + LOOK_SECONDS:
-                self._condition.notify()
+        if not self._service.is_running:
+            self._service.start()
+        elif self.wake_at > time.monotonic() + LOOK_SECONDS:
+            self._service.wake()
 
     def look_at(self, due: float) -> None:
         """Look at everything at `due` (of the monotonic clock) or earlier."""
         if due < self.wake_at:
-            with self._condition:
-                self._condition.notify()
+            self._service.wake()
 
     def forget(self, watched: Watched) -> None:
         """Watch something no longer."""
-        with self._condition:
+        with self._lock:
             self._watched.discard(watched)
 
-    def _run(self) -> None:
-        while True:
-            now = time.monotonic()
-            with self._condition:
-                watched = list(self._watched)
-            next_times = [due for each in watched if (due := _look(each, now)) is not None]
-            with self._condition:
-                # What is armed between the check and this wait is looked at within 50 ms.
-                self.wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
-                self._condition.wait(max(0.0, self.wake_at - time.monotonic()))
-                self.wake_at = 0.0
+    def _look(self) -> float:
+        # Until the next time is known, nothing needs to say that it wants to be looked at.
+        self.wake_at = 0.0
+        now = time.monotonic()
+        with self._lock:
+            watched = list(self._watched)
+        next_times = [due for each in watched if (due := _look(each, now)) is not None]
+        # What is armed between the check and the wait is looked at within 50 ms.
+        self.wake_at = min([*next_times, now + (LOOK_SECONDS if self._watched else 3600.0)])
+        return self.wake_at - time.monotonic()
 
 
 def _look(watched: Watched, now: float) -> float | None:

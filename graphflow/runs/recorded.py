@@ -327,12 +327,12 @@ class RecordedRun(Run):
         if self._store is None:
             # Made here, not when it is needed: reading a history needs the key anyway.
             folder = self._histories.results_folder(self.id)
-            key, *older = settings.secret_keys(self._folder)
+            keys = () if self._folder is None else settings.secret_keys(self._folder)
             url = results_of(self._histories, self.id)
             if not url or (url.startswith("file:") and os.path.isdir(folder)):
                 # The home may have moved since.
                 url = folder
-            self._store = open_store(url, key=key, older_keys=older)
+            self._store = open_store(url, key=keys[0] if keys else None, older_keys=keys[1:])
         return self._store
 
     @property
@@ -371,6 +371,17 @@ class RecordedRun(Run):
     def _status(self, number: int) -> tuple[str, int | None, Mapping[str, int]]:
         node = Nodes(self._known).of(number)
         return node.state.name, node.width, node.counts
+
+    def deaths(self) -> list[tuple[str, dict[int, int]]]:
+        """How often items were under way when a process died, by index: for each node, with its task's name.
+
+        Nothing but the history is read.
+        """
+        replay = Replay()
+        for entry in self._histories.read(self.id):
+            replay.add(entry)
+        nodes = [node for node in replay.nodes.values() if not node.entry.is_builtin]
+        return [(node.entry.task_name, died) for node in nodes if (died := node.died())]
 
     def damage(self) -> list[str]:
         """What of its records cannot be read, and which stored values are not what was written, as texts."""

@@ -18,7 +18,7 @@ from graphflow.driver.recovery import Recovery
 from graphflow.driver.turns import Turns
 from graphflow.errors import LeaseLost
 from graphflow.graph.graph import DepKind, Node
-from graphflow.histories.volatile import VolatileJournal
+from graphflow.histories.volatile import VolatileWriter
 from graphflow.ports import Capacity
 from graphflow.records.item_index import NodeHistory
 from graphflow.records.replayed_node import ReplayedNode
@@ -46,7 +46,7 @@ def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.Monk
 @mutant
 def no_fence(patch: pytest.MonkeyPatch) -> None:
     """A driver that another took the run from goes on to write."""
-    patch.setattr(VolatileJournal, "_mine", lambda self: self._history._known(self._run_id))
+    patch.setattr(VolatileWriter, "_check_fence", lambda self, mine: None)
 
 
 @mutant

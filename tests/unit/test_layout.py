@@ -37,12 +37,12 @@ def test_the_table_of_the_design_is_the_contract_but_for_folders_to_come() -> No
 
 def test_each_folder_stands_in_the_table_once() -> None:
     named = [name for row in table() for name in row]
-    assert sorted(named) == sorted([*folders() | {"ports"}, "errors"])
+    assert sorted(named) == sorted([*folders(), "errors"])
 
 
 def test_only_the_public_face_lies_at_the_root_of_the_package() -> None:
     files = {each.name for each in PACKAGE.iterdir() if each.is_file()}
-    assert files - {"ports.py"} == PUBLIC
+    assert files == PUBLIC
 
 
 def test_names_of_modules_in_the_design_are_those_of_modules() -> None:

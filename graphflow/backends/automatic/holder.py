@@ -88,6 +88,7 @@ class Holder:
         with self._lock:
             self._users -= 1
             if self._users == 0 and not self._is_closed and self._pid == os.getpid():
+                # No `Service`: it acts once, and is cancelled under the lock that it takes itself.
                 self._timer = threading.Timer(self._idle_seconds, self._idle)
                 self._timer.daemon = True
                 self._timer.name = "graphflow-idle"

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import reprlib
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphflow.cli.cache.release import release
-from graphflow.cli.cache.tables import (
-    entry_of,
-    moment,
-    nbytes_text,
-    show_entry,
-    show_rows,
-    stat_of,
-    stat_row,
-)
+from graphflow.cli.cache.tables import nbytes_text, show_entry, show_rows, stat_row
 from graphflow.cli.cache.why import why
 from graphflow.cli.documents import ListFormat, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.runs.tables import short_time
 from graphflow.cli.terminal import make_console, say_error
+from graphflow.common.times import moment
 from graphflow.errors import GraphflowError
-from graphflow.runs.documents import time_text
+from graphflow.runs.cache_documents import (
+    collected_document,
+    compacted_document,
+    entry_document,
+    stat_document,
+    task_document,
+)
 
 if TYPE_CHECKING:
-    from graphflow.cache.looking import Entry
-    from graphflow.ports import ResultStore
+    from graphflow.runs.caches import Caches, Entry
 
 __all__ = ["cache"]
 
@@ -62,16 +59,13 @@ MOST_SHOWN = 20
 
 
 @contextmanager
-def _opened(storage: str | None) -> Iterator[ResultStore]:
-    """The store; errors become exit codes, and wrong names wrong usage."""
-    from graphflow.results.stores.opening import (  # help must not load numpy or fsspec
-        default_store_url,
-        open_store,
-    )
+def _opened(storage: str | None) -> Iterator[Caches]:
+    """The cached results of a store; errors become exit codes, and wrong names wrong usage."""
+    from graphflow.runs.caches import caches  # help must not load numpy or fsspec
 
     with errors_become_exit_codes():
         try:
-            yield open_store(default_store_url() if storage is None else storage)
+            yield caches(storage)
         except ValueError as error:
             if isinstance(error, GraphflowError):
                 raise
@@ -79,67 +73,26 @@ def _opened(storage: str | None) -> Iterator[ResultStore]:
             raise typer.Exit(ExitCode.USAGE) from None
 
 
-def _folders(store: ResultStore, tasks: list[str] | None) -> list[str]:
-    """The folders of tasks; a name that fits none is an error."""
-    from graphflow.cache.collecting import folders_of
-
-    found = folders_of(store)
-    if not tasks:
-        return found
-    chosen: dict[str, None] = {}
-    for task in tasks:
-        name = f"cache/{task.removeprefix('cache/')}"
-        fitting = [each for each in found if each == name] or [
-            each for each in found if each.startswith(name)
-        ]
-        if not fitting:
-            say_error(
-                f"nothing of a task {task!r} is cached in {store.url}; `graphflow cache ls` tells what is"
-            )
-            raise typer.Exit(ExitCode.NOT_FOUND)
-        chosen.update(dict.fromkeys(fitting))
-    return list(chosen)
-
-
 @cache.command()
 def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
     """List the tasks of which results are cached: how many objects, how large, and when the last one was written."""
-    with _opened(storage) as store:
-        folders = set(_folders(store, task))
-        found: dict[str, list[Any]] = {each: [0, 0, 0.0] for each in sorted(folders)}
-        for each in store.entries("cache/"):
-            sums = found.get("/".join(each.name.split("/")[:2]))
-            if sums is not None:
-                sums[:] = sums[0] + 1, sums[1] + each.nbytes, max(sums[2], each.modified)
+    with _opened(storage) as caches:
+        found = caches.tasks(task or ())
         if output is ListFormat.TABLE:
             rows = (
-                [folder.partition("/")[2], f"{objects:,}", nbytes_text(nbytes), short_time(moment(modified))]
-                for folder, (objects, nbytes, modified) in found.items()
+                [each.task, f"{each.objects:,}", nbytes_text(each.nbytes), short_time(moment(each.modified))]
+                for each in found
             )
             show_rows(("task", "objects", "size", "last written"), rows, make_console(stdout=True))
         else:
-            write_documents(
-                (
-                    {
-                        "task": folder.partition("/")[2],
-                        "objects": objects,
-                        "nbytes": nbytes,
-                        "modified": time_text(moment(modified)),
-                    }
-                    for folder, (objects, nbytes, modified) in found.items()
-                ),
-                output,
-            )
+            write_documents(map(task_document, found), output)
 
 
 @cache.command()
 def stat(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
     """Tell tasks' cached results in numbers: how many count, have expired, were superseded, are damaged."""
-    from graphflow.cache.collecting import stat_folder
-
-    with _opened(storage) as store:
-        now = time.time()
-        found = (stat_folder(store, folder, now=now) for folder in _folders(store, task))
+    with _opened(storage) as caches:
+        found = caches.stat(task or ())
         if output is ListFormat.TABLE:
             columns = (
                 "task",
@@ -154,20 +107,7 @@ def stat(task: Tasks = None, storage: Storage = None, output: Output = ListForma
             )
             show_rows(columns, map(stat_row, found), make_console(stdout=True))
         else:
-            write_documents(map(stat_of, found), output)
-
-
-def _entries(store: ResultStore, prefix: str, tasks: list[str] | None) -> list[Entry]:
-    from graphflow.cache.looking import entries_of
-
-    now = time.time()
-    found = [
-        entry for folder in _folders(store, tasks) for entry in entries_of(store, folder, prefix, now=now)
-    ]
-    if not found:
-        say_error(f"no value in {store.url} has a key that begins with {prefix!r}")
-        raise typer.Exit(ExitCode.NOT_FOUND)
-    return sorted(found, key=lambda each: (each.folder, each.key, not each.is_current, -each.made.created))
+            write_documents(map(stat_document, found), output)
 
 
 @cache.command()
@@ -187,17 +127,17 @@ def show(
 
     Exit codes: 0 if there is one, 4 if there is none.
     """
-    with _opened(storage) as store:
-        found = _entries(store, key, task)
+    with _opened(storage) as caches:
+        found = caches.entries(key, task or ())
         page = found[:limit]
         if output is ListFormat.TABLE:
             console = make_console(stdout=True)
             for entry in page:
-                show_entry(entry, console, _value_text(store, entry) if value else None)
+                show_entry(entry, console, _value_text(caches, entry) if value else None)
         else:
             write_documents(
                 (
-                    entry_of(entry) | ({"value_repr": _value_text(store, entry)} if value else {})
+                    entry_document(entry) | ({"value_repr": _value_text(caches, entry)} if value else {})
                     for entry in page
                 ),
                 output,
@@ -206,14 +146,12 @@ def show(
             _say(f"{len(found) - limit:,} more: say more of the key, or --limit")
 
 
-def _value_text(store: ResultStore, entry: Entry) -> str:
-    from graphflow.cache.looking import value_of
-
+def _value_text(caches: Caches, entry: Entry) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxother = 200
     short.maxlist = short.maxtuple = short.maxdict = 10
     try:
-        return short.repr(value_of(store, entry))
+        return short.repr(caches.value(entry))
     except GraphflowError as error:
         return f"({error})"
 
@@ -224,23 +162,16 @@ def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFor
 
     Exit codes: 0 all is well, 1 something is damaged.
     """
-    from graphflow.cache.collecting import verify_folder
-
-    with _opened(storage) as store:
-        count = wrong = 0
-        documents: list[dict[str, Any]] = []
-        for folder in _folders(store, task):
-            for name, problem in verify_folder(store, folder):
-                count += 1
-                wrong += bool(problem)
-                documents.append({"object": name, "problem": problem})
+    with _opened(storage) as caches:
+        documents = [{"object": name, "problem": problem} for name, problem in caches.verify(task or ())]
+        wrong = sum(bool(each["problem"]) for each in documents)
         if output is ListFormat.TABLE:
             for each in documents:
                 if each["problem"]:
                     make_console(stdout=True).print(each["problem"], markup=False, soft_wrap=True)
         else:
             write_documents(documents, output)
-        _say(f"{count:,} packs verified, {wrong:,} damaged")
+        _say(f"{len(documents):,} packs verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 
 
@@ -266,28 +197,14 @@ def compact(
 
     Old objects are removed by a later `compact` or `gc`, when the grace time is over.
     """
-    from graphflow.cache.compacting import compact as put_together
-
-    with _opened(storage) as store:
+    with _opened(storage) as caches:
         documents = []
-        for folder in _folders(store, task):
-            done = put_together(store, folder, now=time.time(), grace_seconds=grace)
-            documents.append(
-                {
-                    "task": folder.partition("/")[2],
-                    "packs_read": done.read,
-                    "packs_written": len(done.written),
-                    "packs_removed": done.removed,
-                    "packs_waiting": done.waiting,
-                    "values_expired": done.expired,
-                    "values_superseded": done.superseded,
-                    "packs_damaged": done.damaged,
-                }
-            )
+        for name, done in caches.compact(task or (), grace_seconds=grace):
+            documents.append(compacted_document(name, done))
             if output is ListFormat.TABLE:
                 waiting = f", {done.waiting:,} wait for the grace time of {grace:g} s" if done.waiting else ""
                 _say(
-                    f"{folder.partition('/')[2]}: {done.read:,} packs read, {len(done.written):,} written, "
+                    f"{name}: {done.read:,} packs read, {len(done.written):,} written, "
                     f"{done.removed:,} removed{waiting}"
                 )
         if output is not ListFormat.TABLE:
@@ -305,26 +222,13 @@ def gc(
     output: Output = ListFormat.TABLE,
 ) -> None:
     """Remove what is of no use: expired and superseded results, and what killed runs left behind."""
-    from graphflow.cache.collecting import collect
-
-    with _opened(storage) as store:
+    with _opened(storage) as caches:
         documents = []
-        for folder in _folders(store, task):
-            done = collect(store, folder, now=time.time(), grace_seconds=grace, removes_damaged=damaged)
-            documents.append(
-                {
-                    "task": folder.partition("/")[2],
-                    "packs": done.packs,
-                    "large_values": done.blobs,
-                    "damaged": done.damaged,
-                    "leftovers": done.leftovers,
-                    "nbytes": done.nbytes,
-                    "kept": done.kept,
-                }
-            )
+        for name, done in caches.collect(task or (), grace_seconds=grace, removes_damaged=damaged):
+            documents.append(collected_document(name, done))
             if output is ListFormat.TABLE:
                 _say(
-                    f"{folder.partition('/')[2]}: removed {done.packs:,} packs, {done.blobs:,} large values, "
+                    f"{name}: removed {done.packs:,} packs, {done.blobs:,} large values, "
                     f"{done.damaged:,} damaged ones, {done.leftovers:,} unfinished files; {nbytes_text(done.nbytes)}"
                 )
         if output is not ListFormat.TABLE:
@@ -342,29 +246,17 @@ def rm(
     storage: Storage = None,
 ) -> None:
     """Remove cached results of tasks, or of single keys of them; they are made again when they are needed."""
-    from graphflow.cache.compacting import forget_keys
-
-    with _opened(storage) as store:
-        folders = _folders(store, task)
-        keys: dict[str, set[bytes]] = {}
-        for prefix in key or ():
-            for entry in _entries(store, prefix, task):
-                keys.setdefault(entry.folder, set()).add(entry.key)
-        objects = {} if key else {folder: list(store.names(f"{folder}/")) for folder in folders}
+    with _opened(storage) as caches:
+        chosen = caches.removal(task, key or ())
+        what = "keys" if key else "objects"
         if not yes:
             if not sys.stdin.isatty():
                 raise typer.BadParameter("nobody can be asked here: say --yes")
-            for folder in keys or objects:
-                what = f"{len(keys[folder]):,} keys" if key else f"{len(objects[folder]):,} objects"
-                _say(f"{folder.partition('/')[2]}  {what}")
+            for name, count in chosen.counts.items():
+                _say(f"{name}  {count:,} {what}")
             typer.confirm("Remove them for good?", abort=True, err=True)
-        for folder, chosen in keys.items():
-            count = forget_keys(store, folder, sorted(chosen), now=time.time())
-            _say(f"{folder.partition('/')[2]}: removed {count:,} values")
-        for folder, names in objects.items():
-            # Large values last: a pack whose values are gone is damaged, and one that is gone is not.
-            store.delete(sorted(names, key=lambda name: "/blobs/" in name))
-            _say(f"{folder.partition('/')[2]}: removed {len(names):,} objects")
+        for name, count in caches.remove(chosen):
+            _say(f"{name}: removed {count:,} {'values' if key else what}")
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.terminal import make_console
-from graphflow.errors import LeaseHeld, ResultStoreError
+from graphflow.errors import GraphflowError
 
 __all__ = ["release"]
 
@@ -30,30 +30,19 @@ def release(
 
     Exit codes: 0 done, 2 no such claim or several, 5 the store cannot be reached, 9 the item is being executed.
     """
-    from graphflow.cache.claims import once_claims  # help must not load numpy or fsspec
-    from graphflow.results.stores.opening import default_store_url, open_store
+    from graphflow.runs.caches import caches  # help must not load numpy or fsspec
 
     with errors_become_exit_codes():
-        store = open_store(storage or default_store_url())
-        known = once_claims(store)
-        matching = [each for each in known if each.startswith(key.lower())]
-        if len(matching) != 1:
-            many = f"{len(matching)} claims begin" if matching else "no claim begins"
-            raise typer.BadParameter(f"{many} with {key} in {store.url}", param_hint="KEY")
-        claims = known[matching[0]]
-        key_bytes = bytes.fromhex(matching[0])
+        found = caches(storage)
         try:
-            claim = claims.find(key_bytes)
-        except ResultStoreError:
-            # It is damaged: it says nothing of who has it.
-            claim = None
+            item = found.unsettled(key)
+        except ValueError as error:
+            if isinstance(error, GraphflowError):
+                raise
+            raise typer.BadParameter(str(error), param_hint="KEY") from None
         console = make_console()
+        claim = item.claim
         if claim is not None:
-            if claims.is_held(claim):
-                raise LeaseHeld(
-                    f"{claim.node} of run {claim.run_id} is being executed by process {claim.holder.pid} on "
-                    f"{claim.holder.host}; wait for it"
-                )
             index = "" if claim.index is None else f"[{claim.index}]"
             began = datetime.fromtimestamp(claim.at, UTC).isoformat(timespec="seconds")
             console.print(
@@ -62,5 +51,5 @@ def release(
             )
         if not yes:
             typer.confirm("Has it surely not done its work, and may it run again?", abort=True, err=True)
-        claims.give_back([key_bytes])
+        found.release(item)
         console.print("released: it runs again when it is asked for", markup=False)

@@ -1,11 +1,9 @@
-"""Cache folders and their values, for people and as JSON documents. Times are ISO 8601 in UTC."""
+"""Tasks' cached results and single values, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -13,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from graphflow.cli.runs.tables import short_time
-from graphflow.runs.documents import time_text
+from graphflow.common.times import moment
+from graphflow.runs.cache_documents import entry_document
 
 if TYPE_CHECKING:
-    from graphflow.cache.collecting import FolderStat
-    from graphflow.cache.looking import Entry
+    from graphflow.runs.caches import Entry, FolderStat
 
-__all__ = ["entry_of", "nbytes_text", "show_entry", "show_rows", "stat_of"]
+__all__ = ["nbytes_text", "show_entry", "show_rows", "stat_row"]
 
 _NUMBERS = ("objects", "size", "values", "packs", "large", "expired", "superseded", "damaged")
 
@@ -43,22 +41,6 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]], console: Co
     console.print(table)
 
 
-def moment(seconds: float | None) -> datetime | None:
-    """A time; None where there is none."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def stat_of(found: FolderStat) -> dict[str, Any]:
-    """A folder in numbers, as a document."""
-    document = asdict(found) | {
-        "task": found.folder.partition("/")[2],
-        "oldest": time_text(moment(found.oldest)),
-        "newest": time_text(moment(found.newest)),
-    }
-    del document["folder"]
-    return document
-
-
 def stat_row(found: FolderStat) -> list[str]:
     """A folder in numbers, as a row."""
     return [
@@ -74,36 +56,9 @@ def stat_row(found: FolderStat) -> list[str]:
     ]
 
 
-def entry_of(entry: Entry) -> dict[str, Any]:
-    """A value's place and making, as a document."""
-    made = entry.made
-    return {
-        "key": entry.key.hex(),
-        "task": entry.folder.partition("/")[2],
-        "state": _state(entry),
-        "created": time_text(moment(made.created)),
-        "expires": time_text(moment(entry.expires)),
-        "run_id": made.run_id,
-        "node": made.node,
-        "index": made.index,
-        "host": made.host,
-        "pack": entry.pack,
-        "first_pack": made.pack,
-        "object": entry.blob or entry.pack,
-        "block_nbytes": entry.nbytes,
-        "shared_with": entry.shared_with,
-        "serializer": entry.serializer,
-        "parts": {name: [each.hex() for each in values] for name, values in entry.parts.items()},
-    }
-
-
-def _state(entry: Entry) -> str:
-    return "expired" if entry.is_expired else "current" if entry.is_current else "superseded"
-
-
 def show_entry(entry: Entry, console: Console, value: str | None) -> None:
     """All that is known of a value."""
-    document = entry_of(entry)
+    document = entry_document(entry)
     size = nbytes_text(entry.nbytes)
     shared = f", shared by {entry.shared_with + 1:,} values" if entry.shared_with else ""
     lines = [

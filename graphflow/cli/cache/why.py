@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 import re
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.terminal import make_console, say_error, write_data
-from graphflow.runs.documents import time_text
-
-if TYPE_CHECKING:
-    from graphflow.cache.reasons import CacheEntry, Reason
-    from graphflow.runs.nodes import Item, Node
-    from graphflow.runs.run import Run
+from graphflow.errors import GraphflowError
 
 __all__ = ["why"]
 
@@ -61,110 +53,31 @@ def why(
 
     Exit codes: 0 told, 4 no such run, node or item.
     """
-    from graphflow.cache.collecting import folders_of
-    from graphflow.cache.reasons import folders_for, reason_of
-    from graphflow.results.stores.opening import default_store_url, open_store
+    from graphflow.runs.cache_documents import reason_document
+    from graphflow.runs.caching_reasons import caching_reason
     from graphflow.runs.history import history
 
     name, index = _parsed(item)
     with errors_become_exit_codes(), history() as known:
-        found = known.run(run)
-        node, one = _item_of(found, name, index)
-        cached = one.cached_from
-        place = storage or (cached.store if cached is not None else default_store_url())
-        store = open_store(place)
-        folders = folders_for(folders_of(store), [re.sub(r"[^A-Za-z0-9_]+", "_", node.task_name)])
-        reason = reason_of(
-            store,
-            folders,
-            run_id=found.id if cached is None else cached.run_id,
-            node=node.name if cached is None else cached.node,
-            index=(one.index or 0) if cached is None else cached.index,
-        )
-        document = _document(found, node, one, reason)
+        try:
+            found = caching_reason(known.run(run), name, index, storage=storage)
+        except ValueError as error:
+            if isinstance(error, GraphflowError):
+                raise
+            say_error(str(error))
+            raise typer.Exit(ExitCode.USAGE) from None
+        document = reason_document(found)
     if output is WhyFormat.json:
         write_data(json.dumps(document, indent=2, ensure_ascii=False))
         return
     console = make_console(stdout=True)
-    for line in _lines(document, place):
+    for line in _lines(document, found.storage):
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
 def _parsed(item: str) -> tuple[str, int | None]:
     match = re.fullmatch(r"(.+)\[(\d+)\]", item)
     return (match[1], int(match[2])) if match else (item, None)
-
-
-def _item_of(run: Run, name: str, index: int | None) -> tuple[Node, Item]:
-    if name not in [each.name for each in run.nodes]:
-        names = ", ".join(each.name for each in run.nodes if not each.is_builtin) or "none"
-        say_error(f"run {run.id} has no node {name!r}; it has {names}")
-        raise typer.Exit(ExitCode.NOT_FOUND)
-    node = run.nodes[name]
-    if node.is_mapped and index is None:
-        say_error(f"{name} is a map of {len(node.items):,} items; say which one, such as '{name}[0]'")
-        raise typer.Exit(ExitCode.USAGE)
-    if (index or 0) >= len(node.items):
-        say_error(f"{name} has {len(node.items):,} items; there is no item {index}")
-        raise typer.Exit(ExitCode.NOT_FOUND)
-    return node, node.items[index or 0]
-
-
-def _document(run: Run, node: Node, item: Item, reason: Reason | None) -> dict[str, Any]:
-    """What is known, as a document."""
-    label = f"{node.name}[{item.index}]" if node.is_mapped else node.name
-    cached = item.cached_from
-    document: dict[str, Any] = {
-        "item": label,
-        "run_id": run.id,
-        "state": item.state.name,
-        "cached_from": None,
-        "key": None,
-        "entry": None,
-        "equal": None,
-        "nearest": None,
-        "differs": [],
-        "agrees": [],
-        "notes": [],
-    }
-    if cached is not None:
-        document["cached_from"] = {
-            "run_id": cached.run_id,
-            "node": cached.node,
-            "index": cached.index,
-            "host": cached.host,
-            "created": time_text(cached.created),
-        }
-    if reason is not None:
-        document |= {
-            "key": reason.own.key.hex(),
-            "entry": _entry(reason.own),
-            "equal": None if reason.equal is None else _entry(reason.equal),
-            "nearest": None if reason.nearest is None else _entry(reason.nearest),
-            "differs": list(reason.differs),
-            "agrees": list(reason.agrees),
-        }
-    elif cached is None:
-        lines = run.logs.where(node=node.name, level=logging.WARNING)
-        document["notes"] = [line.message for line in lines if line.logger == "graphflow.cache"]
-    return document
-
-
-def _entry(entry: CacheEntry) -> dict[str, Any]:
-    made = entry.made
-    return {
-        "key": entry.key.hex(),
-        "run_id": made.run_id,
-        "node": made.node,
-        "index": made.index,
-        "host": made.host,
-        "created": time_text(_moment(made.created)),
-        "expires": None if math.isinf(entry.expires) else time_text(_moment(entry.expires)),
-    }
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _lines(document: dict[str, Any], place: str) -> list[str]:

@@ -18,8 +18,7 @@ from pathlib import Path
 from graphflow.cli.chaos.launch import LaunchOrder, LaunchResult
 from graphflow.common.failpoints import VARIABLE
 from graphflow.errors import HistoryError, RunNotFound
-from graphflow.histories.sqlite import SqliteHistory
-from graphflow.records.replay import Replay
+from graphflow.runs.history import RunHistory, history
 
 __all__ = ["ChaosReport", "Kill", "Trials"]
 
@@ -193,30 +192,26 @@ class Trials:
 
     def _verify(self, run_id: str) -> None:
         try:
-            wrong = self._history.verify(run_id)
+            with self._history() as found:
+                wrong = found.verify(run_id, results=False)
         except RunNotFound:
             # It was killed before it was written down.
             return
         self.report.problems += [f"the history of {run_id} is damaged: {each}" for each in wrong]
 
     def _count_repeated(self, run_id: str) -> None:
-        replay = Replay()
         try:
-            for entry in self._history.read(run_id):
-                replay.add(entry)
+            with self._history() as found:
+                deaths = found.run(run_id).deaths()
         except HistoryError as error:
             self.report.problems.append(str(error))
             return
-        for node in replay.nodes.values():
-            died = node.died()
-            if died and not node.entry.is_builtin:
-                task = node.entry.task_name
-                self.report.again[task] = self.report.again.get(task, 0) + len(died)
-                self.report.most[task] = max(self.report.most.get(task, 0), *died.values())
+        for task, died in deaths:
+            self.report.again[task] = self.report.again.get(task, 0) + len(died)
+            self.report.most[task] = max(self.report.most.get(task, 0), *died.values())
 
-    @property
-    def _history(self) -> SqliteHistory:
-        return SqliteHistory(self._folder / "home")
+    def _history(self) -> RunHistory:
+        return history(self._folder / "home")
 
     # -- one launch ---------------------------------------------------------------------------------------------
 

@@ -77,13 +77,9 @@ def retry_run(
     indices: Iterable[int] | None,
 ) -> ExitCode:
     """Run items of a run again: all that failed, a node, or some items of it."""
-    from graphflow.driver.recovery import Selection  # help must not load the engine
-
-    chosen = None if indices is None else frozenset(indices)
-    selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
 
     def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
-        again: Run = flow._again(run.id, selections, starts=True)
+        again: Run = flow._redriven(run.id, node, indices, starts=True)
         return again
 
     return run_and_show(flow_of(run, target), {}, backend=backend, manner=manner, begin=begin)

@@ -21,7 +21,6 @@ from graphflow.cli.runs.again import resume_run, retry_run
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.runs.watch import follow_log, watch_run
-from graphflow.cli.saving import check_suffix, save_value
 from graphflow.cli.session import Manner
 from graphflow.cli.summary import show_failures, show_summary
 from graphflow.cli.terminal import (
@@ -32,14 +31,13 @@ from graphflow.cli.terminal import (
     say_error,
     write_data,
 )
-from graphflow.errors import ValueUnavailable
 from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
+from graphflow.runs.saving import check_suffix, save_value
+from graphflow.runs.selections import items_of, value_of
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
     from graphflow.runs.history import RunHistory
-    from graphflow.runs.nodes import Items
-    from graphflow.runs.recorded import RecordedRun
 
 __all__ = ["fsck", "runs"]
 
@@ -149,7 +147,7 @@ def show(
         found = history.run(run)
         console = make_console(stdout=True)
         if index is not None or node is not None:
-            item = _items_of(found, node)[index or 0]
+            item = items_of(found, node)[index or 0]
             if output is OutputFormat.JSON:
                 write_data(dumped(item_document(item, details=True), indent=2))
             else:
@@ -239,7 +237,7 @@ def items(
 ) -> None:
     """List items of a node, in index order."""
     with _history() as history:
-        chosen = _items_of(history.run(run), node, state, start, stop)
+        chosen = items_of(history.run(run), node, state, start, stop)
         page = chosen[:limit]
         if output is ListFormat.TABLE:
             shown = [_value_shown(item_document(item, values=True)) for item in page] if values else None
@@ -254,23 +252,6 @@ def _value_shown(document: dict[str, Any]) -> str:
     if "value_error" in document:
         return str(document["value_error"])
     return str(document.get("value_repr") or value_text(document["value"]))
-
-
-def _items_of(
-    run: RecordedRun,
-    node: str | None,
-    states: list[str] | None = None,
-    start: int = 0,
-    stop: int | None = None,
-) -> Items:
-    if node is None:
-        maps = [each.name for each in run.nodes if each.is_mapped and not each.is_builtin]
-        if len(maps) != 1:
-            raise ValueError(
-                f"run {run.name} has {len(maps)} maps ({', '.join(maps) or 'none'}): name the node"
-            )
-        node = maps[0]
-    return run.items(node).where(states=states or None, start=start, stop=stop)
 
 
 @runs.command()
@@ -312,11 +293,12 @@ def result(
     Exit codes: 0 done, 1 it failed, 2 the value cannot be saved like that, 4 no such run or value, 5 it cannot be read.
     """
     if save is not None:
-        check_suffix(save)
+        with _saving():
+            check_suffix(save)
     with _history() as history:
         found = history.run(run)
         try:
-            value = _value_of(found, node, index)
+            value = value_of(found, node, index)
         except (ValueError, KeyError, IndexError) as error:
             if node is not None and index is not None and index < len(found.nodes[node].items):
                 raise _failed(error) from error
@@ -328,18 +310,16 @@ def result(
     if save is None:
         write_data(value_text(value))
     else:
-        _say(f"saved {save_value(value, save)}")
+        with _saving():
+            _say(f"saved {save_value(value, save)}")
 
 
-def _value_of(run: RecordedRun, node: str | None, index: int | None) -> Any:
-    if node is None:
-        if index is not None:
-            raise ValueError(f"item {index} of which node? Give --node too")
-        if not run.is_over:
-            raise ValueUnavailable(f"run {run.name} is {run.state_name}; it has no value yet")
-        return run.result()
-    found = run.nodes[node]
-    return found.result() if index is None else found.items[index].result()
+@contextmanager
+def _saving() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--save") from error
 
 
 def _failed(error: BaseException) -> typer.Exit:
@@ -425,7 +405,7 @@ def retry(
         found = history.run(run)
         found.check_free()
         if node is not None or indices is not None:
-            chosen = _items_of(found, node)
+            chosen = items_of(found, node)
             wrong = [each for each in indices or () if each >= len(chosen)]
             if wrong:
                 raise ValueError(f"the node has {len(chosen):,} items; there is no item {wrong[0]}")

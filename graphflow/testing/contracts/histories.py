@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.checks import GONE
-from graphflow.histories.leases import Holder
 from graphflow.model.records import Entry, Kind, Record, RunHeader
-from graphflow.ports import Clock, History, Journal
+from graphflow.ports import Clock, History, Holder, Journal
 
 __all__ = ["HERE", "LEASE_SECONDS", "HistoryContract", "ManualClock", "Place", "header"]
 
@@ -546,7 +545,8 @@ class HistoryContract:
     def test_results_have_a_folder_for_each_run(self, place: Place) -> None:
         history = place.history()
         one, two = (history.results_folder(header(number).id) for number in (1, 2))
-        assert one != two and one.startswith("/") and header(1).id in one
+        assert one != two and header(1).id in one
+        assert one.startswith("/") or "://" in one
 
     def test_what_was_written_is_found_in_order(self, place: Place) -> None:
         history = place.history()

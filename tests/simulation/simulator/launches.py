@@ -18,11 +18,10 @@ from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import HistoryError, LeaseHeld, LeaseLost
 from graphflow.graph.graph import DepKind
-from graphflow.histories.leases import Holder
 from graphflow.histories.volatile import VolatileHistory
 from graphflow.model.records import Launch, Record, Request, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, GOOD_CODES, Code
-from graphflow.ports import Journal
+from graphflow.ports import Holder, Journal
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.results.packs import packs

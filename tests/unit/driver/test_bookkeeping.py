@@ -14,7 +14,8 @@ from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.turns import Turns
 from graphflow.errors import HistoryError, LeaseLost, MapWidthError
 from graphflow.graph.graph import Dep, DepKind, Node, Source
-from graphflow.histories.volatile import VolatileHistory, VolatileJournal
+from graphflow.histories.journals import RunJournal
+from graphflow.histories.volatile import VolatileHistory
 from graphflow.model.orders import Ref
 from graphflow.model.records import Kind, Launch, Record, RunHeader
 from graphflow.model.reports import Report, StepReport
@@ -132,11 +133,11 @@ def test_nothing_is_told_where_it_could_not_be_committed(
     run = Durable(history)
     run.record(mapped(1, 1))
 
-    def full(self: VolatileJournal, records: Sequence[Record], *, state: str | None = None) -> int:
+    def full(self: RunJournal, records: Sequence[Record], *, state: str | None = None) -> int:
         raise HistoryError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(VolatileJournal, "commit", full)
+        patch.setattr(RunJournal, "commit", full)
         with pytest.raises(HistoryError, match="full"):
             run.turns.commit()
     assert run.kinds() == []

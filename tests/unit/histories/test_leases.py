@@ -5,7 +5,8 @@ import os
 import pytest
 
 from graphflow.errors import HistoryError, LeaseHeld
-from graphflow.histories.leases import DriverLock, Holder, SystemClock, claim_of, is_locked, this_process
+from graphflow.histories.leases import DriverLock, SystemClock, is_locked, this_process
+from graphflow.ports import Holder, claim_of
 from graphflow.testing.contracts.histories import ManualClock
 
 ME = Holder("here", 1, "boot-1")

@@ -1,4 +1,4 @@
-"""Values as files, for the command line."""
+"""Values as files, each written as its name says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import typer
 
 __all__ = ["check_suffix", "save_value"]
 
@@ -20,14 +18,11 @@ def check_suffix(place: Path) -> None:
 
     Raises
     ------
-    typer.BadParameter
+    ValueError
         If its name does not end in one of the known suffixes.
     """
     if place.suffix not in SUFFIXES:
-        raise typer.BadParameter(
-            f"{place} ends in none of {', '.join(SUFFIXES)}, which say how a value is written",
-            param_hint="--save",
-        )
+        raise ValueError(f"{place} ends in none of {', '.join(SUFFIXES)}, which say how a value is written")
 
 
 def save_value(value: Any, place: Path) -> str:
@@ -35,15 +30,14 @@ def save_value(value: Any, place: Path) -> str:
 
     Raises
     ------
-    typer.BadParameter
+    ValueError
         If the value cannot be written so, or the file not at all.
     """
     try:
         data = _bytes_of(value, place.suffix)
     except (TypeError, ValueError) as error:
-        raise typer.BadParameter(
-            f"a {type(value).__qualname__} cannot be written as {place.suffix}: {error}; .pickle takes all values",
-            param_hint="--save",
+        raise ValueError(
+            f"a {type(value).__qualname__} cannot be written as {place.suffix}: {error}; .pickle takes all values"
         ) from error
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
@@ -51,9 +45,7 @@ def save_value(value: Any, place: Path) -> str:
         os.replace(temporary, place)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise typer.BadParameter(
-            f"{place} cannot be written: {error.strerror}", param_hint="--save"
-        ) from error
+        raise ValueError(f"{place} cannot be written: {error.strerror}") from error
     return f"{place} ({len(data):,} bytes)"
 
 

@@ -1,0 +1,183 @@
+"""What histories do by their catalog alone, wherever records are: finding runs, noticing dead drivers, and requests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from graphflow.errors import HistoryError, RunNotFound
+from graphflow.histories.checks import GONE, is_failed, is_final
+from graphflow.histories.leases import SystemClock, this_process
+from graphflow.model.records import RunHeader
+from graphflow.ports import Catalog, Claim, Clock, Holder, Row, claim_of
+
+__all__ = ["CatalogHistory"]
+
+CRASHED = "Crashed"
+
+
+class CatalogHistory(ABC):
+    """A part of `History`; what keeps records derives from it.
+
+    Parameters
+    ----------
+    clock
+        What leases go by; this machine's by default.
+    lease_seconds
+        How long a driver that is not heard of keeps its run.
+    holder
+        Who takes leases; this process by default.
+    """
+
+    def __init__(self, *, clock: Clock | None, lease_seconds: float, holder: Holder | None) -> None:
+        self.lease_seconds = lease_seconds
+        self._clock: Clock = clock or SystemClock()
+        self._holder = holder
+
+    # -- what derives from it gives ------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def _where(self) -> str:
+        """Where it is, for messages: `in <folder>`."""
+
+    @abstractmethod
+    def _open(self) -> Catalog:
+        """The catalog."""
+
+    def _readable(self) -> Catalog | None:
+        """The catalog, where there is one."""
+        return self._open()
+
+    @abstractmethod
+    def _is_locked(self, run_id: str) -> bool:
+        """Whether a driver on this machine lives."""
+
+    def _last(self, header: RunHeader) -> tuple[str, float]:
+        """The state in which a driver that is gone left its run, and since when."""
+        return CRASHED, self._clock.wall()
+
+    # -- readers -------------------------------------------------------------------------------------------
+
+    def find(self, text: str) -> RunHeader:
+        catalog = self._readable()
+        if catalog is None or not text:
+            raise self._missing(text)
+        if text in ("@latest", "@latest-failed"):
+            for header in self._newest(catalog.runs()):
+                if text == "@latest" or is_failed(header):
+                    return header
+            raise RunNotFound(f"there is no {'failed ' if text == '@latest-failed' else ''}run {self._where}")
+        rows = catalog.named(text)
+        if not rows:
+            raise self._missing(text)
+        if len(rows) > 1:
+            ids = ", ".join(header.id for header, _ in rows[:3])
+            raise RunNotFound(
+                f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
+            )
+        return self._seen(*rows[0])
+
+    def runs(
+        self,
+        *,
+        flow_name: str | None = None,
+        states: Collection[str] = (),
+        since: float | None = None,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[RunHeader]:
+        catalog = self._readable()
+        if catalog is None:
+            return []
+        last = None if before is None else self._known(before)[0]
+        found: list[RunHeader] = []
+        for header in self._newest(catalog.runs(flow_name=flow_name or "", since=since, before=last)):
+            if limit is not None and len(found) >= limit:
+                break
+            if not states or header.state in states:
+                found.append(header)
+        return found
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
+        self._known(run_id)
+        catalog = self._open()
+        with catalog.transaction():
+            header, claim = self._row(catalog, run_id)
+            if claim is None or not self._is_alive(claim):
+                raise HistoryError(
+                    f"run {run_id} ({header.name}) has no driver that could {kind} it: nothing of it is running"
+                )
+            return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
+
+    def answer_of(self, request: int) -> str | None:
+        catalog = self._readable()
+        found = None if catalog is None else catalog.answer_of(request)
+        if catalog is None or found is None:
+            raise HistoryError(f"there is no request {request} {self._where}")
+        run_id, answer = found
+        if answer is None:
+            row = catalog.run(run_id)
+            if row is None or row[1] is None or not self._is_alive(row[1]):
+                # It may have answered just before it went.
+                later = catalog.answer_of(request)
+                return GONE if later is None or later[1] is None else later[1]
+        return answer
+
+    # -- parts ---------------------------------------------------------------------------------------------
+
+    def _me(self) -> Holder:
+        return self._holder or this_process()
+
+    def _claim(self, run_id: str, epoch: int) -> Claim:
+        """A claim of this process, from now on."""
+        return claim_of(run_id, epoch, self._me(), self._clock, self.lease_seconds)
+
+    def _missing(self, text: str) -> RunNotFound:
+        return RunNotFound(
+            f"no run goes by {text!r} {self._where}: it is an id, the beginning of one, a name, @latest or"
+            " @latest-failed. `graphflow runs ls` lists them"
+        )
+
+    def _known(self, run_id: str) -> Row:
+        catalog = self._readable()
+        if catalog is None:
+            raise self._missing(run_id)
+        return self._row(catalog, run_id)
+
+    def _row(self, catalog: Catalog, run_id: str) -> Row:
+        row = catalog.run(run_id)
+        if row is None:
+            raise self._missing(run_id)
+        return row
+
+    def _check_free(self, claim: Claim | None, what: str) -> None:
+        """Raise `LeaseHeld` if a run has a driver."""
+        if claim is not None and self._is_alive(claim):
+            raise claim.held(self._me(), self._clock, what)
+
+    def _is_alive(self, claim: Claim) -> bool:
+        me = self._me()
+        has_lock = me.is_beside(claim.holder) and self._is_locked(claim.run_id)
+        return claim.is_alive(me, self._clock, has_lock=has_lock)
+
+    def _newest(self, rows: Iterable[Row]) -> Iterator[RunHeader]:
+        for row in rows:
+            yield self._seen(*row)
+
+    def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
+        """A run as it is now; that its driver is gone is noticed here, and written down."""
+        if claim is not None and self._is_alive(claim):
+            return replace(header, lease=claim.lease(self._me(), self._clock))
+        if is_final(header.state):
+            return header
+        state, ended = self._last(header)
+        seen = replace(header, state=state, ended=ended)
+        with suppress(HistoryError):
+            self._open().note_state(seen, header.state)
+        return seen
