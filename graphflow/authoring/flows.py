@@ -18,8 +18,9 @@ from graphflow.errors import ParameterError, TaskOptionError
 from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
-from graphflow.model.flow_options import FLOW_OPTIONS, FlowOptions
-from graphflow.model.policies import refuse_unknown
+from graphflow.model.flow_options import FlowOptions
+from graphflow.model.option_checks import refuse_unknown
+from graphflow.model.option_table import documented, names_of
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Flow(Generic[P, R]):
         TaskOptionError
             If an option is unknown or wrong.
         """
-        refuse_unknown(f"flow {self.options.name!r}", options, FLOW_OPTIONS)
+        refuse_unknown(f"flow {self.options.name!r}", options, names_of("flow"))
         return Flow(self._decorated, **changed_options(self._given, options))
 
     # -- hooks, also as decorators ----------------------------------------------------------------------
@@ -455,42 +456,20 @@ def flow(
     result_storage_options: Mapping[str, Any] | None = None,
     result_serializer: str | None = None,
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+@documented("flow")
 def flow(fn: Any = None, /, **options: Any) -> Any:
     """Make a flow of a function; bare, or with options.
 
     Parameters
     ----------
-    name, description, version
-        What it is called and how it is marked; the name is the function's by default.
-    flow_run_name
-        The name of its runs: a template over the parameters, or a callable.
-    backend
-        Where tasks run: a name such as `"processes"`, an address, or one of `graphflow.backends`. By default
-        `"local"`: on threads, and on local worker processes where there are seconds of CPU work.
-    retries, retry_delay_seconds
-        How often the whole body is run again after a failure, and after how many seconds.
-    timeout_seconds
-        How long the run may take.
-    validate_parameters
-        Whether parameters are checked and coerced by their annotations, with pydantic.
-    log_prints
-        Whether prints of the body and of its tasks reach the log.
-    persist_result
-        Whether values of its tasks are kept for a later resume, where a task does not say so itself; True by default. Without
-        them, a resumed run makes again what it needs.
-    on_running, on_completion, on_failure, on_crashed, on_cancellation
-        Functions of (flow, run, state).
-    cache_policy, refresh_cache, result_serializer
-        Of its tasks, where these do not say so themselves: see `task`.
-    result_storage, result_storage_options
-        Where the results of its runs go, and of its tasks where these do not say so themselves: see `task`.
+    {options}
 
     Raises
     ------
     TaskOptionError
         If an option is unknown or wrong.
     """
-    refuse_unknown("@flow", options, FLOW_OPTIONS)
+    refuse_unknown("@flow", options, names_of("flow"))
     if fn is not None:
         return Flow(fn, **options)
     FlowOptions.checked("@flow", options, name="flow")

@@ -24,47 +24,15 @@ from graphflow.common.functions import (
 )
 from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import TaskOptionError
-from graphflow.model.cache_policies import CACHE_OPTIONS, CachePolicy, changed_options, check_arguments
-from graphflow.model.policies import TaskOptions, Trigger, refuse_unknown
+from graphflow.model.cache_policies import CachePolicy, changed_options, check_arguments
+from graphflow.model.option_checks import refuse_unknown
+from graphflow.model.option_table import documented, names_of
+from graphflow.model.policies import TaskOptions, Trigger
 
 __all__ = ["Task", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_OPTIONS = (
-    "name",
-    "description",
-    "tags",
-    "version",
-    "retries",
-    "retry_delay_seconds",
-    "retry_jitter_factor",
-    "retry_on",
-    "retry_condition_fn",
-    "timeout_seconds",
-    "timeout",
-    "trigger",
-    "task_run_name",
-    "log_prints",
-    "on_running",
-    "on_completion",
-    "on_failure",
-    "n_outputs",
-    "batch_size",
-    "concurrency",
-    "batched",
-    "max_concurrency",
-    "rate_limit",
-    "tolerated_failure_count",
-    "tolerated_failure_percentage",
-    "fail_fast",
-    "resources",
-    "priority",
-    "workers",
-    "persist_result",
-    *CACHE_OPTIONS,
-)
 
 
 class Task(Generic[P, R]):
@@ -134,7 +102,7 @@ class Task(Generic[P, R]):
         TaskOptionError
             If an option is unknown or wrong.
         """
-        refuse_unknown(f"task {self.options.name!r}", options, _OPTIONS)
+        refuse_unknown(f"task {self.options.name!r}", options, names_of("task"))
         merged = changed_options(self._given, options)
         for one, other in (("timeout", "timeout_seconds"), ("timeout_seconds", "timeout")):
             if one in options and other not in options:
@@ -278,82 +246,20 @@ def task(
     result_storage_options: Mapping[str, Any] | None = None,
     result_serializer: str | None = None,
 ) -> _Decorator: ...
+@documented("task")
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Make a task of a function; bare, or with options.
 
     Parameters
     ----------
-    name, description, tags, version
-        What it is called and how it is marked; the name is the function's by default.
-    retries, retry_delay_seconds, retry_jitter_factor
-        How often a failed attempt is tried again, and after how many seconds: a number, a list whose last
-        entry repeats, or a callable of the number of retries such as `exponential_backoff(2)`. A waiting
-        retry holds no slot. Jitter factor f adds a random share of 0 to f times the delay.
-    retry_on, retry_condition_fn
-        Retry only these exception types; only if the callable of (task, task_run, state) says so.
-    timeout_seconds, timeout
-        How long one attempt of one item may run: seconds, or a percentage of the median duration of the map's
-        items such as "300%", which holds once enough of them ran. Both names mean the same; give one.
-    trigger
-        When it runs, by the upstream states; `all_successful` by default.
-    task_run_name
-        The label of its runs: a template over the parameters, or a callable.
-    log_prints
-        Whether prints reach the log; the flow's setting by default.
-    on_running, on_completion, on_failure
-        Functions of (task, task_run, state), called on the driver. For a mapped item, `on_running` is
-        called when its outcome is known, before the others.
-    n_outputs
-        How many futures unpacking gives, where no `tuple[...]` annotation tells.
-    batch_size
-        Items per batch; `"auto"` by default.
-    concurrency
-        For `async def` tasks: items that run concurrently in one slot, 64 by default.
-    batched
-        The function gets a list of each mapped argument's values and returns (or yields) one result per item; states,
-        retries and results stay those of the items.
-    max_concurrency
-        How many items of the map may run at the same time, over all workers.
-    rate_limit
-        How many items may begin per time over all workers, such as "50/s" or "600/min".
-    tolerated_failure_count, tolerated_failure_percentage
-        How many items may fail (or what percentage of them) before the map is ended early and fails. Tolerated failures
-        do not fail the map or the flow; what needs the value of such an item is skipped, and gathers leave it out.
-    fail_fast
-        The first item that fails ends the map: what has not begun is cancelled.
-    resources, priority, workers
-        Where and how early batches run on a Dask cluster.
-    persist_result
-        Whether values are kept for a later resume of the run; the flow's setting by default. Without them, a resumed run
-        makes again what it needs.
-    cache_policy
-        What the key is made of by which a result is found again: `INPUTS`, `FLOW_PARAMETERS` and `RUN_ID`, added with `+`;
-        `INPUTS - "name"` leaves an argument out; `NO_CACHE` for none. Every key has the task's code. Nothing is cached unless
-        one of these options asks for it; `DEFAULT` (all inputs) then is the policy, or the flow's.
-    cache_key_fn
-        Makes the key, in place of a policy: a function of (context, parameters) that gives a text, or None for an item that is
-        not cached, such as `task_input_hash`.
-    cache_expiration
-        How long a result may be used: a timedelta, or seconds.
-    cache_version
-        Stands in keys in place of the code, which may then be edited.
-    refresh_cache
-        Make results anew, and use none that was cached; the flow's setting by default.
-    run_once
-        Execute each key once, whoever asks for it: it is claimed before it starts.
-    resolve
-        With `run_once`: decides about an item whose outcome is unknown, because who claimed it is gone.
-    result_storage, result_storage_options
-        Where results go: a URL such as `"s3://bucket/prefix"`, or a folder; and what opens it, as fsspec takes it.
-    result_serializer
-        What makes bytes of results: `"pickle"` by default.
+    {options}
 
     Raises
     ------
     TaskOptionError
         If an option is unknown or wrong.
     """
-    refuse_unknown("@task", options, _OPTIONS)
+    refuse_unknown("@task", options, names_of("task"))
     if fn is not None:
         return Task(fn, **options)
     return _Decorator(options)

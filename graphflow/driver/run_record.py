@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError
 from graphflow.model.map_options import MAP_OPTION_NAMES, timeout_factor
-from graphflow.model.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions, refuse_unknown
+from graphflow.model.option_checks import refuse_unknown
+from graphflow.model.policies import NOT_SET, POLICY_NAMES, NotSet, TaskOptions
 from graphflow.model.reports import LogRecord
 from graphflow.model.states import Code, State
 from graphflow.ports import RunEvent

@@ -22,9 +22,7 @@ from typing import Any
 from graphflow.errors import TaskOptionError
 
 __all__ = [
-    "CACHE_OPTIONS",
     "DEFAULT",
-    "FLOW_CACHE_OPTIONS",
     "FLOW_PARAMETERS",
     "INPUTS",
     "NO_CACHE",
@@ -45,26 +43,6 @@ __all__ = [
     "file_input",
 ]
 
-CACHE_OPTIONS = (
-    "cache_policy",
-    "cache_key_fn",
-    "cache_expiration",
-    "cache_version",
-    "refresh_cache",
-    "run_once",
-    "resolve",
-    "result_storage",
-    "result_storage_options",
-    "result_serializer",
-)
-"""Options of a task."""
-FLOW_CACHE_OPTIONS = (
-    "cache_policy",
-    "refresh_cache",
-    "result_storage",
-    "result_storage_options",
-    "result_serializer",
-)
 """Options of a flow: defaults of its tasks."""
 
 

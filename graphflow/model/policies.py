@@ -5,11 +5,9 @@ Names follow Prefect 3, so that its users' code carries over. Nothing is accepte
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, Literal
 
 from graphflow.errors import TaskOptionError
@@ -21,6 +19,8 @@ from graphflow.model.cache_policies import (
     checked_cache_defaults,
 )
 from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions, checked_map_options, timeout_factor
+from graphflow.model.option_checks import check_retries, check_seconds, check_timeout, retry_delays
+from graphflow.model.option_table import checked_values
 from graphflow.model.states import Counts
 
 __all__ = [
@@ -42,17 +42,8 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_trigger",
-    "check_flag",
-    "check_hooks",
-    "check_label",
-    "check_name",
-    "check_retries",
-    "check_seconds",
-    "check_timeout",
     "exponential_backoff",
     "not_all_skipped",
-    "refuse_unknown",
-    "retry_delays",
     "some_failed",
     "some_successful",
 ]
@@ -279,147 +270,6 @@ class RetryPolicy:
         return self.delays[min(retry, len(self.delays)) - 1]
 
 
-def check_retries(owner: str, retries: Any) -> int:
-    """A number of retries, 0 or more."""
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise TaskOptionError(
-            f"{owner}: retries must be a whole number, 0 or more (how often to try again), not {retries!r}"
-        )
-    if retries > 250:
-        raise TaskOptionError(f"{owner}: retries={retries} is above the limit of 250 attempts per item")
-    return retries
-
-
-def check_seconds(owner: str, name: str, value: Any) -> float:
-    """A finite number of seconds, 0 or more; a timedelta will do."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise TaskOptionError(f"{owner}: {name} must be a number of seconds, 0 or more, not {value!r}")
-    return float(value)
-
-
-def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
-    """`retry_delay_seconds` in any of its forms as one delay per entry; the last one repeats."""
-    if value is None:
-        return ()
-    if callable(value):
-        try:
-            value = value(retries)
-        except Exception as error:
-            raise TaskOptionError(
-                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when asked "
-                f"for the delays of {retries} retries; it must take that number and return a list of seconds"
-            ) from error
-    if isinstance(value, list | tuple):
-        return tuple(check_seconds(owner, f"retry_delay_seconds[{i}]", each) for i, each in enumerate(value))
-    return (check_seconds(owner, "retry_delay_seconds", value),)
-
-
-# -- small checks --------------------------------------------------------------------------------------
-
-
-def check_name(owner: str, option: str, value: Any) -> str | None:
-    """A text or None."""
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise TaskOptionError(f"{owner}: {option} must be a non-empty text, not {value!r}")
-    return value
-
-
-def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any], ...]:
-    """A list of callables (or one) as a tuple."""
-    if value is None:
-        return ()
-    hooks = tuple(value) if isinstance(value, list | tuple) else (value,)
-    for hook in hooks:
-        if not callable(hook):
-            raise TaskOptionError(f"{owner}: {option} takes functions of (object, run, state), not {hook!r}")
-    return hooks
-
-
-def refuse_unknown(owner: str, options: Iterable[str], known: Sequence[str]) -> None:
-    """Raise for an option that does not exist, with the nearest one that does."""
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
-            raise TaskOptionError(f"{owner} has no option {name!r}{hint}")
-
-
-def check_timeout(owner: str, value: Any) -> float | None:
-    """`timeout_seconds`: a number of seconds above 0, or None for no limit."""
-    if value is None:
-        return None
-    seconds = check_seconds(owner, "timeout_seconds", value)
-    if seconds == 0:
-        raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
-    return seconds
-
-
-def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str] | None:
-    """A template text, a callable that makes one, or None."""
-    if value is not None and not isinstance(value, str) and not callable(value):
-        raise TaskOptionError(f"{owner}: {option} must be a template text or a callable, not {value!r}")
-    checked: str | Callable[..., str] | None = value
-    return checked
-
-
-def check_flag(owner: str, option: str, value: Any) -> bool | None:
-    """True, False or None."""
-    if value is not None and not isinstance(value, bool):
-        raise TaskOptionError(f"{owner}: {option} must be True or False, not {value!r}")
-    return value
-
-
-def _check_retry_on(owner: str, value: Any) -> tuple[type[BaseException], ...] | None:
-    if value is None:
-        return None
-    kinds = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
-    for kind in kinds:
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TaskOptionError(
-                f"{owner}: retry_on takes exception types, such as (OSError,), not {kind!r}"
-            )
-    return kinds
-
-
-def _check_tags(owner: str, value: Any) -> frozenset[str]:
-    if value is None:
-        return frozenset()
-    if isinstance(value, str):
-        raise TaskOptionError(
-            f'{owner}: tags takes a list of texts, not the text {value!r}; write tags=["{value}"]'
-        )
-    tags = list(value) if isinstance(value, Iterable) else [value]
-    if not all(isinstance(tag, str) for tag in tags):
-        raise TaskOptionError(f"{owner}: tags takes a list of texts, not {value!r}")
-    return frozenset(tags)
-
-
-def _check_positive(owner: str, option: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise TaskOptionError(f"{owner}: {option} must be a whole number, 1 or more, not {value!r}")
-    return value
-
-
-def _check_resources(owner: str, value: Any) -> tuple[tuple[str, float], ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise TaskOptionError(f'{owner}: resources takes a mapping such as {{"GPU": 1}}, not {value!r}')
-    for name, amount in value.items():
-        if (
-            not isinstance(name, str)
-            or isinstance(amount, bool)
-            or not isinstance(amount, int | float)
-            or amount <= 0
-        ):
-            raise TaskOptionError(
-                f"{owner}: resources maps names to amounts above 0, not {name!r}: {amount!r}"
-            )
-    return tuple(sorted((name, float(amount)) for name, amount in value.items()))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOptions:
     """The checked options of a task; made by `TaskOptions.checked`.
@@ -495,28 +345,7 @@ class TaskOptions:
         TaskOptionError
             If any option is of the wrong kind.
         """
-        retries = check_retries(owner, given.get("retries", 0) or 0)
-        jitter = given.get("retry_jitter_factor")
-        if jitter is not None:
-            jitter = check_seconds(owner, "retry_jitter_factor", jitter)
-        condition = given.get("retry_condition_fn")
-        if condition is not None and not callable(condition):
-            raise TaskOptionError(
-                f"{owner}: retry_condition_fn must be a callable of (task, task_run, state), not {condition!r}"
-            )
-        priority = given.get("priority") or 0
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise TaskOptionError(
-                f"{owner}: priority must be a whole number (higher runs first), not {priority!r}"
-            )
-        workers = given.get("workers")
-        if workers is not None:
-            workers = list(workers) if isinstance(workers, list | tuple | set | frozenset) else [None]
-            if not all(isinstance(each, str) for each in workers):
-                raise TaskOptionError(
-                    f"{owner}: workers takes a list of worker addresses or names, not {given['workers']!r}"
-                )
-        size = given.get("batch_size")
+        values = checked_values("task", owner, given)
         timeout = given.get("timeout_seconds")
         if given.get("timeout") is not None and timeout is not None:
             raise TaskOptionError(f"{owner}: give timeout or timeout_seconds, not both")
@@ -526,36 +355,22 @@ class TaskOptions:
         elif given.get("timeout") is not None:
             timeout = given["timeout"]
         trigger = given.get("trigger")
+        retry = RetryPolicy(
+            retries=values["retries"],
+            delays=retry_delays(owner, values.pop("retries"), given.get("retry_delay_seconds")),
+            jitter_factor=values.pop("retry_jitter_factor"),
+            retry_on=values.pop("retry_on"),
+            condition=values.pop("retry_condition_fn"),
+        )
         return cls(
-            name=check_name(owner, "name", given.get("name")) or name,
-            description=check_name(owner, "description", given.get("description")),
-            tags=_check_tags(owner, given.get("tags")),
-            version=check_name(owner, "version", given.get("version")),
-            retry=RetryPolicy(
-                retries=retries,
-                delays=retry_delays(owner, retries, given.get("retry_delay_seconds")),
-                jitter_factor=jitter,
-                retry_on=_check_retry_on(owner, given.get("retry_on")),
-                condition=condition,
-            ),
+            name=values.pop("name") or name,
+            retry=retry,
             timeout_seconds=check_timeout(owner, timeout),
             trigger=all_successful if trigger is None else as_trigger(owner, trigger),
-            task_run_name=check_label(owner, "task_run_name", given.get("task_run_name")),
-            log_prints=check_flag(owner, "log_prints", given.get("log_prints")),
-            on_running=check_hooks(owner, "on_running", given.get("on_running")),
-            on_completion=check_hooks(owner, "on_completion", given.get("on_completion")),
-            on_failure=check_hooks(owner, "on_failure", given.get("on_failure")),
-            n_outputs=_check_positive(owner, "n_outputs", given.get("n_outputs")),
-            batch_size=None if size == "auto" else _check_positive(owner, "batch_size", size),
-            concurrency=_check_positive(owner, "concurrency", given.get("concurrency")),
-            batched=bool(check_flag(owner, "batched", given.get("batched"))),
             map_options=checked_map_options(owner, given),
-            resources=_check_resources(owner, given.get("resources")),
-            priority=priority,
-            workers=tuple(workers or ()),
-            persist_result=check_flag(owner, "persist_result", given.get("persist_result")),
             cache=checked_cache(owner, given),
             results=checked_cache_defaults(owner, given),
+            **values,
         )
 
     def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:

@@ -301,13 +301,6 @@ def test_concurrency_is_refused_for_plain_functions() -> None:
         add.with_options(concurrency=4)
 
 
-def test_every_option_of_the_decorator_is_listed_for_with_options_and_checked() -> None:
-    from graphflow.authoring import tasks
-
-    hints = inspect.signature(tasks.typing.get_overloads(task)[-1]).parameters  # type: ignore[attr-defined]
-    assert set(tasks._OPTIONS) == set(hints) - {"fn"}
-
-
 def test_delays_may_be_timedeltas() -> None:
     options = add.with_options(
         retry_delay_seconds=timedelta(minutes=1), timeout_seconds=timedelta(seconds=90)

@@ -13,6 +13,7 @@ from graphflow import flow, task
 from graphflow.errors import TaskOptionError
 from graphflow.model import policies
 from graphflow.model.flow_options import FlowOptions
+from graphflow.model.option_checks import retry_delays
 from graphflow.model.policies import (
     Retry,
     RetryPolicy,
@@ -25,7 +26,6 @@ from graphflow.model.policies import (
     as_trigger,
     exponential_backoff,
     not_all_skipped,
-    retry_delays,
     some_failed,
     some_successful,
 )
