@@ -1,4 +1,4 @@
-"""Flows: decorated functions that compose tasks; a call runs them and gives the value."""
+"""Flows: decorated functions that compose tasks; a call runs them and returns the value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Flow(Generic[P, R]):
         if isinstance(fn, staticmethod | classmethod):
             fn = fn.__func__
         if isinstance(fn, Flow):
-            raise TaskOptionError(f"{fn!r} is a flow already; use its with_options(...) to change options")
+            raise TaskOptionError(f"{fn!r} is already a flow; use its with_options(...) to change options")
         if isinstance(fn, type) or not callable(fn):
             raise TaskOptionError(f"@flow takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
@@ -71,7 +71,7 @@ class Flow(Generic[P, R]):
         return _rebuild, (self._decorated, self._given)
 
     def with_options(self, **options: Any) -> Flow[P, R]:
-        """A copy with some options changed.
+        """Return a copy with some options changed.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Flow(Generic[P, R]):
     # -- running ----------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the flow and give its value; inside another flow, add its calls to that run.
+        """Run the flow and return its value; inside another flow, add its calls to that run.
 
         Raises
         ------
@@ -136,15 +136,15 @@ class Flow(Generic[P, R]):
     @overload
     def run(self, *args: Any, run_id: str, **kwargs: Any) -> Any: ...
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the flow and return its run, whatever became of it; for an async flow, an awaitable of it.
+        """Run the flow and return its run, in whatever state it ended; for an async flow, an awaitable of the run.
 
         Parameters
         ----------
         args, kwargs
             The flow's parameters.
         run_id
-            An id of your own: letters, digits, `.`, `_` and `-`, up to 64 of them. Where there is such a run already, it is
-            resumed, or returned as it is if it completed; so the same call can be made again until it is done. To a flow
+            Your own id for the run: letters, digits, `.`, `_` and `-`, up to 64 of them. If there is such a run already, it is
+            resumed, or returned as it is if it completed; so the same call can be repeated until the run is done. In a flow
             with a parameter of this name, it is that parameter.
 
         Raises
@@ -164,7 +164,7 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Run:
-        """Begin to run the flow in a thread of its own and give the run at once; `run.wait()` waits.
+        """Start the flow in its own thread and return the run at once; `run.wait()` waits for its end.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class Flow(Generic[P, R]):
         return self._started(self._execution(args, kwargs))
 
     def _started(self, execution: Execution) -> Run:
-        """Run in a thread of its own."""
+        """Start the run in its own thread."""
         run = execution.run
 
         def target() -> None:
@@ -205,20 +205,20 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
-        """Go on with a run that crashed, failed, was cancelled or interrupted: run what is missing, keep what is done.
+        """Resume a run that crashed, failed, was cancelled or interrupted: run missing items, keep finished ones.
 
-        The body is run again with the parameters of then; its calls are matched with the earlier ones. Gives the run,
-        whatever became of it; for an async flow, an awaitable of it. A run that completed is given as it is.
+        The body runs again with the original parameters; its calls are matched with the earlier ones. Returns the run,
+        in whatever state it ended; for an async flow, an awaitable of it. A completed run is returned as it is.
 
         Parameters
         ----------
         run_id
             The run's id, a unique prefix of it, its name, `@latest` or `@latest-failed`.
         rerun_changed
-            Whether tasks whose code was changed meanwhile run anew, with all that depends on them. Else their finished items
+            Whether to rerun tasks whose code has changed, and what depends on them. Otherwise their finished items
             are kept, with one warning, and the new code runs the others.
         force
-            Whether to take a flow whose calls do not match the earlier ones any more.
+            Whether to resume even if the flow's calls no longer match the earlier ones.
 
         Raises
         ------
@@ -241,14 +241,14 @@ class Flow(Generic[P, R]):
         rerun_changed: bool = False,
         force: bool = False,
     ) -> Any:
-        """Run items of an earlier run again, in the same run, with all that depends on them; all others are kept.
+        """Run items of an earlier run again, in the same run, with everything that depends on them; all others are kept.
 
-        Gives the run; for an async flow, an awaitable of it.
+        Returns the run; for an async flow, an awaitable of it.
 
         Parameters
         ----------
         failed
-            All that failed; the default where no node and no items are named.
+            All failed items; the default if no node and no items are given.
         node
             The node, by its name in the run.
         indices
@@ -268,12 +268,12 @@ class Flow(Generic[P, R]):
         chosen = None if indices is None else frozenset(indices)
         if chosen is not None and not chosen:
             raise ParameterError(
-                "redrive: indices is empty; name the items, or leave it out for all of the node"
+                "redrive: indices is empty; list the items, or leave it out for all items of the node"
             )
         if failed and (node is not None or chosen is not None):
-            raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
+            raise ParameterError("redrive: use failed=True, or a node and its indices, not both")
         if failed is False and node is None and chosen is None:
-            raise ParameterError("redrive: say what is to run again: failed=True, or a node and its indices")
+            raise ParameterError("redrive: nothing to run again; use failed=True, or a node and its indices")
         return self._redriven(run_id, node, chosen, rerun_changed=rerun_changed, force=force)
 
     def _redriven(
@@ -303,7 +303,7 @@ class Flow(Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
         starts: bool = False,
     ) -> Any:
-        """Another launch of a run; with `starts` in a thread of its own, so that the run is given at once."""
+        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
         from graphflow.authoring.execution import Execution
         from graphflow.driver.durability import reopen
 
@@ -336,7 +336,7 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
-        """The graph that the body records, without running anything.
+        """Build the graph that the body records, without running it.
 
         Raises
         ------
@@ -409,7 +409,7 @@ async def _ready(run: Run) -> Run:
 
 
 def _quiet(target: Callable[[], None]) -> Callable[[], None]:
-    """A thread's target whose failure is the run's, and is not printed."""
+    """Return a thread's target that does not print its exception, which is the run's."""
 
     def run() -> None:
         with suppress(BaseException):
@@ -419,7 +419,7 @@ def _quiet(target: Callable[[], None]) -> Callable[[], None]:
 
 
 def _finish_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Run the body of an async flow that awaits nothing but futures; those raise where nothing can run."""
+    """Run the body of an async flow that awaits only futures; these raise where nothing can run."""
     try:
         while True:
             coroutine.send(None)
@@ -458,7 +458,7 @@ def flow(
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 @documented("flow")
 def flow(fn: Any = None, /, **options: Any) -> Any:
-    """Make a flow of a function; bare, or with options.
+    """Turn a function into a flow; bare, or with options.
 
     Parameters
     ----------

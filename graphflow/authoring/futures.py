@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 if TYPE_CHECKING:
     _Lazy = Any
-    """To a type checker a future also is what it stands for: it is given to tasks, and returned by flows, as a value."""
+    """To a type checker a future is also its value: it is passed to tasks, and returned by flows, as a value."""
 else:
 
     class _Lazy:
@@ -52,7 +52,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     # -- forcing ----------------------------------------------------------------------------------------
 
     def _started(self) -> Driver:
-        """The driver, with everything recorded so far started."""
+        """Return the driver, with everything recorded so far started."""
         recorder, current = self._recorder, RECORDER.get()
         if not isinstance(recorder, RunRecorder):
             raise recorder.cannot_force(self._name())
@@ -62,14 +62,14 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return recorder.driver
 
     def _each(self) -> list[Future[Any]]:
-        """The futures that somebody waits for who waits for this one: itself, or those of a map's items."""
+        """Return the futures that waiting for this one covers: itself, or those of a map's items."""
         return [self]
 
     def _is_done(self, driver: Driver) -> bool:
         return driver.outcomes.is_final(self._node.id, self._index)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
+        """Start what is recorded and wait for the end, in any state; return False after `timeout` seconds."""
         check_timeout(timeout)
         driver = self._started()
         if self._is_done(driver):
@@ -78,7 +78,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return driver.wait(lambda: self._is_done(driver), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
-        """The value; starts what is recorded and waits for it.
+        """Return the value: start what is recorded and wait for it.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         await wait_in_loop(driver, lambda: self._is_done(driver))
 
     def _hand_over(self) -> None:
-        """Its failure, if it has one, is given to the user as data, where it stands in a value."""
+        """Mark its failure, if it has one, as handled, because it is passed on as data."""
         self._started().hand_over(self._node.id, self._index, is_raised=False)
 
     async def _async_result(self) -> R:
@@ -160,9 +160,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return State.of(code, message=message, data=error, load=self.result)
 
     def failures(self) -> Items:
-        """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
+        """Wait for the end and return the failed items as data: index, label, inputs, exception, attempts, log.
 
-        A sequence that makes them as they are looked at, so that a million are no more trouble than one. Whoever asks has been handed the failures: they do not fail the flow any more.
+        The sequence creates items on access, so that a million are as cheap as one. Calling this marks the failures as handled,
+        so they no longer fail the flow.
         """
         self.wait()
         recorder = self._recorder
@@ -218,11 +219,11 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     # -- composing --------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Future[Any]:
-        """A future of `value[key]`; nothing runs yet."""
+        """Return a future of `value[key]`, without running anything yet."""
         return Future(self._recorder, self._recorder.getitem(self, key))
 
     def __iter__(self) -> Iterator[Future[Any]]:
-        """Futures of the elements; forces the value only if their number is not declared."""
+        """Return futures of the elements; force the value only if their number is not declared."""
         count = self._n_outputs if self._n_outputs is not None else len(self)
         return iter([self[i] for i in range(count)])
 
@@ -230,7 +231,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(
-            f"the future of {self._name()} has no attribute {name!r}; for an attribute of its value, force it: "
+            f"the future of {self._name()} has no attribute {name!r}; to read an attribute of its value, use "
             f"future.result().{name}"
         )
 
@@ -254,7 +255,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     def __getstate__(self) -> Any:
         raise GraphflowError(
-            f"the future of {self._name()} cannot be pickled: futures belong to their run; give it to a task as an "
+            f"the future of {self._name()} cannot be pickled: futures belong to their run; pass it to a task as an "
             "argument, or send its value: future.result()"
         )
 

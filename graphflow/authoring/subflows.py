@@ -57,7 +57,7 @@ class InnerCall:
         options = self.flow.options
         if options.backend is not None and (outer is None or options.backend != outer.backend):
             logger.warning(
-                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; give "
+                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; pass "
                 "the backend to the outer flow",
                 self.flow.name,
                 options.backend,
@@ -70,8 +70,8 @@ class InnerCall:
         has_outcome = bool(options.retries or options.timeout_seconds is not None or options.has_hooks)
         if has_outcome and isinstance(self.recorder, FragmentRecorder):
             raise ForcingError(
-                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: it "
-                "would have to run here and now, which a task cannot wait for; call it in a flow"
+                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: that "
+                "needs a run of its own, which a task cannot wait for; call it in a flow"
             )
         return has_outcome and isinstance(self.recorder, RunRecorder)
 
@@ -96,19 +96,19 @@ class InnerCall:
             yield
 
     def record(self) -> Any:
-        """Call the body and give what it returned, futures and all."""
+        """Call the body and return its result, including futures."""
         with self._inside(None):
             return self.flow.call(self.parameters)
 
     async def record_async(self) -> Any:
-        """The same for an async flow."""
+        """Do the same for an async flow."""
         with self._inside(None):
             return await self.flow.call(self.parameters)
 
     # -- run to its end ---------------------------------------------------------------------------------------
 
     def execute(self) -> Any:
-        """Run to the end, with the flow's retries, timeout and hooks; gives the value or raises."""
+        """Run to the end, with the flow's retries, timeout and hooks; return the value or raise."""
         recorder, run = self._begin()
         while True:
             with Deadline(self.flow, recorder.interrupt) as deadline, self._inside(run):
@@ -125,7 +125,7 @@ class InnerCall:
             time.sleep(delay)
 
     async def execute_async(self) -> Any:
-        """The same for an async flow."""
+        """Do the same for an async flow."""
         import asyncio
 
         recorder, run = self._begin()
@@ -178,7 +178,7 @@ class InnerCall:
     def _end_attempt(
         self, recorder: RunRecorder, run: RunRecord, value: Any, error: BaseException | None
     ) -> float | None:
-        """Settle the attempt; gives the delay before the next one, None if there is none."""
+        """Settle the attempt; return the delay before the next one, None if there is none."""
         if recorder.has_driver:
             error = self._taken_failure(recorder, error)
         if error is None:
@@ -200,7 +200,7 @@ class InnerCall:
         return None
 
     def _taken_failure(self, recorder: RunRecorder, error: BaseException | None) -> BaseException | None:
-        """The error, or the first failure that nobody took; all of them are taken by this call."""
+        """Return the error, or the first unhandled failure; this call marks all of them as handled."""
         driver = recorder.driver
         for node_id in self._nodes(recorder):
             book = driver.core.books.get(node_id)

@@ -1,4 +1,4 @@
-"""Tasks: decorated functions with policies. A call records a node and gives a future."""
+"""Tasks: decorated functions with policies. A call records a node and returns a future."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A function with policies; made by `task`.
 
-    Calling it in a flow records a node and gives a future; nothing runs yet. `task.fn` is the function.
+    Calling it in a flow records a node and returns a future; nothing runs yet. `task.fn` is the function.
     """
 
     def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
@@ -47,7 +47,7 @@ class Task(Generic[P, R]):
         if isinstance(fn, staticmethod | classmethod):
             fn = fn.__func__
         if isinstance(fn, Task):
-            raise TaskOptionError(f"{fn!r} is a task already; use its with_options(...) to change options")
+            raise TaskOptionError(f"{fn!r} is already a task; use its with_options(...) to change options")
         if isinstance(fn, type) or not callable(fn):
             raise TaskOptionError(f"@task takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
@@ -69,7 +69,7 @@ class Task(Generic[P, R]):
         if self.options.batched and self.options.concurrency is not None:
             raise TaskOptionError(
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
-                "call; a batched task gets many items in one call, so leave one of the two out"
+                "call; a batched task gets many items in one call; remove one of the two"
             )
         check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
         self._callee = made_callee(self.fn, self.options)
@@ -95,7 +95,7 @@ class Task(Generic[P, R]):
         return _rebuild, (self._decorated, self._given)
 
     def with_options(self, **options: Any) -> Task[P, R]:
-        """A copy with some options changed; tags add up.
+        """Return a copy with some options changed; tags are added.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class Task(Generic[P, R]):
     @overload
     def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Future[R]:
-        """Record a call; gives the future of its value. `wait_for=[...]` only orders it after others."""
+        """Record a call and return the future of its value. `wait_for=[...]` only orders it after others."""
         wait_for = self._wait_for(kwargs)
         recorder = current_recorder([*args, *kwargs.values(), wait_for])
         node = recorder.call(self._callee, args, kwargs, wait_for=wait_for)
@@ -148,7 +148,7 @@ class Task(Generic[P, R]):
     @overload
     def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
-        """Record a call and start everything recorded so far; gives the future at once."""
+        """Record a call, start everything recorded so far, and return the future at once."""
         future = self(*args, **kwargs)
         if isinstance(future._recorder, RunRecorder):
             future._recorder.flush()
@@ -156,7 +156,7 @@ class Task(Generic[P, R]):
         return future
 
     def map(self, *args: Any, **kwargs: Any) -> MappedFuture[R]:
-        """Record a map: sequences, iterators and futures of them are zipped, all else is constant.
+        """Record a map: sequences, iterators and futures of them are zipped, everything else is constant.
 
         Raises
         ------
@@ -183,7 +183,7 @@ class Task(Generic[P, R]):
 
     @functools.cached_property
     def _declared_outputs(self) -> int | None:
-        """How many elements the `tuple[...]` annotation of the result names."""
+        """The number of elements in the `tuple[...]` annotation of the result."""
         annotation = result_annotation(self.fn)
         parts = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
         return len(parts) if parts and parts[-1] is not Ellipsis else None
@@ -248,7 +248,7 @@ def task(
 ) -> _Decorator: ...
 @documented("task")
 def task(fn: Any = None, /, **options: Any) -> Any:
-    """Make a task of a function; bare, or with options.
+    """Turn a function into a task; bare, or with options.
 
     Parameters
     ----------

@@ -19,14 +19,14 @@ R = TypeVar("R")
 
 
 class DoneAndNotDone(NamedTuple):
-    """What `wait` gives: futures that ended, and futures that did not."""
+    """The result of `wait`: futures that ended, and futures that did not."""
 
     done: list[Future[Any]]
     not_done: list[Future[Any]]
 
 
 def _as_futures(futures: Any) -> list[Future[Any]]:
-    """Each future once, in order."""
+    """Return each future once, in order."""
     if isinstance(futures, Future):
         return futures._each()
     chosen = list(futures)
@@ -37,7 +37,7 @@ def _as_futures(futures: Any) -> list[Future[Any]]:
 
 
 def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) -> Iterator[Future[R]]:
-    """Futures as they end, however, each once; starts what is recorded.
+    """Yield futures as they end, in any state, each once; start what is recorded.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) 
 
 
 def wait(futures: Iterable[Future[Any]], timeout: float | None = None) -> DoneAndNotDone:
-    """Wait for futures to end; gives those that did within `timeout` seconds, and those that did not."""
+    """Wait for futures to end; return those that did within `timeout` seconds, and those that did not."""
     check_timeout(timeout)
     chosen = _as_futures(futures)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -84,7 +84,7 @@ class _Watched:
                 self._maps.setdefault(place, _WatchedMap(driver, each._node.id)).add(each)
 
     def take_ended(self) -> list[Future[Any]]:
-        """Futures that ended and were not given yet."""
+        """Return the futures that ended and were not returned yet."""
         ended = [each for driver, each in self._singles if each._is_done(driver)]
         if ended:
             self._singles = [(driver, each) for driver, each in self._singles if each not in set(ended)]
@@ -99,7 +99,7 @@ class _Watched:
         )
 
     def wait(self, seconds: float | None, timeout: float | None) -> None:
-        """Wait until one more ended."""
+        """Wait until another future has ended."""
         drivers = list(self._drivers.values())
         while seconds is None or seconds >= 0:
             # Futures of several runs are rare: their drivers are asked in turn.
@@ -114,7 +114,7 @@ class _Watched:
 
 
 class _WatchedMap:
-    """Some items of one map; they are looked at block by block, so that one look at many costs little."""
+    """Some items of one map; they are checked block by block, so that checking many is cheap."""
 
     BLOCK = 1024
 
@@ -125,12 +125,12 @@ class _WatchedMap:
         self._seen: dict[int, bytes] = {}
 
     def add(self, future: Future[Any]) -> None:
-        """Watch one more."""
+        """Watch another future."""
         assert future._index is not None
         self._open[future._index] = future
 
     def _changed_blocks(self) -> Iterator[tuple[int, bytes]]:
-        """(first index, a byte per item that is 1 where it ended) of the blocks in which an item ended."""
+        """Yield (first index, a byte per item that is 1 if it has ended) of the blocks in which an item ended."""
         ended = self._driver.outcomes.ended_mask(self._node)
         for start in range(0, len(ended), self.BLOCK):
             block = ended[start : start + self.BLOCK]
@@ -138,7 +138,7 @@ class _WatchedMap:
                 yield start, block
 
     def has_ended(self) -> bool:
-        """Whether any that is watched ended since the last look."""
+        """Return whether any watched item ended since the last check."""
         if not self._open:
             return False
         if self._driver.outcomes.is_final(self._node):
@@ -150,7 +150,7 @@ class _WatchedMap:
         )
 
     def take_ended(self) -> list[Future[Any]]:
-        """Those that ended since the last look."""
+        """Return the futures that ended since the last call."""
         if self._open and self._driver.outcomes.is_final(self._node):
             rest, self._open = list(self._open.values()), {}
             return rest

@@ -1,7 +1,7 @@
 """Backends: where batches run.
 
-`inline()` and `threads()` need nothing but this process; `local()`, the default, loads distributed when there is
-work that is worth worker processes; `processes()` and `dask()` load it when they are started.
+`inline()` and `threads()` need only this process; `local()`, the default, loads distributed when there is
+enough work for worker processes; `processes()` and `dask()` load it when they are started.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def threads(slots: int | None = None) -> ThreadsBackend:
 
 
 def local(slots: int | None = None) -> LocalBackend:
-    """Run batches on threads of this process, and on worker processes once there is CPU work worth them.
+    """Run batches on threads of this process, and on worker processes once there is enough CPU work.
 
     The default of every flow. `slots` is the number of threads and of processes; by default one process per core.
-    The processes come up in the background, and live until `close()` or the end of a `with` block.
+    The processes start in the background, and stay until `close()` or the end of a `with` block.
     """
     return LocalBackend(slots)
 
@@ -46,7 +46,7 @@ def local(slots: int | None = None) -> LocalBackend:
 def processes(slots: int | None = None) -> DaskBackend:
     """Run batches on a local Dask cluster of `slots` worker processes; by default one per core.
 
-    It needs no `__main__` guard. The cluster starts at the first run and lives until `close()`, the end of
+    It needs no `__main__` guard. The cluster starts with the first run and stays until `close()`, the end of
     a `with` block, or the interpreter's end.
     """
     from graphflow.backends.dask.cluster import DaskBackend
@@ -69,7 +69,7 @@ def dask(
 ) -> DaskBackend:
     """Run batches on a Dask cluster: exactly one of an address, a scheduler file, a client, a cluster or a class.
 
-    A client or cluster that is given stays open; one that is made from `cluster_class` (a class or its
+    A client or cluster that is passed stays open; one that is created from `cluster_class` (a class or its
     dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend.
 
     Raises
@@ -94,9 +94,9 @@ def dask(
 
 
 def resolve(spec: Any) -> tuple[Backend, bool]:
-    """A backend from what a user may give, and whether the run that asked for it owns (and closes) it.
+    """Return the backend for a user's spec, and whether the run owns (and closes) it.
 
-    Takes None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
+    Accepts None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
     `processes`, `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
     `distributed` client or cluster, or a backend.
 
@@ -115,17 +115,17 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
         return dask(client=spec), True
     if hasattr(spec, "scheduler_address"):
         return dask(cluster=spec), True
-    raise BackendError(f"{spec!r} is no backend; {_HINT}")
+    raise BackendError(f"unknown backend {spec!r}; {_HINT}")
 
 
 _HINT = (
-    'give "local", "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
+    'use "local", "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
     '"tcp://host:8786", the path of a scheduler file, a Dask client or cluster, or one of graphflow.backends'
 )
 
 
 def _shared_local(slots: int | None) -> LocalBackend:
-    """A local backend for one run; its worker processes stay warm for the next one."""
+    """Return a local backend for one run; its worker processes stay warm for the next one."""
     return LocalBackend(slots, holder=shared_holder(slots or cores()))
 
 
@@ -133,7 +133,9 @@ def _by_name(spec: str) -> Backend:
     name, _, count = spec.partition(":")
     if name in ("local", "threads", "processes") and "/" not in spec:
         if count and not (count.isdigit() and int(count) > 0):
-            raise BackendError(f"backend {spec!r}: {count!r} is no number of slots; write {name}:4, say")
+            raise BackendError(
+                f"backend {spec!r}: {count!r} is not a number of slots; use, for example, {name}:4"
+            )
         slots = int(count) if count else None
         makers: dict[str, Callable[[int | None], Backend]] = {
             "local": _shared_local,
@@ -147,4 +149,4 @@ def _by_name(spec: str) -> Backend:
         return dask(address=spec)
     if spec.endswith(".json"):
         return dask(scheduler_file=spec)
-    raise BackendError(f"there is no backend {spec!r}; {_HINT}")
+    raise BackendError(f"unknown backend {spec!r}; {_HINT}")

@@ -34,9 +34,9 @@ Deliver = Callable[[BackendEvent], None]
 
 
 def check_slots(maker: str, slots: Any) -> None:
-    """A whole number of slots, 1 or more, or None."""
+    """Check that `slots` is an integer, 1 or more, or None."""
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise BackendError(f"{maker}(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        raise BackendError(f"{maker}(slots=...) takes an integer, 1 or more, not {slots!r}")
 
 
 def refuse_placement(name: str, options: TaskOptions) -> None:
@@ -48,8 +48,8 @@ def refuse_placement(name: str, options: TaskOptions) -> None:
     ]
     if asked:
         raise BackendError(
-            f"task {options.name!r} asks for {', '.join(asked)}, but backend {name} has no such thing; run the flow on "
-            "a Dask cluster whose workers offer it: backend=graphflow.backends.dask(address=...)"
+            f"task {options.name!r} asks for {', '.join(asked)}, which backend {name} does not have; run the flow on "
+            "a Dask cluster whose workers have it: backend=graphflow.backends.dask(address=...)"
         )
 
 
@@ -88,23 +88,23 @@ class LocalHost:
         ]
 
     def note(self, batch: int, index: int) -> None:
-        """Nothing to remember: a crash would take the driver too."""
+        """Do nothing: a crash would end the driver too."""
 
     def is_stopped(self, run_id: str) -> bool:
-        """Whether the run asked its batches to stop."""
+        """Return whether the run asked its batches to stop."""
         return self.is_interrupted or self.is_recalled or run_id in self._stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:
-        """The limit of a node's items, as far as the backend was told one."""
+        """Return the limit of a node's items, if the backend has one."""
         return self._limits.get((run_id, node))
 
     def progress(self, report: Report) -> None:
-        """Deliver a report of a batch that goes on."""
+        """Deliver a partial report of a running batch."""
         if self._progress is not None:
             self._progress(report)
 
     def ending(self) -> None:
-        """Lists outlive the thread."""
+        """Do nothing: lists outlive the thread."""
 
     def give_up(self, report: Report) -> None:
         """Deliver the report of a batch whose thread is stuck, and replace the thread."""
@@ -144,7 +144,7 @@ class _LocalBackend(ABC):
         """How logs and errors name it."""
 
     def start(self) -> None:
-        """Nothing to bring up."""
+        """Do nothing."""
 
     def open_run(self, run_id: str, deliver: Deliver) -> None:
         self._runs[run_id] = deliver
@@ -153,7 +153,7 @@ class _LocalBackend(ABC):
         return [load_column(ref, "a result") for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Nothing to do: a list lives as long as something refers to it."""
+        """Do nothing: a list exists as long as something refers to it."""
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         self.limits[run_id, node] = seconds
@@ -179,7 +179,7 @@ class _LocalBackend(ABC):
 
 @contextmanager
 def _noticing_interrupts(host: LocalHost) -> Iterator[None]:
-    """Let Ctrl-C end the item that runs and be noticed: a task that raises KeyboardInterrupt is only a failed item."""
+    """Notice Ctrl-C and let it end the running item: a task that raises KeyboardInterrupt is only a failed item."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -210,7 +210,7 @@ class InlineBackend(_LocalBackend):
         return "inline()"
 
     def capacity(self) -> Capacity:
-        """One batch at a time, none waiting."""
+        """Return one batch at a time, none waiting."""
         return Capacity(slots=1, queue=0)
 
     def submit(self, order: BatchOrder) -> None:
@@ -238,7 +238,7 @@ class InlineBackend(_LocalBackend):
         return True
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches that wait are withdrawn; the caller's thread itself is stopped by nobody."""
+        """Waiting batches are withdrawn; the caller's thread itself cannot be stopped."""
         self.stopped[run_id] = True
         for order in self._waiting.pop(run_id, ()):
             self._deliver(run_id, BatchLost(batch=order.id, had_started=False))
@@ -248,7 +248,7 @@ class InlineBackend(_LocalBackend):
         self._waiting.pop(run_id, None)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
 
 class _Flight:
@@ -290,7 +290,7 @@ class ThreadsBackend(_LocalBackend):
         return f"threads({self._slots})"
 
     def capacity(self) -> Capacity:
-        """As many slots as threads."""
+        """Return as many slots as threads."""
         return Capacity(slots=self._slots, queue=1)
 
     def submit(self, order: BatchOrder) -> None:
@@ -349,9 +349,9 @@ class ThreadsBackend(_LocalBackend):
                 return
 
     def take_back(self, run_id: str, batches: Iterable[int]) -> list[BatchOrder]:
-        """Take back batches that only wait; those under way hand back what they have not begun.
+        """Take back waiting batches; running ones hand back what they have not started.
 
-        A batch without a time slice, whose size somebody fixed, goes on to its end.
+        A batch without a time slice, of a fixed size, runs to its end.
         """
         taken: list[BatchOrder] = []
         with self._lock:
@@ -387,11 +387,11 @@ class ThreadsBackend(_LocalBackend):
                     self._add_thread()
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` gives up the threads that still execute one."""
+        """Stop batches between items; `hard` also abandons the threads that still run one."""
         self.stopped[run_id] = True
         if not hard:
             return
@@ -417,7 +417,7 @@ class ThreadsBackend(_LocalBackend):
             self._deliver(run_id, BatchLost(batch=batch, had_started=False))
 
     def close(self) -> None:
-        """Let the threads end; one that is stuck ends with the process."""
+        """Stop the threads; one that is stuck ends with the process."""
         with self._lock:
             self._is_closed = True
             for _ in self._threads:

@@ -13,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
 from graphflow.ports import ResultStore
@@ -41,7 +42,7 @@ class Carrier:
         self._known: dict[int, tuple[Ref, Ref | SerializationError]] = {}
 
     def order(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a column that only this process has.
+        """Return the same order without a column that only this process has.
 
         Raises
         ------
@@ -51,7 +52,7 @@ class Carrier:
         return replace(order, inputs=tuple(_with_refs(each, self._carried) for each in order.inputs))
 
     def forget(self, refs: Iterable[Ref]) -> None:
-        """Columns that were let go are not kept for another batch."""
+        """Forget released columns."""
         for ref in refs:
             self._known.pop(id(ref), None)
 
@@ -74,7 +75,7 @@ class Carrier:
         if errors:
             position, error = next(iter(errors.items()))
             return SerializationError(
-                f"a {type(ref.data[position]).__qualname__} cannot be sent to another process: {error}"
+                f"{with_article(type(ref.data[position]).__qualname__)} cannot be sent to another process: {error}"
             )
         name = f"moved-{uuid.uuid4().hex[:12]}"
         folder = self._folder() if len(data) > MAX_INLINE else None
@@ -102,7 +103,7 @@ class Sender:
         self._lock = threading.Lock()
 
     def order(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a column, or a place for results, that only this machine has.
+        """Return the same order without a column, or a place for results, that only this machine has.
 
         Raises
         ------
@@ -115,7 +116,7 @@ class Sender:
         return replace(order, inputs=inputs, results=results, steps=steps)
 
     def within_reach(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a store that only this process has, for workers on this machine."""
+        """Return the same order without a store that only this process has, for workers on this machine."""
         has_own = order.results is not None and _is_own(order.results)
         if not has_own and not any(step.cache and _is_own(step.cache.store) for step in order.steps):
             return order
@@ -123,20 +124,20 @@ class Sender:
         return replace(order, results=None if has_own else order.results, steps=steps)
 
     def _reachable(self, step: StepOrder, is_reached: Callable[[ResultStore], bool]) -> StepOrder:
-        """The step without a cache that the workers do not reach."""
+        """Return the step without a cache that the workers do not reach."""
         if step.cache is None or is_reached(step.cache.store):
             return step
         url = step.cache.store.url
         options = step.program.options.cache
         if options is not None and options.run_once:
             raise ResultStoreError(
-                f"task {step.program.options.name!r} runs once only, but the workers do not reach {url}, where that is claimed; "
-                'give result_storage="s3://..." or another place that all of them reach'
+                f"task {step.program.options.name!r} has run_once=True, but the workers do not reach {url}, where its items are claimed; "
+                'set result_storage="s3://..." or another location that all of them reach'
             )
         if url not in self._warned:
             self._warned.add(url)
             logger.warning(
-                "the workers do not reach %s, so nothing is cached there and nothing found; give result_storage= a place that all "
+                "the workers do not reach %s, so nothing is cached there and nothing found; set result_storage= to a location that all "
                 'of them reach, such as "s3://bucket/prefix"',
                 url,
             )
@@ -160,12 +161,12 @@ class Sender:
 
 
 def _is_own(store: ResultStore) -> bool:
-    """Whether a store is in the memory of this process."""
+    """Return whether a store is in the memory of this process."""
     return bool(getattr(store, "is_in_process", False))
 
 
 def _with_refs(source: Input, change: Callable[[Ref], Ref]) -> Input:
-    """The input with its columns at other places; the same object where none is."""
+    """Return the input with its columns at other places; the same object where none is."""
     if isinstance(source, Whole | Elements):
         ref = change(source.ref)
         return source if ref is source.ref else replace(source, ref=ref)
@@ -196,7 +197,7 @@ class _Limited:
 
 
 def can_travel(values: list[Any]) -> Exception | None:
-    """Why values cannot be pickled, by a look at the first few and the last; None if they can."""
+    """Return why values cannot be pickled, by a look at the first few and the last; None if they can."""
     try:
         cloudpickle.Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
     except _Enough:

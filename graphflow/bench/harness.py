@@ -40,18 +40,18 @@ def check(asked: Asked) -> None:
     known = list(dict.fromkeys(name for each in WORKLOADS for name in (each.name, each.key)))
     for name in asked.workloads:
         if name not in known:
-            raise BenchError(f"there is no workload {name!r}; there are {', '.join(known)}")
+            raise BenchError(f"unknown workload {name!r}; use {', '.join(known)}")
     for name in asked.peers:
         if name not in PEERS:
-            raise BenchError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
+            raise BenchError(f"unknown peer {name!r}; use {', '.join(PEERS)}")
     for what, value in (("sizes", min(asked.sizes, default=1)), ("repeats", asked.repeats)):
         if value < 1:
-            raise BenchError(f"{what}: a whole number, 1 or more, is needed, not {value}")
+            raise BenchError(f"{what} must be an integer, 1 or more, not {value}")
     if asked.slots < 1:
-        raise BenchError(f"slots: a whole number, 1 or more, is needed, not {asked.slots}")
+        raise BenchError(f"slots must be an integer, 1 or more, not {asked.slots}")
     for what, seconds in (("limit", asked.limit_seconds), ("timeout", asked.timeout_seconds)):
         if not seconds > 0:
-            raise BenchError(f"{what}: a positive number of seconds is needed, not {seconds:g}")
+            raise BenchError(f"{what} must be a positive number of seconds, not {seconds:g}")
 
 
 def run_benchmark(asked: Asked) -> Iterator[Line]:
@@ -70,7 +70,7 @@ def run_benchmark(asked: Asked) -> Iterator[Line]:
 
 @contextmanager
 def _server(*, is_needed: bool) -> Iterator[int]:
-    """The server that W8 asks, in a process of its own; it ends when its stdin does."""
+    """Start the server for W8 in its own process; it exits when its stdin is closed."""
     if not is_needed:
         yield 0
         return
@@ -80,7 +80,7 @@ def _server(*, is_needed: bool) -> Iterator[int]:
         try:
             port = server.stdout.readline()
             if not port:
-                raise BenchError("the server that W8 asks did not start; what it said stands above")
+                raise BenchError("the server for W8 did not start; see its output above")
             yield int(port)
         finally:
             server.stdin.close()
@@ -95,14 +95,14 @@ class _Bench:
         self._measured: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
 
     def one(self, case: Case) -> Iterator[Line]:
-        """A case in a process of its own."""
+        """Yield a case in a process of its own."""
         line = self._refused(case)
         if line is None and case.workload.is_whole_process:
             line = self._whole_process(case)
         yield from [line] if line is not None else self._together([case])
 
     def in_groups(self, cases: Sequence[Case]) -> Iterator[Line]:
-        """The cases of a peer in one process, two processes at a time: quick, for figures that nobody reads."""
+        """Yield the cases of a peer in one process, two processes at a time: quick, for smoke runs."""
 
         def group(case: Case) -> tuple[Any, ...]:
             whole = (case.workload.key, case.n) if case.workload.is_whole_process else ("", 0)
@@ -181,7 +181,7 @@ class _Bench:
                 return self._line(case, **_no_document(ended, asked.timeout_seconds))
             outcome, kilobytes = map(int, ended.out.split()[-2:])
             if outcome != case.n:
-                reason = f"gave {outcome}, and a plain loop {case.n}"
+                reason = f"returned {outcome}, but a plain loop returns {case.n}"
                 return self._line(case, status=Status.WRONG, reason=reason)
             if number or asked.is_smoke:
                 seconds.append(round(ended.seconds, 6))
@@ -233,7 +233,7 @@ def _documents(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _no_document(ended: Ended, timeout_seconds: float) -> dict[str, Any]:
-    """What a case's line says whose process gave none."""
+    """Return what a case's line says whose process gave none."""
     if ended.is_timeout:
         return {"status": Status.TIMEOUT, "reason": f"not done after {timeout_seconds:g} s"}
     what = f"ended by signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"

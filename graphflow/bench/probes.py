@@ -14,12 +14,12 @@ __all__ = ["cpu_seconds_of_tree", "forget_peak_rss", "peak_rss", "rss", "rss_of_
 
 
 def rss() -> int:
-    """Resident bytes of this process now."""
+    """Return the resident bytes of this process."""
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_rss() -> int:
-    """The most resident bytes that this process had, since `forget_peak_rss` where the system can tell."""
+    """Return the most resident bytes that this process had, since `forget_peak_rss` where the system can tell."""
     with suppress(OSError, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         # ru_maxrss would also count the process that started this one: it survives exec.
@@ -29,7 +29,7 @@ def peak_rss() -> int:
 
 
 def forget_peak_rss() -> None:
-    """Begin `peak_rss` anew; Linux only."""
+    """Reset `peak_rss`; Linux only."""
     gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -40,7 +40,7 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cpu_seconds_of_tree() -> float:
-    """CPU seconds of this process, its descendants, and those of them that have ended."""
+    """Return the CPU seconds of this process and its descendants, including ended ones."""
     total = 0.0
     for process in _tree(psutil.Process()):
         with suppress(psutil.Error):
@@ -51,7 +51,7 @@ def cpu_seconds_of_tree() -> float:
 
 
 def rss_of_tree(pid: int) -> int:
-    """Resident bytes of a process and its descendants; pages that they share count once for each."""
+    """Return the resident bytes of a process and its descendants; shared pages count once for each."""
     total = 0
     with suppress(psutil.Error):
         for process in _tree(psutil.Process(pid)):

@@ -1,6 +1,6 @@
 """Claims: objects in a store that name the process that holds them, and whether that process lives.
 
-A *once* claim stands for one key of a task that runs once only, and outlives its holder: without a result, nobody knows what
+A *once* claim stands for one key of a task with `run_once=True`, and outlives its holder: without a result, it is unknown what
 became of it. What else is claimed is in `flights` and `sites`.
 """
 
@@ -61,7 +61,7 @@ class Holder:
         return (self.host, self.boot) == (me.host, me.boot)
 
     def is_alive(self) -> bool:
-        """Whether a process of this machine still runs."""
+        """Return whether a process of this machine still runs."""
         return _begun(self.pid) == self.begun
 
 
@@ -69,7 +69,7 @@ _me: tuple[int, Holder] | None = None
 
 
 def this_process() -> Holder:
-    """The process that asks."""
+    """Return the process that asks."""
     global _me
     pid = os.getpid()
     if _me is None or _me[0] != pid:
@@ -78,7 +78,7 @@ def this_process() -> Holder:
 
 
 def _begun(pid: int) -> str:
-    """When a process began; empty if there is none of this number."""
+    """Return when a process began; empty if there is none of this number."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         fields = text[text.rindex(")") + 2 :].split()
@@ -96,14 +96,14 @@ def _begun(pid: int) -> str:
 
 
 def claim_body(keys: Iterable[bytes] = (), **header: Any) -> bytes:
-    """The bytes of a claim of this process, unlike those of any other."""
+    """Return the bytes of a claim of this process, unlike those of any other."""
     header = {**asdict(this_process()), "at": time.time(), "token": os.urandom(8).hex(), **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((_MAGIC, _LENGTH.pack(len(text)), text, *keys))
 
 
 def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """The header and the keys of a claim.
+    """Return the header and the keys of a claim.
 
     Raises
     ------
@@ -111,18 +111,18 @@ def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
         If it is not what was written.
     """
     if data[:8] != _MAGIC or len(data) < 12:
-        raise ResultDamaged("a claim is not what was written")
+        raise ResultDamaged("a claim differs from what was written")
     (size,) = _LENGTH.unpack_from(data, 8)
     try:
         header = json.loads(data[12 : 12 + size])
     except ValueError as error:
-        raise ResultDamaged("a claim is not what was written") from error
+        raise ResultDamaged("a claim differs from what was written") from error
     rest = data[12 + size :]
     return header, [rest[at : at + KEY_NBYTES] for at in range(0, len(rest), KEY_NBYTES)]
 
 
 def holder_of(header: dict[str, Any]) -> Holder:
-    """The process that a claim's header names."""
+    """Return the process that a claim's header names."""
     return Holder(str(header["host"]), str(header["boot"]), int(header["pid"]), str(header["begun"]))
 
 
@@ -130,7 +130,7 @@ def holder_of(header: dict[str, Any]) -> Holder:
 
 
 def is_held(store: ResultStore, name: str, holder: Holder) -> bool:
-    """Whether the process behind a claim still lives: asked of the system here, told by its beats elsewhere."""
+    """Return whether the process behind a claim still lives: asked of the system here, told by its beats elsewhere."""
     if holder.is_here:
         return holder.is_alive()
     term = settings.lease_seconds()
@@ -158,7 +158,7 @@ class _Beating:
         )
 
     def begin(self, store: ResultStore, name: str) -> None:
-        """Tell it of a claim, again and again."""
+        """Start renewing a claim."""
         if not store.is_shared:
             return
         with self._lock:
@@ -166,7 +166,7 @@ class _Beating:
         self._service.start()
 
     def end(self, name: str) -> None:
-        """The claim needs no more of it."""
+        """Stop renewing the claim."""
         with self._lock:
             self._claims.pop(name, None)
 
@@ -184,12 +184,12 @@ _beating = _Beating()
 
 
 def beating() -> _Beating:
-    """What tells others that this process lives."""
+    """Return what tells others that this process lives."""
     return _beating
 
 
 def _begin_anew() -> None:
-    """A process that was forked holds nothing."""
+    """Reset the state of a forked process, which holds nothing."""
     global _beating
     _beating = _Beating()
 
@@ -244,10 +244,12 @@ class OnceClaims:
             if known is not None:
                 return known
             # It was given back in between.
-        raise ResultStoreError(f"the claim {name} in {self._store.url} comes and goes; resume the run")
+        raise ResultStoreError(
+            f"another process keeps taking and releasing claim {name} in {self._store.url}; resume the run to try again"
+        )
 
     def find(self, key: bytes) -> OnceClaim | None:
-        """The claim of a key, None where there is none.
+        """Return the claim of a key, None where there is none.
 
         Raises
         ------
@@ -270,23 +272,23 @@ class OnceClaims:
             )
         except (ResultDamaged, KeyError, TypeError, ValueError) as error:
             raise ResultStoreError(
-                f"the claim {name} in {self._store.url} is damaged, so nobody knows whether its item was executed; find out, "
+                f"the claim {name} in {self._store.url} is damaged, so it is unknown whether its item was executed; find out, "
                 "then remove it with `graphflow cache release`"
             ) from error
 
     def is_held(self, claim: OnceClaim) -> bool:
-        """Whether the process that has it still lives."""
+        """Return whether the process that has it still lives."""
         return is_held(self._store, self._name(claim.key), claim.holder)
 
     def give_back(self, keys: Iterable[bytes]) -> None:
-        """The outcome of these is known: they may be executed again."""
+        """Release the claims of items with a known outcome: they may be executed again."""
         names = [self._name(key) for key in keys]
         for name in names:
             beating().end(name)
         self._store.delete([*names, *(f"{name}.beat" for name in names)])
 
     def settled(self, key: bytes) -> None:
-        """Its result is in the store: the claim stays, and needs no beats."""
+        """Stop renewing a claim whose result is in the store; the claim itself stays."""
         beating().end(self._name(key))
 
     def _name(self, key: bytes) -> str:
@@ -294,7 +296,7 @@ class OnceClaims:
 
 
 def once_claims(store: ResultStore) -> dict[str, OnceClaims]:
-    """The claims of all tasks in a store, by the key's hexadecimal digits. One listing."""
+    """Return the claims of all tasks in a store, by the key's hexadecimal digits. One listing."""
     found: dict[str, OnceClaims] = {}
     for each in store.entries("claims/"):
         above, _, last = each.name.rpartition("/")

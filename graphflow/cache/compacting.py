@@ -1,7 +1,7 @@
 """Many small packs put together to a few, while others read and write.
 
-New packs are written first, and say which ones they replace; those are removed when the new ones have been there for a while,
-by whoever comes next. So nothing is lost when a compaction is killed, and readers find what they know of until they look
+New packs are written first, and list those that they replace; these are removed when the new ones have existed for a while,
+by the next compaction or collection. So nothing is lost when a compaction is killed, and readers find what they know of until they look
 again. Nothing is unpickled: blocks are verified, and put together as bytes.
 
 Loads numpy, so nothing imports this before it is asked for.
@@ -143,8 +143,8 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
             continue
         if not pack.is_signed:
             raise ResultStoreError(
-                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: another installation signed it; remove all of "
-                "the task, or do it there"
+                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: it was signed by another installation; remove all results of "
+                "the task, or remove the keys there"
             )
         count += int(chosen.sum())
         survey.live[number][:] = False
@@ -229,7 +229,7 @@ class _Growing:
         self._waiting_serializer = ""
 
     def add_frames(self, raw: Buffer, count: int, serializer: str) -> None:
-        """The frames of a block; of small blocks several become one."""
+        """Add the frames of a block; several small blocks become one."""
         if self._waiting and serializer != self._waiting_serializer:
             self.flush()
         self._waiting.append(raw)
@@ -249,7 +249,7 @@ class _Growing:
             self._waiting, self._waiting_count = [], 0
 
     def add_block(self, block: Block, serializer: str) -> None:
-        """A block as it is."""
+        """Add a block as it is."""
         self.flush()
         self._add(block, serializer)
 
@@ -262,7 +262,7 @@ class _Growing:
     def add_values(
         self, pack: EntryPack, start: int, stop: int, live: Array, parts: Mapping[str, Array]
     ) -> None:
-        """The columns of the values that a block has."""
+        """Add the columns of the values in a block."""
         chosen = (pack.places >= start) & (pack.places < stop)
         chosen &= live[pack.places]
         numbers = np.array(
@@ -287,7 +287,7 @@ class _Growing:
     def built(
         self, folder: str, generation: int, replaces: frozenset[str], key: bytes
     ) -> tuple[list[Buffer], EntryPack]:
-        """The pack."""
+        """Return the pack."""
         self.flush()
         joined: dict[str, Any] = {name: np.concatenate(each) for name, each in self.columns.items()}
         parts = {}

@@ -30,7 +30,7 @@ HERE = "here/"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which flights there were at a time: the newest number, below 0 where nobody looked, and those that had not ended."""
+    """Which flights there were at a time: the newest number, below 0 if none was read, and those that had not ended."""
 
     newest: int
     live: frozenset[int]
@@ -57,7 +57,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a folder of claims has: by number the size of each flight, and of what tells that it ended (None: it goes on); and
+    """What a folder of claims has: by number the size of each flight, and of the marker of its end (None while it runs); and
     the names of those who are there."""
 
     flights: dict[int, tuple[int, int | None]]
@@ -94,7 +94,7 @@ class Flights:
     def claim(
         self, keys: Iterable[bytes], seen: View, *, may_begin: Callable[[Listing], bool] | None = None
     ) -> Claimed | None:
-        """Say that these keys are about to be executed.
+        """Announce that these keys are about to be executed.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ class Flights:
         )
 
     def listed(self, view: View) -> None:
-        """All that had ended when there was this view is known here: results were listed since, or are about to be at first."""
+        """Mark what had ended at this view as known: results were listed since, or are about to be."""
 
         def is_open(number: int) -> bool:
             return number > view.newest or number in view.live
@@ -157,7 +157,7 @@ class Flights:
                 self._unseen = {key: each for key, each in self._unseen.items() if is_open(each)}
 
     def release(self, number: int, made: Iterable[bytes]) -> None:
-        """What was claimed has been executed, or was given back; these keys have results that are published."""
+        """Release claims whose items were executed or handed back; these keys have published results."""
         beating().end(self._name(number))
         with self._lock:
             # What it made is known here: it was published before.
@@ -166,12 +166,12 @@ class Flights:
             self._end(number, made)
         except GraphflowError as error:
             # The process goes on holding it; others see that when it ends.
-            logger.debug("flight %d could not be ended: %s", number, error)
+            logger.debug("the registration of batch %d could not be removed: %s", number, error)
         with self._lock:
             self._known.pop(number, None)
 
     def look(self) -> Listing:
-        """What is there. One listing."""
+        """Return what is there. One listing."""
         sizes: dict[int, int] = {}
         done: dict[int, int] = {}
         present: dict[str, int] = {}
@@ -188,26 +188,26 @@ class Flights:
         return Listing({number: (nbytes, done.get(number)) for number, nbytes in sizes.items()}, present)
 
     def first_view(self) -> View:
-        """Which flights there are before results are listed for the first time."""
+        """Return which flights there are before results are listed for the first time."""
         found = self.look()
         return View(max(found.flights, default=0), frozenset(found.live))
 
     def keys_under_way(self) -> dict[int, frozenset[bytes]]:
-        """The keys of the flights of living processes, by number."""
+        """Return the keys of the flights of living processes, by number."""
         found = self.look()
         held = {each: self._keys_of(each, found.flights[each][0], None) for each in found.live}
         return {each: keys for each, keys in held.items() if keys}
 
     def _take(self, wanted: Collection[bytes], found: Listing) -> tuple[int, Listing]:
-        """Create a flight under the next number that is free; gives it, and those before it."""
+        """Create a flight under the next free number; return it, and those before it."""
         body = claim_body(wanted)
         first = number = max(found.flights, default=0) + 1
         while not self.store.create(self._name(number), body, is_lasting=False):
             number += 1
             if number - first > MAX_TRIED:
                 raise ResultStoreError(
-                    f"no flight could be claimed in {self.store.url}, {self.prefix}: {MAX_TRIED} numbers after {first} were taken "
-                    "meanwhile; resume the run"
+                    f"could not register this batch in {self.store.url}, {self.prefix}: {MAX_TRIED} sequence numbers after {first} were taken "
+                    "by other processes; resume the run"
                 )
         if number > first:
             again = self.look()
@@ -216,7 +216,7 @@ class Flights:
         return number, found
 
     def _are_unseen(self, wanted: frozenset[bytes], view: View, number: int, found: Listing) -> bool:
-        """Whether results that are not known here may have been made for these keys since they were listed."""
+        """Return whether results that are not known here may have been made for these keys since they were listed."""
         with self._lock:
             new = _ended(view, number, found.live) - self._ended_here - self._read
         for each in sorted(new):
@@ -243,7 +243,7 @@ class Flights:
         self.store.create(f"{self._name(number)}.done", claim_body(made), is_lasting=False)
 
     def _keys_of(self, number: int, nbytes: int, wanted: frozenset[bytes] | None) -> frozenset[bytes]:
-        """The keys that a flight of another has (of these, where some are wanted); none if its process is gone."""
+        """Return the keys that a flight of another has (of these, where some are wanted); none if its process is gone."""
         known = self._known.get(number)
         if known is None:
             try:
@@ -276,10 +276,10 @@ class Flights:
                 for name in (self._name(number), f"{self._name(number)}.done", f"{self._name(number)}.beat")
             )
         except GraphflowError as error:
-            logger.debug("old flights could not be removed: %s", error)
+            logger.debug("registrations of old batches could not be removed: %s", error)
 
 
 def _ended(view: View, number: int, live: set[int]) -> set[int]:
-    """The flights before a number that ended since a view: what is not there any more was removed after it had ended."""
+    """Return the flights before a number that ended since a view: what is not there any more was removed after it had ended."""
     before = {each for each in view.live if each < number}
     return {*before, *range(max(view.newest, 0) + 1, number)} - live

@@ -1,4 +1,4 @@
-"""Sites: whoever executes equal work for one store at the same time finds that out, at no cost while nobody else does.
+"""Sites: drivers that execute equal work for one store at the same time detect that, at no cost while there is only one.
 
 A *site* is a folder on the disk of one machine. Batches of all drivers that use it settle among themselves, by flights in that
 folder, who executes what: the store is asked nothing for that. In the store each driver only says that it is there. Of two
@@ -53,7 +53,7 @@ class Site:
     name: str
 
     def is_here(self) -> bool:
-        """Whether this process has the same folder, on the same machine."""
+        """Return whether this process has the same folder, on the same machine."""
         try:
             return _site_name(self.place) == self.name
         except GraphflowError:
@@ -61,7 +61,7 @@ class Site:
 
 
 def site_of(store: ResultStore) -> Site:
-    """The site of this process for a store.
+    """Return the site of this process for a store.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def _short(text: str) -> str:
 
 
 class _Others:
-    """Those of other sites who say in a task's folder that they are there."""
+    """The drivers of other sites that announced themselves in a task's folder."""
 
     def __init__(self, store: ResultStore, folder: str, site: str) -> None:
         self._store = store
@@ -96,11 +96,11 @@ class _Others:
         self._holders: dict[str, Holder] = {}
 
     def add(self, path: str) -> None:
-        """One that is this process's."""
+        """Add a presence of this process."""
         self._holders[path.removeprefix(self._above)] = this_process()
 
     def unanswered(self, present: dict[str, int]) -> list[str]:
-        """Who lives, and has not announced yet what is executed there."""
+        """The live drivers that have not announced yet what they execute."""
         return [
             name
             for name, nbytes in present.items()
@@ -111,7 +111,7 @@ class _Others:
         ]
 
     def living(self, present: dict[str, int]) -> bool:
-        """Whether anybody of another site lives; what the dead left is removed, of the same site too."""
+        """Return whether a driver of another site is alive; leftovers of dead ones are removed, of this site too."""
         living = [
             name for name, nbytes in present.items() if "." not in name and self._launches(name, nbytes)
         ]
@@ -145,7 +145,7 @@ class Presence:
     """A driver's word that it works in a task's folder of a store that others reach too; there from its making until it is closed.
 
     While there is a mark on the site's disk that is not old, this driver's batches announce nothing in the store. The mark is
-    renewed only after the presence, so it is old before the presence is: whoever was asleep for longer announces what it begins.
+    renewed only after the presence, so it expires before the presence does: a driver that was suspended for longer announces what it starts.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class Presence:
         self._watch.start()
 
     def close(self) -> None:
-        """This driver's batches have ended."""
+        """Close this driver's site, whose batches have ended."""
         self._watch.stop(LEAVE_SECONDS)
         self._leave()
 
@@ -205,7 +205,7 @@ class Presence:
             self._store.delete([self._name, self._name + ANSWER, *away])
         except GraphflowError as error:
             # Others see it when this process ends.
-            logger.debug("the presence %s could not be ended: %s", self._name, error)
+            logger.debug("the presence file %s could not be removed: %s", self._name, error)
 
     def _turn(self) -> None:
         self._look()
@@ -213,7 +213,7 @@ class Presence:
 
     def _turn_failed(self, error: Exception) -> None:
         if isinstance(error, GraphflowError):
-            logger.debug("nobody knows who else works in %s: %s", self._prefix, error)
+            logger.debug("could not find out which other drivers use %s: %s", self._prefix, error)
         else:
             logger.error("nobody knows who else works in %s", self._prefix, exc_info=error)
 
@@ -254,7 +254,7 @@ class Presence:
         self._store.publish(self._name + ANSWER, [claim_body()])
 
     def _be_quiet(self) -> None:
-        """Nobody is there any more. Who comes from now on waits for another answer, and who came before is seen."""
+        """Mark the site as left. Drivers that come later wait for another answer, and earlier ones are seen."""
         self._store.delete([self._name + ANSWER])
         if self._others.living(self._present()):
             # Batches announced all they began meanwhile.
@@ -266,7 +266,7 @@ class Presence:
         self._is_loud = False
 
     def _announce(self) -> None:
-        """Another site is there: batches announce what they execute from now on, and what they execute already is announced here.
+        """Announce what running batches execute, as another site exists; batches announce it themselves from now on.
 
         A batch first begins its flight at this site, and then looks for the mark. If it saw the mark, its flight is among those
         that are found here afterwards.
@@ -366,7 +366,7 @@ class Claims:
         )
 
     def claim(self, keys: Iterable[bytes], seen: Seen) -> Flight:
-        """Say that these keys are about to be executed.
+        """Announce that these keys are about to be executed.
 
         Raises
         ------
@@ -391,7 +391,7 @@ class Claims:
                 log.listed(claimed.view)
 
     def release(self, flight: Flight, made: Iterable[bytes]) -> None:
-        """What was claimed has been executed, or was given back; these keys have results that are published."""
+        """Release claims whose items were executed or handed back; these keys have published results."""
         made = list(made)
         for log, claimed in ((self._far, flight.far), (self._near, flight.near)):
             if log is not None and claimed is not None:
@@ -403,7 +403,7 @@ class Claims:
                     beating().end(self._name)
 
     def _begin(self) -> None:
-        """Be there while something is executed; the driver ends it."""
+        """Begin a presence while something is executed; the driver ends it."""
         with self._lock:
             self._open += 1
             now = time.monotonic()
@@ -415,7 +415,7 @@ class Claims:
             self._told = now
 
     def _is_quiet(self) -> bool:
-        """Whether nobody outside the site needs to know: looked at after the flight began at the site."""
+        """Return whether no driver outside the site must be informed; checked after the flight began at the site."""
         if self._site is None or not self._is_here:
             return False
         oldest = time.time() - settings.lease_seconds() * 2 / 3
@@ -434,7 +434,7 @@ _claims_lock = threading.Lock()
 
 
 def claims_of(store: ResultStore, folder: str, token: str, site: Site | None = None) -> Claims:
-    """The claims of a driver's batches in a task's folder, one object per process; to be asked for before results are listed."""
+    """Return the claims of a driver's batches in a task's folder, one object per process; to be asked for before results are listed."""
     place = (os.getpid(), store.url, folder, token)
     with _claims_lock:
         known = _claims.get(place)
@@ -446,7 +446,7 @@ def claims_of(store: ResultStore, folder: str, token: str, site: Site | None = N
 
 
 def _begin_anew() -> None:
-    """A process that was forked holds nothing."""
+    """Reset the state of a forked process, which holds nothing."""
     global _claims_lock
     _claims.clear()
     _claims_lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Failures of a run, grouped, so that a thousand equal ones are one paragraph."""
+"""Failures of a run in groups, so that a thousand equal ones take one paragraph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXTS_SHOWN = 5
 
 
 class FailureView(Protocol):
-    """What the command line reads of one failed item."""
+    """The attributes of a failed item that the command line reads."""
 
     @property
     def index(self) -> int | None: ...
@@ -47,9 +47,9 @@ class FailureGroup:
 
 
 def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGroup]:
-    """The groups of a node's failures, largest first.
+    """Return the groups of a node's failures, largest first.
 
-    Two failures are of one group if exception type, text (numbers apart) and innermost user frame agree.
+    Two failures belong to one group if exception type, text (except for numbers) and innermost user frame are equal.
     """
     return merge_groups(
         FailureGroup(node, failure, [] if failure.index is None else [failure.index], 1)
@@ -58,7 +58,7 @@ def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGr
 
 
 def merge_groups(parts: Iterable[FailureGroup]) -> list[FailureGroup]:
-    """Groups of one node, those of equal kind as one, largest first."""
+    """Merge equal groups of one node, and return them largest first."""
     groups: dict[tuple[str, str, str], FailureGroup] = {}
     for part in parts:
         group = groups.setdefault(_signature(part.first), FailureGroup(part.node, part.first))

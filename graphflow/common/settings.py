@@ -1,4 +1,4 @@
-"""What is configured by the environment, and the secret keys of an installation.
+"""Settings from the environment, and the secret keys of an installation.
 
 Nothing is read or written when this is imported.
 """
@@ -48,11 +48,11 @@ KEY_VARIABLE = "GRAPHFLOW_SECRET_KEY"
 KEY_FILE_VARIABLE = "GRAPHFLOW_SECRET_KEY_FILE"
 KEY_FILE = "secret.key"
 OLD_KEY_FILES = "secret.key.old*"
-"""Keys of earlier, which sign nothing any more."""
+"""Earlier keys, which sign nothing any more."""
 
 
 def home() -> Path:
-    """The folder of histories and results: `GRAPHFLOW_HOME`, else the user's data folder."""
+    """Return the folder of histories and results: `GRAPHFLOW_HOME`, else the user's data folder."""
     given = os.environ.get("GRAPHFLOW_HOME")
     if given:
         return Path(given).expanduser().absolute()
@@ -62,7 +62,7 @@ def home() -> Path:
 
 
 def shown() -> dict[str, str]:
-    """What the environment says to graphflow, as it may be written down: without what is secret, or may be."""
+    """Return graphflow's environment variables, without what is or may be secret."""
     found: dict[str, str] = {}
     for name in sorted(os.environ):
         if name.startswith("GRAPHFLOW_"):
@@ -72,7 +72,7 @@ def shown() -> dict[str, str]:
 
 
 def history_kind() -> str:
-    """`GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
+    """Return `GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
 
     Raises
     ------
@@ -81,12 +81,12 @@ def history_kind() -> str:
     """
     given = os.environ.get("GRAPHFLOW_HISTORY", "disk") or "disk"
     if given not in ("disk", "memory"):
-        raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; it can be 'disk' or 'memory'")
+        raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; use 'disk' or 'memory'")
     return given
 
 
 def refresh_cache() -> bool:
-    """`GRAPHFLOW_REFRESH_CACHE`: whether results are made anew although they are cached; false by default.
+    """Return `GRAPHFLOW_REFRESH_CACHE`: whether to recompute cached results; false by default.
 
     Raises
     ------
@@ -98,16 +98,16 @@ def refresh_cache() -> bool:
         return False
     if given in ("1", "true", "yes"):
         return True
-    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; it can be 'true' or 'false'")
+    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; use 'true' or 'false'")
 
 
 def lease_seconds() -> float:
-    """`GRAPHFLOW_LEASE_SECONDS`: how long a driver that is not heard of keeps its run; 30 by default.
+    """Return `GRAPHFLOW_LEASE_SECONDS`: how long a driver keeps its run without renewing its lease; 30 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_LEASE_SECONDS", LEASE_SECONDS)
 
@@ -116,17 +116,17 @@ def lease_seconds() -> float:
 
 
 def result_storage() -> str | None:
-    """`GRAPHFLOW_RESULT_STORAGE`: the URL or folder where results go; None for the default, `<home>/results`."""
+    """Return `GRAPHFLOW_RESULT_STORAGE`: the URL or folder of results; None for the default, `<home>/results`."""
     return os.environ.get("GRAPHFLOW_RESULT_STORAGE") or None
 
 
 def result_storage_options() -> dict[str, Any]:
-    """`GRAPHFLOW_RESULT_STORAGE_OPTIONS`: what fsspec's file system gets, as a JSON object; may hold credentials.
+    """Return `GRAPHFLOW_RESULT_STORAGE_OPTIONS`: options for fsspec's file system, as a JSON object; may contain credentials.
 
     Raises
     ------
     SettingsError
-        If it is no JSON object; what was given is not shown.
+        If it is not a JSON object; its text is not shown.
     """
     given = os.environ.get("GRAPHFLOW_RESULT_STORAGE_OPTIONS")
     if not given:
@@ -137,46 +137,46 @@ def result_storage_options() -> dict[str, Any]:
         options = None
     if not isinstance(options, dict):
         raise SettingsError(
-            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is no JSON object; write it like "
+            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is not a JSON object; use, for example, "
             '{"endpoint_url": "https://storage.example.com"}'
         )
     return options
 
 
 def store_attempts() -> int:
-    """`GRAPHFLOW_STORE_ATTEMPTS`: how often a request to a remote store is tried in all; 6 by default.
+    """Return `GRAPHFLOW_STORE_ATTEMPTS`: the total attempts of a request to a remote store; 6 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive whole number.
+        If it is not a positive integer.
     """
     given = os.environ.get("GRAPHFLOW_STORE_ATTEMPTS")
     if not given:
         return STORE_ATTEMPTS
     if not given.isdecimal() or int(given) < 1:
-        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; it is a positive whole number")
+        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; use a positive integer")
     return int(given)
 
 
 def store_retry_seconds() -> float:
-    """`GRAPHFLOW_STORE_RETRY_SECONDS`: after so long no further attempt begins; 60 by default.
+    """Return `GRAPHFLOW_STORE_RETRY_SECONDS`: the time after which no further attempt starts; 60 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_STORE_RETRY_SECONDS", STORE_RETRY_SECONDS)
 
 
 def store_timeout_seconds() -> float:
-    """`GRAPHFLOW_STORE_TIMEOUT_SECONDS`: how long one attempt may take, beside a second per MiB; 30 by default.
+    """Return `GRAPHFLOW_STORE_TIMEOUT_SECONDS`: the time limit of one attempt, plus a second per MiB; 30 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_STORE_TIMEOUT_SECONDS", STORE_TIMEOUT_SECONDS)
 
@@ -190,7 +190,7 @@ def _positive(name: str, default: float) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.0 < seconds < float("inf"):
-        raise SettingsError(f"{name} is {given!r}; it is a positive number of seconds")
+        raise SettingsError(f"{name} is {given!r}; use a positive number of seconds")
     return seconds
 
 
@@ -198,7 +198,7 @@ def _positive(name: str, default: float) -> float:
 
 
 def secret_key(folder: Path | None = None) -> bytes:
-    """The key that histories and results are signed with: 32 bytes.
+    """Return the key that histories and results are signed with: 32 bytes.
 
     It is `GRAPHFLOW_SECRET_KEY` (hexadecimal), else in the file of `GRAPHFLOW_SECRET_KEY_FILE`, else in `secret.key` of
     the home, made at the first use and readable by its owner alone.
@@ -213,7 +213,7 @@ def secret_key(folder: Path | None = None) -> bytes:
 
 
 def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
-    """All keys whose signatures are accepted: `secret_key` first, then older ones (`secret.key.old*` of the home).
+    """Return all keys whose signatures are accepted: `secret_key` first, then older ones (`secret.key.old*` of the home).
 
     Raises
     ------
@@ -229,12 +229,12 @@ def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
 
 
 def given_key() -> bytes | None:
-    """The key that the environment gives, for machines that share a store.
+    """Return the key that the environment gives, for machines that share a store.
 
     Raises
     ------
     SettingsError
-        If it is no key; it is not shown.
+        If it is not a key; its text is not shown.
     """
     text = os.environ.get(KEY_VARIABLE)
     if text:
@@ -243,7 +243,7 @@ def given_key() -> bytes | None:
         except ValueError:
             key = b""
         if len(key) != KEY_NBYTES:
-            raise SettingsError(f"{KEY_VARIABLE} is no key: it has {2 * KEY_NBYTES} hexadecimal digits")
+            raise SettingsError(f"{KEY_VARIABLE} is not a key; use {2 * KEY_NBYTES} hexadecimal digits")
         return key
     file = os.environ.get(KEY_FILE_VARIABLE)
     if not file:
@@ -279,12 +279,12 @@ def _own_key(folder: Path) -> bytes:
         return read_key(place)
     except OSError as error:
         raise SettingsError(
-            f"the key {place} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
+            f"the key {place} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a writable folder"
         ) from error
 
 
 def read_key(place: Path) -> bytes:
-    """The key in a file: its 32 bytes, or hexadecimal digits.
+    """Return the key in a file: its 32 bytes, or hexadecimal digits.
 
     Raises
     ------
@@ -302,9 +302,7 @@ def read_key(place: Path) -> bytes:
     except OSError as error:
         raise SettingsError(f"the key {place} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsError(
-            f"the key {place} can be written by others; make it yours alone: chmod 600 {place}"
-        )
+        raise SettingsError(f"the key {place} is writable by others; make it private: chmod 600 {place}")
     if len(key) >= 2 * KEY_NBYTES:
         with suppress(ValueError):
             key = bytes.fromhex(key.decode("ascii").strip())

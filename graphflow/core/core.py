@@ -66,7 +66,7 @@ class Core:
     capacity
         What the backend can do at the start.
     batches
-        The last number that a batch of an earlier launch had. Numbers go on from there, so that a report which
+        The last number of a batch of an earlier launch. Numbers continue from there, so that a report which
         comes late, to the next driver, is of a batch that it does not know.
     """
 
@@ -105,7 +105,7 @@ class Core:
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
-        """Take one event at `now`, in seconds of a steady clock; the commands are performed in order."""
+        """Handle one event at `now`, in seconds of a steady clock; the commands are performed in order."""
         run = self.run
         run.now = now
         commands: list[ev.Command] = []
@@ -157,7 +157,7 @@ class Core:
     def remaining_seconds(self) -> float:
         """The work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
 
-        An iterator of which nobody knows the end is taken to give as much again as it gave.
+        An iterator with an unknown end is assumed to yield as many items again.
         """
         total = 0.0
         for book in self.books.values():
@@ -217,7 +217,7 @@ class Core:
         return stage
 
     def _connect(self, stage: Stage, upstream: NodeBook, kind: DepKind, index: int | None) -> None:
-        """A stage opens when what its leader needs as a whole is final."""
+        """Make a stage open once everything that its leader needs as a whole is final."""
         if kind is DepKind.ITEMS or upstream.is_final:
             return
         if kind is DepKind.PICK and index is not None:
@@ -229,7 +229,7 @@ class Core:
         stage.waiting += 1
 
     def _want_info(self, book: NodeBook) -> None:
-        """Something maps over a value: where a fragment stands in for it, over the value of its root."""
+        """Request the info of a value that is mapped over; of a fragment in its place, of its root."""
         book.wants_info = True
         while not book.node.is_mapped and 0 in book.graft_roots:
             book = self.books[book.graft_roots[0]]
@@ -352,7 +352,7 @@ class Core:
             )
 
     def _park(self, stage: Stage, book: NodeBook, step: StepReport, done: Sequence[int]) -> None:
-        """Items that wait, for another attempt or to be resumed."""
+        """Park items that wait for another attempt or to be resumed."""
         states, attempts = book.states, book.attempts
         for code in (Code.AWAITING_RETRY, Code.PAUSED):
             parked: dict[float, list[int]] = {}
@@ -451,7 +451,7 @@ class Core:
         self.run.capacity = event.capacity
 
     def _change_map_options(self, event: ev.MapOptionsChanged) -> None:
-        """What is under way ends as it was sent; what comes after it holds to the new options."""
+        """Change options for later batches; those under way keep the old ones."""
         book = self.books[event.node]
         book.map_options = event.map_options
         book.limit_seconds = None if event.map_options.timeout_factor is None else book.limit_seconds

@@ -19,7 +19,7 @@ SHORTEST_LIMIT_SECONDS = 0.05
 
 
 def limit_stage(stage: Stage, of: Mapping[int, NodeBook]) -> None:
-    """A stage holds to the strictest limits of its members."""
+    """Set a stage's limits to the strictest of its members."""
     books = [of[member] for member in stage.members]
     limits = [
         book.map_options.max_concurrency
@@ -34,7 +34,7 @@ def limit_stage(stage: Stage, of: Mapping[int, NodeBook]) -> None:
 
 
 def learn_limit(run: RunState, book: NodeBook, step: StepReport) -> None:
-    """A timeout that is relative to the median follows from what the items took that completed."""
+    """Update a timeout relative to the median from the durations of completed items."""
     factor = book.map_options.timeout_factor
     completed = [
         seconds for code, seconds in zip(step.states, step.durations, strict=True) if code == Code.COMPLETED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphflow.common.wording import with_article
 from graphflow.core import events as ev
 from graphflow.core.lanes import Verdict, judge_node, lane_plan
 from graphflow.core.nodes import (
@@ -51,7 +52,7 @@ class Opener:
     # -- opening ----------------------------------------------------------------------------------------
 
     def open(self, stage: Stage) -> None:
-        """All that the leader waits for as a whole is final: decide, and find the width."""
+        """Open a stage, as everything its leader waits for is final: decide, and find the width."""
         if stage.is_open:
             return
         stage.is_open = True
@@ -79,7 +80,7 @@ class Opener:
             self._dispatcher.enqueue(stage)
 
     def _fail(self, stage: Stage, error: Exception) -> None:
-        """A map or a task fails beside its items, before any of them began."""
+        """Fail a map or a task itself, before any of its items started."""
         self._mark_failed(self._run.leader_of(stage), error)
         self._end(stage, Code.FAILED, None)
 
@@ -88,7 +89,7 @@ class Opener:
         self._run.commands.append(ev.NodeFailed(node=book.node.id, error=error))
 
     def _end(self, stage: Stage, code: Code, width: int | None) -> None:
-        """A stage ends before any of its items began; each member as it would if it were not fused."""
+        """End a stage before any of its items started, each member as if it were not fused."""
         run = self._run
         end_whole(run, run.leader_of(stage), code, width)
         for member in stage.members[1:]:
@@ -160,7 +161,7 @@ class Opener:
         self._dispatcher.enqueue(stage)
 
     def _feed_ended_items(self, stage: Stage, upstream: NodeBook) -> None:
-        """Items of an upstream that ended before this stage was open."""
+        """Feed items of an upstream that ended before this stage was open."""
         states = upstream.states
         if upstream.ended == len(states):
             self.meet(stage, range(len(states)))
@@ -170,13 +171,13 @@ class Opener:
     # -- widths -----------------------------------------------------------------------------------------
 
     def upstream_width_known(self, stage: Stage, upstream: NodeBook) -> None:
-        """A node that an open stage takes items of has got its width."""
+        """Apply the width of a node whose items an open stage takes."""
         self._know_upstream_width(stage, upstream)
         stage.undecided -= 1
         self._decide_width(stage)
 
     def upstream_gone(self, stage: Stage) -> None:
-        """A node that an open stage takes items of ended without a width."""
+        """Handle a node whose items an open stage takes and that ended without a width."""
         stage.undecided -= 1
         self._decide_width(stage)
 
@@ -227,7 +228,7 @@ class Opener:
 
     @staticmethod
     def _drop_iterators(stage: Stage, leader: NodeBook) -> None:
-        """Iterators that gave more than other inputs have are not asked for their end."""
+        """Drop iterators that yielded more than other inputs have, without reading their end."""
         bound = min(stage.widths.values(), default=None)
         for source in leader.node.sources:
             count = stage.pulled.get(source.slot, 0)
@@ -236,7 +237,7 @@ class Opener:
                 _know_width(stage, source.argument, count)
 
     def source_advanced(self, event: ev.SourceAdvanced) -> None:
-        """An iterator gave items, ended or raised."""
+        """Apply that an iterator yielded items, ended or raised."""
         run, stage = self._run, self._run.books[event.node].stage
         leader = run.leader_of(stage)
         stage.pulling.discard(event.slot)
@@ -263,7 +264,7 @@ class Opener:
     # -- indices that become ready ----------------------------------------------------------------------
 
     def meet(self, stage: Stage, indices: Sequence[int]) -> None:
-        """One condition of these indices is met: an upstream item ended, or an iterator gave them."""
+        """Apply that one condition of these indices is met: an upstream item ended, or an iterator yielded them."""
         if self._run.is_stopping or not len(indices) or self._run.leader_of(stage).is_final:
             return
         if stage.needs > 1:
@@ -287,7 +288,7 @@ class Opener:
             self._dispatcher.enqueue(stage)
 
     def _make_ready(self, stage: Stage, indices: Sequence[int]) -> None:
-        """All conditions of these indices are met: whole ranges where nothing failed, else one by one."""
+        """Queue indices whose conditions are all met: whole ranges if nothing failed, else one by one."""
         run = self._run
         stage.fed += len(indices)
         limit = max(indices) + 1 if not isinstance(indices, range) else indices.stop
@@ -319,7 +320,7 @@ class Opener:
             self.continue_lanes(stage, indices)
 
     def _sort_by_upstream(self, stage: Stage, upstream: NodeBook, indices: Sequence[int]) -> None:
-        """Items whose only upstream item ended one way or another: run, skip or fail all members alike."""
+        """Run, skip or fail all members of items alike, by the end of their only upstream item."""
         codes = codes_at(upstream.states, indices)
         self._dispatcher.queue_items(stage, tuple(stage.members), chosen(indices, codes, SUCCESS_BYTES))
         skips = {Code.SKIPPED, *(OWN_FAILURES if upstream.tolerates else ())}
@@ -330,7 +331,7 @@ class Opener:
             end_items(self._run, self._run.books[member], failed, Code.UPSTREAM_FAILED)
 
     def continue_lanes(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Go on with the items of which any member has not ended; those that stand alike are decided together."""
+        """Continue the items of which any member has not ended; items in the same state are decided together."""
         books, members = self._run.books, stage.members
         if self._run.is_stopping or not len(indices):
             return
@@ -391,7 +392,7 @@ def _width_error(leader: NodeBook, stage: Stage) -> Exception:
 
 def _broken_trigger(book: NodeBook) -> Exception:
     return GraphflowError(
-        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception when asked to decide; "
+        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception; "
         "a trigger takes the counts of the upstream states and returns True or False"
     )
 
@@ -400,10 +401,10 @@ def _unmappable(leader: NodeBook, upstream: NodeBook, argument: str) -> Exceptio
     info = upstream.info
     if info is None:
         return MapTypeError(
-            f"{leader.node.name} is mapped over {upstream.node.name}, which gave no value to map over"
+            f"{leader.node.name} is mapped over {upstream.node.name}, which has no value to map over"
         )
     name = argument or "its argument"
     return MapTypeError(
-        f"{leader.node.name} cannot be mapped over {name}: {upstream.node.name} returned a {info.type_name}. "
+        f"{leader.node.name} cannot be mapped over {name}: {upstream.node.name} returned {with_article(info.type_name)}. "
         + (info.hint or "Only sequences are mapped; wrap a constant in unmapped(...)")
     )

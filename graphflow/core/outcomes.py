@@ -1,4 +1,4 @@
-"""How items and nodes end: the only place that writes final states, and that tells whoever waits for them."""
+"""How items and nodes end: the only place that writes final states, and that informs what waits for them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 
 
 def announce(run: RunState, book: NodeBook, code: Code) -> None:
-    """Tell a node's state."""
+    """Announce a node's state."""
     run.commands.append(ev.NodeChanged(node=book.node.id, code=code, width=book.width))
 
 
 def set_items(
     run: RunState, book: NodeBook, indices: Sequence[int], codes: bytes, attempts: bytes | None = None
 ) -> None:
-    """Write the states of items, and tell whoever waits for those that ended. O(items).
+    """Write the states of items, and inform what waits for those that ended. O(items).
 
-    Stages that are not open yet are told nothing: they look at the books when they open.
+    Stages that are not open yet are not informed: they read the node books when they open.
     """
     total = len(indices)
     if not total:
@@ -83,14 +83,14 @@ def set_items(
 
 
 def end_items(run: RunState, book: NodeBook, indices: Sequence[int], code: Code) -> None:
-    """Items end without having run."""
+    """End items that did not run."""
     if len(indices):
         run.commands.append(ev.ItemsEnded(node=book.node.id, indices=indices, code=code))
         set_items(run, book, indices, bytes([code]) * len(indices))
 
 
 def cancel_items(run: RunState, book: NodeBook, indices: Sequence[int]) -> None:
-    """Items end because the run stops; one that ran again for its value alone ends as it did before."""
+    """Cancel items because the run stops; an item that ran again only for its value keeps its earlier outcome."""
     past = book.past
     if past is not None:
         ended: dict[int, list[int]] = {}
@@ -105,7 +105,7 @@ def cancel_items(run: RunState, book: NodeBook, indices: Sequence[int]) -> None:
 
 
 def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> None:
-    """A node ends before any of its items began; items get the same state where the width is known."""
+    """End a node before any of its items started; items get the same state if the width is known."""
     if book.is_final:
         return
     if book.width is None and width:
@@ -118,14 +118,14 @@ def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> N
 
 
 def check_tolerance(run: RunState, book: NodeBook) -> None:
-    """Tell if more items failed than is allowed."""
+    """End the map if more items failed than is tolerated."""
     if not book.is_halted and not book.is_final and book.has_exceeded():
         book.is_halted = book.stage.is_halted = True
         run.notices.append(TooManyFailed(book))
 
 
 def set_width(run: RunState, book: NodeBook, width: int) -> None:
-    """The width of a mapped node is known."""
+    """Set the width of a mapped node."""
     book.width = width
     book.grow(width)
     check_tolerance(run, book)
@@ -155,13 +155,13 @@ def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
 
 
 def let_go(run: RunState, book: NodeBook) -> None:
-    """Values that all who needed them have used may be let go; those that nobody used are there to be looked at."""
+    """Release values that all their dependents have used; unused ones are kept for inspection."""
     if run.is_closed and book.users and not book.open_users and book.width and _may_go(run, book):
         run.commands.append(ev.ReleaseItems(node=book.node.id, below=book.width))
 
 
 def let_items_go(run: RunState, stage: Stage) -> None:
-    """Of maps that a stage takes items of, and that nobody needs otherwise: values of items that were used."""
+    """Release values of used items, of maps whose items a stage takes and that nothing else needs."""
     if not run.is_closed:
         return
     for upstream in stage.upstreams:

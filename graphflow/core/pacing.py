@@ -70,7 +70,7 @@ class Pacer:
         return len(self._next) / self.rate
 
     def due(self) -> float:
-        """When the next batch may be sent."""
+        """Return when the next batch may be sent."""
         ahead = WINDOW_SECONDS if self.interval <= WINDOW_SECONDS else EARLY_SECONDS
         return min(self._next) - ahead
 
@@ -85,14 +85,14 @@ class Pacer:
         return Reservation(count, first - now, interval, Turns(first, self._next[lane]))
 
     def give_back(self, turns: Turns) -> None:
-        """No item began at these slots: they can be reserved again, unless later ones of their lane were."""
+        """Return unused slots: they can be reserved again, unless later ones of their lane were."""
         for lane, following in enumerate(self._next):
             if following == turns.end:
                 self._next[lane] = turns.first
                 return
 
     def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:
-        """Another rate or number of lanes, from the end of what is reserved on."""
+        """Return another rate or number of lanes, from the end of what is reserved on."""
         if (rate, lanes) == (self.rate, self.lanes):
             return self
         last_reserved = max(self._next) - self.interval

@@ -57,14 +57,14 @@ class Dispatcher:
     # -- ready work -------------------------------------------------------------------------------------
 
     def enqueue(self, stage: Stage) -> None:
-        """A stage may have something to send, or iterators to pull."""
+        """Enqueue a stage that may have something to send, or iterators to read."""
         if stage.is_open and not stage.is_queued:
             stage.is_queued = True
             self._turn += 1
             heapq.heappush(self._queue, (-stage.priority, -stage.depth, self._turn, stage))
 
     def queue_item(self, stage: Stage, nodes: tuple[int, ...], index: int) -> None:
-        """One item is ready for some members of its stage; a suspect of a crash goes alone, task by task."""
+        """Queue an item that is ready for some members of its stage; a crash suspect runs alone, task by task."""
         if index in stage.suspects:
             nodes = nodes[:1]
             stage.add_alone(nodes, [index])
@@ -87,7 +87,7 @@ class Dispatcher:
         self.enqueue(stage)
 
     def _queue_parts(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> Sequence[int]:
-        """Queue those that go in parts, part by part; gives the others."""
+        """Queue items that are sent in parts, part by part; return the others."""
         others: list[int] = []
         parts: dict[tuple[int, int], list[int]] = {}
         for index in indices:
@@ -99,12 +99,12 @@ class Dispatcher:
         return others
 
     def _mark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
-        """Items wait singly in a queue."""
+        """Mark items that wait singly in a queue."""
         for node in nodes:
             self._run.books[node].mark_all(indices, Code.SCHEDULED)
 
     def _unmark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
-        """Items are as if they had never been sent."""
+        """Reset items as if they had never been sent."""
         for node in nodes:
             self._run.books[node].mark_all(indices, Code.PENDING)
 
@@ -133,7 +133,7 @@ class Dispatcher:
             heapq.heappush(self._queue, entry)
 
     def _may_send(self, stage: Stage) -> bool:
-        """Whether the limits of a stage leave room for another batch now."""
+        """Return whether the limits of a stage leave room for another batch now."""
         if stage.max_concurrency is not None and stage.running >= stage.max_concurrency:
             return False
         if stage.rate is None:
@@ -149,7 +149,7 @@ class Dispatcher:
         return False
 
     def _pacer(self, stage: Stage, rate: float) -> Pacer:
-        """The stage's pacer, with as many lanes as its items need at this rate."""
+        """Return the stage's pacer, with as many lanes as its items need at this rate."""
         now, slots = self._run.now, max(1, self._run.capacity.slots)
         lanes = slots
         if stage.busy_seconds is not None:
@@ -160,7 +160,7 @@ class Dispatcher:
         return stage.pacer.changed(rate=rate, lanes=lanes, now=now)
 
     def _share(self, stage: Stage) -> int:
-        """How many items of a stage its next batch may run at the same time."""
+        """Return how many items of a stage its next batch may run at the same time."""
         if stage.concurrency is None:
             return 1
         if stage.max_concurrency is None:
@@ -253,7 +253,7 @@ class Dispatcher:
         )
 
     def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:
-        """Whether anything but the nodes of the same batch may need a node's values."""
+        """Return whether anything but the nodes of the same batch may need a node's values."""
         run = self._run
         return (
             len(nodes) == 1
@@ -264,7 +264,7 @@ class Dispatcher:
         )
 
     def empty(self, stage: Stage) -> list[Sequence[int]]:
-        """Take all ready work of a stage out of its queues; gives its indices, as if they had never been queued."""
+        """Remove all ready work of a stage from its queues; return its indices, as if they had never been queued."""
         waiting: list[Sequence[int]] = [range(lo, hi) for lo, hi in stage.fresh]
         for nodes, queue in stage.again.items():
             self._unmark(nodes, [*queue])
@@ -276,7 +276,7 @@ class Dispatcher:
         return waiting
 
     def land(self, batch: int) -> None:
-        """A batch is not under way any more."""
+        """Remove a batch that is no longer under way."""
         flight = self._run.flights.pop(batch)
         flight.stage.flying -= 1
         flight.stage.running -= flight.running
@@ -296,7 +296,7 @@ class Dispatcher:
         return tries
 
     def hand_back(self, flight: Flight, rest: Sequence[int]) -> None:
-        """What a batch did not reach goes to the front again, or ends if the run is stopping."""
+        """Put items that a batch did not reach at the front again, or end them if the run is stopping."""
         run, stage = self._run, flight.stage
         if not len(rest):
             return
@@ -317,7 +317,7 @@ class Dispatcher:
     # -- batches that are lost --------------------------------------------------------------------------
 
     def lost(self, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
-        """A batch will not come back. Returns the item that was crashed for it, if any: (stage, index)."""
+        """Apply the loss of a batch, and return the item that is `Crashed` by it, if any: (stage, index)."""
         flight = self._run.flights.get(event.batch)
         if flight is None:
             return None
@@ -349,7 +349,7 @@ class Dispatcher:
         return None
 
     def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
-        """An item's worker died while it was executing: alone once more, task by task, then `Crashed`."""
+        """Apply the death of an item's worker: the item runs alone once more, task by task, then is `Crashed`."""
         run, stage = self._run, flight.stage
         stage.suspects.add(index)
         self._unmark(flight.nodes, (index,))
@@ -370,7 +370,7 @@ class Dispatcher:
     # -- iterators --------------------------------------------------------------------------------------
 
     def _pull(self, stage: Stage) -> None:
-        """Ask iterators for as much as about two slices per slot will use."""
+        """Request as many items of iterators as about two slices per slot will use."""
         if len(stage.exhausted) == len(stage.pulled) or self._run.leader_of(stage).is_final:
             return
         slots = max(self._run.capacity.slots, 1)
@@ -392,7 +392,7 @@ class Dispatcher:
 
 
 def _runs(indices: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Ascending indices as ranges `[lo, hi)`."""
+    """Yield ascending indices as ranges `[lo, hi)`."""
     if isinstance(indices, range):
         if len(indices):
             yield indices.start, indices.stop

@@ -41,7 +41,7 @@ _BAD = FAILED_CODES | {Code.CANCELLED}
 
 
 def _is_tolerated(book: NodeBook, index: int) -> bool:
-    """Whether an item failed, and its map tolerates that."""
+    """Return whether an item failed, and its map tolerates that."""
     return index < len(book.states) and book.states[index] in OWN_FAILURES and book.tolerates
 
 
@@ -49,7 +49,7 @@ def _is_tolerated(book: NodeBook, index: int) -> bool:
 class Persistence:
     """Which values are written to where they outlive the run.
 
-    `store` is None where none are; `caches` has what is kept by keys; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later launch can
+    `store` is None where none are; `caches` has the caches; `epoch` is the number of the driver; `default` is for tasks that set none themselves. With `compares`, what items are mapped over is noted, so that a later launch can
     tell whether they are the same.
     """
 
@@ -65,12 +65,12 @@ class Persistence:
             self.caches.check(node)
 
     def close(self) -> None:
-        """The run's batches have ended."""
+        """Close the dispatcher after the run's batches have ended."""
         if self.caches is not None:
             self.caches.close()
 
     def keeps(self, program: Program) -> bool:
-        """Whether a task's values are written."""
+        """Return whether a task's values are written."""
         wanted = program.options.persist_result
         return self.store is not None and (self.default if wanted is None else wanted)
 
@@ -112,7 +112,7 @@ class Dispatcher:
         """Items taken from iterators and not ended yet, by (node, slot), then index."""
 
     def order(self, command: SubmitBatch) -> BatchOrder:
-        """The order for a command. O(nodes x dependencies + parts of the inputs)."""
+        """Return the order for a command. O(nodes x dependencies + parts of the inputs)."""
         inputs: list[Input] = []
         steps: list[StepOrder] = []
         places = {node: number for number, node in enumerate(command.nodes)}
@@ -183,9 +183,7 @@ class Dispatcher:
         if dep.kind is DepKind.ELEMENTS:
             place = self._history.node(dep.upstream).place(0)
             if place is None:
-                raise ValueUnavailable(
-                    f"the value of {self._core.books[dep.upstream].node.name} is not there"
-                )
+                raise ValueUnavailable(f"the value of {self._core.books[dep.upstream].node.name} is missing")
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
         parts = tuple(self._history.node(dep.upstream).parts(indices, self.filler))
@@ -218,7 +216,7 @@ class Dispatcher:
             return Given(SkippedInput() if node.is_builtin and dep.allows_failure else None)
         place = self._history.node(dep.upstream).place(index)
         if place is None:
-            raise ValueUnavailable(f"the value of {upstream.node.name} is not there")
+            raise ValueUnavailable(f"the value of {upstream.node.name} is missing")
         return Whole(place.ref, place.position)
 
     def _gather(self, node: Node, dep: Dep) -> Gathered | Given:
@@ -244,7 +242,7 @@ class Dispatcher:
         keeps_places: bool = False,
         sees_failures: bool = False,
     ) -> Gathered:
-        """All items of a mapped node, in index order; skipped ones and tolerated failures drop out.
+        """Return all items of a mapped node, in index order; skipped ones and tolerated failures drop out.
 
         Where it failed beside its items, or lacks some, that failure comes after them.
         """
@@ -280,7 +278,7 @@ class Dispatcher:
         )
 
     def forget_ended(self, node_id: int, indices: Sequence[int]) -> None:
-        """Items from iterators that ended need no copy here any more."""
+        """Drop the copies of items from iterators that have ended."""
         book = self._core.books[node_id]
         for source in book.node.sources:
             buffer = self.buffers.get((node_id, source.slot))

@@ -1,7 +1,7 @@
 """The driver: performs the core's commands on the backend, the history and the clock, and tells it what came back.
 
 It decides nothing. One thread handles all events of a run; with a backend that runs in the caller there is
-no such thread, and whoever waits does its work.
+no such thread, and waiting callers do its work.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Driver:
         self.is_finished = False
         self.outcome: ev.FinishRun | None = None
         self.failure: BaseException | None = None
-        """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
+        """Set when the run cannot continue: the backend is gone, or the engine itself failed."""
         backend.start()
         batches = 0 if recovery is None else recovery.replay.batches
         self.core = Core(capacity=backend.capacity(), batches=batches)
@@ -138,7 +138,7 @@ class Driver:
         self._recovery = recovery
         self._persistence = persistence
         self._outbox: list[ev.Command] = []
-        """Commands that tell somebody, until all that they tell of is durable."""
+        """Commands with effects outside, until everything they report is durable."""
         self._adopt = adopt
         self._subscribers: list[Callable[[RunEvent], None]] = []
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -147,7 +147,7 @@ class Driver:
         self._waiters: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         self._read_values: dict[int, ReadValues] = {}
         self.read_maps: set[int] = set()
-        """Maps that somebody iterates over while their iterators still give items."""
+        """Maps that are iterated over while their iterators still yield items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
         self._forecast_at = 0.0
         self._thread: threading.Thread | None = None
@@ -169,7 +169,7 @@ class Driver:
         self._inbox.put(lambda: self._handle(event))
 
     def record(self, nodes: Sequence[Node]) -> None:
-        """Nodes were recorded, each after what it depends on."""
+        """Record nodes, each after what it depends on."""
 
         def handle() -> None:
             failpoint("driver.records.before")
@@ -179,7 +179,7 @@ class Driver:
         self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
-        """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
+        """Close the recording after the flow's body: no more nodes follow, and these nodes' values are needed at the end."""
         self.tell(ev.RecordingClosed(returned))
 
     def stop(self, *, hard: bool) -> None:
@@ -189,26 +189,26 @@ class Driver:
         self.backend.stop(self.run_id, hard=False)
 
     def resume(self) -> None:
-        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        """Resume after `pause`, and rerun what a `Pause` signal paused."""
         self.tell(ev.PauseRequested(is_paused=False))
         self.tell(ev.ResumeRequested())
 
     def pause(self) -> None:
-        """Send nothing more until `resume`; what is under way goes on."""
+        """Send nothing more until `resume`; running batches continue."""
         self.tell(ev.PauseRequested())
 
     def read(self, node: int, *, read: int, limit: int) -> None:
-        """Whoever iterates over a map has done with items below `read`, and wants those below `limit`."""
+        """Record that the reader of a map is done with items below `read`, and wants those below `limit`."""
         self.read_maps.add(node)
         self.tell(ev.ReaderMoved(node=node, read=read, limit=limit))
 
     def need(self, node: int, index: int | None) -> None:
-        """Somebody waits for an item of a map, or all of them: no reader's pace may hold that up."""
+        """Record that a caller waits for an item of a map, or all of them: no reader's pace may delay it."""
         if self.read_maps:
             self.tell(ev.ItemsNeeded(node=node, index=index))
 
     def hand_over(self, node: int, index: int | None, *, is_raised: bool = True) -> None:
-        """The failure of a node, or of one of its items, was given to the user: raised, or as data."""
+        """Mark the failure of a node, or of one of its items, as handled: it was raised, or returned as data."""
         self.tell(ev.FailureHandled(node, index, is_raised))
 
     def change_map_options(
@@ -248,7 +248,7 @@ class Driver:
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:
-        """The run cannot go on here: nothing more is written or sent."""
+        """Give up the run, which cannot continue here: nothing more is written or sent."""
         self._inbox.put(lambda: self._fail(error))
 
     def _note(self, node: Node, change: Mapping[str, Any]) -> None:
@@ -291,7 +291,7 @@ class Driver:
         Raises
         ------
         BackendError
-            If the run cannot go on.
+            If the run cannot continue.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is None or threading.current_thread() is self._thread:
@@ -337,7 +337,7 @@ class Driver:
             self._turn()
 
     def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
-        """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
+        """Call a function once `ready()` holds (or the run cannot continue); at once if it already does."""
         with self._changed:
             if not (ready() or self._is_over()):
                 self._waiters.append((ready, callback))
@@ -348,7 +348,7 @@ class Driver:
         return self.is_finished or self.failure is not None
 
     def interrupt(self, error: BaseException | None) -> None:
-        """Let whoever waits raise `error`; None takes that back. The run itself goes on."""
+        """Make waiting callers raise `error`; None revokes that. The run itself continues."""
         self._interruption = error
         self._inbox.put(None)
 
@@ -375,7 +375,7 @@ class Driver:
     def _turn(self, action: Callable[[], None] | None = None) -> bool:
         """Do what waits in the inbox, make it durable, and only then tell of it; False if there was nothing.
 
-        Nobody sees the books between a change and its commit: whoever looks holds the same lock.
+        The node books are not visible between a change and its commit: readers hold the same lock.
         """
         with self._changed:
             did = self._do_some(action)
@@ -391,7 +391,7 @@ class Driver:
         return did
 
     def _do_some(self, action: Callable[[], None] | None) -> bool:
-        """Do an action and what waits behind it, as much as fits into one commit; False if there was nothing."""
+        """Do an action and those queued after it, as many as fit into one commit; return False if there was none."""
         did = action is not None
         self._do(action)
         until = time.monotonic() + GROUP_SECONDS
@@ -406,7 +406,7 @@ class Driver:
         return self._check_timer() or did
 
     def _commit(self) -> None:
-        """Make durable what was booked; from then on it may be told."""
+        """Write what was recorded durably; from then on it may take effect."""
 
         def commit() -> None:
             self._outbox += self._turns.commit()
@@ -421,7 +421,7 @@ class Driver:
         except Exception as error:
             logger.debug("run %s: the engine failed", self.run_id, exc_info=True)
             broken = GraphflowError(
-                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug of "
+                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug in "
                 "graphflow, please report it with the traceback"
             )
             broken.__cause__ = error
@@ -439,7 +439,7 @@ class Driver:
         self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
-        """Wake whoever waits."""
+        """Wake waiting callers."""
         due: list[Callable[[], None]] = []
         with self._changed:
             waiters, self._waiters = self._waiters, []
@@ -525,7 +525,7 @@ class Driver:
             self._finish(command)
 
     def _committed(self, command: ev.CommitReport) -> None:
-        """A report is durable."""
+        """Release the effects of a report, which is now durable."""
         report = command.report
         if report.is_remote:
             echo(report.logs)
@@ -580,7 +580,7 @@ class Driver:
                 logger.exception("run %s: a subscriber failed", self.run_id)
 
     def close(self) -> None:
-        """Give up the run's part of the backend."""
+        """Close the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
         self._notify()

@@ -21,6 +21,7 @@ from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import plain_function
 from graphflow.common.machine import boot_id
 from graphflow.common.service import Service
+from graphflow.common.wording import with_article
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
 from graphflow.driver.definition import Definition, RunFacts
@@ -57,7 +58,7 @@ PACKAGES = ("graphflow", "dask", "distributed", "cloudpickle", "numpy", "pandas"
 def open_store(
     history: History, run_id: str, *, said: CacheDefaults = NO_DEFAULTS, known: str = ""
 ) -> ResultStore:
-    """Where the results of a run are: where its flow or the settings say, else a folder beside its history.
+    """Return where the results of a run are: where its flow or the settings say, else a folder beside its history.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ class Durability:
     # -- while it runs ----------------------------------------------------------------------------------
 
     def persistence(self, flow: Definition) -> Persistence:
-        """Which values are written, and where."""
+        """Return which values are written, and where."""
         return Persistence(
             store=self.store,
             epoch=self.journal.epoch,
@@ -224,7 +225,7 @@ class Durability:
         return True
 
     def moved(self, code: Code, message: str = "") -> None:
-        """The run moved to a state: durable when this returns.
+        """Record the run's new state, durably when this returns.
 
         Raises
         ------
@@ -238,7 +239,7 @@ class Durability:
         failpoint("launch.state.after")
 
     def begin_attempt(self, flow: Definition, run: RunFacts) -> None:
-        """The flow is tried again as a whole: nothing of the attempt before counts any more."""
+        """Begin another attempt of the whole flow: nothing of the previous attempt counts."""
         self.recovery = None
         self._begin(_launch(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
 
@@ -247,14 +248,14 @@ class Durability:
         self.books.begin(self.launches[-1])
 
     def completed(self, value: Any) -> None:
-        """The run has a value, which is kept so that it can be asked for later."""
+        """Store the run's value, so that it can be read later."""
         if value is None:
             return
         try:
             data = cloudpickle.dumps(value, protocol=5)
         except Exception as error:
             logger.warning(
-                "the value of run %s cannot be kept, because it cannot be pickled: %s: %s",
+                "the value of run %s cannot be stored, because it cannot be pickled: %s: %s",
                 self.journal.run_id,
                 type(error).__name__,
                 error,
@@ -276,7 +277,7 @@ class Durability:
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A run of earlier, ready for another launch; `durability` is None where it has ended well and nothing is to be done."""
+    """An existing run, opened to be resumed; `durability` is None if it has completed and there is nothing to do."""
 
     header: RunHeader
     parameters: dict[str, Any]
@@ -292,7 +293,7 @@ def reopen(
     is_forced: bool = False,
     parameters: Mapping[str, Any] | None = None,
 ) -> Reopened:
-    """Take a run of earlier, with all that it has finished.
+    """Open an existing run, with everything it has finished.
 
     Parameters
     ----------
@@ -319,7 +320,7 @@ def reopen(
     history = open_history()
     header = history.find(run)
     if header.flow_name != flow.name:
-        raise RunNotFound(f"run {header.id} is one of flow {header.flow_name!r}, not of {flow.name!r}")
+        raise RunNotFound(f"run {header.id} belongs to flow {header.flow_name!r}, not to {flow.name!r}")
     store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
@@ -361,7 +362,7 @@ def reopen(
 
 
 def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
-    """All that is known of a run; of a flow that was tried again as a whole, of its last attempt."""
+    """Return all that is known of a run; of a flow that was tried again as a whole, of its last attempt."""
     replay = Replay(store=store)
     for entry in history.read(run_id):
         replay.add(entry)
@@ -369,7 +370,7 @@ def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
 
 
 def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
-    """Columns of values that are not there any more just as they were written."""
+    """Return columns of values that are not there any more just as they were written."""
     from graphflow.results.packs import packs
 
     stored = list(replay.stored())
@@ -377,7 +378,7 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     if damaged:
         names = ", ".join(sorted({each.name for each in damaged})[:5])
         logger.warning(
-            "%d of %d stored columns of results are damaged or gone (%s): their items run again",
+            "%d of %d stored result columns are damaged or missing (%s): their items run again",
             len(damaged),
             len(stored),
             names,
@@ -386,7 +387,7 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
 
 
 def is_known(run_id: str) -> bool:
-    """Whether there is a run of just this id."""
+    """Return whether there is a run of just this id."""
     try:
         return open_history().find(run_id).id == run_id
     except RunNotFound:
@@ -403,20 +404,20 @@ def _parameters(
             # What only tells its address cannot be compared.
             if before.get(name, "not given") != now and " at 0x" not in now:
                 raise ParameterError(
-                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
-                    "give the same parameters, or another run id"
+                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, but {name} is {now} now; "
+                    "pass the same parameters, or use another run id"
                 )
     if not replay.launches:
         if wanted is not None:
             return dict(wanted)
         raise ValueUnavailable(
-            "the driver of this run died before it wrote with which parameters it began, so the run cannot be resumed; nothing "
-            "of it ran: run the flow anew"
+            "the driver of this run died before it recorded the run's parameters, so the run cannot be resumed; nothing "
+            "of it ran: start a new run"
         )
     stored = replay.launches[0].stored
     if stored is None:
         raise ValueUnavailable(
-            "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
+            "the parameters of this run could not be pickled when it began, so it cannot be resumed; start a new run"
         )
     parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
     return parameters
@@ -518,5 +519,5 @@ def _short(value: Any) -> str:
     try:
         text = repr(value)
     except Exception as error:
-        text = f"<a {type(value).__name__} whose repr raised {type(error).__name__}>"
+        text = f"<{with_article(type(value).__name__)} whose repr raised {type(error).__name__}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -53,7 +53,7 @@ class DriverRun:
     width
         Tells the width of a node that the driver does not know yet.
     idle_code
-        Tells the state of nodes while there is no driver.
+        Returns the state of nodes while there is no driver.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DriverRun:
     def _there(self) -> _Driver:
         driver = self._driver()
         if driver is None:
-            raise ValueUnavailable("nothing of this run has begun to run yet")
+            raise ValueUnavailable("nothing in this run has started yet")
         return driver
 
     @property
@@ -109,14 +109,14 @@ class DriverRun:
         driver = self._there()
         place = driver.history.node(number).place(index)
         if place is None:
-            raise ValueUnavailable(f"the value of {self.known(number).label(index)} is not kept")
+            raise ValueUnavailable(f"the value of {self.known(number).label(index)} was not stored")
         return driver.outcomes.fetch([place])[0]
 
     def values(self, number: int) -> list[Any]:
         return self._there().outcomes.gathered(number)
 
     def column(self, ref: Ref) -> list[Any]:
-        """The values of a column; the last few are kept for whoever looks at one item after the other."""
+        """Return the values of a column; the last few are kept for access item by item."""
         known = self._columns.pop(id(ref), None)
         if known is None:
             known = ref, self._there().backend.fetch([ref])[0]
@@ -157,7 +157,7 @@ class DriverNode:
 
     @property
     def book(self) -> NodeBook | None:
-        """What the core keeps of it, None before it was told of it."""
+        """The core's book of it, None before the core knows it."""
         driver = self._run.driver
         return None if driver is None else driver.core.books.get(self._node.id)
 

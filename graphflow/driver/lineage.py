@@ -1,4 +1,4 @@
-"""What runs anew because something before it does: outcomes of earlier launches that do not count any more.
+"""What runs again because something upstream does: outcomes of earlier launches that no longer count.
 
 They are taken back in the history too, before anything runs: else a driver that dies halfway would leave outcomes behind
 that look just as good as those that were made of the new inputs.
@@ -43,25 +43,25 @@ class Lineage:
                 self._children.setdefault(parent, []).append((index, number))
 
     def hand_out(self, number: int, past: Past) -> None:
-        """The core has this past from now on; what is taken back later is taken back there too."""
+        """Hand this past to the core; what is reset later is reset there too."""
         self._pasts[number] = past
 
     def taken_back(self) -> list[TakenBack]:
-        """What was taken back since this was asked last; of a node without items, no items."""
+        """Return what was taken back since this was asked last; of a node without items, no items."""
         taken, self._taken = self._taken, []
         return taken
 
     def children(self, number: int) -> Iterable[tuple[int, ReplayedNode]]:
-        """The nodes that stand in for items of a node: (item, node)."""
+        """Return the nodes that stand in for items of a node: (item, node)."""
         return ((index, self._nodes[child]) for index, child in self._children.get(number, ()))
 
     def take_back(self, number: int, indices: Sequence[int], *, is_changed: bool) -> None:
-        """Items run anew, and so does what depends on them. O(items + dependencies).
+        """Mark items to run again, and what depends on them. O(items + dependencies).
 
         Parameters
         ----------
         is_changed
-            Whether they may record other tasks than before; those that they recorded run anew then as well.
+            Whether they may record other tasks than before; those that they recorded run again then as well.
         """
         todo = [(number, indices, is_changed)]
         while todo:
@@ -84,7 +84,7 @@ class Lineage:
                         todo.append((child, ended_of(self._nodes[child]), True))
 
     def take_back_users(self, number: int) -> None:
-        """A node as a whole is not what it was (its width, say): whatever took all of it runs anew."""
+        """Mark a whole node as changed (in its width, for instance): what took all of it runs again."""
         for user, dep in self._users.get(number, ()):
             known = self._nodes[user]
             if DepKind[dep.kind] in (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS):
@@ -93,7 +93,7 @@ class Lineage:
                     self.take_back(user, ended, is_changed=True)
 
     def _void(self, number: int, indices: Sequence[int]) -> Sequence[int]:
-        """Items are as if they had not run, but for those that the core has taken over by now; gives which."""
+        """Reset items that the core has not taken over yet, as if they had not run, and return them."""
         known, past = self._nodes[number], self._pasts.get(number)
         if past is not None and past.taken.find(1) >= 0:
             indices = [index for index in indices if past.taken[index : index + 1] != b"\1"]
@@ -112,7 +112,7 @@ class Lineage:
 
 
 def ended_of(known: ReplayedNode, among: Sequence[int] | None = None) -> Sequence[int]:
-    """The items of a node that ended, of some of them or of all."""
+    """Return the items of a node that ended, of some of them or of all."""
     states = known.states
     if among is None:
         among = range(len(states))

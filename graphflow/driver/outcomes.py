@@ -90,7 +90,7 @@ class Outcomes:
         return self.joined((place.ref, (place.position,)) for place in places)
 
     def column(self, ref: Ref) -> list[Any]:
-        """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
+        """Return the values of a column; the last restored ones are kept for access item by item."""
         if ref.kind == "gone":
             raise ValueUnavailable(GONE_TEXT)
         if ref.kind == "local":

@@ -2,7 +2,7 @@
 
 The rules: a node is found by its key. Finished items are kept, also where their task's code changed (with one
 warning), unless what they are mapped over, or their constant arguments, changed. Failed and cancelled items run again.
-What depends on something that runs anew runs anew (`graphflow.driver.lineage`).
+What depends on something that runs again runs again too (`graphflow.driver.lineage`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graphflow.common.wording import count_text
 from graphflow.core.nodes import Past, packed
 from graphflow.driver.bookkeeping import node_inputs
 from graphflow.driver.comparing import Arrivals, differing
@@ -70,7 +71,7 @@ class Recovery:
     retries_failed
         Whether all that failed is to run again, also what a map tolerated.
     rerun_changed
-        Whether tasks whose code changed run anew, with all that depends on them.
+        Whether to rerun tasks whose code has changed, and what depends on them.
     is_forced
         Whether a flow whose calls differ from the earlier ones is taken all the same.
     """
@@ -105,7 +106,7 @@ class Recovery:
         self._warned: set[tuple[str, str]] = set()
 
     def _named(self, selection: Selection) -> str:
-        """The node that a selection means, once it is found to be there.
+        """Return the node that a selection means, once it is found to be there.
 
         Raises
         ------
@@ -120,7 +121,7 @@ class Recovery:
         if not name:
             if len(maps) != 1:
                 raise RunNotFound(
-                    f"the run has {len(maps)} maps ({', '.join(maps) or 'none'}); name the node"
+                    f"the run has {count_text(len(maps), 'map')} ({', '.join(maps) or 'none'}); choose a node"
                 )
             name = maps[0]
         entry = next((each for each in entries if each.name == name), None)
@@ -130,7 +131,7 @@ class Recovery:
         width = len(self.replay.nodes[entry.number].states)
         wrong = sorted(index for index in selection.indices or () if not 0 <= index < width)
         if wrong:
-            raise IndexError(f"{name} has {width} items; there is no item {wrong[0]}")
+            raise IndexError(f"{name} has {count_text(width, 'item')}; there is no item {wrong[0]}")
         return name
 
     @property
@@ -139,7 +140,7 @@ class Recovery:
         return {key: known.entry.number for key, known in self._nodes.items()}
 
     def history_of(self, node: Node) -> NodeHistory:
-        """What is known of a node's items, without values that are lost."""
+        """Return what is known of a node's items, without values that are lost."""
         history = self.replay.history.node(self._nodes[node.key].number)
         if self._damaged:
             history.forget(lambda ref: (ref.path, ref.offset) in self._damaged)
@@ -148,7 +149,7 @@ class Recovery:
     # -- matching ---------------------------------------------------------------------------------------
 
     def past_of(self, node: Node, is_inner: bool) -> Past | None:
-        """What can be taken over of a node; None if there is nothing.
+        """Return what can be taken over of a node; None if there is nothing.
 
         Raises
         ------
@@ -172,7 +173,7 @@ class Recovery:
         return past
 
     def taken_back(self) -> list[TakenBack]:
-        """Items that ended, and do not count any more, since this was asked last; by number of the node."""
+        """Return the items whose ends no longer count, since the last call, by number of the node."""
         return self._lineage.taken_back()
 
     def _check_place(self, node: Node, known: ReplayedNode | None) -> None:
@@ -183,13 +184,13 @@ class Recovery:
         before = self._calls[place].entry
         if known is None or known.entry.key != before.key:
             raise FlowChanged(
-                f"the flow was changed so that its earlier run does not match it any more: call {place + 1} was "
+                f"the flow was changed and no longer matches its earlier run: call {place + 1} was "
                 f"{before.name!r} (task {before.task_name!r}), and is {node.name!r} (task {node.task_name!r}) now; undo the change, "
-                "or force it to keep what still matches"
+                "or resume with force to keep what still matches"
             )
 
     def _is_alike(self, node: Node, known: ReplayedNode) -> bool:
-        """Whether a node may be the one that was there before; warns where it may not."""
+        """Return whether a node may be the one that was there before; warns where it may not."""
         entry = known.entry
         deps = [(DepKind(dep.kind).name, self._keys.get(dep.upstream, ""), dep.index) for dep in node.deps]
         before = [
@@ -200,21 +201,21 @@ class Recovery:
         if entry.is_mapped != node.is_mapped or deps != before:
             if self._is_strict:
                 raise FlowChanged(
-                    f"the flow was changed so that its earlier run does not match it any more: {node.name!r} takes other "
-                    "inputs than before; undo the change, or force it to run this task, and what depends on it, anew"
+                    f"the flow was changed and no longer matches its earlier run: {node.name!r} has different "
+                    "inputs than before; undo the change, or resume with force to rerun this task and what depends on it"
                 )
-            self._warn(node, "takes other inputs than before; all of it runs anew")
+            self._warn(node, "has different inputs than before; all its items run again")
             return False
         inputs = node_inputs(node)
         if inputs and entry.inputs and inputs != entry.inputs:
-            self._warn(node, "has other constant arguments than before; all of it runs anew")
+            self._warn(node, "has different constant arguments than before; all its items run again")
             return False
         program = node.program
         if program is not None and not node.is_builtin and entry.code:
             code = code_fingerprint(program.fn)
             if code and code != entry.code:
                 if self._rerun_changed:
-                    self._warn(node, "has changed code; all of it runs anew")
+                    self._warn(node, "has changed code; all its items run again")
                     return False
                 self._warn(node, "has changed code; finished items are kept, the others run the new code")
         return True
@@ -225,12 +226,12 @@ class Recovery:
             logger.warning("task %r %s", node.task_name, text)
 
     def changed(self, node: Node) -> Node:
-        """A node with the options and policies that were changed in an earlier launch, unless they do not fit it any more."""
+        """Return a node with the options and policies that were changed in an earlier launch, unless they do not fit it any more."""
         known = self._nodes.get(node.key)
         if known is None:
             return node
         for _, values in known.changes:
-            owner = f"what was changed of {node.name!r}"
+            owner = f"the changed options of {node.name!r}"
             policy = {name: values[name] for name in POLICY_NAMES if name in values}
             changes = {name: values[name] for name in MAP_OPTION_NAMES if name in values}
             try:
@@ -293,21 +294,24 @@ class Recovery:
         )
 
     def _tell_of_values(self, node: Node, states: bytearray, valued: bytearray) -> None:
-        """Say that values are made again: those that were not to be kept, and those that were lost."""
+        """Log that values are recomputed: those that were not to be stored, and those that were lost."""
         program = node.program
         if program is not None and program.options.persist_result is False:
             count = sum(map(states.count, (Code.COMPLETED, Code.CACHED)))
             if count:
                 self._warn(
                     node,
-                    f"does not persist: the values of {count} finished items are gone, and are made again where something that "
-                    "runs needs them",
+                    f"has persist_result=False: the values of {count_text(count, 'finished item')} are gone, and are recomputed if something that "
+                    "still runs needs them",
                 )
         elif lost := valued.count(Past.GONE):
-            self._warn(node, f"has {lost} finished items whose values are not kept any more; they run again")
+            self._warn(
+                node,
+                f"has {count_text(lost, 'finished item')} whose values are no longer stored, to be run again",
+            )
 
     def _unfinished(self, known: ReplayedNode) -> set[int]:
-        """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
+        """Return items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
         return {
             index
             for index, child in self._lineage.children(known.number)
@@ -324,7 +328,7 @@ class Recovery:
         )
 
     def _info(self, known: ReplayedNode) -> ValueInfo | None:
-        """What the value is to a map; where a node stands in for it, what that node's value is."""
+        """Return what the value is to a map; where a node stands in for it, what that node's value is."""
         root = None if known.entry.is_mapped else known.aliases.get(0)
         if root is None:
             return known.info
@@ -335,7 +339,7 @@ class Recovery:
         return ValueInfo(kind="sized", type_name="list", length=length)
 
     def _changed(self, node: Node, known: ReplayedNode) -> Sequence[int]:
-        """Items that are to run again although they may have ended well: selected ones, and those whose input changed."""
+        """Return items that are to run again although they may have ended well: selected ones, and those whose input changed."""
         size = len(known.states)
         selection = self._selections.get(node.name)
         if selection is not None and selection.indices is None:
@@ -349,14 +353,14 @@ class Recovery:
 
     @staticmethod
     def _count_flying(node: Node, known: ReplayedNode, attempts: bytearray) -> None:
-        """An attempt that was under way when the driver died counts where others went before it, but never as the last."""
+        """Count an attempt that was running when the driver died if others went before it, but never as the last."""
         retries = 0 if node.program is None else node.program.options.retry.retries
         for index in known.in_flight():
             if index < len(attempts) and 0 < attempts[index] < retries:
                 attempts[index] += 1
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
-        """Where a value is there, or none is needed."""
+        """Return where a value is there, or none is needed."""
         kept = bytearray(bytes([Past.NEVER_KEPT])) * len(states)
         history = self.replay.history.node(known.number)
         at = 0
@@ -378,7 +382,7 @@ class Recovery:
         return bytearray(valued.to_bytes(len(states)))
 
     def _compared(self, node: Node, known: ReplayedNode) -> Iterable[int]:
-        """Items that are mapped over something else than before."""
+        """Return items that are mapped over something else than before."""
         if not node.sources or any(source.length is None for source in node.sources):
             return ()
         width = min(len(known.states), *(source.length or 0 for source in node.sources))
@@ -388,9 +392,9 @@ class Recovery:
     def check_source(
         self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
     ) -> None:
-        """An iterator gave items again: they must be those that it gave before.
+        """Check that an iterator yields the same items as before.
 
-        Where a list is mapped over beside it, an item that differs may be the list's: it runs anew.
+        If a list is zipped with it, an item that differs may be the list's: it runs again.
 
         Raises
         ------
@@ -405,22 +409,22 @@ class Recovery:
         if has_ended and count < before_count:
             raise SourceChanged(
                 f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier launch of "
-                f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
+                f"this run it yielded {before_count}. Its items cannot be matched: start a new run, or map over a list"
             )
         arrivals = self._arrivals.setdefault(node.id, Arrivals(node))
         first, now = arrivals.take(slot, values)
         changed = [first + place for place in differing(known.digests(first, arrivals.compared), now)]
         if changed and arrivals.are_iterators_alone:
             raise SourceChanged(
-                f"the iterator that {node.name} is mapped over gives another item {changed[0]} than in the earlier launch of "
-                "this run. Its items cannot be matched: run the flow anew, or give a list"
+                f"the iterator that {node.name} is mapped over yields a different item {changed[0]} than in the earlier launch of "
+                "this run. Its items cannot be matched: start a new run, or map over a list"
             )
         ended = ended_of(known, changed)
         if len(ended):
             self._lineage.take_back(known.number, ended, is_changed=True)
 
     def width_known(self, node: int, width: int | None) -> None:
-        """How many items a map has is known, or that it has none: where that differs, what took all of it runs anew."""
+        """Apply the known width of a map, or that it has none: if it differs, what took all of it runs again."""
         before = self._widths.pop(node, None)
         if before is not None and before != width:
             self._lineage.take_back_users(self._matched[node].number)

@@ -1,4 +1,4 @@
-"""Users' iterators: pulled as far as they are asked for, on a thread of their own, so that a slow one holds nobody up."""
+"""Users' iterators: read on demand, on their own thread, so that a slow one blocks nothing else."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ class Pulled:
 def _check(value: Any) -> None:
     if isinstance(value, Handle):
         raise MapTypeError(
-            f"an iterator that is mapped over gave a future, {value!r}; an iterator is pulled while the run goes on, when "
-            "no call can be recorded: give a list of futures instead"
+            f"an iterator that is mapped over yielded a future, {value!r}; iterators are read during the run, when "
+            "no call can be recorded; use a list of futures instead"
         )
 
 
 def _failure(error: BaseException) -> Exception:
-    """What an iterator raised, as the failure of its map: no `SystemExit` of it ends the program."""
+    """Return what an iterator raised, as the failure of its map: no `SystemExit` of it ends the program."""
     if isinstance(error, Exception):
         return error
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    failure = GraphflowError(f"the iterator raised {text}, which ends nothing but the map over it")
+    failure = GraphflowError(f"the iterator raised {text}, which ends only the map over it")
     failure.__cause__ = error
     return failure
 
 
 def close_source(iterator: Any) -> None:
-    """Let a generator clean up; any other iterator is its owner's to close."""
+    """Close a generator; any other iterator is closed by its owner."""
     if isinstance(iterator, types.GeneratorType):
         try:
             iterator.close()
@@ -79,7 +79,7 @@ class _Stepped(Iterator[Any]):
             raise StopIteration from None
 
     def close(self) -> None:
-        """Let an async generator clean up, and end the loop."""
+        """Close an async generator, and end the loop."""
         try:
             if isinstance(self._source, types.AsyncGeneratorType):
                 self._loop.run_until_complete(self._source.aclose())
@@ -90,7 +90,7 @@ class _Stepped(Iterator[Any]):
 
 
 def pull_here(iterator: Iterator[Any], count: int) -> Pulled:
-    """Take up to `count` items in this thread, for as long as that is quick; at least one."""
+    """Read up to `count` items in this thread, for as long as that is quick; at least one."""
     values: list[Any] = []
     until = time.monotonic() + PULL_SECONDS
     try:

@@ -74,7 +74,7 @@ class Turns:
         return commands
 
     def lost(self, event: BatchLost, now: float) -> Sequence[ev.Command]:
-        """A batch will not come back."""
+        """Apply the loss of a batch."""
         if self._books is not None and event.batch in self._core.flights:
             self._books.lost(event.batch, event.executing, event.reason)
         return self.handle(
@@ -82,7 +82,7 @@ class Turns:
         )
 
     def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier launches of the run left of them.
+        """Add recorded nodes; return what earlier launches of the run left of them.
 
         Parameters
         ----------
@@ -102,14 +102,14 @@ class Turns:
         return pasts
 
     def renewed(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """The nodes with what was changed of them while an earlier launch of the run went on."""
+        """Return the nodes with what was changed of them while an earlier launch of the run went on."""
         recovery = self._recovery
         return nodes if recovery is None else [recovery.changed(node) for node in nodes]
 
     def check_source(
         self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
     ) -> None:
-        """An iterator gave items: they must be those that it gave in earlier launches.
+        """Check that an iterator yields the same items as in earlier launches.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Turns:
             self._take_back()
 
     def _take_back(self) -> None:
-        """What ended before and runs anew is so in the history too, before anything of it runs."""
+        """Record items that ended before and run again, before any of them runs."""
         if self._recovery is not None and self._books is not None:
             for number, indices in self._recovery.taken_back():
                 self._books.taken_back(number, indices)
@@ -129,7 +129,7 @@ class Turns:
     # -- books ------------------------------------------------------------------------------------------
 
     def _book(self, command: ev.Command) -> None:
-        """What the command says is so from now on, in memory and in what is committed next."""
+        """Apply a command, in memory and in what is committed next."""
         history, books, recovery = self._history, self._books, self._recovery
         if isinstance(command, ev.CommitReport):
             history.commit(command.report, command.indices)
@@ -161,7 +161,7 @@ class Turns:
             books.commanded(command, self._core)
 
     def commit(self) -> list[ev.Command]:
-        """Make durable what was booked; gives the commands that may be performed now, in order.
+        """Write what was recorded durably; return the commands that may be performed now, in order.
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphflow.common.wording import count_text
 from graphflow.core.events import FinishRun
 from graphflow.driver.driver import Driver
 from graphflow.errors import FlowFailed, RunCancelled, UpstreamFailed
@@ -21,7 +22,7 @@ __all__ = [
 
 
 def outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:
-    """What became of a node, or of one of its items, that ended: (value, None) or (None, exception).
+    """Return what became of a node, or of one of its items, that ended: (value, None) or (None, exception).
 
     What was skipped has the value None; of a whole map, skipped items drop out.
     """
@@ -47,17 +48,17 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
         return driver.outcomes.exception_of(node.id, index) if has_failed else None
     if book.broke_off or book.width is None:
         return driver.outcomes.exception_of(node.id, None)
-    return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
+    return IndexError(f"{node.name} has {count_text(book.width, 'item')}; there is no item {index}")
 
 
 def node_exception(driver: Driver, node: Node) -> BaseException:
-    """The exception of a failed node: its own, or a `MapFailed` group for failed items."""
+    """Return the exception of a failed node: its own, or a `MapFailed` group for failed items."""
     error = node_failure(driver.known, driver.known.known(node.id))
     return error if error is not None else driver.outcomes.exception_of(node.id, None)
 
 
 def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
-    """What a run fails with: the one failure, or one group of several."""
+    """Return the exception of a failed run: the one failure, or a group of several."""
     errors = [node_exception(driver, driver.core.books[node].node) for node in outcome.unhandled]
     if not errors:
         return RunCancelled(f"run {driver.run_id} was cancelled")
@@ -71,7 +72,7 @@ def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
 
 
 def value_of(driver: Driver, node: Node, index: int | None) -> Any:
-    """The value of a node (the list of its items where it is mapped) or of one item; all ended well."""
+    """Return the value of a node (the list of its items where it is mapped) or of one item; all ended well."""
     if not node.is_mapped or index is not None:
         place = driver.history.node(node.id).place(index or 0)
         if place is None:
@@ -81,7 +82,7 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
             lost = value.first_failure()
             if lost is not None:
                 raise UpstreamFailed(
-                    f"{node.name} holds elements whose upstream failed: {type(lost.error).__name__}: {lost.error}",
+                    f"{node.name} contains elements whose upstream failed: {type(lost.error).__name__}: {lost.error}",
                     root=lost.origin,
                 ) from lost.error
             return list(value)

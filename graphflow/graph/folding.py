@@ -52,7 +52,7 @@ class Fold:
         self._combine = combine
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
-        """One result per value: `Folded` for the first of each run of neighbours, `ABSORBED` for the others."""
+        """Return one result per value: `Folded` for the first of each run of neighbours, `ABSORBED` for the others."""
         indices = task_context().map_indices or range(len(values))
         results: list[Any] = [ABSORBED] * len(values)
         combine = self._combine
@@ -79,7 +79,7 @@ class Combine:
         self._initial = initial
 
     def __call__(self, parts: Sequence[Any]) -> Any:
-        """The value of the reduce.
+        """Return the value of the reduce.
 
         Raises
         ------
@@ -92,6 +92,6 @@ class Combine:
                 total = part.value if total is NOT_GIVEN else self._combine(total, part.value)
         if total is NOT_GIVEN:
             raise GraphflowError(
-                "reduce(...) of a map without any values has no result; give initial=..., such as 0 for a sum"
+                "reduce(...) of a map without any values has no result; pass initial=..., such as 0 for a sum"
             )
         return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from graphflow.common.wording import with_article
 from graphflow.errors import CycleError
 from graphflow.graph.graph import Node
 from graphflow.graph.mapping import AllowFailure
@@ -56,6 +57,6 @@ def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
         return False
     if id(value) in _above:
         raise CycleError(
-            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
+            f"{with_article(kind.__name__)} passed as an argument contains itself; pass a copy without the cycle"
         )
     return any(contains_handle(one, (*_above, id(value))) for one in each)

@@ -96,7 +96,7 @@ class Recorder:
     def inside(
         self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS
     ) -> Iterator[str]:
-        """Nodes recorded in this context belong to a flow that is called here; gives its path.
+        """Record nodes in this context under a flow that is called here; yield its path.
 
         The path is `outer/inner`, with a number from the second call on.
         """
@@ -116,7 +116,7 @@ class Recorder:
     # -- what subclasses (a run) do with a new node ---------------------------------------------------
 
     def added(self, node: Node) -> None:
-        """A node was recorded."""
+        """Handle a recorded node."""
 
     def check(self, callee: Callee) -> None:
         """Raise if this task cannot run here."""
@@ -128,7 +128,7 @@ class Recorder:
     def cannot_force(self, node_name: str) -> ForcingError:
         """The error for a future that is forced where nothing can run."""
         return ForcingError(
-            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is only built, not run; use "
+            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is built, not run; use "
             "flow.run(...) for a flow whose shape depends on values"
         )
 
@@ -142,7 +142,7 @@ class Recorder:
         """The node of a future, which must be of this recording."""
         if handle._recorder is not self:
             raise CrossRunError(
-                f"{owner} was given a future of {handle._node.name} that belongs to another run "
+                f"{owner} got a future of {handle._node.name} that belongs to another run "
                 f"(of {handle._recorder.flow_name!r}); {self.foreign_hint()}"
             )
         return handle._node
@@ -195,7 +195,7 @@ class Recorder:
         if not binder.sources and not lanes:
             raise MapTypeError(
                 f"{owner}: nothing to map over: all arguments are constants "
-                f"({', '.join(type(arg).__name__ for arg in [*args, *kwargs.values()]) or 'there are none'}); give a "
+                f"({', '.join(type(arg).__name__ for arg in [*args, *kwargs.values()]) or 'there are none'}); pass a "
                 "sequence, or call the task without .map"
             )
         self._check_widths(owner, binder)

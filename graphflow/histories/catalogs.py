@@ -52,7 +52,7 @@ class SqliteCatalog:
             yield
 
     def be_quick(self) -> None:
-        """From now on wait for locks for 20 ms at most, then raise `HistoryLocked`."""
+        """Wait for locks for 20 ms at most from now on, then raise `HistoryLocked`."""
         with self._lock:
             self._database.be_quick()
 
@@ -163,7 +163,7 @@ class SqliteCatalog:
         self._execute(schema.NEXT_REQUEST)
         row = self._database.row(schema.READ_REQUEST_NUMBER)
         if row is None:
-            raise HistoryDamaged(f"{self.path} is damaged: it has lost its counter of requests")
+            raise HistoryDamaged(f"{self.path} is damaged: its request counter is missing")
         number = int(row[0])
         self._execute(schema.ADD_REQUEST, number, run_id, epoch, kind, text, at)
         return number
@@ -249,7 +249,7 @@ def _row(
 
 
 def _create(path: Path) -> None:
-    """Make the catalog; of several processes that do so at once one wins, and nobody sees it half made."""
+    """Create the catalog; of several concurrent processes one wins, and it is never visible incomplete."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         build(temporary, schema.CATALOG, schema.CATALOG_PRAGMAS)
@@ -258,7 +258,7 @@ def _create(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise HistoryError(
-            f"the catalog {path} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
+            f"the catalog {path} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a writable folder"
         ) from error
     finally:
         for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):

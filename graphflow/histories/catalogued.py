@@ -77,7 +77,7 @@ class CatalogHistory(ABC):
         if len(rows) > 1:
             ids = ", ".join(header.id for header, _ in rows[:3])
             raise RunNotFound(
-                f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
+                f"several runs have an id that begins with {text!r}: {ids}, ...; use a longer prefix"
             )
         return self._seen(*rows[0])
 
@@ -111,7 +111,7 @@ class CatalogHistory(ABC):
             header, claim = self._row(catalog, run_id)
             if claim is None or not self._is_alive(claim):
                 raise HistoryError(
-                    f"run {run_id} ({header.name}) has no driver that could {kind} it: nothing of it is running"
+                    f"run {run_id} ({header.name}) has no driver, so it cannot be asked to {kind}"
                 )
             return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
 

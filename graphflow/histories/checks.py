@@ -13,14 +13,14 @@ __all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain",
 
 _NUMBERS = struct.Struct("<qqqq")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.\-]{0,127}")
-GONE = "the driver of this run ended before it acted on this"
-"""The answer to requests that nobody will answer any more."""
+GONE = "the driver of this run ended before it acted on the request"
+"""The answer to requests that no driver will answer any more."""
 
 FAILED_TYPES = frozenset({StateType.FAILED, StateType.CRASHED})
 
 
 def check_id(run_id: str) -> str:
-    """A run's id as it was given.
+    """Return a run's id as it was given.
 
     Raises
     ------
@@ -29,14 +29,14 @@ def check_id(run_id: str) -> str:
     """
     if not _ID.fullmatch(run_id):
         raise HistoryError(
-            f"{run_id!r} cannot be the id of a run: it is letters, digits and '-_.', at most 128 of them, and begins"
+            f"{run_id!r} is not a valid run id; use at most 128 letters, digits, '-', '_' and '.', beginning"
             " with a letter or digit"
         )
     return run_id
 
 
 def state_code(state: str) -> Code:
-    """The code of a state's name.
+    """Return the code of a state's name.
 
     Raises
     ------
@@ -46,11 +46,11 @@ def state_code(state: str) -> Code:
     try:
         return Code.by_name(state)
     except KeyError:
-        raise ValueError(f"{state!r} is no state of a run") from None
+        raise ValueError(f"{state!r} is not a run state") from None
 
 
 def is_final(state: str) -> bool:
-    """Whether a run in this state has ended."""
+    """Return whether a run in this state has ended."""
     try:
         return Code.by_name(state) in FINAL_CODES
     except KeyError:
@@ -58,7 +58,7 @@ def is_final(state: str) -> bool:
 
 
 def is_failed(header: RunHeader) -> bool:
-    """Whether a run ended badly."""
+    """Return whether a run ended badly."""
     try:
         return Code.by_name(header.state).type in FAILED_TYPES
     except KeyError:
@@ -66,12 +66,12 @@ def is_failed(header: RunHeader) -> bool:
 
 
 def started_at(state: str, at: float) -> float | None:
-    """The moment, if this is a state in which a run has begun."""
+    """Return the moment, if this is a state in which a run has begun."""
     return at if Code.by_name(state).type is StateType.RUNNING else None
 
 
 def plain(record: Record) -> Record:
-    """A record as it will be read back, of plain types.
+    """Return a record as it will be read back, of plain types.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def plain(record: Record) -> Record:
         # Minus zero would come back as zero.
         at = float(record.at) + 0.0
         if at != at:
-            raise ValueError("its moment is not a number")
+            raise ValueError("its time is not a number")
         return Record(
             int(record.kind), at, bytes(record.body), int(record.node), int(record.lo), int(record.count)
         )

@@ -149,13 +149,13 @@ class RunJournal:
         if not is_ours:
             self._is_lost = True
             raise LeaseLost(
-                f"run {self._run_id} was taken over by another driver: this one, of epoch {self._epoch}, was silent for"
-                " longer than its lease. It can write nothing more"
+                f"run {self._run_id} was taken over by another driver: this driver (epoch {self._epoch}) did not renew its"
+                " lease in time; its writes are now refused"
             )
         failpoint("lease.renew.after")
 
     def requests(self) -> list[Request]:
-        """What is asked and not answered yet; a few microseconds where nobody wrote to the catalog."""
+        """Return the unanswered requests; takes a few microseconds if the catalog was not written to."""
         self._check()
         # Somebody who has the catalog locked may be at it for long: then there is nothing new yet.
         with suppress(HistoryLocked):
@@ -166,7 +166,7 @@ class RunJournal:
         return list(self._waiting)
 
     def answer(self, request: int, error: str = "") -> None:
-        """Say what became of a request; only the first answer counts."""
+        """Answer a request; only the first answer counts."""
         self._check()
         failpoint("request.answer.before")
         self._catalog.answer(request, self._run_id, self._epoch, error, at=self._clock.wall())
@@ -190,14 +190,14 @@ class RunJournal:
             failpoint("journal.close.after")
         except HistoryError as error:
             # The lock is let go below, which tells the others.
-            _logger.warning("run %s: its lease could not be given back: %s", self._run_id, error)
+            _logger.warning("run %s: its lease could not be released: %s", self._run_id, error)
         finally:
             self._catalog.close()
             self._polls.close()
             self._lock.release()
 
     def abandon(self) -> None:
-        """Let everything go and give nothing back, as when this process is killed; for tests."""
+        """Close everything without releasing the lease, as when this process is killed; for tests."""
         if not self._is_closed:
             self._is_closed = True
             self._writer.strand()
@@ -206,7 +206,7 @@ class RunJournal:
             self._lock.release()
 
     def _publish(self) -> None:
-        """Tell the catalog of the run's state; the commit is durable whatever becomes of this."""
+        """Write the run's state to the catalog; the commit is durable even if this fails."""
         if self._unpublished is None:
             return
         state, at = self._unpublished
@@ -221,7 +221,7 @@ class RunJournal:
             )
         except HistoryError as error:
             _logger.warning(
-                "run %s: the catalog could not be told that it is %s: %s", self._run_id, state, error
+                "run %s: its state %s could not be written to the catalog: %s", self._run_id, state, error
             )
         else:
             failpoint("catalog.state.after")

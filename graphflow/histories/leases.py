@@ -1,6 +1,6 @@
 """Who drives a run: locks that end with their holder, beside claims that run out.
 
-On one machine a claim runs out by the steady clock, which nobody can set, and a lock on a file says at once when its
+On one machine a claim expires by the steady clock, which cannot be set, and a lock on a file shows at once when its
 holder died. For other machines there is the wall clock. A holder that was stopped and taken over from is told by
 the number of its claim (its epoch), which every commit is guarded by.
 """
@@ -27,16 +27,16 @@ class SystemClock:
     """The clocks of this machine."""
 
     def wall(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return time.time()
 
     def steady(self) -> float:
-        """Seconds since some moment of this boot."""
+        """Return seconds since some moment of this boot."""
         return time.monotonic()
 
 
 def this_process() -> Holder:
-    """The holder that this process is."""
+    """Return the holder that this process is."""
     return Holder(socket.gethostname(), os.getpid(), boot_id())
 
 
@@ -57,7 +57,7 @@ class DriverLock:
     """A lock that the system takes back when its holder dies, however it dies.
 
     Each holder makes a new file and puts it in the place of the one before: a stopped predecessor keeps the lock
-    of a file that nobody looks at any more.
+    of a file that is no longer used.
 
     Raises
     ------
@@ -79,25 +79,25 @@ class DriverLock:
         except OSError as error:
             self.discard()
             raise HistoryError(
-                f"the lock file {self._temporary} cannot be made or locked: {error.strerror}; GRAPHFLOW_HOME must be"
-                " on a disk that can be written and has file locks"
+                f"the lock file {self._temporary} cannot be created or locked: {error.strerror}; GRAPHFLOW_HOME must be"
+                " on a writable disk with file locks"
             ) from error
         _held.add(self)
 
     def publish(self) -> None:
-        """Be the lock that others look at."""
+        """Publish this lock under the name that others check."""
         try:
             os.replace(self._temporary, self.path)
         except OSError as error:
-            raise HistoryError(f"the lock file {self.path} cannot be made: {error.strerror}") from error
+            raise HistoryError(f"the lock file {self.path} cannot be created: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let it go; calling it again does nothing."""
+        """Release it; calling it again does nothing."""
         self.strand()
         _held.discard(self)
 
     def discard(self) -> None:
-        """Let it go before it was published."""
+        """Release it before it was published."""
         self.release()
         with suppress(OSError):
             self._temporary.unlink()
@@ -110,7 +110,7 @@ class DriverLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a living process of this machine holds a run's lock."""
+    """Return whether a living process of this machine holds a run's lock."""
     import fcntl
 
     try:

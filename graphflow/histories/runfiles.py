@@ -37,7 +37,7 @@ class RunRow:
 
 
 def build_run(folder: Path, seal: Seal, *, run_id: str, name: str, flow_name: str, created: float) -> None:
-    """Make the file of a new run in its folder, durable; it must not be there."""
+    """Create the file of a new run in its folder, durably; it must not exist."""
     genesis = seal.genesis(name, flow_name, created)
     row = (run_id, name, flow_name, created, seal.key_id, 0, genesis)
     build(folder / RUN_FILE, schema.RUN, schema.RUN_WRITER_PRAGMAS, fill=[(schema.BEGIN_RUN, row)])
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def wait_for_turn(folder: Path) -> None:
-    """Wait until nobody is in the middle of a commit.
+    """Wait until no process is in the middle of a commit.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class RunWriter:
             raise
 
     def begin(self) -> RunRow:
-        """Shut out earlier drivers; gives how far they came.
+        """Shut out earlier drivers; return their last commit.
 
         Raises
         ------
@@ -114,12 +114,12 @@ class RunWriter:
             cursor = self._database.execute(schema.TAKE_RUN, (self._epoch, self._run_id, self._epoch))
             if cursor.rowcount != 1:
                 raise LeaseLost(
-                    f"run {self._run_id} was taken by a later driver than this one (epoch {self._epoch})"
+                    f"run {self._run_id} was taken over by a later driver than this one (epoch {self._epoch})"
                 )
             row = RunRow(*(self._database.row(schema.READ_RUN) or ()))
             seal = self._seal.of(row.key_id)
             if seal is None:
-                raise HistoryDamaged(f"{self.path} was signed with a key that is not known here")
+                raise HistoryDamaged(f"{self.path} was signed with an unknown key")
         self._seal = seal
         self._anchor.use(seal)
         self.seq, self._number, self._head = row.seq, row.number, row.head
@@ -174,7 +174,7 @@ class RunWriter:
             self._anchor.close()
 
     def strand(self) -> None:
-        """Let everything go as it is, as when this process is killed."""
+        """Close everything as it is, as when this process is killed."""
         self._database.strand()
         self._anchor.close()
 
@@ -183,10 +183,10 @@ class RunWriter:
         if found is not None and found[0] == self._epoch:
             raise HistoryDamaged(
                 f"{self.path} ends in commit {found[1]}, which is not the commit {self.seq} that this driver wrote"
-                " last; somebody else wrote it. Nothing more is written"
+                " last; another process wrote it. Nothing more is written"
             )
         other = "nobody" if found is None else f"a driver of epoch {found[0]}"
         raise LeaseLost(
-            f"run {self._run_id} was taken over by {other}; this driver, of epoch {self._epoch}, was silent for longer"
-            " than its lease. It can write nothing more"
+            f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its lease in time;"
+            " its writes are now refused"
         )

@@ -96,7 +96,7 @@ class SqliteHistory(CatalogHistory):
             with catalog.transaction():
                 if catalog.run(run_id) is not None:
                     raise HistoryError(
-                        f"there is a run {run_id} already, in {folder}; resume it, or take another id"
+                        f"run {run_id} already exists, in {folder}; resume it, or use another id"
                     )
                 self._move_in(newborn, folder)
                 failpoint("history.create.moved")
@@ -112,8 +112,8 @@ class SqliteHistory(CatalogHistory):
             shutil.rmtree(newborn, ignore_errors=True)
             if isinstance(error, OSError):
                 raise HistoryError(
-                    f"the folder {folder} of run {run_id} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
-                    " folder that can be written"
+                    f"the folder {folder} of run {run_id} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a"
+                    " writable folder"
                 ) from error
             raise
 
@@ -184,7 +184,7 @@ class SqliteHistory(CatalogHistory):
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:
-        """Give a new run's folder its name; only where nothing is that could be somebody's."""
+        """Give a new run's folder its name, unless something else has that name."""
         if folder.exists():
             run_id = folder.name
             unborn = folder.with_name(f".unborn-{run_id}-{os.urandom(4).hex()}")
@@ -192,8 +192,8 @@ class SqliteHistory(CatalogHistory):
                 seq = reader.row.seq
             if seq > 0 or is_locked(folder):
                 raise HistoryError(
-                    f"{folder} holds the history of a run that {self.folder / CATALOG_FILE} does not know; `graphflow"
-                    " fsck` says more. Take another id, or move that folder away"
+                    f"{folder} contains the history of a run that is not in {self.folder / CATALOG_FILE}; see `graphflow"
+                    " fsck`. Use another id, or move that folder away"
                 )
             # Its maker died before it was written down, and before anything happened in it.
             os.rename(folder, unborn)
@@ -268,16 +268,16 @@ class SqliteHistory(CatalogHistory):
                 catalog.close()
 
     def adopt(self) -> tuple[list[str], list[str]]:
-        """Write down runs that the catalog has lost; gives their ids, and what is wrong with those that cannot be read.
+        """Restore runs that the catalog has lost; return their ids, and the problems of those that cannot be read.
 
-        A catalog that is gone is made anew; a damaged one has to be moved away before.
+        A missing catalog is created; a damaged one has to be moved away first.
         """
         from graphflow.histories.adopting import adopt
 
         return adopt(self.folder, self._seal)
 
     def _shut_out(self, run_id: str, epoch: int) -> None:
-        """Let a driver that was silent, and may wake up, write nothing more."""
+        """Refuse further writes of a driver that lost its lease, in case it wakes up."""
         with suppress(HistoryError):
             writer = RunWriter(self.run_folder(run_id), self._seal(run_id), run_id=run_id, epoch=epoch)
             try:
@@ -298,8 +298,8 @@ class SqliteHistory(CatalogHistory):
             (self.folder / "runs").mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise HistoryError(
-                f"the folder {self.folder} for histories cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
-                " folder that can be written"
+                f"the folder {self.folder} for histories cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a"
+                " writable folder"
             ) from error
 
     def _open(self) -> SqliteCatalog:
@@ -319,9 +319,7 @@ class SqliteHistory(CatalogHistory):
         folder = self.run_folder(check_id(run_id))
         if not (folder / RUN_FILE).exists():
             self._known(run_id)
-            raise HistoryDamaged(
-                f"{folder / RUN_FILE} is gone; nothing is left of the history of run {run_id}"
-            )
+            raise HistoryDamaged(f"{folder / RUN_FILE} is gone, and with it the history of run {run_id}")
         return RunReader(folder, self._seal(run_id), run_id=run_id)
 
     @property

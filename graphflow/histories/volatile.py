@@ -85,9 +85,7 @@ class VolatileHistory(CatalogHistory):
         created = float(header.created or self._clock.wall())
         with self._catalog.transaction():
             if self._catalog.run(run_id) is not None:
-                raise HistoryError(
-                    f"there is a run {run_id} already, in memory; resume it, or take another id"
-                )
+                raise HistoryError(f"run {run_id} already exists, in memory; resume it, or use another id")
             self._catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
             self._records[run_id] = _Records()
             return self._journal(run_id, 1)
@@ -136,7 +134,7 @@ class VolatileHistory(CatalogHistory):
     # -- care ----------------------------------------------------------------------------------------------
 
     def verify(self, run_id: str) -> list[str]:
-        """Nothing is ever wrong in memory; see `History.verify`."""
+        """Return no problems, as memory is never damaged; see `History.verify`."""
         self._written(run_id)
         return []
 
@@ -209,6 +207,6 @@ class VolatileWriter:
         if mine.epoch != self._epoch:
             other = f"a driver of epoch {mine.epoch}" if mine.epoch else "nobody"
             raise LeaseLost(
-                f"run {self._run_id} was taken over by {other}; this driver, of epoch {self._epoch}, was silent for"
-                " longer than its lease. It can write nothing more"
+                f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its"
+                " lease in time; its writes are now refused"
             )

@@ -1,7 +1,7 @@
-"""What users say about caching: which parts a key has, when an entry expires, what is a file among the inputs.
+"""The options of caching: the parts of a key, when an entry expires, files among the inputs.
 
 Names follow Prefect 3. One thing differs: every key contains the task's code (or its `cache_version`), so that an edited
-task never gets a value that its former self made.
+task never gets a value of its previous version.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """What a cache key is made of, beside the task's identity, which every key has.
+    """The parts of a cache key, besides the task's identity, which every key has.
 
     Policies are added with `+`; `- "argument"` leaves an argument out of the inputs. They are values: equal, hashable and
     picklable.
@@ -97,7 +97,7 @@ class CachePolicy:
             return NotImplemented
         if not self.inputs:
             raise TaskOptionError(
-                f"{self!r} - {other!r}: the policy has no inputs that {other!r} could be left out of; add INPUTS first"
+                f"{self!r} - {other!r}: the policy has no inputs to leave {other!r} out of; add INPUTS first"
             )
         return replace(self, without=self.without | {other})
 
@@ -133,17 +133,17 @@ class CacheOptions:
     Attributes
     ----------
     policy, is_policy_given
-        What keys are made of; whether the task says so itself, or else its flow may.
+        What keys are made of; whether the task sets it itself, or else its flow may.
     key_fn
         Makes the keys in place of the policy.
     expiration_seconds
         How long an entry may be used; None for ever.
     version
-        Stands in keys in place of the code.
+        Replaces the code in keys.
     refresh
-        Whether entries are made anew and none is used; None where the task does not say.
+        Whether to recompute results and ignore cached ones; None if the task does not set it.
     run_once, resolve
-        Whether an item is claimed before it starts; who decides about one whose outcome is unknown.
+        Whether an item is claimed before it starts; the function that decides about one whose outcome is unknown.
     """
 
     policy: CachePolicy = DEFAULT
@@ -158,7 +158,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDefaults:
-    """What a flow says of its tasks' results, where these do not say so themselves; what a task says has the same form."""
+    """A flow's defaults for its tasks' results; a task's own settings have the same form."""
 
     policy: CachePolicy | None = None
     refresh: bool | None = None
@@ -167,7 +167,7 @@ class CacheDefaults:
     result_serializer: str | None = None
 
     def merged(self, outer: CacheDefaults) -> CacheDefaults:
-        """These, with those of the flow around where nothing is said here."""
+        """Return these settings, with those of the outer flow for what is not set here."""
         owns = self.result_storage is not None
         return CacheDefaults(
             policy=self.policy if self.policy is not None else outer.policy,
@@ -178,7 +178,7 @@ class CacheDefaults:
         )
 
     def cache_of(self, own: CacheOptions | None, said: CachePolicy | None) -> CacheOptions | None:
-        """A task's caching in a flow that says this; `said` is the policy that the task names itself."""
+        """Return a task's caching in a flow with these defaults; `said` is the task's own policy."""
         if own is not None:
             policy = own.policy
             if (
@@ -202,7 +202,7 @@ NO_DEFAULTS = CacheDefaults()
 
 
 def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
-    """A task's caching from its options; None where nothing asks for it.
+    """Return a task's caching from its options; None if no option enables it.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
     expiration = _expiration(owner, given.get("cache_expiration"))
     version = given.get("cache_version")
     if version is not None and (not isinstance(version, str) or not version.strip()):
-        raise TaskOptionError(f"{owner}: cache_version must be a non-empty text, not {version!r}")
+        raise TaskOptionError(f"{owner}: cache_version must be a non-empty string, not {version!r}")
     refresh = _flag(owner, "refresh_cache", given.get("refresh_cache"))
     run_once = bool(_flag(owner, "run_once", given.get("run_once")))
     resolve = _function(owner, "resolve", given.get("resolve"), "what is known of the item", 1)
@@ -232,27 +232,27 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
     if policy is not None and not policy.is_on:
         if asks:
             raise TaskOptionError(
-                f"{owner}: cache_policy=NO_CACHE turns caching off, but {' and '.join(asks)} ask{'s' if len(asks) == 1 else ''} "
-                "for it; leave one of the two out"
+                f"{owner}: cache_policy=NO_CACHE turns caching off, but {' and '.join(asks)} need{'s' if len(asks) == 1 else ''} "
+                "it; remove one of the two"
             )
         policy = None
     if policy is not None and key_fn is not None:
         raise TaskOptionError(
-            f"{owner}: cache_policy and cache_key_fn both say what keys are made of; give one of them"
+            f"{owner}: cache_policy and cache_key_fn both define the cache key; use only one of them"
         )
     if resolve is not None and not run_once:
         raise TaskOptionError(
-            f"{owner}: resolve decides about items of run_once=True whose outcome is unknown; add run_once=True or leave it out"
+            f"{owner}: resolve is only called for tasks with run_once=True; add run_once=True, or remove resolve"
         )
     if run_once:
         for name, is_given, why in (
-            ("refresh_cache=True", bool(refresh), "runs again what has run"),
+            ("refresh_cache=True", bool(refresh), "runs finished items again"),
             ("cache_expiration", expiration is not None, "lets an item run again later"),
             ("batched=True", bool(given.get("batched")), "runs items again to find one that fails"),
         ):
             if is_given:
                 raise TaskOptionError(
-                    f"{owner}: run_once=True contradicts {name}, which {why}; give one of them"
+                    f"{owner}: run_once=True contradicts {name}, which {why}; use only one of them"
                 )
     if policy is None and not asks:
         return None
@@ -269,7 +269,7 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
 
 
 def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefaults:
-    """What a flow, or a task, says about policy, refreshing and where results go.
+    """Return a flow's or task's settings of policy, refreshing and result store.
 
     Raises
     ------
@@ -286,24 +286,24 @@ def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefault
         )
     if storage is not None and re.match(r"[a-zA-Z0-9+.:-]+://[^/@]*:[^/@]*@", storage):
         raise TaskOptionError(
-            f"{owner}: result_storage holds a password, which would be seen wherever the URL is shown; give it by "
+            f"{owner}: result_storage holds a password, which would appear wherever the URL is shown; pass it in "
             "result_storage_options={...}"
         )
     if options is not None:
         if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
             # What was given may be a secret.
             raise TaskOptionError(
-                f"{owner}: result_storage_options must be a mapping of names to values, as fsspec takes them, not a "
+                f"{owner}: result_storage_options must be a mapping of names to values for fsspec, not a "
                 f"{type(options).__name__}"
             )
         if storage is None:
             raise TaskOptionError(
-                f"{owner}: result_storage_options are of result_storage, which is not given; give both"
+                f"{owner}: result_storage_options needs result_storage, which is not given; pass both"
             )
     serializer = given.get("result_serializer")
     if serializer is not None and (not isinstance(serializer, str) or not serializer.strip()):
         raise TaskOptionError(
-            f'{owner}: result_serializer must be the name of one, such as "pickle" or "json", not {serializer!r}'
+            f'{owner}: result_serializer must be the name of a serializer, such as "pickle" or "json", not {serializer!r}'
         )
     return CacheDefaults(
         policy=_policy(owner, given.get("cache_policy")),
@@ -315,7 +315,7 @@ def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefault
 
 
 def changed_options(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a task or flow with some changed: what a change contradicts goes."""
+    """Return the options of a task or flow with some changed; options that a change contradicts are removed."""
     gone: set[str] = set()
     policy = changes.get("cache_policy")
     if "result_storage" in changes:
@@ -343,7 +343,7 @@ def check_arguments(owner: str, policy: CachePolicy | None, signature: inspect.S
     unknown = sorted(policy.without - set(parameters))
     if unknown:
         raise TaskOptionError(
-            f"{owner}: cache_policy={policy!r} leaves out {', '.join(map(repr, unknown))}, but the task has no such argument; "
+            f"{owner}: cache_policy={policy!r} leaves out {', '.join(map(repr, unknown))}, which the task does not have as an argument; "
             f"it has {', '.join(parameters) or 'none'}"
         )
 
@@ -396,9 +396,9 @@ def _function(owner: str, option: str, value: Any, takes: str, count: int) -> Ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheKeyContext:
-    """What a `cache_key_fn` may ask.
+    """The context that a `cache_key_fn` gets.
 
-    There is no map index: a key must not depend on where in a map an item stands.
+    There is no map index: a key must not depend on an item's position in a map.
 
     Attributes
     ----------
@@ -407,7 +407,7 @@ class CacheKeyContext:
     task_key
         Module and qualified name of the function.
     task_source
-        What stands for the code: its fingerprint, or the `cache_version`.
+        The version of the code: its fingerprint, or the `cache_version`.
     run_id, flow_name, flow_parameters
         The flow run.
     parameters
@@ -437,12 +437,12 @@ _ASKING = _Asking()
 
 
 class FilesLater(Exception):
-    """A value holds a file that is to be read only where the task runs."""
+    """Raised for a value with a file that must be read only where the task runs."""
 
 
 @contextmanager
 def files_later() -> Iterator[None]:
-    """In this context no file is read: a value with one raises `FilesLater`."""
+    """Read no files in this context: a value with one raises `FilesLater`."""
     _ASKING.is_later = True
     try:
         yield
@@ -468,7 +468,7 @@ class FileInput(str):
         return f"file_input({str(self)!r}, by={self.by!r})"
 
     def __graphflow_hash__(self) -> Any:
-        """What stands for the file; it is read, or looked at, now.
+        """Return the file's content or times for a key; reads the file.
 
         Raises
         ------
@@ -484,7 +484,7 @@ class FileInput(str):
 
 
 def file_input(path: str | os.PathLike[str], *, by: str = "content") -> FileInput:
-    """A file as an argument: the task gets its path, as text, and the cache key has the file.
+    """Return a file as an argument: the task gets its path, as a string, and the cache key has the file.
 
     Parameters
     ----------
@@ -504,7 +504,7 @@ def file_input(path: str | os.PathLike[str], *, by: str = "content") -> FileInpu
     if not isinstance(text, str) or not text or "://" in text:
         raise TaskOptionError(f"file_input takes the path of a local file, not {path!r}")
     if by not in ("content", "mtime"):
-        raise TaskOptionError(f'file_input(by=...) is "content" or "mtime", not {by!r}')
+        raise TaskOptionError(f'file_input(by=...) takes "content" or "mtime", not {by!r}')
     return FileInput(text, by)
 
 
@@ -519,7 +519,7 @@ def _content_digest(path: str) -> bytes:
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path!r} is no regular file")
+            raise OSError(f"{path!r} is not a regular file")
         mark = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         known = _contents.get(mark)
         if known is not None:

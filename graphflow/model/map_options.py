@@ -61,7 +61,7 @@ class MapOptions:
         return self.fail_fast or self.is_tolerant
 
     def exceeded(self, failed: int, width: int | None) -> bool:
-        """Whether `failed` failures are too many for a map of `width` items (None while that is unknown)."""
+        """Return whether `failed` failures are too many for a map of `width` items (None while that is unknown)."""
         if self.fail_fast:
             return failed > 0
         if self.tolerated_count is not None and failed > self.tolerated_count:
@@ -97,7 +97,7 @@ def parse_rate(owner: str, value: Any) -> float | None:
 def _whole(owner: str, option: str, value: Any, least: int) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise TaskOptionError(
-            f"{owner}: {option} must be a whole number, {least} or more, or None for no limit, not {value!r}"
+            f"{owner}: {option} must be an integer, {least} or more, or None for no limit, not {value!r}"
         )
     return value
 
@@ -115,7 +115,7 @@ def _percentage(owner: str, value: Any) -> float | None:
 
 
 def timeout_factor(owner: str, value: Any) -> float | None:
-    """A timeout that is relative to the map's median, such as "300%", as a factor; None for anything else.
+    """Return a timeout that is relative to the map's median, such as "300%", as a factor; None for anything else.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def timeout_factor(owner: str, value: Any) -> float | None:
     factor = float(match[1]) / 100 if match else 0.0
     if factor <= 0:
         raise TaskOptionError(
-            f'{owner}: timeout={value!r} is no timeout; give a percentage of the map\'s median duration, such as "300%", '
+            f'{owner}: timeout={value!r} is not a timeout; use a percentage of the map\'s median duration, such as "300%", '
             "or seconds"
         )
     return factor
@@ -137,7 +137,7 @@ def timeout_factor(owner: str, value: Any) -> float | None:
 def checked_map_options(
     owner: str, given: Mapping[str, Any], *, before: MapOptions | None = None
 ) -> MapOptions:
-    """The options from options by their public names; those that are not given stay as they were.
+    """Return the options from options by their public names; those that are not given stay as they were.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def checked_map_options(
     options = replace(before or NO_MAP_OPTIONS, **changes)
     if options.fail_fast and options.is_tolerant:
         raise TaskOptionError(
-            f"{owner}: fail_fast=True ends the map at the first failure, so nothing can be tolerated beside it; leave out "
-            "fail_fast or the tolerated failures"
+            f"{owner}: fail_fast=True ends the map at the first failure, so no failures can be tolerated; remove "
+            "fail_fast, or the tolerated failures"
         )
     return options

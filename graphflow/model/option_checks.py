@@ -36,10 +36,10 @@ __all__ = [
 
 
 def check_retries(owner: str, retries: Any) -> int:
-    """A number of retries, 0 or more."""
+    """Return a number of retries, 0 or more."""
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise TaskOptionError(
-            f"{owner}: retries must be a whole number, 0 or more (how often to try again), not {retries!r}"
+            f"{owner}: retries must be an integer, 0 or more (how often to try again), not {retries!r}"
         )
     if retries > 250:
         raise TaskOptionError(f"{owner}: retries={retries} is above the limit of 250 attempts per item")
@@ -47,7 +47,7 @@ def check_retries(owner: str, retries: Any) -> int:
 
 
 def check_seconds(owner: str, name: str, value: Any) -> float:
-    """A finite number of seconds, 0 or more; a timedelta will do."""
+    """Return a finite number of seconds, 0 or more, of a number or a timedelta."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -56,7 +56,7 @@ def check_seconds(owner: str, name: str, value: Any) -> float:
 
 
 def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
-    """`retry_delay_seconds` in any of its forms as one delay per entry; the last one repeats."""
+    """Return `retry_delay_seconds`, in any of its forms, as one delay per entry; the last one repeats."""
     if value is None:
         return ()
     if callable(value):
@@ -64,7 +64,7 @@ def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
             value = value(retries)
         except Exception as error:
             raise TaskOptionError(
-                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when asked "
+                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when called "
                 f"for the delays of {retries} retries; it must take that number and return a list of seconds"
             ) from error
     if isinstance(value, list | tuple):
@@ -73,14 +73,14 @@ def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
 
 
 def check_name(owner: str, option: str, value: Any) -> str | None:
-    """A text or None."""
+    """Return a string or None."""
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise TaskOptionError(f"{owner}: {option} must be a non-empty text, not {value!r}")
+        raise TaskOptionError(f"{owner}: {option} must be a non-empty string, not {value!r}")
     return value
 
 
 def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any], ...]:
-    """A list of callables (or one) as a tuple."""
+    """Return a list of callables (or one) as a tuple."""
     if value is None:
         return ()
     hooks = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -100,17 +100,19 @@ def refuse_unknown(owner: str, options: Iterable[str], known: Sequence[str]) -> 
 
 
 def check_timeout(owner: str, value: Any) -> float | None:
-    """`timeout_seconds`: a number of seconds above 0, or None for no limit."""
+    """Return `timeout_seconds`: a number of seconds above 0, or None for no limit."""
     if value is None:
         return None
     seconds = check_seconds(owner, "timeout_seconds", value)
     if seconds == 0:
-        raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+        raise TaskOptionError(
+            f"{owner}: timeout_seconds=0 would time out every run; leave it out for no timeout"
+        )
     return seconds
 
 
 def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str] | None:
-    """A template text, a callable that makes one, or None."""
+    """Return a template string, a callable that returns one, or None."""
     if value is not None and not isinstance(value, str) and not callable(value):
         raise TaskOptionError(f"{owner}: {option} must be a template text or a callable, not {value!r}")
     checked: str | Callable[..., str] | None = value
@@ -118,7 +120,7 @@ def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str]
 
 
 def check_flag(owner: str, option: str, value: Any) -> bool | None:
-    """True, False or None."""
+    """Return True, False or None."""
     if value is not None and not isinstance(value, bool):
         raise TaskOptionError(f"{owner}: {option} must be True or False, not {value!r}")
     return value
@@ -138,23 +140,23 @@ def check_retry_on(owner: str, option: str, value: Any) -> tuple[type[BaseExcept
 
 
 def check_tags(owner: str, option: str, value: Any) -> frozenset[str]:
-    """A list of texts as a set."""
+    """Return a list of strings as a set."""
     if value is None:
         return frozenset()
     if isinstance(value, str):
         raise TaskOptionError(
-            f'{owner}: {option} takes a list of texts, not the text {value!r}; write {option}=["{value}"]'
+            f'{owner}: {option} takes a list of strings, not the string {value!r}; use {option}=["{value}"]'
         )
     tags = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(tag, str) for tag in tags):
-        raise TaskOptionError(f"{owner}: {option} takes a list of texts, not {value!r}")
+        raise TaskOptionError(f"{owner}: {option} takes a list of strings, not {value!r}")
     return frozenset(tags)
 
 
 def check_positive(owner: str, option: str, value: Any) -> int | None:
     """A whole number, 1 or more, or None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise TaskOptionError(f"{owner}: {option} must be a whole number, 1 or more, not {value!r}")
+        raise TaskOptionError(f"{owner}: {option} must be an integer, 1 or more, not {value!r}")
     return value
 
 
@@ -182,7 +184,7 @@ def check_priority(owner: str, option: str, value: Any) -> int:
     priority = value or 0
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TaskOptionError(
-            f"{owner}: {option} must be a whole number (higher runs first), not {priority!r}"
+            f"{owner}: {option} must be an integer (higher runs first), not {priority!r}"
         )
     return priority
 

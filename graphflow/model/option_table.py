@@ -321,14 +321,14 @@ OPTIONS: tuple[Option, ...] = (
         "refresh_cache",
         "bool | None",
         "None",
-        "Make results anew, and use none that was cached; the flow's setting by default.",
+        "Recompute results and ignore cached ones; the flow's setting by default.",
     ),
     Option(
         "task",
         "run_once",
         "bool",
         "False",
-        "Execute each key once, whoever asks for it: it is claimed before it starts.",
+        "Execute each key once, in whatever run: it is claimed before it starts.",
     ),
     Option(
         "task",

@@ -1,4 +1,4 @@
-"""What users may ask of a task or a flow, checked when the decorator is applied.
+"""The options of tasks and flows, checked when the decorator is applied.
 
 Names follow Prefect 3, so that its users' code carries over. Nothing is accepted and then ignored.
 """
@@ -50,7 +50,7 @@ __all__ = [
 
 
 ASYNC_CONCURRENCY = 64
-"""Items of an async task that run at the same time in one slot, where nothing else was said."""
+"""The default number of items of an async task that run concurrently in one slot."""
 
 
 POLICY_NAMES = ("retries", "retry_delay_seconds", "retry_jitter_factor", "timeout_seconds")
@@ -83,7 +83,7 @@ class Fail(Signal):
 
 
 class Retry(Signal):
-    """Try again after `after_seconds`, also beyond the task's `retries`.
+    """Retry after `after_seconds`, even beyond the task's `retries`.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def _retry(message: str, after_seconds: float) -> Retry:
 
 
 class Pause(Signal):
-    """Park this task run as `Paused`, holding no slot, until `run.resume()` runs it again."""
+    """Pause this task run, holding no slot, until `run.resume()` runs it again."""
 
 
 # -- triggers ----------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ class Pause(Signal):
 class Trigger:
     """Decides from the counts of the upstream states whether a task runs.
 
-    Each non-mapped upstream counts one; a mapped upstream that is gathered counts each item.
+    Each non-mapped upstream counts one; a mapped upstream that is reduced counts each item.
     """
 
     name: str
     decide: Callable[[Counts], bool]
 
     def __call__(self, counts: Counts) -> bool:
-        """Whether the task runs."""
+        """Return whether the task runs."""
         return bool(self.decide(counts))
 
     def __repr__(self) -> str:
@@ -168,7 +168,7 @@ not_all_skipped = Trigger("not_all_skipped", _not_all_skipped)
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Between two bounds of the failed or the successful; a float is a fraction, an int a number."""
+    """A trigger with bounds on the failed or successful upstreams; a float is a fraction, an int a number."""
 
     what: Literal["failed", "successful"]
     at_least: int | float | None
@@ -196,7 +196,7 @@ def _bound(maker: str, name: str, value: int | float | None) -> int | float | No
     if value < 0 or (isinstance(value, float) and value > 1):
         raise TaskOptionError(
             f"{maker}({name}={value!r}): a float is a fraction from 0.0 to 1.0 and an int a number of tasks; "
-            f"give {name}={math.ceil(abs(value))} for a number"
+            f"use {name}={math.ceil(abs(value))} for a number"
         )
     return value
 
@@ -223,12 +223,12 @@ def some_successful(*, at_least: int | float | None = None, at_most: int | float
 
 
 def as_trigger(owner: str, value: Any) -> Trigger:
-    """A trigger from a trigger or any callable over the counts; `TaskOptionError` for anything else."""
+    """Return a trigger for a trigger or any callable over the counts; raise `TaskOptionError` for anything else."""
     if isinstance(value, Trigger):
         return value
     if value in (some_failed, some_successful):
         raise TaskOptionError(
-            f"{owner}: trigger={value.__name__} needs its bounds: write {value.__name__}(at_least=1)"
+            f"{owner}: trigger={value.__name__} needs its bounds; use {value.__name__}(at_least=1)"
         )
     if callable(value):
         return Trigger(getattr(value, "__name__", repr(value)), value)
@@ -241,7 +241,7 @@ def as_trigger(owner: str, value: Any) -> Trigger:
 
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
-    """Delays that double: factor, 2 x factor, 4 x factor, ... seconds, one per retry."""
+    """Return delays that double: factor, 2 x factor, 4 x factor, ... seconds, one per retry."""
     factor = check_seconds("exponential_backoff", "backoff_factor", backoff_factor)
 
     def delays(retries: int) -> list[float]:
@@ -264,7 +264,7 @@ class RetryPolicy:
     condition: Callable[..., Any] | None = None
 
     def delay(self, retry: int) -> float:
-        """Seconds before retry number `retry` (from 1), before jitter."""
+        """Return seconds before retry number `retry` (from 1), before jitter."""
         if not self.delays:
             return 0.0
         return self.delays[min(retry, len(self.delays)) - 1]
@@ -274,8 +274,8 @@ class RetryPolicy:
 class TaskOptions:
     """The checked options of a task; made by `TaskOptions.checked`.
 
-    `cache` is None where nothing is cached; `results` is what the task itself says of policy and places, which `in_flow` joins
-    with what its flow says.
+    `cache` is None if nothing is cached; `results` has the task's own cache policy and result store, which `in_flow` merges
+    with its flow's.
     """
 
     name: str
@@ -304,21 +304,21 @@ class TaskOptions:
 
     @property
     def result_storage(self) -> str | None:
-        """The URL or folder that results go to; None for the default."""
+        """The URL or folder of results; None for the default."""
         return self.results.result_storage
 
     @property
     def result_storage_options(self) -> Mapping[str, Any] | None:
-        """What opens that place, as fsspec takes it; may hold secrets."""
+        """Options for fsspec to open that URL; may contain secrets."""
         return self.results.result_storage_options
 
     @property
     def result_serializer(self) -> str | None:
-        """The name of what makes bytes of results; None for the default."""
+        """The name of the serializer; None for the default."""
         return self.results.result_serializer
 
     def in_flow(self, flow: CacheDefaults) -> TaskOptions:
-        """The options as they hold in a flow that has these defaults."""
+        """Return the options that apply in a flow with these defaults."""
         if flow == NO_DEFAULTS:
             return self
         return replace(
@@ -329,16 +329,16 @@ class TaskOptions:
 
     @classmethod
     def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> TaskOptions:
-        """Check what the user gave; unknown options never reach this point.
+        """Check the given options; unknown ones never reach this point.
 
         Parameters
         ----------
         owner
-            How errors name the task.
+            The task's name in errors.
         given
             The options by their public names.
         name
-            The name where none is given.
+            The name if none is given.
 
         Raises
         ------
@@ -348,7 +348,7 @@ class TaskOptions:
         values = checked_values("task", owner, given)
         timeout = given.get("timeout_seconds")
         if given.get("timeout") is not None and timeout is not None:
-            raise TaskOptionError(f"{owner}: give timeout or timeout_seconds, not both")
+            raise TaskOptionError(f"{owner}: use timeout or timeout_seconds, not both")
         if timeout_factor(owner, given.get("timeout", timeout)) is not None:
             given = {**given, "timeout": given.get("timeout", timeout)}
             timeout = None
@@ -374,7 +374,7 @@ class TaskOptions:
         )
 
     def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:
-        """The same with other retries, delays or timeout (`POLICY_NAMES`).
+        """Return a copy with other retries, delays or timeout (`POLICY_NAMES`).
 
         Raises
         ------

@@ -26,7 +26,7 @@ __all__ = [
 class Capacity:
     """How much a backend can do at once.
 
-    `slots` is the number of batches that run at the same time, `queue` how many may wait beside each
+    `slots` is the number of batches that run at the same time, `queue` how many may wait behind each
     running one, `is_elastic` whether the backend grows when more work waits, `batch_seconds` the CPU seconds
     that a batch costs outside its items.
     """
@@ -46,11 +46,11 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLost:
-    """A batch will not come back.
+    """A batch was lost: it will never report.
 
-    `executing` is the map index that was running when its worker died, where that is known;
-    `had_started` is False for a batch that only waited on that worker, None where nobody knows.
-    `is_blameless` means that the batch was withdrawn (its worker was stopped on account of another).
+    `executing` is the map index that was running when its worker died, if that is known;
+    `had_started` is False for a batch that only waited on that worker, None if unknown.
+    `is_blameless` means that the batch was withdrawn (its worker was stopped because of another batch).
     """
 
     batch: int
@@ -68,7 +68,7 @@ class CapacityChanged:
 
 @dataclass(frozen=True, slots=True)
 class BackendFailed:
-    """The backend as a whole is gone: nothing that was submitted will come back."""
+    """The whole backend failed: no submitted batch will report."""
 
     error: BaseException
 
@@ -82,7 +82,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """How logs and errors name it, such as `threads(4)`."""
+        """Its name in logs and errors, such as `threads(4)`."""
         ...
 
     @property
@@ -96,37 +96,37 @@ class Backend(Protocol):
         ...
 
     def start(self) -> None:
-        """Bring it up; calling it again does nothing.
+        """Start the backend; calling it again does nothing.
 
         Raises
         ------
         BackendUnreachable
-            If there is an address and nobody answers, within seconds.
+            If there is an address and no scheduler answers, within seconds.
         """
         ...
 
     def capacity(self) -> Capacity:
-        """What it can do now."""
+        """Return its current capacity."""
         ...
 
     def check(self, options: TaskOptions) -> None:
-        """Raise `BackendError` if a task asks for what this backend does not have (its resources, ...)."""
+        """Raise `BackendError` if a task needs what this backend does not have (resources, ...)."""
         ...
 
     def open_run(self, run_id: str, deliver: Callable[[BackendEvent], None]) -> None:
-        """Begin a run; `deliver` may be called from any thread, and is quick."""
+        """Open a run; `deliver` may be called from any thread, and is quick."""
         ...
 
     def submit(self, order: BatchOrder) -> None:
-        """Take a batch; never blocks for its execution. Its end is delivered as an event."""
+        """Submit a batch without waiting for its execution. Its end is delivered as an event."""
         ...
 
     def step(self, run_id: str) -> bool:
-        """Run one waiting batch in the calling thread, where `runs_in_caller`; False if none waits."""
+        """Run one waiting batch in the calling thread, if `runs_in_caller`; return False if none waits."""
         ...
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns, one list per ref.
+        """Return the values of columns, one list per ref.
 
         Raises
         ------
@@ -138,19 +138,19 @@ class Backend(Protocol):
         ...
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Let columns go."""
+        """Release columns."""
         ...
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Ask the run's batches to stop between items; `hard` stops what is executing as well as it can."""
+        """Stop the run's batches between items; `hard` also stops running items, if possible."""
         ...
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Items of a task that execute now and have no timeout yet may take `seconds` from their start on."""
+        """Set the timeout of running items of a task that have none: `seconds` from their start."""
         ...
 
     def close_run(self, run_id: str) -> None:
-        """End a run: nothing of it is delivered any more. Its stored values stay readable while refs live."""
+        """Close a run: nothing more is delivered for it. Its stored values stay readable while refs exist."""
         ...
 
     def close(self) -> None:
@@ -160,8 +160,8 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Forecasted(Protocol):
-    """A backend that wants to know how much work is left; what others need not have."""
+    """A backend that uses forecasts of the remaining work; optional."""
 
     def forecast(self, run_id: str, seconds: float) -> None:
-        """About this much work of a run is left, in seconds of one slot; told after reports, now and then."""
+        """Update the estimate of a run's remaining work, in seconds of one slot; called after some reports."""
         ...

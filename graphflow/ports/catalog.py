@@ -24,13 +24,13 @@ class Holder:
     boot_id: str
 
     def is_beside(self, other: Holder) -> bool:
-        """Whether both run on one kernel, so that they share its steady clock and its locks."""
+        """Return whether both run on one kernel, so that they share its steady clock and its locks."""
         if self.boot_id and other.boot_id:
             return self.boot_id == other.boot_id
         return self.host == other.host
 
     def outlived_boot_of(self, other: Holder) -> bool:
-        """Whether the other ran before this machine was started again."""
+        """Return whether the other ran before this machine was started again."""
         return bool(
             self.host == other.host and self.boot_id and other.boot_id and self.boot_id != other.boot_id
         )
@@ -47,7 +47,7 @@ class Claim:
     wall_until: float
 
     def is_alive(self, me: Holder, clock: Clock, *, has_lock: bool) -> bool:
-        """Whether the holder may still drive; `has_lock` is only believed of a holder on the same machine."""
+        """Return whether the holder may still drive; `has_lock` is only believed of a holder on the same machine."""
         if me.outlived_boot_of(self.holder):
             return False
         if me.is_beside(self.holder):
@@ -55,14 +55,14 @@ class Claim:
         return clock.wall() < self.wall_until
 
     def lease(self, me: Holder, clock: Clock) -> Lease:
-        """The same, for people."""
+        """Return the same, for people."""
         until = self.wall_until
         if me.is_beside(self.holder):
             until = clock.wall() + (self.steady_until - clock.steady())
         return Lease(epoch=self.epoch, host=self.holder.host, pid=self.holder.pid, until=until)
 
     def held(self, me: Holder, clock: Clock, what: str) -> LeaseHeld:
-        """The error of somebody else who wants the run."""
+        """Return the error for another process that wants the run."""
         lease = self.lease(me, clock)
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.until))
         return LeaseHeld(
@@ -76,7 +76,7 @@ class Claim:
 
 
 def claim_of(run_id: str, epoch: int, holder: Holder, clock: Clock, seconds: float) -> Claim:
-    """A claim from now on, by both clocks."""
+    """Return a claim from now on, by both clocks."""
     return Claim(
         run_id=run_id,
         epoch=epoch,

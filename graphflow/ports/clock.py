@@ -8,12 +8,12 @@ __all__ = ["Clock"]
 
 
 class Clock(Protocol):
-    """What tells the time; tests have one that jumps."""
+    """The source of time; tests use one that can be set."""
 
     def wall(self) -> float:
-        """Seconds since the epoch; may be set back."""
+        """Return the seconds since the epoch; may be set back."""
         ...
 
     def steady(self) -> float:
-        """Seconds of a clock that never goes back, the same in all processes of a host until it is booted again."""
+        """Return the seconds of a clock that never goes back, the same in all processes of a host until it is rebooted."""
         ...

@@ -12,7 +12,7 @@ __all__ = ["History", "Journal"]
 
 @runtime_checkable
 class Journal(Protocol):
-    """The history of one run as its driver writes it. Not for use by several threads, but for `renew`."""
+    """The history of one run as its driver writes it. Not thread-safe, except for `renew`."""
 
     @property
     def run_id(self) -> str:
@@ -25,7 +25,7 @@ class Journal(Protocol):
         ...
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
-        """Make records durable, all of them or none; gives the commit's number.
+        """Write records durably, all of them or none; return the commit's number.
 
         `state` is the run's state from now on, for lists of runs.
 
@@ -49,29 +49,29 @@ class Journal(Protocol):
         ...
 
     def requests(self) -> list[Request]:
-        """What was asked from outside and is not answered yet, oldest first; cheap where there is nothing new."""
+        """Return the unanswered requests, oldest first; cheap if there is nothing new."""
         ...
 
     def answer(self, request: int, error: str = "") -> None:
-        """Say that a request was carried out, or what was wrong with it."""
+        """Answer a request: it was carried out, or why it was not."""
         ...
 
     def close(self) -> None:
-        """Give the lease back; calling it again does nothing."""
+        """Release the lease; calling it again does nothing."""
         ...
 
 
 @runtime_checkable
 class History(Protocol):
-    """The histories of all runs of a place, for drivers that write and anybody who reads."""
+    """The histories of all runs in a folder, for drivers that write and for readers."""
 
     def create(self, header: RunHeader) -> Journal:
-        """Begin the history of a new run, and take it.
+        """Create the history of a new run, and take the run.
 
         Raises
         ------
         HistoryError
-            If there is such a run already, or the place cannot be written.
+            If there is such a run already, or the folder cannot be written.
         """
         ...
 
@@ -90,7 +90,7 @@ class History(Protocol):
         ...
 
     def find(self, text: str) -> RunHeader:
-        """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
+        """Return the run with an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
 
         Raises
         ------
@@ -108,32 +108,32 @@ class History(Protocol):
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunHeader]:
-        """Runs, the newest first; `before` is the id of the last one of the page before."""
+        """Return runs, newest first; `before` is the id of the last run of the previous page."""
         ...
 
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        """Records of commits after a number, in order, each of them verified; never blocks the run's driver.
+        """Yield the records of commits after a number, in order, each verified; never block the run's driver.
 
         Raises
         ------
         HistoryDamaged
-            At the first record that is not what was written.
+            At the first record that differs from what was written.
         """
         ...
 
     def head(self, run_id: str) -> int:
-        """The number of the last commit; cheap."""
+        """Return the number of the last commit; cheap."""
         ...
 
     def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
-        """Ask something of a run's driver; gives the request's number.
+        """Send a request to a run's driver; return the request's number.
 
         Raises
         ------
         HistoryError
-            If the run has no driver that could answer.
+            If the run has no driver.
         """
         ...
 
@@ -142,7 +142,7 @@ class History(Protocol):
         ...
 
     def verify(self, run_id: str) -> list[str]:
-        """All that is wrong with a run's history, as texts; empty where it is just as it was written."""
+        """Return the problems of a run's history, as texts; empty if it is intact."""
         ...
 
     def remove(self, run_id: str) -> None:
@@ -151,7 +151,7 @@ class History(Protocol):
         Raises
         ------
         LeaseHeld
-            If a driver is at it.
+            If a driver holds the run.
         """
         ...
 

@@ -11,12 +11,12 @@ from graphflow.errors import ResultDamaged
 __all__ = ["Buffer", "ResultStore", "StoredObject"]
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes that need not be copied."""
+"""Bytes that can be passed without copying."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of a result store, as a listing tells it; `modified` is seconds since the epoch, of the store's clock."""
+    """An object of a result store, as listed; `modified` is seconds since the epoch, of the store's clock."""
 
     name: str
     nbytes: int
@@ -25,14 +25,14 @@ class StoredObject:
 
 @runtime_checkable
 class ResultStore(Protocol):
-    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too.
+    """A store of results, as objects that are written once; it can be pickled, for workers.
 
     Names are made of segments with `/` between them; nothing is read or written outside the store's own place.
     """
 
     @property
     def url(self) -> str:
-        """How messages name it; without credentials."""
+        """Its name in messages, without credentials."""
         ...
 
     @property
@@ -42,16 +42,16 @@ class ResultStore(Protocol):
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
+        """The signing keys: the first one signs, all are accepted. Never shown, never in the store."""
         ...
 
     @property
     def can_create(self) -> bool:
-        """Whether `create` is exclusive here; the first answer may cost a few requests."""
+        """Whether `create` is exclusive in this store; finding out may cost a few requests."""
         ...
 
     def publish(self, name: str, parts: Sequence[Buffer]) -> int:
-        """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
+        """Write an object of these parts, atomically and durably, and return its size.
 
         Raises
         ------
@@ -61,11 +61,11 @@ class ResultStore(Protocol):
         ...
 
     def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
-        """Write an object unless there is one: True if this very call made it, False if it was there.
+        """Write an object unless it exists; return True if this call created it, False if it existed.
 
-        Of all who try at once, one gets True. `data` is a token that no other call uses, not empty: where the store's
-        answer was lost, what is there is read back and compared. What is not `is_lasting` may be gone when
-        the machine has lost its power.
+        Of concurrent calls, exactly one gets True. `data` is a unique token, not empty: if the store's
+        answer was lost, the object is read back and compared. An object that is not `is_lasting` may be gone after
+        a power failure.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class ResultStore(Protocol):
         ...
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object; a negative offset counts from its end.
+        """Return bytes of an object; a negative offset counts from its end.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class ResultStore(Protocol):
         ...
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
-        """Many reads of (name, offset, nbytes) at once; in place of what is missing or too short, the error.
+        """Return the bytes of many (name, offset, nbytes) reads; an error for each object that is missing or too short.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class ResultStore(Protocol):
         ...
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """The objects whose names begin with a prefix, in no order; one listing. A store may list late, never wrongly.
+        """Yield the objects whose names begin with a prefix, in no order; one listing. It may lag, but is never wrong.
 
         Raises
         ------
@@ -107,11 +107,11 @@ class ResultStore(Protocol):
         ...
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """The names of `entries`."""
+        """Yield the names of `entries`."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects; a missing one is not an error."""
         ...
 
     def check(self) -> None:

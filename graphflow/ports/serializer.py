@@ -12,23 +12,23 @@ __all__ = ["Serializer"]
 
 @runtime_checkable
 class Serializer(Protocol):
-    """How values become bytes. One without state: it is made without arguments, once per process."""
+    """Converts values to bytes. Stateless: it is created without arguments, once per process."""
 
     @property
     def name(self) -> str:
-        """What options and packs call it."""
+        """Its name in options and packs."""
         ...
 
     def dumps(self, values: Sequence[Any]) -> Sequence[Buffer]:
-        """Some values as one or more buffers, which are kept in this order.
+        """Return values as one or more buffers, which are stored in this order.
 
         Raises
         ------
         SerializationError
-            If one cannot be carried, or would not come back as it was; the others are tried again without it.
+            If a value cannot be serialized, or would not survive a round trip; the others are tried again without it.
         """
         ...
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values again. Buffers after the first one are writable, and the values' own."""
+        """Restore the values. Buffers after the first one are writable, and owned by the values."""
         ...

@@ -44,7 +44,7 @@ class Packer:
         return b"".join(self._parts)
 
     def number(self, value: int) -> None:
-        """A number of 0 or more, in as few bytes as it needs."""
+        """Pack a number of 0 or more, in as few bytes as possible."""
         if value < 128:
             self._parts.append(value.to_bytes(1, "little"))
             return
@@ -56,24 +56,24 @@ class Packer:
         self._parts.append(bytes(made))
 
     def double(self, value: float) -> None:
-        """A number of 8 bytes."""
+        """Pack a number of 8 bytes."""
         self._parts.append(_DOUBLE.pack(value))
 
     def blob(self, data: bytes) -> None:
-        """Bytes with their length."""
+        """Pack bytes with their length."""
         self.number(len(data))
         self._parts.append(data)
 
     def text(self, text: str) -> None:
-        """A text, whatever is in it."""
+        """Pack any text."""
         self.blob(text.encode("utf-8", "surrogatepass"))
 
     def json(self, value: Any) -> None:
-        """A small plain value."""
+        """Pack a small plain value."""
         self.blob(_JSON.encode(value).encode("ascii"))
 
     def column(self, data: bytes) -> None:
-        """A column of bytes, whose length the reader knows."""
+        """Pack a column of bytes, whose length the reader knows."""
         size = len(data)
         if not size:
             return
@@ -92,7 +92,7 @@ class Packer:
         self._parts.append(data)
 
     def words(self, words: array[Any]) -> None:
-        """A column of numbers, whose count and kind the reader knows."""
+        """Pack a column of numbers, whose count and kind the reader knows."""
         size, width = len(words), words.itemsize
         if not size:
             return
@@ -143,12 +143,12 @@ class Unpacker:
         return self._data[at : self._at]
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that nothing is left."""
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes are left")
 
     def number(self) -> int:
-        """A number of 0 or more."""
+        """Return a number of 0 or more."""
         value = shift = 0
         while True:
             byte = self._data[self._at]
@@ -159,24 +159,24 @@ class Unpacker:
             shift += 7
 
     def double(self) -> float:
-        """A number of 8 bytes."""
+        """Return a number of 8 bytes."""
         value: float = _DOUBLE.unpack(self._take(8))[0]
         return value
 
     def blob(self) -> bytes:
-        """Bytes with their length."""
+        """Return bytes with their length."""
         return self._take(self.number())
 
     def text(self) -> str:
-        """A text."""
+        """Return a text."""
         return self.blob().decode("utf-8", "surrogatepass")
 
     def json(self) -> Any:
-        """A small plain value."""
+        """Return a small plain value."""
         return json.loads(self.text())
 
     def column(self, size: int) -> bytes:
-        """A column of so many bytes."""
+        """Return a column of so many bytes."""
         if not size:
             return b""
         if size > 8 * MAX_ENTRIES:
@@ -187,11 +187,11 @@ class Unpacker:
         if how == _RAW:
             return self._take(size)
         if how != _PRESSED:
-            raise ValueError(f"no column begins with {how}")
+            raise ValueError(f"unknown column encoding {how}")
         return _unpressed(self.blob(), size, zlib.decompressobj(-12))
 
     def words(self, kind: str, size: int) -> array[Any]:
-        """A column of so many numbers, of a type code of `array`."""
+        """Return a column of so many numbers, of a type code of `array`."""
         words: array[Any] = array(kind)
         if not size:
             return words
@@ -209,7 +209,7 @@ class Unpacker:
                 data[plane::width] = self.column(size)
             words.frombytes(data)
         else:
-            raise ValueError(f"no column begins with {how}")
+            raise ValueError(f"unknown column encoding {how}")
         if _IS_BIG:
             words.byteswap()
         return words
@@ -228,7 +228,7 @@ class Unpacker:
 
 
 def _unpressed(data: bytes, size: int, opened: zlib._Decompress) -> bytes:
-    """What was compressed, which must be of this size: never more is made."""
+    """Return what was compressed, which must be of this size: never more is made."""
     made = opened.decompress(data, size + 1)
     if len(made) != size or not opened.eof:
         raise ValueError(f"a compressed column is not of {size} bytes")
@@ -243,11 +243,11 @@ def pressed(rows: Sequence[Any]) -> bytes:
 
 
 def unpressed(data: bytes) -> list[Any]:
-    """The values again; `ValueError` or `zlib.error` where that is not what the bytes are."""
+    """Return the values again; `ValueError` or `zlib.error` where that is not what the bytes are."""
     size = int.from_bytes(data[:4], "little")
     if size > MAX_TEXT_NBYTES:
         raise ValueError(f"texts of {size:,} bytes are too large")
     rows = json.loads(_unpressed(data[4:], size, zlib.decompressobj()))
     if not isinstance(rows, list):
-        raise ValueError("these are no rows")
+        raise ValueError("these are not rows")
     return rows

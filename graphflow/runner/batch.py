@@ -108,7 +108,7 @@ class Batch:
         return self.host.is_stopped(self.order.run_id)
 
     def begin(self) -> None:
-        """The clock of the batch starts."""
+        """Start the clock of the batch."""
         self.started = time.perf_counter()
         self.started_cpu = time.thread_time()
         if self.order.slice_seconds is not None:
@@ -116,7 +116,7 @@ class Batch:
 
     @contextmanager
     def storing(self, *, in_slice: bool = False) -> Iterator[None]:
-        """The time of the store is not that of the items, and uses up none of their slice."""
+        """Measure the store's time, which does not count against the items' slice."""
         begun = _clock()
         try:
             yield
@@ -155,7 +155,7 @@ class Batch:
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
-        """Called by the watchdog: deliver the last report, then end the batch's thread or process by force."""
+        """Deliver the last report, then end the batch's thread or process by force; called by the watchdog."""
         self.host.ending()
         with self.progress.lock:
             report = self.report(self.progress.last(reached), held, is_last=True)
@@ -197,7 +197,7 @@ class Batch:
         return True
 
     def take(self, step: Step, position: int, value: Any, recorder: Recorder) -> None:
-        """Take a task's value: as it is, as a list of what an iterator gives, or as a fragment to graft."""
+        """Store a task's value: as it is, as a list of an iterator's items, or as a fragment to graft."""
         kind = type(value)
         if kind is types.CoroutineType:
             value.close()
@@ -214,7 +214,7 @@ class Batch:
         step.states[position] = Code.GRAFTED
 
     def drop_values(self, position: int) -> None:
-        """Let large values of an item go that nobody needs, now that its lane has ended.
+        """Release large values of an item that are no longer needed, now that its lane has ended.
 
         Of a lane that did not end well they are kept, so that what failed can run again with the same inputs.
         """
@@ -456,10 +456,10 @@ class Batch:
         return tuple(reports), store_error
 
     def _uncarried(self, step: Step, position: int, error: Exception) -> None:
-        """A result that cannot be stored fails its item."""
+        """Fail an item whose result cannot be stored."""
         problem = SerializationError(
             f"the result of {step.name_of(self.order.indices[position])}, a "
-            f"{type(step.values[position]).__qualname__}, cannot be carried to other processes: "
+            f"{type(step.values[position]).__qualname__}, cannot be sent to other processes: "
             f"{type(error).__name__}: {error}; return plain data, or run on the threads backend"
         )
         step.states[position] = Code.FAILED

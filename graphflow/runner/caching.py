@@ -16,6 +16,7 @@ from graphflow.cache.cached import MISSING, CacheFolder, Made, cache_folder
 from graphflow.cache.claims import OnceClaim, OnceClaims, this_process
 from graphflow.cache.sites import Flight, Seen, claims_of
 from graphflow.common.failpoints import failpoint
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES, NO_KEY
 from graphflow.model.anomalies import Anomaly
@@ -50,7 +51,7 @@ _warned: set[tuple[str, int, str]] = set()
 
 
 def _apart(values: list[Any], *, is_shared: bool = False) -> list[Any]:
-    """Values that came from one place as objects of their own: what one item's successor changes is no other's."""
+    """Return values from one place as separate objects, so that one item's changes do not show in another."""
     if _ATOMS.issuperset(map(type, values)):
         return values
     seen: set[int] = set()
@@ -88,7 +89,7 @@ class BatchCache:
         """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
 
     def look_ahead(self, position: int) -> int:
-        """See to it that this position was looked up, and many after it; gives the first that was not."""
+        """Look up this position, and many after it; return the first that was not."""
         if position >= self._looked:
             self._look_up(position, min(self._batch.size, position + CHUNK))
         return self._looked
@@ -122,7 +123,7 @@ class BatchCache:
         return position < self._looked and self.is_done(position)
 
     def keep(self, positions: Sequence[int]) -> None:
-        """Keep what was made at these positions; they are told next.
+        """Cache the results of these positions; they are reported next.
 
         Raises
         ------
@@ -132,11 +133,11 @@ class BatchCache:
         self._cache.keep(positions)
 
     def land(self, held: Sequence[int]) -> None:
-        """What was not begun here may be executed elsewhere; what is held is being executed."""
+        """Release items that were not started here; held ones are being executed."""
         self._cache.land(held)
 
     def close(self) -> None:
-        """Nothing more is executed: what was claimed is free for others."""
+        """Release all claims, as nothing more is executed."""
         self._cache.close()
 
 
@@ -240,7 +241,7 @@ class StepCache:
         return keys
 
     def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
-        """Mark what is there; gives the positions with a key that are not."""
+        """Mark the cached positions; return those with a key that are not cached."""
         step = self._step
         missing: list[int] = list(positions)
         if NO_KEY in keys:
@@ -302,7 +303,7 @@ class StepCache:
             step.labels[position] = label_of(step.program, args, kwargs, context)
 
     def _fly(self, missing: list[int], keys: list[bytes], seen: Seen) -> None:
-        """Say that these are executed here now; find those that others execute, or have just executed."""
+        """Announce that these are executed here now; find those that others execute, or have just executed."""
         assert self._claims is not None
         with self._batch.storing(in_slice=True):
             flight = self._claims.claim(keys, seen)
@@ -357,7 +358,7 @@ class StepCache:
         return found
 
     def _follow(self, position: int, leader: int) -> None:
-        """An equal item of this batch has the value."""
+        """Give an item the value of an equal item of this batch."""
         step, indices = self._step, self._batch.order.indices
         (step.values[position],) = _apart([step.values[leader]], is_shared=True)
         step.states[position] = _CACHED
@@ -377,7 +378,7 @@ class StepCache:
             self._label(position)
 
     def _wait(self, position: int) -> None:
-        """Another batch executes an equal item: this one comes back later, without an attempt."""
+        """Postpone an item, without an attempt, as another batch executes an equal one."""
         step, batch = self._step, self._batch
         step.states[position] = Code.AWAITING_RETRY
         now = time.perf_counter() - batch.started
@@ -397,10 +398,10 @@ class StepCache:
     # -- once only --------------------------------------------------------------------------------------
 
     def _refuse(self, position: int) -> None:
-        """Without a key, nobody could tell whether an item was executed."""
+        """Refuse an item without a key: it would be unknown whether it was executed."""
         error = ResultStoreError(
-            f"{self._name(position)} is not executed: run_once needs a key for each item, and its arguments have no canonical "
-            "form; see register_hash, or give a cache_key_fn"
+            f"{self._name(position)} is not executed: run_once needs a key for each item, but its arguments have no canonical "
+            "form; use register_hash or cache_key_fn"
         )
         self._batch.book_end(self._step, position, error, Code.FAILED, time.perf_counter())
 
@@ -425,9 +426,9 @@ class StepCache:
         return self._resolve(position, key, claim, start, signer)
 
     def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float, signer: str) -> bool:
-        """Its holder left nothing that can be used: ask the task's `resolve`, else it is `Indeterminate`.
+        """Decide an item whose holder left no usable result: call the task's `resolve`, else it is `Indeterminate`.
 
-        It died, and nobody knows how far it came; or its result is signed with the foreign key of that fingerprint.
+        It died at an unknown point; or its result is signed with the foreign key of that fingerprint.
         """
         assert self._once is not None
         step, batch = self._step, self._batch
@@ -517,7 +518,7 @@ class StepCache:
         for at, error in published.errors.items():
             self._warn(
                 "value",
-                f"the result of {self._name(positions[at])}, a {type(step.values[positions[at]]).__qualname__}, cannot be cached: "
+                f"the result of {self._name(positions[at])}, {with_article(type(step.values[positions[at]]).__qualname__)}, cannot be cached: "
                 f"{type(error).__name__}: {error}; it is used in this run",
             )
             break
@@ -543,7 +544,7 @@ class StepCache:
         )
 
     def land(self, held: Sequence[int] = ()) -> None:
-        """Nobody needs to wait for this batch any more, but for what is executed at these positions."""
+        """Release everything that waits for this batch, except for what is executed at these positions."""
         if self._claims is None or not self._open:
             return
         flights, self._open = self._open, []
@@ -555,7 +556,7 @@ class StepCache:
         self._made = []
 
     def close(self) -> None:
-        """Let go of what was claimed."""
+        """Release the claims."""
         self.land()
         if self._once is not None and self._claimed:
             # Claimed, and never reached a report: nothing of these was executed, or it was told as failed.
@@ -570,11 +571,13 @@ class StepCache:
         return self._step.name_of(self._batch.order.indices[position])
 
     def _warn(self, kind: str, text: str) -> None:
-        """Say something once per task, run and process."""
+        """Warn once per task, run and process."""
         mark = (self._batch.order.run_id, self._step.order.node, kind)
         if mark in _warned:
             return
         if len(_warned) > 10_000:
             _warned.clear()
         _warned.add(mark)
-        self._batch.sink.add(self._step.context, logging.WARNING, f"{text} (said once per task)", logger.name)
+        self._batch.sink.add(
+            self._step.context, logging.WARNING, f"{text} (reported once per task)", logger.name
+        )

@@ -1,4 +1,4 @@
-"""Batched tasks: one call for many items, and the books of each of them.
+"""Batched tasks: one call for many items, with a record of each of them.
 
 A call that raises is halved until the items are found that fail alone. An item's attempts are the calls that decided
 it: the one in which it succeeded, and those in which it failed alone. So halving uses up no attempt.
@@ -14,6 +14,7 @@ from contextvars import Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from graphflow.common.wording import count_text, with_article
 from graphflow.errors import BatchedResultError
 from graphflow.graph.context import RUNNING
 from graphflow.graph.mapping import classify
@@ -68,7 +69,7 @@ class _Chunks:
         """Tells the loop of an async function's call that its limit is known."""
 
     def close(self) -> None:
-        """No more calls are made."""
+        """Make no more calls."""
         if self._guard is not None:
             self._guard.close()
         self._loop.close()
@@ -89,7 +90,7 @@ class _Chunks:
                 return
 
     def _skip_found(self) -> None:
-        """Items that are found take no turn of a rate."""
+        """Skip cached items, which do not count against the rate limit."""
         caches, progress = self._batch.caches, self._batch.progress
         if caches is None or self._batch.slots is None:
             return
@@ -179,7 +180,7 @@ class _Chunks:
         return left
 
     def _run_followers(self) -> None:
-        """Items that equal ones were waited for; where these failed, they are executed."""
+        """Run items that waited for equal ones; they are executed if these failed."""
         while self._followers:
             rest = [position for group in self._followers.values() for position in group]
             self._followers.clear()
@@ -214,8 +215,8 @@ class _Chunks:
         kinds = set(map(type, results))
         if recorded or kinds & batch.handle_types:
             raise BatchedResultError(
-                f"batched task {step.options.name!r} called another task, or returned its future; what a batched task "
-                "returns is plain results, so call the plain function there: task.fn(...)"
+                f"batched task {step.options.name!r} called another task, or returned its future; a batched task "
+                "returns plain results, so call the plain function instead: task.fn(...)"
             )
         if types.CoroutineType in kinds:
             for each in results:
@@ -276,7 +277,7 @@ class _Chunks:
             )
         if kind not in ("sized", "iterator"):
             raise BatchedResultError(
-                f"batched task {name!r} was given {count} items and returned {_kind_of(value)}; return (or yield) one "
+                f"batched task {name!r} was given {count_text(count, 'item')} and returned {_kind_of(value)}; return (or yield) one "
                 "result per item, in their order: a list, a tuple, an array, a Series or an iterator"
             )
         # An iterator may never end.
@@ -284,7 +285,7 @@ class _Chunks:
         if len(results) != count:
             found = len(results) if kind == "sized" or len(results) < count else f"more than {count}"
             raise BatchedResultError(
-                f"batched task {name!r} was given {count} items and returned {found} results; return (or yield) "
+                f"batched task {name!r} was given {count_text(count, 'item')} and returned {found} results; return (or yield) "
                 "exactly one result per item, in their order"
             )
         return results
@@ -352,12 +353,12 @@ class _Chunks:
             step.durations[position] = share
 
     def _refused(self, part: list[int], error: BatchedResultError, start: float) -> None:
-        """What came back cannot be told apart by item: all items of the call fail, and another try would not help."""
+        """Fail all items of a call whose result cannot be split by item; a retry would not help."""
         for position in part:
             self._batch.refused(self._step, position, error, start)
 
     def _stuck(self) -> None:
-        """Called by the watchdog: a call does not yield. If it is for several items, nobody knows which one it is."""
+        """End a call that does not react; called by the watchdog. If it is for several items, it is unknown which one it is."""
         active = self._active
         if active is None:
             return
@@ -382,4 +383,4 @@ async def _first(source: AsyncIterator[Any], count: int) -> list[Any]:
 
 
 def _kind_of(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"{with_article(type(value).__name__)}"

@@ -73,7 +73,7 @@ def read_stored(ref: Ref) -> bytes:
 
 
 def write_pack(folder: Path, name: str, columns: Sequence[bytes]) -> list[Ref]:
-    """Write columns as one file, published by a rename; gives a ref per column."""
+    """Write columns as one file, published by a rename; return a ref per column."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{name}.pack"
     temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -117,5 +117,5 @@ def read_file(ref: Ref) -> bytes:
     except OSError as error:
         raise ValueUnavailable(f"a stored value is gone: {ref.path}: {error}") from error
     if len(data) != ref.nbytes or zlib.crc32(data).to_bytes(4, "big") != ref.digest:
-        raise ValueUnavailable(f"a stored value is damaged: {ref.path} at {ref.offset}; it is not used")
+        raise ValueUnavailable(f"a stored value is damaged: {ref.path} at {ref.offset}; ignoring it")
     return data

@@ -105,7 +105,7 @@ def user_traceback(error: BaseException) -> str:
         text = f"{type(error).__name__} (its traceback cannot be shown)\n"
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
-        text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+        text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters omitted ...\n{text[-half:]}"
     return text
 
 
@@ -280,7 +280,7 @@ class ErrorTable:
             return Variants(records=self._firsts[:], chunks=tuple(chunks))
 
     def release(self) -> None:
-        """The batch is over: the live exceptions let go of the engine's frames, and so of the whole batch."""
+        """Drop the engine's frames from live exceptions, and so the whole batch, after the batch."""
         for record in self.records:
             tb = record.exception.__traceback__ if record.exception is not None else None
             frame = tb.tb_frame if tb is not None else None
@@ -333,7 +333,7 @@ class ErrorTable:
             self._firsts.append(kind.first)
 
     def _keep(self, kind: _Kind, error: BaseException) -> int:
-        """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""
+        """Keep an error in full; its traceback is formatted again only if it may differ."""
         text = None
         if kind.records and (kind.records >= MAX_LIVE or _cause_of(error) is None):
             first = self.records[kind.first]

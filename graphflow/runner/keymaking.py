@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from graphflow.common.functions import signature_of
+from graphflow.common.wording import with_article
 from graphflow.graph.mapping import FailedInput, PartialList
 from graphflow.identity.cache_keys import (
     KEY_NBYTES,
@@ -36,7 +37,7 @@ __all__ = ["KeyMaker", "Keys"]
 
 _NO_PART = bytes(4)
 _remembered: dict[tuple[str, int | str], bytes] = {}
-"""Entries of constants that were told in this process: by spec and place."""
+"""Entries of constants that were made in this process: by spec and position."""
 _seen: dict[tuple[str, int], tuple[weakref.ref[Any], bytes]] = {}
 """Entries of values that came from other tasks, by spec and identity, as long as the object lives."""
 _MOST_REMEMBERED = 256
@@ -364,7 +365,7 @@ class KeyMaker:
         return entry
 
     def _shared(self, value: Any) -> bytes:
-        """The entry of another task's value that all items get; a large one is told once, not for each batch."""
+        """The entry of another task's value that all items get; a large one is made once, not for each batch."""
         mark = (self._spec.token, id(value))
         known = _seen.get(mark)
         if known is not None and known[0]() is value:
@@ -443,7 +444,7 @@ class KeyMaker:
                         key, part = digest.digest(), crc32(data).to_bytes(4, "little")
                     elif text is not None:
                         problems[position] = (
-                            f"cache_key_fn gave a {type(text).__qualname__}, not a text or None"
+                            f"cache_key_fn returned {with_article(type(text).__qualname__)}, not a string or None"
                         )
             except Exception as error:
                 problems[position] = f"cache_key_fn raised {type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ __all__ = ["Unresolved", "indeterminate", "unresolved"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unresolved:
-    """An item that runs once only, and of which nobody knows whether it has run: what a task's `resolve` is given.
+    """An item of a `run_once` task whose outcome is unknown; the argument of the task's `resolve`.
 
     It gives the item's result, if it finds that the work was done; it raises `Retry` if it was not, and the item runs; whatever
     else it raises leaves the item `Indeterminate`.
@@ -29,7 +29,7 @@ class Unresolved:
     key
         The item's key, as hexadecimal digits.
     run_id, node, index
-        Who began it: the run, the node's name, and the map index, None where that is no map.
+        What started it: the run, the node's name, and the map index, None if it is not a map.
     host, pid, began
         The process that died, and when it began the item.
     parameters
@@ -86,10 +86,10 @@ def indeterminate(
     who = f"process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id})"
     text = (
         f"{name} was executed by {who}, and runs once only. Its result in {store.url} was "
-        f"{other_key(signer, store)}, so it is not used: {SHARE_KEY}, then resume the run"
+        f"{other_key(signer, store)}, so it is ignored: {SHARE_KEY}, then resume the run"
         if signer
         else f"{name} was begun by {who}, which died without a result: it may or may not have done its "
-        f"work, and runs once only. Find out; then `graphflow cache release {key.hex()}` lets it run again"
+        f"work, and its task has run_once=True. Find out, then allow it to run again with `graphflow cache release {key.hex()}`"
     )
     error = IndeterminateError(
         text + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.common.failpoints import failpoint
+from graphflow.common.wording import with_article
 from graphflow.graph.mapping import DROPPED
 from graphflow.model.orders import BatchOrder
 from graphflow.model.states import GOOD_CODES, Code
@@ -73,7 +74,7 @@ def _packed(
     positions: Sequence[int],
     column: list[Any],
 ) -> Packed | None:
-    """A column as bytes; None where there is no value that anything could ask for."""
+    """Return a column as bytes; None if it has no value that could be needed."""
     if 1 not in part_of(step.states, positions).translate(_VALUED):
         return None
     if not step.order.keeps and all(_has_ended_well(each, positions) for each in steps):
@@ -85,8 +86,8 @@ def _packed(
         host.not_stored(
             order.run_id,
             step.order.node,
-            f"the result of {step.name_of(index)}, a {type(column[position]).__qualname__}, cannot be stored: "
-            f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
+            f"the result of {step.name_of(index)}, {with_article(type(column[position]).__qualname__)}, cannot be stored: "
+            f"{type(error).__name__}: {error}; it is used in this run, and recomputed when the run is resumed (reported once per "
             "task)",
         )
     dropped = () if step.order.keeps else [at for at, value in enumerate(column) if value is DROPPED]

@@ -28,7 +28,7 @@ _RETRYING = int(Code.RETRYING)
 
 
 def run_in_turn(batch: Batch) -> int:
-    """Run items one after the other while there is time; gives how many."""
+    """Run items one after the other while there is time; return how many ran."""
     steps = batch.steps
     tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
     try:
@@ -152,7 +152,7 @@ def _may_be_interrupt(error: BaseException) -> bool:
 
 
 def _try_again(batch: Batch, step: Step, position: int) -> None:
-    """The further attempts of an item at a plain step."""
+    """Run further attempts of an item at a plain step."""
     context, odd_types = step.context, batch.odd_types
     while step.states[position] == _RETRYING:
         context.attempt = step.attempts[position] + 1
@@ -173,7 +173,7 @@ def _try_again(batch: Batch, step: Step, position: int) -> None:
 
 
 def _run_rest(batch: Batch, last: Step, position: int) -> None:
-    """What is left of an item's lane after a step that did not simply succeed."""
+    """Run the rest of an item's lane after a step that did not simply succeed."""
     if last.dooms_rest and last.states[position] in FAILED_CODES:
         for step in last.rest:
             step.states[position] = Code.UPSTREAM_FAILED
@@ -216,7 +216,7 @@ def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) 
 
 
 def _renew(step: Step) -> None:
-    """Give a step a new recorder if its last item recorded something."""
+    """Replace a step's recorder if its last item recorded something."""
     if step.recorder.nodes:
         step.recorder = step.new_recorder(step.context)
         RECORDER.set(step.recorder)
@@ -231,7 +231,7 @@ class _Careful:
         self._guard: Guard | None = None
 
     def run(self) -> int:
-        """Run items while there is time; gives how many."""
+        """Run items while there is time; return how many ran."""
         batch = self._batch
         if any(step.has_limit for step in batch.steps):
             self._guard = watchdog().guard(self._stuck)
@@ -268,7 +268,7 @@ class _Careful:
         return position + 1
 
     def _run_cached(self, caches: CacheOfBatch) -> int:
-        """The way where results may be there already."""
+        """Run items whose results may already be cached."""
         batch, slots = self._batch, self._batch.slots
         check_at = min(batch.deadline, batch.started + STOP_CHECK_SECONDS)
         has_begun = False
@@ -344,7 +344,7 @@ class _Careful:
         return value
 
     def _stuck(self) -> None:
-        """Called by the watchdog: the active item does not yield. Report without it, then end it by force."""
+        """Report without the active item, which does not react, then end it by force; called by the watchdog."""
         active = self._active
         if active is None:
             return

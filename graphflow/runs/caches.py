@@ -232,7 +232,7 @@ class Caches:
         try:
             claim = claims.find(bytes.fromhex(matching[0]))
         except ResultStoreError:
-            # It is damaged: it says nothing of who has it.
+            # It is damaged, so its holder is unknown.
             claim = None
         if claim is not None and claims.is_held(claim):
             raise LeaseHeld(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from graphflow.cache.collecting import folders_of
 from graphflow.cache.reasons import CacheEntry, Reason, folders_for, reason_of
+from graphflow.common.wording import count_text
 from graphflow.errors import NotFound
 from graphflow.results.stores.opening import default_store_url, open_store
 from graphflow.runs.nodes import Item, Node
@@ -87,5 +88,5 @@ def _item_of(run: Run, name: str, index: int | None) -> tuple[Node, Item]:
     if node.is_mapped and index is None:
         raise ValueError(f"{name} is a map of {len(node.items):,} items; say which one, such as '{name}[0]'")
     if (index or 0) >= len(node.items):
-        raise NotFound(f"{name} has {len(node.items):,} items; there is no item {index}")
+        raise NotFound(f"{name} has {count_text(len(node.items), 'item')}; there is no item {index}")
     return node, node.items[index or 0]

@@ -114,7 +114,7 @@ class LiveRun(Run):
     def nodes(self) -> Nodes:
         recorder = self._record.recorder
         if recorder is None:
-            raise ValueUnavailable(f"run {self.name} has not begun")
+            raise ValueUnavailable(f"run {self.name} has not started")
         # The engine is loaded with the first run, not by `import graphflow`.
         from graphflow.runs.nodes import Nodes
 
@@ -172,7 +172,7 @@ class LiveRun(Run):
         return error
 
     def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
-        """Call back for each change, on the driver's thread; the callback must be quick."""
+        """Call a function for each change, on the driver's thread; it must be quick."""
         self._record.subscribe(callback)
 
     # -- control ----------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from typing import overload
 
+from graphflow.common.wording import count_text
 from graphflow.model.reports import LogRecord
 
 __all__ = ["Logs"]
 
 
 class Logs(Sequence[LogRecord]):
-    """Lines of a log, by time. `dropped` counts those that were not kept, because there were too many."""
+    """Lines of a log, by time. `dropped` counts lines that were not kept, because there were too many."""
 
     def __init__(self, recorded: Sequence[LogRecord], *, dropped: int = 0) -> None:
         self._recorded = recorded
@@ -36,7 +37,7 @@ class Logs(Sequence[LogRecord]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} lines of log>"
+        return f"<{count_text(len(self), 'log line')}>"
 
     def where(
         self,
@@ -51,11 +52,11 @@ class Logs(Sequence[LogRecord]):
         Parameters
         ----------
         node, index
-            Only those of a node, or of one item of it.
+            Only lines of a node, or of one of its items.
         level
-            Only those of this level (a number, or a name such as `"WARNING"`) or above.
+            Only lines of this level (a number, or a name such as `"WARNING"`) or above.
         after
-            Not the first ones: how many lines, in the order in which they were recorded.
+            Skip this many lines, in the order in which they were recorded.
 
         Raises
         ------
@@ -80,5 +81,5 @@ def _level_number(level: int | str | None) -> int:
         return level
     names = logging.getLevelNamesMapping()
     if level.upper() not in names:
-        raise ValueError(f"unknown level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL")
+        raise ValueError(f"unknown level {level!r}; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
     return names[level.upper()]

@@ -1,4 +1,4 @@
-"""Nodes and items of a run, live or recorded: one view of what is known of them."""
+"""Nodes and items of a run, live or recorded: one view for both."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, overload
 
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 from graphflow.errors import MapFailed, ValueUnavailable
 from graphflow.model.reports import CachedItem, LogRecord
 from graphflow.model.states import (
@@ -44,7 +45,7 @@ class Node:
 
     @property
     def known(self) -> KnownNode:
-        """All that is known of it."""
+        """The recorded facts about it."""
         return self._run.known(self._number)
 
     @property
@@ -54,7 +55,7 @@ class Node:
 
     @property
     def key(self) -> str:
-        """The key that finds it again in another process."""
+        """The key that identifies it in another process."""
         return self.known.key
 
     @property
@@ -96,7 +97,7 @@ class Node:
 
     @property
     def state(self) -> State:
-        """Where it stands; for a mapped node, derived from its items."""
+        """Its state; for a mapped node, derived from its items."""
         known = self.known
         moved = known.transitions[-1] if known.transitions else None
         code, message = self._code(known), moved.message if moved else ""
@@ -115,7 +116,7 @@ class Node:
 
     @property
     def width(self) -> int | None:
-        """The number of items of a mapped node; None while unknown, and where it is not mapped."""
+        """The number of items of a mapped node; None while unknown, and if it is not mapped."""
         known = self.known
         return known.width if known.is_mapped else None
 
@@ -126,14 +127,14 @@ class Node:
 
     @property
     def items(self) -> Items:
-        """Its items in index order; one, of index None, where it is not mapped."""
+        """Its items in map order; one, with index None, if it is not mapped."""
         known = self.known
         return Items(self, range(known.size if known.width is None else known.width))
 
     def failures(self) -> Items:
         """Return its failed items. O(items), one byte each.
 
-        Of a map that failed beside its items (its iterator raised, or it has no width), one more at the end stands for the
+        If the map itself failed (its iterator raised, or it has no width), one more at the end stands for the
         map itself: it has no index, no inputs and no attempts.
         """
         known = self.known
@@ -167,21 +168,21 @@ class Node:
 
     @property
     def retries(self) -> int:
-        """How many attempts beyond each item's first were made."""
+        """The number of attempts beyond each item's first."""
         return self.known.retries()
 
     @property
     def errors(self) -> DistinctErrors:
         """The distinct exceptions that its items failed with, most frequent first, with the items' indices.
 
-        Equal type, text and line are one. Items that failed because of an upstream are not counted here.
-        O(items that failed since it was asked last).
+        Errors with equal type, text and line are one. Items that failed because of an upstream are not counted here.
+        O(items that failed since the last access).
         """
         return self.known.history.errors()
 
     @property
     def exception(self) -> BaseException | None:
-        """What it failed with: its own exception, or one group for a mapped node's failures."""
+        """The exception it failed with: its own, or a group of a mapped node's failures."""
         return node_failure(self._run, self.known)
 
     def result(self) -> Any:
@@ -190,11 +191,11 @@ class Node:
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, or not kept.
+            If it has none: it has not ended, or its value was not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         Exception
-            What it failed with.
+            The exception it failed with.
         """
         known = self.known
         if not known.is_mapped:
@@ -209,7 +210,7 @@ class Node:
 
 
 class Nodes(Sequence[Node]):
-    """A run's nodes in the order of their calls, by place or by name."""
+    """A run's nodes in the order of their calls, by position or by name."""
 
     def __init__(self, run: KnownRun) -> None:
         self._run = run
@@ -218,7 +219,7 @@ class Nodes(Sequence[Node]):
         return [Node(self._run, number) for number in self._run.numbers()]
 
     def of(self, number: int) -> Node:
-        """Return the node of an id."""
+        """Return the node with an id."""
         return Node(self._run, number)
 
     def __len__(self) -> int:
@@ -248,7 +249,7 @@ class Nodes(Sequence[Node]):
 
 
 class Items(Sequence["Item"]):
-    """Items of a node by ascending index, made as they are asked for. A slice is as lazy as the whole."""
+    """Items of a node in map order, created on access. Slices are lazy too."""
 
     __slots__ = ("_node", "_places", "_what")
 
@@ -268,7 +269,9 @@ class Items(Sequence["Item"]):
         if isinstance(which, slice):
             return Items(self._node, self._places[which], what=self._what)
         if not -len(self._places) <= which < len(self._places):
-            raise IndexError(f"{self._node.name} has {len(self):,} {self._what}; there is no item {which}")
+            raise IndexError(
+                f"{self._node.name} has {count_text(len(self), self._what.removesuffix('s'))}; there is no item {which}"
+            )
         return Item(self._node, self._places[which])
 
     def __iter__(self) -> Iterator[Item]:
@@ -282,7 +285,7 @@ class Items(Sequence["Item"]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         rest = ", ..." if len(self) > 3 else ""
-        return f"<{len(self):,} {self._what} of {self._node.name}{': ' if shown else ''}{shown}{rest}>"
+        return f"<{count_text(len(self), self._what.removesuffix('s'))} of {self._node.name}{': ' if shown else ''}{shown}{rest}>"
 
     def where(
         self,
@@ -292,7 +295,7 @@ class Items(Sequence["Item"]):
         start: int = 0,
         stop: int | None = None,
     ) -> Items:
-        """Return those that meet all conditions. O(items), or O(1) for one index.
+        """Return the items that meet all conditions. O(items), or O(1) for one index.
 
         Parameters
         ----------
@@ -344,7 +347,7 @@ class Items(Sequence["Item"]):
 class Item:
     """One item of a node: its state, attempts, times, value or exception, log and full history.
 
-    Among failures, one may stand for a map that failed beside its items: see `Node.failures`.
+    Among failures, one may stand for a map that itself failed: see `Node.failures`.
     """
 
     __slots__ = ("_node", "_place")
@@ -380,7 +383,7 @@ class Item:
 
     @property
     def index(self) -> int | None:
-        """The map index, None where the node is not mapped."""
+        """The map index, None if the node is not mapped."""
         return self._place if self._known.is_mapped and not self._is_whole else None
 
     @property
@@ -394,7 +397,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The same as `label`: what Prefect's hooks know a task run by."""
+        """The same as `label`; the name that hooks written for Prefect use."""
         return self.label
 
     def _code(self) -> Code:
@@ -406,7 +409,7 @@ class Item:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """Its state."""
         code, ended = self._code(), self.ended
         message = ""
         if code in FAILED_CODES:
@@ -417,7 +420,7 @@ class Item:
 
     @property
     def attempts(self) -> int:
-        """How often it was tried."""
+        """The number of its attempts."""
         return 0 if self._is_whole else self._known.attempts_of(self._place)
 
     def _times(self) -> tuple[float, float] | None:
@@ -467,9 +470,9 @@ class Item:
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, failed, skipped or not kept.
+            If it has none: not ended, failed, skipped or not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         """
         code = self._code()
         if code not in _GOOD:
@@ -477,16 +480,16 @@ class Item:
         return self._node._run.value(self._node.id, self._place)
 
     def result(self) -> Any:
-        """Return its value; None where it was skipped.
+        """Return its value; None if it was skipped.
 
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, or not kept.
+            If it has none: it has not ended, or its value was not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         Exception
-            What it failed with.
+            The exception it failed with.
         """
         error = self.exception
         if error is not None:
@@ -495,7 +498,7 @@ class Item:
 
     @property
     def cached_from(self) -> CachedItem | None:
-        """Which run made its value, where and when; None if it was executed in this run."""
+        """The run that computed its value, where and when; None if it was executed in this run."""
         found = None if self._is_whole else self._known.history.find(self._place)
         if found is None or found[0].step.cached is None:
             return None
@@ -505,10 +508,10 @@ class Item:
 
     @property
     def exception(self) -> BaseException | None:
-        """What it failed with, None if it did not fail.
+        """The exception it failed with, None if it did not fail.
 
-        Of a recorded run it is of the type that it was raised with where that is a built-in one, or one of graphflow, made
-        of one text; else a `RemoteError` that has type, text and traceback.
+        In a recorded run it has its original type if that is a built-in one, or one of graphflow, with
+        one text argument; otherwise it is a `RemoteError` with type, text and traceback.
         """
         code = self._code()
         if code not in FAILED_CODES and code != Code.CANCELLED:
@@ -519,7 +522,7 @@ class Item:
 
     @property
     def traceback(self) -> str:
-        """The traceback as text, user frames only; empty if it did not fail. Of equal errors, that of one."""
+        """The traceback as text, user frames only; empty if it did not fail. Equal errors share one."""
         if self._is_whole:
             error = self.exception
             return user_traceback(error) if error is not None and error.__traceback__ is not None else ""
@@ -528,9 +531,9 @@ class Item:
 
     @property
     def inputs(self) -> str:
-        """A short summary of its arguments; empty where it never ran or succeeded, or where they are gone.
+        """A short summary of its arguments; empty if it never ran, succeeded, or they are gone.
 
-        Of a recorded run only those that were noted as it failed: the first ones of many.
+        In a recorded run, only summaries recorded when it failed: those of the first failures.
         """
         return "" if self._is_whole else self._node._run.inputs(self._node.id, self._place)
 

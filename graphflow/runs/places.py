@@ -12,13 +12,13 @@ __all__ = ["WHOLE", "MarkedPlaces"]
 
 _BLOCK = 1_024
 WHOLE = -1
-"""The place of a map itself among its failures."""
+"""The position of the map itself among its failures."""
 
 
 class MarkedPlaces(Sequence[int]):
-    """The places of a mask that are 1, found as they are asked for: one byte per item, and 8 per 1,024.
+    """The positions of a mask that are 1, found on access: one byte per item, and 8 per 1,024.
 
-    With `has_whole`, the place of the map itself comes after them.
+    With `has_whole`, the position of the map itself comes after them.
     """
 
     __slots__ = ("_before", "_first", "_mask", "_ranks")
@@ -28,7 +28,7 @@ class MarkedPlaces(Sequence[int]):
         self._first = first
         counts = (mask.count(1, lo, lo + _BLOCK) for lo in range(0, len(mask), _BLOCK))
         self._before = list(itertools.accumulate(counts, initial=0))
-        """How many there are before each block."""
+        """The number of ones before each block."""
         self._ranks = range(self._before[-1] + has_whole)
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class MarkedPlaces(Sequence[int]):
         return self._before[block] + self._mask.count(1, block * _BLOCK, at) in self._ranks
 
     def _place(self, rank: int) -> int:
-        """The place of the 1 of a rank."""
+        """Return the position of the n-th one."""
         if rank == self._before[-1]:
             return WHOLE
         block = bisect.bisect_right(self._before, rank) - 1

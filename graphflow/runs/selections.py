@@ -32,9 +32,8 @@ def items_of(
     if node is None:
         maps = [each.name for each in run.nodes if each.is_mapped and not each.is_builtin]
         if len(maps) != 1:
-            raise ValueError(
-                f"run {run.name} has {len(maps)} maps ({', '.join(maps) or 'none'}): name the node"
-            )
+            found = f"{len(maps)} maps ({', '.join(maps)})" if maps else "no maps"
+            raise ValueError(f"run {run.name} has {found}; choose a node with --node")
         node = maps[0]
     return run.items(node).where(states=states or None, start=start, stop=stop)
 

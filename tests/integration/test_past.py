@@ -103,7 +103,7 @@ def test_a_run_is_found_by_id_prefix_name_and_place(history: RunHistory) -> None
     first, second = fine.run(), halves.run()
     assert history.run(first.id).id == history.run(first.name).id == first.id
     assert history.run("@latest").id == history.run("@latest-failed").id == second.id
-    with pytest.raises(RunNotFound, match="no run goes by 'nobody'"):
+    with pytest.raises(RunNotFound, match="no run matches 'nobody'"):
         history.run("nobody")
 
 
@@ -259,7 +259,7 @@ def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
     keeps_little.run()
     run = history.run("@latest")
     with pytest.raises(
-        ValueUnavailable, match=r"the value of secret\[1\] was not kept: .*persist_result=False"
+        ValueUnavailable, match=r"the value of secret\[1\] was not stored: .*persist_result=False"
     ):
         run.nodes["secret"].items[1].value
     with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not kept"):
@@ -281,7 +281,7 @@ def test_a_damaged_result_is_refused_and_found(history: RunHistory, home: Path) 
         pack.write_bytes(data)
     with pytest.raises(ResultDamaged):
         run.nodes["plus"].result()
-    assert any("damaged or gone" in text for text in history.verify(run.id))
+    assert any("damaged or missing" in text for text in history.verify(run.id))
 
 
 # -- while it goes on ----------------------------------------------------------------------------------------------
@@ -359,7 +359,9 @@ def test_a_run_is_cancelled_from_outside(held: Held, history: RunHistory) -> Non
     held.go.set()
     assert held.run.wait(60)
     assert run.refresh().state == "Cancelled"
-    with pytest.raises(RequestRefused, match="is Cancelled: it has no driver that could pause it"):
+    with pytest.raises(
+        RequestRefused, match="has already ended \\(Cancelled\\), so it cannot be asked to pause"
+    ):
         run.pause()
 
 
@@ -369,7 +371,7 @@ def test_a_driver_that_does_not_answer_is_not_waited_for(
     run = history.run(held.run.id)
     monkeypatch.setattr(run._histories, "answer_of", lambda request: None)
     monkeypatch.setattr("graphflow.runs.recorded.ANSWER_SECONDS", 0)
-    with pytest.raises(TimeoutError, match=r"did not answer within 0 s; the request stands"):
+    with pytest.raises(TimeoutError, match=r"did not answer within 0 s; the request is kept"):
         run.pause()
     monkeypatch.setattr(run._histories, "answer_of", lambda request: "")
     run.resume()

@@ -111,10 +111,10 @@ class Holder:
             made.start()
         except BaseException as error:
             made = None
-            logger.debug("the local cluster did not come up", exc_info=True)
+            logger.debug("the local cluster did not start", exc_info=True)
             if not self._is_closed:
                 logger.warning(
-                    "no local worker processes could be started (%s: %s); all tasks go on on threads of this process",
+                    "no local worker processes could be started (%s: %s); all tasks stay on threads of this process",
                     type(error).__name__,
                     error,
                 )
@@ -191,7 +191,7 @@ class _Shared:
             close()
 
     def forget(self) -> None:
-        """In a fork: begin anew, and leave the parent's clusters alone."""
+        """Start over in a forked process, and leave the parent's clusters alone."""
         self.inherited += [self.holders, self.closing]
         self.lock = threading.Lock()
         self.holders, self.closing = {}, []
@@ -203,7 +203,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def shared_holder(slots: int) -> Holder:
-    """The holder that all runs of this process share, for a number of worker processes."""
+    """Return the holder that all runs of this process share, for a number of worker processes."""
     with _SHARED.lock:
         found = _SHARED.holders.get(slots)
         if found is None or found._is_closed:

@@ -38,12 +38,12 @@ logger = logging.getLogger("graphflow.backends")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_daemon() -> bool:
-    """Whether this is a process, such as a worker of Dask, that may not start processes of its own."""
+    """Return whether this is a process, such as a worker of Dask, that may not start processes of its own."""
     multiprocessing = sys.modules.get("multiprocessing.process")
     return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
 
@@ -69,7 +69,7 @@ class _Run:
     is_stopped_hard: bool = False
 
     def is_away(self, task: Candidate) -> bool:
-        """Whether batches of a task go to processes; so do parts of a chain that moved."""
+        """Return whether batches of a task go to processes; so do parts of a chain that moved."""
         functions = [id(fn) for fn in task.functions]
         if not self.dangerous.isdisjoint(functions):
             return True
@@ -122,7 +122,7 @@ class LocalBackend:
         return f"local({self._slots})" if self._slots else "local()"
 
     def start(self) -> None:
-        """Nothing to bring up: processes come when there is work for them."""
+        """Do nothing: processes start when there is work for them."""
         if self._is_closed:
             raise BackendError(f"{self.name} is closed")
         if self._thresholds.moves_all:
@@ -148,7 +148,7 @@ class LocalBackend:
         """Send a batch where its task is at home."""
         run = self._runs.get(order.run_id)
         if run is None:
-            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on this backend")
         task = self._task_of(run, order)
         if run.is_away(task) and not run.is_stopped and self._send_away(run, order, task):
             self._adjust(run)
@@ -221,7 +221,7 @@ class LocalBackend:
         run.deliver(event)
 
     def _judge(self, task: Candidate, report: Report) -> None:
-        """A task that computes little in a process of its own only waited: it is better off on many threads."""
+        """Move tasks that compute little in processes back: they mostly wait, for which many threads are better."""
         if not report.reached or task.is_pinned:
             return
         task.away.add(cpu=report.cpu_seconds, elapsed=report.elapsed, items=report.reached)
@@ -229,7 +229,7 @@ class LocalBackend:
         if task.away_seconds < self._thresholds.returns_after_seconds:
             return
         if task.away.share * self._holder.slots < self._thresholds.returns_below * task.cpu_rate:
-            self._pin(task, "it waits more than it computes")
+            self._pin(task, "it waits longer than it computes")
         else:
             KNOWN.keep(task.functions, task.away)
 
@@ -287,7 +287,7 @@ class LocalBackend:
             self._bring_up()
 
     def _withdraw(self, run: _Run, task: Candidate) -> None:
-        """Give back what waits for a thread, and what the batches under way have not begun."""
+        """Hand back batches that wait for a thread, and what running batches have not started."""
         with self._lock:
             batches = [batch for batch, owner in run.here.items() if owner is task]
         for order in self._threads.take_back(run.id, batches):
@@ -297,7 +297,7 @@ class LocalBackend:
             run.deliver(BatchLost(batch=order.id, had_started=False))
 
     def _bring_up(self) -> None:
-        """Ask for the cluster, once; what wants to move does so when it is there."""
+        """Request the cluster, once; tasks move when it is ready."""
         with self._lock:
             is_first, self._has_asked = not self._has_asked, True
         if is_first:
@@ -307,7 +307,7 @@ class LocalBackend:
             self._move_all()
 
     def _cluster_is_up(self, cluster: DaskBackend | None) -> None:
-        """Called by the holder, in whatever thread; None if there is no cluster to be had."""
+        """Receive the cluster from the holder, in any thread; None if no cluster could be started."""
         with self._lock:
             self._cluster = cluster
             self._can_move = self._can_move and cluster is not None
@@ -319,7 +319,7 @@ class LocalBackend:
             self._move(run)
 
     def _move(self, run: _Run) -> None:
-        """From now on, batches of the tasks that want it go to processes; those under way hand their rest back."""
+        """Send batches of the tasks that want it to processes from now on; running ones hand back their rest."""
         run.is_warming = False
         tasks = [task for task in list(run.tasks.values()) if task.wants_away]
         for task in tasks:
@@ -369,7 +369,7 @@ class LocalBackend:
         return True
 
     def _adjust(self, run: _Run) -> None:
-        """Tell the run how much it may send, where that changed."""
+        """Report the capacity to the run, if it changed."""
         with self._lock:
             capacity = self._capacity_of(run)
             if capacity == run.capacity or run.id not in self._runs:
@@ -395,7 +395,7 @@ class LocalBackend:
     # -- values -----------------------------------------------------------------------------------------
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
@@ -424,7 +424,7 @@ class LocalBackend:
     # -- ending -----------------------------------------------------------------------------------------
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` gives up threads, and ends worker processes that execute one."""
+        """Stop batches between items; `hard` also abandons threads and ends worker processes that run an item."""
         run = self._runs.get(run_id)
         if run is not None:
             run.is_stopped, run.is_stopped_hard = True, hard or run.is_stopped_hard
@@ -440,7 +440,7 @@ class LocalBackend:
             self._cluster.close_run(run_id)
 
     def close(self) -> None:
-        """Let go of threads and of the cluster; a cluster that others share stays warm for them."""
+        """Release threads and the cluster; a shared cluster stays warm for other runs."""
         with self._lock:
             if self._is_closed:
                 return

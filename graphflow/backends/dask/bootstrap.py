@@ -32,7 +32,7 @@ def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
 
 
 def bootstrap() -> Callable[..., Any]:
-    """The function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
+    """Return the function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_BOOT_SOURCE, "<graphflow bootstrap>", "exec"), space)
     boot: Callable[..., Any] = space["_graphflow_boot"]
@@ -40,7 +40,7 @@ def bootstrap() -> Callable[..., Any]:
 
 
 def installed_boot(*args: Any) -> Any:
-    """The same for workers of an own cluster: pickled as a name, which costs each batch less."""
+    """Return the same for workers of a local cluster: pickled as a name, which costs less per batch."""
     return _kept_bootstrap()(*args)
 
 
@@ -70,7 +70,7 @@ def _graphflow_probe(path):
 
 
 def probe() -> Callable[..., Any]:
-    """A function of a path that tells what a worker has: versions, and the text of that file."""
+    """Return a function of a path that returns a worker's versions, and the text of that file."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_PROBE_SOURCE, "<graphflow probe>", "exec"), space)
     found: Callable[..., Any] = space["_graphflow_probe"]
@@ -81,7 +81,7 @@ def check_facts(worker: str, facts: Mapping[str, Any]) -> None:
     """Raise `BackendError` if what a worker has cannot run batches of this process."""
     if "error" in facts:
         raise BackendError(
-            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
+            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow version there"
         )
     ours, theirs = list(sys.version_info[:2]), list(facts["python"][:2])
     if ours != theirs:

@@ -117,7 +117,7 @@ class DaskBackend:
         Raises
         ------
         BackendUnreachable
-            If nobody answers at the address.
+            If no scheduler answers at the address.
         BackendError
             If the cluster cannot be started, or its workers do not fit this process.
         """
@@ -170,7 +170,7 @@ class DaskBackend:
         """Begin a run. Its files live as long as `owner`, by default the object that `deliver` belongs to."""
         assert self._client is not None and self._base is not None
         if self._is_failed:
-            raise BackendError(f"{self.name} failed in an earlier run; make a new backend")
+            raise BackendError(f"{self.name} failed in an earlier run; create a new backend")
         folder: Path | None = None
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
@@ -208,7 +208,7 @@ class DaskBackend:
         """
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
-            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on this backend")
         order = self._sender.order(order) if not self._shares_disk else self._sender.within_reach(order)
         sent = Sent(order, self._encoder.encode(order, is_strict=is_strict))
         options = order.steps[0].program.options
@@ -232,7 +232,7 @@ class DaskBackend:
                 self._send(state, sent, worker)
 
     def _send(self, state: OpenRun, sent: Sent, worker: str | None) -> None:
-        """Give a batch to Dask, for a worker where it matters."""
+        """Submit a batch to Dask, for a certain worker if needed."""
         client, order, payload = self._client, sent.order, sent.payload
         if client is None:
             return
@@ -308,7 +308,7 @@ class DaskBackend:
         self._take_back(found)
 
     def _take_back(self, batches: list[tuple[Batch, str]]) -> None:
-        """Ask workers for batches that only wait there."""
+        """Take back batches that only wait on workers."""
         client = self._client
         for (run_id, batch), worker in batches if client is not None else []:
             tell_soon("balance", client, give_back, run_id, batch, workers=[worker])
@@ -320,7 +320,7 @@ class DaskBackend:
         try:
             report = decode_report(message["report"])
         except Exception as error:
-            logger.exception("a report of run %s cannot be read", run_id)
+            logger.exception("a report of run %s is unreadable", run_id)
             self._broken(error)
             return
         self._end(state, report.batch, BatchDone(report))
@@ -349,7 +349,7 @@ class DaskBackend:
             elif status == "finished":
                 self._fall_back(run_id, batch, future)
             else:
-                self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
+                self._end(state, batch, self._lost(run_id, batch, "Dask released it"))
 
     def _look_for_stranded(self, state: OpenRun, run_id: str, batch: int, sent: Sent, now: float) -> None:
         """Take back a batch whose worker died just as it was sent there.
@@ -366,13 +366,13 @@ class DaskBackend:
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
 
     def _cancel(self, sent: Sent) -> None:
-        """Let Dask forget a batch; may be called in the client's own thread, so nothing may block."""
+        """Release a batch in Dask; may be called in the client's own thread, so nothing may block."""
         client, future = self._client, sent.future
         if client is not None and future is not None:
             client.loop.add_callback(lambda: client.cancel([future], asynchronous=True))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
-        """The event with the report did not come: take it from the task's result."""
+        """Take a report from the task's result, as the event with it did not arrive."""
         state = self._runs.get(run_id)
         if state is None or batch not in state.sent:
             return
@@ -444,7 +444,7 @@ class DaskBackend:
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
-        """The cluster is gone: tell all runs, once."""
+        """Report to all runs, once, that the cluster is gone."""
         with self._lock:
             if self._is_failed or self._closing.is_set():
                 return
@@ -478,8 +478,8 @@ class DaskBackend:
                     if time.monotonic() - idle_since > NO_WORKERS_SECONDS:
                         self._broken(
                             BackendError(
-                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; see why they do not come back "
-                                "(memory? a module that ends the process?), then run again"
+                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; find out why they do not come back "
+                                "(memory? a module that exits the process?), then run the flow again"
                             )
                         )
                         return
@@ -501,7 +501,7 @@ class DaskBackend:
     # -- values -----------------------------------------------------------------------------------------
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
@@ -512,7 +512,7 @@ class DaskBackend:
         self._columns.free(refs)
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Tell all workers a timeout that became known while items execute."""
+        """Send all workers a timeout that became known while items run."""
         client = self._client
         if client is not None:
             tell_soon("limit", client, set_limit, run_id, node, seconds)
@@ -520,7 +520,7 @@ class DaskBackend:
     # -- ending -----------------------------------------------------------------------------------------
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` also ends the workers of an own cluster that execute one."""
+        """Stop batches between items; `hard` also ends the workers of its own cluster that run an item."""
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return

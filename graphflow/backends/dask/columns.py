@@ -85,7 +85,7 @@ class ColumnsOnWorkers:
         future = self._blocks.get(ref.id)
         if future is None or self._client is None:
             raise ValueUnavailable(
-                "a result stayed on a worker of a cluster that is closed or that let go of it; ask for it before the "
+                "a result was on a worker of a cluster that is closed or that released it; read it before the "
                 "backend is closed"
             )
         return decode(future.result().columns[ref.id], "a result")

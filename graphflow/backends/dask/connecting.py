@@ -60,7 +60,7 @@ class Way:
             raise BackendError(f"dask(...) takes exactly one of {', '.join(names)}; given: {found}")
         if (self.cluster_kwargs or self.adapt_kwargs) and self.cluster_class is None:
             raise BackendError(
-                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
+                "dask(...): cluster_kwargs and adapt_kwargs need cluster_class, which was not given"
             )
 
     def __str__(self) -> str:
@@ -74,12 +74,12 @@ class Way:
         return self.slots is not None or self.cluster_class is not None
 
     def connect(self) -> tuple[Client, Any]:
-        """A client, and the cluster if it was made here.
+        """Return a client, and the cluster if it was made here.
 
         Raises
         ------
         BackendUnreachable
-            If nobody answers, within seconds.
+            If no scheduler answers within seconds.
         BackendError
             If the class does not exist or the client cannot be used.
         """
@@ -96,7 +96,7 @@ class Way:
         if self.client is not None:
             if getattr(self.client, "asynchronous", False):
                 raise BackendError(
-                    "dask(client=...) takes a synchronous client; make one with Client(address)"
+                    "dask(client=...) takes a synchronous client; create one with Client(address)"
                 )
             return self.client, None
         if self.cluster is not None:
@@ -165,7 +165,7 @@ def _quietly(action: Callable[[], Any]) -> None:
 
 
 def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that keep Dask's HTTP server on the loopback interface, where the class of cluster takes them."""
+    """Return arguments that keep Dask's HTTP server on the loopback interface, if the cluster class accepts them."""
     try:
         default = inspect.signature(make).parameters["dashboard_address"].default
     except (KeyError, TypeError, ValueError):
@@ -175,7 +175,7 @@ def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _inside_address(cluster: Any) -> str | None:
-    """An address of a local cluster's scheduler for clients in this process; None if there is none."""
+    """Return an address of a local cluster's scheduler for clients in this process; None if there is none."""
     try:
         cluster.sync(cluster.scheduler.listen, "inproc://", allow_offload=False)
         addresses = [str(each.contact_address) for each in cluster.scheduler.listeners]
@@ -205,7 +205,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
+    """Block SIGINT in threads and processes that are started in this context: Ctrl-C in a terminal is the driver's alone."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -12,7 +12,7 @@ __all__ = ["PEERS", "CannotDo", "Peer", "PeerEntry", "make_peer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerEntry:
-    """What is known of a peer before it is loaded.
+    """The facts about a peer before it is loaded.
 
     `us_per_item` is roughly what a no-op item costs on a warm system: what a size is refused by where no
     smaller one was measured before.
@@ -69,7 +69,7 @@ PEERS: dict[str, PeerEntry] = {
 
 
 def make_peer(name: str) -> Peer:
-    """A peer, not opened; raises ImportError where a package that its module needs is missing."""
+    """Return a peer, not opened; raise ImportError if a package that its module needs is missing."""
     entry = PEERS[name]
     module = importlib.import_module(f"graphflow.bench.peers.{entry.module}")
     peer: Peer = getattr(module, entry.class_name)()

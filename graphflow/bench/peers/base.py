@@ -22,11 +22,11 @@ __all__ = ["CannotDo", "Peer"]
 
 
 class CannotDo(Exception):
-    """The peer has no way to do this work; the text says why."""
+    """Raised if a peer cannot do a workload; the text has the reason."""
 
 
 class Peer(ABC):
-    """One system under measurement: `open` brings it up, each other method does one workload on it.
+    """One system under measurement: `open` starts it, each other method runs one workload on it.
 
     What is written here is what a user writes for a system whose only verb is a map that gives a list.
     Systems that can do better override it.
@@ -37,7 +37,7 @@ class Peer(ABC):
 
     @abstractmethod
     def open(self, slots: int) -> None:
-        """Import what is needed and bring it up; a lazy system may start at its first map."""
+        """Import what is needed and start it; a lazy system may start at its first map."""
 
     @abstractmethod
     def close(self) -> None:
@@ -45,26 +45,26 @@ class Peer(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """The function over the values, in order."""
+        """Apply the function to the values, and return the results in order."""
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """A map, then the sum (W1, W3, W5)."""
+        """Run a map, then the sum (W1, W3, W5)."""
         return sum(self.map(function, values))
 
     def chain(self, values: Sequence[int]) -> int:
-        """Three maps, element by element, then the sum (W2)."""
+        """Run three maps, element by element, then the sum (W2)."""
         first = list(self.map(add_one, values))
         second = list(self.map(double, first))
         return sum(self.map(minus_three, second))
 
     def fan_out(self, n: int) -> int:
-        """A task gives a list, each element again gives one, whose elements are the items (W4)."""
+        """Run W4: a task returns a list, each element returns another list, whose elements are the items."""
         (widths,) = self.map(widths_of, [n])
         lists = self.map(children_of, widths)
         return sum(self.map(nothing, [value for each in lists for value in each]))
 
     def retried(self, n: int, folder: str) -> int:
-        """Items of which some fail once; here the failed ones are mapped again by hand (W7)."""
+        """Run W7: some items fail once; here the failed ones are mapped again by hand."""
         guarded = Guarded(Flaky(folder))
         total, failed = unzip(list(self.map(guarded, range(n))))
         again, still = unzip(list(self.map(guarded, failed)))
@@ -73,5 +73,5 @@ class Peer(ABC):
         return total + again
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """Async requests, so many at a time per slot, then the sum (W8)."""
+        """Run async requests, a number at a time per slot, then the sum (W8)."""
         raise CannotDo("runs one item per slot: a slot that waits for an answer does nothing else")

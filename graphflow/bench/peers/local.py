@@ -19,13 +19,13 @@ class Loop(Peer):
     """A plain loop: what the work itself costs."""
 
     def open(self, slots: int) -> None:
-        """Nothing to start."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """The built-in."""
+        """Return the built-in."""
         return map(function, values)
 
 
@@ -44,7 +44,7 @@ class Pool(Peer):
         self._pool.join()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """One call."""
+        """Map with one call."""
         return self._pool.map(function, values)
 
 
@@ -62,14 +62,14 @@ class Joblib(Peer):
         self._parallel.__enter__()
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Shut down the workers."""
         from joblib.externals.loky import get_reusable_executor
 
         self._parallel.__exit__(None, None, None)
         get_reusable_executor().shutdown(wait=True)
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """One call."""
+        """Map with one call."""
         item = self._delayed(function)
         outcome: list[Any] = self._parallel(item(value) for value in values)
         return outcome
@@ -79,18 +79,18 @@ class Asyncio(Peer):
     """One event loop and a semaphore: the least that requests can cost in one process."""
 
     def open(self, slots: int) -> None:
-        """Nothing to start."""
+        """Do nothing."""
         self._slots = slots
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """Only async items make sense here."""
-        raise CannotDo("runs no work in parallel but waiting; see W8")
+        """Refuse plain maps: only async items make sense here."""
+        raise CannotDo("runs only waiting in parallel, no computing; see W8")
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """As many at a time as all slots of the others together."""
+        """Run as many requests at a time as all slots of the others together."""
 
         async def ask_all() -> int:
             free = asyncio.Semaphore(self._slots * concurrency)

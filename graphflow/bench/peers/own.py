@@ -26,7 +26,7 @@ class Graphflow(Peer):
     """On a local Dask cluster of worker processes."""
 
     def open(self, slots: int) -> None:
-        """Make the backend; its cluster starts at the first run."""
+        """Create the backend; its cluster starts with the first run."""
         self._slots = slots
         self._backend: Any = self._make(slots)
 
@@ -41,23 +41,23 @@ class Graphflow(Peer):
         return flow(body).with_options(backend=self._backend, name="benchmark")()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """A flow that gives the list."""
+        """Return the list that a flow returns."""
         item = task(function)
         outcome: list[Any] = self._run(lambda: item.map(values))
         return outcome
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """A map and a task that takes all of it."""
+        """Run a map and a task that reduces it."""
         item, total = task(function), task(add_up)
         return int(self._run(lambda: total(item.map(values))))
 
     def chain(self, values: Sequence[int]) -> int:
-        """Three maps, fused by graphflow."""
+        """Return three maps, fused by graphflow."""
         first, second, third, total = task(add_one), task(double), task(minus_three), task(add_up)
         return int(self._run(lambda: total(third.map(second.map(first.map(values))))))
 
     def fan_out(self, n: int) -> int:
-        """Maps over futures whose width is known at run time."""
+        """Run maps over futures whose width is known at run time."""
         widths, children, leaf, total = task(widths_of), task(children_of), task(nothing), task(add_up)
         return int(self._run(lambda: total(leaf.map(flatten(children.map(widths(n)))))))
 
@@ -67,7 +67,7 @@ class Graphflow(Peer):
         return int(self._run(lambda: total(item.map(range(n)))))
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """An async task."""
+        """Return an async task."""
         ask, total = task(concurrency=concurrency)(request), task(add_up)
         return int(self._run(lambda: total(ask.map(range(n), port, milliseconds))))
 
@@ -81,7 +81,7 @@ class GraphflowDefault(Graphflow):
 
 
 class GraphflowInline(Graphflow):
-    """In the calling thread."""
+    """Run in the calling thread."""
 
     def _make(self, slots: int) -> Any:
         if slots != 1:

@@ -43,13 +43,13 @@ class Prefect(Peer):
         self._folder.cleanup()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """A flow that gathers."""
+        """Return a flow that gathers."""
         item = self._task(function)
         gathered: list[Any] = self._flow(lambda: item.map(list(values)).result())()
         return gathered
 
     def chain(self, values: Sequence[int]) -> int:
-        """Maps over futures."""
+        """Run maps over futures."""
         first, second, third, total = (self._task(each) for each in (add_one, double, minus_three, add_up))
 
         def body() -> Any:
@@ -58,7 +58,7 @@ class Prefect(Peer):
         return int(self._flow(body)())
 
     def fan_out(self, n: int) -> int:
-        """The flow's body waits for each level."""
+        """Run W4: the flow's body waits for each level."""
         widths, children, leaf = (self._task(each) for each in (widths_of, children_of, nothing))
 
         def body() -> int:
@@ -78,7 +78,7 @@ class Prefect(Peer):
         return int(self._flow(lambda: sum(item.map(list(range(n))).result()))())
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """An async flow that gathers."""
+        """Return an async flow that gathers."""
         ask = self._task(request)
 
         async def body() -> int:

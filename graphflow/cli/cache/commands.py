@@ -1,4 +1,4 @@
-"""`graphflow cache`: what is cached in a result store, whether it is sound, and keeping it small."""
+"""`graphflow cache`: list, inspect, verify, compact and remove cached results."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.runs.tables import short_time
 from graphflow.cli.terminal import make_console, say_error
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 from graphflow.errors import GraphflowError
 from graphflow.runs.cache_documents import (
     collected_document,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="Cached results: list, look at, verify, keep small, remove.\n\n"
-    "TASK is the name of a task's folder or its beginning, as `graphflow cache ls` tells it.",
+    help="List, inspect, verify, compact and remove cached results.\n\n"
+    "TASK is the name of a task's folder, or its beginning, as `graphflow cache ls` lists it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -47,14 +48,14 @@ Storage = Annotated[
     typer.Option(
         "--storage",
         metavar="URL",
-        help="The result store: a folder or a URL such as s3://bucket/prefix. By default GRAPHFLOW_RESULT_STORAGE, else the "
+        help="The result store: a folder or a URL such as s3://bucket/prefix. Default: GRAPHFLOW_RESULT_STORAGE, or the "
         "folder `results` of GRAPHFLOW_HOME.",
     ),
 ]
 Tasks = Annotated[
-    list[str] | None, typer.Argument(metavar="[TASK...]", help="Only these tasks; all if left out.")
+    list[str] | None, typer.Argument(metavar="[TASK...]", help="Only these tasks (default: all).")
 ]
-Output = Annotated[ListFormat, typer.Option("--output", "-o", help="What stdout gets.")]
+Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
 MOST_SHOWN = 20
 
 
@@ -75,7 +76,7 @@ def _opened(storage: str | None) -> Iterator[Caches]:
 
 @cache.command()
 def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """List the tasks of which results are cached: how many objects, how large, and when the last one was written."""
+    """List tasks with cached results: their number of objects, size, and last write."""
     with _opened(storage) as caches:
         found = caches.tasks(task or ())
         if output is ListFormat.TABLE:
@@ -90,7 +91,7 @@ def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.
 
 @cache.command()
 def stat(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """Tell tasks' cached results in numbers: how many count, have expired, were superseded, are damaged."""
+    """Count each task's cached results: valid, expired, superseded, damaged."""
     with _opened(storage) as caches:
         found = caches.stat(task or ())
         if output is ListFormat.TABLE:
@@ -114,18 +115,21 @@ def stat(task: Tasks = None, storage: Storage = None, output: Output = ListForma
 def show(
     key: Annotated[str, typer.Argument(metavar="KEY", help="A key in hexadecimal, or its beginning.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="TASK", help="Only of this task; more than once.")
+        list[str] | None,
+        typer.Option("--task", metavar="TASK", help="Only values of this task; can be repeated."),
     ] = None,
     value: Annotated[
-        bool, typer.Option("--value", help="The value too; it is verified, and then unpickled.")
+        bool, typer.Option("--value", help="Show the value too; it is verified, then unpickled.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = MOST_SHOWN,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of values.")] = MOST_SHOWN,
     storage: Storage = None,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Show values by key: where each is, when and by which run it was made, when it expires, what its key was made of.
+    """Show cached values by key.
 
-    Exit codes: 0 if there is one, 4 if there is none.
+    Each with its location, when and by which run it was made, when it expires, and what its key was made of.
+
+    Exit codes: 0 found, 4 no such value.
     """
     with _opened(storage) as caches:
         found = caches.entries(key, task or ())
@@ -143,7 +147,7 @@ def show(
                 output,
             )
         if len(found) > limit:
-            _say(f"{len(found) - limit:,} more: say more of the key, or --limit")
+            _say(f"{len(found) - limit:,} more; give more digits of the key, or raise --limit")
 
 
 def _value_text(caches: Caches, entry: Entry) -> str:
@@ -158,9 +162,9 @@ def _value_text(caches: Caches, entry: Entry) -> str:
 
 @cache.command()
 def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """Read all cached results and compare them with what was written; nothing is unpickled.
+    """Verify that cached results are intact; nothing is unpickled.
 
-    Exit codes: 0 all is well, 1 something is damaged.
+    Exit codes: 0 all intact, 1 something is damaged.
     """
     with _opened(storage) as caches:
         documents = [{"object": name, "problem": problem} for name, problem in caches.verify(task or ())]
@@ -188,21 +192,21 @@ def compact(
             "--grace",
             metavar="SECONDS",
             min=0.0,
-            help="So long old objects stay beside the new ones, for runs that know the old ones only.",
+            help="How long to keep replaced objects for runs that still read them.",
         ),
     ] = 300.0,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Put many small objects together to a few. Runs may go on meanwhile.
+    """Merge many small objects into a few. Safe while runs are active.
 
-    Old objects are removed by a later `compact` or `gc`, when the grace time is over.
+    The replaced objects are removed by a later `compact` or `gc`, once the grace time has passed.
     """
     with _opened(storage) as caches:
         documents = []
         for name, done in caches.compact(task or (), grace_seconds=grace):
             documents.append(compacted_document(name, done))
             if output is ListFormat.TABLE:
-                waiting = f", {done.waiting:,} wait for the grace time of {grace:g} s" if done.waiting else ""
+                waiting = f", {done.waiting:,} kept for the grace time of {grace:g} s" if done.waiting else ""
                 _say(
                     f"{name}: {done.read:,} packs read, {len(done.written):,} written, "
                     f"{done.removed:,} removed{waiting}"
@@ -216,12 +220,12 @@ def gc(
     task: Tasks = None,
     storage: Storage = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0.0, help="Younger objects stay.")
+        float, typer.Option("--grace", metavar="SECONDS", min=0.0, help="Keep objects younger than this.")
     ] = 3600.0,
     damaged: Annotated[bool, typer.Option("--damaged", help="Remove damaged objects too.")] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Remove what is of no use: expired and superseded results, and what killed runs left behind."""
+    """Remove expired and superseded results, and leftovers of killed runs."""
     with _opened(storage) as caches:
         documents = []
         for name, done in caches.collect(task or (), grace_seconds=grace, removes_damaged=damaged):
@@ -229,7 +233,7 @@ def gc(
             if output is ListFormat.TABLE:
                 _say(
                     f"{name}: removed {done.packs:,} packs, {done.blobs:,} large values, "
-                    f"{done.damaged:,} damaged ones, {done.leftovers:,} unfinished files; {nbytes_text(done.nbytes)}"
+                    f"{done.damaged:,} damaged, {count_text(done.leftovers, 'unfinished file')}; {nbytes_text(done.nbytes)}"
                 )
         if output is not ListFormat.TABLE:
             write_documents(documents, output)
@@ -237,24 +241,26 @@ def gc(
 
 @cache.command()
 def rm(
-    task: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of which all results go.")],
+    task: Annotated[
+        list[str], typer.Argument(metavar="TASK...", help="Tasks whose cached results are removed.")
+    ],
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="KEY", help="Only the values of keys that begin so; more than once."),
+        typer.Option("--key", metavar="KEY", help="Only values whose key begins with this; can be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     storage: Storage = None,
 ) -> None:
-    """Remove cached results of tasks, or of single keys of them; they are made again when they are needed."""
+    """Remove cached results of tasks, or of single keys; they are recomputed when needed."""
     with _opened(storage) as caches:
         chosen = caches.removal(task, key or ())
         what = "keys" if key else "objects"
         if not yes:
             if not sys.stdin.isatty():
-                raise typer.BadParameter("nobody can be asked here: say --yes")
+                raise typer.BadParameter("stdin is not a terminal, so there is no way to confirm; use --yes")
             for name, count in chosen.counts.items():
                 _say(f"{name}  {count:,} {what}")
-            typer.confirm("Remove them for good?", abort=True, err=True)
+            typer.confirm("Remove them permanently?", abort=True, err=True)
         for name, count in caches.remove(chosen):
             _say(f"{name}: removed {count:,} {'values' if key else what}")
 

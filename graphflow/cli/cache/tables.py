@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graphflow.cli.runs.tables import short_time
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 from graphflow.runs.cache_documents import entry_document
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _NUMBERS = ("objects", "size", "values", "packs", "large", "expired", "supersede
 
 
 def nbytes_text(nbytes: float) -> str:
-    """A size, as a person reads it."""
+    """Return a size with its unit, such as `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if nbytes < 1_000 or unit == "GB":
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -32,7 +33,7 @@ def nbytes_text(nbytes: float) -> str:
 
 
 def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
@@ -42,7 +43,7 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]], console: Co
 
 
 def stat_row(found: FolderStat) -> list[str]:
-    """A folder in numbers, as a row."""
+    """Return a folder's counts as a row."""
     return [
         found.folder.partition("/")[2],
         f"{found.live:,}",
@@ -57,10 +58,10 @@ def stat_row(found: FolderStat) -> list[str]:
 
 
 def show_entry(entry: Entry, console: Console, value: str | None) -> None:
-    """All that is known of a value."""
+    """Print what is known about a cached value."""
     document = entry_document(entry)
     size = nbytes_text(entry.nbytes)
-    shared = f", shared by {entry.shared_with + 1:,} values" if entry.shared_with else ""
+    shared = f", shared by {count_text(entry.shared_with + 1, 'value')}" if entry.shared_with else ""
     lines = [
         f"{document['key']}  {document['task']}  {document['state']}",
         f"  made {document['created']} by run {entry.made.run_id}, {entry.made.node}[{entry.made.index}], on {entry.made.host}",

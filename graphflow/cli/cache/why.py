@@ -16,18 +16,18 @@ from graphflow.errors import GraphflowError
 __all__ = ["why"]
 
 _MEANINGS = {
-    "code": "the task, or a function, class or constant that it uses, is another one",
-    "cache_version": "cache_version is another one",
+    "code": "the code of the task, or a function, class or constant that it uses, has changed",
+    "cache_version": "cache_version has changed",
     "flow parameters": "the flow was called with other parameters",
-    "run id": "it is another run, and the policy has RUN_ID",
-    "cache_key_fn": "cache_key_fn gave another text",
-    "partial": "the arguments of functools.partial are others",
-    "argument self": "the object that the method belongs to is another one",
+    "run id": "it is a different run, and the policy includes RUN_ID",
+    "cache_key_fn": "cache_key_fn returned a different text",
+    "partial": "the arguments of functools.partial differ",
+    "argument self": "the object that the method belongs to differs",
 }
 
 
 class WhyFormat(StrEnum):
-    """What stdout gets."""
+    """How the answer is written."""
 
     text = "text"
     json = "json"
@@ -35,7 +35,10 @@ class WhyFormat(StrEnum):
 
 def why(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="An id or its beginning, a name, @latest or @latest-failed.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+        ),
     ],
     item: Annotated[
         str,
@@ -43,15 +46,15 @@ def why(
     ],
     storage: Annotated[
         str | None,
-        typer.Option(
-            "--storage", metavar="URL", help="The result store of the task, where it is not the default one."
-        ),
+        typer.Option("--storage", metavar="URL", help="The task's result store, if not the default one."),
     ] = None,
-    output: Annotated[WhyFormat, typer.Option("--output", "-o", help="What stdout gets.")] = WhyFormat.text,
+    output: Annotated[WhyFormat, typer.Option("--output", "-o", help="Output format.")] = WhyFormat.text,
 ) -> None:
-    """Tell why an item was executed although results are cached: which part of its key differs from the nearest earlier entry.
+    """Explain why an item was executed instead of read from the cache.
 
-    Exit codes: 0 told, 4 no such run, node or item.
+    Shows which part of its key differs from the nearest earlier entry.
+
+    Exit codes: 0 explained, 4 no such run, node or item.
     """
     from graphflow.runs.cache_documents import reason_document
     from graphflow.runs.caching_reasons import caching_reason
@@ -84,14 +87,14 @@ def _lines(document: dict[str, Any], place: str) -> list[str]:
     label, own = document["item"], document["entry"]
     origin = document["cached_from"]
     if origin is not None:
-        lines = [f"{label} was not executed: its value is that of {_who(origin)}."]
+        lines = [f"{label} was not executed: its value was computed by {_who(origin)}."]
         if own is not None:
             parts = ", ".join(sorted([*document["agrees"], *document["differs"]]))
             lines.append(f"Its key is {own['key']}, made of: {parts or 'the task alone'}.")
         return lines
     if own is None:
-        return [f"{label} is {document['state']}, and {place} has no entry of it.", *_why_none(document)]
-    lines = [f"{label} was executed, and its value was kept under the key {own['key']}."]
+        return [f"{label} is {document['state']}, and {place} has no entry for it.", *_why_none(document)]
+    lines = [f"{label} was executed, and its value was stored under the key {own['key']}."]
     equal = document["equal"]
     if equal is not None:
         lines.append(f"The same key had an entry of {_who(equal)}, which was not used:")
@@ -99,11 +102,11 @@ def _lines(document: dict[str, Any], place: str) -> list[str]:
             lines.append(f"  it had expired at {equal['expires']}")
         else:
             lines.append(
-                "  refresh_cache was asked for, or it was damaged, or both were executed at the same time"
+                "  refresh_cache was set, or the entry was damaged, or both were executed at the same time"
             )
         return lines
     if document["nearest"] is None:
-        lines.append("There was no earlier entry of this task: it is the first.")
+        lines.append("This task had no earlier entry.")
         return lines
     lines.append("No earlier entry has this key. The nearest one:")
     return lines + _difference(document)
@@ -115,7 +118,9 @@ def _difference(document: dict[str, Any]) -> list[str]:
         meaning = _MEANINGS.get(part, "")
         lines.append(f"  differs: {part}{': ' + meaning if meaning else ''}")
     if not document["differs"]:
-        lines.append("  nothing that was noted differs: the names of the arguments, or how keys are made, do")
+        lines.append(
+            "  no recorded part differs: the names of the arguments, or the way keys are made, must have changed"
+        )
     if document["agrees"]:
         lines.append(f"  the same: {', '.join(document['agrees'])}")
     return lines
@@ -129,11 +134,11 @@ def _why_none(document: dict[str, Any]) -> list[str]:
     if document["notes"]:
         return ["The run's log says:", *(f"  {note}" for note in document["notes"])]
     if document["state"] != "Completed":
-        return ["Only items that completed are cached; failures never are."]
+        return ["Only completed items are cached, never failures."]
     return [
-        "It may be one of these:",
-        "  the task does not ask for caching (cache_policy=, cache_expiration=, cache_version=, ...), or says NO_CACHE",
-        "  its cache_key_fn gave None for the item",
-        "  the entry was removed since, by `graphflow cache gc` or `rm`",
-        "  its results are kept elsewhere: give --storage URL",
+        "Possible reasons:",
+        "  the task does not ask for caching (cache_policy=, cache_expiration=, cache_version=, ...), or has NO_CACHE",
+        "  its cache_key_fn returned None for the item",
+        "  the entry has been removed since, by `graphflow cache gc` or `rm`",
+        "  its results are stored elsewhere: use --storage URL",
     ]

@@ -4,7 +4,7 @@
     part-000000000000.jsonl     the values of items 0 to n - 1, without those that have none
     part-000000000n00.jsonl     and so on
 
-The manifest is written anew after each part, so an export that was interrupted goes on behind its last whole part.
+The manifest is rewritten after each part, so an interrupted export continues after its last complete part.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class _Writer:
         part_nbytes: int,
     ) -> None:
         if file not in FORMATS:
-            raise ResultStoreError(f"format is one of {', '.join(map(repr, FORMATS))}, not {file!r}")
+            raise ResultStoreError(f"format must be one of {', '.join(map(repr, FORMATS))}, not {file!r}")
         if type(part_nbytes) is not int or part_nbytes < 1:
-            raise ResultStoreError(f"part_nbytes is a number of bytes, 1 or more, not {part_nbytes!r}")
+            raise ResultStoreError(f"part_nbytes must be a number of bytes, 1 or more, not {part_nbytes!r}")
         self.store = open_store(url, storage_options=storage_options)
         self._of = of
         self._file = file
@@ -119,7 +119,7 @@ class _Writer:
     # -- what is there already ----------------------------------------------------------------------------
 
     def begin(self, *, overwrite: bool, codes: Callable[[int, int], bytes] | None) -> None:
-        """Take over the parts that are whole, or make room."""
+        """Keep the complete parts, or clear the folder."""
         there = {each.name: each.nbytes for each in self.store.entries()}
         if MANIFEST in there:
             known = _manifest_of(self.store)
@@ -130,14 +130,14 @@ class _Writer:
                 self.store.delete([name for name in there if name.startswith("part-")])
             elif not is_same:
                 raise ResultStoreError(
-                    f"{self.store.url} holds another export: {known['node']} of run {known['run_id']} as {known['format']}, not "
-                    f"{self._of.node} of run {self._of.run_id} as {self._file}; write elsewhere, or with overwrite=True"
+                    f"{self.store.url} contains another export: {known['node']} of run {known['run_id']} as {known['format']}, not "
+                    f"{self._of.node} of run {self._of.run_id} as {self._file}; write to another location, or pass overwrite=True"
                 )
             else:
                 self._take_over(known["parts"], there, codes)
         elif any(name.startswith("part-") for name in there) and not overwrite:
             raise ResultStoreError(
-                f"{self.store.url} has parts of an export, but no {MANIFEST}; write elsewhere, or with overwrite=True"
+                f"{self.store.url} has parts of an export, but no {MANIFEST}; write to another location, or pass overwrite=True"
             )
         self._write_manifest()
 
@@ -215,7 +215,7 @@ class _Writer:
     # -- the manifest -------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
-        """What there is to say of the export now."""
+        """Return the current manifest of the export."""
         of, stop = self._of, self._parts[-1]["stop"] if self._parts else 0
         failed = _joined(each for part in self._parts for each in part["failed"])
         skipped = _joined(each for part in self._parts for each in part["skipped"])
@@ -241,7 +241,7 @@ class _Writer:
 
 
 def _next_size(size: int, nbytes: int, part_nbytes: int) -> int:
-    """How many items to take next, so that they are neither many nor large."""
+    """Return how many items to take next, so that they are neither many nor large."""
     limit = min(BLOCK_NBYTES, part_nbytes // 4)
     if nbytes > limit:
         return max(1, size // 2)
@@ -249,7 +249,7 @@ def _next_size(size: int, nbytes: int, part_nbytes: int) -> int:
 
 
 def _missing(codes: bytes, start: int) -> tuple[Ranges, Ranges]:
-    """The ranges of items that failed (or were cancelled), and of those that were skipped."""
+    """Return the ranges of items that failed (or were cancelled), and of those that were skipped."""
     failed, skipped = [], []
     for at, code in enumerate(codes):
         if code == Code.SKIPPED:
@@ -260,7 +260,7 @@ def _missing(codes: bytes, start: int) -> tuple[Ranges, Ranges]:
 
 
 def _joined(ranges: Any) -> Ranges:
-    """The ranges with neighbours made one."""
+    """Return the ranges with neighbours made one."""
     found: Ranges = []
     for start, stop in ranges:
         if found and found[-1][1] == start:
@@ -271,7 +271,7 @@ def _joined(ranges: Any) -> Ranges:
 
 
 def _others(ranges: Ranges, stop: int) -> Ranges:
-    """What is not in the ranges, up to an index."""
+    """Return what is not in the ranges, up to an index."""
     found, at = [], 0
     for low, high in sorted(ranges):
         if low > at:
@@ -299,7 +299,7 @@ def read_export(
     storage_options: Mapping[str, Any] | None = None,
     allow_unsigned: bool = False,
 ) -> Export:
-    """An export as a sequence of values by map index, read part by part as they are asked for.
+    """Return an export as a sequence of values by map index, read part by part as they are asked for.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def read_export(
     storage_options
         What opens a URL, as fsspec takes it.
     allow_unsigned
-        Whether pickles are loaded that nobody with this installation's keys has written; they can run any code.
+        Whether to load pickles that were not signed with this installation's keys; they can run any code.
 
     Raises
     ------
@@ -317,7 +317,7 @@ def read_export(
         If there is no export, or it cannot be read.
     """
     if missing not in ("raise", "none"):
-        raise ResultStoreError(f'missing is "raise" or "none", not {missing!r}')
+        raise ResultStoreError(f'missing must be "raise" or "none", not {missing!r}')
     store = open_store(url, storage_options=storage_options, allow_unsigned=allow_unsigned)
     return Export(store, _manifest_of(store), missing=missing, allow_unsigned=allow_unsigned)
 
@@ -333,10 +333,10 @@ def _manifest_of(store: ResultStore) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         is_ours, version = False, None
     if not is_ours:
-        raise ResultStoreError(f"{MANIFEST} of {store.url} is none of an export of graphflow")
+        raise ResultStoreError(f"{MANIFEST} of {store.url} is not the manifest of a graphflow export")
     if version != VERSION:
         raise ResultStoreError(
-            f"the export at {store.url} has version {version}, and this graphflow reads version {VERSION}; use a newer one"
+            f"the export at {store.url} has version {version}, but this graphflow reads version {VERSION}; upgrade graphflow"
         )
     found: dict[str, Any] = manifest
     return found
@@ -401,7 +401,7 @@ class Export(Sequence[Any]):
     @overload
     def __getitem__(self, which: slice) -> Export: ...
     def __getitem__(self, which: int | slice) -> Any:
-        """The value of an item, or a part of the sequence, which is as lazy.
+        """Return the value of an item, or a part of the sequence, which is as lazy.
 
         Raises
         ------
@@ -448,15 +448,15 @@ class Export(Sequence[Any]):
         try:
             data = self._store.read(part["name"], 0, part["nbytes"])
         except ResultDamaged as error:
-            raise ResultDamaged(f"{what} is not whole: {error}") from error
+            raise ResultDamaged(f"{what} is incomplete: {error}") from error
         if _digest(data) != part["digest"]:
-            raise ResultDamaged(f"{what} is damaged: its bytes are not those that were written")
+            raise ResultDamaged(f"{what} is damaged: its bytes differ from what was written")
         if self.manifest["format"] == "pickle" and not self._allow_unsigned:
             signed = part.get("mac")
             if not any(_mac(key, part) == signed for key in self._store.keys):
                 raise ResultStoreError(
-                    f"{what} was signed with none of this installation's keys, and a pickle can run any code; share the key of "
-                    "who wrote it, or read with allow_unsigned=True if you trust the place"
+                    f"{what} was signed with none of this installation's keys, and a pickle can run any code; import the key of "
+                    "the installation that wrote it, or pass allow_unsigned=True if you trust the location"
                 )
         content = PartContent(data, part.get("kind", ""), tuple(part.get("rows", ())))
         try:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import GraphflowError, ResultStoreError, SerializationError
 from graphflow.results.packs.pickling import encode
 
@@ -59,16 +60,16 @@ class PartFile:
         raise NotImplementedError
 
     def content(self) -> PartContent:
-        """The whole part."""
+        """Return the whole part."""
         return PartContent(b"".join(self._parts))
 
 
 def _refused(name: str, file: str, value: Any, error: BaseException) -> SerializationError:
     what = str(error) if isinstance(error, GraphflowError) else f"{type(error).__name__}: {error}"
-    instead = "" if file == "pickle" else 'write with format="pickle", or '
+    instead = "" if file == "pickle" else 'use format="pickle", or '
     return SerializationError(
-        f"the value of {name}, a {type(value).__qualname__}, cannot be written as {file}: {what}; {instead}map it to something "
-        "plainer first"
+        f"the value of {name}, {with_article(type(value).__qualname__)}, cannot be written as {file}: {what}; {instead}convert it to something "
+        "simpler first"
     )
 
 
@@ -87,7 +88,7 @@ class _JsonFile(PartFile):
 
 
 def _plain(value: Any) -> Any:
-    """What stands in JSON for objects that it does not have."""
+    """Return what stands in JSON for objects that it does not have."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -153,7 +154,7 @@ class _ParquetFile(PartFile):
         kind = self._kind or kinds[0]
         for place, each in enumerate(kinds):
             if each != kind:
-                error = TypeError(f"items before it are {_KINDS[kind]}, and a file holds one kind")
+                error = TypeError(f"the items before it are {_KINDS[kind]}, and a file takes one kind only")
                 raise _refused(name_of(place), "parquet", values[place], error)
         try:
             made = self._made(kind, values)
@@ -182,7 +183,7 @@ class _ParquetFile(PartFile):
         return [table.from_pydict({name: [row.get(name) for row in rows] for name in names})]
 
     def _culprit(self, kind: str, values: Sequence[Any]) -> int:
-        """The first item that does not fit those before it."""
+        """Return the first item that does not fit those before it."""
         schemas = [each.schema for each in self._tables]
         for place, value in enumerate(values):
             try:
@@ -193,7 +194,7 @@ class _ParquetFile(PartFile):
         return 0
 
     def content(self) -> PartContent:
-        """The whole part."""
+        """Return the whole part."""
         import pyarrow.parquet
 
         sink = io.BytesIO()
@@ -251,5 +252,5 @@ _READERS: Mapping[str, Callable[[PartContent], list[Any]]] = {
 
 
 def read_values(file: str, content: PartContent) -> list[Any]:
-    """The values of a part of a format."""
+    """Return the values of a part of a format."""
     return _READERS[file](content)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultDamaged, SerializationError
 from graphflow.ports import Buffer, ResultStore, Serializer
 from graphflow.results.packs import compression
@@ -89,7 +90,7 @@ def encode_values(
     folder: str,
     large_nbytes: int = LARGE_NBYTES,
 ) -> Encoded:
-    """Values as blocks of a pack that is to be written; large ones are written at once, in `folder`.
+    """Return values as blocks of a pack that is to be written; large ones are written at once, in `folder`.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def packed_block(parts: Sequence[Buffer], *, count: int, salt: bytes, always: bo
 def _frame(
     made: Serializer, values: Sequence[Any], at: int, count: int, errors: dict[int, Exception]
 ) -> tuple[list[Buffer], Sequence[int]]:
-    """A frame of the values that can be carried, and where they are; the errors of others are added."""
+    """Return a frame of the values that can be carried, and where they are; the errors of others are added."""
     kept: Sequence[int] = range(at, at + count)
     chosen = values[at : at + count] if at or count < len(values) else values
     try:
@@ -163,20 +164,20 @@ def _named(error: Exception, value: Any, made: Serializer) -> Exception:
     if isinstance(error, SerializationError):
         return error
     found = SerializationError(
-        f"a {type(value).__qualname__} cannot be serialized by {made.name!r}: {type(error).__name__}: {error}"
+        f"{with_article(type(value).__qualname__)} cannot be serialized by {made.name!r}: {type(error).__name__}: {error}"
     )
     found.__cause__ = error
     return found
 
 
 def framed(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
-    """The frame of buffers, uncopied."""
+    """Return the frame of buffers, uncopied."""
     flat = [each if isinstance(each, bytes) else memoryview(each).cast("B") for each in buffers]
     return [_FRAME.pack(count, len(flat)), struct.pack(f"<{len(flat)}Q", *map(len, flat)), *flat]
 
 
 def frames_of(data: Buffer) -> Iterator[tuple[int, list[memoryview]]]:
-    """The frames of a block: how many values, and their buffers."""
+    """Yield the frames of a block: how many values, and their buffers."""
     view = memoryview(data)
     at = 0
     while at < len(view):
@@ -193,7 +194,7 @@ def frames_of(data: Buffer) -> Iterator[tuple[int, list[memoryview]]]:
 
 
 def values_of(data: Buffer, made: Serializer) -> list[Any]:
-    """The values of a block whose bytes were verified; buffers of arrays are copied, so that they can be written to.
+    """Return the values of a block whose bytes were verified; buffers of arrays are copied, so that they can be written to.
 
     Raises
     ------
@@ -210,7 +211,7 @@ def values_of(data: Buffer, made: Serializer) -> list[Any]:
             values += found
     except Exception as error:
         raise SerializationError(
-            f"it cannot be restored in this process: {type(error).__name__}: {error}; is a module missing here that was there "
+            f"it cannot be restored in this process: {type(error).__name__}: {error}; is a module missing here that was available "
             "where it was made?"
         ) from error
     return values
@@ -246,7 +247,7 @@ def _chunks(parts: Iterable[Buffer]) -> Iterator[memoryview]:
 
 
 def read_blob(store: ResultStore, folder: str, block: Block) -> bytearray:
-    """The bytes of a large value, verified; read piece by piece into the place where they stay.
+    """Return the bytes of a large value, verified; read piece by piece into the place where they stay.
 
     Raises
     ------

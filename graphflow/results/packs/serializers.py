@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import SerializationError, SettingsError
 from graphflow.ports import Buffer, Serializer
 from graphflow.results.packs.classes import ValuePickler
@@ -39,7 +40,7 @@ class PickleSerializer:
     name = "pickle"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """A pickle, and the buffers of its arrays."""
+        """Return a pickle, and the buffers of its arrays."""
         found: list[memoryview] = []
 
         def take(buffer: pickle.PickleBuffer) -> bool:
@@ -58,7 +59,7 @@ class PickleSerializer:
         return [data, *found]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values; arrays use the buffers as they are."""
+        """Return the values; arrays use the buffers as they are."""
         values: list[Any] = pickle.loads(buffers[0], buffers=buffers[1:])
         return values
 
@@ -69,7 +70,7 @@ class JsonSerializer:
     name = "json"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """An array of the values."""
+        """Return an array of the values."""
         for value in values:
             _check_json(value, "value")
         return [
@@ -77,7 +78,7 @@ class JsonSerializer:
         ]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values."""
+        """Return the values."""
         values: list[Any] = json.loads(bytes(buffers[0]).decode(errors="surrogatepass"))
         return values
 
@@ -89,7 +90,7 @@ def _check_json(value: Any, path: str) -> None:
     if kind is float:
         if not math.isfinite(value):
             raise SerializationError(
-                f"{path} is {value!r}, which JSON does not have; use serializer 'pickle'"
+                f"{path} is {value!r}, which JSON cannot represent; use serializer 'pickle'"
             )
     elif kind is list:
         for number, each in enumerate(value):
@@ -98,13 +99,15 @@ def _check_json(value: Any, path: str) -> None:
         for name, each in value.items():
             if type(name) is not str:
                 raise SerializationError(
-                    f"{path} has the key {name!r}, a {type(name).__qualname__}, which would come back as a text from JSON; "
+                    f"{path} has the key {name!r}, {with_article(type(name).__qualname__)}, which JSON would return as a string; "
                     "use serializer 'pickle'"
                 )
             _check_json(each, f"{path}[{name!r}]")
     else:
-        why = "would come back as a list from JSON" if kind is tuple else "JSON does not have"
-        raise SerializationError(f"{path} is a {kind.__qualname__}, which {why}; use serializer 'pickle'")
+        why = "JSON would return as a list" if kind is tuple else "JSON cannot represent"
+        raise SerializationError(
+            f"{path} is {with_article(kind.__qualname__)}, which {why}; use serializer 'pickle'"
+        )
 
 
 class ArrowSerializer:
@@ -113,7 +116,7 @@ class ArrowSerializer:
     name = "arrow"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """What each value is, and a stream per value."""
+        """Return what each value is, and a stream per value."""
         arrow = _arrow()
         kinds = ""
         buffers: list[Buffer] = []
@@ -127,7 +130,7 @@ class ArrowSerializer:
         return [kinds.encode(), *buffers]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The frames and tables."""
+        """Return the frames and tables."""
         arrow = _arrow()
         values = []
         for kind, data in zip(bytes(buffers[0]).decode(), buffers[1:], strict=True):
@@ -161,13 +164,13 @@ def _table(value: Any, arrow: Any) -> tuple[Any, str]:
             ) from error
         if not is_same:
             raise SerializationError(
-                "value is a DataFrame that would not come back as it was from Arrow (objects in a column, attrs, ...); use "
+                "value is a DataFrame that would not survive a round trip through Arrow (objects in a column, attrs, ...); use "
                 "serializer 'pickle'"
             )
         return table, "f"
     raise SerializationError(
-        f"value is a {kind.__qualname__}, no DataFrame of pandas or Table of pyarrow, which are what the serializer 'arrow' "
-        "takes; use serializer 'pickle'"
+        f"value is {with_article(kind.__qualname__)}, not a pandas DataFrame or a pyarrow Table, which the serializer 'arrow' "
+        "needs; use serializer 'pickle'"
     )
 
 
@@ -177,13 +180,13 @@ _OWN: dict[str, type[Serializer]] = {
 
 
 def serializer_names() -> list[str]:
-    """All that there are here; each may have `compressed/` before it."""
+    """Return all that there are here; each may have `compressed/` before it."""
     return sorted({*_OWN, *(each.name for each in entry_points(group=GROUP))})
 
 
 @functools.lru_cache(maxsize=64)
 def serializer_of(name: str) -> Serializer:
-    """The serializer of a name, with or without `compressed/` before it.
+    """Return the serializer of a name, with or without `compressed/` before it.
 
     Raises
     ------
@@ -203,9 +206,9 @@ def serializer_of(name: str) -> Serializer:
                 ) from error
             if not isinstance(made, Serializer):
                 raise SettingsError(
-                    f"the serializer {plain!r} ({each.value}) is no serializer: it needs `name`, `dumps` and `loads`"
+                    f"the serializer {plain!r} ({each.value}) is not a serializer: it needs `name`, `dumps` and `loads`"
                 )
             return made
     raise SettingsError(
-        f"there is no serializer {name!r}; there are {', '.join(serializer_names())}, each also as {COMPRESSED}NAME"
+        f"unknown serializer {name!r}; use {', '.join(serializer_names())}, or {COMPRESSED}NAME for any of them"
     )

@@ -38,7 +38,7 @@ def check(store: ResultStore, stored: Mapping[str, Any], what: str) -> bytes:
     data = store.read(str(stored["name"]), 0, int(stored["nbytes"]))
     if _digest(data) != stored["digest"]:
         raise ResultDamaged(
-            f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused"
+            f"{what} ({stored['name']} in {store.url}) differs from what was written; it is refused"
         )
     return data
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError
 
 __all__ = ["Location", "check_options", "frozen", "local_folder", "parse", "scrub", "secrets_of"]
@@ -68,7 +69,7 @@ class Location:
 
 
 def local_folder(place: str) -> Path | None:
-    """The folder that a path or a file URL means; None for all other URLs.
+    """Return the folder that a path or a file URL means; None for all other URLs.
 
     Raises
     ------
@@ -85,25 +86,25 @@ def local_folder(place: str) -> Path | None:
     parts = urlsplit(place)
     if parts.netloc not in ("", "localhost"):
         raise ResultStoreError(
-            f"{place} names the host {parts.netloc}; file URLs have three slashes, like file:///data/results"
+            f"{place} names the host {parts.netloc}; file URLs have three slashes, such as file:///data/results"
         )
     return Path(unquote(parts.path))
 
 
 def parse(url: str) -> Location:
-    """Take a URL apart.
+    """Split a URL into its parts.
 
     Raises
     ------
     ResultStoreError
-        If it has no protocol, leads out of itself, or holds what is no place: a query, or credentials for S3.
+        If it has no protocol, leads out of itself, or contains a query, or credentials for S3.
     """
     scheme, separator, rest = url.partition("://")
     protocol = scheme.lower()
     if not separator or not _SCHEME.fullmatch(protocol):
         raise ResultStoreError(
             "a result store is a folder, or a URL with one protocol, like s3://bucket/prefix; chains of file systems "
-            "('simplecache::s3://...') are refused, since a cache would hide what others write"
+            "('simplecache::s3://...') are refused, since a cache would hide other processes' writes"
         )
     host, slash, path = rest.partition("/")
     user, at, host = host.rpartition("@")
@@ -111,19 +112,19 @@ def parse(url: str) -> Location:
     if any(sign in path or sign in host for sign in "?#"):
         plain = re.split(r"[?#]", hidden, maxsplit=1)[0]
         raise ResultStoreError(
-            f"the result store {plain} was given with a query or a fragment; pass options in storage_options"
+            f"the result store {plain} has a query or a fragment; pass options in storage_options"
         )
     if protocol in _S3 and at:
         raise ResultStoreError(
-            f"the result store {hidden} holds credentials; a URL of S3 has none: give them by storage_options, a profile or "
+            f"the result store {hidden} contains credentials; pass them in storage_options, a profile or "
             "the environment"
         )
     if protocol in _S3 and not host:
-        raise ResultStoreError(f"{hidden} names no bucket; write s3://bucket/prefix")
+        raise ResultStoreError(f"{hidden} has no bucket; use s3://bucket/prefix")
     path = path.strip("/")
     if path and any(part in ("", ".", "..") or not part.isprintable() for part in path.split("/")):
         raise ResultStoreError(
-            f"{hidden!r} is no place for results: its path has segments that are empty, '.', '..' or not printable"
+            f"{hidden!r} is not a valid result store: its path has segments that are empty, '.', '..' or not printable"
         )
     tail = f"{host}{f'/{path}' if path else ''}"
     return Location(
@@ -134,7 +135,7 @@ def parse(url: str) -> Location:
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of storage options; they travel to workers, so they are plain values.
+    """Return a copy of storage options; they travel to workers, so they are plain values.
 
     Raises
     ------
@@ -144,11 +145,11 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if type(name) is not str or not _is_plain(value):
             raise ResultStoreError(
-                f"storage_options[{name!r}] is a {type(value).__name__}; options travel to workers, so they are texts, numbers, "
+                f"storage_options[{name!r}] is {with_article(type(value).__name__)}; options are sent to workers, so they must be strings, numbers, "
                 "booleans, None, and lists and dicts of those"
             )
     for name in _OURS & options.keys():
-        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow decides about it")
+        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow sets it itself")
     config = options.get("config_kwargs")
     if isinstance(config, Mapping) and "retries" in config:
         raise ResultStoreError(
@@ -160,7 +161,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frozen(value: Any) -> Any:
-    """Options as something that can be compared and hashed."""
+    """Return options as something that can be compared and hashed."""
     if isinstance(value, Mapping):
         return tuple(sorted((name, frozen(each)) for name, each in value.items()))
     if isinstance(value, list | tuple):
@@ -169,7 +170,7 @@ def frozen(value: Any) -> Any:
 
 
 def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts that no message may hold, also those of the environment as it is now; the longest first."""
+    """Return texts that no message may hold, also those of the environment as it is now; the longest first."""
     found = {each for name, value in options.items() for each in _secrets(name, value)}
     found.update(_userinfo(location.url))
     for name, value in os.environ.items():
@@ -181,7 +182,7 @@ def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
-    """A text without secrets."""
+    """Return a text without secrets."""
     for each in secrets:
         text = text.replace(each, "***")
     return text
@@ -203,7 +204,7 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
 
 
 def _userinfo(url: str) -> Iterator[str]:
-    """What stands before the @ of a URL, and the values of its query."""
+    """Yield what stands before the @ of a URL, and the values of its query."""
     _, separator, rest = url.partition("://")
     if not separator:
         return

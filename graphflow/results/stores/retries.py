@@ -112,7 +112,7 @@ class Retries:
 
     @classmethod
     def configured(cls) -> Retries:
-        """As the environment says.
+        """Return the settings of the environment.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class Retries:
         )
 
     def call(self, act: Callable[[], T]) -> T:
-        """What `act` gives, tried again while its error is one that passes; the last error goes to the caller."""
+        """Return what `act` gives, tried again while its error is one that passes; the last error goes to the caller."""
         for wait in self.waits():
             try:
                 return act()
@@ -136,7 +136,7 @@ class Retries:
         raise AssertionError("unreachable")
 
     def waits(self) -> Iterator[Callable[[], bool]]:
-        """One per attempt: called after it failed, it waits and gives True, or gives False where it was the last."""
+        """Yield one per attempt: called after it failed, it waits and gives True, or gives False where it was the last."""
         end = time.monotonic() + self.seconds
         for attempt in range(self.attempts):
 
@@ -151,7 +151,7 @@ class Retries:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later: throttling, server errors, broken and slow connections."""
+    """Return whether the same request may succeed a moment later: throttling, server errors, broken and slow connections."""
     answer = _answer(error)
     if answer is not None:
         code, status = answer
@@ -164,7 +164,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether there is no such object, in a place that is there."""
+    """Return whether there is no such object, in a place that is there."""
     answer = _answer(error)
     if answer is not None:
         return answer[0] in _MISSING_CODES
@@ -172,35 +172,35 @@ def is_missing(error: BaseException) -> bool:
 
 
 def is_unsatisfiable(error: BaseException) -> bool:
-    """Whether an object ends before the range that was asked for."""
+    """Return whether an object ends before the range that was asked for."""
     return code_of(error) in ("InvalidRange", "416")
 
 
 def code_of(error: BaseException) -> str:
-    """What the server called the error; empty where it did not answer."""
+    """Return what the server called the error; empty where it did not answer."""
     answer = _answer(error)
     return "" if answer is None else answer[0]
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong and what to do about it, in a sentence; may quote the server."""
+    """Return what went wrong and what to do about it, in a sentence; may quote the server."""
     code = code_of(error)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     names = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
     if code == "NoSuchBucket":
-        return "there is no such bucket; create it, or mend the URL"
+        return "there is no such bucket; create it, or correct the URL"
     if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307"):
         return f"the bucket is in another region ({code}); set AWS_REGION or client_kwargs={{'region_name': ...}}"
     if code in _EXPIRED_CODES:
         return f"the credentials have expired ({code}); renew them"
     if code in _UNKNOWN_CODES:
-        return f"the server does not accept the credentials ({code}); see the access key, its secret and the clock"
+        return f"the server does not accept the credentials ({code}); check the access key, its secret and the clock"
     if code in _REFUSED_CODES or (not code and isinstance(error, PermissionError)):
-        return f"the credentials do not have the right to do that ({code or 'permission denied'}: {error})"
+        return f"the credentials do not permit this operation ({code or 'permission denied'}: {error})"
     if not names.isdisjoint(_NO_CREDENTIALS):
-        return f"no usable credentials were found ({text}); see docs/s3.md for where they are looked for"
+        return f"no usable credentials were found ({text}); docs/s3.md lists where they are searched"
     if is_transient(error):
-        return f"the store does not answer as it should ({code or text}); try again later, what is done is not lost"
+        return f"the store does not respond properly ({code or text}); try again later, finished work is not lost"
     return f"{code}: {text}" if code else text
 
 
@@ -209,7 +209,7 @@ def _is_known(code: str) -> bool:
 
 
 def _answer(error: BaseException) -> tuple[str, int] | None:
-    """The code and the status of a server's error, as botocore's errors hold them."""
+    """Return the code and the status of a server's error, as botocore's errors hold them."""
     for each in _chain(error):
         response = getattr(each, "response", None)
         if isinstance(response, dict) and isinstance(response.get("Error"), dict):

@@ -31,7 +31,7 @@ class VolatileStore:
         return self.objects.setdefault(name, data) is data
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object; a negative offset counts from its end.
+        """Return bytes of an object; a negative offset counts from its end.
 
         Raises
         ------
