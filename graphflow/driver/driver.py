@@ -494,7 +494,8 @@ class Driver:
         ]
         if not missing:
             return report
-        if not self._has_warned:
+        # Whoever asked for results in memory knows that only this process has them.
+        if not (self._has_warned or getattr(keeping.store, "is_in_process", False)):
             self._has_warned = True
             logger.warning(
                 "run %s: the workers of %s do not reach %s; results go there through this process",
