@@ -5,6 +5,7 @@ Nothing is read or written when this is imported.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ __all__ = [
     "secret_key",
     "secret_keys",
     "shown",
+    "volatile_key",
     "store_attempts",
     "store_retry_seconds",
     "store_timeout_seconds",
@@ -226,6 +228,12 @@ def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
         keys.append(_own_key(place))
     keys += [read_key(each) for each in sorted(place.glob(OLD_KEY_FILES), reverse=True)]
     return tuple(dict.fromkeys(keys))
+
+
+@functools.cache
+def volatile_key() -> bytes:
+    """What is signed with that no other process ever sees; made by each process, and kept nowhere."""
+    return os.urandom(KEY_NBYTES)
 
 
 def given_key() -> bytes | None:

@@ -141,7 +141,7 @@ class Core:
         return self.run.is_stopping
 
     def is_stalled(self) -> bool:
-        """Whether nothing can ever happen again although nodes are open: a bug, looked for by the tests."""
+        """Return whether nothing can ever happen again although nodes are open: a bug, looked for by the tests."""
         return (
             self.run.is_closed
             and not self.is_finished
@@ -155,7 +155,7 @@ class Core:
         )
 
     def remaining_seconds(self) -> float:
-        """The work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
+        """Return the work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
 
         An iterator with an unknown end is assumed to yield as many items again.
         """
@@ -170,7 +170,7 @@ class Core:
         return total
 
     def root_of(self, node_id: int, index: int | None = None) -> tuple[int, int | None, list[int]]:
-        """The failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
+        """Return the failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
         return root_of(self.books, node_id, index)
 
     # -- recording --------------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ class Core:
 
 
 def _info_of(root: NodeBook) -> ValueInfo | None:
-    """What the value of a fragment's root is to a map."""
+    """Return what the value of a fragment's root is to a map."""
     if not root.node.is_mapped:
         return root.info
     length = root.counts[Code.COMPLETED] + root.counts[Code.CACHED]

@@ -11,7 +11,7 @@ __all__ = ["grouped", "landed"]
 
 
 def landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int]] | None:
-    """The indices that a report tells of, and those that it hands back; None if it was told before."""
+    """Return the indices in a report, and those that it hands back; None if it was applied before."""
     indices = flight.indices
     positions = report.positions
     if flight.held is None and positions is None and not report.held:
@@ -29,7 +29,7 @@ def landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int]
 
 
 def grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]]:
-    """Items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
+    """Yield items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
     group: list[int] = []
     first = last = 0.0
     for delay in sorted(delay for delay, indices in parked.items() if indices):

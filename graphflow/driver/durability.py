@@ -266,7 +266,7 @@ class Durability:
         failpoint("launch.value.after")
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._keeper.stop()
         self._is_closed = True
         self.journal.close()

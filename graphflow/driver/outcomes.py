@@ -56,7 +56,7 @@ class Outcomes:
         self._columns_lock = threading.Lock()
 
     def code_of(self, node: int, index: int | None = None) -> Code:
-        """The state of a node, or of one of its items, as a code."""
+        """Return the state of a node, or of one of its items, as a code."""
         with self.settled:
             book = self._core.books.get(node)
             if book is None:
@@ -70,7 +70,7 @@ class Outcomes:
             return Code.RUNNING if book.has_started else Code.PENDING
 
     def is_final(self, node: int, index: int | None = None) -> bool:
-        """Whether a node, or one of its items, has an outcome."""
+        """Return whether a node, or one of its items, has an outcome."""
         with self.settled:
             book = self._core.books.get(node)
             if book is None:
@@ -80,13 +80,13 @@ class Outcomes:
             return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
 
     def ended_mask(self, node: int, lo: int = 0, hi: int | None = None) -> bytes:
-        """One byte per item known so far (of a range), 1 where it ended."""
+        """Return one byte per item known so far (of a range), 1 where it ended."""
         with self.settled:
             book = self._core.books.get(node)
             return bytes(book.states[lo:hi]).translate(FINAL_TABLE) if book is not None else b""
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
-        """Values by place; columns are fetched once each."""
+        """Return values by place; columns are fetched once each."""
         return self.joined((place.ref, (place.position,)) for place in places)
 
     def column(self, ref: Ref) -> list[Any]:
@@ -107,11 +107,11 @@ class Outcomes:
         return values
 
     def values_of(self, node: int, indices: range) -> list[Any]:
-        """The values of items that ended well."""
+        """Return the values of items that ended well."""
         return self.joined(self._history.node(node).parts(indices, self._dispatcher.filler))
 
     def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
-        """The entries of columns, one part after the other; each column is fetched once."""
+        """Return the entries of columns, one part after the other; each column is fetched once."""
         columns: dict[int, list[Any]] = {}
 
         def load(ref: Ref) -> list[Any]:
@@ -122,7 +122,7 @@ class Outcomes:
         return _kept(list(joined(tuple(parts), load)))
 
     def gathered(self, node: int) -> list[Any]:
-        """The values of a map's items, in index order; those of items that have none are left out."""
+        """Return the values of a map's items, in index order; those of items that have none are left out."""
         gathered = self._dispatcher.gathered(node, None)
         values = self.joined(gathered.parts)
         if gathered.dropped:
@@ -131,7 +131,7 @@ class Outcomes:
         return values
 
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
-        """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
+        """Return the exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
         known = self._known.known(node)
         if index is not None:
             return item_failure(self._known, known, index)
@@ -140,7 +140,7 @@ class Outcomes:
 
 
 def _kept(values: list[Any]) -> list[Any]:
-    """The values, all of which must be there."""
+    """Return the values, all of which must be there."""
     if type(DROPPED) in set(map(type, values)):
         raise ValueUnavailable(GONE_TEXT)
     return values

@@ -62,7 +62,8 @@ class UnstoredValues:
         ]
         if not missing:
             return report
-        if not self._has_warned:
+        # Results in memory are known to be in this process alone.
+        if not (self._has_warned or getattr(keeping.store, "is_in_process", False)):
             self._has_warned = True
             logger.warning(
                 "run %s: the workers of %s do not reach %s; results go there through this process",

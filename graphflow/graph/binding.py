@@ -41,7 +41,7 @@ _BUILTIN_OPTIONS = TaskOptions(name="builtin")
 
 
 def builtin(name: str, fn: Callable[..., Any]) -> Callee:
-    """One of the engine's own tasks (getitem, collect, flatten, ...)."""
+    """Return one of the engine's own tasks (getitem, collect, flatten, ...)."""
     return Callee(
         fn=fn, options=replace(_BUILTIN_OPTIONS, name=name), kind="builtin", signature=None, is_builtin=True
     )
@@ -67,7 +67,7 @@ class Binder:
         return self.slots - 1
 
     def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
-        """The value with a hole for each future inside; containers without futures are kept as they are."""
+        """Return the value with a hole for each future inside; containers without futures are kept as they are."""
         if isinstance(value, Unmapped):
             return self.constant(value.value, argument, allows=allows, deep=deep)
         if isinstance(value, AllowFailure):
@@ -114,7 +114,7 @@ class Binder:
         return slot
 
     def mapped(self, value: Any, argument: str) -> Any:
-        """An argument of `map`: a hole that is filled per item, or a constant."""
+        """Return an argument of `map`: a hole that is filled per item, or a constant."""
         if isinstance(value, Unmapped):
             return self.constant(value.value, argument)
         if isinstance(value, SpreadOver):
@@ -187,7 +187,7 @@ class Binder:
 
 
 def bound_names(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:
-    """The parameter name of each positional argument; a call that cannot fit the signature is refused."""
+    """Return the parameter name of each positional argument; a call that cannot fit the signature is refused."""
     if callee.signature is None:
         return ["" for _ in args]
     try:
@@ -207,7 +207,7 @@ def bound_names(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], 
 
 
 def spread_by_signature(callee: Callee, arg: Any, given: int) -> Any:
-    """Whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
+    """Return whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
     if not isinstance(arg, SpreadOver) or not arg.prefers_pair:
         return arg
     if arg.names or callee.signature is None or arg.arity is None:

@@ -36,7 +36,7 @@ class Handle:
 
 
 def handle_types() -> frozenset[type]:
-    """All classes of futures."""
+    """Return all classes of futures."""
     found, todo = {Handle}, [Handle]
     while todo:
         subclasses = todo.pop().__subclasses__()
@@ -46,7 +46,7 @@ def handle_types() -> frozenset[type]:
 
 
 def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
-    """Whether a future is in the value, looking into plain containers only."""
+    """Return whether a future is in the value, looking into plain containers only."""
     if isinstance(value, Handle | AllowFailure):
         return True
     kind = type(value)

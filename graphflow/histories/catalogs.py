@@ -65,7 +65,7 @@ class SqliteCatalog:
         self._database.strand()
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong."""
+        """Return what SQLite finds wrong."""
         with self._lock:
             return [row[0] for row in self._database.rows(schema.INTEGRITY) if row[0] != "ok"]
 

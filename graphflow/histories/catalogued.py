@@ -171,7 +171,7 @@ class CatalogHistory(ABC):
             yield self._seen(*row)
 
     def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
-        """A run as it is now; that its driver is gone is noticed here, and written down."""
+        """Return a run as it is now; that its driver is gone is noticed here, and written down."""
         if claim is not None and self._is_alive(claim):
             return replace(header, lease=claim.lease(self._me(), self._clock))
         if is_final(header.state):

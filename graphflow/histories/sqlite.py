@@ -216,7 +216,7 @@ class SqliteHistory(CatalogHistory):
         return str(self.run_folder(check_id(run_id)) / "results")
 
     def run_folder(self, run_id: str) -> Path:
-        """Where all of a run is."""
+        """Return where all of a run is."""
         return self.folder / "runs" / run_id
 
     # -- care ----------------------------------------------------------------------------------------------
@@ -303,14 +303,14 @@ class SqliteHistory(CatalogHistory):
             ) from error
 
     def _open(self) -> SqliteCatalog:
-        """The catalog; a child process has its own connection."""
+        """Return the catalog; a child process has its own connection."""
         with self._guard:
             if self._catalog is None or self._pid != os.getpid():
                 self._catalog, self._pid = SqliteCatalog(self.folder, creates=False), os.getpid()
             return self._catalog
 
     def _readable(self) -> SqliteCatalog | None:
-        """The catalog, where there is one."""
+        """Return the catalog, where there is one."""
         if self._catalog is None and not (self.folder / CATALOG_FILE).exists():
             return None
         return self._open()

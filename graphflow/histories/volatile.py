@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphflow.errors import HistoryError, LeaseLost
+from graphflow.errors import HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, plain, state_code
 from graphflow.histories.journals import RunJournal
@@ -21,6 +22,8 @@ from graphflow.ports import Clock, Holder
 __all__ = ["VolatileHistory", "VolatileWriter"]
 
 LEASE_SECONDS = 30.0
+MOST_ENDED = 1_000
+"""A process keeps so many runs that have ended; older ones are removed with what is in memory of their results."""
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class VolatileHistory(CatalogHistory):
         Who takes leases; this process by default.
     folder
         What `results_folder` is below, where results do not stay in memory too; nothing is made there.
+    most_ended
+        How many runs are kept that have ended: a new run removes the oldest.
     """
 
     def __init__(
@@ -63,16 +68,22 @@ class VolatileHistory(CatalogHistory):
         lease_seconds: float = LEASE_SECONDS,
         holder: Holder | None = None,
         folder: Path | str | None = None,
+        most_ended: int = MOST_ENDED,
     ) -> None:
         super().__init__(clock=clock, lease_seconds=lease_seconds, holder=holder)
         self._folder = None if folder is None else Path(folder).absolute()
+        self._most_ended = most_ended
         self._catalog = VolatileCatalog()
         self._records: dict[str, _Records] = {}
 
     def beside(self, holder: Holder) -> VolatileHistory:
-        """The same histories as another process, or another machine, sees them."""
+        """Return the same histories as another process, or another machine, sees them."""
         other = VolatileHistory(
-            clock=self._clock, lease_seconds=self.lease_seconds, holder=holder, folder=self._folder
+            clock=self._clock,
+            lease_seconds=self.lease_seconds,
+            holder=holder,
+            folder=self._folder,
+            most_ended=self._most_ended,
         )
         other._catalog, other._records = self._catalog, self._records
         return other
@@ -88,7 +99,9 @@ class VolatileHistory(CatalogHistory):
                 raise HistoryError(f"run {run_id} already exists, in memory; resume it, or use another id")
             self._catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
             self._records[run_id] = _Records()
-            return self._journal(run_id, 1)
+            journal = self._journal(run_id, 1)
+        self._drop_oldest()
+        return journal
 
     def take(self, run_id: str) -> RunJournal:
         with self._catalog.transaction():
@@ -143,6 +156,24 @@ class VolatileHistory(CatalogHistory):
             self._check_free(self._row(self._catalog, run_id)[1], "cannot be removed")
             self._catalog.forget(run_id)
             del self._records[run_id]
+        if self._folder is None:
+            # No file system is loaded before it is needed.
+            from graphflow.results.stores.opening import open_store
+
+            store = open_store(self.results_folder(run_id))
+            store.delete(list(store.names()))
+
+    def _drop_oldest(self) -> None:
+        """Remove the runs that have ended, but for the newest."""
+        if len(self._records) <= self._most_ended:
+            return
+        ended = [
+            header.id for header, claim in self._catalog.runs() if claim is None or not self._is_alive(claim)
+        ]
+        for run_id in ended[self._most_ended :]:
+            # Another thread may remove it, or take it.
+            with suppress(RunNotFound, LeaseHeld):
+                self.remove(run_id)
 
     # -- parts ---------------------------------------------------------------------------------------------
 

@@ -183,9 +183,7 @@ def check_priority(owner: str, option: str, value: Any) -> int:
     """A whole number; 0 where none is given."""
     priority = value or 0
     if isinstance(priority, bool) or not isinstance(priority, int):
-        raise TaskOptionError(
-            f"{owner}: {option} must be an integer (higher runs first), not {priority!r}"
-        )
+        raise TaskOptionError(f"{owner}: {option} must be an integer (higher runs first), not {priority!r}")
     return priority
 
 

@@ -149,7 +149,7 @@ class Watchdog:
         self._service = Service(self._look, name="graphflow-watchdog", interval=LOOK_SECONDS)
 
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
-        """A guard for the calling thread."""
+        """Return a guard for the calling thread."""
         guard = Guard(self, on_stuck)
         self.watch(guard)
         return guard
@@ -198,5 +198,5 @@ _DOG = Watchdog()
 
 
 def watchdog() -> Watchdog:
-    """The watchdog of this process."""
+    """Return the watchdog of this process."""
     return _DOG

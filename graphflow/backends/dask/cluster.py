@@ -156,7 +156,7 @@ class DaskBackend:
         return self._workers.capacity(slots)
 
     def capacity(self) -> Capacity:
-        """One slot per thread of all workers; of an own cluster, one per process."""
+        """Return one slot per thread of all workers; of an own cluster, one per process."""
         return self._capacity
 
     def check(self, options: TaskOptions) -> None:
@@ -184,7 +184,7 @@ class DaskBackend:
         self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
 
     def folder_of(self, run_id: str) -> Path | None:
-        """Where an open run keeps the values that workers share with this process."""
+        """Return where an open run keeps the values that workers share with this process."""
         state = self._runs.get(run_id)
         return state.folder if state is not None else None
 
@@ -505,7 +505,7 @@ class DaskBackend:
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns, each fetched once."""
+        """Return the values of columns, each fetched once."""
         return [self._columns.fetch(ref) for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:

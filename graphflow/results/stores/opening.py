@@ -35,7 +35,7 @@ def open_store(
         For a URL: what its file system gets. By default what this process used for the same URL before, else what
         `GRAPHFLOW_RESULT_STORAGE_OPTIONS` says for URLs of its kind.
     key
-        What packs are signed with; the installation's keys by default.
+        What packs are signed with; the installation's keys by default, for `memory://` one that only this process has.
     older_keys
         Keys of which the signatures are accepted too.
     path
@@ -58,7 +58,9 @@ def open_store(
     if path:
         check_name(path)
     if key is None:
-        key, *older = settings.secret_keys()
+        # What is in memory is read by this process alone, and must not leave a key on the disk.
+        is_volatile = place.partition(":")[0] == "memory"
+        key, *older = (settings.volatile_key(),) if is_volatile else settings.secret_keys()
         older_keys = (*older_keys, *older)
     folder = local_folder(place)
     if folder is not None:
