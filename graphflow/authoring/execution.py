@@ -174,7 +174,7 @@ class Execution:
         return replace(durable.persistence(self.flow), caches=caches)
 
     def _delay_before_retry(self) -> float | None:
-        """Seconds until the next attempt, None if there is none."""
+        """Return the seconds until the next attempt, None if there is none."""
         run = self.record
         if run.recorder is not None and run.recorder.has_driver:
             run.recorder.driver.close()
@@ -366,7 +366,7 @@ async def _finished_in_loop(driver: Driver) -> None:
     try:
         await wait_in_loop(driver, lambda: driver.is_finished)
     except Exception:
-        logger.debug("run %s did not end in good order", driver.run_id, exc_info=True)
+        logger.debug("run %s did not shut down cleanly", driver.run_id, exc_info=True)
 
 
 def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
@@ -384,7 +384,7 @@ def failure_of_body(error: BaseException) -> BaseException:
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit) or _is_cancelled(error):
         return error
     failure = GraphflowError(
-        f"the flow raised {type(error).__name__}{f': {error}' if str(error) else ''}, which ends nothing but its run"
+        f"the flow raised {type(error).__name__}{f': {error}' if str(error) else ''}, which ends only its run"
     )
     failure.__cause__ = error
     return failure
@@ -426,7 +426,7 @@ def settle(run: RunRecord, error: BaseException | None) -> None:
             run.durability = None
         run.move(code, error=error)
     except (HistoryError, LeaseLost) as broken:
-        logger.error("the end of run %s could not be written down: %s", run.name, broken)
+        logger.error("could not record that run %s ended: %s", run.name, broken)
         run.durability = None
         run.exception = error = error if isinstance(error, _BROKEN) else broken
         run.move(Code.CRASHED, error=error)

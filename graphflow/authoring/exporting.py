@@ -191,5 +191,5 @@ def _wait(driver: Driver, ready: Any, name: str, deadline: float | None, timeout
     left = None if deadline is None else max(0.0, deadline - time.monotonic())
     if not ready() and not driver.wait(ready, left):
         raise TimeoutError(
-            f"the items of {name} did not end within {timeout:g} s; what was written so far stays"
+            f"the items of {name} did not end within {timeout:g} s; the parts written so far are kept"
         )

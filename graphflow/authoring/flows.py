@@ -41,7 +41,7 @@ class Flow(Generic[P, R]):
         if isinstance(fn, staticmethod | classmethod):
             fn = fn.__func__
         if isinstance(fn, Flow):
-            raise TaskOptionError(f"{fn!r} is a flow already; use its with_options(...) to change options")
+            raise TaskOptionError(f"{fn!r} is already a flow; use its with_options(...) to change options")
         if isinstance(fn, type) or not callable(fn):
             raise TaskOptionError(f"@flow takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
@@ -268,12 +268,12 @@ class Flow(Generic[P, R]):
         chosen = None if indices is None else frozenset(indices)
         if chosen is not None and not chosen:
             raise ParameterError(
-                "redrive: indices is empty; name the items, or leave it out for all of the node"
+                "redrive: indices is empty; list the items, or leave it out for all items of the node"
             )
         if failed and (node is not None or chosen is not None):
-            raise ParameterError("redrive: give failed=True, or a node and its indices, not both")
+            raise ParameterError("redrive: use failed=True, or a node and its indices, not both")
         if failed is False and node is None and chosen is None:
-            raise ParameterError("redrive: say what is to run again: failed=True, or a node and its indices")
+            raise ParameterError("redrive: nothing to run again; use failed=True, or a node and its indices")
         selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
         return self._again(run_id, selections, rerun_changed=rerun_changed, force=force)
 
@@ -287,7 +287,7 @@ class Flow(Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
         starts: bool = False,
     ) -> Any:
-        """Another launch of a run; with `starts` in a thread of its own, so that the run is given at once."""
+        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
         from graphflow.authoring.execution import Execution
         from graphflow.driver.durability import reopen
 

@@ -58,7 +58,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return recorder.driver
 
     def _each(self) -> list[Future[Any]]:
-        """The futures that somebody waits for who waits for this one: itself, or those of a map's items."""
+        """Return the futures that waiting for this one covers: itself, or those of a map's items."""
         return [self]
 
     def _is_done(self, driver: Driver) -> bool:
@@ -74,7 +74,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return driver.wait(lambda: self._is_done(driver), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
-        """The value; starts what is recorded and waits for it.
+        """Return the value: start what is recorded and wait for it.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return Future(self._recorder, self._recorder.getitem(self, key))
 
     def __iter__(self) -> Iterator[Future[Any]]:
-        """Futures of the elements; forces the value only if their number is not declared."""
+        """Return futures of the elements; force the value only if their number is not declared."""
         count = self._n_outputs if self._n_outputs is not None else len(self)
         return iter([self[i] for i in range(count)])
 
@@ -207,13 +207,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(
-            f"the future of {self._name()} has no attribute {name!r}; for an attribute of its value, force it: "
+            f"the future of {self._name()} has no attribute {name!r}; to read an attribute of its value, use "
             f"future.result().{name}"
         )
 
     def __getstate__(self) -> Any:
         raise GraphflowError(
-            f"the future of {self._name()} cannot be pickled: futures belong to their run; give it to a task as an "
+            f"the future of {self._name()} cannot be pickled: futures belong to their run; pass it to a task as an "
             "argument, or send its value: future.result()"
         )
 

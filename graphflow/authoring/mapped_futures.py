@@ -12,6 +12,7 @@ from graphflow.authoring.futures import Future
 from graphflow.authoring.reading import Reader
 from graphflow.authoring.waiting import as_completed
 from graphflow.common.waiting import check_timeout
+from graphflow.common.wording import count_text
 from graphflow.driver.in_loop import wait_in_loop
 from graphflow.errors import TaskOptionError
 from graphflow.graph.folding import NOT_GIVEN
@@ -71,16 +72,18 @@ class MappedFuture(Future[list[R]], Generic[R]):
         if isinstance(key, slice):
             return [self[i] for i in range(*key.indices(self._width()))]
         if isinstance(key, bool) or not isinstance(key, int):
-            raise TypeError(f"a mapped future is indexed by map index, a whole number, not {key!r}")
+            raise TypeError(f"a mapped future is indexed by an integer (the map index), not {key!r}")
         if key < 0:
             key += self._width()
         known = self._recorder.known_width(self._node)
         if key < 0 or (known is not None and key >= known):
-            raise IndexError(f"{self._node.name} has {self._width()} items; there is no such item")
+            raise IndexError(
+                f"{self._node.name} has {count_text(self._width(), 'item')}; there is no item {key}"
+            )
         return Future(self._recorder, self._node, key)
 
     def __iter__(self) -> Iterator[Future[R]]:
-        """The items' futures, in order; waits for the width where it is not known.
+        """Yield the items' futures, in order; wait for the width if it is not known.
 
         Over an iterator the futures come while it gives items. Whoever iterates sets its pace then: it is asked for
         a window ahead, values that were read are let go once they are many, and what is left when the loop is left

@@ -34,6 +34,6 @@ def pause_run(timeout: float | None = None) -> None:
     recorder = RECORDER.get()
     if RUNNING.get() is not None or not isinstance(recorder, RunRecorder) or recorder.pause_here is None:
         raise GraphflowError(
-            "pause_run() was called where no flow's body runs; in a task, raise Pause() to park that task run"
+            "pause_run() was called outside a flow's body; in a task, raise Pause() to pause that task run"
         )
     recorder.pause_here(timeout)

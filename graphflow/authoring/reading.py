@@ -88,7 +88,7 @@ class Reader:
     # -- in order ---------------------------------------------------------------------------------------
 
     def ask(self, index: int) -> Callable[[], bool] | None:
-        """The reader wants this item, and has done with all before it.
+        """Request an item for the reader, which is done with all before it.
 
         Gives what to wait for until `has` can tell whether there is such an item, or None if it can now. Who has to
         wait is in a hurry: from now on more is asked for ahead of it.
@@ -160,7 +160,7 @@ class Reader:
             self._hurry()
             left = None if deadline is None else deadline - time.monotonic()
             if (left is not None and left <= 0) or not wait(lambda: self._is_news(given), left):
-                raise TimeoutError(f"no further item of the map ended within {timeout:g} s")
+                raise TimeoutError(f"no more items of the map ended within {timeout:g} s")
 
     def _ended(self) -> bytes:
         """One byte per item from the reader's place on, 1 where it ended."""

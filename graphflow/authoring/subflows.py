@@ -56,7 +56,7 @@ class InnerCall:
         options = self.flow.options
         if options.backend is not None and (outer is None or options.backend != outer.backend):
             logger.warning(
-                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; give "
+                "flow %r asks for backend %r, but it was called inside another flow, whose backend runs it; pass "
                 "the backend to the outer flow",
                 self.flow.name,
                 options.backend,
@@ -69,8 +69,8 @@ class InnerCall:
         has_outcome = bool(options.retries or options.timeout_seconds is not None or options.has_hooks)
         if has_outcome and isinstance(self.recorder, FragmentRecorder):
             raise ForcingError(
-                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: it "
-                "would have to run here and now, which a task cannot wait for; call it in a flow"
+                f"flow {self.flow.name!r} was called inside a running task and has retries, a timeout or hooks: that "
+                "needs a run of its own, which a task cannot wait for; call it in a flow"
             )
         return has_outcome and isinstance(self.recorder, RunRecorder)
 
@@ -199,7 +199,7 @@ class InnerCall:
         return None
 
     def _taken_failure(self, recorder: RunRecorder, error: BaseException | None) -> BaseException | None:
-        """The error, or the first failure that nobody took; all of them are taken by this call."""
+        """Return the error, or the first unhandled failure; this call marks all of them as handled."""
         driver = recorder.driver
         for node_id in self._nodes(recorder):
             book = driver.core.books.get(node_id)

@@ -79,7 +79,7 @@ class Task(Generic[P, R]):
         if isinstance(fn, staticmethod | classmethod):
             fn = fn.__func__
         if isinstance(fn, Task):
-            raise TaskOptionError(f"{fn!r} is a task already; use its with_options(...) to change options")
+            raise TaskOptionError(f"{fn!r} is already a task; use its with_options(...) to change options")
         if isinstance(fn, type) or not callable(fn):
             raise TaskOptionError(f"@task takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
@@ -101,7 +101,7 @@ class Task(Generic[P, R]):
         if self.options.batched and self.options.concurrency is not None:
             raise TaskOptionError(
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
-                "call; a batched task gets many items in one call, so leave one of the two out"
+                "call; a batched task gets many items in one call; remove one of the two"
             )
         check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
         self._callee = made_callee(self.fn, self.options)

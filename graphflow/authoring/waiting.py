@@ -37,7 +37,7 @@ def _as_futures(futures: Any) -> list[Future[Any]]:
 
 
 def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) -> Iterator[Future[R]]:
-    """Futures as they end, however, each once; starts what is recorded.
+    """Yield futures as they end, in any state, each once; start what is recorded.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class _Watched:
                 self._maps.setdefault(place, _WatchedMap(driver, each._node.id)).add(each)
 
     def take_ended(self) -> list[Future[Any]]:
-        """Futures that ended and were not given yet."""
+        """Return the futures that ended and were not returned yet."""
         ended = [each for driver, each in self._singles if each._is_done(driver)]
         if ended:
             self._singles = [(driver, each) for driver, each in self._singles if each not in set(ended)]
@@ -150,7 +150,7 @@ class _WatchedMap:
         )
 
     def take_ended(self) -> list[Future[Any]]:
-        """Those that ended since the last look."""
+        """Return the futures that ended since the last call."""
         if self._open and self._driver.is_final(self._node):
             rest, self._open = list(self._open.values()), {}
             return rest

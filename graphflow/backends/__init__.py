@@ -115,11 +115,11 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
         return dask(client=spec), True
     if hasattr(spec, "scheduler_address"):
         return dask(cluster=spec), True
-    raise BackendError(f"{spec!r} is no backend; {_HINT}")
+    raise BackendError(f"unknown backend {spec!r}; {_HINT}")
 
 
 _HINT = (
-    'give "local", "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
+    'use "local", "inline", "threads", "threads:8", "processes", "processes:4", an address such as '
     '"tcp://host:8786", the path of a scheduler file, a Dask client or cluster, or one of graphflow.backends'
 )
 
@@ -133,7 +133,9 @@ def _by_name(spec: str) -> Backend:
     name, _, count = spec.partition(":")
     if name in ("local", "threads", "processes") and "/" not in spec:
         if count and not (count.isdigit() and int(count) > 0):
-            raise BackendError(f"backend {spec!r}: {count!r} is no number of slots; write {name}:4, say")
+            raise BackendError(
+                f"backend {spec!r}: {count!r} is not a number of slots; use, for example, {name}:4"
+            )
         slots = int(count) if count else None
         makers: dict[str, Callable[[int | None], Backend]] = {
             "local": _shared_local,
@@ -147,4 +149,4 @@ def _by_name(spec: str) -> Backend:
         return dask(address=spec)
     if spec.endswith(".json"):
         return dask(scheduler_file=spec)
-    raise BackendError(f"there is no backend {spec!r}; {_HINT}")
+    raise BackendError(f"unknown backend {spec!r}; {_HINT}")

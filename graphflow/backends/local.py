@@ -36,7 +36,7 @@ Deliver = Callable[[BackendEvent], None]
 def check_slots(maker: str, slots: Any) -> None:
     """A whole number of slots, 1 or more, or None."""
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise BackendError(f"{maker}(slots=...) takes a whole number, 1 or more, not {slots!r}")
+        raise BackendError(f"{maker}(slots=...) takes an integer, 1 or more, not {slots!r}")
 
 
 def refuse_placement(name: str, options: TaskOptions) -> None:
@@ -48,8 +48,8 @@ def refuse_placement(name: str, options: TaskOptions) -> None:
     ]
     if asked:
         raise BackendError(
-            f"task {options.name!r} asks for {', '.join(asked)}, but backend {name} has no such thing; run the flow on "
-            "a Dask cluster whose workers offer it: backend=graphflow.backends.dask(address=...)"
+            f"task {options.name!r} asks for {', '.join(asked)}, which backend {name} does not have; run the flow on "
+            "a Dask cluster whose workers have it: backend=graphflow.backends.dask(address=...)"
         )
 
 
@@ -95,7 +95,7 @@ class LocalHost:
         return self.is_interrupted or self.is_recalled or run_id in self._stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:
-        """The limit of a node's items, as far as the backend was told one."""
+        """Return the limit of a node's items, if the backend has one."""
         return self._limits.get((run_id, node))
 
     def progress(self, report: Report) -> None:
@@ -386,7 +386,7 @@ class ThreadsBackend(_LocalBackend):
                     self._add_thread()
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:

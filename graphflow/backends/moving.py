@@ -13,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
 from graphflow.ports import ResultStore
@@ -74,7 +75,7 @@ class Carrier:
         if errors:
             position, error = next(iter(errors.items()))
             return SerializationError(
-                f"a {type(ref.data[position]).__qualname__} cannot be sent to another process: {error}"
+                f"{with_article(type(ref.data[position]).__qualname__)} cannot be sent to another process: {error}"
             )
         name = f"moved-{uuid.uuid4().hex[:12]}"
         folder = self._folder() if len(data) > MAX_INLINE else None
@@ -130,13 +131,13 @@ class Sender:
         options = step.program.options.cache
         if options is not None and options.run_once:
             raise ResultStoreError(
-                f"task {step.program.options.name!r} runs once only, but the workers do not reach {url}, where that is claimed; "
-                'give result_storage="s3://..." or another place that all of them reach'
+                f"task {step.program.options.name!r} has run_once=True, but the workers do not reach {url}, where its items are claimed; "
+                'set result_storage="s3://..." or another location that all of them reach'
             )
         if url not in self._warned:
             self._warned.add(url)
             logger.warning(
-                "the workers do not reach %s, so nothing is cached there and nothing found; give result_storage= a place that all "
+                "the workers do not reach %s, so nothing is cached there and nothing found; set result_storage= to a location that all "
                 'of them reach, such as "s3://bucket/prefix"',
                 url,
             )

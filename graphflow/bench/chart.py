@@ -75,7 +75,7 @@ def chart_of(lines: Sequence[Line], *, workload: str) -> Chart:
     found = [line for (key, _, _), line in newest(lines).items() if key == workload and line.is_ok]
     if not found:
         there = ", ".join(keys_in_order(line for line in lines if line.is_ok)) or "none"
-        raise BenchError(f"there are no figures of workload {workload!r}; there are of {there}")
+        raise BenchError(f"workload {workload!r} was not measured; measured: {there}")
     series = [
         Series(
             peer=peer,

@@ -23,7 +23,7 @@ def burn(seconds: float) -> int:
 
 
 def peak_kilobytes() -> int:
-    """The most resident memory of this process; 0 where the system does not tell."""
+    """The most resident memory of this process; 0 if the system does not report it."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             return int(status.read().partition("VmHWM:")[2].split(None, 1)[0])

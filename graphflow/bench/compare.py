@@ -58,7 +58,7 @@ def compare(before: Sequence[Line], after: Sequence[Line], *, threshold: float) 
         If the threshold is below 1, or the runs have no measurement in common.
     """
     if not threshold >= 1:
-        raise BenchError(f"threshold: a factor of 1 or more is needed, not {threshold:g}")
+        raise BenchError(f"threshold must be a factor of 1 or more, not {threshold:g}")
     old, new = newest(before), newest(after)
     if not old.keys() & new.keys():
         raise BenchError("the two files have no measurement (workload, peer, n) in common")
@@ -93,11 +93,11 @@ def against_base(lines: Sequence[Line], *, threshold: float) -> list[Row]:
         If the run has no figures of graphflow.
     """
     if not threshold >= 1:
-        raise BenchError(f"threshold: a factor of 1 or more is needed, not {threshold:g}")
+        raise BenchError(f"threshold must be a factor of 1 or more, not {threshold:g}")
     found = newest(lines)
     bases = {(key, n): line for (key, peer, n), line in found.items() if peer == BASE and line.is_ok}
     if not bases:
-        raise BenchError(f"there are no figures of peer {BASE!r} to compare the others with")
+        raise BenchError(f"peer {BASE!r}, which the others are compared with, was not measured")
     return [
         _row((key, peer, n), bases[key, n], line, threshold)
         for (key, peer, n), line in found.items()

@@ -40,18 +40,18 @@ def check(asked: Asked) -> None:
     known = list(dict.fromkeys(name for each in WORKLOADS for name in (each.name, each.key)))
     for name in asked.workloads:
         if name not in known:
-            raise BenchError(f"there is no workload {name!r}; there are {', '.join(known)}")
+            raise BenchError(f"unknown workload {name!r}; use {', '.join(known)}")
     for name in asked.peers:
         if name not in PEERS:
-            raise BenchError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
+            raise BenchError(f"unknown peer {name!r}; use {', '.join(PEERS)}")
     for what, value in (("sizes", min(asked.sizes, default=1)), ("repeats", asked.repeats)):
         if value < 1:
-            raise BenchError(f"{what}: a whole number, 1 or more, is needed, not {value}")
+            raise BenchError(f"{what} must be an integer, 1 or more, not {value}")
     if asked.slots < 1:
-        raise BenchError(f"slots: a whole number, 1 or more, is needed, not {asked.slots}")
+        raise BenchError(f"slots must be an integer, 1 or more, not {asked.slots}")
     for what, seconds in (("limit", asked.limit_seconds), ("timeout", asked.timeout_seconds)):
         if not seconds > 0:
-            raise BenchError(f"{what}: a positive number of seconds is needed, not {seconds:g}")
+            raise BenchError(f"{what} must be a positive number of seconds, not {seconds:g}")
 
 
 def run_benchmark(asked: Asked) -> Iterator[Line]:
@@ -80,7 +80,7 @@ def _server(*, is_needed: bool) -> Iterator[int]:
         try:
             port = server.stdout.readline()
             if not port:
-                raise BenchError("the server that W8 asks did not start; what it said stands above")
+                raise BenchError("the server for W8 did not start; see its output above")
             yield int(port)
         finally:
             server.stdin.close()
@@ -181,7 +181,7 @@ class _Bench:
                 return self._line(case, **_no_document(ended, asked.timeout_seconds))
             outcome, kilobytes = map(int, ended.out.split()[-2:])
             if outcome != case.n:
-                reason = f"gave {outcome}, and a plain loop {case.n}"
+                reason = f"returned {outcome}, but a plain loop returns {case.n}"
                 return self._line(case, status=Status.WRONG, reason=reason)
             if number or asked.is_smoke:
                 seconds.append(round(ended.seconds, 6))

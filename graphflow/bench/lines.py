@@ -121,7 +121,7 @@ def _parsed(line: str, where: str) -> Line:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         what = f"{place}: {first['msg']}" if place else first["msg"]
-        raise BenchError(f"{where} is no measurement of `graphflow bench run`: {what}") from error
+        raise BenchError(f"{where} is not a measurement of `graphflow bench run`: {what}") from error
 
 
 def newest(lines: Iterable[Line]) -> dict[tuple[str, str, int], Line]:

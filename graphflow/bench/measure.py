@@ -73,14 +73,14 @@ def _prepared(peer: Peer, key: str, n: int, order: Order, folder: str) -> tuple[
                 outcome = peer.retried(n, place)
                 failed = len(os.listdir(place))
                 if failed != len(range(0, n, 100)):
-                    raise RuntimeError(f"{failed} items failed once, and not {len(range(0, n, 100))}")
+                    raise RuntimeError(f"{failed} items failed once, not {len(range(0, n, 100))}")
                 return outcome
 
             return retried, whole
         case "W8":
             return lambda: peer.requests(n, order.port, REQUEST_MILLISECONDS, CONCURRENCY), whole
         case name:
-            raise LookupError(f"there is no workload {name}")
+            raise LookupError(f"unknown workload {name}")
 
 
 def _measured(run: Run, expected: int, n: int, order: Order) -> dict[str, Any]:
@@ -94,14 +94,17 @@ def _measured(run: Run, expected: int, n: int, order: Order) -> dict[str, Any]:
     # A slow system is not asked again and again: what was measured is in the line.
     while len(seconds) < order.repeats and (not seconds or sum(seconds) < 2 * order.limit_seconds):
         if outcome != expected:
-            return {"status": "wrong", "reason": f"gave {outcome!r}, and a plain loop {expected!r}"}
+            return {
+                "status": "wrong",
+                "reason": f"returned {outcome!r}, but a plain loop returns {expected!r}",
+            }
         begin = time.perf_counter()
         outcome = run()
         seconds.append(time.perf_counter() - begin)
     cpu = cpu_seconds_of_tree() - cpu
     peak = peak_rss()
     if outcome != expected:
-        return {"status": "wrong", "reason": f"gave {outcome!r}, and a plain loop {expected!r}"}
+        return {"status": "wrong", "reason": f"returned {outcome!r}, but a plain loop returns {expected!r}"}
     found: dict[str, Any] = {
         "repeats": len(seconds),
         "first_seconds": round(first, 6),

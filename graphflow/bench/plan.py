@@ -85,7 +85,7 @@ def _slots(workload: Workload, peer: str, asked: Asked) -> int:
 def refusal(case: Case) -> str:
     """Why a case cannot be measured at all; empty if it can."""
     if case.peer == "asyncio" and case.workload.is_whole_process:
-        return "runs no work in parallel but waiting; see W8"
+        return "runs only waiting in parallel, no computing; see W8"
     cores = os.cpu_count() or 1
     if case.peer == "graphflow-default" and case.workload.name in ("W3", "W5") and case.slots != cores:
         return f"chooses its own slots: this machine has {cores} cores, and {case.slots} slots are asked for"

@@ -262,7 +262,7 @@ class CacheFolder:
         """Say once per object that it is of no use."""
         if name not in self._warned:
             self._warned.add(name)
-            logger.warning("%s: its results are made again", str(error).removesuffix("; it is not used"))
+            logger.warning("%s: its results are recomputed", str(error).removesuffix("; ignoring it"))
 
     # -- finding and loading -------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class CacheFolder:
         One vectorised search and no request. The newest of several values of a key counts, and one that expired is none.
         """
         if len(keys) % KEY_NBYTES:
-            raise ValueError(f"{len(keys)} bytes are no whole number of keys of {KEY_NBYTES} bytes")
+            raise ValueError(f"{len(keys)} bytes are not a whole number of keys of {KEY_NBYTES} bytes")
         segments = self._segments
         if not segments or not keys:
             return Found(self, keys, bytes(len(keys) // KEY_NBYTES), None)

@@ -110,12 +110,12 @@ def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
         If it is not what was written.
     """
     if data[:8] != _MAGIC or len(data) < 12:
-        raise ResultDamaged("a claim is not what was written")
+        raise ResultDamaged("a claim differs from what was written")
     (size,) = _LENGTH.unpack_from(data, 8)
     try:
         header = json.loads(data[12 : 12 + size])
     except ValueError as error:
-        raise ResultDamaged("a claim is not what was written") from error
+        raise ResultDamaged("a claim differs from what was written") from error
     rest = data[12 + size :]
     return header, [rest[at : at + KEY_NBYTES] for at in range(0, len(rest), KEY_NBYTES)]
 
@@ -245,7 +245,9 @@ class OnceClaims:
             if known is not None:
                 return known
             # It was given back in between.
-        raise ResultStoreError(f"the claim {name} in {self._store.url} comes and goes; resume the run")
+        raise ResultStoreError(
+            f"another process keeps taking and releasing claim {name} in {self._store.url}; resume the run to try again"
+        )
 
     def find(self, key: bytes) -> OnceClaim | None:
         """The claim of a key, None where there is none.
@@ -271,7 +273,7 @@ class OnceClaims:
             )
         except (ResultDamaged, KeyError, TypeError, ValueError) as error:
             raise ResultStoreError(
-                f"the claim {name} in {self._store.url} is damaged, so nobody knows whether its item was executed; find out, "
+                f"the claim {name} in {self._store.url} is damaged, so it is unknown whether its item was executed; find out, "
                 "then remove it with `graphflow cache release`"
             ) from error
 

@@ -186,7 +186,7 @@ def _problem(store: ResultStore, folder: str, pack: EntryPack) -> str:
     name = f"{folder}/{pack.name}"
     try:
         if store.read(name, 0, HEADER_NBYTES) != header(ENTRIES):
-            raise damage(store, name, "its beginning is not that of a pack")
+            raise damage(store, name, "it does not begin like a pack")
         read_parts(store, folder, pack)
         for number in range(len(pack.sizes)):
             block = pack.block(number)

@@ -143,8 +143,8 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
             continue
         if not pack.is_signed:
             raise ResultStoreError(
-                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: another installation signed it; remove all of "
-                "the task, or do it there"
+                f"keys cannot be removed from {folder}/{pack.name} in {store.url}: it was signed by another installation; remove all results of "
+                "the task, or remove the keys there"
             )
         count += int(chosen.sum())
         survey.live[number][:] = False

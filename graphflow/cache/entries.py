@@ -330,7 +330,7 @@ def parse_entries(
     except ResultDamaged:
         raise
     except Exception as error:
-        raise damage(store, name, f"its index makes no sense: {type(error).__name__}: {error}") from error
+        raise damage(store, name, f"its index is invalid: {type(error).__name__}: {error}") from error
 
 
 def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail) -> EntryPack:

@@ -166,7 +166,7 @@ class Flights:
             self._end(number, made)
         except GraphflowError as error:
             # The process goes on holding it; others see that when it ends.
-            logger.debug("flight %d could not be ended: %s", number, error)
+            logger.debug("the registration of batch %d could not be removed: %s", number, error)
         with self._lock:
             self._known.pop(number, None)
 
@@ -206,8 +206,8 @@ class Flights:
             number += 1
             if number - first > MAX_TRIED:
                 raise ResultStoreError(
-                    f"no flight could be claimed in {self.store.url}, {self.prefix}: {MAX_TRIED} numbers after {first} were taken "
-                    "meanwhile; resume the run"
+                    f"could not register this batch in {self.store.url}, {self.prefix}: {MAX_TRIED} sequence numbers after {first} were taken "
+                    "by other processes; resume the run"
                 )
         if number > first:
             again = self.look()
@@ -276,7 +276,7 @@ class Flights:
                 for name in (self._name(number), f"{self._name(number)}.done", f"{self._name(number)}.beat")
             )
         except GraphflowError as error:
-            logger.debug("old flights could not be removed: %s", error)
+            logger.debug("registrations of old batches could not be removed: %s", error)
 
 
 def _ended(view: View, number: int, live: set[int]) -> set[int]:

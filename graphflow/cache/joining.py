@@ -86,7 +86,7 @@ class Joiner:
         if lot.failure is not None:
             if isinstance(lot.failure, Exception):
                 raise lot.failure
-            raise ResultStoreError("results could not be published: the thread that did so was interrupted")
+            raise ResultStoreError("results could not be published: the publishing thread was interrupted")
 
     def _publish(self, lots: list[Lot]) -> None:
         joined = lots[0] if len(lots) == 1 else _joined(lots)

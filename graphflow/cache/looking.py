@@ -98,7 +98,9 @@ def _range(prefix: str) -> tuple[bytes, bytes]:
             raise ValueError
         return bytes.fromhex(text.ljust(32, "0")), bytes.fromhex(text.ljust(32, "f"))
     except ValueError:
-        raise ValueError(f"{prefix!r} is no beginning of a key: say 1 to 32 hexadecimal digits") from None
+        raise ValueError(
+            f"{prefix!r} is not the beginning of a key; use 1 to 32 hexadecimal digits"
+        ) from None
 
 
 def value_of(store: ResultStore, entry: Entry) -> Any:

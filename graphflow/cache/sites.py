@@ -202,7 +202,7 @@ class Presence:
             self._store.delete([self._name, self._name + ANSWER, *away])
         except GraphflowError as error:
             # Others see it when this process ends.
-            logger.debug("the presence %s could not be ended: %s", self._name, error)
+            logger.debug("the presence file %s could not be removed: %s", self._name, error)
 
     def _run(self) -> None:
         while not self._over.wait(self._pause()):
@@ -210,7 +210,7 @@ class Presence:
                 self._look()
                 self._tell()
             except GraphflowError as error:
-                logger.debug("nobody knows who else works in %s: %s", self._prefix, error)
+                logger.debug("could not find out which other drivers use %s: %s", self._prefix, error)
 
     def _pause(self) -> float:
         term = settings.lease_seconds() / 3

@@ -1,1 +1,1 @@
-"""The command line: each command parses, calls one function below, and shows what came back."""
+"""The command line: each command parses its options, calls one function below, and shows what it returned."""

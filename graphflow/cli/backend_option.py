@@ -33,7 +33,7 @@ class BackendSpec:
 
 
 def parse_backend(text: str) -> BackendSpec:
-    """What a `--backend` asks for; raises Typer's usage error where it is none of the forms."""
+    """Return what a `--backend` asks for; raise Typer's usage error if it has none of the forms."""
     if text == "inline":
         return BackendSpec(name="inline")
     if match := _LOCAL.fullmatch(text):
@@ -45,10 +45,10 @@ def parse_backend(text: str) -> BackendSpec:
             raise typer.BadParameter(f"there is no scheduler file {text!r}")
         return BackendSpec(name="dask", scheduler_file=text)
     close = difflib.get_close_matches(text.partition(":")[0], _NAMES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = f". Did you mean {close[0]!r}?" if close else ""
     raise typer.BadParameter(
-        f"{text!r} is no backend: say local[:N], inline, threads[:N], processes[:N], tcp://host:port, "
-        f"tls://host:port, or the path of a scheduler file (.json).{hint}"
+        f"unknown backend {text!r}; use local[:N], inline, threads[:N], processes[:N], tcp://host:port, "
+        f"tls://host:port, or the path of a scheduler file (.json){hint}"
     )
 
 
@@ -64,7 +64,7 @@ def _slots(text: str | None, whole: str) -> int | None:
 
 @contextmanager
 def opened(spec: BackendSpec | None) -> Iterator[Backend | None]:
-    """The backend of a spec, closed at the end; None leaves the choice to the flow."""
+    """Open the backend of a spec, and close it at the end; None leaves the choice to the flow."""
     if spec is None:
         yield None
         return

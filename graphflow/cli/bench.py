@@ -1,4 +1,4 @@
-"""`graphflow bench`: measure graphflow beside its peers, and read what was measured."""
+"""`graphflow bench`: measure graphflow beside its peers, and compare the measurements."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 bench = typer.Typer(
-    help="Measure graphflow beside what you would use instead, and compare runs.",
+    help="Compare graphflow's speed with the alternatives'.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Results = Annotated[
-    Path, typer.Argument(help="What `graphflow bench run --output` wrote.", metavar="RESULTS")
+    Path, typer.Argument(help="A file written by `graphflow bench run --output`.", metavar="RESULTS")
 ]
 Threshold = Annotated[
-    float, typer.Option("--threshold", help="The factor from which on a median counts as changed.")
+    float, typer.Option("--threshold", help="The ratio above which a median counts as changed.")
 ]
 Workloads = Annotated[list[str] | None, typer.Argument(help="W1 to W8; all by default.", metavar="WORKLOAD")]
 
@@ -35,13 +35,15 @@ Workloads = Annotated[list[str] | None, typer.Argument(help="W1 to W8; all by de
 def _sizes(text: str) -> list[int]:
     parts = [part.strip().replace("_", "") for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r}: whole numbers above 0 are needed, such as 100,10000")
+        raise typer.BadParameter(
+            f"{text!r} is not a list of whole numbers above 0; use, for example, 100,10000"
+        )
     return [int(part) for part in parts]
 
 
 @contextmanager
 def _bad_input_is_a_usage_error() -> Iterator[None]:
-    """Say what is wrong with an argument or a file, and exit with code 2."""
+    """Report what is wrong with an argument or a file, and exit with code 2."""
     from graphflow.bench.lines import BenchError
 
     try:
@@ -55,30 +57,32 @@ def _bad_input_is_a_usage_error() -> Iterator[None]:
 def run(
     workloads: Workloads = None,
     peer: Annotated[
-        list[str] | None, typer.Option("--peer", help="Only this one; can be given several times.")
+        list[str] | None, typer.Option("--peer", help="Measure only this peer; can be repeated.")
     ] = None,
     sizes: Annotated[
         list[int] | None,
-        typer.Option("--sizes", parser=_sizes, metavar="N,N,...", help="Numbers of items."),
+        typer.Option(
+            "--sizes", parser=_sizes, metavar="N,N,...", help="Numbers of items, separated by commas."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Warm runs per measurement.")] = 3,
     slots: Annotated[int, typer.Option("--slots", help="Worker processes of each peer.")] = 2,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Small sizes and one repeat, to see that it works.")
+        bool, typer.Option("--smoke", help="Use small sizes and one repeat, to check that it works.")
     ] = False,
     limit: Annotated[
-        float, typer.Option("--limit", help="Skip what would take longer than so many seconds a run.")
+        float, typer.Option("--limit", help="Skip measurements whose runs would take longer than this.")
     ] = 60.0,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Stop a measurement after so many seconds.")
+        float, typer.Option("--timeout", help="Stop a measurement after this many seconds.")
     ] = 600.0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file that gets the lines too.")
+        Path | None, typer.Option("--output", "-o", help="Also write the lines to this file.")
     ] = None,
 ) -> None:
-    """Measure, and print one JSON line per workload, peer and size.
+    """Measure the workloads, and print one JSON line per workload, peer and size.
 
-    Lines go to stdout, what is going on to stderr. What is not measured has a line that says why.
+    Lines go to stdout, progress to stderr. A measurement that was skipped has a line with the reason.
 
     Exit codes: 0 measured, 1 a measurement broke or gave a wrong result, 2 wrong usage, 130 interrupted.
     """
@@ -112,7 +116,7 @@ def run(
 
 
 def _flat(sizes: object) -> list[int]:
-    """Typer makes a list of what the parser gives, which is a list already."""
+    """Flatten the list that Typer makes of the parser's list."""
     return [n for each in sizes for n in each] if isinstance(sizes, list) else []
 
 
@@ -136,7 +140,7 @@ def compare(
     after: Annotated[
         Path | None,
         typer.Argument(
-            help="A later run; without it, the peers of one run beside graphflow.", metavar="AFTER"
+            help="A later run; without it, the peers of one run are compared with graphflow.", metavar="AFTER"
         ),
     ] = None,
     threshold: Threshold = 1.1,
@@ -145,7 +149,7 @@ def compare(
 
     Medians of warm runs are compared; a ratio above the threshold is slower.
 
-    Exit codes: 0 nothing got slower, 1 something got slower than the threshold or does not work any more,
+    Exit codes: 0 nothing got slower, 1 something got slower than the threshold or no longer works,
     2 wrong usage. With one file it is 0.
     """
     with errors_become_exit_codes(), _bad_input_is_a_usage_error():
@@ -165,7 +169,7 @@ def compare(
         worse = [row for row in rows if row.is_worse]
     if worse:
         compared_rows = sum(row.verdict != "missing" for row in rows)
-        write_data(f"{len(worse)} of {compared_rows} got worse (threshold {threshold:g})")
+        write_data(f"{len(worse)} of {compared_rows} got slower (threshold {threshold:g})")
     raise typer.Exit(ExitCode.FAILED if worse else ExitCode.COMPLETED)
 
 
@@ -193,7 +197,7 @@ def _show(rows: list[Row], *, names: tuple[str, str]) -> None:
     console = make_console(stdout=True)
     console.print(table)
     if missing := len(rows) - table.row_count:
-        console.print(f"{missing} more have figures on one side only, or on none")
+        console.print(f"{missing} more were not measured on both sides")
 
 
 @bench.command()
@@ -201,9 +205,9 @@ def chart(
     results: Results,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="chart.html (needs no network) or chart.svg.", metavar="FILE"),
+        typer.Option("--output", "-o", help="Output file: .html (works offline) or .svg.", metavar="FILE"),
     ],
-    workload: Annotated[str, typer.Option("--workload", "-w", help="What to show.")] = "W1",
+    workload: Annotated[str, typer.Option("--workload", "-w", help="Workload to draw.")] = "W1",
 ) -> None:
     """Draw µs per item against the number of items, a line per peer.
 
@@ -215,7 +219,7 @@ def chart(
 
         kind = output.suffix.lower()
         if kind not in (".html", ".svg"):
-            raise BenchError(f"{str(output)!r}: a chart is written as .html or .svg")
+            raise BenchError(f"{str(output)!r} ends in neither .html nor .svg; use one of these")
         drawn = chart_of(read_lines(results), workload=workload)
         if kind == ".svg":
             from graphflow.bench.svg import svg_of
@@ -231,7 +235,7 @@ def chart(
 def table(
     results: Results,
     workloads: Annotated[
-        list[str] | None, typer.Argument(help="Only these; all by default.", metavar="WORKLOAD")
+        list[str] | None, typer.Argument(help="Include only these; all by default.", metavar="WORKLOAD")
     ] = None,
 ) -> None:
     """Print a run as a Markdown table, with the machine, the versions and the command.

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from graphflow.cli.meter import format_seconds
+from graphflow.common.wording import count_text
 
 __all__ = ["check_against_plain_loop", "show_top_words"]
 
 
 def show_top_words(words: Counter[str], console: Console) -> None:
-    """Show the ten most frequent words as a table."""
+    """Print the ten most frequent words as a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("word")
     table.add_column("times", justify="right")
@@ -27,7 +28,7 @@ def show_top_words(words: Counter[str], console: Console) -> None:
 def check_against_plain_loop(
     words: Counter[str], console: Console, *, folder: str, limit: int | None = None
 ) -> bool:
-    """Count again with a plain loop, say whether the answers are the same, and return it."""
+    """Count again with a plain loop, print whether the answers are equal, and return that."""
     from graphflow.examples.wordcount import count_plainly  # here, as help must not load the engine
 
     begin = time.perf_counter()
@@ -37,5 +38,7 @@ def check_against_plain_loop(
     console.print(f"same as a plain loop: {'yes' if is_same else 'no'} (it took {format_seconds(seconds)})")
     if not is_same:
         differing = sorted(word for word in words.keys() | expected.keys() if words[word] != expected[word])
-        console.print(f"{len(differing):,} words differ, such as {', '.join(differing[:5])}")
+        console.print(
+            f"{count_text(len(differing), 'word')} with different counts, such as {', '.join(differing[:5])}"
+        )
     return is_same

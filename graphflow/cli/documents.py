@@ -13,7 +13,7 @@ __all__ = ["ListFormat", "dumped", "write_documents"]
 
 
 class ListFormat(StrEnum):
-    """How a list is written: for people, as one JSON array, or as one JSON object per line."""
+    """How a list is written: as a table, as one JSON array, or as one JSON object per line."""
 
     TABLE = "table"
     JSON = "json"
@@ -21,7 +21,7 @@ class ListFormat(StrEnum):
 
 
 def write_documents(documents: Iterable[Mapping[str, Any]], output: ListFormat) -> None:
-    """Write documents to stdout; those of JSON lines as they come."""
+    """Write documents to stdout; JSON lines are written as they arrive."""
     if output is ListFormat.JSONL:
         for document in documents:
             write_data(dumped(document))
@@ -30,5 +30,5 @@ def write_documents(documents: Iterable[Mapping[str, Any]], output: ListFormat) 
 
 
 def dumped(document: Any, *, indent: int | None = None) -> str:
-    """Return a document as JSON; what is not JSON in it is given by its `repr`."""
+    """Return a document as JSON text; values that JSON cannot represent become their `repr`."""
     return json.dumps(document, ensure_ascii=False, default=repr, indent=indent)

@@ -1,4 +1,4 @@
-"""Running a flow under the eyes of a person: progress while it runs, and Ctrl-C."""
+"""Running a flow interactively: progress while it runs, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["Begin", "Interrupts", "rows_of", "run_flow"]
 
 Begin = Callable[["Flow[Any, Any]", Mapping[str, Any]], "Run"]
-"""Starts a run of a flow with parameters, and gives it at once."""
+"""Starts a run of a flow with parameters, and returns it at once."""
 
 _REFRESH_SECONDS = 0.1
 
 
 class Interrupts:
-    """Ctrl-C while a run is on: the first drains it, the second cancels it, a third ends the program; SIGTERM likewise.
+    """Ctrl-C during a run: the first drains it, the second cancels it, a third ends the program; SIGTERM likewise.
 
     The signal handler only counts; the watching thread acts, as the interrupted thread may hold a lock.
     Before there is a run to stop, and from the third time on, Ctrl-C is Python's `KeyboardInterrupt`.
@@ -40,7 +40,7 @@ class Interrupts:
         self.is_terminated = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Count a signal; the handler of SIGINT and SIGTERM."""
         self.count += 1
         self.is_terminated |= signum == signal.SIGTERM
         if not self.is_armed or self.count > 2:
@@ -48,7 +48,7 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM here; does nothing outside the main thread, which gets no signals."""
+        """Handle SIGINT and SIGTERM; do nothing outside the main thread, as only that one gets signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,7 +61,7 @@ class Interrupts:
 
 
 class Watcher:
-    """The thread that shows progress and passes interrupts on, some times a second."""
+    """The thread that shows progress and passes interrupts on, several times a second."""
 
     def __init__(self, run: Run, progress: Progress, interrupts: Interrupts) -> None:
         self._run = run
@@ -98,16 +98,16 @@ class Watcher:
             self._acted = 1
             self._run.cancel()
             self._progress.say(
-                "interrupted: no new items are started, running ones end; Ctrl-C again to cancel"
+                "interrupted: finishing the running items, starting no new ones; press Ctrl-C again to cancel"
             )
         if count >= 2 and self._acted == 1:
             self._acted = 2
-            self._progress.say("cancelling: running items are stopped")
+            self._progress.say("cancelling: stopping the running items")
             self._run.cancel(force=True)
 
 
 def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[NodeRow]:
-    """The run's rows now; none before it has begun."""
+    """Return the run's current rows; none before it has begun."""
     try:
         nodes = run.nodes
     except ValueUnavailable:
@@ -124,12 +124,12 @@ def run_flow(
     interrupts: Interrupts | None = None,
     begin: Begin | None = None,
 ) -> Run:
-    """Run a flow to its end, whatever that is, and return the run.
+    """Run a flow to its end, whatever its final state, and return the run.
 
     Raises
     ------
     ParameterError
-        If the parameters do not fit the flow; nothing ran.
+        If the parameters do not match the flow's; nothing ran.
     BackendError
         If the backend cannot be started or reached.
     """

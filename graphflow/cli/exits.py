@@ -27,7 +27,7 @@ __all__ = ["ExitCode", "code_of", "errors_become_exit_codes"]
 
 
 class ExitCode(IntEnum):
-    """What the shell is told."""
+    """The exit codes of all commands."""
 
     COMPLETED = 0
     FAILED = 1
@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
 
 
 def code_of(error: BaseException) -> ExitCode:
-    """The exit code that an error stands for."""
+    """Return the exit code for an error."""
     match error:
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED
@@ -59,7 +59,7 @@ def code_of(error: BaseException) -> ExitCode:
 
 @contextmanager
 def errors_become_exit_codes(*, is_verbose: bool = False) -> Iterator[None]:
-    """Show an error of graphflow as text, without a traceback unless asked, and exit with its code."""
+    """Print an error of graphflow as text, with a traceback only if asked, and exit with its code."""
     try:
         yield
     except KeyboardInterrupt:

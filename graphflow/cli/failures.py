@@ -1,4 +1,4 @@
-"""Failures of a run, grouped, so that a thousand equal ones are one paragraph."""
+"""Failures of a run in groups, so that a thousand equal ones take one paragraph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INDICES_SHOWN = 8
 
 
 class FailureView(Protocol):
-    """What the command line reads of one failed item."""
+    """The attributes of a failed item that the command line reads."""
 
     @property
     def index(self) -> int | None: ...
@@ -43,9 +43,9 @@ class FailureGroup:
 
 
 def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGroup]:
-    """The groups of a node's failures, largest first.
+    """Return the groups of a node's failures, largest first.
 
-    Two failures are of one group if exception type, text (numbers apart) and innermost user frame agree.
+    Two failures belong to one group if exception type, text (except for numbers) and innermost user frame are equal.
     """
     return merge_groups(
         FailureGroup(node, failure, [] if failure.index is None else [failure.index], 1)
@@ -54,7 +54,7 @@ def group_failures(node: str, failures: Iterable[FailureView]) -> list[FailureGr
 
 
 def merge_groups(parts: Iterable[FailureGroup]) -> list[FailureGroup]:
-    """Groups of one node, those of equal kind as one, largest first."""
+    """Merge equal groups of one node, and return them largest first."""
     groups: dict[tuple[str, str, str], FailureGroup] = {}
     for part in parts:
         group = groups.setdefault(_signature(part.first), FailureGroup(part.node, part.first))
@@ -64,7 +64,7 @@ def merge_groups(parts: Iterable[FailureGroup]) -> list[FailureGroup]:
 
 
 def describe(group: FailureGroup, *, is_verbose: bool = False) -> str:
-    """A group as text: how many, what, where, the first one's inputs and traceback."""
+    """Return a group as text: its count, exception, place, and the first item's inputs and traceback."""
     first = group.first
     lines = [f"{group.count:,} × {_what(first.exception)}" if group.count > 1 else _what(first.exception)]
     lines.append(f"  in {group.node}{_places(group)}")

@@ -22,8 +22,8 @@ __all__ = ["key"]
 SCHEMA = "graphflow.identity.cache_keys/1"
 
 key = typer.Typer(
-    help="The key that histories and results are signed with: look, change, share.\n\n"
-    "Whoever has it can sign results that are unpickled here. It is shown by `export` alone.",
+    help="Show, change and share the key that signs histories and results.\n\n"
+    "Keep it secret: anyone who has it can sign results that are unpickled here. Only `export` prints it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -31,11 +31,11 @@ key = typer.Typer(
 
 @key.command()
 def show(
-    output: Annotated[OutputFormat, typer.Option("--output", "-o", help="What stdout gets.")] = (
+    output: Annotated[OutputFormat, typer.Option("--output", "-o", help="Output format.")] = (
         OutputFormat.TABLE
     ),
 ) -> None:
-    """Tell which keys there are, by their fingerprints."""
+    """List the keys by their fingerprints."""
     with errors_become_exit_codes():
         found = known_keys()
         if output is OutputFormat.JSON:
@@ -50,10 +50,10 @@ def show(
 
 @key.command()
 def rotate() -> None:
-    """Make a new key that signs from now on; what the old one signed is still believed.
+    """Create a new signing key; signatures of the old one stay valid.
 
-    Processes that run now go on with the old key, and refuse what the new one signs: start them again.
-    Other machines that share a store need the new key: `graphflow key export`.
+    Running processes keep using the old key and refuse what the new one signs: restart them.
+    Other machines that share a store need the new key; use `graphflow key export`.
     """
     with errors_become_exit_codes():
         _say("signs now", rotate_key())
@@ -62,20 +62,24 @@ def rotate() -> None:
 @key.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="A file with an exported key; - is the standard input.")
+        str, typer.Argument(metavar="FILE|-", help="A file with an exported key; - for standard input.")
     ] = "-",
     only_accept: Annotated[
-        bool, typer.Option("--only-accept", help="Believe what it signed, but sign with the present one.")
+        bool,
+        typer.Option("--only-accept", help="Accept its signatures, but keep signing with the current key."),
     ] = False,
 ) -> None:
-    """Take the key of another machine, so that both believe each other's results."""
+    """Import the key of another machine, so that both accept each other's results."""
     with errors_become_exit_codes():
         _say("is accepted" if only_accept else "signs now", import_key(_text(source), signs=not only_accept))
 
 
 @key.command()
 def export() -> None:
-    """Write the key that signs to stdout, for `graphflow key import` or GRAPHFLOW_SECRET_KEY elsewhere. Keep it secret."""
+    """Print the signing key; keep it secret.
+
+    For `graphflow key import` or GRAPHFLOW_SECRET_KEY on another machine.
+    """
     with errors_become_exit_codes():
         write_data(export_key())
 

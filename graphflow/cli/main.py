@@ -17,6 +17,7 @@ from graphflow.cli.cache.commands import cache
 from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.demo import check_against_plain_loop, show_top_words
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
+from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
@@ -38,22 +39,17 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="graphflow",
-    help="Fan Python functions out over large lists on Dask, and keep the books of every item.",
+    cls=GroupedCommands,
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help takes half the time: rich's needs a Markdown parser and a lexer
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(bench, name="bench")
-app.add_typer(runs, name="runs")
-app.add_typer(cache, name="cache")
-app.add_typer(key, name="key")
-app.command()(fsck)
-app.command()(chaos)
+RUN_AND_LOOK, RESULTS, TOOLS = "Run and look", "Results", "Tools"
 
 
 class GraphFormat(StrEnum):
-    """How a graph is written."""
+    """The format of a printed graph."""
 
     TEXT = "text"
     MERMAID = "mermaid"
@@ -63,7 +59,9 @@ class GraphFormat(StrEnum):
 
 Target = Annotated[
     str,
-    typer.Argument(help="file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"),
+    typer.Argument(
+        help="The flow: file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"
+    ),
 ]
 Pairs = Annotated[
     list[str] | None,
@@ -71,13 +69,13 @@ Pairs = Annotated[
         "--param",
         "-p",
         metavar="NAME=VALUE",
-        help="A parameter: JSON, else text; NAME:=JSON forces JSON; NAME=@FILE is a file's text.",
+        help="A parameter, parsed as JSON if possible, else text. NAME:=JSON requires JSON; NAME=@FILE reads a text file.",
     ),
 ]
 Params = Annotated[
     str | None,
     typer.Option(
-        "--params", metavar="JSON|@FILE|-", help="All parameters as one JSON object; -p wins over it."
+        "--params", metavar="JSON|@FILE|-", help="All parameters as one JSON object; -p overrides it."
     ),
 ]
 BackendOption = Annotated[
@@ -86,30 +84,50 @@ BackendOption = Annotated[
         "--backend",
         parser=parse_backend,
         metavar="SPEC",
-        help="local[:N] (the default), inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file "
+        help="Where to run: local[:N], inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file "
         "(.json).",
     ),
 ]
-Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show a run while it runs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Full tracebacks, and graphflow's debug log.")]
+Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no summary.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show full tracebacks and graphflow's debug log.")
+]
 
 
-@app.command()
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        write_data(f"graphflow {_installed('graphflow')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show graphflow's version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Run Python functions over large lists on Dask, and keep a durable record of every item."""
+
+
+@app.command(rich_help_panel=RUN_AND_LOOK)
 def run(
     target: Target,
     param: Pairs = None,
     params: Params = None,
     backend: BackendOption = None,
     output: Annotated[
-        OutputFormat, typer.Option("--output", "-o", help="What stdout gets: the value, or the run as JSON.")
+        OutputFormat, typer.Option("--output", "-o", help="Output format: the value, or the run as JSON.")
     ] = OutputFormat.TABLE,
     run_id: Annotated[
         str | None,
         typer.Option(
             "--run-id",
             metavar="ID",
-            help="An id of your own: where there is such a run already, it is resumed, or shown if it completed.",
+            help="Your own id for the run. An existing run with this id is resumed, or shown if it has completed.",
         ),
     ] = None,
     storage: Annotated[
@@ -118,11 +136,11 @@ def run(
             "--storage",
             "-s",
             metavar="URL",
-            help="Where results and the cache go: a folder, or a URL such as s3://bucket/prefix.",
+            help="Where to store results and the cache: a folder, or a URL such as s3://bucket/prefix.",
         ),
     ] = None,
     refresh_cache: Annotated[
-        bool, typer.Option("--refresh-cache", help="Make results anew, and use none that was cached.")
+        bool, typer.Option("--refresh-cache", help="Recompute everything; ignore cached results.")
     ] = False,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
@@ -130,11 +148,11 @@ def run(
 ) -> None:
     """Run a flow and wait for it.
 
-    The value goes to stdout, everything else to stderr. The first Ctrl-C starts no new items and lets
-    the running ones end; the second cancels.
+    The value goes to stdout, everything else to stderr. After the first Ctrl-C no new items are started, and
+    the running ones finish; the second cancels them.
 
     Exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cannot load the flow or invalid parameters,
-    5 the backend, the history or the result store cannot be reached or broke, 9 the run has a driver already,
+    5 the backend, the history or the result store failed or cannot be reached, 9 the run already has a driver,
     130 interrupted, 143 terminated.
     """
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
@@ -155,12 +173,13 @@ def _begin_with_id(run_id: str, flow: Flow[Any, Any], parameters: Mapping[str, A
     return run
 
 
-@app.command()
+app.add_typer(runs, name="runs", rich_help_panel=RUN_AND_LOOK)
+
+
+@app.command(rich_help_panel=RUN_AND_LOOK)
 def graph(
     target: Target,
-    format: Annotated[
-        GraphFormat, typer.Option("--format", "-f", help="How to write it.")
-    ] = GraphFormat.TEXT,
+    format: Annotated[GraphFormat, typer.Option("--format", "-f", help="Output format.")] = GraphFormat.TEXT,
     param: Pairs = None,
     params: Params = None,
     verbose: Verbose = False,
@@ -183,17 +202,25 @@ def graph(
     write_data(text)
 
 
-@app.command()
+app.add_typer(cache, name="cache", rich_help_panel=RESULTS)
+app.command(rich_help_panel=RESULTS)(fsck)
+app.add_typer(key, name="key", rich_help_panel=RESULTS)
+
+
+@app.command(rich_help_panel=TOOLS)
 def demo(
     folder: Annotated[
-        str | None, typer.Option("--folder", help="Where to count; the standard library by default.")
+        str | None, typer.Option("--folder", help="The folder to count (default: the standard library).")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Only the first N files.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Count only the first N files.")] = None,
     backend: BackendOption = None,
     progress: Progress = ProgressMode.AUTO,
     verbose: Verbose = False,
 ) -> None:
-    """Count the words of the Python standard library on a local Dask cluster, and check the answer."""
+    """Count the words of the standard library on a local Dask cluster.
+
+    The answer is compared with that of a plain loop. The default backend of this command is processes.
+    """
     from graphflow.examples.wordcount import standard_library, word_count  # help must not load the engine
 
     place = folder or standard_library()
@@ -216,9 +243,13 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command()
+app.add_typer(bench, name="bench", rich_help_panel=TOOLS)
+app.command(rich_help_panel=TOOLS)(chaos)
+
+
+@app.command(rich_help_panel=TOOLS)
 def version() -> None:
-    """Print the versions of graphflow, Python, and what graphflow stands on."""
+    """Print the versions of graphflow, Python and the main dependencies."""
     write_data(f"graphflow {_installed('graphflow')}")
     write_data(f"python {platform.python_version()}")
     for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx"):

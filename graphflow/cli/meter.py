@@ -1,4 +1,4 @@
-"""What a run's nodes have done, as rows of numbers: counts, rates and what is left."""
+"""The progress of a run's nodes as rows: counts, rates and remaining times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FAILED = ("Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate")
 
 
 class NodeView(Protocol):
-    """What the command line reads of a node of a run."""
+    """The attributes of a node that the command line reads."""
 
     @property
     def id(self) -> int: ...
@@ -43,9 +43,9 @@ class NodeView(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
-    """One node at one moment. `done` counts all items that ended, however; `width` may be unknown.
+    """One node at one moment. `done` counts all items that ended, in any state; `width` may be unknown.
 
-    `retries` is only counted where it was asked for, as that takes time by the item.
+    `retries` is counted only on request, as that takes time proportional to the width.
     """
 
     id: int
@@ -67,27 +67,27 @@ class NodeRow:
 
     @property
     def fraction(self) -> float | None:
-        """How much is done, from 0 to 1; None where the width is unknown."""
+        """The fraction that is done, from 0 to 1; None if the width is unknown."""
         if self.width is None:
             return None
         return 1.0 if self.width == 0 else min(1.0, self.done / self.width)
 
     @property
     def started_nothing(self) -> bool:
-        """Whether there is nothing to tell yet."""
+        """Whether nothing has happened yet."""
         return (
             not self.done and not self.retrying and not self.state.is_running() and not self.state.is_final()
         )
 
 
 class Meter:
-    """Makes rows, and measures each node's rate over the last seconds. Knows no clock: `now` is given."""
+    """Makes rows, and measures each node's rate over the last seconds. Reads no clock: `now` is an argument."""
 
     def __init__(self) -> None:
         self._samples: dict[int, deque[tuple[float, int]]] = {}
 
     def read(self, nodes: Iterable[NodeView], *, now: float, counts_retries: bool = False) -> list[NodeRow]:
-        """A row per node; `now` is in seconds since the epoch, as the nodes' times are.
+        """Return a row per node; `now` is in seconds since the epoch, as the nodes' times are.
 
         The engine's own nodes (an element of a future, a collection) have a row only if they failed.
         """
@@ -149,7 +149,7 @@ def _seconds(node: NodeView, now: float) -> float | None:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """A duration for people: `0.03 s`, `12.4 s`, `3:05`, `2:00:09`."""
+    """Return a duration as text: `0.03 s`, `12.4 s`, `3:05`, `2:00:09`."""
     if seconds is None:
         return ""
     if seconds < 10:
@@ -160,7 +160,7 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_eta(seconds: float | None) -> str:
-    """Minutes and seconds, such as `0:21`, with hours where there are some."""
+    """Return minutes and seconds, such as `0:21`, with hours if there are any."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -169,7 +169,7 @@ def format_eta(seconds: float | None) -> str:
 
 
 def format_rate(rate: float | None) -> str:
-    """Items per second: `212k/s`, `9.1k/s`, `410/s`, `3.2/s`."""
+    """Return items per second as text: `212k/s`, `9.1k/s`, `410/s`, `3.2/s`."""
     if not rate:
         return ""
     for size, unit in ((1e6, "M"), (1e3, "k")):

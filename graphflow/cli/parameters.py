@@ -26,16 +26,16 @@ def parse_parameters(
     function: Callable[..., Any] | None = None,
     read_stdin: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
-    """The parameters of a run.
+    """Return the parameters of a run.
 
     Parameters
     ----------
     pairs
         `name=value` (JSON where it parses, else text), `name:=json`, or `name=@file` (the file's text).
     mapping
-        JSON, `@file`, or `-` for stdin: a whole mapping. A pair wins over it.
+        JSON, `@file`, or `-` for stdin: a whole mapping. Pairs override it.
     function
-        The flow's function. A parameter that is annotated as text stays text, so that
+        The flow's function. A parameter annotated as `str` stays text, so that
         `version=1` is `"1"` there.
     read_stdin
         What `-` reads; `sys.stdin.read` by default.
@@ -43,7 +43,7 @@ def parse_parameters(
     Raises
     ------
     ParameterError
-        If something does not parse or a file cannot be read; the text names the option.
+        If an option does not parse or a file cannot be read; the text names the option.
     """
     parameters = {} if mapping is None else _parse_mapping(mapping, read_stdin or sys.stdin.read)
     hints = _hints_of(function)
@@ -70,23 +70,21 @@ def _parse_mapping(text: str, read_stdin: Callable[[], str]) -> dict[str, Any]:
             f'{source} is not JSON: {error}; it must be an object such as {{"n": 10}}'
         ) from None
     if not isinstance(mapping, dict):
-        raise ParameterError(
-            f'{source} must be a JSON object such as {{"n": 10}}, and is {_json_kind(mapping)}'
-        )
+        raise ParameterError(f'{source} must be a JSON object such as {{"n": 10}}, not {_json_kind(mapping)}')
     return mapping
 
 
 def _parse_pair(pair: str, hints: dict[str, Any]) -> tuple[str, Any]:
     match = _PAIR.fullmatch(pair)
     if match is None or not (name := match["name"].strip()):
-        raise ParameterError(f"-p {pair!r} must be name=value, name:=json or name=@file")
+        raise ParameterError(f"-p {pair!r} has no '='; use name=value, name:=json or name=@file")
     value = match["value"]
     if match["sign"] == ":=":
         try:
             return name, json.loads(value)
         except ValueError as error:
             raise ParameterError(
-                f"-p {name}:=... must be JSON, and {_short(value)} is not: {error}; for text say {name}=..."
+                f"-p {name}:=... must be JSON, but {_short(value)} is not: {error}; for text, use {name}=..."
             ) from None
     if value.startswith("@"):
         return name, _read(value[1:], option=f"-p {name}={value}")
@@ -98,7 +96,7 @@ def _parse_pair(pair: str, hints: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _stays_text(value: Any, hint: Any) -> bool:
-    """Whether JSON that is not a string meets a parameter that takes text and not this type."""
+    """Return whether a JSON value that is no string is given for a parameter that accepts text but not this type."""
     if hint is None or isinstance(value, str):
         return False
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)

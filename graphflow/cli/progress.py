@@ -1,4 +1,4 @@
-"""A run while it runs: a live table on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _GLYPHS = {
 
 
 class Progress(Protocol):
-    """Shows rows. `start`, then `show` some times a second, then `stop`, all from one thread."""
+    """Shows rows. Call `start`, then `show` several times a second, then `stop`, all from one thread."""
 
     def start(self) -> None: ...
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None: ...
@@ -38,7 +38,7 @@ class Progress(Protocol):
 
 
 def make_progress(mode: ProgressMode, console: Console) -> Progress:
-    """The progress of a chosen mode (not `auto`)."""
+    """Return the progress display of a chosen mode (not `auto`)."""
     match mode:
         case ProgressMode.LIVE:
             return LiveProgress(console)
@@ -49,41 +49,41 @@ def make_progress(mode: ProgressMode, console: Console) -> Progress:
 
 
 class NoProgress:
-    """Shows nothing but what is said."""
+    """Shows messages only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def start(self) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self._console.print(text, markup=False)
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """Nothing to clean up."""
+        """Do nothing."""
 
 
 class PlainProgress(NoProgress):
-    """Lines for a log: a node's line every 10 s or 5 %, and when its state changes."""
+    """Prints lines for a log: a node's line every 10 s or 5 %, and when its state changes."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._said: dict[int, tuple[float, float, str]] = {}
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """The lines that are due."""
+        """Print the lines that are due."""
         for row in rows:
             if self._is_due(row, now):
                 self._said[row.id] = (now, row.fraction or 0.0, row.state.name)
                 self.say(plain_line(row))
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """The last lines."""
+        """Print the last lines."""
         self.show(rows, now=now)
 
     def _is_due(self, row: NodeRow, now: float) -> bool:
@@ -99,7 +99,7 @@ class PlainProgress(NoProgress):
 
 
 def plain_line(row: NodeRow) -> str:
-    """A node in one line, such as `count  1,234/10,000 (12 %)  3 failed  410/s  ETA 0:21`."""
+    """Return a node in one line, such as `count  1,234/10,000 (12 %)  3 failed  410/s  ETA 0:21`."""
     parts = [row.name]
     if row.state.is_final():
         parts.append(row.state.name)
@@ -117,7 +117,7 @@ def plain_line(row: NodeRow) -> str:
 
 
 class LiveProgress:
-    """A table that is drawn again in place: one line per node."""
+    """Draws a table in place: one line per node."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -128,19 +128,19 @@ class LiveProgress:
         )
 
     def start(self) -> None:
-        """Take the terminal."""
+        """Start the live display."""
         self._live.start()
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """Draw the rows."""
+        """Redraw the rows."""
         self._live.update(self._table(rows), refresh=True)
 
     def say(self, text: str) -> None:
-        """One line above the table."""
+        """Print one line above the table."""
         self._live.console.print(text, markup=False)
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """Clear the table, for the summary takes its place, and give the terminal back."""
+        """Clear the table, which the summary replaces, and restore the terminal."""
         self._live.update(Text(""), refresh=True)
         self._live.transient = True
         self._live.stop()
@@ -166,7 +166,7 @@ class LiveProgress:
 
 
 def choose_rows(rows: Sequence[NodeRow], *, room: int) -> tuple[list[NodeRow], int]:
-    """The rows that fit, in their order: those at work first, then the newest that ended, then the next."""
+    """Return the rows that fit, in order: running ones are chosen first, then the newest that ended, then the next to start."""
     if len(rows) <= room:
         return list(rows), 0
 

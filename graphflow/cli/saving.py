@@ -1,4 +1,4 @@
-"""Values as files, for the command line."""
+"""Saving values to files, for the command line."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from typing import Any
 
 import typer
 
+from graphflow.common.wording import with_article
+
 __all__ = ["check_suffix", "save_value"]
 
 SUFFIXES = (".json", ".jsonl", ".pickle", ".pkl")
 
 
 def check_suffix(place: Path) -> None:
-    """Refuse a file of an unknown kind, before anything is read.
+    """Refuse a file with an unknown suffix, before anything is read.
 
     Raises
     ------
     typer.BadParameter
-        If its name does not end in one of the known suffixes.
+        If its suffix is not one of the known ones.
     """
     if place.suffix not in SUFFIXES:
         raise typer.BadParameter(
-            f"{place} ends in none of {', '.join(SUFFIXES)}, which say how a value is written",
+            f"{place} has an unknown suffix; use one of {', '.join(SUFFIXES)}",
             param_hint="--save",
         )
 
 
 def save_value(value: Any, place: Path) -> str:
-    """Write a value as its file's name says; the file is there whole or not at all. Gives its name and size.
+    """Write a value in the format of the file's suffix, atomically, and return the file's name and size.
 
     Raises
     ------
     typer.BadParameter
-        If the value cannot be written so, or the file not at all.
+        If the value does not fit the format, or the file cannot be written.
     """
     try:
         data = _bytes_of(value, place.suffix)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(
-            f"a {type(value).__qualname__} cannot be written as {place.suffix}: {error}; .pickle takes all values",
+            f"{with_article(type(value).__qualname__)} cannot be written as {place.suffix}: {error}; use .pickle for such values",
             param_hint="--save",
         ) from error
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
@@ -62,7 +64,7 @@ def _bytes_of(value: Any, suffix: str) -> bytes:
         return (json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n").encode()
     if suffix == ".jsonl":
         if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-            raise TypeError("it is no list")
+            raise TypeError("it is not a list")
         lines = (json.dumps(each, allow_nan=False, ensure_ascii=False) + "\n" for each in value)
         return "".join(lines).encode()
     import cloudpickle

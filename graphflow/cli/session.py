@@ -53,10 +53,10 @@ def run_and_show(
     finish: Callable[[Run], ExitCode] | None = None,
     begin: Begin | None = None,
 ) -> ExitCode:
-    """Run a flow, show it in its manner, and return the exit code.
+    """Run a flow, show its progress and outcome, and return the exit code.
 
-    `finish` takes the place of writing the value: it is called with a completed run while the backend is
-    still open, and its code counts. `begin` starts the run, where that is not simply a new one.
+    `finish` replaces writing the value: it is called with a completed run while the backend is
+    still open, and returns the exit code. `begin` starts the run, if it is not simply a new one.
     """
     console = make_console()
     asked = ProgressMode.OFF if manner.is_quiet else manner.progress
@@ -103,7 +103,7 @@ def _code_of_run(run: Run, interrupts: Interrupts) -> ExitCode:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log records as lines of the console, so that a live table is not torn."""
+    """Prints log records on the console, so that they do not tear a live table."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class _ConsoleHandler(logging.Handler):
 
 @contextmanager
 def _logs_on(console: Console, manner: Manner) -> Iterator[None]:
-    """Show graphflow's log records on stderr meanwhile: the user's from INFO, warnings of the rest."""
+    """Show graphflow's log records on stderr: the user's from INFO, the others from WARNING."""
     logger = logging.getLogger("graphflow")
     handler = _ConsoleHandler(console)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

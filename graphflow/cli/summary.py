@@ -13,6 +13,7 @@ from rich.text import Text
 from graphflow.cli.failures import FailureGroup, FailureView, describe, group_failures, merge_groups
 from graphflow.cli.meter import NodeRow, format_rate, format_seconds
 from graphflow.cli.tracebacks import full_text, user_text
+from graphflow.common.wording import count_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ __all__ = ["show_failures", "show_summary"]
 _ROWS_SHOWN = 60
 _GROUPS_SHOWN = 5
 _LOOKED_AT = 1_000
-"""Failures of a node that are looked at one by one."""
+"""The number of a node's failures up to which each is read; beyond it, only distinct exceptions are."""
 
 
 def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
-    """One line for the run, and a table: rows are nodes, columns what became of their items."""
+    """Print one line for the run, and a table: nodes as rows, the counts of their items as columns."""
     seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
     style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
     line = Text.assemble(
@@ -68,16 +69,16 @@ def _table(rows: Sequence[NodeRow]) -> Table:
 
 
 def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only: str | None = None) -> None:
-    """The failures, grouped by exception, each group with its first traceback and where it happened.
+    """Print the failures, grouped by exception, each group with its first traceback and its place.
 
-    What only failed because something upstream did is counted, not repeated. `only` is the name of a node.
+    Items that failed only because of an upstream failure are counted, not listed. `only` is the name of a node.
     """
     followers = 0
     paragraphs: list[str] = []
     broken: list[str] = []
     for node in run.nodes:
         if node.is_mapped and node.state.message and only in (None, node.name):
-            broken.append(f"{node.name} failed beside its items: {node.state.message}")
+            broken.append(f"{node.name} failed apart from its items: {node.state.message}")
         if not _has_failed(node.counts) or only not in (None, node.name):
             continue
         own: list[FailureView] = []
@@ -87,7 +88,9 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             followers += node.counts["UpstreamFailed"]
             others = len(failures) - node.counts["UpstreamFailed"] - sum(group.count for group in groups)
             if others > 0:
-                paragraphs.append(f"{others:,} more items of {node.name} failed in rarer ways")
+                paragraphs.append(
+                    f"{count_text(others, 'more item')} of {node.name} failed with rarer exceptions"
+                )
         else:
             for failure in failures:
                 if isinstance(failure.exception, UpstreamFailed):
@@ -97,20 +100,21 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             groups = group_failures(node.name, own)
         paragraphs += [describe(group, is_verbose=is_verbose) for group in groups[:_GROUPS_SHOWN]]
         if len(groups) > _GROUPS_SHOWN:
-            paragraphs.append(f"… and {len(groups) - _GROUPS_SHOWN} more kinds of failure in {node.name}")
+            paragraphs.append(
+                f"… and {count_text(len(groups) - _GROUPS_SHOWN, 'more kind')} of failure in {node.name}"
+            )
     if paragraphs or len(broken) > 1 or only is not None:
         paragraphs += broken
     if run.exception is not None and (not paragraphs or is_verbose) and only is None:
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:
-        what = "task run" if followers == 1 else "task runs"
-        paragraphs.append(f"{followers:,} {what} did not start because of that")
+        paragraphs.append(f"{count_text(followers, 'dependent task run')} did not start")
     for paragraph in paragraphs:
         console.print(paragraph, markup=False, soft_wrap=True)
 
 
 def _storm(node: Node) -> list[FailureGroup]:
-    """The groups of very many failures, of which only the distinct exceptions are looked at."""
+    """Return the groups of a large number of failures, from their distinct exceptions alone."""
     failures = node.failures()
     parts = []
     for error in node.errors:

@@ -22,7 +22,7 @@ __all__ = ["load_flow"]
 
 
 def load_flow(target: str) -> Flow[Any, Any]:
-    """The flow that a target names.
+    """Return the flow that a target names.
 
     Raises
     ------
@@ -39,7 +39,9 @@ def _split(target: str) -> tuple[str, str | None]:
     if not colon:
         place, name = target, ""
     if not place or (colon and not name):
-        raise TargetError(f"the target {target!r} must be file.py:flow, package.module:flow, or file.py")
+        raise TargetError(
+            f"the target {target!r} is not of the form file.py:flow, package.module:flow, or file.py"
+        )
     return place, name or None
 
 
@@ -56,7 +58,7 @@ def _is_file(place: str) -> bool:
 
 def _import_file(path: Path) -> ModuleType:
     if path.is_dir():
-        raise TargetError(f"{str(path)!r} is a folder; name a file in it, such as {path / 'flow.py'}:name")
+        raise TargetError(f"{str(path)!r} is a folder; use a file in it, such as {path / 'flow.py'}:name")
     if not path.exists():
         raise TargetError(f"there is no file {str(path)!r}{_nearby_file(path)}")
     path = path.resolve()
@@ -72,7 +74,7 @@ def _import_file(path: Path) -> ModuleType:
 def _execute_file(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TargetError(f"{str(path)!r} is not a Python file; a target's file ends in .py")
+        raise TargetError(f"{str(path)!r} is not a Python file; use a file that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -118,7 +120,7 @@ def _import_failed(place: str, error: BaseException) -> TargetError:
     if isinstance(error, SyntaxError):
         what += f" ({error.filename}, line {error.lineno})" if error.lineno and "line" not in what else ""
     frames = user_text(error)
-    return TargetError(f"{place} does not import: {what}" + (f"\n{frames}" if frames else ""))
+    return TargetError(f"{place} cannot be imported: {what}" + (f"\n{frames}" if frames else ""))
 
 
 def _pick(module: ModuleType, place: str, name: str | None) -> Flow[Any, Any]:
@@ -129,7 +131,7 @@ def _pick(module: ModuleType, place: str, name: str | None) -> Flow[Any, Any]:
     if _is_flow(found):
         return found
     if not flows:
-        raise TargetError(f"{place} holds no flow; decorate a function with @flow{_is_a(name, found)}")
+        raise TargetError(f"{place} contains no flow; decorate a function with @flow{_is_a(name, found)}")
     if found is not None:
         raise TargetError(f"{name!r} in {place} is {_kind(found)}, not a flow; flows there: {_listed(flows)}")
     hint = _did_you_mean(name, flows)
@@ -140,15 +142,15 @@ def _only(flows: dict[str, Flow[Any, Any]], place: str) -> Flow[Any, Any]:
     if len(flows) == 1:
         return next(iter(flows.values()))
     if not flows:
-        raise TargetError(f"{place} holds no flow; decorate a function with @flow")
+        raise TargetError(f"{place} contains no flow; decorate a function with @flow")
     first = next(iter(flows))
     raise TargetError(
-        f"{place} holds {len(flows)} flows: {_listed(flows)}; say which one, such as {place}:{first}"
+        f"{place} contains {len(flows)} flows: {_listed(flows)}; choose one, such as {place}:{first}"
     )
 
 
 def _flows_of(module: ModuleType) -> dict[str, Flow[Any, Any]]:
-    """The module's flows by name, each once; its own, or, if it has none, those it imported."""
+    """Return the module's flows by name, each once: its own, or, if it has none, those it imported."""
     every: dict[str, Flow[Any, Any]] = {}
     for name, value in vars(module).items():
         if _is_flow(value) and not any(value is known for known in every.values()):
@@ -162,7 +164,7 @@ def _flows_of(module: ModuleType) -> dict[str, Flow[Any, Any]]:
 
 
 def _free_name(stem: str, path: Path) -> str:
-    """The file's own name, unless another module has it: `queue.py` must not replace the library's."""
+    """Return a module name for a file: its own, unless another module has it, as `queue.py` must not replace the library's."""
     try:
         spec = importlib.util.find_spec(stem) if stem.isidentifier() else None
     except (ImportError, ValueError):

@@ -1,4 +1,4 @@
-"""The two streams: data goes to stdout, everything that a person reads meanwhile to stderr."""
+"""The two streams: data goes to stdout, progress and messages to stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class OutputFormat(StrEnum):
-    """What stdout gets."""
+    """How a command writes its data to stdout."""
 
     TABLE = "table"
     JSON = "json"
@@ -38,9 +38,9 @@ class ProgressMode(StrEnum):
 
 
 def make_console(*, stdout: bool = False) -> Console:
-    """A console on stderr, or on stdout.
+    """Return a console on stderr, or on stdout.
 
-    Colour follows `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`. What is not a terminal is not cut to a width.
+    Colour follows `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`. Lines are cut to a width on a terminal only.
     """
     stream = sys.stdout if stdout else sys.stderr
     is_terminal = stream.isatty()
@@ -57,7 +57,7 @@ def make_console(*, stdout: bool = False) -> Console:
 def choose_progress(
     asked: ProgressMode, *, is_terminal: bool, environ: Mapping[str, str] = os.environ
 ) -> ProgressMode:
-    """What `auto` means here: live on a terminal that can, plain lines in a log, in CI and elsewhere."""
+    """Return the mode that `auto` means here: live on a capable terminal, plain lines in a log, in CI and elsewhere."""
     if asked is not ProgressMode.AUTO:
         return asked
     is_plain = not is_terminal or bool(environ.get("CI")) or environ.get("TERM") == "dumb"
@@ -66,9 +66,9 @@ def choose_progress(
 
 @contextmanager
 def only_data_on_stdout() -> Iterator[None]:
-    """Send what user code prints meanwhile to stderr, that of child processes too.
+    """Redirect what user code prints to stderr, including child processes.
 
-    So stdout can be piped: it has the value, or the JSON document, and nothing else.
+    So stdout can be piped: it carries the value, or the JSON document, and nothing else.
     """
     stdout, descriptor = sys.stdout, _descriptor_of_stdout()
     stdout.flush()
@@ -86,7 +86,7 @@ def only_data_on_stdout() -> Iterator[None]:
 
 
 def _descriptor_of_stdout() -> int | None:
-    """1 where stdout is the process's own; None where a test or a notebook put something in its place."""
+    """Return 1 if stdout is the process's own; None if a test or a notebook has replaced it."""
     try:
         return 1 if sys.stdout.fileno() == 1 else None
     except (AttributeError, OSError, ValueError):
@@ -94,7 +94,7 @@ def _descriptor_of_stdout() -> int | None:
 
 
 def say_error(text: str, *, details: str = "") -> None:
-    """One error on stderr, `details` (a traceback) before it."""
+    """Print one error on stderr, `details` (a traceback) before it."""
     console = make_console()
     if details:
         console.print(details.rstrip(), markup=False)
@@ -103,6 +103,6 @@ def say_error(text: str, *, details: str = "") -> None:
 
 
 def write_data(text: str) -> None:
-    """A line of data on stdout, and nothing else."""
+    """Print a line of data on stdout."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()

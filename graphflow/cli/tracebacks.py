@@ -1,4 +1,4 @@
-"""Tracebacks as a user wants them: the frames of the user's own code."""
+"""Tracebacks reduced to the frames of the user's own code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("cloudpickle", "dask", "distributed", "pydantic", "pydantic_core", 
 
 
 def is_user_frame(filename: str) -> bool:
-    """Whether a frame is worth showing: not graphflow's, nor of the machinery below it."""
+    """Return whether a frame is the user's: not graphflow's, nor of the libraries below it."""
     if filename.startswith(_EXAMPLES):
         return True
     if filename.startswith((_PACKAGE, "<frozen importlib", "<frozen runpy")):
@@ -34,7 +34,7 @@ def is_user_frame(filename: str) -> bool:
 
 
 def user_text(error: BaseException) -> str:
-    """The traceback of `error` with user frames only; empty where there are none."""
+    """Return the traceback of `error` with user frames only; empty if there are none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_user_frame(frame.filename)]
     if not frames:
         return ""
@@ -42,5 +42,5 @@ def user_text(error: BaseException) -> str:
 
 
 def full_text(error: BaseException) -> str:
-    """The whole traceback, causes and groups included."""
+    """Return the whole traceback, with causes and groups."""
     return "".join(traceback.format_exception(error)).rstrip()

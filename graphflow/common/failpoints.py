@@ -33,13 +33,13 @@ EXIT_CODE = 78
 
 NAMES: dict[str, str] = {
     # The history of a run, as its driver writes it.
-    "history.create.before": "a new run: nothing is there yet",
-    "history.create.built": "its file is made, in a folder that nobody looks at",
-    "history.create.moved": "its folder has its name, the catalog does not know it",
-    "history.create.listed": "the catalog knows it, the name of its folder may not be on the disk",
-    "history.take.before": "a run of earlier was read, and is about to be taken",
+    "history.create.before": "a new run: nothing is written yet",
+    "history.create.built": "its file is created, in a temporary folder",
+    "history.create.moved": "its folder has its name, the catalog has no row for it",
+    "history.create.listed": "the catalog has its row, the name of its folder may not be on the disk",
+    "history.take.before": "an existing run was read, and is about to be taken",
     "history.take.granted": "the catalog says that this process drives it",
-    "history.take.fenced": "earlier drivers are shut out of its file",
+    "history.take.fenced": "earlier drivers can no longer write to its file",
     "lease.renew.before": "the lease is about to be renewed",
     "lease.renew.after": "the lease was renewed",
     "journal.commit.before": "records are about to be written",
@@ -47,13 +47,13 @@ NAMES: dict[str, str] = {
     "journal.commit.filled": "all is in the transaction, which is not committed",
     "journal.commit.after": "the commit is on the disk, its anchor is not",
     "anchor.write.after": "the anchor is written",
-    "catalog.state.before": "a state of the run is durable, the catalog was not told",
-    "catalog.state.after": "the catalog was told",
+    "catalog.state.before": "a state of the run is durable, the catalog is not updated",
+    "catalog.state.after": "the catalog is updated",
     "journal.close.before": "the run ended and is about to be closed",
-    "journal.close.emptied": "the file is closed, the lease is not given back",
-    "journal.close.after": "the lease was given back",
-    "request.answer.before": "an answer is durable, the catalog was not told",
-    "request.answer.after": "the catalog was told of it",
+    "journal.close.emptied": "the file is closed, the lease is not released",
+    "journal.close.after": "the lease was released",
+    "request.answer.before": "an answer is durable, the catalog is not updated",
+    "request.answer.after": "the catalog has the answer",
     # Objects of a result store: packs, parameters, the value of a run.
     "store.publish.before": "an object is about to be written",
     "store.write.after": "all its bytes were written, under another name",
@@ -64,39 +64,39 @@ NAMES: dict[str, str] = {
     "store.link.after": "a claim was made, or another was there; the file has its other name too",
     "store.create.after": "the claim is on the disk",
     # The packs of a cache, when they are put together.
-    "compact.begin": "packs are about to be put together, nothing was read",
+    "compact.begin": "packs are about to be merged, nothing was read",
     "compact.publish.before": "values of several packs are about to be written as one",
     "compact.publish.after": "they are written, and the old packs are still there",
     "compact.remove.before": "old packs are about to be removed",
     "compact.remove.after": "they were removed",
     # A batch, in the process that runs it.
     "batch.begin": "a batch is about to begin",
-    "batch.cache.before": "items have ended, nothing was kept by their keys",
-    "batch.cache.after": "values are kept by their keys, the run has none of them yet",
-    "claims.flight.after": "others are told what is about to be executed",
+    "batch.cache.before": "items have ended, nothing is cached",
+    "batch.cache.after": "values are cached, the run has none of them yet",
+    "claims.flight.after": "other drivers can see what is about to be executed",
     "claims.once.after": "an item that runs once only is claimed, and has not begun",
     "batch.pack.before": "items have ended, their values are nowhere else yet",
     "batch.report.before": "their values are stored, the report was not sent",
     # The driver.
-    "driver.records.before": "nodes were recorded and are not booked",
-    "driver.report.received": "a report came and is not booked",
-    "driver.lost.received": "a batch was lost, which is not booked",
+    "driver.records.before": "nodes were recorded and are not applied",
+    "driver.report.received": "a report arrived and is not applied",
+    "driver.lost.received": "a batch was lost, which is not applied",
     "driver.timer.due": "a retry, a pause or a limit is over",
-    "driver.tell.before": "a commit is durable, nobody was told of it",
+    "driver.tell.before": "a commit is durable, its effects are not released",
     "driver.submit.before": "a batch is in the history and is about to be sent",
     "driver.submit.after": "a batch was sent",
     "driver.expand.before": "a task returned futures, which are about to be placed in the graph",
-    "driver.expand.after": "they are placed in the graph, which is not booked",
-    "driver.pull.after": "an iterator gave items, which are not booked",
+    "driver.expand.after": "they are placed in the graph, which is not applied",
+    "driver.pull.after": "an iterator yielded items, which are not applied",
     "driver.finish.before": "all items ended, the run did not",
     "driver.finish.after": "the run has its outcome, which is not written",
     # The launch of a run.
     "launch.begin.before": "a run is about to be described in its history",
     "launch.begin.after": "a launch of the run began",
-    "launch.value.before": "the run's value is about to be kept",
-    "launch.value.after": "it is kept, the history does not say so",
+    "launch.value.before": "the run's value is about to be stored",
+    "launch.value.after": "it is stored, the history has no record of it",
     "launch.state.before": "the run moved to a state, which is not written",
-    "launch.state.after": "it is written, nobody was told of it",
+    "launch.state.after": "it is written, no subscriber was notified",
 }
 """All failpoints, with what is so when one is hit."""
 
@@ -128,7 +128,7 @@ class _Plan:
 
     def hit(self, name: str) -> None:
         if name not in NAMES:
-            raise SettingsError(f"there is no failpoint {name!r} in the list of failpoints")
+            raise SettingsError(f"unknown failpoint {name!r}; it is not in the list of failpoints")
         with self._lock:
             self.counts[name] += 1
             due = [rule for rule in self._rules if rule.is_due(name, self.counts[name], self.counts.total())]
@@ -191,7 +191,7 @@ def _rule(text: str) -> _Rule:
     if name != "*" and name not in NAMES:
         close = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise SettingsError(f"there is no failpoint {name!r}{hint}")
+        raise SettingsError(f"unknown failpoint {name!r}{hint}")
     return _Rule(name=name, act=_action(action), hit=int(number) if at else None, once=once or None)
 
 
@@ -203,7 +203,7 @@ def _action(text: str) -> Callable[[str], None]:
         return _raising(argument)
     if kind == "record" and argument:
         return _recording(argument)
-    raise SettingsError(f"a failpoint cannot {text!r}; it can {', '.join(ACTIONS)}")
+    raise SettingsError(f"unknown failpoint action {text!r}; use {', '.join(ACTIONS)}")
 
 
 def _kill(name: str) -> None:
@@ -226,7 +226,7 @@ def _raising(what: str) -> Callable[[str], None]:
     code = getattr(errno, what, None)
     kind = getattr(builtins, what, None)
     if code is None and not (isinstance(kind, type) and issubclass(kind, BaseException)):
-        raise SettingsError(f"a failpoint cannot raise {what!r}; name a builtin exception, or an errno")
+        raise SettingsError(f"a failpoint cannot raise {what!r}; use a builtin exception or an errno")
 
     def act(name: str) -> None:
         if code is not None:

@@ -81,7 +81,7 @@ def history_kind() -> str:
     """
     given = os.environ.get("GRAPHFLOW_HISTORY", "disk") or "disk"
     if given not in ("disk", "memory"):
-        raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; it can be 'disk' or 'memory'")
+        raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; use 'disk' or 'memory'")
     return given
 
 
@@ -98,7 +98,7 @@ def refresh_cache() -> bool:
         return False
     if given in ("1", "true", "yes"):
         return True
-    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; it can be 'true' or 'false'")
+    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; use 'true' or 'false'")
 
 
 def lease_seconds() -> float:
@@ -137,7 +137,7 @@ def result_storage_options() -> dict[str, Any]:
         options = None
     if not isinstance(options, dict):
         raise SettingsError(
-            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is no JSON object; write it like "
+            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is not a JSON object; use, for example, "
             '{"endpoint_url": "https://storage.example.com"}'
         )
     return options
@@ -155,7 +155,7 @@ def store_attempts() -> int:
     if not given:
         return STORE_ATTEMPTS
     if not given.isdecimal() or int(given) < 1:
-        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; it is a positive whole number")
+        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; use a positive integer")
     return int(given)
 
 
@@ -190,7 +190,7 @@ def _positive(name: str, default: float) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.0 < seconds < float("inf"):
-        raise SettingsError(f"{name} is {given!r}; it is a positive number of seconds")
+        raise SettingsError(f"{name} is {given!r}; use a positive number of seconds")
     return seconds
 
 
@@ -243,7 +243,7 @@ def given_key() -> bytes | None:
         except ValueError:
             key = b""
         if len(key) != KEY_NBYTES:
-            raise SettingsError(f"{KEY_VARIABLE} is no key: it has {2 * KEY_NBYTES} hexadecimal digits")
+            raise SettingsError(f"{KEY_VARIABLE} is not a key; use {2 * KEY_NBYTES} hexadecimal digits")
         return key
     file = os.environ.get(KEY_FILE_VARIABLE)
     if not file:
@@ -279,7 +279,7 @@ def _own_key(folder: Path) -> bytes:
         return read_key(place)
     except OSError as error:
         raise SettingsError(
-            f"the key {place} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
+            f"the key {place} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a writable folder"
         ) from error
 
 
@@ -302,9 +302,7 @@ def read_key(place: Path) -> bytes:
     except OSError as error:
         raise SettingsError(f"the key {place} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise SettingsError(
-            f"the key {place} can be written by others; make it yours alone: chmod 600 {place}"
-        )
+        raise SettingsError(f"the key {place} is writable by others; make it private: chmod 600 {place}")
     if len(key) >= 2 * KEY_NBYTES:
         with suppress(ValueError):
             key = bytes.fromhex(key.decode("ascii").strip())

@@ -97,7 +97,7 @@ def import_key(text: str, folder: Path | None = None, *, signs: bool = True) -> 
         key = b""
     if len(key) != settings.KEY_NBYTES:
         raise SettingsError(
-            f"that is no key: one has {2 * settings.KEY_NBYTES} hexadecimal digits, as `graphflow key export` writes them"
+            f"that is not a key; use the {2 * settings.KEY_NBYTES} hexadecimal digits that `graphflow key export` prints"
         )
     if signs:
         _refuse_given("replaced")
@@ -112,8 +112,8 @@ def export_key(folder: Path | None = None) -> str:
 def _refuse_given(what: str) -> None:
     if settings.given_key() is not None:
         raise SettingsError(
-            f"the key cannot be {what} here: {settings.KEY_VARIABLE} or {settings.KEY_FILE_VARIABLE} gives it; change it there, "
-            "and import the one of before with --only-accept"
+            f"the key cannot be {what} here: {settings.KEY_VARIABLE} or {settings.KEY_FILE_VARIABLE} sets it; change it there, "
+            "and import the previous key with --only-accept"
         )
 
 

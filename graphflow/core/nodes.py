@@ -211,7 +211,7 @@ class NodeBook:
         counts[Code.PENDING] = 0
 
     def ended_below(self) -> int:
-        """All items below this one have ended. O(items that ended since it was asked for last)."""
+        """Return the index below which all items have ended. O(items that ended since the last call)."""
         while self.low < len(self.states):
             mask = self.states[self.low : self.low + 65_536].translate(FINAL_TABLE)
             first_open = mask.find(0)

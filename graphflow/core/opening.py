@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from graphflow.common.wording import with_article
 from graphflow.core import events as ev
 from graphflow.core.lanes import Verdict, judge_node, lane_plan
 from graphflow.core.nodes import (
@@ -391,7 +392,7 @@ def _width_error(leader: NodeBook, stage: Stage) -> Exception:
 
 def _broken_trigger(book: NodeBook) -> Exception:
     return GraphflowError(
-        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception when asked to decide; "
+        f"the trigger {book.node.trigger!r} of {book.node.name} raised an exception; "
         "a trigger takes the counts of the upstream states and returns True or False"
     )
 
@@ -400,10 +401,10 @@ def _unmappable(leader: NodeBook, upstream: NodeBook, argument: str) -> Exceptio
     info = upstream.info
     if info is None:
         return MapTypeError(
-            f"{leader.node.name} is mapped over {upstream.node.name}, which gave no value to map over"
+            f"{leader.node.name} is mapped over {upstream.node.name}, which has no value to map over"
         )
     name = argument or "its argument"
     return MapTypeError(
-        f"{leader.node.name} cannot be mapped over {name}: {upstream.node.name} returned a {info.type_name}. "
+        f"{leader.node.name} cannot be mapped over {name}: {upstream.node.name} returned {with_article(info.type_name)}. "
         + (info.hint or "Only sequences are mapped; wrap a constant in unmapped(...)")
     )

@@ -317,7 +317,7 @@ class Dispatcher:
     # -- batches that are lost --------------------------------------------------------------------------
 
     def lost(self, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
-        """A batch will not come back. Returns the item that was crashed for it, if any: (stage, index)."""
+        """Apply the loss of a batch, and return the item that is `Crashed` by it, if any: (stage, index)."""
         flight = self._run.flights.get(event.batch)
         if flight is None:
             return None
@@ -349,7 +349,7 @@ class Dispatcher:
         return None
 
     def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
-        """An item's worker died while it was executing: alone once more, task by task, then `Crashed`."""
+        """Apply the death of an item's worker: the item runs alone once more, task by task, then is `Crashed`."""
         run, stage = self._run, flight.stage
         stage.suspects.add(index)
         self._unmark(flight.nodes, (index,))

@@ -209,7 +209,7 @@ class Restorer:
     def _keep_attempts(
         book: NodeBook, past: Past, indices: Sequence[int], restored: int, stage: Stage
     ) -> int:
-        """Items that run on keep the attempts they have used; gives where that is so.
+        """Keep the used attempts of items that continue; return where there are such.
 
         What is made again only for its value has all its attempts.
         """
@@ -222,7 +222,7 @@ class Restorer:
 
 
 def _suspect(book: NodeBook, past: Past, indices: Sequence[int], stage: Stage) -> int:
-    """Items that may have killed a driver go in small parts, single ones alone; gives where there are such."""
+    """Split items that may have killed a driver into small parts, single ones alone; return where there are such."""
     if not past.suspects:
         return 0
     places = {index: position for position, index in enumerate(indices)}

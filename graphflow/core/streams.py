@@ -101,7 +101,7 @@ class Streams:
         return [self.run.books[node].stage for node in sorted(reader.nodes)]
 
     def _below(self, node: int) -> int:
-        """The items of a map below this one were read by all its readers, and nobody else needs them."""
+        """Return the index below which all readers have read a map's items, and nothing else needs them."""
         reads = [reader.read for reader in self.readers.values() if node in reader.nodes]
         picked = self._picked(node)
         return min(reads if picked is None else [*reads, picked])
@@ -125,7 +125,7 @@ class Streams:
         )
 
     def _taken_below(self, reader: _Reader) -> int:
-        """The items below this one are all that tasks need which take single ones."""
+        """Return the index below which no task that takes single items needs any."""
         picks = [
             index + 1
             for node in reader.nodes

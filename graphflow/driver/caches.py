@@ -92,8 +92,8 @@ class Caches:
         store = self._store(options.results)
         if cache.run_once and not store.can_create:
             raise ResultStoreError(
-                f"task {options.name!r} runs once only, but {store.url} cannot claim: it has no way to create an object only "
-                "where there is none; give result_storage= a local folder or an s3:// URL"
+                f"task {options.name!r} has run_once=True, but {store.url} does not support claims: it cannot create an object only "
+                "if it does not exist; set result_storage= to a local folder or an s3:// URL"
             )
         folder = f"cache/{spec.folder}"
         return CacheOrder(

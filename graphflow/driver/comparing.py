@@ -37,7 +37,7 @@ class Arrivals:
         return len(self._waiting) == len(self._node.sources)
 
     def take(self, slot: int, values: Sequence[Any]) -> tuple[int, bytes]:
-        """An iterator gave more items; gives the first item that is complete by it, and the digests from there on."""
+        """Take more items of an iterator; return the first item that they complete, and the digests from there on."""
         waiting = self._waiting
         waiting[slot] += values
         first = self.compared

@@ -182,9 +182,7 @@ class Dispatcher:
         if dep.kind is DepKind.ELEMENTS:
             place = self._history.node(dep.upstream).place(0)
             if place is None:
-                raise ValueUnavailable(
-                    f"the value of {self._core.books[dep.upstream].node.name} is not there"
-                )
+                raise ValueUnavailable(f"the value of {self._core.books[dep.upstream].node.name} is missing")
             return Elements(place.ref, place.position)
         upstream = self._core.books[dep.upstream]
         parts = tuple(self._history.node(dep.upstream).parts(indices, self.filler))
@@ -217,7 +215,7 @@ class Dispatcher:
             return Given(SkippedInput() if node.is_builtin and dep.allows_failure else None)
         place = self._history.node(dep.upstream).place(index)
         if place is None:
-            raise ValueUnavailable(f"the value of {upstream.node.name} is not there")
+            raise ValueUnavailable(f"the value of {upstream.node.name} is missing")
         return Whole(place.ref, place.position)
 
     def _gather(self, node: Node, dep: Dep) -> Gathered | Given:

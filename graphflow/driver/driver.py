@@ -415,7 +415,7 @@ class Driver:
         except Exception as error:
             logger.debug("run %s: the engine failed", self.run_id, exc_info=True)
             broken = GraphflowError(
-                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug of "
+                f"graphflow's engine failed in run {self.run_id}: {type(error).__name__}: {error}; this is a bug in "
                 "graphflow, please report it with the traceback"
             )
             broken.__cause__ = error

@@ -23,6 +23,7 @@ from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import plain_function
 from graphflow.common.machine import boot_id
+from graphflow.common.wording import with_article
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
 from graphflow.driver.definition import Definition, RunFacts
@@ -254,7 +255,7 @@ class Durability:
             data = cloudpickle.dumps(value, protocol=5)
         except Exception as error:
             logger.warning(
-                "the value of run %s cannot be kept, because it cannot be pickled: %s: %s",
+                "the value of run %s cannot be stored, because it cannot be pickled: %s: %s",
                 self.journal.run_id,
                 type(error).__name__,
                 error,
@@ -322,7 +323,7 @@ def reopen(
     history = open_history()
     header = history.find(run)
     if header.flow_name != flow.name:
-        raise RunNotFound(f"run {header.id} is one of flow {header.flow_name!r}, not of {flow.name!r}")
+        raise RunNotFound(f"run {header.id} belongs to flow {header.flow_name!r}, not to {flow.name!r}")
     store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
@@ -379,7 +380,7 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     if damaged:
         names = ", ".join(sorted({each.name for each in damaged})[:5])
         logger.warning(
-            "%d of %d stored columns of results are damaged or gone (%s): their items run again",
+            "%d of %d stored result columns are damaged or missing (%s): their items run again",
             len(damaged),
             len(stored),
             names,
@@ -405,20 +406,20 @@ def _parameters(
             # What only tells its address cannot be compared.
             if before.get(name, "not given") != now and " at 0x" not in now:
                 raise ParameterError(
-                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, and {name} is {now} now; "
-                    "give the same parameters, or another run id"
+                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, but {name} is {now} now; "
+                    "pass the same parameters, or use another run id"
                 )
     if not replay.launches:
         if wanted is not None:
             return dict(wanted)
         raise ValueUnavailable(
-            "the driver of this run died before it wrote with which parameters it began, so the run cannot be resumed; nothing "
-            "of it ran: run the flow anew"
+            "the driver of this run died before it recorded the run's parameters, so the run cannot be resumed; nothing "
+            "of it ran: start a new run"
         )
     stored = replay.launches[0].stored
     if stored is None:
         raise ValueUnavailable(
-            "the parameters of this run could not be pickled when it began, so it cannot be resumed; run the flow anew"
+            "the parameters of this run could not be pickled when it began, so it cannot be resumed; start a new run"
         )
     parameters: dict[str, Any] = _restored(store, stored, "the parameters of the run")
     return parameters
@@ -446,7 +447,7 @@ def _restored(store: ResultStore, stored: Mapping[str, Any], what: str) -> Any:
     # The digest stands in the history, which is signed.
     if hashlib.blake2b(data, digest_size=16).hexdigest() != stored["digest"]:
         raise ResultDamaged(
-            f"{what} ({stored['name']} in {store.url}) is not what was written; it is refused"
+            f"{what} ({stored['name']} in {store.url}) differs from what was written; it is refused"
         )
     try:
         return pickle.loads(data)
@@ -552,5 +553,5 @@ def _short(value: Any) -> str:
     try:
         text = repr(value)
     except Exception as error:
-        text = f"<a {type(value).__name__} whose repr raised {type(error).__name__}>"
+        text = f"<{with_article(type(value).__name__)} whose repr raised {type(error).__name__}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -112,4 +112,4 @@ def call_hook(hook: Callable[..., Any], view: Callable[[], tuple[Any, Any]], sta
         if hasattr(outcome, "__await__"):
             run_awaitable(outcome)
     except Exception:
-        logger.exception("the hook %r failed; the run goes on", hook)
+        logger.exception("the hook %r failed; the run continues", hook)

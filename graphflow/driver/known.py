@@ -86,7 +86,7 @@ class DriverRun:
     def _there(self) -> _Driver:
         driver = self._driver()
         if driver is None:
-            raise ValueUnavailable("nothing of this run has begun to run yet")
+            raise ValueUnavailable("nothing in this run has started yet")
         return driver
 
     @property
@@ -113,7 +113,7 @@ class DriverRun:
         driver = self._there()
         place = driver.history.node(number).place(index)
         if place is None:
-            raise ValueUnavailable(f"the value of {self.known(number).label(index)} is not kept")
+            raise ValueUnavailable(f"the value of {self.known(number).label(index)} was not stored")
         return driver.fetch([place])[0]
 
     def values(self, number: int) -> list[Any]:

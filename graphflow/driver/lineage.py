@@ -93,7 +93,7 @@ class Lineage:
                     self.take_back(user, ended, is_changed=True)
 
     def _void(self, number: int, indices: Sequence[int]) -> Sequence[int]:
-        """Items are as if they had not run, but for those that the core has taken over by now; gives which."""
+        """Reset items that the core has not taken over yet, as if they had not run, and return them."""
         known, past = self._nodes[number], self._pasts.get(number)
         if past is not None and past.taken.find(1) >= 0:
             indices = [index for index in indices if past.taken[index : index + 1] != b"\1"]

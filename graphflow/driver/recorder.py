@@ -294,7 +294,7 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         target = ref()
         if target is None:
-            raise GraphflowError("the run was let go: nothing refers to it any more")
+            raise GraphflowError("the run was released: nothing refers to it any more")
         return target(*args)
 
     return call

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from graphflow.common.wording import count_text
 from graphflow.core.nodes import Past, packed
 from graphflow.driver.bookkeeping import node_inputs
 from graphflow.driver.comparing import Arrivals, differing
@@ -116,7 +117,7 @@ class Recovery:
         if not name:
             if len(maps) != 1:
                 raise RunNotFound(
-                    f"the run has {len(maps)} maps ({', '.join(maps) or 'none'}); name the node"
+                    f"the run has {count_text(len(maps), 'map')} ({', '.join(maps) or 'none'}); choose a node"
                 )
             name = maps[0]
         entry = next((each for each in entries if each.name == name), None)
@@ -126,7 +127,7 @@ class Recovery:
         width = len(self.replay.nodes[entry.number].states)
         wrong = sorted(index for index in selection.indices or () if not 0 <= index < width)
         if wrong:
-            raise IndexError(f"{name} has {width} items; there is no item {wrong[0]}")
+            raise IndexError(f"{name} has {count_text(width, 'item')}; there is no item {wrong[0]}")
         return name
 
     @property
@@ -168,7 +169,7 @@ class Recovery:
         return past
 
     def taken_back(self) -> list[TakenBack]:
-        """Items that ended, and do not count any more, since this was asked last; by number of the node."""
+        """Return the items whose ends no longer count, since the last call, by number of the node."""
         return self._lineage.taken_back()
 
     def _check_place(self, node: Node, known: ReplayedNode | None) -> None:
@@ -179,9 +180,9 @@ class Recovery:
         before = self._calls[place].entry
         if known is None or known.entry.key != before.key:
             raise FlowChanged(
-                f"the flow was changed so that its earlier run does not match it any more: call {place + 1} was "
+                f"the flow was changed and no longer matches its earlier run: call {place + 1} was "
                 f"{before.name!r} (task {before.task_name!r}), and is {node.name!r} (task {node.task_name!r}) now; undo the change, "
-                "or force it to keep what still matches"
+                "or resume with force to keep what still matches"
             )
 
     def _is_alike(self, node: Node, known: ReplayedNode) -> bool:
@@ -196,21 +197,21 @@ class Recovery:
         if entry.is_mapped != node.is_mapped or deps != before:
             if self._is_strict:
                 raise FlowChanged(
-                    f"the flow was changed so that its earlier run does not match it any more: {node.name!r} takes other "
-                    "inputs than before; undo the change, or force it to run this task, and what depends on it, anew"
+                    f"the flow was changed and no longer matches its earlier run: {node.name!r} has different "
+                    "inputs than before; undo the change, or resume with force to rerun this task and what depends on it"
                 )
-            self._warn(node, "takes other inputs than before; all of it runs anew")
+            self._warn(node, "has different inputs than before; all its items run again")
             return False
         inputs = node_inputs(node)
         if inputs and entry.inputs and inputs != entry.inputs:
-            self._warn(node, "has other constant arguments than before; all of it runs anew")
+            self._warn(node, "has different constant arguments than before; all its items run again")
             return False
         program = node.program
         if program is not None and not node.is_builtin and entry.code:
             code = code_fingerprint(program.fn)
             if code and code != entry.code:
                 if self._rerun_changed:
-                    self._warn(node, "has changed code; all of it runs anew")
+                    self._warn(node, "has changed code; all its items run again")
                     return False
                 self._warn(node, "has changed code; finished items are kept, the others run the new code")
         return True
@@ -226,7 +227,7 @@ class Recovery:
         if known is None:
             return node
         for _, values in known.changes:
-            owner = f"what was changed of {node.name!r}"
+            owner = f"the changed options of {node.name!r}"
             policy = {name: values[name] for name in POLICY_NAMES if name in values}
             changes = {name: values[name] for name in MAP_OPTION_NAMES if name in values}
             try:
@@ -295,11 +296,14 @@ class Recovery:
             if count:
                 self._warn(
                     node,
-                    f"does not persist: the values of {count} finished items are gone, and are made again where something that "
-                    "runs needs them",
+                    f"has persist_result=False: the values of {count_text(count, 'finished item')} are gone, and are recomputed if something that "
+                    "still runs needs them",
                 )
         elif lost := valued.count(Past.GONE):
-            self._warn(node, f"has {lost} finished items whose values are not kept any more; they run again")
+            self._warn(
+                node,
+                f"has {count_text(lost, 'finished item')} whose values are no longer stored, to be run again",
+            )
 
     def _unfinished(self, known: ReplayedNode) -> set[int]:
         """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
@@ -400,15 +404,15 @@ class Recovery:
         if has_ended and count < before_count:
             raise SourceChanged(
                 f"the iterator that {node.name} is mapped over ended after {count} items; in the earlier launch of "
-                f"this run it gave {before_count}. Its items cannot be matched: run the flow anew, or give a list"
+                f"this run it yielded {before_count}. Its items cannot be matched: start a new run, or map over a list"
             )
         arrivals = self._arrivals.setdefault(node.id, Arrivals(node))
         first, now = arrivals.take(slot, values)
         changed = [first + place for place in differing(known.digests(first, arrivals.compared), now)]
         if changed and arrivals.are_iterators_alone:
             raise SourceChanged(
-                f"the iterator that {node.name} is mapped over gives another item {changed[0]} than in the earlier launch of "
-                "this run. Its items cannot be matched: run the flow anew, or give a list"
+                f"the iterator that {node.name} is mapped over yields a different item {changed[0]} than in the earlier launch of "
+                "this run. Its items cannot be matched: start a new run, or map over a list"
             )
         ended = ended_of(known, changed)
         if len(ended):

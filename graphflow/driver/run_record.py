@@ -127,7 +127,7 @@ class RunRecord:
         """
         body = dict(request.body)
         if self.ended is not None:
-            raise GraphflowError(f"run {self.name} has ended already: it is {self.state.name}")
+            raise GraphflowError(f"run {self.name} has already ended ({self.state.name})")
         if request.kind == "cancel":
             self.cancel(force=bool(body.get("force")))
         elif request.kind == "pause":
@@ -186,10 +186,10 @@ class RunRecord:
         changes = dict(options)
         refuse_unknown(owner, changes, (*MAP_OPTION_NAMES, "batch_size", *POLICY_NAMES))
         if not changes:
-            raise TaskOptionError(f"{owner}: nothing to change; give an option, such as max_concurrency=8")
+            raise TaskOptionError(f"{owner}: nothing to change; pass an option, such as max_concurrency=8")
         recorder = self.recorder
         if recorder is None or not recorder.has_driver:
-            raise GraphflowError(f"{owner}: run {self.name} has not begun to run anything yet")
+            raise GraphflowError(f"{owner}: run {self.name} has not started anything yet")
         found = recorder.node_named(name)
         policy = {key: changes.pop(key) for key in POLICY_NAMES if key in changes}
         if changes and not found.is_mapped:
@@ -197,7 +197,7 @@ class RunRecord:
                 f"{owner}: {name} is not a map, and {', '.join(changes)} are options of maps"
             )
         if recorder.driver.is_final(found.id):
-            raise GraphflowError(f"{owner}: {name} has ended already")
+            raise GraphflowError(f"{owner}: {name} has already ended")
         if policy:
             recorder.flush()
             recorder.driver.change_policy(found, policy, owner=owner)

@@ -32,8 +32,8 @@ class Pulled:
 def _check(value: Any) -> None:
     if isinstance(value, Handle):
         raise MapTypeError(
-            f"an iterator that is mapped over gave a future, {value!r}; an iterator is pulled while the run goes on, when "
-            "no call can be recorded: give a list of futures instead"
+            f"an iterator that is mapped over yielded a future, {value!r}; iterators are read during the run, when "
+            "no call can be recorded; use a list of futures instead"
         )
 
 
@@ -42,7 +42,7 @@ def _failure(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    failure = GraphflowError(f"the iterator raised {text}, which ends nothing but the map over it")
+    failure = GraphflowError(f"the iterator raised {text}, which ends only the map over it")
     failure.__cause__ = error
     return failure
 

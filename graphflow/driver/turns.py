@@ -74,7 +74,7 @@ class Turns:
         return commands
 
     def lost(self, event: BatchLost, now: float) -> Sequence[ev.Command]:
-        """A batch will not come back."""
+        """Apply the loss of a batch."""
         if self._books is not None and event.batch in self._core.flights:
             self._books.lost(event.batch, event.executing, event.reason)
         return self.handle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from graphflow.common.wording import count_text
 from graphflow.core.events import FinishRun
 from graphflow.driver.driver import Driver
 from graphflow.errors import FlowFailed, RunCancelled, UpstreamFailed
@@ -47,7 +48,7 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
         return driver.exception_of(node.id, index) if has_failed else None
     if book.broke_off or book.width is None:
         return driver.exception_of(node.id, None)
-    return IndexError(f"{node.name} has {book.width} items; there is no item {index}")
+    return IndexError(f"{node.name} has {count_text(book.width, 'item')}; there is no item {index}")
 
 
 def node_exception(driver: Driver, node: Node) -> BaseException:
@@ -57,7 +58,7 @@ def node_exception(driver: Driver, node: Node) -> BaseException:
 
 
 def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
-    """What a run fails with: the one failure, or one group of several."""
+    """Return the exception of a failed run: the one failure, or a group of several."""
     errors = [node_exception(driver, driver.core.books[node].node) for node in outcome.unhandled]
     if not errors:
         return RunCancelled(f"run {driver.run_id} was cancelled")
@@ -81,7 +82,7 @@ def value_of(driver: Driver, node: Node, index: int | None) -> Any:
             lost = value.first_failure()
             if lost is not None:
                 raise UpstreamFailed(
-                    f"{node.name} holds elements whose upstream failed: {type(lost.error).__name__}: {lost.error}",
+                    f"{node.name} contains elements whose upstream failed: {type(lost.error).__name__}: {lost.error}",
                     root=lost.origin,
                 ) from lost.error
             return list(value)

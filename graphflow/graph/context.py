@@ -85,7 +85,7 @@ class TaskContext:
         """
         if self.map_indices:
             raise GraphflowError(
-                f"a call of {self.node} is for {len(self.map_indices)} items, and each has a key of its own; use "
+                f"a call of {self.node} is for {len(self.map_indices)} items, and each has its own key; use "
                 "task_context().idempotency_keys"
             )
         return ids.idempotency_key(self.run_id, self.node_key, self.map_index)
@@ -136,7 +136,7 @@ def task_context() -> TaskContext:
     """
     current = RUNNING.get()
     if current is None:
-        raise GraphflowError("task_context() was called where no task runs; call it in a task's body")
+        raise GraphflowError("task_context() was called outside a task; call it in a task's body")
     return current
 
 
@@ -150,7 +150,7 @@ def flow_context() -> FlowContext:
     """
     current = FLOW.get()
     if current is None:
-        raise GraphflowError("flow_context() was called where no flow runs; call it in a flow's body")
+        raise GraphflowError("flow_context() was called outside a flow; call it in a flow's body")
     return current
 
 
@@ -168,6 +168,4 @@ def get_run_logger() -> RunLogger:
     flow = FLOW.get()
     if flow is not None:
         return flow.logger
-    raise GraphflowError(
-        "get_run_logger() was called where neither a task nor a flow runs; call it in a body"
-    )
+    raise GraphflowError("get_run_logger() was called outside a task or flow; call it in a body")

@@ -92,6 +92,6 @@ class Combine:
                 total = part.value if total is NOT_GIVEN else self._combine(total, part.value)
         if total is NOT_GIVEN:
             raise GraphflowError(
-                "reduce(...) of a map without any values has no result; give initial=..., such as 0 for a sum"
+                "reduce(...) of a map without any values has no result; pass initial=..., such as 0 for a sum"
             )
         return total

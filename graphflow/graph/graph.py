@@ -146,7 +146,7 @@ class Graph:
                 raise CycleError(
                     f"{node.name} cannot depend on "
                     f"{'itself' if dep.upstream == node.id else f'node {dep.upstream}, which is not recorded before it'}"
-                    "; a graph has no cycles: build each call from futures that exist already"
+                    "; a graph has no cycles: build each call from existing futures"
                 )
         self._nodes[node.id] = node
 

@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Se
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from graphflow.common.wording import with_article
 from graphflow.errors import MapTypeError
 from graphflow.model.reports import ValueInfo
 
@@ -224,17 +225,15 @@ def refusal(value: Any) -> str:
     """Why a value is not mapped, and what to do."""
     kind = type(value).__name__
     if _is_frame(value):
-        return f"a {kind} is not mapped, as columns and rows are both meant by it; map over rows(...) for its rows"
+        return f"{with_article(kind)} cannot be mapped: columns or rows? Use rows(...) for its rows"
     if isinstance(value, Mapping):
         return (
-            f"a {kind} is not mapped, as keys, values and both are meant by it; map over items(...) for pairs, "
-            "or over list(d) or list(d.values())"
+            f"{with_article(kind)} cannot be mapped: keys, values or pairs? Use items(...) for pairs, "
+            "list(d) for keys, or list(d.values())"
         )
     if isinstance(value, Set):
-        return (
-            f"a {kind} is not mapped, as it has no order; map over items(...), which sorts it, or over a list"
-        )
-    return f"a {kind} is not mapped; give it as a list, or use an ordinary generator"
+        return f"{with_article(kind)} cannot be mapped: it has no order. Use items(...), which sorts it, or a list"
+    return f"{with_article(kind)} cannot be mapped; use a list or an ordinary generator"
 
 
 def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueInfo]:
@@ -257,7 +256,7 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
         text = refusal(value)
         return value, ValueInfo(kind="refused", type_name=name, hint=text[0].upper() + text[1:])
     if kind == "iterator":
-        hint = "It is an iterator, which gives its elements only once; return a list"
+        hint = "It is an iterator, which yields its elements only once; return a list"
     else:
         hint = "Only sequences are mapped; wrap a constant in unmapped(...)"
     return value, ValueInfo(kind="scalar", type_name=name, hint=hint)
@@ -368,14 +367,14 @@ def item_pairs(value: Any) -> list[Any]:
         except TypeError:
             return sorted(value, key=lambda each: (type(each).__qualname__, repr(each)))
     raise MapTypeError(
-        f"items(...) takes a dict or a set, not a {type(value).__name__}; a sequence is mapped as it is"
+        f"items(...) takes a dict or a set, not {with_article(type(value).__name__)}; a sequence is mapped as it is"
     )
 
 
 def table_rows(value: Any) -> list[dict[str, Any]]:
     """The rows of a DataFrame as dicts by column name, in order."""
     if not _is_frame(value):
-        raise MapTypeError(f"rows(...) takes a DataFrame, not a {type(value).__name__}")
+        raise MapTypeError(f"rows(...) takes a DataFrame, not {with_article(type(value).__name__)}")
     to_dict = getattr(value, "to_dicts", None)
     rows: list[dict[str, Any]] = to_dict() if callable(to_dict) else value.to_dict(orient="records")
     return rows
@@ -390,7 +389,7 @@ def flattened(value: Any) -> list[Any]:
         elif type(each) is not SkippedInput:
             if classify(each) not in ("sized", "iterator"):
                 raise MapTypeError(
-                    f"flatten(...) takes a sequence of sequences, but found a {type(each).__name__} among them"
+                    f"flatten(...) takes a sequence of sequences, but found {with_article(type(each).__name__)} among them"
                 )
             result.extend(each)
     return result

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.common import ids
+from graphflow.common.wording import with_article
 from graphflow.errors import (
     CrossRunError,
     CycleError,
@@ -108,7 +109,7 @@ def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
         return False
     if id(value) in _above:
         raise CycleError(
-            f"a {kind.__name__} that was given as an argument contains itself; give a copy without the loop"
+            f"{with_article(kind.__name__)} passed as an argument contains itself; pass a copy without the cycle"
         )
     return any(contains_handle(one, (*_above, id(value))) for one in each)
 
@@ -337,7 +338,7 @@ class Recorder:
     def cannot_force(self, node_name: str) -> ForcingError:
         """The error for a future that is forced where nothing can run."""
         return ForcingError(
-            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is only built, not run; use "
+            f"the future of {node_name} was forced while the graph of {self.flow_name!r} is built, not run; use "
             "flow.run(...) for a flow whose shape depends on values"
         )
 
@@ -351,7 +352,7 @@ class Recorder:
         """The node of a future, which must be of this recording."""
         if handle._recorder is not self:
             raise CrossRunError(
-                f"{owner} was given a future of {handle._node.name} that belongs to another run "
+                f"{owner} got a future of {handle._node.name} that belongs to another run "
                 f"(of {handle._recorder.flow_name!r}); {self.foreign_hint()}"
             )
         return handle._node
@@ -400,7 +401,7 @@ class Recorder:
         if not binder.sources and not lanes:
             raise MapTypeError(
                 f"{owner}: nothing to map over: all arguments are constants "
-                f"({', '.join(type(arg).__name__ for arg in [*args, *kwargs.values()]) or 'there are none'}); give a "
+                f"({', '.join(type(arg).__name__ for arg in [*args, *kwargs.values()]) or 'there are none'}); pass a "
                 "sequence, or call the task without .map"
             )
         self._check_widths(owner, binder)

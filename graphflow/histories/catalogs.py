@@ -184,7 +184,7 @@ class Catalog:
         self._execute(schema.NEXT_REQUEST)
         row = self._database.row(schema.READ_REQUEST_NUMBER)
         if row is None:
-            raise HistoryDamaged(f"{self.path} is damaged: it has lost its counter of requests")
+            raise HistoryDamaged(f"{self.path} is damaged: its request counter is missing")
         number = int(row[0])
         self._execute(schema.ADD_REQUEST, number, run_id, epoch, kind, text, at)
         return number
@@ -283,7 +283,7 @@ def _create(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise HistoryError(
-            f"the catalog {path} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a folder that can be written"
+            f"the catalog {path} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a writable folder"
         ) from error
     finally:
         for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):

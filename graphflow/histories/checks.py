@@ -13,7 +13,7 @@ __all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain",
 
 _NUMBERS = struct.Struct("<qqqq")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.\-]{0,127}")
-GONE = "the driver of this run ended before it acted on this"
+GONE = "the driver of this run ended before it acted on the request"
 """The answer to requests that nobody will answer any more."""
 
 FAILED_TYPES = frozenset({StateType.FAILED, StateType.CRASHED})
@@ -29,7 +29,7 @@ def check_id(run_id: str) -> str:
     """
     if not _ID.fullmatch(run_id):
         raise HistoryError(
-            f"{run_id!r} cannot be the id of a run: it is letters, digits and '-_.', at most 128 of them, and begins"
+            f"{run_id!r} is not a valid run id; use at most 128 letters, digits, '-', '_' and '.', beginning"
             " with a letter or digit"
         )
     return run_id
@@ -46,7 +46,7 @@ def state_code(state: str) -> Code:
     try:
         return Code.by_name(state)
     except KeyError:
-        raise ValueError(f"{state!r} is no state of a run") from None
+        raise ValueError(f"{state!r} is not a run state") from None
 
 
 def is_final(state: str) -> bool:
@@ -83,7 +83,7 @@ def plain(record: Record) -> Record:
         # Minus zero would come back as zero.
         at = float(record.at) + 0.0
         if at != at:
-            raise ValueError("its moment is not a number")
+            raise ValueError("its time is not a number")
         return Record(
             int(record.kind), at, bytes(record.body), int(record.node), int(record.lo), int(record.count)
         )

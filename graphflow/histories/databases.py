@@ -27,11 +27,11 @@ BUSY_SECONDS = 1.0
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SURROUNDINGS = {
-    sqlite3.SQLITE_FULL: "the disk is full; make room and go on",
+    sqlite3.SQLITE_FULL: "the disk is full; free some space, then resume",
     sqlite3.SQLITE_READONLY: "its disk, its folder or the file itself is read-only",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; is its folder there, and are you allowed to use it?",
-    sqlite3.SQLITE_PERM: "you are not allowed to use it",
-    sqlite3.SQLITE_AUTH: "you are not allowed to use it",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; does its folder exist, and do you have permission?",
+    sqlite3.SQLITE_PERM: "permission denied",
+    sqlite3.SQLITE_AUTH: "permission denied",
     sqlite3.SQLITE_NOMEM: "memory ran out",
     sqlite3.SQLITE_INTERRUPT: "it was interrupted",
 }
@@ -83,9 +83,9 @@ class Database:
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         if not path.is_file():
-            raise HistoryError(f"{path} is not there (or not a file)")
+            raise HistoryError(f"{path} does not exist, or is not a file")
         if path.stat().st_size == 0:
-            raise HistoryDamaged(f"{path} is empty: its content was lost. It is left as it is{_HINT}")
+            raise HistoryDamaged(f"{path} is empty: its content was lost. The file was not changed{_HINT}")
         mode = "rw" if writes else "ro&immutable=1" if is_frozen else "ro"
         with self.guard("opened"):
             self._connection = sqlite3.connect(
@@ -114,7 +114,7 @@ class Database:
         """
         if self._pid != os.getpid():
             raise HistoryError(
-                f"{self.path} was opened by process {self._pid}; this is {os.getpid()}: open it anew"
+                f"{self.path} was opened by process {self._pid}; this is {os.getpid()}: open it again"
             )
         if self._connection is None:
             raise HistoryError(f"{self.path} is closed")
@@ -204,7 +204,7 @@ class Database:
                 connection.execute(schema.ROLLBACK)
 
 
-_HINT = "; `graphflow fsck` says what is wrong with it"
+_HINT = "; run `graphflow fsck` for details"
 
 
 def _code(error: BaseException) -> int:
@@ -216,24 +216,22 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
     code, name = _code(error), getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code in _BUSY:
         return HistoryLocked(
-            f"{path} cannot be {what}: another process keeps it locked ({error}). Is one that uses it stopped"
+            f"{path} cannot be {what}: another process keeps it locked ({error}). Is that process stopped"
             " (Ctrl-Z), or busy with a long transaction? Continue or end it, then try again"
         )
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
-        return HistoryError(
-            f"{path} cannot be {what}: it was moved or removed while this process has it open"
-        )
+        return HistoryError(f"{path} cannot be {what}: it was moved or removed while open in this process")
     if code == sqlite3.SQLITE_CANTOPEN and path.exists() and not os.access(path.parent, os.W_OK):
         code = sqlite3.SQLITE_READONLY
     if code in _SURROUNDINGS:
         return HistoryError(f"{path} cannot be {what}: {_SURROUNDINGS[code]} ({name})")
     if code == sqlite3.SQLITE_IOERR:
         return HistoryError(
-            f"{path} cannot be {what}: its disk is full or fails ({name}); make room or mend the disk and go on"
+            f"{path} cannot be {what}: its disk is full or failing ({name}); free some space or repair the disk, then resume"
         )
     if code == sqlite3.SQLITE_NOTADB:
-        return HistoryDamaged(f"{path} is not a SQLite database ({error}). It is left as it is{_HINT}")
-    return HistoryDamaged(f"{path} is damaged ({name}: {error}). It is left as it is{_HINT}")
+        return HistoryDamaged(f"{path} is not a SQLite database ({error}). The file was not changed{_HINT}")
+    return HistoryDamaged(f"{path} is damaged ({name}: {error}). The file was not changed{_HINT}")
 
 
 def open_database(
@@ -267,22 +265,22 @@ def _check_version(database: Database, kind: Schema) -> None:
         if isinstance(error, HistoryDamaged) and _code(error.__cause__ or error) != sqlite3.SQLITE_ERROR:
             raise
         raise HistoryDamaged(
-            f"{database.path} is a database, but no {kind.kind} (its table `meta` is missing or unreadable)."
-            f" It is left as it is; is it another program's, or damaged?"
+            f"{database.path} is a database, but not a {kind.kind} (its table `meta` is missing or unreadable)."
+            f" The file was not changed; does it belong to another program, or is it damaged?"
         ) from error
     if meta.get("kind") != kind.kind or version < 0:
         raise HistoryDamaged(
-            f"{database.path} is a {meta.get('kind')!r} of version {version}, not a {kind.kind!r}; it is left as it is"
+            f"{database.path} is a {meta.get('kind')!r} of version {version}, not a {kind.kind!r}; the file was not changed"
         )
     if version > kind.version:
         raise HistoryTooNew(
-            f"{database.path} has the schema {version}, written by a newer graphflow; this one knows schemas up to"
+            f"{database.path} has the schema {version}, written by a newer graphflow; this one reads schemas up to"
             f" {kind.version}. Upgrade graphflow to read it"
         )
     if version < kind.version:
         raise HistoryTooOld(
             f"{database.path} has the schema {version}, written by an older graphflow; this one reads schema"
-            f" {kind.version} only, and leaves the file as it is. Move {database.path.parent} away, or read it with the"
+            f" {kind.version} only. The file was not changed. Move {database.path.parent} away, or read it with the"
             " graphflow that wrote it"
         )
 

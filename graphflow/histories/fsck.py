@@ -17,9 +17,7 @@ def check_run(folder: Path, seal: Seal, *, run_id: str, header: RunHeader | None
     """All that is wrong with a run's folder, compared with what the catalog says of it."""
     wrong: list[str] = []
     if header is None:
-        wrong.append(
-            f"the catalog does not know run {run_id}, whose folder is {folder}; it can be written down there again"
-        )
+        wrong.append(f"run {run_id} in folder {folder} is missing from the catalog; its row can be restored")
     try:
         with RunReader(folder, seal, run_id=run_id) as reader:
             wrong += reader.faults()
@@ -40,13 +38,15 @@ def _differences(reader: RunReader, header: RunHeader) -> list[str]:
         ("beginning", header.created, row.created),
     ):
         if listed != written:
-            wrong.append(f"the catalog says that the {what} of run {row.id} is {listed!r}; it is {written!r}")
+            wrong.append(
+                f"the catalog has {listed!r} as the {what} of run {row.id}; its history has {written!r}"
+            )
     if header.epoch < row.epoch:
-        wrong.append(f"the catalog knows {header.epoch} drivers of run {row.id}; there were {row.epoch}")
+        wrong.append(
+            f"the catalog counts {header.epoch} drivers of run {row.id}; its history has {row.epoch}"
+        )
     if header.lease is None and last is not None and is_final(header.state):
         state = last[0] if is_final(last[0]) else "Crashed"
         if header.state != state:
-            wrong.append(
-                f"the catalog says that run {row.id} is {header.state}; its history ends with {last[0]}"
-            )
+            wrong.append(f"the catalog has run {row.id} as {header.state}; its history ends with {last[0]}")
     return wrong

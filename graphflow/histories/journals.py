@@ -95,8 +95,8 @@ class SqliteJournal:
         self._check()
         if not self._writer.is_there():
             raise HistoryError(
-                f"{self._writer.path} is gone: somebody removed the folder of run {self._run_id} while it runs;"
-                " what is written from now on is lost"
+                f"{self._writer.path} is gone: the folder of run {self._run_id} was removed during the run;"
+                " records written from now on are lost"
             )
         failpoint("lease.renew.before")
         claim = claim_of(self._run_id, self._epoch, self._holder, self._clock, self._lease_seconds)
@@ -109,8 +109,8 @@ class SqliteJournal:
         if not is_ours:
             self._is_lost = True
             raise LeaseLost(
-                f"run {self._run_id} was taken over by another driver: this one, of epoch {self._epoch}, was silent for"
-                " longer than its lease. It can write nothing more"
+                f"run {self._run_id} was taken over by another driver: this driver (epoch {self._epoch}) did not renew its"
+                " lease in time; its writes are now refused"
             )
         failpoint("lease.renew.after")
 
@@ -150,7 +150,7 @@ class SqliteJournal:
             failpoint("journal.close.after")
         except HistoryError as error:
             # The lock is let go below, which tells the others.
-            _logger.warning("run %s: its lease could not be given back: %s", self._run_id, error)
+            _logger.warning("run %s: its lease could not be released: %s", self._run_id, error)
         finally:
             self._catalog.close()
             self._polls.close()
@@ -181,7 +181,7 @@ class SqliteJournal:
             )
         except HistoryError as error:
             _logger.warning(
-                "run %s: the catalog could not be told that it is %s: %s", self._run_id, state, error
+                "run %s: its state %s could not be written to the catalog: %s", self._run_id, state, error
             )
         else:
             failpoint("catalog.state.after")

@@ -152,8 +152,8 @@ class DriverLock:
         except OSError as error:
             self.discard()
             raise HistoryError(
-                f"the lock file {self._temporary} cannot be made or locked: {error.strerror}; GRAPHFLOW_HOME must be"
-                " on a disk that can be written and has file locks"
+                f"the lock file {self._temporary} cannot be created or locked: {error.strerror}; GRAPHFLOW_HOME must be"
+                " on a writable disk with file locks"
             ) from error
         _held.add(self)
 
@@ -162,7 +162,7 @@ class DriverLock:
         try:
             os.replace(self._temporary, self.path)
         except OSError as error:
-            raise HistoryError(f"the lock file {self.path} cannot be made: {error.strerror}") from error
+            raise HistoryError(f"the lock file {self.path} cannot be created: {error.strerror}") from error
 
     def release(self) -> None:
         """Let it go; calling it again does nothing."""

@@ -156,8 +156,8 @@ class RunReader:
     def damaged(self, what: str) -> HistoryDamaged:
         """The error for something that is wrong with this file."""
         return HistoryDamaged(
-            f"{self.path} cannot be believed: {what}. It is left as it is; `graphflow fsck {self.row.id}` says all that"
-            " is wrong with it"
+            f"{self.path} is not authentic: {what}. The file was not changed; `graphflow fsck {self.row.id}` lists all"
+            " problems"
         )
 
     # -- what is wrong -------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class RunReader:
         if found == expected:
             return []
         return [
-            f"{self.path} holds {found} runs, commits and records (counts and last numbers), not {expected}"
+            f"{self.path} has {found} runs, commits and records (counts and last numbers), not {expected}"
         ]
 
     # -- parts ---------------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ class RunReader:
         seal = self._seal.of(row.key_id)
         if seal is None:
             raise HistoryDamaged(
-                f"{self.path} was signed with another key ({row.key_id.hex()}) than the secret.key of this place"
-                f" ({self._seal.key_id.hex()}); if that file was replaced, put the old one back"
+                f"{self.path} was signed with another key ({row.key_id.hex()}) than the secret.key in this folder"
+                f" ({self._seal.key_id.hex()}); if that file was replaced, restore the old one"
             )
         self._seal = seal
         if row.id != run_id:
@@ -251,7 +251,7 @@ class RunReader:
             raise self.damaged(f"commit {missing[0] if missing else after + 1} is missing")
         for row in rows:
             if type(row[3]) is not int or type(row[4]) is not int or row[4] < 0:
-                raise self.damaged(f"commit {row[0]} is not what was written")
+                raise self.damaged(f"commit {row[0]} differs from what was written")
         return rows
 
     def _rows(self, number: int, commits: Sequence[Commit], has_bodies: bool) -> list[tuple[Any, ...]]:
@@ -273,7 +273,9 @@ class RunReader:
         except (struct.error, TypeError, AttributeError):
             found = b""
         if found != mac:
-            raise self.damaged(f"commit {seq} is not what was written, or does not follow the one before it")
+            raise self.damaged(
+                f"commit {seq} differs from what was written, or does not follow the one before it"
+            )
 
     def _checked_body(self, row: tuple[Any, ...], has_body: bool) -> bytes:
         if has_body:
@@ -282,7 +284,7 @@ class RunReader:
             found = self.database.row(schema.READ_BODY, (row[0],))
             body = None if found is None else found[0]
         if type(body) is not bytes or self._seal.body(body) != row[7]:
-            raise self.damaged(f"a record of commit {row[1]} is not what was written")
+            raise self.damaged(f"a record of commit {row[1]} differs from what was written")
         return body
 
 

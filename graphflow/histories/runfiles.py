@@ -114,12 +114,12 @@ class RunWriter:
             cursor = self._database.execute(schema.TAKE_RUN, (self._epoch, self._run_id, self._epoch))
             if cursor.rowcount != 1:
                 raise LeaseLost(
-                    f"run {self._run_id} was taken by a later driver than this one (epoch {self._epoch})"
+                    f"run {self._run_id} was taken over by a later driver than this one (epoch {self._epoch})"
                 )
             row = RunRow(*(self._database.row(schema.READ_RUN) or ()))
             seal = self._seal.of(row.key_id)
             if seal is None:
-                raise HistoryDamaged(f"{self.path} was signed with a key that is not known here")
+                raise HistoryDamaged(f"{self.path} was signed with an unknown key")
         self._seal = seal
         self._anchor.use(seal)
         self.seq, self._number, self._head = row.seq, row.number, row.head
@@ -179,10 +179,10 @@ class RunWriter:
         if found is not None and found[0] == self._epoch:
             raise HistoryDamaged(
                 f"{self.path} ends in commit {found[1]}, which is not the commit {self.seq} that this driver wrote"
-                " last; somebody else wrote it. Nothing more is written"
+                " last; another process wrote it. Nothing more is written"
             )
         other = "nobody" if found is None else f"a driver of epoch {found[0]}"
         raise LeaseLost(
-            f"run {self._run_id} was taken over by {other}; this driver, of epoch {self._epoch}, was silent for longer"
-            " than its lease. It can write nothing more"
+            f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its lease in time;"
+            " its writes are now refused"
         )

@@ -105,7 +105,7 @@ class SqliteHistory:
             with catalog.transaction():
                 if catalog.run(run_id) is not None:
                     raise HistoryError(
-                        f"there is a run {run_id} already, in {folder}; resume it, or take another id"
+                        f"run {run_id} already exists, in {folder}; resume it, or use another id"
                     )
                 self._move_in(newborn, folder)
                 failpoint("history.create.moved")
@@ -121,8 +121,8 @@ class SqliteHistory:
             shutil.rmtree(newborn, ignore_errors=True)
             if isinstance(error, OSError):
                 raise HistoryError(
-                    f"the folder {folder} of run {run_id} cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
-                    " folder that can be written"
+                    f"the folder {folder} of run {run_id} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a"
+                    " writable folder"
                 ) from error
             raise
 
@@ -209,8 +209,8 @@ class SqliteHistory:
                 seq = reader.row.seq
             if seq > 0 or is_locked(folder):
                 raise HistoryError(
-                    f"{folder} holds the history of a run that {self.folder / CATALOG_FILE} does not know; `graphflow"
-                    " fsck` says more. Take another id, or move that folder away"
+                    f"{folder} contains the history of a run that is not in {self.folder / CATALOG_FILE}; see `graphflow"
+                    " fsck`. Use another id, or move that folder away"
                 )
             # Its maker died before it was written down, and before anything happened in it.
             os.rename(folder, unborn)
@@ -239,7 +239,7 @@ class SqliteHistory:
         if len(rows) > 1:
             ids = ", ".join(header.id for header, _ in rows[:3])
             raise RunNotFound(
-                f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
+                f"several runs have an id that begins with {text!r}: {ids}, ...; use a longer prefix"
             )
         return self._seen(*rows[0])
 
@@ -293,7 +293,7 @@ class SqliteHistory:
             header, claim = row
             if claim is None or not self._is_alive(header, claim):
                 raise HistoryError(
-                    f"run {run_id} ({header.name}) has no driver that could {kind} it: nothing of it is running"
+                    f"run {run_id} ({header.name}) has no driver, so it cannot be asked to {kind}"
                 )
             return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
 
@@ -398,8 +398,8 @@ class SqliteHistory:
             (self.folder / "runs").mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise HistoryError(
-                f"the folder {self.folder} for histories cannot be made: {error.strerror}; set GRAPHFLOW_HOME to a"
-                " folder that can be written"
+                f"the folder {self.folder} for histories cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a"
+                " writable folder"
             ) from error
 
     def _open(self) -> Catalog:
@@ -417,7 +417,7 @@ class SqliteHistory:
 
     def _missing(self, text: str) -> RunNotFound:
         return RunNotFound(
-            f"no run goes by {text!r} in {self.folder}: it is an id, the beginning of one, a name, @latest or"
+            f"no run matches {text!r} in {self.folder}; use an id, a unique prefix of one, a name, @latest or"
             " @latest-failed. `graphflow runs ls` lists them"
         )
 
@@ -432,9 +432,7 @@ class SqliteHistory:
         folder = self.run_folder(check_id(run_id))
         if not (folder / RUN_FILE).exists():
             self._known(run_id)
-            raise HistoryDamaged(
-                f"{folder / RUN_FILE} is gone; nothing is left of the history of run {run_id}"
-            )
+            raise HistoryDamaged(f"{folder / RUN_FILE} is gone, and with it the history of run {run_id}")
         return RunReader(folder, self._seal(run_id), run_id=run_id)
 
     def _is_alive(self, header: RunHeader, claim: Claim) -> bool:

@@ -82,9 +82,7 @@ class VolatileHistory:
         state_code(header.state)
         with self._lock:
             if run_id in self._runs:
-                raise HistoryError(
-                    f"there is a run {run_id} already, in memory; resume it, or take another id"
-                )
+                raise HistoryError(f"run {run_id} already exists, in memory; resume it, or use another id")
             created = header.created or self._clock.wall()
             run = _Run(replace(header, created=created, started=None, ended=None, lease=None))
             self._runs[run_id] = run
@@ -124,7 +122,7 @@ class VolatileHistory:
             if len(found) > 1:
                 ids = ", ".join(header.id for header in found[:3])
                 raise RunNotFound(
-                    f"several runs have an id that begins with {text!r}: {ids}, ...; give more of it"
+                    f"several runs have an id that begins with {text!r}: {ids}, ...; use a longer prefix"
                 )
             return found[0]
 
@@ -175,7 +173,7 @@ class VolatileHistory:
             run = self._known(run_id)
             if run.claim is None or not self._is_alive(run):
                 raise HistoryError(
-                    f"run {run_id} ({run.header.name}) has no driver that could {kind} it: nothing of it is running"
+                    f"run {run_id} ({run.header.name}) has no driver, so it cannot be asked to {kind}"
                 )
             number = len(self._requests) + 1
             copied = json.loads(json.dumps(dict(body)))
@@ -196,7 +194,7 @@ class VolatileHistory:
     # -- care ----------------------------------------------------------------------------------------------
 
     def verify(self, run_id: str) -> list[str]:
-        """Nothing is ever wrong in memory; see `History.verify`."""
+        """Return no problems, as memory is never damaged; see `History.verify`."""
         with self._lock:
             self._known(run_id)
         return []
@@ -212,7 +210,7 @@ class VolatileHistory:
 
     def _missing(self, text: str) -> RunNotFound:
         return RunNotFound(
-            f"no run goes by {text!r} in memory: it is an id, the beginning of one, a name, @latest or @latest-failed"
+            f"no run matches {text!r} in memory; use an id, a unique prefix of one, a name, @latest or @latest-failed"
         )
 
     def _known(self, run_id: str) -> _Run:
@@ -338,8 +336,8 @@ class VolatileJournal:
         if run is None or run.epoch != self._epoch:
             other = "nobody" if run is None else f"a driver of epoch {run.epoch}"
             raise LeaseLost(
-                f"run {self._run_id} was taken over by {other}; this driver, of epoch {self._epoch}, was silent for"
-                " longer than its lease. It can write nothing more"
+                f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its"
+                " lease in time; its writes are now refused"
             )
         return run
 

@@ -134,7 +134,7 @@ def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
         if cache.version is None:
             problems += [
                 f"the task uses {each!r} of the function around it, which has no canonical form; "
-                "cache_version= would stand for it"
+                "set cache_version= instead"
                 for each in unknown
             ]
             parts[CODE] = part_of(b"".join(material))
@@ -190,7 +190,7 @@ def argument_part(name: str) -> str:
 def problem_of(what: str, error: BaseException) -> str:
     """Why an item has no key."""
     if isinstance(error, Untold):
-        return f"{what}: {error}; register_hash or __graphflow_hash__ can give it one"
+        return f"{what}: {error}; add one with register_hash or __graphflow_hash__"
     return f"{what}: {type(error).__name__}: {error}"
 
 
@@ -330,7 +330,7 @@ def _defaults_of(fn: Callable[..., Any], without: frozenset[str]) -> Iterable[tu
 
 
 def _told(values: Iterable[tuple[Any, Any]]) -> Iterable[tuple[Any, bytes]]:
-    """Those that are quick to tell. Others, and files, are told where the items run, so that the driver never waits."""
+    """Return the digests that are quick to make. Others, and files, are made where the items run, so that the driver never waits."""
     for name, value in values:
         if not _is_quick(value, [_MOST_PLAIN]):
             continue

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.identity.canonical import Encoder
 from graphflow.identity.origins import is_installed
 from graphflow.identity.syntax import (
@@ -274,7 +275,7 @@ class _Reader:
 
 def _untold(value: Any) -> bytes:
     """What stands for a value without a canonical form."""
-    return f"a {type(value).__qualname__}".encode("utf-8", "surrogatepass")
+    return f"{with_article(type(value).__qualname__)}".encode("utf-8", "surrogatepass")
 
 
 def _is_neutral(value: Any) -> bool:

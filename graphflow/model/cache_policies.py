@@ -119,7 +119,7 @@ class CachePolicy:
             return NotImplemented
         if not self.inputs:
             raise TaskOptionError(
-                f"{self!r} - {other!r}: the policy has no inputs that {other!r} could be left out of; add INPUTS first"
+                f"{self!r} - {other!r}: the policy has no inputs to leave {other!r} out of; add INPUTS first"
             )
         return replace(self, without=self.without | {other})
 
@@ -236,7 +236,7 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
     expiration = _expiration(owner, given.get("cache_expiration"))
     version = given.get("cache_version")
     if version is not None and (not isinstance(version, str) or not version.strip()):
-        raise TaskOptionError(f"{owner}: cache_version must be a non-empty text, not {version!r}")
+        raise TaskOptionError(f"{owner}: cache_version must be a non-empty string, not {version!r}")
     refresh = _flag(owner, "refresh_cache", given.get("refresh_cache"))
     run_once = bool(_flag(owner, "run_once", given.get("run_once")))
     resolve = _function(owner, "resolve", given.get("resolve"), "what is known of the item", 1)
@@ -254,27 +254,27 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
     if policy is not None and not policy.is_on:
         if asks:
             raise TaskOptionError(
-                f"{owner}: cache_policy=NO_CACHE turns caching off, but {' and '.join(asks)} ask{'s' if len(asks) == 1 else ''} "
-                "for it; leave one of the two out"
+                f"{owner}: cache_policy=NO_CACHE turns caching off, but {' and '.join(asks)} need{'s' if len(asks) == 1 else ''} "
+                "it; remove one of the two"
             )
         policy = None
     if policy is not None and key_fn is not None:
         raise TaskOptionError(
-            f"{owner}: cache_policy and cache_key_fn both say what keys are made of; give one of them"
+            f"{owner}: cache_policy and cache_key_fn both define the cache key; use only one of them"
         )
     if resolve is not None and not run_once:
         raise TaskOptionError(
-            f"{owner}: resolve decides about items of run_once=True whose outcome is unknown; add run_once=True or leave it out"
+            f"{owner}: resolve is only called for tasks with run_once=True; add run_once=True, or remove resolve"
         )
     if run_once:
         for name, is_given, why in (
-            ("refresh_cache=True", bool(refresh), "runs again what has run"),
+            ("refresh_cache=True", bool(refresh), "runs finished items again"),
             ("cache_expiration", expiration is not None, "lets an item run again later"),
             ("batched=True", bool(given.get("batched")), "runs items again to find one that fails"),
         ):
             if is_given:
                 raise TaskOptionError(
-                    f"{owner}: run_once=True contradicts {name}, which {why}; give one of them"
+                    f"{owner}: run_once=True contradicts {name}, which {why}; use only one of them"
                 )
     if policy is None and not asks:
         return None
@@ -308,24 +308,24 @@ def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefault
         )
     if storage is not None and re.match(r"[a-zA-Z0-9+.:-]+://[^/@]*:[^/@]*@", storage):
         raise TaskOptionError(
-            f"{owner}: result_storage holds a password, which would be seen wherever the URL is shown; give it by "
+            f"{owner}: result_storage holds a password, which would appear wherever the URL is shown; pass it in "
             "result_storage_options={...}"
         )
     if options is not None:
         if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
             # What was given may be a secret.
             raise TaskOptionError(
-                f"{owner}: result_storage_options must be a mapping of names to values, as fsspec takes them, not a "
+                f"{owner}: result_storage_options must be a mapping of names to values for fsspec, not a "
                 f"{type(options).__name__}"
             )
         if storage is None:
             raise TaskOptionError(
-                f"{owner}: result_storage_options are of result_storage, which is not given; give both"
+                f"{owner}: result_storage_options needs result_storage, which is not given; pass both"
             )
     serializer = given.get("result_serializer")
     if serializer is not None and (not isinstance(serializer, str) or not serializer.strip()):
         raise TaskOptionError(
-            f'{owner}: result_serializer must be the name of one, such as "pickle" or "json", not {serializer!r}'
+            f'{owner}: result_serializer must be the name of a serializer, such as "pickle" or "json", not {serializer!r}'
         )
     return CacheDefaults(
         policy=_policy(owner, given.get("cache_policy")),
@@ -365,7 +365,7 @@ def check_arguments(owner: str, policy: CachePolicy | None, signature: inspect.S
     unknown = sorted(policy.without - set(parameters))
     if unknown:
         raise TaskOptionError(
-            f"{owner}: cache_policy={policy!r} leaves out {', '.join(map(repr, unknown))}, but the task has no such argument; "
+            f"{owner}: cache_policy={policy!r} leaves out {', '.join(map(repr, unknown))}, which the task does not have as an argument; "
             f"it has {', '.join(parameters) or 'none'}"
         )
 
@@ -526,7 +526,7 @@ def file_input(path: str | os.PathLike[str], *, by: str = "content") -> FileInpu
     if not isinstance(text, str) or not text or "://" in text:
         raise TaskOptionError(f"file_input takes the path of a local file, not {path!r}")
     if by not in ("content", "mtime"):
-        raise TaskOptionError(f'file_input(by=...) is "content" or "mtime", not {by!r}')
+        raise TaskOptionError(f'file_input(by=...) takes "content" or "mtime", not {by!r}')
     return FileInput(text, by)
 
 
@@ -541,7 +541,7 @@ def _content_digest(path: str) -> bytes:
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path!r} is no regular file")
+            raise OSError(f"{path!r} is not a regular file")
         mark = (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         known = _contents.get(mark)
         if known is not None:

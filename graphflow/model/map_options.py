@@ -97,7 +97,7 @@ def parse_rate(owner: str, value: Any) -> float | None:
 def _whole(owner: str, option: str, value: Any, least: int) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise TaskOptionError(
-            f"{owner}: {option} must be a whole number, {least} or more, or None for no limit, not {value!r}"
+            f"{owner}: {option} must be an integer, {least} or more, or None for no limit, not {value!r}"
         )
     return value
 
@@ -128,7 +128,7 @@ def timeout_factor(owner: str, value: Any) -> float | None:
     factor = float(match[1]) / 100 if match else 0.0
     if factor <= 0:
         raise TaskOptionError(
-            f'{owner}: timeout={value!r} is no timeout; give a percentage of the map\'s median duration, such as "300%", '
+            f'{owner}: timeout={value!r} is not a timeout; use a percentage of the map\'s median duration, such as "300%", '
             "or seconds"
         )
     return factor
@@ -164,7 +164,7 @@ def checked_map_options(
     options = replace(before or NO_MAP_OPTIONS, **changes)
     if options.fail_fast and options.is_tolerant:
         raise TaskOptionError(
-            f"{owner}: fail_fast=True ends the map at the first failure, so nothing can be tolerated beside it; leave out "
-            "fail_fast or the tolerated failures"
+            f"{owner}: fail_fast=True ends the map at the first failure, so no failures can be tolerated; remove "
+            "fail_fast, or the tolerated failures"
         )
     return options

@@ -100,8 +100,8 @@ RUN_ID_ENDS = "@"
 """What follows in a `BatchOrder.run_id` tells the attempt and the driver."""
 GONE = Ref(kind="gone", id="gone", count=0)
 GONE_TEXT = (
-    "the value is not kept any more: it was large, and nothing that was recorded by then needed it; return it from the "
-    "flow, or give it to a task before the flow's body ends"
+    "the value is no longer stored: it was large, and nothing recorded by then needed it; return it from the "
+    "flow, or pass it to a task before the flow's body ends"
 )
 
 

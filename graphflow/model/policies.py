@@ -205,7 +205,7 @@ def _bound(maker: str, name: str, value: int | float | None) -> int | float | No
     if value < 0 or (isinstance(value, float) and value > 1):
         raise TaskOptionError(
             f"{maker}({name}={value!r}): a float is a fraction from 0.0 to 1.0 and an int a number of tasks; "
-            f"give {name}={math.ceil(abs(value))} for a number"
+            f"use {name}={math.ceil(abs(value))} for a number"
         )
     return value
 
@@ -237,7 +237,7 @@ def as_trigger(owner: str, value: Any) -> Trigger:
         return value
     if value in (some_failed, some_successful):
         raise TaskOptionError(
-            f"{owner}: trigger={value.__name__} needs its bounds: write {value.__name__}(at_least=1)"
+            f"{owner}: trigger={value.__name__} needs its bounds; use {value.__name__}(at_least=1)"
         )
     if callable(value):
         return Trigger(getattr(value, "__name__", repr(value)), value)
@@ -283,7 +283,7 @@ def check_retries(owner: str, retries: Any) -> int:
     """A number of retries, 0 or more."""
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise TaskOptionError(
-            f"{owner}: retries must be a whole number, 0 or more (how often to try again), not {retries!r}"
+            f"{owner}: retries must be an integer, 0 or more (how often to try again), not {retries!r}"
         )
     if retries > 250:
         raise TaskOptionError(f"{owner}: retries={retries} is above the limit of 250 attempts per item")
@@ -308,7 +308,7 @@ def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
             value = value(retries)
         except Exception as error:
             raise TaskOptionError(
-                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when asked "
+                f"{owner}: retry_delay_seconds is a callable and raised {type(error).__name__}: {error} when called "
                 f"for the delays of {retries} retries; it must take that number and return a list of seconds"
             ) from error
     if isinstance(value, list | tuple):
@@ -322,7 +322,7 @@ def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
 def check_name(owner: str, option: str, value: Any) -> str | None:
     """A text or None."""
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise TaskOptionError(f"{owner}: {option} must be a non-empty text, not {value!r}")
+        raise TaskOptionError(f"{owner}: {option} must be a non-empty string, not {value!r}")
     return value
 
 
@@ -352,7 +352,9 @@ def check_timeout(owner: str, value: Any) -> float | None:
         return None
     seconds = check_seconds(owner, "timeout_seconds", value)
     if seconds == 0:
-        raise TaskOptionError(f"{owner}: timeout_seconds=0 would time every run out; leave it out for none")
+        raise TaskOptionError(
+            f"{owner}: timeout_seconds=0 would time out every run; leave it out for no timeout"
+        )
     return seconds
 
 
@@ -388,17 +390,17 @@ def _check_tags(owner: str, value: Any) -> frozenset[str]:
         return frozenset()
     if isinstance(value, str):
         raise TaskOptionError(
-            f'{owner}: tags takes a list of texts, not the text {value!r}; write tags=["{value}"]'
+            f'{owner}: tags takes a list of strings, not the string {value!r}; use tags=["{value}"]'
         )
     tags = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(tag, str) for tag in tags):
-        raise TaskOptionError(f"{owner}: tags takes a list of texts, not {value!r}")
+        raise TaskOptionError(f"{owner}: tags takes a list of strings, not {value!r}")
     return frozenset(tags)
 
 
 def _check_positive(owner: str, option: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise TaskOptionError(f"{owner}: {option} must be a whole number, 1 or more, not {value!r}")
+        raise TaskOptionError(f"{owner}: {option} must be an integer, 1 or more, not {value!r}")
     return value
 
 
@@ -507,7 +509,7 @@ class TaskOptions:
         priority = given.get("priority") or 0
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise TaskOptionError(
-                f"{owner}: priority must be a whole number (higher runs first), not {priority!r}"
+                f"{owner}: priority must be an integer (higher runs first), not {priority!r}"
             )
         workers = given.get("workers")
         if workers is not None:
@@ -519,7 +521,7 @@ class TaskOptions:
         size = given.get("batch_size")
         timeout = given.get("timeout_seconds")
         if given.get("timeout") is not None and timeout is not None:
-            raise TaskOptionError(f"{owner}: give timeout or timeout_seconds, not both")
+            raise TaskOptionError(f"{owner}: use timeout or timeout_seconds, not both")
         if timeout_factor(owner, given.get("timeout", timeout)) is not None:
             given = {**given, "timeout": given.get("timeout", timeout)}
             timeout = None

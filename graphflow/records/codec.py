@@ -70,9 +70,7 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
     version = record.body[0] if record.body else 0
     known = _VERSIONS.get(record.kind, facts.VERSION)
     if record.kind not in Kind.__members__.values() or version > known:
-        raise HistoryTooNew(
-            f"{where} was written by a newer graphflow: update graphflow here to read this run"
-        )
+        raise HistoryTooNew(f"{where} was written by a newer graphflow; upgrade graphflow to read this run")
     if not version:
         raise HistoryDamaged(f"{where} is damaged: it has no content")
     try:
@@ -85,7 +83,7 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
         return facts.decode_fact(record)
     except _BROKEN as error:
         raise HistoryDamaged(
-            f"{where} is damaged: {type(error).__name__}: {error}; `graphflow fsck` tells what else is"
+            f"{where} is damaged: {type(error).__name__}: {error}; `graphflow fsck` lists all damage"
         ) from error
 
 
@@ -139,7 +137,7 @@ class RecordWriter:
     # -- small facts ------------------------------------------------------------------------------------
 
     def launch(self, launch: Launch, at: float) -> Record:
-        """A driver took the run."""
+        """Return the record of a driver's launch."""
         return Record(kind=Kind.LAUNCH, at=at, body=encode_fact(fact_of(launch)))
 
     def node(self, entry: NodeEntry, at: float) -> Record:
@@ -161,7 +159,7 @@ class RecordWriter:
         return Record(kind=Kind.STATE, at=at, body=encode_fact(fact_of(transition)), node=node)
 
     def lost(self, lost: Lost, at: float) -> Record:
-        """A batch will not come back."""
+        """Return the record of a lost batch."""
         return Record(kind=Kind.LOST, at=at, body=encode_fact(fact_of(lost)))
 
     def alias(self, alias: Alias, at: float) -> Record:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+from graphflow.common.wording import count_text
 from graphflow.errors import GraphflowError, RemoteError
 from graphflow.model.anomalies import CHUNK, NO_ERROR, ErrorRecord, Faults, Parts, Variants, retold
 from graphflow.model.reports import Report
@@ -156,7 +157,7 @@ def exception_of(record: ErrorRecord) -> Exception:
         wrapped: Exception = RemoteError(record.type_name, record.message, record.traceback)
     else:
         text = f"{record.type_name}: {record.message}" if record.message else record.type_name
-        wrapped = GraphflowError(f"the task raised {text}, which in a task ends nothing but its item")
+        wrapped = GraphflowError(f"the task raised {text}, which in a task ends only its item")
     wrapped.__cause__ = error
     return wrapped
 
@@ -282,7 +283,7 @@ class DistinctError:
     indices: Sequence[range]
 
     def __repr__(self) -> str:
-        return f"<{self.count:,} × {self.type_name}: {self.message[:200]}, items {self.indices!r}>"
+        return f"<{self.count:,} × {self.type_name}: {self.message[:200]}, {'item' if self.count == 1 else 'items'} {self.indices!r}>"
 
 
 class DistinctErrors(Sequence[DistinctError]):
@@ -311,7 +312,9 @@ class DistinctErrors(Sequence[DistinctError]):
     def __repr__(self) -> str:
         shown = ", ".join(repr(each) for each in self[:5])
         more = f", and {len(self) - 5} more" if len(self) > 5 else ""
-        return f"[{shown}{more}]" + (f" and {self.left_out:,} items left out" if self.left_out else "")
+        return f"[{shown}{more}]" + (
+            f" and {count_text(self.left_out, 'item')} left out" if self.left_out else ""
+        )
 
 
 class _Entry:

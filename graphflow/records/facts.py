@@ -125,7 +125,7 @@ def decode_fact(record: Record) -> Any:
         return Dispatch(**{**given, "nodes": tuple(given["nodes"])}, indices=indices)
     given = json.loads(record.body[1:])
     if not isinstance(given, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if record.kind == Kind.CHANGE:
         return Change(node=record.node, values=given)
     return _MAKERS[record.kind](given)

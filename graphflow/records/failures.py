@@ -41,7 +41,7 @@ def item_failure(run: KnownRun, node: KnownNode, index: int) -> BaseException:
     if code == Code.CRASHED:
         return ItemCrashed(
             f"{label} was executing when its worker died, twice (a segmentation fault, os._exit, or out of memory); the "
-            "items around it went on"
+            "other items were not affected"
         )
     return whole if whole is not None else GraphflowError(f"{label} ended {code.state_name}")
 
@@ -86,7 +86,7 @@ def map_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
     width = node.size if node.width is None else node.width
     text = f"{failed} of {width} items of {node.name} failed (first: {shown}): {examples}"
     if whole is not None and node.broke_off:
-        text += f"; then it broke off: {type(whole).__name__}: {str(whole)[:200]}"
+        text += f"; then the map failed: {type(whole).__name__}: {str(whole)[:200]}"
     cancelled = codes.count(Code.CANCELLED)
     if cancelled:
         text += f"; {cancelled} were cancelled"
@@ -133,7 +133,7 @@ def _upstream_failed(run: KnownRun, node: KnownNode, index: int | None) -> Upstr
     own = _place(node, index)
     number, item, path = run.root_of(node.number, index)
     if number == node.number:
-        return UpstreamFailed(f"{own} did not run, because something that it needs failed", root=own)
+        return UpstreamFailed(f"{own} did not run, because something it depends on failed", root=own)
     root_node = run.known(number)
     root = _place(root_node, item)
     names = [run.known(each).name for each in reversed(path)]

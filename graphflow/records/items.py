@@ -305,6 +305,6 @@ def _unpack_anomalies(come: Unpacker) -> AnomalyTable:
 def _info(row: Any) -> ValueInfo:
     kind, type_name, length, hint = row
     if kind not in ("sized", "scalar", "refused"):
-        raise ValueError(f"no value is of kind {kind!r}")
+        raise ValueError(f"unknown kind of value {kind!r}")
     made: Literal["sized", "scalar", "refused"] = kind
     return ValueInfo(kind=made, type_name=str(type_name), length=int(length), hint=str(hint))

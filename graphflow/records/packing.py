@@ -187,7 +187,7 @@ class Unpacker:
         if how == _RAW:
             return self._take(size)
         if how != _PRESSED:
-            raise ValueError(f"no column begins with {how}")
+            raise ValueError(f"unknown column encoding {how}")
         return _unpressed(self.blob(), size, zlib.decompressobj(-12))
 
     def words(self, kind: str, size: int) -> array[Any]:
@@ -209,7 +209,7 @@ class Unpacker:
                 data[plane::width] = self.column(size)
             words.frombytes(data)
         else:
-            raise ValueError(f"no column begins with {how}")
+            raise ValueError(f"unknown column encoding {how}")
         if _IS_BIG:
             words.byteswap()
         return words
@@ -249,5 +249,5 @@ def unpressed(data: bytes) -> list[Any]:
         raise ValueError(f"texts of {size:,} bytes are too large")
     rows = json.loads(_unpressed(data[4:], size, zlib.decompressobj()))
     if not isinstance(rows, list):
-        raise ValueError("these are no rows")
+        raise ValueError("these are not rows")
     return rows

@@ -522,7 +522,7 @@ class Batch:
         """A result that cannot be stored fails its item."""
         problem = SerializationError(
             f"the result of {step.name_of(self.order.indices[position])}, a "
-            f"{type(step.values[position]).__qualname__}, cannot be carried to other processes: "
+            f"{type(step.values[position]).__qualname__}, cannot be sent to other processes: "
             f"{type(error).__name__}: {error}; return plain data, or run on the threads backend"
         )
         step.states[position] = Code.FAILED

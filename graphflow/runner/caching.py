@@ -19,6 +19,7 @@ from graphflow.cache.claims import OnceClaim, OnceClaims, this_process
 from graphflow.cache.sites import Flight, Seen, claims_of
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import signature_of
+from graphflow.common.wording import with_article
 from graphflow.errors import IndeterminateError, ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES, NO_KEY
 from graphflow.model.anomalies import Anomaly
@@ -91,7 +92,7 @@ def _named(step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[st
 
 
 def _apart(values: list[Any], *, is_shared: bool = False) -> list[Any]:
-    """Values that came from one place as objects of their own: what one item's successor changes is no other's."""
+    """Return values from one place as separate objects, so that one item's changes do not show in another."""
     if _ATOMS.issuperset(map(type, values)):
         return values
     seen: set[int] = set()
@@ -440,8 +441,8 @@ class StepCache:
     def _refuse(self, position: int) -> None:
         """Without a key, nobody could tell whether an item was executed."""
         error = ResultStoreError(
-            f"{self._name(position)} is not executed: run_once needs a key for each item, and its arguments have no canonical "
-            "form; see register_hash, or give a cache_key_fn"
+            f"{self._name(position)} is not executed: run_once needs a key for each item, but its arguments have no canonical "
+            "form; use register_hash or cache_key_fn"
         )
         self._batch.book_end(self._step, position, error, Code.FAILED, time.perf_counter())
 
@@ -466,7 +467,7 @@ class StepCache:
         return self._resolve(position, key, claim, start, signer)
 
     def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float, signer: str) -> bool:
-        """Its holder left nothing that can be used: ask the task's `resolve`, else it is `Indeterminate`.
+        """Decide an item whose holder left no usable result: call the task's `resolve`, else it is `Indeterminate`.
 
         It died, and nobody knows how far it came; or its result is signed with the foreign key of that fingerprint.
         """
@@ -504,11 +505,11 @@ class StepCache:
         who = f"process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id})"
         store = self._folder.store
         text = (
-            f"{self._name(position)} was executed by {who}, and runs once only. Its result in {store.url} was "
-            f"{other_key(signer, store)}, so it is not used: {SHARE_KEY}, then resume the run"
+            f"{self._name(position)} was executed by {who}, and its task has run_once=True. Its result in {store.url} was "
+            f"{other_key(signer, store)}, so it is ignored: {SHARE_KEY}, then resume the run"
             if signer
-            else f"{self._name(position)} was begun by {who}, which died without a result: it may or may not have done its "
-            f"work, and runs once only. Find out; then `graphflow cache release {key.hex()}` lets it run again"
+            else f"{self._name(position)} was started by {who}, which died without a result: it may or may not have done its "
+            f"work, and its task has run_once=True. Find out, then allow it to run again with `graphflow cache release {key.hex()}`"
         )
         error = IndeterminateError(
             text + (f". Its resolve= raised {type(cause).__name__}: {cause}" if cause is not None else "")
@@ -581,7 +582,7 @@ class StepCache:
         for at, error in published.errors.items():
             self._warn(
                 "value",
-                f"the result of {self._name(positions[at])}, a {type(step.values[positions[at]]).__qualname__}, cannot be cached: "
+                f"the result of {self._name(positions[at])}, {with_article(type(step.values[positions[at]]).__qualname__)}, cannot be cached: "
                 f"{type(error).__name__}: {error}; it is used in this run",
             )
             break
@@ -641,4 +642,6 @@ class StepCache:
         if len(_warned) > 10_000:
             _warned.clear()
         _warned.add(mark)
-        self._batch.sink.add(self._step.context, logging.WARNING, f"{text} (said once per task)", logger.name)
+        self._batch.sink.add(
+            self._step.context, logging.WARNING, f"{text} (reported once per task)", logger.name
+        )

@@ -14,6 +14,7 @@ from contextvars import Token
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from graphflow.common.wording import count_text, with_article
 from graphflow.errors import BatchedResultError
 from graphflow.graph.context import RUNNING
 from graphflow.graph.mapping import classify
@@ -214,8 +215,8 @@ class _Chunks:
         kinds = set(map(type, results))
         if recorded or kinds & batch.handle_types:
             raise BatchedResultError(
-                f"batched task {step.options.name!r} called another task, or returned its future; what a batched task "
-                "returns is plain results, so call the plain function there: task.fn(...)"
+                f"batched task {step.options.name!r} called another task, or returned its future; a batched task "
+                "returns plain results, so call the plain function instead: task.fn(...)"
             )
         if types.CoroutineType in kinds:
             for each in results:
@@ -276,7 +277,7 @@ class _Chunks:
             )
         if kind not in ("sized", "iterator"):
             raise BatchedResultError(
-                f"batched task {name!r} was given {count} items and returned {_kind_of(value)}; return (or yield) one "
+                f"batched task {name!r} was given {count_text(count, 'item')} and returned {_kind_of(value)}; return (or yield) one "
                 "result per item, in their order: a list, a tuple, an array, a Series or an iterator"
             )
         # An iterator may never end.
@@ -284,7 +285,7 @@ class _Chunks:
         if len(results) != count:
             found = len(results) if kind == "sized" or len(results) < count else f"more than {count}"
             raise BatchedResultError(
-                f"batched task {name!r} was given {count} items and returned {found} results; return (or yield) "
+                f"batched task {name!r} was given {count_text(count, 'item')} and returned {found} results; return (or yield) "
                 "exactly one result per item, in their order"
             )
         return results
@@ -382,4 +383,4 @@ async def _first(source: AsyncIterator[Any], count: int) -> list[Any]:
 
 
 def _kind_of(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"{with_article(type(value).__name__)}"

@@ -117,5 +117,5 @@ def read_file(ref: Ref) -> bytes:
     except OSError as error:
         raise ValueUnavailable(f"a stored value is gone: {ref.path}: {error}") from error
     if len(data) != ref.nbytes or zlib.crc32(data).to_bytes(4, "big") != ref.digest:
-        raise ValueUnavailable(f"a stored value is damaged: {ref.path} at {ref.offset}; it is not used")
+        raise ValueUnavailable(f"a stored value is damaged: {ref.path} at {ref.offset}; ignoring it")
     return data

@@ -105,7 +105,7 @@ def user_traceback(error: BaseException) -> str:
         text = f"{type(error).__name__} (its traceback cannot be shown)\n"
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
-        text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+        text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters omitted ...\n{text[-half:]}"
     return text
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from graphflow.common.functions import signature_of
+from graphflow.common.wording import with_article
 from graphflow.graph.mapping import FailedInput, PartialList
 from graphflow.identity.cache_keys import (
     KEY_NBYTES,
@@ -443,7 +444,7 @@ class KeyMaker:
                         key, part = digest.digest(), crc32(data).to_bytes(4, "little")
                     elif text is not None:
                         problems[position] = (
-                            f"cache_key_fn gave a {type(text).__qualname__}, not a text or None"
+                            f"cache_key_fn returned {with_article(type(text).__qualname__)}, not a string or None"
                         )
             except Exception as error:
                 problems[position] = f"cache_key_fn raised {type(error).__name__}: {error}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.common.failpoints import failpoint
+from graphflow.common.wording import with_article
 from graphflow.graph.mapping import DROPPED
 from graphflow.model.orders import BatchOrder
 from graphflow.model.states import GOOD_CODES, Code
@@ -85,8 +86,8 @@ def _packed(
         host.not_stored(
             order.run_id,
             step.order.node,
-            f"the result of {step.name_of(index)}, a {type(column[position]).__qualname__}, cannot be stored: "
-            f"{type(error).__name__}: {error}; it is used in this run, and made again when the run is resumed (said once per "
+            f"the result of {step.name_of(index)}, {with_article(type(column[position]).__qualname__)}, cannot be stored: "
+            f"{type(error).__name__}: {error}; it is used in this run, and recomputed when the run is resumed (reported once per "
             "task)",
         )
     dropped = () if step.order.keeps else [at for at, value in enumerate(column) if value is DROPPED]

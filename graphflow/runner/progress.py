@@ -218,4 +218,4 @@ class Teller:
             self._tell()
         except Exception:
             # What could not be told now is told by the last report.
-            logger.debug("a report of a batch that goes on failed", exc_info=True)
+            logger.debug("a partial report of a batch failed", exc_info=True)

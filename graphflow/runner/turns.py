@@ -268,7 +268,7 @@ class _Careful:
         return position + 1
 
     def _run_cached(self, caches: BatchCache) -> int:
-        """The way where results may be there already."""
+        """Run items whose results may already be cached."""
         batch, slots = self._batch, self._batch.slots
         check_at = min(batch.deadline, batch.started + STOP_CHECK_SECONDS)
         has_begun = False

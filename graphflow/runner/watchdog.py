@@ -191,7 +191,7 @@ def _look(watched: Watched, now: float) -> float | None:
         return watched.check(now)
     except Exception:
         # One thing that is watched does not leave the others without a watch.
-        logger.exception("a batch could not be watched")
+        logger.exception("the watchdog of a batch failed")
         return None
 
 

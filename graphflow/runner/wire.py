@@ -20,6 +20,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.mapping import FailedInput
 from graphflow.graph.recording import Fragment
@@ -180,7 +181,7 @@ class OrderEncoder:
         except Exception as error:
             raise SerializationError(
                 f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
-                f"a constant argument cannot be pickled: {type(error).__name__}: {error}; make what it needs inside "
+                f"a constant argument cannot be pickled: {type(error).__name__}: {error}; create what it needs inside "
                 "the task, or run on the threads backend"
             ) from error
         data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
@@ -245,7 +246,7 @@ def _carried(value: Any) -> Any:
             return RemoteError(type(value).__name__, str(value))
         return FailedInput(
             SerializationError(
-                f"an argument, a {type(value).__qualname__}, cannot be sent to a worker process: "
+                f"an argument, {with_article(type(value).__qualname__)}, cannot be sent to a worker process: "
                 f"{type(error).__name__}: {error}; give plain data, or run on the threads backend"
             )
         )

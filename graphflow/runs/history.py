@@ -136,7 +136,7 @@ class RunHistory:
                 store.delete(list(store.names()))
             except ResultStoreError as error:
                 raise ResultStoreError(
-                    f"the history of run {run_id} is removed, but its results in {url} are not: {error}; remove them there"
+                    f"the history of run {run_id} was removed, but not its results in {url}: {error}; remove them there"
                 ) from error
 
     def _opened(self, header: RunHeader) -> RecordedRun:

@@ -114,7 +114,7 @@ class LiveRun(Run):
     def nodes(self) -> Nodes:
         recorder = self._record.recorder
         if recorder is None:
-            raise ValueUnavailable(f"run {self.name} has not begun")
+            raise ValueUnavailable(f"run {self.name} has not started")
         # The engine is loaded with the first run, not by `import graphflow`.
         from graphflow.runs.nodes import Nodes
 

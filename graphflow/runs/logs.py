@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import overload
 
+from graphflow.common.wording import count_text
 from graphflow.model.reports import LogRecord
 
 __all__ = ["Logs"]
@@ -36,7 +37,7 @@ class Logs(Sequence[LogRecord]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} lines of log>"
+        return f"<{count_text(len(self), 'log line')}>"
 
     def where(
         self,
@@ -80,5 +81,5 @@ def _level_number(level: int | str | None) -> int:
         return level
     names = logging.getLevelNamesMapping()
     if level.upper() not in names:
-        raise ValueError(f"unknown level {level!r}; the levels are DEBUG, INFO, WARNING, ERROR and CRITICAL")
+        raise ValueError(f"unknown level {level!r}; use DEBUG, INFO, WARNING, ERROR or CRITICAL")
     return names[level.upper()]

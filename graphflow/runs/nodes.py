@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, overload
 
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 from graphflow.errors import MapFailed, ValueUnavailable
 from graphflow.model.reports import CachedItem, LogRecord
 from graphflow.model.states import (
@@ -272,7 +273,9 @@ class Items(Sequence["Item"]):
         if isinstance(which, slice):
             return Items(self._node, self._places[which], what=self._what)
         if not -len(self._places) <= which < len(self._places):
-            raise IndexError(f"{self._node.name} has {len(self):,} {self._what}; there is no item {which}")
+            raise IndexError(
+                f"{self._node.name} has {count_text(len(self), self._what.removesuffix('s'))}; there is no item {which}"
+            )
         return Item(self._node, self._places[which])
 
     def __iter__(self) -> Iterator[Item]:
@@ -286,7 +289,7 @@ class Items(Sequence["Item"]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         rest = ", ..." if len(self) > 3 else ""
-        return f"<{len(self):,} {self._what} of {self._node.name}{': ' if shown else ''}{shown}{rest}>"
+        return f"<{count_text(len(self), self._what.removesuffix('s'))} of {self._node.name}{': ' if shown else ''}{shown}{rest}>"
 
     def where(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 from graphflow.common import settings
 from graphflow.common.times import moment
 from graphflow.common.waiting import check_timeout
+from graphflow.common.wording import count_text
 from graphflow.errors import (
     GraphflowError,
     HistoryError,
@@ -265,7 +266,7 @@ class RecordedRun(Run):
         lease = self._header.lease
         if lease is not None:
             raise LeaseHeld(
-                f"run {self.id} has a driver: pid {lease.pid} on {lease.host}; its lease ends at "
+                f"run {self.id} already has a driver: pid {lease.pid} on {lease.host}; its lease ends at "
                 f"{moment(lease.until).isoformat(timespec='seconds')} unless it is renewed",
                 host=lease.host,
                 pid=lease.pid,
@@ -381,7 +382,7 @@ class RecordedRun(Run):
             return [str(error)]
         counts = Counter(each.name for each in damaged)
         return [
-            f"the results {name} are damaged or gone: {count} of their columns; they are made again when the run is resumed"
+            f"the results {name} are damaged or missing ({count_text(count, 'column')}); they are recomputed when the run is resumed"
             for name, count in sorted(counts.items())
         ]
 
@@ -442,6 +443,11 @@ class RecordedRun(Run):
         self.nodes[name]
         self._ask("update", {"node": name, **options})
 
+    def _no_driver(self, kind: str) -> str:
+        if self.is_over:
+            return f"run {self.name} has already ended ({self.state_name}), so it cannot be asked to {kind}"
+        return f"run {self.name} is {self.state_name} and has no driver, so it cannot be asked to {kind}"
+
     def _ask(self, kind: str, body: Mapping[str, Any]) -> None:
         """Ask the driver, and wait for its answer."""
         try:
@@ -449,9 +455,7 @@ class RecordedRun(Run):
         except HistoryError as error:
             if self.refresh().lease_until is not None:
                 raise
-            raise RequestRefused(
-                f"run {self.name} is {self.state_name}: it has no driver that could {kind} it"
-            ) from error
+            raise RequestRefused(self._no_driver(kind)) from error
         deadline = time.monotonic() + ANSWER_SECONDS
         pause = threading.Event()
         while True:
@@ -463,6 +467,6 @@ class RecordedRun(Run):
             if time.monotonic() >= deadline:
                 raise TimeoutError(
                     f"the driver of run {self.name} ({self.host}, pid {self.pid}) did not answer within {ANSWER_SECONDS:g} s; the "
-                    "request stands, and is carried out when it does"
+                    "request is kept, and carried out when it does"
                 )
             pause.wait(POLL_SECONDS)

@@ -13,8 +13,8 @@ __all__ = ["NOT_KEPT", "Values"]
 
 KEPT_COLUMNS = 8
 NOT_KEPT = (
-    "was not kept: its task or flow runs with persist_result=False, it could not be pickled, or the result store could not be "
-    "written then; run it again to have it"
+    "was not stored: its task or flow has persist_result=False, it could not be pickled, or the result store could not be "
+    "written; run it again to get it"
 )
 
 

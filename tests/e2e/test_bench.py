@@ -55,7 +55,7 @@ def test_a_slower_run_is_exit_code_1(cli: Cli, results: Path, folder: Path) -> N
 
     worse = cli("bench", "compare", results, later)
     assert worse.code == 1
-    assert f"{len(slower)} of {len(slower)} got worse (threshold 1.1)" in worse.out
+    assert f"{len(slower)} of {len(slower)} got slower (threshold 1.1)" in worse.out
     assert cli("bench", "compare", results, later, "--threshold", "1.6").code == 0
     assert cli("bench", "compare", later, results).code == 0
 
@@ -84,19 +84,19 @@ def test_charts_and_tables_are_made_of_a_run(cli: Cli, results: Path, folder: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "W9"), "there is no workload 'W9'; there are W1"),
-        (("run", "--peer", "dusk"), "there is no peer 'dusk'; there are graphflow"),
-        (("run", "--sizes", "10,many"), "'10,many': whole numbers above 0 are needed"),
+        (("run", "W9"), "unknown workload 'W9'; use W1"),
+        (("run", "--peer", "dusk"), "unknown peer 'dusk'; use graphflow"),
+        (("run", "--sizes", "10,many"), "'10,many' is not a list of whole numbers above 0"),
         (("run", "--sizes", "0"), "whole numbers above 0"),
-        (("run", "--repeats", "0"), "repeats: a whole number, 1 or more, is needed, not 0"),
-        (("run", "--slots", "-1"), "slots: a whole number, 1 or more"),
+        (("run", "--repeats", "0"), "repeats must be an integer, 1 or more, not 0"),
+        (("run", "--slots", "-1"), "slots must be an integer, 1 or more"),
         (("run", "--limit", "0"), "limit: a positive number of seconds"),
         (("run", "--timeout", "nan"), "timeout: a positive number of seconds"),
         (("run", "W1", "--output", "no/such/folder/a.jsonl"), "cannot write"),
         (("compare", "gone.jsonl"), "cannot read 'gone.jsonl': No such file"),
         (("compare",), "Missing argument"),
         (("chart", "gone.jsonl", "-o", "c.svg"), "cannot read 'gone.jsonl'"),
-        (("chart", "gone.jsonl", "-o", "c.png"), "a chart is written as .html or .svg"),
+        (("chart", "gone.jsonl", "-o", "c.png"), "ends in neither .html nor .svg"),
         (("chart", "gone.jsonl"), "Missing option"),
         (("table", "gone.jsonl"), "cannot read 'gone.jsonl'"),
     ],

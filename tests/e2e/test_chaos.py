@@ -76,7 +76,7 @@ def test_a_flow_survives_and_gives_the_same(cli: Cli, file: str, name: str) -> N
 def test_a_value_that_cannot_be_compared_is_told(cli: Cli, file: str) -> None:
     found = cli("chaos", f"{file}:never_the_same", "--kills", 1)
     assert found.code == 1
-    assert "differs from run to run without any kill" in found.err
+    assert "differs between undisturbed runs" in found.err
 
 
 def test_a_run_that_does_not_come_to_its_end_is_told(cli: Cli, file: str, folder: Path) -> None:

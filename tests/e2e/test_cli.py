@@ -131,7 +131,7 @@ def test_a_parameter_is_the_text_of_a_file(cli: Cli, jobs: Path, folder: Path) -
         (["-p", "path=x"], ["n"]),
         (["-p", "path=x", "-p", "n=1", "-p", "pth=y"], ["pth", "path"]),
         (["-p", "path=x", "-p", "n=many"], ["n", "many"]),
-        (["-p", "n"], ["must be name=value"]),
+        (["-p", "n"], ["has no '='; use name=value"]),
         (["--params", "[1]"], ["must be a JSON object"]),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_failed_run_groups_its_failures_and_ends_with_1(cli: Cli, jobs: Path) 
     assert "first, #0: label 'item-0'" in done.err
     assert 'jobs.py", line 6, in inverse' in done.err
     assert "graphflow/runner" not in done.err
-    assert "1 task run did not start because of that" in done.err
+    assert "1 dependent task run did not start" in done.err
 
 
 def test_a_failed_run_says_why_when_quiet_too(cli: Cli, jobs: Path) -> None:

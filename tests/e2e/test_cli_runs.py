@@ -108,7 +108,7 @@ def test_nothing_is_listed_where_nothing_ran(cli: Cli) -> None:
     assert cli("runs", "ls").code == 0
     assert json.loads(cli("runs", "ls", "-o", "json").out) == []
     done = cli("runs", "show", "@latest")
-    assert (done.code == ExitCode.NOT_FOUND and "there is no run" in done.err) or "no run goes by" in done.err
+    assert (done.code == ExitCode.NOT_FOUND and "there is no run" in done.err) or "no run matches" in done.err
 
 
 def test_runs_are_listed_filtered_and_paged(failed: str, cli: Cli) -> None:
@@ -138,7 +138,7 @@ def test_runs_are_listed_filtered_and_paged(failed: str, cli: Cli) -> None:
         (["items", "@latest", "loda"], "this run has no node 'loda'; its nodes: load, add"),
         (["items", "@latest", "load", "--state", "x"], "unknown state 'x'"),
         (["show", "@latest", "--node", "load", "--index", "99"], "there is no item 99"),
-        (["logs", "@latest", "-f", "-o", "json"], "say -o jsonl"),
+        (["logs", "@latest", "-f", "-o", "json"], "use -o jsonl"),
         (["logs", "@latest", "--level", "loud"], "unknown level 'loud'"),
         (["logs", "@latest", "--node", "x"], "no node 'x'"),
         (["result", "@latest", "--index", "3"], "item 3 of which node"),
@@ -146,8 +146,8 @@ def test_runs_are_listed_filtered_and_paged(failed: str, cli: Cli) -> None:
         (["retry", "@latest", "--node", "load", "--index", "8"], "there is no item 8"),
         (["retry", "@latest", "--node", "load", "--index", "x"], "'x' in 'x' is no index"),
         (["retry", "@latest", "--index", "1"], "has 2 maps"),
-        (["update", "@latest", "load", "x"], "is no setting"),
-        (["rm", "@latest"], "nobody can be asked here: say --yes"),
+        (["update", "@latest", "load", "x"], "is not a setting"),
+        (["rm", "@latest"], "no way to confirm; use --yes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -163,7 +163,7 @@ def test_wrong_usage_is_told_and_nothing_is_done(
 def test_a_run_is_shown_with_what_failed(failed: str, cli: Cli) -> None:
     shown = cli("runs", "show", failed[:15])
     assert shown.code == 0 and "parameters: n=8" in shown.out and "2 × ValueError: bad 3" in shown.out
-    assert "items 3, 7" in shown.out and "2 task runs did not start because of that" in shown.out
+    assert "items 3, 7" in shown.out and "2 dependent task runs did not start" in shown.out
     document = json.loads(cli("runs", "show", "@latest-failed", "-o", "json").out)
     assert document["schema"] == "graphflow.run/1" and document["state"]["name"] == "Failed"
     assert [node["counts"] for node in document["nodes"]] == [
@@ -206,9 +206,7 @@ def test_one_item_is_shown_with_all_that_happened_to_it(failed: str, cli: Cli) -
 
 def test_failures_are_grouped_for_people_and_listed_as_json(failed: str, cli: Cli) -> None:
     assert "2 × ValueError: bad 3" in cli("runs", "failures", failed).out
-    assert (
-        cli("runs", "failures", failed, "--node", "add").out == "2 task runs did not start because of that\n"
-    )
+    assert cli("runs", "failures", failed, "--node", "add").out == "2 dependent task runs did not start\n"
     found = lines(cli("runs", "failures", failed, "--node", "load", "-o", "jsonl").out)
     assert [each["exception"]["message"] for each in found] == ["bad 3", "bad 7"]
     assert found[0]["inputs"] == "x=3" and "Traceback" in found[0]["exception"]["traceback"]
@@ -293,7 +291,7 @@ def test_a_removed_run_is_gone(failed: str, cli: Cli, home: Path) -> None:
 
 def test_damage_is_found(failed: str, cli: Cli, home: Path) -> None:
     whole = cli("fsck")
-    assert whole.code == 0 and whole.out == "" and whole.err == "1 runs verified, 0 damaged\n"
+    assert whole.code == 0 and whole.out == "" and whole.err == "1 run verified, 0 damaged\n"
     pack = next((home / "runs" / failed / "results").glob("*.pack"))
     pack.unlink()
     found = cli("fsck", failed, "-o", "json")

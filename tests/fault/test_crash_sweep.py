@@ -1,4 +1,4 @@
-"""A driver that is killed at each place where it reads, writes or tells something, and gone on with by another one."""
+"""A driver that is killed at each place where it reads, writes or tells something, and resumed by another one."""
 
 from __future__ import annotations
 

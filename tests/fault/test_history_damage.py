@@ -53,7 +53,7 @@ class Written:
         (self.folder / "run.db-shm").unlink(missing_ok=True)
 
     def believed(self, only=None):
-        """How often something was given that is not what was written."""
+        """How often something was given that differs from what was written."""
         wrong = 0
         looks = (((), None), ((Kind.ITEMS,), None), ((), 7), ((Kind.STATE,), None))
         for kinds, node in looks if only is None else [looks[only % len(looks)]]:
@@ -211,7 +211,7 @@ def test_a_foreign_file_is_refused_and_left_alone(tmp_path, content):
         lambda: written.history.head(RUN),
     ]
     for call in calls:
-        with pytest.raises(HistoryDamaged, match=r"run\.db.*left as it is"):
+        with pytest.raises(HistoryDamaged, match=r"run\.db.*was not changed"):
             call()
     assert written.history.verify(RUN) != []
     assert path.read_bytes() == content

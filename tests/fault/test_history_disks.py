@@ -132,7 +132,7 @@ def test_a_commit_counts_though_the_catalog_could_not_be_told(tmp_path):
     script = Script(CATALOG_FULL, tmp_path, RUN)
     lines = script.end()
     assert lines == ["written"], script.errors
-    assert "the catalog could not be told" in script.errors
+    assert "could not be written to the catalog" in script.errors
     # The state that the run's own file has is found by whoever sees that its driver is gone.
     history = SqliteHistory(tmp_path)
     assert history.find(RUN).state == "Completed"

@@ -97,10 +97,10 @@ class TestGivenClusterWithoutSharedDisk(BackendContract):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("thread", "there is no backend 'thread'"),
-        ("threads:none", "no number of slots"),
-        ("processes:0", "no number of slots"),
-        (3.5, "is no backend"),
+        ("thread", "unknown backend 'thread'; use"),
+        ("threads:none", "not a number of slots"),
+        ("processes:0", "not a number of slots"),
+        (3.5, "unknown backend 3.5; use"),
     ],
 )
 def test_what_is_no_backend_is_refused_with_what_would_be_one(spec: object, says: str) -> None:

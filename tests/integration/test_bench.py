@@ -42,7 +42,9 @@ def test_a_wrong_result_is_told_from_a_right_one(monkeypatch: pytest.MonkeyPatch
         lambda document: found.append(dict(document)),
     )
 
-    assert [(each["status"], each["reason"]) for each in found] == [("wrong", "gave -1, and a plain loop 8")]
+    assert [(each["status"], each["reason"]) for each in found] == [
+        ("wrong", "returned -1, but a plain loop returns 8")
+    ]
     assert "seconds" not in found[0]
 
 

@@ -236,7 +236,7 @@ def test_what_strangers_signed_is_not_signed_by_a_compaction(store: LocalStore) 
     done = compact(trusting, FOLDER, now=time.time(), grace_seconds=0.0)
     assert (done.read, len(done.written), done.removed) == (5, 1, 2)
     assert get(opened(store), 0, 1, 2, 7, 8) == [MISSING] * 3 + [7, 8]
-    with pytest.raises(ResultStoreError, match="another installation signed it"):
+    with pytest.raises(ResultStoreError, match="signed by another installation"):
         forget_keys(trusting, FOLDER, [key(1)], now=time.time())
 
 

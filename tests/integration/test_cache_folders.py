@@ -114,7 +114,7 @@ def test_positions_without_a_key_are_neither_published_nor_found(store: LocalSto
     assert list(found.hits) == [0, 1, 0] and folder.load(found, [1]) == ["c"]
     assert folder.load(found, []) == [] and folder.load(found, [0]) == [MISSING]
     assert put(folder, {}).name == "" and folder.find(b"", now=0.0).hits == b""
-    with pytest.raises(ValueError, match="17 bytes are no whole number of keys"):
+    with pytest.raises(ValueError, match="17 bytes are not a whole number of keys"):
         folder.find(b"x" * 17, now=0.0)
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_serialized_is_left_out_and_named(store: LocalStore) -> N
     assert folder.find(key(3), now=0.0).made(0).index == 3
     nothing = put(folder, {4: lock})
     assert nothing.name == "" and list(nothing.errors) == [0] and len(list(store.names())) == 1
-    with pytest.raises(SettingsError, match="there is no serializer 'xml'; there are arrow, json, pickle"):
+    with pytest.raises(SettingsError, match="unknown serializer 'xml'; use arrow, json, pickle"):
         put(folder, {4: 4}, serializer="xml")
 
 
@@ -333,7 +333,7 @@ def test_a_flip_of_any_bit_is_a_miss_and_never_another_value(
             misses += 1
             assert got == [MISSING] * 6
             (line,) = told(caplog)
-            assert name in line and line.endswith(": its results are made again")
+            assert name in line and line.endswith(": its results are recomputed")
         else:
             assert told(caplog) == []
     # The header, which no lookup needs, and the parts of keys are all that may differ unseen.

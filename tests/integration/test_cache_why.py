@@ -61,12 +61,12 @@ def test_an_item_that_was_cached_tells_whose_value_it_has() -> None:
         "index": 2,
     }
     text = cli(second, "shift[0]").stdout
-    assert f"shift[0] was not executed: its value is that of shift[2] of run {first}" in text
+    assert f"shift[0] was not executed: its value was computed by shift[2] of run {first}" in text
     assert "made of: argument x, argument y, code." in text
 
 
 def test_the_first_one_is_the_first() -> None:
-    assert "There was no earlier entry of this task" in cli(ran([1]), "shift[0]").stdout
+    assert "This task had no earlier entry" in cli(ran([1]), "shift[0]").stdout
 
 
 def test_the_part_that_differs_is_named() -> None:
@@ -83,7 +83,7 @@ def test_the_part_that_differs_is_named() -> None:
         globals()["STEP"] = 1
     assert told(run, "shift[1]")["differs"] == ["code"]
     assert (
-        "differs: code: the task, or a function, class or constant that it uses, is another one"
+        "differs: code: the code of the task, or a function, class or constant that it uses, has changed"
         in cli(run, "shift[1]").stdout
     )
 
@@ -109,7 +109,7 @@ def test_an_equal_entry_that_was_not_used_is_explained() -> None:
     run = ran([1], cache_expiration=1e-6)
     assert "it had expired at" in cli(run, "shift[0]").stdout
     ran([2])
-    assert "refresh_cache was asked for" in cli(ran([2], refresh_cache=True), "shift[0]").stdout
+    assert "refresh_cache was set" in cli(ran([2], refresh_cache=True), "shift[0]").stdout
 
 
 def test_an_item_that_is_not_cached_says_why_where_that_is_known() -> None:
@@ -125,7 +125,7 @@ def test_what_is_not_there_is_said(home: Path) -> None:
     run = ran([1, 2])
     for args, code, text in (
         ((run, "nothing[1]"), 4, "has no node 'nothing'; it has shift"),
-        ((run, "shift"), 2, "say which one, such as 'shift[0]'"),
+        ((run, "shift"), 2, "choose one, such as 'shift[0]'"),
         ((run, "shift[7]"), 4, "shift has 2 items; there is no item 7"),
         (("nobody", "shift[0]"), 4, "nobody"),
     ):

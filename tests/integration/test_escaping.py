@@ -202,7 +202,7 @@ def test_what_escapes_from_a_body_that_nobody_cancelled_fails_its_run(backend_na
 
     for each in (plain, outer):
         assert each.run().state == "Failed"
-    with pytest.raises(GraphflowError, match=r"the flow raised .*, which ends nothing but its run"):
+    with pytest.raises(GraphflowError, match=r"the flow raised .*, which ends only its run"):
         plain()
     with pytest.raises((GraphflowError, FlowFailed), match="the flow raised"):
         asyncio.run(awaited())

@@ -95,7 +95,7 @@ def test_an_item_without_a_value_says_why(tmp_path: Path) -> None:
     ):
         list(found[6:])
     assert found[7]["x"] == 7
-    with pytest.raises(ResultStoreError, match='missing is "raise" or "none"'):
+    with pytest.raises(ResultStoreError, match='missing must be "raise" or "none"'):
         read_export(str(tmp_path), missing="x")  # type: ignore[arg-type]
 
 
@@ -236,7 +236,7 @@ def test_json_writes_what_has_an_obvious_form(tmp_path: Path) -> None:
         (
             [1, threading.Lock()],
             "pickle",
-            r"same\[1\], a lock, cannot be written as pickle: .*map it to something",
+            r"same\[1\], a lock, cannot be written as pickle: .*convert it to something",
         ),
     ],
 )
@@ -269,9 +269,11 @@ def test_tables_hold_rows_plain_values_and_frames(tmp_path: Path) -> None:
 
 
 def test_wrong_formats_and_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultStoreError, match="format is one of 'jsonl', 'parquet', 'pickle', not 'csv'"):
+    with pytest.raises(
+        ResultStoreError, match="format must be one of 'jsonl', 'parquet', 'pickle', not 'csv'"
+    ):
         exported([1], tmp_path, format="csv")
-    with pytest.raises(ResultStoreError, match="part_nbytes is a number of bytes, 1 or more, not 0"):
+    with pytest.raises(ResultStoreError, match="part_nbytes must be a number of bytes, 1 or more, not 0"):
         exported([1], tmp_path, part_nbytes=0)
     assert not (tmp_path / "out").exists()
 
@@ -355,7 +357,7 @@ def test_another_export_is_not_touched_unless_told_so(tmp_path: Path) -> None:
     Items([GOOD] * 50).write(tmp_path)
     for other, options in ((Items([GOOD], run="other"), {}), (Items([GOOD] * 50), {"file": "pickle"})):
         with pytest.raises(
-            ResultStoreError, match="holds another export: n of run run as jsonl, not n of run"
+            ResultStoreError, match="contains another export: n of run run as jsonl, not n of run"
         ):
             other.write(tmp_path, **options)
     assert list(read_export(str(tmp_path))) == list(range(50))
@@ -366,7 +368,7 @@ def test_another_export_is_not_touched_unless_told_so(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"kind": "other"}')
     for overwrite in (False, True):
-        with pytest.raises(ResultStoreError, match="is none of an export of graphflow"):
+        with pytest.raises(ResultStoreError, match="is not the manifest of a graphflow export"):
             Items([GOOD]).write(tmp_path, overwrite=overwrite)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "part-000000000000.jsonl").write_text("1\n")
@@ -388,10 +390,10 @@ def test_damage_is_found_when_a_part_is_read(tmp_path: Path) -> None:
     path.write_bytes(data)
     found = read_export(str(tmp_path))
     assert found[0] == 0
-    with pytest.raises(ResultDamaged, match="is damaged: its bytes are not those that were written"):
+    with pytest.raises(ResultDamaged, match="is damaged: its bytes differ from what was written"):
         found[made.manifest["parts"][1]["start"]]
     path.unlink()
-    with pytest.raises(ResultDamaged, match="is not whole"):
+    with pytest.raises(ResultDamaged, match="is incomplete"):
         found[made.manifest["parts"][1]["start"]]
 
 
@@ -421,5 +423,5 @@ def test_what_is_no_export_is_told(tmp_path: Path) -> None:
     Items([GOOD]).write(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "version": 2}))
-    with pytest.raises(ResultStoreError, match="has version 2, and this graphflow reads version 1"):
+    with pytest.raises(ResultStoreError, match="has version 2, but this graphflow reads version 1"):
         read_export(str(tmp_path))

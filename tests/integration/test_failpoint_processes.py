@@ -24,4 +24,4 @@ def test_the_environment_plans_for_a_process_and_those_that_it_starts() -> None:
     assert ended("batch.begin:kill").returncode == -9
     assert ended("batch.begin:kill@2").stdout == "still there\n"
     wrong = ended("batch.begin:explode")
-    assert "GRAPHFLOW_FAILPOINTS: a failpoint cannot 'explode'" in wrong.stderr
+    assert "GRAPHFLOW_FAILPOINTS: unknown failpoint action 'explode'" in wrong.stderr

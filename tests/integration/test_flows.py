@@ -482,7 +482,7 @@ def test_a_single_task_that_raises_system_exit_is_a_clear_failure(backend_name: 
 
     run = body.run()
     assert run.state == "Failed"
-    assert str(run.exception) == "the task raised SystemExit: 3, which in a task ends nothing but its item"
+    assert str(run.exception) == "the task raised SystemExit: 3, which in a task ends only its item"
     assert isinstance(run.exception, GraphflowError)
     assert isinstance(run.exception.__cause__, SystemExit)
 
@@ -735,9 +735,9 @@ def test_a_run_that_ended_cannot_be_cancelled(backend_name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"retries": -1}, "retries must be a whole number"),
+        ({"retries": -1}, "retries must be an integer"),
         ({"retry_delay_seconds": "x"}, "retry_delay_seconds must be a number of seconds"),
-        ({"timeout_seconds": 0}, "timeout_seconds=0 would time every run out"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0 would time out every run"),
         ({"timeout_seconds": -2}, "timeout_seconds must be a number of seconds"),
         ({"validate_parameters": "no"}, "validate_parameters must be True or False"),
         ({"log_prints": 1}, "log_prints must be True or False"),
@@ -767,7 +767,7 @@ def test_unknown_options_of_a_flow_are_refused() -> None:
 def test_what_cannot_be_a_flow_is_refused() -> None:
     with pytest.raises(TaskOptionError, match="@flow takes a function or another callable, not 3"):
         flow(3)  # type: ignore[call-overload]
-    with pytest.raises(TaskOptionError, match="is a flow already; use its with_options"):
+    with pytest.raises(TaskOptionError, match="is already a flow; use its with_options"):
         flow(flow(lambda: None))  # type: ignore[call-overload]
 
 

@@ -469,9 +469,9 @@ def test_a_container_that_contains_itself_is_a_cycle(run_body: Any) -> None:
     loop.append(loop)
     table: dict[str, Any] = {"a": 1}
     table["self"] = [table]
-    with pytest.raises(CycleError, match="a list that was given as an argument contains itself"):
+    with pytest.raises(CycleError, match="a list passed as an argument contains itself"):
         run_body(lambda: same(loop))
-    with pytest.raises(CycleError, match="a dict that was given as an argument contains itself"):
+    with pytest.raises(CycleError, match="a dict passed as an argument contains itself"):
         run_body(lambda: same(table))
     with pytest.raises(CycleError):
         run_body(lambda: same([inc(1), loop]))
@@ -503,7 +503,7 @@ def test_a_future_of_another_run_is_refused(backend_name: str) -> None:
     assert kept[0].result() == 2
     with pytest.raises(
         CrossRunError,
-        match=r"task 'inc' was given a future of inc that belongs to another run \(of 'first'\)",
+        match=r"task 'inc' got a future of inc that belongs to another run \(of 'first'\)",
     ):
         second()
     with pytest.raises(CrossRunError):

@@ -148,7 +148,7 @@ def test_a_hook_that_raises_changes_nothing_and_is_logged(backend_name: str, cap
         return work()
 
     assert body() == 1
-    assert caplog.text.count("failed; the run goes on") == 2
+    assert caplog.text.count("failed; the run continues") == 2
 
 
 def test_upstream_failures_call_on_failure(backend_name: str) -> None:

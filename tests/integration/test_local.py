@@ -258,7 +258,7 @@ def test_without_a_cluster_one_warning_and_all_goes_on_here(
                     os.getpid()
                 }
     assert [record.getMessage() for record in caplog.records] == [
-        "no local worker processes could be started (OSError: no more processes); all tasks go on on threads of "
+        "no local worker processes could be started (OSError: no more processes); all tasks stay on threads of "
         "this process"
     ]
 

@@ -348,7 +348,7 @@ def test_what_cannot_be_updated_is_refused() -> None:
             run.update("gated", max_concurency=3)
         with pytest.raises(TaskOptionError, match="rate_limit"):
             run.update("gated", rate_limit="fast")
-        with pytest.raises(TaskOptionError, match="nothing to change; give an option"):
+        with pytest.raises(TaskOptionError, match="nothing to change; pass an option"):
             run.update("gated")
         with pytest.raises(TaskOptionError, match="percentage of the median"):
             run.update("gated", timeout=3)

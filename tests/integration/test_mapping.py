@@ -202,10 +202,10 @@ def test_a_large_constant_is_one_object_for_all_items(local_name: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"a": 1}, r"a dict is not mapped.*map over items\(\.\.\.\) for pairs, or over list\(d\)"),
-        ({1, 2}, r"a set is not mapped, as it has no order; map over items\(\.\.\.\)"),
+        ({"a": 1}, r"a dict cannot be mapped.*Use items\(\.\.\.\) for pairs, list\(d\) for keys"),
+        ({1, 2}, r"a set cannot be mapped: it has no order. Use items\(\.\.\.\)"),
         (frozenset([1]), "a frozenset is not mapped"),
-        (pd.DataFrame({"a": [1]}), r"a DataFrame is not mapped.*map over rows\(\.\.\.\) for its rows"),
+        (pd.DataFrame({"a": [1]}), r"a DataFrame cannot be mapped.*Use rows\(\.\.\.\) for its rows"),
     ],
 )
 def test_what_has_no_plain_order_is_refused_by_name(backend_name: str, wrong: Any, text: str) -> None:
@@ -535,7 +535,7 @@ def test_flatten_takes_away_one_level(run_body: Any) -> None:
 
 
 def test_flatten_of_what_is_not_nested_is_a_clear_failure(run_body: Any) -> None:
-    with pytest.raises(MapTypeError, match="takes a sequence of sequences, but found a int among them"):
+    with pytest.raises(MapTypeError, match="takes a sequence of sequences, but found an int among them"):
         run_body(lambda: flatten(same([1])))
 
 
@@ -669,7 +669,7 @@ def test_an_iterator_of_futures_is_refused(backend_name: str) -> None:
     def body() -> Any:
         return inc.map(same(i) for i in range(3))
 
-    with pytest.raises(MapTypeError, match=r"gave a future.*give a list of futures instead"):
+    with pytest.raises(MapTypeError, match=r"yielded a future.*use a list of futures instead"):
         body()
 
 
@@ -691,7 +691,7 @@ def test_a_mapped_future_is_a_sequence_of_futures(run_body: Any) -> None:
         with pytest.raises(IndexError):
             mapped[-5]
         with pytest.raises(
-            TypeError, match="a mapped future is indexed by map index, a whole number, not 'a'"
+            TypeError, match="a mapped future is indexed by an integer \(the map index\), not 'a'"
         ):
             mapped["a"]
         return [
@@ -731,11 +731,11 @@ def test_an_index_beyond_a_width_that_turns_out_later_is_a_clear_error(backend_n
     def returned() -> Any:
         return inc.map(same([1]))[5]
 
-    with pytest.raises(IndexError, match="inc has 1 items; there is no item 5"):
+    with pytest.raises(IndexError, match="inc has 1 item; there is no item 5"):
         forced()
     with pytest.raises(ValueUnavailable, match=r"needs item 5 of inc, which has only 1 item"):
         given()
-    with pytest.raises(IndexError, match="inc has 1 items; there is no item 5"):
+    with pytest.raises(IndexError, match="inc has 1 item; there is no item 5"):
         returned()
 
 

@@ -103,7 +103,7 @@ def test_a_run_is_found_by_id_prefix_name_and_place(history: RunHistory) -> None
     first, second = fine.run(), halves.run()
     assert history.run(first.id).id == history.run(first.name).id == first.id
     assert history.run("@latest").id == history.run("@latest-failed").id == second.id
-    with pytest.raises(RunNotFound, match="no run goes by 'nobody'"):
+    with pytest.raises(RunNotFound, match="no run matches 'nobody'"):
         history.run("nobody")
 
 
@@ -281,7 +281,7 @@ def test_a_damaged_result_is_refused_and_found(history: RunHistory, home: Path) 
         pack.write_bytes(data)
     with pytest.raises(ResultDamaged):
         run.nodes["plus"].result()
-    assert any("damaged or gone" in text for text in history.verify(run.id))
+    assert any("damaged or missing" in text for text in history.verify(run.id))
 
 
 # -- while it goes on ----------------------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_a_driver_that_does_not_answer_is_not_waited_for(
     run = history.run(held.run.id)
     monkeypatch.setattr(run._histories, "answer_of", lambda request: None)
     monkeypatch.setattr("graphflow.runs.recorded.ANSWER_SECONDS", 0)
-    with pytest.raises(TimeoutError, match=r"did not answer within 0 s; the request stands"):
+    with pytest.raises(TimeoutError, match=r"did not answer within 0 s; the request is kept"):
         run.pause()
     monkeypatch.setattr(run._histories, "answer_of", lambda request: "")
     run.resume()

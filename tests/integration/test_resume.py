@@ -761,7 +761,7 @@ def test_what_does_not_persist_is_said(tally: Any, broken: Path, caplog: pytest.
     broken.unlink()
     with caplog.at_level(logging.WARNING, "graphflow.recovery"):
         assert body.resume(run.id).value == 3
-    assert [record for record in caplog.records if "does not persist" in record.getMessage()]
+    assert [record for record in caplog.records if "has persist_result=False" in record.getMessage()]
     assert counts(tally) == {"0": 2, "1": 2, "2": 2}
 
 

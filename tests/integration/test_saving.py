@@ -52,7 +52,10 @@ def test_a_name_that_says_nothing_and_a_value_that_does_not_fit_are_refused(tmp_
         return odd()
 
     run = one.run()
-    for name, said in (("values.txt", "ends in none of"), ("values.json", "cannot be written as .json")):
+    for name, said in (
+        ("values.txt", "has an unknown suffix; use one of"),
+        ("values.json", "cannot be written as .json"),
+    ):
         done = CliRunner().invoke(app, ["runs", "result", run.id, "--save", str(tmp_path / name)])
         assert done.exit_code == 2
         assert said in " ".join(done.output.replace("│", " ").split())

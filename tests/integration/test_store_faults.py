@@ -110,7 +110,7 @@ def test_throttling_costs_a_few_requests_and_ends_in_a_clear_error(
     s3_proxy.plan(Fault(times=None, status=503, code="SlowDown", message="Reduce your request rate."))
     with pytest.raises(ResultStoreError, match=r"SlowDown|503") as info:
         ACTIONS[action](store)
-    assert "does not answer as it should" in str(info.value) and store.url in str(info.value)
+    assert "does not respond properly" in str(info.value) and store.url in str(info.value)
     assert not isinstance(info.value, ResultDamaged)
     # A claim is looked at once more, since an answer may have been lost.
     assert len(s3_proxy.seen()) <= QUICK.attempts * (2 if action == "create" else 1)
@@ -161,7 +161,7 @@ def test_a_server_that_hangs_is_given_up(s3: Bucket, s3_proxy: S3Proxy) -> None:
     store = store_at(s3, s3_proxy, retries=Retries(attempts=2, base_seconds=0.001, timeout_seconds=0.2))
     s3_proxy.plan(Fault(hangs=True, times=None))
     for action in ("read", "publish", "list"):
-        with pytest.raises(ResultStoreError, match="does not answer as it should"):
+        with pytest.raises(ResultStoreError, match="does not respond properly"):
             ACTIONS[action](store)
 
 
@@ -181,7 +181,7 @@ def test_new_credentials_in_the_environment_are_used_at_once(
 def test_nobody_at_the_address_is_a_clear_error(s3: Bucket) -> None:
     options = {**s3.storage_options, "endpoint_url": "http://127.0.0.1:9"}
     store = FsspecStore(s3.url, options, key=KEY, retries=Retries(attempts=2, base_seconds=0.001))
-    with pytest.raises(ResultStoreError, match="does not answer as it should"):
+    with pytest.raises(ResultStoreError, match="does not respond properly"):
         store.check()
 
 
@@ -238,7 +238,7 @@ def test_a_server_without_conditions_is_refused(s3: Bucket, s3_proxy: S3Proxy) -
 @pytest.mark.parametrize(
     ("status", "code", "text"),
     [
-        (403, "AccessDenied", "do not have the right"),
+        (403, "AccessDenied", "do not permit this operation"),
         (403, "InvalidAccessKeyId", "does not accept the credentials"),
         (403, "SignatureDoesNotMatch", "does not accept the credentials"),
         (400, "ExpiredToken", "have expired"),
@@ -263,14 +263,14 @@ def test_rights_to_read_are_not_enough(store: FsspecStore, s3_proxy: S3Proxy) ->
     store.publish("one", [b"abc"])
     s3_proxy.plan(Fault(method="PUT", status=403, code="AccessDenied", times=None))
     assert store.read("one", 0, 3) == b"abc"
-    with pytest.raises(ResultStoreError, match="do not have the right"):
+    with pytest.raises(ResultStoreError, match="do not permit this operation"):
         store.check()
 
 
 def test_what_may_not_be_removed_is_told(store: FsspecStore, s3_proxy: S3Proxy) -> None:
     store.publish("one", [b"abc"])
     s3_proxy.plan(Fault(method="POST", path="delete", status=403, code="AccessDenied"))
-    with pytest.raises(ResultStoreError, match="1 results cannot be removed.*do not have the right"):
+    with pytest.raises(ResultStoreError, match="1 result cannot be removed.*do not permit this operation"):
         store.delete(["one"])
 
 

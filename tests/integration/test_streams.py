@@ -252,7 +252,7 @@ def test_a_map_whose_values_were_let_go_says_so_when_all_are_asked_for(
         try:
             found.result()
         except ValueUnavailable as error:
-            return "not kept any more" in str(error)
+            return "no longer stored" in str(error)
         return False
 
     @flow(backend=local_name)

@@ -218,7 +218,7 @@ def test_what_cannot_be_called_is_refused(wrong: Any) -> None:
 
 
 def test_a_task_of_a_task_is_refused() -> None:
-    with pytest.raises(TaskOptionError, match=r"is a task already; use its with_options"):
+    with pytest.raises(TaskOptionError, match=r"is already a task; use its with_options"):
         task(add)  # type: ignore[call-overload]
 
 
@@ -245,9 +245,9 @@ def test_options_that_do_not_exist_are_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"retries": -1}, "retries must be a whole number, 0 or more"),
-        ({"retries": 1.5}, "retries must be a whole number"),
-        ({"retries": True}, "retries must be a whole number"),
+        ({"retries": -1}, "retries must be an integer, 0 or more"),
+        ({"retries": 1.5}, "retries must be an integer"),
+        ({"retries": True}, "retries must be an integer"),
         ({"retries": 251}, "above the limit of 250"),
         ({"retry_delay_seconds": -1}, "retry_delay_seconds must be a number of seconds, 0 or more, not -1"),
         ({"retry_delay_seconds": [1, "x"]}, r"retry_delay_seconds\[1\] must be a number of seconds"),
@@ -263,11 +263,11 @@ def test_options_that_do_not_exist_are_refused_with_a_suggestion() -> None:
             {"retry_condition_fn": 3},
             r"retry_condition_fn must be a callable of \(task, task_run, state\), not 3",
         ),
-        ({"timeout_seconds": 0}, "timeout_seconds=0 would time every run out"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0 would time out every run"),
         ({"timeout_seconds": "1"}, "timeout_seconds must be a number of seconds"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds must be a number of seconds"),
-        ({"tags": "a"}, r"tags takes a list of texts, not the text 'a'; write tags=\[\"a\"\]"),
-        ({"tags": [1]}, "tags takes a list of texts"),
+        ({"tags": "a"}, r"tags takes a list of strings, not the string 'a'; use tags=\[\"a\"\]"),
+        ({"tags": [1]}, "tags takes a list of strings"),
         ({"name": ""}, "name must be a non-empty text"),
         ({"name": 3}, "name must be a non-empty text"),
         ({"description": 3}, "description must be a non-empty text"),
@@ -279,11 +279,11 @@ def test_options_that_do_not_exist_are_refused_with_a_suggestion() -> None:
         ({"on_failure": "x"}, r"on_failure takes functions of \(object, run, state\), not 'x'"),
         ({"on_completion": [print, 3]}, "on_completion takes functions"),
         ({"on_running": 3}, "on_running takes functions"),
-        ({"n_outputs": 0}, "n_outputs must be a whole number, 1 or more"),
-        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more"),
-        ({"batch_size": "big"}, "batch_size must be a whole number, 1 or more"),
-        ({"concurrency": 0}, "concurrency must be a whole number"),
-        ({"priority": 1.5}, "priority must be a whole number"),
+        ({"n_outputs": 0}, "n_outputs must be an integer, 1 or more"),
+        ({"batch_size": 0}, "batch_size must be an integer, 1 or more"),
+        ({"batch_size": "big"}, "batch_size must be an integer, 1 or more"),
+        ({"concurrency": 0}, "concurrency must be an integer"),
+        ({"priority": 1.5}, "priority must be an integer"),
         ({"resources": ["GPU"]}, "resources takes a mapping such as"),
         ({"resources": {"GPU": 0}}, "resources maps names to amounts above 0"),
         ({"workers": "one"}, "workers takes a list of worker addresses or names, not 'one'"),
@@ -404,7 +404,7 @@ def test_asking_outside_a_task_is_a_clear_error() -> None:
         task_context()
     with pytest.raises(graphflow.errors.GraphflowError, match="call it in a flow's body"):
         graphflow.flow_context()
-    with pytest.raises(graphflow.errors.GraphflowError, match="where neither a task nor a flow runs"):
+    with pytest.raises(graphflow.errors.GraphflowError, match="outside a task or flow"):
         get_run_logger()
 
 

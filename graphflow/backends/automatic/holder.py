@@ -110,10 +110,10 @@ class Holder:
             made.start()
         except BaseException as error:
             made = None
-            logger.debug("the local cluster did not come up", exc_info=True)
+            logger.debug("the local cluster did not start", exc_info=True)
             if not self._is_closed:
                 logger.warning(
-                    "no local worker processes could be started (%s: %s); all tasks go on on threads of this process",
+                    "no local worker processes could be started (%s: %s); all tasks stay on threads of this process",
                     type(error).__name__,
                     error,
                 )

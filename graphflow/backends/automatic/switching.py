@@ -148,7 +148,7 @@ class LocalBackend:
         """Send a batch where its task is at home."""
         run = self._runs.get(order.run_id)
         if run is None:
-            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on this backend")
         task = self._task_of(run, order)
         if run.is_away(task) and not run.is_stopped and self._send_away(run, order, task):
             self._adjust(run)
@@ -229,7 +229,7 @@ class LocalBackend:
         if task.away_seconds < self._thresholds.returns_after_seconds:
             return
         if task.away.share * self._holder.slots < self._thresholds.returns_below * task.cpu_rate:
-            self._pin(task, "it waits more than it computes")
+            self._pin(task, "it waits longer than it computes")
         else:
             KNOWN.keep(task.functions, task.away)
 
@@ -395,7 +395,7 @@ class LocalBackend:
     # -- values -----------------------------------------------------------------------------------------
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:

@@ -81,7 +81,7 @@ def check_facts(worker: str, facts: Mapping[str, Any]) -> None:
     """Raise `BackendError` if what a worker has cannot run batches of this process."""
     if "error" in facts:
         raise BackendError(
-            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow there as here"
+            f"worker {worker} cannot run graphflow ({facts['error']}); install the same graphflow version there"
         )
     ours, theirs = list(sys.version_info[:2]), list(facts["python"][:2])
     if ours != theirs:

@@ -179,7 +179,7 @@ class DaskBackend:
         path.write_text(token)
         found = self._client.run(probe(), str(path))
         if not found and not self._is_elastic():
-            raise BackendError(f"{self.name} has no workers; start some, then run again")
+            raise BackendError(f"{self.name} has no workers; start some, then run the flow again")
         for worker, facts in found.items():
             check_facts(worker, facts)
         loopback = self._client.scheduler is not None and re.match(
@@ -251,7 +251,7 @@ class DaskBackend:
         """Begin a run. Its files live as long as `owner`, by default the object that `deliver` belongs to."""
         assert self._client is not None and self._base is not None
         if self._is_failed:
-            raise BackendError(f"{self.name} failed in an earlier run; make a new backend")
+            raise BackendError(f"{self.name} failed in an earlier run; create a new backend")
         folder: Path | None = None
         if self._shares_disk:
             folder = self._base / f"run-{run_id}"
@@ -289,7 +289,7 @@ class DaskBackend:
         """
         state = self._runs.get(order.run_id)
         if state is None or self._client is None or self._encoder is None:
-            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on it")
+            raise BackendError(f"{self.name} is closed, or run {order.run_id} is not open on this backend")
         order = self._sender.order(order) if not self._shares_disk else self._sender.within_reach(order)
         flight = _Flight(order, self._encoder.encode(order, is_strict=is_strict))
         options = order.steps[0].program.options
@@ -428,7 +428,7 @@ class DaskBackend:
         try:
             report = decode_report(message["report"])
         except Exception as error:
-            logger.exception("a report of run %s cannot be read", run_id)
+            logger.exception("a report of run %s is unreadable", run_id)
             self._broken(error)
             return
         self._end(state, report.batch, BatchDone(report))
@@ -457,7 +457,7 @@ class DaskBackend:
             elif status == "finished":
                 self._fall_back(run_id, batch, future)
             else:
-                self._end(state, batch, self._lost(run_id, batch, "Dask let go of it"))
+                self._end(state, batch, self._lost(run_id, batch, "Dask released it"))
 
     def _look_for_stranded(
         self, state: _RunState, run_id: str, batch: int, flight: _Flight, now: float
@@ -588,8 +588,8 @@ class DaskBackend:
                     if time.monotonic() - idle_since > NO_WORKERS_SECONDS:
                         self._broken(
                             BackendError(
-                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; see why they do not come back "
-                                "(memory? a module that ends the process?), then run again"
+                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; find out why they do not come back "
+                                "(memory? a module that exits the process?), then run the flow again"
                             )
                         )
                         return
@@ -611,7 +611,7 @@ class DaskBackend:
     # -- values -----------------------------------------------------------------------------------------
 
     def step(self, run_id: str) -> bool:
-        """Batches do not run in the caller."""
+        """Return False: batches do not run in the caller."""
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
@@ -624,7 +624,7 @@ class DaskBackend:
         future = self._blocks.get(ref.id)
         if future is None or self._client is None:
             raise ValueUnavailable(
-                "a result stayed on a worker of a cluster that is closed or that let go of it; ask for it before the "
+                "a result was on a worker of a cluster that is closed or that released it; read it before the "
                 "backend is closed"
             )
         return decode(future.result().columns[ref.id], "a result")

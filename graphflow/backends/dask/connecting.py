@@ -51,7 +51,7 @@ class Way:
             raise BackendError(f"dask(...) takes exactly one of {', '.join(names)}; given: {found}")
         if (self.cluster_kwargs or self.adapt_kwargs) and self.cluster_class is None:
             raise BackendError(
-                "dask(...): cluster_kwargs and adapt_kwargs go with cluster_class, which was not given"
+                "dask(...): cluster_kwargs and adapt_kwargs need cluster_class, which was not given"
             )
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Way:
         if self.client is not None:
             if getattr(self.client, "asynchronous", False):
                 raise BackendError(
-                    "dask(client=...) takes a synchronous client; make one with Client(address)"
+                    "dask(client=...) takes a synchronous client; create one with Client(address)"
                 )
             return self.client, None
         if self.cluster is not None:

@@ -31,7 +31,7 @@ class Places:
         return set(self._on)
 
     def set_workers(self, workers: Iterable[str]) -> list[tuple[Batch, str]]:
-        """These workers are there now. Batches on one that is gone are forgotten."""
+        """Set the current workers, and forget batches on workers that are gone."""
         found = set(workers)
         for gone in self._on.keys() - found:
             for batch in self._on.pop(gone):
@@ -43,12 +43,12 @@ class Places:
         return self._fill()
 
     def put(self, batch: Batch) -> list[tuple[Batch, str]]:
-        """A batch is to be sent."""
+        """Choose the worker for a batch that is to be sent."""
         self._waiting.append(batch)
         return self._fill()
 
     def ended(self, batch: Batch, *, was_begun: bool = True) -> list[tuple[Batch, str]]:
-        """A batch is over; one that came back unbegun waited behind another for too long."""
+        """Record that a batch is over; one that came back unstarted waited behind another for too long."""
         worker = self._worker_of.pop(batch, None)
         self._asked.discard(batch)
         if worker is None:
@@ -64,7 +64,7 @@ class Places:
         return self._fill()
 
     def is_held_up(self, batch: Batch) -> list[tuple[Batch, str]]:
-        """A batch goes on with a slow item: what waits behind it is to be taken back, and nothing is sent there."""
+        """Record that a batch continues with a slow item: batches behind it are taken back, and no more are sent there."""
         worker = self._worker_of.get(batch)
         if worker is None:
             return []

@@ -69,7 +69,7 @@ PEERS: dict[str, PeerEntry] = {
 
 
 def make_peer(name: str) -> Peer:
-    """A peer, not opened; raises ImportError where a package that its module needs is missing."""
+    """Return a peer, not opened; raise ImportError if a package that its module needs is missing."""
     entry = PEERS[name]
     module = importlib.import_module(f"graphflow.bench.peers.{entry.module}")
     peer: Peer = getattr(module, entry.class_name)()

@@ -58,13 +58,13 @@ class Peer(ABC):
         return sum(self.map(minus_three, second))
 
     def fan_out(self, n: int) -> int:
-        """A task gives a list, each element again gives one, whose elements are the items (W4)."""
+        """Run W4: a task returns a list, each element returns another list, whose elements are the items."""
         (widths,) = self.map(widths_of, [n])
         lists = self.map(children_of, widths)
         return sum(self.map(nothing, [value for each in lists for value in each]))
 
     def retried(self, n: int, folder: str) -> int:
-        """Items of which some fail once; here the failed ones are mapped again by hand (W7)."""
+        """Run W7: some items fail once; here the failed ones are mapped again by hand."""
         guarded = Guarded(Flaky(folder))
         total, failed = unzip(list(self.map(guarded, range(n))))
         again, still = unzip(list(self.map(guarded, failed)))

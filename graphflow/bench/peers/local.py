@@ -87,7 +87,7 @@ class Asyncio(Peer):
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
         """Only async items make sense here."""
-        raise CannotDo("runs no work in parallel but waiting; see W8")
+        raise CannotDo("runs only waiting in parallel, no computing; see W8")
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
         """As many at a time as all slots of the others together."""

@@ -80,7 +80,7 @@ class DaskBag(_OnDask):
         return int(self._bag(values).map(add_one).map(double).map(minus_three).sum().compute())
 
     def fan_out(self, n: int) -> int:
-        """The first level is computed, the second is flattened in the bag."""
+        """Compute the first level, and flatten the second in the bag."""
         (widths,) = self._bag([n]).map(widths_of).compute()
         return int(self._bag(widths).map(children_of).flatten().map(nothing).sum().compute())
 

@@ -41,13 +41,13 @@ class Graphflow(Peer):
         return flow(body).with_options(backend=self._backend, name="benchmark")()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """A flow that gives the list."""
+        """Return the list that a flow returns."""
         item = task(function)
         outcome: list[Any] = self._run(lambda: item.map(values))
         return outcome
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """A map and a task that takes all of it."""
+        """Run a map and a task that reduces it."""
         item, total = task(function), task(add_up)
         return int(self._run(lambda: total(item.map(values))))
 

@@ -58,7 +58,7 @@ class Prefect(Peer):
         return int(self._flow(body)())
 
     def fan_out(self, n: int) -> int:
-        """The flow's body waits for each level."""
+        """Run W4: the flow's body waits for each level."""
         widths, children, leaf = (self._task(each) for each in (widths_of, children_of, nothing))
 
         def body() -> int:

@@ -1,4 +1,4 @@
-"""`graphflow cache`: what is cached in a result store, whether it is sound, and keeping it small."""
+"""`graphflow cache`: list, inspect, verify, compact and remove cached results."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from graphflow.cli.documents import ListFormat, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.runs.tables import short_time
 from graphflow.cli.terminal import make_console, say_error
+from graphflow.common.wording import count_text
 from graphflow.errors import GraphflowError
 from graphflow.runs.documents import time_text
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["cache"]
 
 cache = typer.Typer(
-    help="Cached results: list, look at, verify, keep small, remove.\n\n"
-    "TASK is the name of a task's folder or its beginning, as `graphflow cache ls` tells it.",
+    help="List, inspect, verify, compact and remove cached results.\n\n"
+    "TASK is the name of a task's folder, or its beginning, as `graphflow cache ls` lists it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -50,20 +51,20 @@ Storage = Annotated[
     typer.Option(
         "--storage",
         metavar="URL",
-        help="The result store: a folder or a URL such as s3://bucket/prefix. By default GRAPHFLOW_RESULT_STORAGE, else the "
+        help="The result store: a folder or a URL such as s3://bucket/prefix. Default: GRAPHFLOW_RESULT_STORAGE, or the "
         "folder `results` of GRAPHFLOW_HOME.",
     ),
 ]
 Tasks = Annotated[
-    list[str] | None, typer.Argument(metavar="[TASK...]", help="Only these tasks; all if left out.")
+    list[str] | None, typer.Argument(metavar="[TASK...]", help="Only these tasks (default: all).")
 ]
-Output = Annotated[ListFormat, typer.Option("--output", "-o", help="What stdout gets.")]
+Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
 MOST_SHOWN = 20
 
 
 @contextmanager
 def _opened(storage: str | None) -> Iterator[ResultStore]:
-    """The store; errors become exit codes, and wrong names wrong usage."""
+    """Open the store; turn errors into exit codes, and wrong names into usage errors."""
     from graphflow.results.stores.opening import (  # help must not load numpy or fsspec
         default_store_url,
         open_store,
@@ -80,7 +81,7 @@ def _opened(storage: str | None) -> Iterator[ResultStore]:
 
 
 def _folders(store: ResultStore, tasks: list[str] | None) -> list[str]:
-    """The folders of tasks; a name that fits none is an error."""
+    """Return the folders of tasks; a name that matches none is an error."""
     from graphflow.cache.collecting import folders_of
 
     found = folders_of(store)
@@ -94,7 +95,7 @@ def _folders(store: ResultStore, tasks: list[str] | None) -> list[str]:
         ]
         if not fitting:
             say_error(
-                f"nothing of a task {task!r} is cached in {store.url}; `graphflow cache ls` tells what is"
+                f"no cached results of a task {task!r} in {store.url}; list the tasks with `graphflow cache ls`"
             )
             raise typer.Exit(ExitCode.NOT_FOUND)
         chosen.update(dict.fromkeys(fitting))
@@ -103,7 +104,7 @@ def _folders(store: ResultStore, tasks: list[str] | None) -> list[str]:
 
 @cache.command()
 def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """List the tasks of which results are cached: how many objects, how large, and when the last one was written."""
+    """List tasks with cached results: their number of objects, size, and last write."""
     with _opened(storage) as store:
         folders = set(_folders(store, task))
         found: dict[str, list[Any]] = {each: [0, 0, 0.0] for each in sorted(folders)}
@@ -134,7 +135,7 @@ def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.
 
 @cache.command()
 def stat(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """Tell tasks' cached results in numbers: how many count, have expired, were superseded, are damaged."""
+    """Count each task's cached results: valid, expired, superseded, damaged."""
     from graphflow.cache.collecting import stat_folder
 
     with _opened(storage) as store:
@@ -165,7 +166,7 @@ def _entries(store: ResultStore, prefix: str, tasks: list[str] | None) -> list[E
         entry for folder in _folders(store, tasks) for entry in entries_of(store, folder, prefix, now=now)
     ]
     if not found:
-        say_error(f"no value in {store.url} has a key that begins with {prefix!r}")
+        say_error(f"no cached value in {store.url} has a key that begins with {prefix!r}")
         raise typer.Exit(ExitCode.NOT_FOUND)
     return sorted(found, key=lambda each: (each.folder, each.key, not each.is_current, -each.made.created))
 
@@ -174,18 +175,21 @@ def _entries(store: ResultStore, prefix: str, tasks: list[str] | None) -> list[E
 def show(
     key: Annotated[str, typer.Argument(metavar="KEY", help="A key in hexadecimal, or its beginning.")],
     task: Annotated[
-        list[str] | None, typer.Option("--task", metavar="TASK", help="Only of this task; more than once.")
+        list[str] | None,
+        typer.Option("--task", metavar="TASK", help="Only values of this task; can be repeated."),
     ] = None,
     value: Annotated[
-        bool, typer.Option("--value", help="The value too; it is verified, and then unpickled.")
+        bool, typer.Option("--value", help="Show the value too; it is verified, then unpickled.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = MOST_SHOWN,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of values.")] = MOST_SHOWN,
     storage: Storage = None,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Show values by key: where each is, when and by which run it was made, when it expires, what its key was made of.
+    """Show cached values by key.
 
-    Exit codes: 0 if there is one, 4 if there is none.
+    Each with its location, when and by which run it was made, when it expires, and what its key was made of.
+
+    Exit codes: 0 found, 4 no such value.
     """
     with _opened(storage) as store:
         found = _entries(store, key, task)
@@ -203,7 +207,7 @@ def show(
                 output,
             )
         if len(found) > limit:
-            _say(f"{len(found) - limit:,} more: say more of the key, or --limit")
+            _say(f"{len(found) - limit:,} more; give more digits of the key, or raise --limit")
 
 
 def _value_text(store: ResultStore, entry: Entry) -> str:
@@ -220,9 +224,9 @@ def _value_text(store: ResultStore, entry: Entry) -> str:
 
 @cache.command()
 def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.TABLE) -> None:
-    """Read all cached results and compare them with what was written; nothing is unpickled.
+    """Verify that cached results are intact; nothing is unpickled.
 
-    Exit codes: 0 all is well, 1 something is damaged.
+    Exit codes: 0 all intact, 1 something is damaged.
     """
     from graphflow.cache.collecting import verify_folder
 
@@ -240,7 +244,7 @@ def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFor
                     make_console(stdout=True).print(each["problem"], markup=False, soft_wrap=True)
         else:
             write_documents(documents, output)
-        _say(f"{count:,} packs verified, {wrong:,} damaged")
+        _say(f"{count_text(count, 'pack')} verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 
 
@@ -257,14 +261,14 @@ def compact(
             "--grace",
             metavar="SECONDS",
             min=0.0,
-            help="So long old objects stay beside the new ones, for runs that know the old ones only.",
+            help="How long to keep replaced objects for runs that still read them.",
         ),
     ] = 300.0,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Put many small objects together to a few. Runs may go on meanwhile.
+    """Merge many small objects into a few. Safe while runs are active.
 
-    Old objects are removed by a later `compact` or `gc`, when the grace time is over.
+    The replaced objects are removed by a later `compact` or `gc`, once the grace time has passed.
     """
     from graphflow.cache.compacting import compact as put_together
 
@@ -285,9 +289,9 @@ def compact(
                 }
             )
             if output is ListFormat.TABLE:
-                waiting = f", {done.waiting:,} wait for the grace time of {grace:g} s" if done.waiting else ""
+                waiting = f", {done.waiting:,} kept for the grace time of {grace:g} s" if done.waiting else ""
                 _say(
-                    f"{folder.partition('/')[2]}: {done.read:,} packs read, {len(done.written):,} written, "
+                    f"{folder.partition('/')[2]}: {count_text(done.read, 'pack')} read, {len(done.written):,} written, "
                     f"{done.removed:,} removed{waiting}"
                 )
         if output is not ListFormat.TABLE:
@@ -299,12 +303,12 @@ def gc(
     task: Tasks = None,
     storage: Storage = None,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0.0, help="Younger objects stay.")
+        float, typer.Option("--grace", metavar="SECONDS", min=0.0, help="Keep objects younger than this.")
     ] = 3600.0,
     damaged: Annotated[bool, typer.Option("--damaged", help="Remove damaged objects too.")] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Remove what is of no use: expired and superseded results, and what killed runs left behind."""
+    """Remove expired and superseded results, and leftovers of killed runs."""
     from graphflow.cache.collecting import collect
 
     with _opened(storage) as store:
@@ -324,8 +328,8 @@ def gc(
             )
             if output is ListFormat.TABLE:
                 _say(
-                    f"{folder.partition('/')[2]}: removed {done.packs:,} packs, {done.blobs:,} large values, "
-                    f"{done.damaged:,} damaged ones, {done.leftovers:,} unfinished files; {nbytes_text(done.nbytes)}"
+                    f"{folder.partition('/')[2]}: removed {count_text(done.packs, 'pack')}, {count_text(done.blobs, 'large value')}, "
+                    f"{done.damaged:,} damaged, {count_text(done.leftovers, 'unfinished file')}; {nbytes_text(done.nbytes)}"
                 )
         if output is not ListFormat.TABLE:
             write_documents(documents, output)
@@ -333,15 +337,17 @@ def gc(
 
 @cache.command()
 def rm(
-    task: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of which all results go.")],
+    task: Annotated[
+        list[str], typer.Argument(metavar="TASK...", help="Tasks whose cached results are removed.")
+    ],
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="KEY", help="Only the values of keys that begin so; more than once."),
+        typer.Option("--key", metavar="KEY", help="Only values whose key begins with this; can be repeated."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     storage: Storage = None,
 ) -> None:
-    """Remove cached results of tasks, or of single keys of them; they are made again when they are needed."""
+    """Remove cached results of tasks, or of single keys; they are recomputed when needed."""
     from graphflow.cache.compacting import forget_keys
 
     with _opened(storage) as store:
@@ -353,18 +359,22 @@ def rm(
         objects = {} if key else {folder: list(store.names(f"{folder}/")) for folder in folders}
         if not yes:
             if not sys.stdin.isatty():
-                raise typer.BadParameter("nobody can be asked here: say --yes")
+                raise typer.BadParameter("stdin is not a terminal, so there is no way to confirm; use --yes")
             for folder in keys or objects:
-                what = f"{len(keys[folder]):,} keys" if key else f"{len(objects[folder]):,} objects"
+                what = (
+                    count_text(len(keys[folder]), "key")
+                    if key
+                    else count_text(len(objects[folder]), "object")
+                )
                 _say(f"{folder.partition('/')[2]}  {what}")
-            typer.confirm("Remove them for good?", abort=True, err=True)
+            typer.confirm("Remove them permanently?", abort=True, err=True)
         for folder, chosen in keys.items():
             count = forget_keys(store, folder, sorted(chosen), now=time.time())
-            _say(f"{folder.partition('/')[2]}: removed {count:,} values")
+            _say(f"{folder.partition('/')[2]}: removed {count_text(count, 'value')}")
         for folder, names in objects.items():
             # Large values last: a pack whose values are gone is damaged, and one that is gone is not.
             store.delete(sorted(names, key=lambda name: "/blobs/" in name))
-            _say(f"{folder.partition('/')[2]}: removed {len(names):,} objects")
+            _say(f"{folder.partition('/')[2]}: removed {count_text(len(names), 'object')}")
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Cache folders and their values, for people and as JSON documents. Times are ISO 8601 in UTC."""
+"""Cache folders and their values, as tables and as JSON documents. Times are ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphflow.cli.runs.tables import short_time
+from graphflow.common.wording import count_text
 from graphflow.runs.documents import time_text
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _NUMBERS = ("objects", "size", "values", "packs", "large", "expired", "supersede
 
 
 def nbytes_text(nbytes: float) -> str:
-    """A size, as a person reads it."""
+    """Return a size with its unit, such as `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if nbytes < 1_000 or unit == "GB":
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
@@ -34,7 +35,7 @@ def nbytes_text(nbytes: float) -> str:
 
 
 def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
@@ -44,12 +45,12 @@ def show_rows(columns: Iterable[str], rows: Iterable[Iterable[str]], console: Co
 
 
 def moment(seconds: float | None) -> datetime | None:
-    """A time; None where there is none."""
+    """Return seconds since the epoch as a time; None if there is none."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def stat_of(found: FolderStat) -> dict[str, Any]:
-    """A folder in numbers, as a document."""
+    """Return a folder's counts as a JSON document."""
     document = asdict(found) | {
         "task": found.folder.partition("/")[2],
         "oldest": time_text(moment(found.oldest)),
@@ -60,7 +61,7 @@ def stat_of(found: FolderStat) -> dict[str, Any]:
 
 
 def stat_row(found: FolderStat) -> list[str]:
-    """A folder in numbers, as a row."""
+    """Return a folder's counts as a row."""
     return [
         found.folder.partition("/")[2],
         f"{found.live:,}",
@@ -75,7 +76,7 @@ def stat_row(found: FolderStat) -> list[str]:
 
 
 def entry_of(entry: Entry) -> dict[str, Any]:
-    """A value's place and making, as a document."""
+    """Return a value's location and origin as a JSON document."""
     made = entry.made
     return {
         "key": entry.key.hex(),
@@ -102,10 +103,10 @@ def _state(entry: Entry) -> str:
 
 
 def show_entry(entry: Entry, console: Console, value: str | None) -> None:
-    """All that is known of a value."""
+    """Print what is known about a cached value."""
     document = entry_of(entry)
     size = nbytes_text(entry.nbytes)
-    shared = f", shared by {entry.shared_with + 1:,} values" if entry.shared_with else ""
+    shared = f", shared by {count_text(entry.shared_with + 1, 'value')}" if entry.shared_with else ""
     lines = [
         f"{document['key']}  {document['task']}  {document['state']}",
         f"  made {document['created']} by run {entry.made.run_id}, {entry.made.node}[{entry.made.index}], on {entry.made.host}",

@@ -14,6 +14,7 @@ import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.terminal import make_console, say_error, write_data
+from graphflow.common.wording import count_text
 from graphflow.runs.documents import time_text
 
 if TYPE_CHECKING:
@@ -24,18 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["why"]
 
 _MEANINGS = {
-    "code": "the task, or a function, class or constant that it uses, is another one",
-    "cache_version": "cache_version is another one",
+    "code": "the code of the task, or a function, class or constant that it uses, has changed",
+    "cache_version": "cache_version has changed",
     "flow parameters": "the flow was called with other parameters",
-    "run id": "it is another run, and the policy has RUN_ID",
-    "cache_key_fn": "cache_key_fn gave another text",
-    "partial": "the arguments of functools.partial are others",
-    "argument self": "the object that the method belongs to is another one",
+    "run id": "it is a different run, and the policy includes RUN_ID",
+    "cache_key_fn": "cache_key_fn returned a different text",
+    "partial": "the arguments of functools.partial differ",
+    "argument self": "the object that the method belongs to differs",
 }
 
 
 class WhyFormat(StrEnum):
-    """What stdout gets."""
+    """How the answer is written."""
 
     text = "text"
     json = "json"
@@ -43,7 +44,10 @@ class WhyFormat(StrEnum):
 
 def why(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="An id or its beginning, a name, @latest or @latest-failed.")
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+        ),
     ],
     item: Annotated[
         str,
@@ -51,15 +55,15 @@ def why(
     ],
     storage: Annotated[
         str | None,
-        typer.Option(
-            "--storage", metavar="URL", help="The result store of the task, where it is not the default one."
-        ),
+        typer.Option("--storage", metavar="URL", help="The task's result store, if not the default one."),
     ] = None,
-    output: Annotated[WhyFormat, typer.Option("--output", "-o", help="What stdout gets.")] = WhyFormat.text,
+    output: Annotated[WhyFormat, typer.Option("--output", "-o", help="Output format.")] = WhyFormat.text,
 ) -> None:
-    """Tell why an item was executed although results are cached: which part of its key differs from the nearest earlier entry.
+    """Explain why an item was executed instead of read from the cache.
 
-    Exit codes: 0 told, 4 no such run, node or item.
+    Shows which part of its key differs from the nearest earlier entry.
+
+    Exit codes: 0 explained, 4 no such run, node or item.
     """
     from graphflow.cache.collecting import folders_of
     from graphflow.cache.reasons import folders_for, reason_of
@@ -97,21 +101,24 @@ def _parsed(item: str) -> tuple[str, int | None]:
 
 def _item_of(run: Run, name: str, index: int | None) -> tuple[Node, Item]:
     if name not in [each.name for each in run.nodes]:
-        names = ", ".join(each.name for each in run.nodes if not each.is_builtin) or "none"
-        say_error(f"run {run.id} has no node {name!r}; it has {names}")
+        names = ", ".join(each.name for each in run.nodes if not each.is_builtin)
+        what = f"no node {name!r}; it has {names}" if names else "no nodes"
+        say_error(f"run {run.id} has {what}")
         raise typer.Exit(ExitCode.NOT_FOUND)
     node = run.nodes[name]
     if node.is_mapped and index is None:
-        say_error(f"{name} is a map of {len(node.items):,} items; say which one, such as '{name}[0]'")
+        say_error(
+            f"{name} is a map of {count_text(len(node.items), 'item')}; choose one, such as '{name}[0]'"
+        )
         raise typer.Exit(ExitCode.USAGE)
     if (index or 0) >= len(node.items):
-        say_error(f"{name} has {len(node.items):,} items; there is no item {index}")
+        say_error(f"{name} has {count_text(len(node.items), 'item')}; there is no item {index}")
         raise typer.Exit(ExitCode.NOT_FOUND)
     return node, node.items[index or 0]
 
 
 def _document(run: Run, node: Node, item: Item, reason: Reason | None) -> dict[str, Any]:
-    """What is known, as a document."""
+    """Return what is known as a JSON document."""
     label = f"{node.name}[{item.index}]" if node.is_mapped else node.name
     cached = item.cached_from
     document: dict[str, Any] = {
@@ -171,14 +178,14 @@ def _lines(document: dict[str, Any], place: str) -> list[str]:
     label, own = document["item"], document["entry"]
     origin = document["cached_from"]
     if origin is not None:
-        lines = [f"{label} was not executed: its value is that of {_who(origin)}."]
+        lines = [f"{label} was not executed: its value was computed by {_who(origin)}."]
         if own is not None:
             parts = ", ".join(sorted([*document["agrees"], *document["differs"]]))
             lines.append(f"Its key is {own['key']}, made of: {parts or 'the task alone'}.")
         return lines
     if own is None:
-        return [f"{label} is {document['state']}, and {place} has no entry of it.", *_why_none(document)]
-    lines = [f"{label} was executed, and its value was kept under the key {own['key']}."]
+        return [f"{label} is {document['state']}, and {place} has no entry for it.", *_why_none(document)]
+    lines = [f"{label} was executed, and its value was stored under the key {own['key']}."]
     equal = document["equal"]
     if equal is not None:
         lines.append(f"The same key had an entry of {_who(equal)}, which was not used:")
@@ -186,11 +193,11 @@ def _lines(document: dict[str, Any], place: str) -> list[str]:
             lines.append(f"  it had expired at {equal['expires']}")
         else:
             lines.append(
-                "  refresh_cache was asked for, or it was damaged, or both were executed at the same time"
+                "  refresh_cache was set, or the entry was damaged, or both were executed at the same time"
             )
         return lines
     if document["nearest"] is None:
-        lines.append("There was no earlier entry of this task: it is the first.")
+        lines.append("This task had no earlier entry.")
         return lines
     lines.append("No earlier entry has this key. The nearest one:")
     return lines + _difference(document)
@@ -202,7 +209,9 @@ def _difference(document: dict[str, Any]) -> list[str]:
         meaning = _MEANINGS.get(part, "")
         lines.append(f"  differs: {part}{': ' + meaning if meaning else ''}")
     if not document["differs"]:
-        lines.append("  nothing that was noted differs: the names of the arguments, or how keys are made, do")
+        lines.append(
+            "  no recorded part differs: the names of the arguments, or the way keys are made, must have changed"
+        )
     if document["agrees"]:
         lines.append(f"  the same: {', '.join(document['agrees'])}")
     return lines
@@ -216,11 +225,11 @@ def _why_none(document: dict[str, Any]) -> list[str]:
     if document["notes"]:
         return ["The run's log says:", *(f"  {note}" for note in document["notes"])]
     if document["state"] != "Completed":
-        return ["Only items that completed are cached; failures never are."]
+        return ["Only completed items are cached, never failures."]
     return [
-        "It may be one of these:",
-        "  the task does not ask for caching (cache_policy=, cache_expiration=, cache_version=, ...), or says NO_CACHE",
-        "  its cache_key_fn gave None for the item",
-        "  the entry was removed since, by `graphflow cache gc` or `rm`",
-        "  its results are kept elsewhere: give --storage URL",
+        "Possible reasons:",
+        "  the task does not ask for caching (cache_policy=, cache_expiration=, cache_version=, ...), or has NO_CACHE",
+        "  its cache_key_fn returned None for the item",
+        "  the entry has been removed since, by `graphflow cache gc` or `rm`",
+        "  its results are stored elsewhere: use --storage URL",
     ]

@@ -1,4 +1,4 @@
-"""`graphflow chaos`: kill a flow at random, go on with it, and see whether it gives the same."""
+"""`graphflow chaos`: kill a flow's processes at random, resume it, and compare its value."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from graphflow.cli.terminal import (
     say_error,
     write_data,
 )
+from graphflow.common.wording import count_text
 
 if TYPE_CHECKING:
     from graphflow.cli.chaos.trials import ChaosReport
@@ -51,25 +52,25 @@ def chaos(
     params: Annotated[
         str | None, typer.Option("--params", metavar="JSON|@FILE", help="All parameters as one JSON object.")
     ] = None,
-    kills: Annotated[int, typer.Option("--kills", min=1, help="How many processes are killed.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", help="What the places are drawn with.")] = 0,
+    kills: Annotated[int, typer.Option("--kills", min=1, help="Number of processes to kill.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for the random choice of failpoints.")] = 0,
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="SPEC", callback=_checked_backend, help="As for `graphflow run`."),
     ] = None,
     output: Annotated[
-        OutputFormat, typer.Option("--output", "-o", help="What stdout gets.")
+        OutputFormat, typer.Option("--output", "-o", help="Output format.")
     ] = OutputFormat.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not tell of each kill.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not report each kill.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Full tracebacks.")] = False,
 ) -> None:
-    """Kill a flow at random, go on with it, and see whether it gives the same value.
+    """Kill a flow's processes at random, resume it, and compare its value.
 
-    The flow runs once undisturbed, then again and again: its driver, or a worker process that it started, kills itself
-    with SIGKILL at a random boundary (before or after something is written, sent or told), and another launch of the run goes
-    on. Histories and results go to a temporary folder; but the tasks are the real ones, and what they do outside is done.
+    The flow runs once undisturbed, then repeatedly: its driver, or a worker process that it started, kills itself
+    with SIGKILL at a random failpoint (before or after something is written, sent or reported), and a new launch resumes
+    the run. Histories and results go to a temporary folder, but the tasks are the real ones, with all their side effects.
 
-    Exit codes: 0 the value was the same each time, 1 it was not or a run could not be resumed, 2 wrong usage, 3 cannot load
+    Exit codes: 0 the value was the same each time, 1 it was not, or a run could not be resumed, 2 wrong usage, 3 cannot load
     the flow or invalid parameters.
     """
     from graphflow.cli.chaos.launch import LaunchOrder  # help must not load the engine
@@ -81,7 +82,7 @@ def chaos(
             flow = load_flow(target)
             if params == "-":
                 raise typer.BadParameter(
-                    "--params - cannot be read again for each launch; give a file: --params @FILE"
+                    "--params - (stdin) cannot be read again for each launch; use a file: --params @FILE"
                 )
             flow._parameters((), parse_parameters(param or [], mapping=params, function=flow.fn))
         folder = Path(tempfile.mkdtemp(prefix="graphflow-chaos-"))
@@ -113,25 +114,25 @@ def chaos(
         for problem in report.problems:
             say_error(problem)
         if report.problems:
-            console.print(f"what is left of it is in {folder}", markup=False)
+            console.print(f"histories and results were kept in {folder}", markup=False)
     raise typer.Exit(ExitCode.FAILED if report.problems else ExitCode.COMPLETED)
 
 
 def _show(report: ChaosReport, console: Console) -> None:
     workers = len(report.kills) - report.drivers_killed
     console.print(
-        f"{len(report.kills)} kills ({report.drivers_killed} of drivers, {workers} of workers) in {report.runs} runs and "
-        f"{report.launches} launches, at {len({kill.failpoint for kill in report.kills})} kinds of boundaries",
+        f"{count_text(len(report.kills), 'kill')} ({count_text(report.drivers_killed, 'driver')}, {count_text(workers, 'worker')}) in {count_text(report.runs, 'run')} and "
+        f"{count_text(report.launches, 'launch', 'launches')}, at {count_text(len({kill.failpoint for kill in report.kills}), 'distinct failpoint')}",
         markup=False,
     )
     if report.again:
-        table = Table("task", "items under way at a kill", "most kills of one item", box=None, pad_edge=False)
+        table = Table("task", "items running at a kill", "most kills of one item", box=None, pad_edge=False)
         for task, count in sorted(report.again.items(), key=lambda each: -each[1]):
             table.add_row(task, f"{count:,}", str(report.most[task]))
         console.print(table)
         console.print(
-            "These may have been executed more than once: what they do outside must bear that (task_context().idempotency_key)",
+            "These items may have been executed more than once: make their side effects idempotent (task_context().idempotency_key)",
             markup=False,
         )
     if not report.problems and report.runs:
-        console.print("every run completed, with the value of the undisturbed one", markup=False)
+        console.print("every run completed with the same value as the undisturbed run", markup=False)

@@ -1,4 +1,4 @@
-"""One launch of a run in a process of its own, which `graphflow chaos` kills; run as a module, with an order as JSON."""
+"""One launch of a run in its own process, which `graphflow chaos` kills; run as a module, with an order as JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_SHOWN = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOrder:
-    """What is run, as the command line has it, and the file that the outcome goes to."""
+    """What to run, as on the command line, and the file for the outcome."""
 
     target: str
     run_id: str
@@ -39,7 +39,7 @@ class LaunchOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchResult:
-    """What became of a launch that was not killed; `digest` is empty where the value cannot be told from others."""
+    """The outcome of a launch that was not killed; `digest` is empty if the value has none."""
 
     pid: int
     state: str
@@ -49,7 +49,7 @@ class LaunchResult:
 
 
 def live(order: LaunchOrder) -> LaunchResult:
-    """Begin the run, or go on with it, to its end."""
+    """Start or resume the run, and wait for its end."""
     flow = load_flow(order.target)
     parameters = parse_parameters(order.pairs, mapping=order.params, function=flow.fn)
     with opened(None if order.backend is None else parse_backend(order.backend)) as backend:
@@ -81,7 +81,7 @@ def _digest(value: Any) -> str:
 
 
 def main() -> None:
-    """Do what the only argument orders."""
+    """Carry out the order given as the only argument."""
     order = LaunchOrder(**json.loads(sys.argv[1]))
     try:
         result = live(order)

@@ -1,4 +1,4 @@
-"""Runs of a flow that are killed at failpoints and gone on with, each compared with one that nothing disturbed."""
+"""Runs of a flow that are killed at failpoints and resumed, each compared with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from graphflow.records.replay import Replay
 __all__ = ["ChaosReport", "Kill", "Trials"]
 
 KILLS_PER_RUN = 5
-"""After so many kills a run may come to its end, and another one is begun."""
+"""After this many kills a run may finish, and another one is started."""
 SHORTEST_PATIENCE_SECONDS = 60.0
 LATEST_FACTOR = 20.0
-"""A launch that takes so many times as long as an undisturbed run is said to hang."""
+"""A launch that takes this many times as long as an undisturbed run counts as hanging."""
 IDLE_RUNS = 3
-"""After so many runs in which nothing could be killed, no more are tried."""
+"""After this many runs in which nothing could be killed, no more are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """A process died: at the `hit`-th time that it came to a failpoint, in a launch of a run."""
+    """A process killed at its `hit`-th pass through a failpoint, in a launch of a run."""
 
     run_id: str
     launch: int
@@ -45,7 +45,7 @@ class Kill:
 
 @dataclass(slots=True, kw_only=True)
 class ChaosReport:
-    """What came of it; `again` counts items per task that were under way when a process died, and so ran again."""
+    """The outcome; `again` counts items per task that were running when a process died, and so ran again."""
 
     value: str = ""
     digest: str = ""
@@ -55,12 +55,12 @@ class ChaosReport:
     kills: list[Kill] = field(default_factory=list)
     again: dict[str, int] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
-    """How often the same item of a task was under way when a process died."""
+    """How often, at most, one item of a task was running when a process died."""
     problems: list[str] = field(default_factory=list)
 
     @property
     def drivers_killed(self) -> int:
-        """Drivers that were killed."""
+        """The number of drivers that were killed."""
         return sum(kill.is_driver for kill in self.kills)
 
 
@@ -73,20 +73,20 @@ class _Launch:
 
 
 class Trials:
-    """Runs a flow, kills it, goes on with it.
+    """Runs a flow, kills its processes, and resumes it.
 
     Parameters
     ----------
     folder
         Where histories, results and outputs go.
     order
-        Makes the order of a launch, from the run's id and the file for its outcome.
+        Returns the order for a launch, given the run's id and the file for its outcome.
     kills
-        How many processes are to be killed.
+        How many processes to kill.
     seed
-        What the places are drawn with.
+        The seed for the choice of failpoints.
     say
-        Told what happens, a line each.
+        Called with each line of progress.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Trials:
         self.report = ChaosReport()
 
     def run(self) -> ChaosReport:
-        """Do all of it."""
+        """Run the trials, and return the report."""
         if self._run_undisturbed():
             idle = 0
             while len(self.report.kills) < self._wanted and not self.report.problems and idle < IDLE_RUNS:
@@ -117,7 +117,7 @@ class Trials:
                 idle = 0 if len(self.report.kills) > before else idle + 1
             if idle == IDLE_RUNS and not self.report.problems:
                 self.report.problems.append(
-                    f"only {len(self.report.kills)} of {self._wanted} kills were possible: the run takes other steps each time"
+                    f"only {len(self.report.kills)} of {self._wanted} kills were possible: the run takes different steps each time"
                 )
         return self.report
 
@@ -139,7 +139,7 @@ class Trials:
         self.report.value, self.report.digest = found.text, found.digest
         self.report.boundaries = len(self._boundaries)
         self._say(
-            f"undisturbed: {launch.seconds:.1f} s, {len(self._boundaries)} boundaries at which it can be killed"
+            f"undisturbed: {launch.seconds:.1f} s, {len(self._boundaries)} failpoint passes at which it can be killed"
         )
         return True
 
@@ -168,7 +168,7 @@ class Trials:
             return
 
     def _judge(self, run_id: str, number: int, launch: _Launch) -> None:
-        """A run ended, or cannot go on."""
+        """Check a run that ended or cannot be resumed."""
         found = launch.result
         if found is None or found.state != "Completed":
             self.report.problems.append(
@@ -183,12 +183,12 @@ class Trials:
         again = self._live(f"{run_id}-undisturbed", "").result
         if again is not None and again.digest != self.report.digest:
             self.report.problems.append(
-                "the flow's value differs from run to run without any kill, so it cannot be compared: "
-                f"{self.report.value} and {again.text}; let it return something that depends on its parameters alone"
+                "the flow's value differs between undisturbed runs, so it cannot be compared: "
+                f"{self.report.value} and {again.text}; return a value that depends on the flow's parameters alone"
             )
         else:
             self.report.problems.append(
-                f"{run_id} gave another value than the undisturbed run: {found.text} instead of {self.report.value}"
+                f"{run_id} returned a different value than the undisturbed run: {found.text} instead of {self.report.value}"
             )
 
     def _verify(self, run_id: str) -> None:
@@ -247,7 +247,7 @@ class Trials:
             try:
                 code = process.wait(self._patience)
             except subprocess.TimeoutExpired:
-                self._say(f"{run_id}: killed, as it has not ended for {self._patience:.0f} s")
+                self._say(f"{run_id}: killed, as it had not ended after {self._patience:.0f} s")
             finally:
                 # Its workers too.
                 _end_session(process)
@@ -269,5 +269,5 @@ def _what_became_of(launch: _Launch) -> str:
         state = f"it ended {launch.result.state}" if launch.result.state else "it was refused"
         return f"{state}: {launch.result.message}"
     lines = "\n".join(launch.output.strip().splitlines()[-15:])
-    ended = "it did not end" if launch.code is None else f"its process ended with {launch.code}"
+    ended = "it did not end" if launch.code is None else f"its process exited with code {launch.code}"
     return f"{ended}{': ' if lines else ''}{lines}"

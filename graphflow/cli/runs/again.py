@@ -1,4 +1,4 @@
-"""Another launch of a run: finding its flow, and going on with it."""
+"""Another launch of a run: finding its flow, and resuming it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["flow_of", "resume_run", "retry_run"]
 
 
 def flow_of(run: Run, target: str | None) -> Flow[Any, Any]:
-    """The flow of a run: that of a target, else where the run's own was.
+    """Return the flow of a run: from a target, or from where the run's own flow was.
 
     Raises
     ------
     TargetError
-        If it is not there any more.
+        If the flow is no longer there.
     """
     with only_data_on_stdout():
         if target is not None:
@@ -38,14 +38,14 @@ def flow_of(run: Run, target: str | None) -> Flow[Any, Any]:
         source = file if file and Path(file).is_file() else module if "." in module or not file else ""
         if not source or source == "__main__":
             raise TargetError(
-                f"the flow {run.flow_name!r} of run {run.id} was in {file or module or 'no file'}, which is not there; say where "
-                "it is now: --target file.py:flow"
+                f"the flow {run.flow_name!r} of run {run.id} was in {file or module or 'no file'}, which is not there; give its "
+                "current place: --target file.py:flow"
             )
         try:
             return load_flow(f"{source}:{name}" if name.isidentifier() else source)
         except TargetError as error:
             raise TargetError(
-                f"{error}\nthe flow of run {run.id} was there; if it is somewhere else now, say where: --target file.py:flow"
+                f"{error}\nthe flow of run {run.id} was there; if it has moved, give its current place: --target file.py:flow"
             ) from error
 
 
@@ -58,7 +58,7 @@ def resume_run(
     rerun_changed: bool,
     force: bool,
 ) -> ExitCode:
-    """Run what is missing of a run."""
+    """Run the missing items of a run."""
 
     def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
         again: Run = flow._again(run.id, None, rerun_changed=rerun_changed, force=force, starts=True)
@@ -76,7 +76,7 @@ def retry_run(
     node: str | None,
     indices: Iterable[int] | None,
 ) -> ExitCode:
-    """Run items of a run again: all that failed, a node, or some items of it."""
+    """Run items of a run again: all that failed, a node's, or some of a node's."""
     from graphflow.driver.recovery import Selection  # help must not load the engine
 
     chosen = None if indices is None else frozenset(indices)

@@ -1,4 +1,4 @@
-"""`graphflow runs`: what became of runs, what they are doing, and steering them, from any terminal."""
+"""`graphflow runs`: list, inspect, follow, control and resume runs, from any terminal."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from graphflow.cli.terminal import (
     say_error,
     write_data,
 )
+from graphflow.common.wording import count_text
 from graphflow.errors import ValueUnavailable
 from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
 
@@ -44,35 +45,46 @@ if TYPE_CHECKING:
 __all__ = ["fsck", "runs"]
 
 runs = typer.Typer(
-    help="Runs of now and of earlier: list, look at, follow, steer, resume.\n\n"
-    "RUN is an id, the beginning of one, a name, @latest or @latest-failed.",
+    help="List, inspect, follow, control and resume runs.\n\n"
+    "RUN is a run id, a unique prefix of one, a run name, @latest or @latest-failed.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="An id or its beginning, a name, @latest or @latest-failed.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+    ),
 ]
-Output = Annotated[ListFormat, typer.Option("--output", "-o", help="What stdout gets.")]
-NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only of this node.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
+Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
+NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only this node.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Target = Annotated[
     str | None,
-    typer.Option("--target", metavar="TARGET", help="Where the flow is now, such as file.py:flow."),
+    typer.Option(
+        "--target", metavar="TARGET", help="Where to find the flow, if it has moved, such as file.py:flow."
+    ),
 ]
 Backend = Annotated[
     BackendSpec | None,
-    typer.Option("--backend", parser=parse_backend, metavar="SPEC", help="As of `graphflow run`."),
+    typer.Option(
+        "--backend", parser=parse_backend, metavar="SPEC", help="Where to run, as for `graphflow run`."
+    ),
 ]
-Value = Annotated[OutputFormat, typer.Option("--output", "-o", help="The value, or the run as JSON.")]
-Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show the run while it runs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Full tracebacks, and graphflow's debug log.")]
+Value = Annotated[
+    OutputFormat, typer.Option("--output", "-o", help="Output format: the value, or the run as JSON.")
+]
+Progress = Annotated[ProgressMode, typer.Option("--progress", help="How to show progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no summary.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show full tracebacks and graphflow's debug log.")
+]
 
 
 @contextmanager
 def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
-    """The histories; errors become exit codes, and wrong names and states wrong usage."""
+    """Open the histories; turn errors into exit codes, and wrong names and states into usage errors."""
     from graphflow.runs.history import history  # help must not load the engine
 
     with errors_become_exit_codes(is_verbose=is_verbose), history() as found:
@@ -96,7 +108,7 @@ def ls(
     state: Annotated[
         list[str] | None,
         typer.Option(
-            "--state", metavar="STATE", help="Only runs in this state, such as Failed; more than once."
+            "--state", metavar="STATE", help="Only runs in this state, such as Failed; can be repeated."
         ),
     ] = None,
     since: Annotated[
@@ -104,17 +116,17 @@ def ls(
         typer.Option(
             "--since",
             metavar="WHEN",
-            help="Only runs created since: 90s, 2h, 7d ago, or a time as 2026-01-31T12:00Z.",
+            help="Only runs created since: 90s, 2h or 7d ago, or a time such as 2026-01-31T12:00Z.",
         ),
     ] = None,
     limit: Limit = 50,
     before: Annotated[
         str | None,
-        typer.Option("--before", metavar="RUN", help="Only older ones than this run: the next page."),
+        typer.Option("--before", metavar="RUN", help="Only runs older than this one (the next page)."),
     ] = None,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, newest first."""
     with _history() as history:
         older = None if before is None else history.run(before)
         found = history.runs(
@@ -128,7 +140,7 @@ def ls(
         if output is ListFormat.TABLE:
             show_runs(page, make_console(stdout=True))
             if len(found) > limit:
-                _say(f"there are more: --before {page[-1].id}")
+                _say(f"more runs: use --before {page[-1].id}")
         else:
             write_documents(map(header_document, page), output)
 
@@ -137,14 +149,14 @@ def ls(
 def show(
     run: RunArgument,
     index: Annotated[
-        int | None, typer.Option("--index", min=0, help="All of one item: its states, log and traceback.")
+        int | None, typer.Option("--index", min=0, help="Show one item: its states, log and traceback.")
     ] = None,
     node: NodeOption = None,
     output: Annotated[
-        OutputFormat, typer.Option("--output", "-o", help="What stdout gets.")
+        OutputFormat, typer.Option("--output", "-o", help="Output format.")
     ] = OutputFormat.TABLE,
 ) -> None:
-    """Show a run: where it stands, its nodes, and what failed; or all of one item."""
+    """Show a run's state, nodes and failures, or one item in full."""
     with _history() as history:
         found = history.run(run)
         console = make_console(stdout=True)
@@ -165,7 +177,7 @@ def show(
 
 @runs.command()
 def watch(run: RunArgument, progress: Progress = ProgressMode.AUTO, quiet: Quiet = False) -> None:
-    """Show a run while it runs, as `graphflow run` does, and end with it.
+    """Show a run's progress, as `graphflow run` does, until it ends.
 
     Exit codes: 0 if the run completed, 1 if not. Ctrl-C stops watching, not the run.
     """
@@ -180,19 +192,21 @@ def watch(run: RunArgument, progress: Progress = ProgressMode.AUTO, quiet: Quiet
 @runs.command()
 def logs(
     run: RunArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")
+    ] = False,
     node: NodeOption = None,
-    index: Annotated[int | None, typer.Option("--index", min=0, help="Only of this item.")] = None,
+    index: Annotated[int | None, typer.Option("--index", min=0, help="Only this item.")] = None,
     level: Annotated[
         str | None,
-        typer.Option("--level", metavar="LEVEL", help="Only of this level or above, such as WARNING."),
+        typer.Option("--level", metavar="LEVEL", help="Only this level or above, such as WARNING."),
     ] = None,
-    tail: Annotated[int | None, typer.Option("--tail", min=1, help="Only the last N lines of now.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", min=1, help="Show only the last N lines.")] = None,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Print the log of a run: of its flow and of all its tasks, in the order in which it was recorded."""
+    """Print the log of a run and its tasks, in the order of recording."""
     if follow and output is ListFormat.JSON:
-        raise typer.BadParameter("a log that is followed has no end to close an array with: say -o jsonl")
+        raise typer.BadParameter("--follow cannot be combined with -o json; use -o jsonl")
     with _history() as history:
         found = history.run(run)
         if node is not None:
@@ -218,26 +232,30 @@ def logs(
             for line in choose(0)[skipped:]:
                 write(line)
         if found.logs.dropped:
-            _say(f"{found.logs.dropped:,} more lines were not kept, because there were too many")
+            _say(f"{count_text(found.logs.dropped, 'more line')} not kept, because there were too many")
 
 
 @runs.command()
 def items(
     run: RunArgument,
     node: Annotated[
-        str | None, typer.Argument(metavar="NODE", help="A node; the run's only map if left out.")
+        str | None, typer.Argument(metavar="NODE", help="A node (default: the run's only map).")
     ] = None,
     state: Annotated[
         list[str] | None,
-        typer.Option("--state", metavar="STATE", help="Only items in this state; more than once."),
+        typer.Option("--state", metavar="STATE", help="Only items in this state; can be repeated."),
     ] = None,
-    start: Annotated[int, typer.Option("--start", min=0, help="Only items of this index or above.")] = 0,
-    stop: Annotated[int | None, typer.Option("--stop", min=0, help="Only items below this index.")] = None,
+    start: Annotated[
+        int, typer.Option("--start", min=0, help="Only items with this map index or above.")
+    ] = 0,
+    stop: Annotated[
+        int | None, typer.Option("--stop", min=0, help="Only items below this map index.")
+    ] = None,
     limit: Limit = 100,
-    values: Annotated[bool, typer.Option("--values", help="Their values too.")] = False,
+    values: Annotated[bool, typer.Option("--values", help="Show the values too.")] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """List items of a node, in index order."""
+    """List items of a node, in map order."""
     with _history() as history:
         chosen = _items_of(history.run(run), node, state, start, stop)
         page = chosen[:limit]
@@ -245,7 +263,7 @@ def items(
             shown = [_value_shown(item_document(item, values=True)) for item in page] if values else None
             show_items(page, make_console(stdout=True), values=shown)
             if len(chosen) > limit:
-                _say(f"{len(chosen) - limit:,} more: --start {chosen[limit].index}")
+                _say(f"{len(chosen) - limit:,} more; use --start {chosen[limit].index}")
         else:
             write_documents((item_document(item, values=values) for item in page), output)
 
@@ -266,9 +284,8 @@ def _items_of(
     if node is None:
         maps = [each.name for each in run.nodes if each.is_mapped and not each.is_builtin]
         if len(maps) != 1:
-            raise ValueError(
-                f"run {run.name} has {len(maps)} maps ({', '.join(maps) or 'none'}): name the node"
-            )
+            found = f"{len(maps)} maps ({', '.join(maps)})" if maps else "no maps"
+            raise ValueError(f"run {run.name} has {found}; choose a node with --node")
         node = maps[0]
     return run.items(node).where(states=states or None, start=start, stop=stop)
 
@@ -277,11 +294,11 @@ def _items_of(
 def failures(
     run: RunArgument,
     node: NodeOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many items at most, in JSON.")] = 1_000,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of items, in JSON.")] = 1_000,
     verbose: Verbose = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Show what failed: grouped by exception for people, item by item as JSON."""
+    """Show failures: grouped by exception as text, item by item as JSON."""
     with _history() as history:
         found = history.run(run)
         if node is not None:
@@ -297,19 +314,20 @@ def failures(
 def result(
     run: RunArgument,
     node: NodeOption = None,
-    index: Annotated[int | None, typer.Option("--index", min=0, help="Of this item of the node.")] = None,
+    index: Annotated[int | None, typer.Option("--index", min=0, help="Only this item of the node.")] = None,
     save: Annotated[
         Path | None,
         typer.Option(
             "--save",
             metavar="FILE",
-            help="Write it there instead: .json, .jsonl (a list, a line per item) or .pickle.",
+            help="Write the value to this file: .json, .jsonl (a list, a line per item) or .pickle.",
         ),
     ] = None,
 ) -> None:
-    """Print the value of a run, of a node, or of one item: as JSON where it can be, else its repr.
+    """Print the value of a run, a node or an item, as JSON or its repr.
 
-    Exit codes: 0 done, 1 it failed, 2 the value cannot be saved like that, 4 no such run or value, 5 it cannot be read.
+    Exit codes: 0 printed or saved, 1 it failed, 2 the value cannot be saved in this format, 4 no such run or value, 5 it
+    cannot be read.
     """
     if save is not None:
         check_suffix(save)
@@ -334,7 +352,7 @@ def result(
 def _value_of(run: RecordedRun, node: str | None, index: int | None) -> Any:
     if node is None:
         if index is not None:
-            raise ValueError(f"item {index} of which node? Give --node too")
+            raise ValueError(f"--index {index} needs a node; use --node too")
         if not run.is_over:
             raise ValueUnavailable(f"run {run.name} is {run.state_name}; it has no value yet")
         return run.result()
@@ -355,7 +373,7 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, GraphflowError)
 
 
-# -- going on with a run -------------------------------------------------------------------------------------
+# -- resuming a run -------------------------------------------------------------------------------------
 
 
 @runs.command()
@@ -363,10 +381,11 @@ def resume(
     run: RunArgument,
     rerun_changed: Annotated[
         bool,
-        typer.Option("--rerun-changed", help="Run tasks anew whose code changed, and what depends on them."),
+        typer.Option("--rerun-changed", help="Rerun tasks whose code changed, and what depends on them."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Take a flow whose calls do not match the run's any more.")
+        bool,
+        typer.Option("--force", help="Resume even if the flow's calls no longer match the recorded run."),
     ] = False,
     target: Target = None,
     backend: Backend = None,
@@ -375,16 +394,16 @@ def resume(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Go on with a run: with what is missing of one that ended, or with one that is paused.
+    """Resume a paused run, or finish the missing items of one that ended.
 
-    Exit codes: those of `graphflow run`; 4 there is no such run, 9 it has a driver.
+    Exit codes: those of `graphflow run`; 4 no such run, 9 it has a driver.
     """
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     with _history(is_verbose=verbose) as history:
         found = history.run(run)
         if found.state_name == "Paused" and found.lease_until is not None:
             found.resume()
-            _say(f"run {found.id} goes on, in its own process")
+            _say(f"run {found.id} continues in its own process")
             code = ExitCode.COMPLETED
         else:
             found.check_free()
@@ -397,7 +416,7 @@ def resume(
 @runs.command()
 def retry(
     run: RunArgument,
-    failed: Annotated[bool, typer.Option("--failed", help="All items that failed (the default).")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed items (the default).")] = False,
     node: Annotated[
         str | None, typer.Option("--node", metavar="NAME", help="All items of this node.")
     ] = None,
@@ -406,7 +425,7 @@ def retry(
         typer.Option(
             "--index",
             metavar="LIST",
-            help="These items of the node, or of the only map: 3,7:9 is 3, 7 and 8.",
+            help="These items of the node, or of the only map; 3,7:9 is 3, 7 and 8.",
         ),
     ] = None,
     target: Target = None,
@@ -416,9 +435,9 @@ def retry(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run items of a run that ended again, and what depends on them; all others are kept."""
+    """Retry failed or chosen items of a run that ended, and what depends on them."""
     if failed and (node is not None or index is not None):
-        raise typer.BadParameter("say --failed, or --node and --index, not both")
+        raise typer.BadParameter("use either --failed, or --node and --index, not both")
     manner = Manner(output=output, progress=progress, is_quiet=quiet, is_verbose=verbose)
     indices = None if index is None else parse_indices(index)
     with _history(is_verbose=verbose) as history:
@@ -428,35 +447,37 @@ def retry(
             chosen = _items_of(found, node)
             wrong = [each for each in indices or () if each >= len(chosen)]
             if wrong:
-                raise ValueError(f"the node has {len(chosen):,} items; there is no item {wrong[0]}")
+                raise ValueError(
+                    f"the node has {count_text(len(chosen), 'item')}; there is no item {wrong[0]}"
+                )
         code = retry_run(found, target=target, backend=backend, manner=manner, node=node, indices=indices)
     raise typer.Exit(code)
 
 
-# -- asking something of a run's driver ------------------------------------------------------------------------
+# -- requests to a run's driver ------------------------------------------------------------------------
 
 
 @runs.command()
 def pause(run: RunArgument) -> None:
-    """Let a run send nothing more until it is resumed; what is under way ends."""
+    """Pause a run: start no new batches until it is resumed. Running batches finish."""
     with _history() as history:
         found = history.run(run)
         found.pause()
-        _say(f"run {found.id} is paused; `graphflow runs resume {found.id}` lets it go on")
+        _say(f"run {found.id} is paused; resume it with `graphflow runs resume {found.id}`")
 
 
 @runs.command()
 def cancel(
     run: RunArgument,
     force: Annotated[
-        bool, typer.Option("--force", help="Stop running items too, by force where they do not yield.")
+        bool, typer.Option("--force", help="Stop running items too, killing their workers if necessary.")
     ] = False,
 ) -> None:
-    """Cancel a run: it starts nothing more, running items end, the rest is cancelled."""
+    """Cancel a run: running items finish, the rest are cancelled."""
     with _history() as history:
         found = history.run(run)
         found.cancel(force=force)
-        _say(f"run {found.id} is being cancelled{'' if force else '; running items end first'}")
+        _say(f"run {found.id} is being cancelled{'' if force else '; running items finish first'}")
 
 
 @runs.command()
@@ -470,7 +491,7 @@ def update(
         ),
     ],
 ) -> None:
-    """Change the options of a map, or the policies of a task, while the run goes on."""
+    """Change the options of a map, or a task's policies, during the run."""
     changes = parse_settings(settings)
     with _history() as history:
         found = history.run(run)
@@ -481,18 +502,18 @@ def update(
 
 @runs.command()
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to forget, with their results.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove, with their results.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove runs: their histories, logs and results."""
+    """Remove runs with their histories, logs and results."""
     with _history() as history:
         found = [history.run(each) for each in run]
         if not yes:
             if not sys.stdin.isatty():
-                raise typer.BadParameter("nobody can be asked here: say --yes")
+                raise typer.BadParameter("stdin is not a terminal, so there is no way to confirm; use --yes")
             for each in found:
                 _say(f"{each.id}  {each.name}  {each.flow_name}  {each.state_name}")
-            typer.confirm("Remove them for good?", abort=True, err=True)
+            typer.confirm("Remove them permanently?", abort=True, err=True)
         for each in found:
             history.remove(each.id)
             _say(f"removed {each.id}")
@@ -500,13 +521,13 @@ def rm(
 
 def fsck(
     run: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs to look at; all if left out.")
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs to verify (default: all).")
     ] = None,
     output: Output = ListFormat.TABLE,
 ) -> None:
-    """Verify histories and stored results: each record and value is what was written.
+    """Verify that histories and stored results are intact.
 
-    Exit codes: 0 all is well, 1 something is damaged.
+    Exit codes: 0 all intact, 1 something is damaged.
     """
     with _history() as history:
         chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
@@ -524,7 +545,7 @@ def fsck(
             documents.append(document)
         if output is ListFormat.JSON:
             write_documents(documents, output)
-        _say(f"{len(documents):,} runs verified, {wrong:,} damaged")
+        _say(f"{count_text(len(documents), 'run')} verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 
 

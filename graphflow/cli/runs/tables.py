@@ -1,4 +1,4 @@
-"""Runs, items and lines of the log for people."""
+"""Runs, items and log lines as text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from graphflow.cli.meter import format_seconds
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
@@ -38,7 +39,7 @@ _STYLES = {
 
 
 def short_time(at: datetime | None) -> str:
-    """A time in UTC, to the second."""
+    """Return a time in UTC, to the second."""
     return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -55,7 +56,7 @@ def _table(*columns: str) -> Table:
 
 
 def show_runs(runs: Sequence[Run], console: Console) -> None:
-    """A line per run."""
+    """Print a line per run."""
     table = _table("id", "name", "flow", "state", "started", "time")
     for run in runs:
         seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
@@ -71,7 +72,7 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
 
 
 def show_head(run: Run, console: Console) -> None:
-    """What is to be said of a run beside its nodes."""
+    """Print a run's name, state, parameters and launches."""
     lines = [f"{run.flow_name}  run {run.id}  {run.name}"]
     if run.parameters:
         shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
@@ -92,7 +93,7 @@ def _cut(text: str) -> str:
 
 
 def show_items(items: Iterable[Item], console: Console, *, values: Sequence[str] | None = None) -> None:
-    """A line per item; `values` has one text per item."""
+    """Print a line per item; `values` has one text per item."""
     table = _table("index", "label", "state", "attempts", "started", "time", "value" if values else "error")
     for place, item in enumerate(items):
         error = item.exception
@@ -116,8 +117,8 @@ def _type_of(error: BaseException) -> str:
 
 
 def show_item(item: Item, console: Console) -> None:
-    """All that is known of one item."""
-    console.print(f"{item.label}: {item.state.name}, {item.attempts} attempts", markup=False)
+    """Print what is known about one item."""
+    console.print(f"{item.label}: {item.state.name}, {count_text(item.attempts, 'attempt')}", markup=False)
     for state in item.history:
         said = f"  {state.message}" if state.message else ""
         at = state.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -133,7 +134,7 @@ def show_item(item: Item, console: Console) -> None:
 
 
 def line_text(line: LogRecord) -> str:
-    """A line of the log, with its time in UTC."""
+    """Return a line of the log, with its time in UTC."""
     at = moment(line.timestamp).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     who = line.node if line.index is None else f"{line.node}[{line.index}]"
     parts = [at, logging.getLevelName(line.level), who or "flow", line.message]

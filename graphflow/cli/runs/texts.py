@@ -1,4 +1,4 @@
-"""What is given to the `runs` commands as text: times, indices, and settings."""
+"""Parsing of times, map indices and settings given to the `runs` commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_INDICES = 10_000_000
 
 
 def parse_since(text: str) -> float:
-    """Seconds since the epoch of a time (ISO 8601, UTC where it has no zone) or of how long ago (`90s`, `2h`, `7d`)."""
+    """Return a time (ISO 8601, UTC unless it has a zone) or an age (`90s`, `2h`, `7d`) in seconds since the epoch."""
     text = text.strip()
     ago = _AGO.fullmatch(text)
     if ago:
@@ -28,25 +28,25 @@ def parse_since(text: str) -> float:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no time: say how long ago (90s, 15m, 2h, 7d, 1w), or when, as 2026-01-31 or 2026-01-31T12:00Z"
+            f"{text!r} is not a time; use an age (90s, 15m, 2h, 7d, 1w), or a date such as 2026-01-31 or 2026-01-31T12:00Z"
         ) from None
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def parse_indices(text: str) -> list[int]:
-    """Indices of `3,7:9`: single ones, and ranges without their end, as Python has them."""
+    """Return the map indices of `3,7:9`: single ones, and ranges that exclude their end, as in Python."""
     found: dict[int, None] = {}
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
             raise typer.BadParameter(
-                f"{part.strip()!r} in {text!r} is no index: say 3 for an item, 7:9 for the items 7 and 8, and commas between"
+                f"{part.strip()!r} in {text!r} is not a map index; use 3 for an item, 7:9 for items 7 and 8, and commas between"
             )
         lo = int(match[1])
         hi = lo + 1 if match[2] is None else int(match[2])
         if hi <= lo:
             raise typer.BadParameter(
-                f"{part.strip()!r} in {text!r} is empty: the end of a range is above its start"
+                f"{part.strip()!r} in {text!r} is an empty range; its end must be above its start"
             )
         if hi - lo > MAX_INDICES:
             raise typer.BadParameter(f"{part.strip()!r} in {text!r} names more than {MAX_INDICES:,} items")
@@ -55,12 +55,12 @@ def parse_indices(text: str) -> list[int]:
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """Settings of `name=value`, each value as JSON where it is some, else as text."""
+    """Return the settings of `name=value` pairs; a value is parsed as JSON if it is JSON, else kept as text."""
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"{pair!r} is no setting: say name=value, such as max_concurrency=4")
+            raise typer.BadParameter(f"{pair!r} is not a setting; use name=value, such as max_concurrency=4")
         try:
             settings[name] = json.loads(text)
         except ValueError:

@@ -24,12 +24,12 @@ REFRESH_SECONDS = 0.25
 
 
 def exit_code_of(run: RecordedRun) -> ExitCode:
-    """0 for a run that completed."""
+    """Return the exit code for a run's state: 0 if it completed."""
     return ExitCode.COMPLETED if run.state.is_completed() else ExitCode.FAILED
 
 
 def watch_run(run: RecordedRun, progress: Progress, console: Console, *, is_quiet: bool = False) -> ExitCode:
-    """Show a run until it has ended, then how it ended; the exit code is what became of it."""
+    """Show a run's progress until it ends, then its summary, and return its exit code."""
     meter = Meter()
     if not run.is_over:
         progress.start()
@@ -54,7 +54,7 @@ def watch_run(run: RecordedRun, progress: Progress, console: Console, *, is_quie
 def follow_log(
     run: RecordedRun, choose: Callable[[int], list[LogRecord]], write: Callable[[LogRecord], None]
 ) -> None:
-    """Write lines as they are recorded, until the run has ended. `choose` gives the lines after a number of them."""
+    """Print lines as they are recorded, until the run ends. `choose` returns the lines after a number of them."""
     seen = 0
     while True:
         # Asked before the lines are read: what is recorded until then is not missed.

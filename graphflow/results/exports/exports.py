@@ -106,9 +106,9 @@ class _Writer:
         part_nbytes: int,
     ) -> None:
         if file not in FORMATS:
-            raise ResultStoreError(f"format is one of {', '.join(map(repr, FORMATS))}, not {file!r}")
+            raise ResultStoreError(f"format must be one of {', '.join(map(repr, FORMATS))}, not {file!r}")
         if type(part_nbytes) is not int or part_nbytes < 1:
-            raise ResultStoreError(f"part_nbytes is a number of bytes, 1 or more, not {part_nbytes!r}")
+            raise ResultStoreError(f"part_nbytes must be a number of bytes, 1 or more, not {part_nbytes!r}")
         self.store = open_store(url, storage_options=storage_options)
         self._of = of
         self._file = file
@@ -130,14 +130,14 @@ class _Writer:
                 self.store.delete([name for name in there if name.startswith("part-")])
             elif not is_same:
                 raise ResultStoreError(
-                    f"{self.store.url} holds another export: {known['node']} of run {known['run_id']} as {known['format']}, not "
-                    f"{self._of.node} of run {self._of.run_id} as {self._file}; write elsewhere, or with overwrite=True"
+                    f"{self.store.url} contains another export: {known['node']} of run {known['run_id']} as {known['format']}, not "
+                    f"{self._of.node} of run {self._of.run_id} as {self._file}; write to another location, or pass overwrite=True"
                 )
             else:
                 self._take_over(known["parts"], there, codes)
         elif any(name.startswith("part-") for name in there) and not overwrite:
             raise ResultStoreError(
-                f"{self.store.url} has parts of an export, but no {MANIFEST}; write elsewhere, or with overwrite=True"
+                f"{self.store.url} has parts of an export, but no {MANIFEST}; write to another location, or pass overwrite=True"
             )
         self._write_manifest()
 
@@ -317,7 +317,7 @@ def read_export(
         If there is no export, or it cannot be read.
     """
     if missing not in ("raise", "none"):
-        raise ResultStoreError(f'missing is "raise" or "none", not {missing!r}')
+        raise ResultStoreError(f'missing must be "raise" or "none", not {missing!r}')
     store = open_store(url, storage_options=storage_options, allow_unsigned=allow_unsigned)
     return Export(store, _manifest_of(store), missing=missing, allow_unsigned=allow_unsigned)
 
@@ -333,10 +333,10 @@ def _manifest_of(store: ResultStore) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         is_ours, version = False, None
     if not is_ours:
-        raise ResultStoreError(f"{MANIFEST} of {store.url} is none of an export of graphflow")
+        raise ResultStoreError(f"{MANIFEST} of {store.url} is not the manifest of a graphflow export")
     if version != VERSION:
         raise ResultStoreError(
-            f"the export at {store.url} has version {version}, and this graphflow reads version {VERSION}; use a newer one"
+            f"the export at {store.url} has version {version}, but this graphflow reads version {VERSION}; upgrade graphflow"
         )
     found: dict[str, Any] = manifest
     return found
@@ -448,15 +448,15 @@ class Export(Sequence[Any]):
         try:
             data = self._store.read(part["name"], 0, part["nbytes"])
         except ResultDamaged as error:
-            raise ResultDamaged(f"{what} is not whole: {error}") from error
+            raise ResultDamaged(f"{what} is incomplete: {error}") from error
         if _digest(data) != part["digest"]:
-            raise ResultDamaged(f"{what} is damaged: its bytes are not those that were written")
+            raise ResultDamaged(f"{what} is damaged: its bytes differ from what was written")
         if self.manifest["format"] == "pickle" and not self._allow_unsigned:
             signed = part.get("mac")
             if not any(_mac(key, part) == signed for key in self._store.keys):
                 raise ResultStoreError(
-                    f"{what} was signed with none of this installation's keys, and a pickle can run any code; share the key of "
-                    "who wrote it, or read with allow_unsigned=True if you trust the place"
+                    f"{what} was signed with none of this installation's keys, and a pickle can run any code; import the key of "
+                    "the installation that wrote it, or pass allow_unsigned=True if you trust the location"
                 )
         content = PartContent(data, part.get("kind", ""), tuple(part.get("rows", ())))
         try:

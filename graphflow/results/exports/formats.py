@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import GraphflowError, ResultStoreError, SerializationError
 from graphflow.results.packs.pickling import encode
 
@@ -65,10 +66,10 @@ class PartFile:
 
 def _refused(name: str, file: str, value: Any, error: BaseException) -> SerializationError:
     what = str(error) if isinstance(error, GraphflowError) else f"{type(error).__name__}: {error}"
-    instead = "" if file == "pickle" else 'write with format="pickle", or '
+    instead = "" if file == "pickle" else 'use format="pickle", or '
     return SerializationError(
-        f"the value of {name}, a {type(value).__qualname__}, cannot be written as {file}: {what}; {instead}map it to something "
-        "plainer first"
+        f"the value of {name}, {with_article(type(value).__qualname__)}, cannot be written as {file}: {what}; {instead}convert it to something "
+        "simpler first"
     )
 
 
@@ -153,7 +154,7 @@ class _ParquetFile(PartFile):
         kind = self._kind or kinds[0]
         for place, each in enumerate(kinds):
             if each != kind:
-                error = TypeError(f"items before it are {_KINDS[kind]}, and a file holds one kind")
+                error = TypeError(f"the items before it are {_KINDS[kind]}, and a file takes one kind only")
                 raise _refused(name_of(place), "parquet", values[place], error)
         try:
             made = self._made(kind, values)

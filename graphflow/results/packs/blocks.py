@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultDamaged, SerializationError
 from graphflow.ports import Buffer, ResultStore, Serializer
 from graphflow.results.packs import compression
@@ -163,7 +164,7 @@ def _named(error: Exception, value: Any, made: Serializer) -> Exception:
     if isinstance(error, SerializationError):
         return error
     found = SerializationError(
-        f"a {type(value).__qualname__} cannot be serialized by {made.name!r}: {type(error).__name__}: {error}"
+        f"{with_article(type(value).__qualname__)} cannot be serialized by {made.name!r}: {type(error).__name__}: {error}"
     )
     found.__cause__ = error
     return found
@@ -210,7 +211,7 @@ def values_of(data: Buffer, made: Serializer) -> list[Any]:
             values += found
     except Exception as error:
         raise SerializationError(
-            f"it cannot be restored in this process: {type(error).__name__}: {error}; is a module missing here that was there "
+            f"it cannot be restored in this process: {type(error).__name__}: {error}; is a module missing here that was available "
             "where it was made?"
         ) from error
     return values

@@ -101,13 +101,13 @@ class Inflater:
         try:
             found: bytes = self._stream.decompress(data, self._left + 1)
         except (_zstd().ZstdError, EOFError) as error:
-            raise ValueError(f"this is no zstd: {error}") from error
+            raise ValueError(f"this is not zstd: {error}") from error
         self._left -= len(found)
         if self._left < 0:
-            raise ValueError("there is more than was said")
+            raise ValueError("there is more data than was declared")
         return found
 
     def end(self) -> None:
         """Refuse a stream that is not complete."""
         if self._left or not self._stream.eof or self._stream.unused_data:
-            raise ValueError("there is less than was said, or something behind it")
+            raise ValueError("there is less data than was declared, or something after it")

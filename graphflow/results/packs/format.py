@@ -231,18 +231,18 @@ class Tail:
             If it is not what was written, or somebody without a key of this installation wrote it.
         """
         if len(index) != self.index_nbytes:
-            raise damage(store, self.name, "its index is cut off")
+            raise damage(store, self.name, "its index is truncated")
         allows = bool(getattr(store, "allow_unsigned", False)) or not asks_for_signer
         key = key_of(store.keys, self.signer)
         if key is not None:
             if _mac(self.kind, index, self.trailer, key) != self.mac:
-                raise damage(store, self.name, "its signature does not fit")
+                raise damage(store, self.name, "its signature does not match")
         elif not allows:
             signer = "" if self.signer == NO_KEY else self.signer.hex()
             how = f"was {other_key(signer, store)}" if signer else "was not signed"
             raise ResultNotSigned(
-                f"the stored result {self.name} in {store.url} {how}; it is not used: {SHARE_KEY}, or allow what is not "
-                "signed",
+                f"the stored result {self.name} in {store.url} {how}; ignoring it: {SHARE_KEY}, or allow unsigned "
+                "results",
                 signer=signer,
             )
         elif blake2b(index, digest_size=16, person=_SUM_PERSON).digest() != self.checksum:
@@ -250,7 +250,7 @@ class Tail:
         try:
             return unpack_columns(index)
         except Exception as error:
-            raise damage(store, self.name, f"its index makes no sense: {error}") from error
+            raise damage(store, self.name, f"its index is invalid: {error}") from error
 
 
 def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbytes: int = 0) -> Tail:
@@ -264,7 +264,7 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
         If another version of graphflow wrote it.
     """
     if len(data) < TRAILER_NBYTES:
-        raise damage(store, name, f"it has {len(data)} bytes, which is too little for a pack")
+        raise damage(store, name, f"it has {len(data)} bytes, too few for a pack")
     trailer = bytes(data[-TRAILER_NBYTES:])
     if trailer.endswith(_END_OF_VERSION_1):
         raise _other_version(store, name, 1)
@@ -286,7 +286,7 @@ def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbyt
         trailer=trailer,
     )
     if found != kind or offset < HEADER_NBYTES or (nbytes and tail.nbytes != nbytes):
-        raise damage(store, name, "its end does not fit to it")
+        raise damage(store, name, "its end does not match the rest")
     return tail
 
 
@@ -294,7 +294,7 @@ def _other_version(store: ResultStore, name: str, version: int) -> ResultStoreEr
     if version > NEWEST:
         return ResultStoreError(
             f"the stored result {name} in {store.url} was written by a newer graphflow (format {version}, this one knows "
-            f"{NEWEST}); use that one"
+            f"{NEWEST}); upgrade graphflow"
         )
     return ResultStoreError(
         f"the stored result {name} in {store.url} was written by an older graphflow (format {version}), and this one reads "
@@ -304,7 +304,7 @@ def _other_version(store: ResultStore, name: str, version: int) -> ResultStoreEr
 
 def damage(store: ResultStore, name: str, what: str) -> ResultDamaged:
     """The error for an object that is not what was written."""
-    return ResultDamaged(f"the stored result {name} in {store.url} is damaged: {what}; it is not used")
+    return ResultDamaged(f"the stored result {name} in {store.url} is damaged: {what}; ignoring it")
 
 
 def joined(parts: Iterable[Buffer]) -> int:

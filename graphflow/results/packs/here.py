@@ -76,7 +76,7 @@ def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) ->
         values = load(ref)
     except GraphflowError as error:
         logger.warning(
-            "run %s: values of node %s cannot be stored, and are made again when the run is resumed: %s",
+            "run %s: values of node %s cannot be stored, and are recomputed when the run is resumed: %s",
             run_id,
             step.node,
             error,
@@ -85,7 +85,7 @@ def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) ->
     data, errors = encode(values)
     for position in sorted(errors)[:1]:
         logger.warning(
-            "run %s: a value of node %s, a %s, cannot be stored, and is made again when the run is resumed: %s",
+            "run %s: a value of node %s, a %s, cannot be stored, and is recomputed when the run is resumed: %s",
             run_id,
             step.node,
             type(values[position]).__qualname__,

@@ -223,14 +223,14 @@ def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pa
     end = store.read(name, -TRAILER_NBYTES, TRAILER_NBYTES)
     pack = _open(store, name, end)
     if run_id is not None and pack.run_id != run_id:
-        raise damage(store, name, f"it is of another run, {pack.run_id}, not of {run_id}")
+        raise damage(store, name, f"it belongs to another run, {pack.run_id}, not to {run_id}")
     return pack
 
 
 def _open(store: ResultStore, name: str, trailer: bytes) -> Pack:
     tail = read_trailer(store, name, trailer, kind=COLUMNS_OF_RUN)
     if store.read(name, 0, HEADER_NBYTES) != header(COLUMNS_OF_RUN):
-        raise damage(store, name, "its beginning is not that of a pack")
+        raise damage(store, name, "it does not begin like a pack")
     # Its size was not said by any listing, so an offset that leads elsewhere is found here.
     columns = tail.columns(store, store.read(name, -TRAILER_NBYTES - tail.index_nbytes, tail.index_nbytes))
     try:
@@ -258,7 +258,7 @@ def _open(store: ResultStore, name: str, trailer: bytes) -> Pack:
         its_name, its_run = meta["name"], meta["run_id"]
         batch, epoch, created = meta["batch"], meta["epoch"], meta["created"]
     except Exception as error:
-        raise damage(store, name, f"its index makes no sense: {error}") from error
+        raise damage(store, name, f"its index is invalid: {error}") from error
     # What was signed is what somebody with the key wrote: perhaps for another place.
     if its_name != name:
         raise damage(store, name, f"it is another pack, {its_name}, under this name")

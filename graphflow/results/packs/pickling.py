@@ -93,6 +93,6 @@ def decode(data: bytes | memoryview, what: str) -> list[Any]:
     except Exception as error:
         raise SerializationError(
             f"{what} cannot be restored in this process: {type(error).__name__}: {error}; "
-            "is a module missing here that was there where it was made?"
+            "is a module missing here that was available where it was made?"
         ) from error
     return values

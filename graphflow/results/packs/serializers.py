@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
+from graphflow.common.wording import with_article
 from graphflow.errors import SerializationError, SettingsError
 from graphflow.ports import Buffer, Serializer
 from graphflow.results.packs.classes import ValuePickler
@@ -89,7 +90,7 @@ def _check_json(value: Any, path: str) -> None:
     if kind is float:
         if not math.isfinite(value):
             raise SerializationError(
-                f"{path} is {value!r}, which JSON does not have; use serializer 'pickle'"
+                f"{path} is {value!r}, which JSON cannot represent; use serializer 'pickle'"
             )
     elif kind is list:
         for number, each in enumerate(value):
@@ -98,13 +99,15 @@ def _check_json(value: Any, path: str) -> None:
         for name, each in value.items():
             if type(name) is not str:
                 raise SerializationError(
-                    f"{path} has the key {name!r}, a {type(name).__qualname__}, which would come back as a text from JSON; "
+                    f"{path} has the key {name!r}, {with_article(type(name).__qualname__)}, which JSON would return as a string; "
                     "use serializer 'pickle'"
                 )
             _check_json(each, f"{path}[{name!r}]")
     else:
-        why = "would come back as a list from JSON" if kind is tuple else "JSON does not have"
-        raise SerializationError(f"{path} is a {kind.__qualname__}, which {why}; use serializer 'pickle'")
+        why = "JSON would return as a list" if kind is tuple else "JSON cannot represent"
+        raise SerializationError(
+            f"{path} is {with_article(kind.__qualname__)}, which {why}; use serializer 'pickle'"
+        )
 
 
 class ArrowSerializer:
@@ -161,13 +164,13 @@ def _table(value: Any, arrow: Any) -> tuple[Any, str]:
             ) from error
         if not is_same:
             raise SerializationError(
-                "value is a DataFrame that would not come back as it was from Arrow (objects in a column, attrs, ...); use "
+                "value is a DataFrame that would not survive a round trip through Arrow (objects in a column, attrs, ...); use "
                 "serializer 'pickle'"
             )
         return table, "f"
     raise SerializationError(
-        f"value is a {kind.__qualname__}, no DataFrame of pandas or Table of pyarrow, which are what the serializer 'arrow' "
-        "takes; use serializer 'pickle'"
+        f"value is {with_article(kind.__qualname__)}, not a pandas DataFrame or a pyarrow Table, which the serializer 'arrow' "
+        "needs; use serializer 'pickle'"
     )
 
 
@@ -203,9 +206,9 @@ def serializer_of(name: str) -> Serializer:
                 ) from error
             if not isinstance(made, Serializer):
                 raise SettingsError(
-                    f"the serializer {plain!r} ({each.value}) is no serializer: it needs `name`, `dumps` and `loads`"
+                    f"the serializer {plain!r} ({each.value}) is not a serializer: it needs `name`, `dumps` and `loads`"
                 )
             return made
     raise SettingsError(
-        f"there is no serializer {name!r}; there are {', '.join(serializer_names())}, each also as {COMPRESSED}NAME"
+        f"unknown serializer {name!r}; use {', '.join(serializer_names())}, or {COMPRESSED}NAME for any of them"
     )

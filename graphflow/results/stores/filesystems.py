@@ -101,7 +101,7 @@ class Files:
         raise NotImplementedError
 
     def can_create(self) -> bool:
-        """Nothing is known of it."""
+        """Return False, as nothing is known about it."""
         return False
 
     def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:

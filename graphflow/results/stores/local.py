@@ -130,7 +130,7 @@ class LocalStore:
         """
         check_name(name)
         if not data:
-            raise ResultStoreError(f"the claim {name} is empty; give it a token of its own")
+            raise ResultStoreError(f"the claim {name} is empty; write a unique token")
         above, _, last = name.rpartition("/")
         is_mine = True
 
@@ -155,8 +155,8 @@ class LocalStore:
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise ResultStoreError(
-                    f"nothing can be claimed in {self.folder}: its file system makes no hard links ({error.strerror}); use a "
-                    "folder of another one, or S3"
+                    f"nothing can be claimed in {self.folder}: its file system has no hard links ({error.strerror}); use a "
+                    "folder on another file system, or S3"
                 ) from error
             raise self._not_written(name, [data], error) from error
         return is_mine
@@ -164,7 +164,7 @@ class LocalStore:
     def _not_written(self, name: str, parts: Sequence[Buffer], error: OSError) -> ResultStoreError:
         return ResultStoreError(
             f"the result {name} ({sum(map(len, parts)):,} bytes) cannot be written to {self.folder}: "
-            f"{error.strerror or error}; make room there and see that it can be written, or set GRAPHFLOW_HOME to another "
+            f"{error.strerror or error}; free some space and check its permissions, or set GRAPHFLOW_HOME to another "
             "folder"
         )
 
@@ -195,12 +195,12 @@ class LocalStore:
             try:
                 found = os.fstat(file)
                 if not stat.S_ISREG(found.st_mode):
-                    raise ResultDamaged(f"the stored result {path} is no file; it is not used")
+                    raise ResultDamaged(f"stored result {path} is not a regular file; ignoring it")
                 start = offset if offset >= 0 else found.st_size + offset
                 if start < 0 or start + nbytes > found.st_size:
                     raise ResultDamaged(
                         f"the stored result {path} is damaged: it has {found.st_size:,} bytes, not the {nbytes:,} that were "
-                        f"asked for from {offset:,} on; it is not used"
+                        f"expected from {offset:,} on; ignoring it"
                     )
                 return _read(file, path, start, nbytes)
             finally:
@@ -272,7 +272,7 @@ class LocalStore:
                             waiting.append((f"{above}{entry.name}/", ""))
         except NotADirectoryError:
             if not os.path.isdir(self.folder):
-                raise self._not_listed("it is no folder") from None
+                raise self._not_listed("it is not a folder") from None
         except OSError as error:
             raise self._not_listed(error.strerror or str(error)) from error
 
@@ -394,7 +394,7 @@ def _read(file: int, path: str, start: int, nbytes: int) -> bytes:
     while got < nbytes:
         data = os.pread(file, nbytes - got, start + got)
         if not data:
-            raise ResultDamaged(f"the stored result {path} became shorter while it was read; it is not used")
+            raise ResultDamaged(f"the stored result {path} became shorter while it was read; ignoring it")
         parts.append(data)
         got += len(data)
     return b"".join(parts)

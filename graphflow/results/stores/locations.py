@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError
 
 __all__ = ["Location", "check_options", "frozen", "local_folder", "parse", "scrub", "secrets_of"]
@@ -85,7 +86,7 @@ def local_folder(place: str) -> Path | None:
     parts = urlsplit(place)
     if parts.netloc not in ("", "localhost"):
         raise ResultStoreError(
-            f"{place} names the host {parts.netloc}; file URLs have three slashes, like file:///data/results"
+            f"{place} names the host {parts.netloc}; file URLs have three slashes, such as file:///data/results"
         )
     return Path(unquote(parts.path))
 
@@ -103,7 +104,7 @@ def parse(url: str) -> Location:
     if not separator or not _SCHEME.fullmatch(protocol):
         raise ResultStoreError(
             "a result store is a folder, or a URL with one protocol, like s3://bucket/prefix; chains of file systems "
-            "('simplecache::s3://...') are refused, since a cache would hide what others write"
+            "('simplecache::s3://...') are refused, since a cache would hide other processes' writes"
         )
     host, slash, path = rest.partition("/")
     user, at, host = host.rpartition("@")
@@ -111,19 +112,19 @@ def parse(url: str) -> Location:
     if any(sign in path or sign in host for sign in "?#"):
         plain = re.split(r"[?#]", hidden, maxsplit=1)[0]
         raise ResultStoreError(
-            f"the result store {plain} was given with a query or a fragment; pass options in storage_options"
+            f"the result store {plain} has a query or a fragment; pass options in storage_options"
         )
     if protocol in _S3 and at:
         raise ResultStoreError(
-            f"the result store {hidden} holds credentials; a URL of S3 has none: give them by storage_options, a profile or "
+            f"the result store {hidden} contains credentials; pass them in storage_options, a profile or "
             "the environment"
         )
     if protocol in _S3 and not host:
-        raise ResultStoreError(f"{hidden} names no bucket; write s3://bucket/prefix")
+        raise ResultStoreError(f"{hidden} has no bucket; use s3://bucket/prefix")
     path = path.strip("/")
     if path and any(part in ("", ".", "..") or not part.isprintable() for part in path.split("/")):
         raise ResultStoreError(
-            f"{hidden!r} is no place for results: its path has segments that are empty, '.', '..' or not printable"
+            f"{hidden!r} is not a valid result store: its path has segments that are empty, '.', '..' or not printable"
         )
     tail = f"{host}{f'/{path}' if path else ''}"
     return Location(
@@ -144,11 +145,11 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if type(name) is not str or not _is_plain(value):
             raise ResultStoreError(
-                f"storage_options[{name!r}] is a {type(value).__name__}; options travel to workers, so they are texts, numbers, "
+                f"storage_options[{name!r}] is {with_article(type(value).__name__)}; options are sent to workers, so they must be strings, numbers, "
                 "booleans, None, and lists and dicts of those"
             )
     for name in _OURS & options.keys():
-        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow decides about it")
+        raise ResultStoreError(f"storage_options[{name!r}] cannot be set: graphflow sets it itself")
     config = options.get("config_kwargs")
     if isinstance(config, Mapping) and "retries" in config:
         raise ResultStoreError(

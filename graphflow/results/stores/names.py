@@ -23,8 +23,8 @@ def check_name(name: str) -> None:
     """
     if len(name.encode(errors="replace")) > MAX_NAME_NBYTES or not all(map(_is_segment, name.split("/"))):
         raise ResultStoreError(
-            f"{name!r} cannot name a result: names are segments with a slash between them, {MAX_NAME_NBYTES} bytes at most in "
-            f"all; a segment has 1 to {MAX_SEGMENT_NBYTES} bytes, does not begin with a dot, and holds no backslash or "
+            f"{name!r} cannot name a result: names are segments separated by slashes, {MAX_NAME_NBYTES} bytes at most in "
+            f"all; a segment has 1 to {MAX_SEGMENT_NBYTES} bytes, does not begin with a dot, and contains no backslash or "
             "control character"
         )
 

@@ -53,7 +53,7 @@ def open_store(
     place = os.fspath(url_or_path)
     if not place:
         raise ResultStoreError(
-            f"{place!r} is no result store; give a folder, or a URL like s3://bucket/prefix"
+            f"{place!r} is not a result store; pass a folder or a URL such as s3://bucket/prefix"
         )
     if path:
         check_name(path)

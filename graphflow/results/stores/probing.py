@@ -23,5 +23,5 @@ def probe(store: ResultStore, what: str) -> None:
     name = probe_name(token)
     store.publish(name, [token.encode()])
     if store.read(name, 0, len(token)) != token.encode():
-        raise ResultStoreError(f"{what} gives back other bytes than were written there")
+        raise ResultStoreError(f"{what} returns different bytes than were written")
     store.delete([name])

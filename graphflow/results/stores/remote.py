@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from graphflow.common.wording import count_text
 from graphflow.errors import ResultDamaged, ResultStoreError
 from graphflow.ports import Buffer, StoredObject
 from graphflow.results.stores.connections import file_system
@@ -111,7 +112,7 @@ class FsspecStore:
         ResultStoreError
             If the store cannot be asked.
         """
-        return self._try(f"claims in {self.url} cannot be tried", self._files.can_create)
+        return self._try(f"claims in {self.url} cannot be tested", self._files.can_create)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -144,10 +145,10 @@ class FsspecStore:
         """
         check_name(name)
         if not data:
-            raise ResultStoreError(f"the claim {name} is empty; give it a token of its own")
+            raise ResultStoreError(f"the claim {name} is empty; write a unique token")
         if not self.can_create:
             raise ResultStoreError(
-                f"nothing can be claimed in {self.url}: it has no exclusive create; use a folder of a disk that all share, or "
+                f"nothing can be claimed in {self.url}: it has no exclusive create; use a folder on a shared disk, or "
                 "S3 with conditional writes"
             )
         files = self._files
@@ -168,14 +169,14 @@ class FsspecStore:
             except Exception as error:
                 last = error
                 if not is_transient(error):
-                    self._raise(f"the claim {name} cannot be made in {self.url}", error)
+                    self._raise(f"the claim {name} cannot be created in {self.url}", error)
                 is_unsure = True
             if not wait():
                 break
         if is_unsure and self._held(name, len(data)) == data:
             return True
         assert last is not None
-        self._raise(f"the claim {name} cannot be made in {self.url}", last)
+        self._raise(f"the claim {name} cannot be created in {self.url}", last)
 
     def _held(self, name: str, nbytes: int) -> bytes | None:
         """What is there under a name, if it is as long; other bytes if it is not; None if nothing is there."""
@@ -263,8 +264,8 @@ class FsspecStore:
 
     def _too_short(self, name: str, offset: int, nbytes: int) -> ResultDamaged:
         return ResultDamaged(
-            f"the stored result {name} in {self.url} is damaged: it has not the {nbytes:,} bytes that were asked for from "
-            f"{offset:,} on; it is not used"
+            f"the stored result {name} in {self.url} is damaged: it does not have the {nbytes:,} bytes expected from "
+            f"{offset:,} on; ignoring it"
         )
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
@@ -291,7 +292,7 @@ class FsspecStore:
         for start in range(0, len(waiting), REMOVED_AT_ONCE):
             some = waiting[start : start + REMOVED_AT_ONCE]
             self._try(
-                f"{len(some):,} results cannot be removed from {self.url}, {some[0]} among them",
+                f"{count_text(len(some), 'result')} cannot be removed from {self.url}, {some[0]} among them",
                 functools.partial(files.remove, some),
             )
 

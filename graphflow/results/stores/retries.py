@@ -188,19 +188,19 @@ def explain(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     names = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
     if code == "NoSuchBucket":
-        return "there is no such bucket; create it, or mend the URL"
+        return "there is no such bucket; create it, or correct the URL"
     if code in ("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "301", "307"):
         return f"the bucket is in another region ({code}); set AWS_REGION or client_kwargs={{'region_name': ...}}"
     if code in _EXPIRED_CODES:
         return f"the credentials have expired ({code}); renew them"
     if code in _UNKNOWN_CODES:
-        return f"the server does not accept the credentials ({code}); see the access key, its secret and the clock"
+        return f"the server does not accept the credentials ({code}); check the access key, its secret and the clock"
     if code in _REFUSED_CODES or (not code and isinstance(error, PermissionError)):
-        return f"the credentials do not have the right to do that ({code or 'permission denied'}: {error})"
+        return f"the credentials do not permit this operation ({code or 'permission denied'}: {error})"
     if not names.isdisjoint(_NO_CREDENTIALS):
-        return f"no usable credentials were found ({text}); see docs/s3.md for where they are looked for"
+        return f"no usable credentials were found ({text}); docs/s3.md lists where they are searched"
     if is_transient(error):
-        return f"the store does not answer as it should ({code or text}); try again later, what is done is not lost"
+        return f"the store does not respond properly ({code or text}); try again later, finished work is not lost"
     return f"{code}: {text}" if code else text
 
 

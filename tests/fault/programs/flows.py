@@ -175,7 +175,7 @@ FLOWS = {each.name: each for each in (big_map, pipeline, gated, bulky)}
 def drive(
     name: str, run_id: str, parameters: dict[str, Any], backend: str = "threads:2", rules: str | None = None
 ) -> dict[str, Any]:
-    """Run a flow under an id, or go on with it; failpoints are those of this process alone."""
+    """Run a flow under an id, or resume it; failpoints are those of this process alone."""
     if rules is not None:
         failpoints.activate(rules)
     kind, _, slots = backend.partition(":")

@@ -81,7 +81,9 @@ def test_peers_are_set_beside_graphflow_at_the_same_size(line: Any) -> None:
 
 
 def test_one_run_needs_figures_of_graphflow(line: Any) -> None:
-    with pytest.raises(BenchError, match="no figures of peer 'graphflow'"):
+    with pytest.raises(
+        BenchError, match="peer 'graphflow', which the others are compared with, was not measured"
+    ):
         against_base([line("pool")], threshold=1.1)
 
 

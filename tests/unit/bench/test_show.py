@@ -127,7 +127,7 @@ def test_a_chart_has_a_series_per_peer_in_order_of_n(line: Any) -> None:
 
 
 def test_a_chart_of_nothing_is_refused(line: Any) -> None:
-    with pytest.raises(BenchError, match="no figures of workload 'W2'; there are of W1"):
+    with pytest.raises(BenchError, match="workload 'W2' was not measured; measured: W1"):
         chart_of([line()], workload="W2")
 
 

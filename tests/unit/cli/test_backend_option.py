@@ -37,7 +37,7 @@ def test_a_json_file_is_a_scheduler_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("thread", "'thread' is no backend: say local[:N], inline, threads[:N]"),
+        ("thread", "unknown backend 'thread'; use local[:N], inline, threads[:N]"),
         ("thread", "Did you mean 'threads'?"),
         ("threads:0", "must be a whole number of at least 1, not '0'"),
         ("processes:two", "must be a whole number of at least 1, not 'two'"),

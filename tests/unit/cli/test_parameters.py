@@ -79,13 +79,13 @@ def test_a_pair_wins_over_the_mapping() -> None:
 @pytest.mark.parametrize(
     ("pairs", "mapping", "text"),
     [
-        (["n"], None, "-p 'n' must be name=value, name:=json or name=@file"),
-        (["=3"], None, "must be name=value"),
-        (["n:=abc"], None, "-p n:=... must be JSON, and 'abc' is not"),
+        (["n"], None, "-p 'n' has no '='; use name=value, name:=json or name=@file"),
+        (["=3"], None, "use name=value"),
+        (["n:=abc"], None, "-p n:=... must be JSON, but 'abc' is not"),
         (["n=1", "n=2"], None, "-p n=... is given twice"),
         (["n=@nowhere.txt"], None, "-p n=@nowhere.txt: cannot read the file 'nowhere.txt': No such file"),
         ([], "{n: 1}", "--params is not JSON"),
-        ([], "[1]", '--params must be a JSON object such as {"n": 10}, and is an array'),
+        ([], "[1]", '--params must be a JSON object such as {"n": 10}, not an array'),
         ([], "@nowhere.json", "--params @nowhere.json: cannot read the file"),
     ],
 )

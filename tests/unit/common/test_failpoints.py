@@ -80,9 +80,9 @@ def test_hits_are_recorded_in_a_file(tmp_path: Path) -> None:
         ("batch.begin:kill@0", "1 or more"),
         ("batch.begin:kill@x", "1 or more"),
         ("batch.begn:kill", "did you mean 'batch.begin'"),
-        ("batch.begin:explode", "cannot 'explode'"),
+        ("batch.begin:explode", "unknown failpoint action 'explode'"),
         ("batch.begin:raise=Nonsense", "cannot raise 'Nonsense'"),
-        ("batch.begin:record=", "cannot 'record='"),
+        ("batch.begin:record=", "unknown failpoint action 'record='"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(rules: str, said: str) -> None:

@@ -23,7 +23,7 @@ def test_storage_options_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.result_storage_options()["client_kwargs"] == {"x": 1}
     for text in ("canary", '["canary"]', '"canary"', '{"canary": '):
         monkeypatch.setenv(name, text)
-        with pytest.raises(SettingsError, match="is no JSON object") as info:
+        with pytest.raises(SettingsError, match="is not a JSON object") as info:
             settings.result_storage_options()
         # It may hold credentials.
         assert "canary" not in str(info.value)
@@ -36,7 +36,7 @@ def test_attempts_are_counted(monkeypatch: pytest.MonkeyPatch, text: str) -> Non
     monkeypatch.setenv("GRAPHFLOW_STORE_ATTEMPTS", "3")
     assert settings.store_attempts() == 3
     monkeypatch.setenv("GRAPHFLOW_STORE_ATTEMPTS", text)
-    with pytest.raises(SettingsError, match="positive whole number"):
+    with pytest.raises(SettingsError, match="positive integer"):
         settings.store_attempts()
 
 

@@ -99,12 +99,12 @@ def test_what_is_no_key_is_refused_and_not_shown(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for text in ("canary", "canary" * 12, KEY.hex()[:-1], KEY.hex() + "00", ""):
-        with pytest.raises(SettingsError, match="that is no key") as info:
+        with pytest.raises(SettingsError, match="that is not a key") as info:
             signing.import_key(text)
         assert "canary" not in str(info.value)
         if text:
             monkeypatch.setenv(settings.KEY_VARIABLE, text)
-            with pytest.raises(SettingsError, match="GRAPHFLOW_SECRET_KEY is no key") as info:
+            with pytest.raises(SettingsError, match="GRAPHFLOW_SECRET_KEY is not a key") as info:
                 settings.secret_key()
             assert "canary" not in str(info.value) and KEY.hex()[:8] not in str(info.value)
     monkeypatch.delenv(settings.KEY_VARIABLE)
@@ -116,5 +116,5 @@ def test_what_is_no_key_is_refused_and_not_shown(
         settings.secret_key()
     (tmp_path / "nowhere").write_bytes(KEY)
     os.chmod(tmp_path / "nowhere", 0o666)
-    with pytest.raises(SettingsError, match="can be written by others"):
+    with pytest.raises(SettingsError, match="is writable by others"):
         settings.secret_key()

@@ -379,7 +379,7 @@ def test_a_task_that_takes_other_inputs_than_before_runs_anew(
     past_of(recovery, mapped(0, values=[1]))
     with caplog.at_level(logging.WARNING, "graphflow.recovery"):
         assert recovery.past_of(mapped(1, (0, DepKind.GATHER)), False) is None
-    assert "takes other inputs than before" in caplog.text
+    assert "has different inputs than before" in caplog.text
     assert [(number, [*indices]) for number, indices in recovery.taken_back()] == [(1, [0])]
 
 
@@ -415,7 +415,7 @@ def test_an_iterator_that_gives_another_item_is_refused_by_name(written: Written
     written.node(0, width=None, sources=("it0: iterator",))
     written.items(0, [DONE, DONE], digests=source_digests([[5, 6]]))
     node = mapped(0, lazy=1)
-    with pytest.raises(SourceChanged, match="another item 1"):
+    with pytest.raises(SourceChanged, match="a different item 1"):
         _match(written, node).check_source(node, 0, 0, [5, 7], has_ended=False)
     with pytest.raises(SourceChanged, match="ended after 1 items"):
         _match(written, node).check_source(node, 0, 0, [5], has_ended=True)
@@ -431,7 +431,7 @@ def test_iterators_are_compared_together_once_each_gave_the_item(written: Writte
     recovery = _match(written, node)
     recovery.check_source(node, 0, 0, [5, 6], has_ended=False)
     recovery.check_source(node, 1, 0, [7], has_ended=False)
-    with pytest.raises(SourceChanged, match="another item 1"):
+    with pytest.raises(SourceChanged, match="a different item 1"):
         recovery.check_source(node, 1, 1, [9], has_ended=False)
 
 

@@ -14,7 +14,7 @@ def test_ids_are_names_of_folders():
     for text in (run_id(), "nightly-2024.01_3", "x"):
         assert checks.check_id(text) == text
     for text in ("", ".", "..", "a/b", "-x", "a b", "a\n", "x" * 129):
-        with pytest.raises(HistoryError, match="id of a run"):
+        with pytest.raises(HistoryError, match="is not a valid run id"):
             checks.check_id(text)
 
 

@@ -72,7 +72,7 @@ def test_an_argument_that_one_of_two_policies_wants_counts() -> None:
 
 @pytest.mark.parametrize("policy", [TASK_SOURCE, RUN_ID, FLOW_PARAMETERS, NO_CACHE])
 def test_an_argument_can_be_left_out_of_inputs_only(policy: CachePolicy) -> None:
-    with pytest.raises(TaskOptionError, match="has no inputs that 'x' could be left out of"):
+    with pytest.raises(TaskOptionError, match="has no inputs to leave 'x' out of"):
         policy - "x"
 
 
@@ -106,7 +106,7 @@ def test_any_option_of_caching_turns_it_on_by_all_inputs(given: Mapping[str, Any
     cache = options(**given).cache
     assert cache is not None and cache.policy == DEFAULT and not cache.is_policy_given
     with pytest.raises(
-        TaskOptionError, match=rf"NO_CACHE turns caching off, but {next(iter(given))} asks for it"
+        TaskOptionError, match=rf"NO_CACHE turns caching off, but {next(iter(given))} needs it"
     ):
         options(cache_policy=NO_CACHE, **given)
 
@@ -135,8 +135,11 @@ def test_options_are_kept_as_they_are_meant() -> None:
     ("given", "text"),
     [
         ({"cache_policy": "INPUTS"}, "cache_policy must be made of INPUTS, TASK_SOURCE"),
-        ({"cache_policy": INPUTS - "z"}, "leaves out 'z', but the task has no such argument; it has x, y"),
-        ({"cache_policy": INPUTS, "cache_key_fn": key_of}, "both say what keys are made of"),
+        (
+            {"cache_policy": INPUTS - "z"},
+            "leaves out 'z', which the task does not have as an argument; it has x, y",
+        ),
+        ({"cache_policy": INPUTS, "cache_key_fn": key_of}, "both define the cache key"),
         ({"cache_key_fn": "x"}, "cache_key_fn must be a plain function of"),
         ({"cache_key_fn": key_later}, "cache_key_fn must be a plain function of"),
         ({"cache_key_fn": lambda: "x"}, r"cache_key_fn must be a function of \(context, parameters\)"),
@@ -149,7 +152,7 @@ def test_options_are_kept_as_they_are_meant() -> None:
         ({"cache_expiration": float("nan")}, "cache_expiration must be a timedelta"),
         ({"cache_expiration": True}, "cache_expiration must be a timedelta"),
         ({"cache_expiration": "1h"}, "cache_expiration must be a timedelta"),
-        ({"cache_version": 1}, "cache_version must be a non-empty text, not 1"),
+        ({"cache_version": 1}, "cache_version must be a non-empty string, not 1"),
         ({"cache_version": " "}, "cache_version must be a non-empty text"),
         ({"refresh_cache": "yes"}, "refresh_cache must be True or False"),
         ({"run_once": 1}, "run_once must be True or False"),
@@ -157,12 +160,12 @@ def test_options_are_kept_as_they_are_meant() -> None:
         ({"run_once": True, "cache_expiration": 1}, "run_once=True contradicts cache_expiration"),
         ({"run_once": True, "batched": True}, "run_once=True contradicts batched=True"),
         ({"resolve": key_of}, "resolve must be a function|add run_once=True"),
-        ({"resolve": lambda item: None}, "add run_once=True or leave it out"),
+        ({"resolve": lambda item: None}, "add run_once=True, or remove resolve"),
         ({"result_storage": 1}, "result_storage must be a URL"),
         ({"result_storage": ""}, "result_storage must be a URL"),
-        ({"result_storage_options": {"a": 1}}, "result_storage, which is not given; give both"),
+        ({"result_storage_options": {"a": 1}}, "result_storage, which is not given; pass both"),
         ({"result_storage": "s3://b", "result_storage_options": "x"}, "must be a mapping of names to values"),
-        ({"result_serializer": 1}, "result_serializer must be the name of one"),
+        ({"result_serializer": 1}, "result_serializer must be the name of a serializer"),
     ],
 )
 def test_wrong_options_are_refused(given: Mapping[str, Any], text: str) -> None:
@@ -337,7 +340,7 @@ def test_files_can_be_left_for_later(tmp_path: Path) -> None:
         ("", "content", "takes the path"),
         (b"x", "content", "takes the path"),
         ("s3://bucket/x", "content", "takes the path of a local file, not 's3:"),
-        ("x", "name", 'is "content" or "mtime", not \'name\''),
+        ("x", "name", 'takes "content" or "mtime", not \'name\''),
     ],
 )
 def test_wrong_files_are_refused(path: Any, by: str, text: str) -> None:

@@ -38,14 +38,14 @@ def test_what_is_no_rate_is_refused_with_an_example(given: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_concurrency": 0}, "max_concurrency must be a whole number, 1 or more"),
+        ({"max_concurrency": 0}, "max_concurrency must be an integer, 1 or more"),
         ({"max_concurrency": 2.5}, "max_concurrency"),
-        ({"tolerated_failure_count": -1}, "tolerated_failure_count must be a whole number, 0 or more"),
+        ({"tolerated_failure_count": -1}, "tolerated_failure_count must be an integer, 0 or more"),
         ({"tolerated_failure_percentage": 101}, "from 0 to 100"),
         ({"tolerated_failure_percentage": "many"}, "from 0 to 100"),
         ({"fail_fast": "yes"}, "fail_fast must be True or False"),
         ({"fail_fast": True, "tolerated_failure_count": 3}, "fail_fast"),
-        ({"timeout": "0%"}, "no timeout"),
+        ({"timeout": "0%"}, "not a timeout"),
         ({"timeout": "fast"}, "number of seconds"),
         ({"timeout": "300%", "timeout_seconds": 3}, "not both"),
         ({"max_concurency": 3}, "did you mean max_concurrency"),

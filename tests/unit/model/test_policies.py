@@ -119,7 +119,7 @@ def test_any_callable_over_the_counts_is_a_trigger() -> None:
 
 
 def test_a_maker_of_triggers_is_refused_with_what_to_write_instead() -> None:
-    with pytest.raises(TaskOptionError, match=r"write some_failed\(at_least=1\)"):
+    with pytest.raises(TaskOptionError, match=r"use some_failed\(at_least=1\)"):
         as_trigger("task 'f'", some_failed)
 
 
@@ -186,7 +186,7 @@ def test_the_retry_signal_keeps_its_delay_through_a_pickle() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("retries", -1, "retries must be a whole number, 0 or more"),
+        ("retries", -1, "retries must be an integer, 0 or more"),
         ("retries", 1.5, "not 1.5"),
         ("retries", True, "not True"),
         ("retries", 251, "above the limit of 250"),
@@ -195,12 +195,12 @@ def test_the_retry_signal_keeps_its_delay_through_a_pickle() -> None:
         ("retry_on", ValueError("no"), "takes exception types"),
         ("retry_on", [int], "takes exception types"),
         ("retry_condition_fn", 3, "must be a callable"),
-        ("timeout_seconds", 0, "would time every run out"),
+        ("timeout_seconds", 0, "would time out every run"),
         ("timeout_seconds", "5", "timeout_seconds must be a number of seconds"),
-        ("tags", "etl", r'write tags=\["etl"\]'),
-        ("tags", [1], "list of texts"),
-        ("name", " ", "non-empty text"),
-        ("version", 2, "non-empty text, not 2"),
+        ("tags", "etl", r'use tags=\["etl"\]'),
+        ("tags", [1], "list of strings"),
+        ("name", " ", "non-empty string"),
+        ("version", 2, "non-empty string, not 2"),
         ("trigger", 5, "trigger must be one of"),
         ("task_run_name", 5, "template text or a callable"),
         ("log_prints", "yes", "must be True or False"),
@@ -210,7 +210,7 @@ def test_the_retry_signal_keeps_its_delay_through_a_pickle() -> None:
         ("batch_size", "big", "1 or more"),
         ("resources", ["GPU"], "takes a mapping"),
         ("resources", {"GPU": 0}, "amounts above 0"),
-        ("priority", 1.5, "whole number"),
+        ("priority", 1.5, "integer"),
         ("workers", "tcp://a", "list of worker addresses"),
     ],
 )

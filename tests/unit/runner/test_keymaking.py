@@ -36,7 +36,7 @@ from graphflow.model.orders import Program
 from graphflow.runner.inputs import Constant, MixedColumn, Ready
 from graphflow.runner.keymaking import KeyMaker, Keys
 
-HINT = "; register_hash or __graphflow_hash__ can give it one"
+HINT = "; add one with register_hash or __graphflow_hash__"
 
 
 def add(x: Any, y: Any = 2, *more: Any, z: Any = 3, **named: Any) -> Any:
@@ -422,7 +422,7 @@ def test_a_function_that_fails_or_gives_no_text_makes_no_key() -> None:
     assert found.keys == NO_KEY * 2
     assert found.problems == {
         0: "cache_key_fn raised ZeroDivisionError: division by zero",
-        1: "cache_key_fn gave a float, not a text or None",
+        1: "cache_key_fn returned a float, not a string or None",
     }
 
 

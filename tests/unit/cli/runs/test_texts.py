@@ -30,7 +30,7 @@ def test_a_time_is_how_long_ago_or_when(text: str, expected: float, monkeypatch:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "5", "5y", "-3h", "2026-13-01"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match=r"is no time: say how long ago \(90s, 15m, 2h"):
+    with pytest.raises(typer.BadParameter, match=r"is not a time; use an age \(90s, 15m, 2h"):
         parse_since(text)
 
 
@@ -44,7 +44,7 @@ def test_indices_are_single_ones_and_ranges(text: str, expected: list[int]) -> N
 
 @pytest.mark.parametrize("text", ["", "a", "3,", "-1", "3-5", "1:2:3", ":4", "9:7", "4:4", "0:99999999999"])
 def test_what_are_no_indices_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match=repr(text)[1:-1][:3] if text else "no index"):
+    with pytest.raises(typer.BadParameter, match=repr(text)[1:-1][:3] if text else "not a map index"):
         parse_indices(text)
 
 
@@ -64,5 +64,5 @@ def test_settings_are_json_or_text(pair: str, expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("pair", ["max_concurrency", "=4", "a-b=3"])
 def test_what_is_no_setting_is_refused(pair: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no setting: say name=value"):
+    with pytest.raises(typer.BadParameter, match="is not a setting; use name=value"):
         parse_settings([pair])

@@ -174,7 +174,7 @@ def test_swapped_packs_are_found(store: LocalStore) -> None:
 def test_a_pack_of_another_run_is_refused(store: LocalStore) -> None:
     stored = written(store, "run-1")
     assert open_pack(store, stored[0].name, run_id="run-1")
-    with pytest.raises(ResultDamaged, match="of another run, run-1, not of run-2"):
+    with pytest.raises(ResultDamaged, match="belongs to another run, run-1, not to run-2"):
         open_pack(store, stored[0].name, run_id="run-2")
 
 

@@ -119,12 +119,12 @@ def json_like(value: Any) -> bool:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ((1, 2), "value is a tuple, which would come back as a list"),
+        ((1, 2), "value is a tuple, which JSON would return as a list"),
         ({"a": [1, {"b": (1,)}]}, r"value\['a'\]\[1\]\['b'\] is a tuple"),
-        ({1: 2}, "value has the key 1, a int, which would come back as a text"),
-        ([math.nan], r"value\[0\] is nan, which JSON does not have"),
-        ({1, 2}, "value is a set, which JSON does not have"),
-        (OrderedDict(a=1), "value is a OrderedDict, which JSON does not have"),
+        ({1: 2}, "value has the key 1, an int, which JSON would return as a string"),
+        ([math.nan], r"value\[0\] is nan, which JSON cannot represent"),
+        ({1, 2}, "value is a set, which JSON cannot represent"),
+        (OrderedDict(a=1), "value is an OrderedDict, which JSON cannot represent"),
     ],
 )
 def test_what_json_refuses_is_named_with_its_place(value: Any, said: str) -> None:
@@ -150,11 +150,11 @@ def test_what_arrow_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import pandas as pd
 
     made = serializer_of("arrow")
-    with pytest.raises(SerializationError, match="value is a list, no DataFrame of pandas"):
+    with pytest.raises(SerializationError, match="value is a list, not a pandas DataFrame"):
         made.dumps([[1, 2]])
     with pytest.raises(SerializationError, match="a DataFrame that Arrow cannot hold"):
         made.dumps([pd.DataFrame({"a": [object(), 1]})])
-    with pytest.raises(SerializationError, match="would not come back as it was"):
+    with pytest.raises(SerializationError, match="would not survive a round trip"):
         made.dumps([pd.DataFrame({"a": [(1, 2), [3]]})])
     real = builtins.__import__
 
@@ -198,9 +198,9 @@ def test_others_add_serializers_by_entry_points(monkeypatch: pytest.MonkeyPatch)
         assert {"upper", "pickle", "json", "arrow"} <= set(serializer_names())
         with pytest.raises(SettingsError, match=r"'broken' \(no_such_module:Thing\) cannot be loaded"):
             serializer_of("broken")
-        with pytest.raises(SettingsError, match="is no serializer: it needs `name`"):
+        with pytest.raises(SettingsError, match="is not a serializer: it needs `name`"):
             serializer_of("none")
-        with pytest.raises(SettingsError, match="there is no serializer 'xml'; there are .*compressed/NAME"):
+        with pytest.raises(SettingsError, match="unknown serializer 'xml'; use .*compressed/NAME"):
             serializer_of("xml")
     finally:
         serializer_of.cache_clear()
@@ -236,7 +236,7 @@ def test_what_does_not_get_smaller_is_kept_as_it_is() -> None:
 def test_a_small_stream_that_claims_to_be_huge_takes_no_memory() -> None:
     bomb = compression.compress(bytes(50 << 20), always=True)
     assert bomb is not None
-    with pytest.raises(ValueError, match="more than was said"):
+    with pytest.raises(ValueError, match="more data than was declared"):
         compression.decompress(bomb, 1_000)
 
 
