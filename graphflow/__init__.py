@@ -1,4 +1,4 @@
-"""graphflow: fan Python functions out over large lists, on Dask, and keep the books of every item."""
+"""graphflow: run Python functions over large lists on Dask, and keep a durable record of every item."""
 
 from __future__ import annotations
 

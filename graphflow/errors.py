@@ -52,7 +52,7 @@ __all__ = [
 
 
 def restore(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    """An exception of these arguments and attributes, made without its `__init__`."""
+    """Return an exception of these arguments and attributes, made without its `__init__`."""
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
@@ -126,7 +126,7 @@ class ItemCrashed(GraphflowError, RuntimeError):
 
 
 class IndeterminateError(GraphflowError, RuntimeError):
-    """Whether an item that runs once only has done its work is not known: whoever began it died."""
+    """It is unknown whether an item of a `run_once` task has done its work: the process that started it died."""
 
 
 class RunCancelled(GraphflowError, RuntimeError):
@@ -174,11 +174,11 @@ class HistoryTooOld(HistoryError):
 
 
 class RunNotFound(GraphflowError, LookupError):
-    """No run, or more than one, goes by an id, prefix or name."""
+    """No run, or more than one, matches an id, prefix or name."""
 
 
 class LeaseHeld(GraphflowError, RuntimeError):
-    """A run has a driver already; `host`, `pid` and `until` (seconds since the epoch) say which."""
+    """A run already has a driver; `host`, `pid` and `until` (seconds since the epoch) identify it."""
 
     def __init__(self, message: str, *, host: str = "", pid: int = 0, until: float = 0.0) -> None:
         super().__init__(message)

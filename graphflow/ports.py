@@ -1,4 +1,4 @@
-"""The ports: what the engine asks of a backend and of a history, as protocols.
+"""The ports: the protocols of backends, histories and result stores.
 
 Each has a contract test suite in `graphflow.testing` that every adapter passes.
 """
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes that need not be copied."""
+"""Bytes that can be passed without copying."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """How much a backend can do at once.
 
-    `slots` is the number of batches that run at the same time, `queue` how many may wait beside each
+    `slots` is the number of batches that run at the same time, `queue` how many may wait behind each
     running one, `is_elastic` whether the backend grows when more work waits, `batch_seconds` the CPU seconds
     that a batch costs outside its items.
     """
@@ -62,11 +62,11 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLost:
-    """A batch will not come back.
+    """A batch was lost: it will never report.
 
-    `executing` is the map index that was running when its worker died, where that is known;
-    `had_started` is False for a batch that only waited on that worker, None where nobody knows.
-    `is_blameless` means that the batch was withdrawn (its worker was stopped on account of another).
+    `executing` is the map index that was running when its worker died, if that is known;
+    `had_started` is False for a batch that only waited on that worker, None if unknown.
+    `is_blameless` means that the batch was withdrawn (its worker was stopped because of another batch).
     """
 
     batch: int
@@ -84,7 +84,7 @@ class CapacityChanged:
 
 @dataclass(frozen=True, slots=True)
 class BackendFailed:
-    """The backend as a whole is gone: nothing that was submitted will come back."""
+    """The whole backend failed: no submitted batch will report."""
 
     error: BaseException
 
@@ -98,7 +98,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """How logs and errors name it, such as `threads(4)`."""
+        """Its name in logs and errors, such as `threads(4)`."""
         ...
 
     @property
@@ -112,37 +112,37 @@ class Backend(Protocol):
         ...
 
     def start(self) -> None:
-        """Bring it up; calling it again does nothing.
+        """Start the backend; calling it again does nothing.
 
         Raises
         ------
         BackendUnreachable
-            If there is an address and nobody answers, within seconds.
+            If there is an address and no scheduler answers, within seconds.
         """
         ...
 
     def capacity(self) -> Capacity:
-        """What it can do now."""
+        """Return its current capacity."""
         ...
 
     def check(self, options: TaskOptions) -> None:
-        """Raise `BackendError` if a task asks for what this backend does not have (its resources, ...)."""
+        """Raise `BackendError` if a task needs what this backend does not have (resources, ...)."""
         ...
 
     def open_run(self, run_id: str, deliver: Callable[[BackendEvent], None]) -> None:
-        """Begin a run; `deliver` may be called from any thread, and is quick."""
+        """Open a run; `deliver` may be called from any thread, and is quick."""
         ...
 
     def submit(self, order: BatchOrder) -> None:
-        """Take a batch; never blocks for its execution. Its end is delivered as an event."""
+        """Submit a batch without waiting for its execution. Its end is delivered as an event."""
         ...
 
     def step(self, run_id: str) -> bool:
-        """Run one waiting batch in the calling thread, where `runs_in_caller`; False if none waits."""
+        """Run one waiting batch in the calling thread, if `runs_in_caller`; return False if none waits."""
         ...
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns, one list per ref.
+        """Return the values of columns, one list per ref.
 
         Raises
         ------
@@ -154,19 +154,19 @@ class Backend(Protocol):
         ...
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Let columns go."""
+        """Release columns."""
         ...
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Ask the run's batches to stop between items; `hard` stops what is executing as well as it can."""
+        """Stop the run's batches between items; `hard` also stops running items, if possible."""
         ...
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Items of a task that execute now and have no timeout yet may take `seconds` from their start on."""
+        """Set the timeout of running items of a task that have none: `seconds` from their start."""
         ...
 
     def close_run(self, run_id: str) -> None:
-        """End a run: nothing of it is delivered any more. Its stored values stay readable while refs live."""
+        """Close a run: nothing more is delivered for it. Its stored values stay readable while refs exist."""
         ...
 
     def close(self) -> None:
@@ -176,10 +176,10 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Forecasted(Protocol):
-    """A backend that wants to know how much work is left; what others need not have."""
+    """A backend that uses forecasts of the remaining work; optional."""
 
     def forecast(self, run_id: str, seconds: float) -> None:
-        """About this much work of a run is left, in seconds of one slot; told after reports, now and then."""
+        """Update the estimate of a run's remaining work, in seconds of one slot; called after some reports."""
         ...
 
 
@@ -201,20 +201,20 @@ class RunEvent:
 
 
 class Clock(Protocol):
-    """What tells the time; tests have one that jumps."""
+    """The source of time; tests use one that can be set."""
 
     def wall(self) -> float:
-        """Seconds since the epoch; may be set back."""
+        """Return the seconds since the epoch; may be set back."""
         ...
 
     def steady(self) -> float:
-        """Seconds of a clock that never goes back, the same in all processes of a host until it is booted again."""
+        """Return the seconds of a clock that never goes back, the same in all processes of a host until it is rebooted."""
         ...
 
 
 @runtime_checkable
 class Journal(Protocol):
-    """The history of one run as its driver writes it. Not for use by several threads, but for `renew`."""
+    """The history of one run as its driver writes it. Not thread-safe, except for `renew`."""
 
     @property
     def run_id(self) -> str:
@@ -227,7 +227,7 @@ class Journal(Protocol):
         ...
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
-        """Make records durable, all of them or none; gives the commit's number.
+        """Write records durably, all of them or none; return the commit's number.
 
         `state` is the run's state from now on, for lists of runs.
 
@@ -251,29 +251,29 @@ class Journal(Protocol):
         ...
 
     def requests(self) -> list[Request]:
-        """What was asked from outside and is not answered yet, oldest first; cheap where there is nothing new."""
+        """Return the unanswered requests, oldest first; cheap if there is nothing new."""
         ...
 
     def answer(self, request: int, error: str = "") -> None:
-        """Say that a request was carried out, or what was wrong with it."""
+        """Answer a request: it was carried out, or why it was not."""
         ...
 
     def close(self) -> None:
-        """Give the lease back; calling it again does nothing."""
+        """Release the lease; calling it again does nothing."""
         ...
 
 
 @runtime_checkable
 class History(Protocol):
-    """The histories of all runs of a place, for drivers that write and anybody who reads."""
+    """The histories of all runs in a folder, for drivers that write and for readers."""
 
     def create(self, header: RunHeader) -> Journal:
-        """Begin the history of a new run, and take it.
+        """Create the history of a new run, and take the run.
 
         Raises
         ------
         HistoryError
-            If there is such a run already, or the place cannot be written.
+            If there is such a run already, or the folder cannot be written.
         """
         ...
 
@@ -292,7 +292,7 @@ class History(Protocol):
         ...
 
     def find(self, text: str) -> RunHeader:
-        """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
+        """Return the run with an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
 
         Raises
         ------
@@ -310,61 +310,61 @@ class History(Protocol):
         limit: int | None = None,
         before: str | None = None,
     ) -> list[RunHeader]:
-        """Runs, the newest first; `before` is the id of the last one of the page before."""
+        """Return runs, newest first; `before` is the id of the last run of the previous page."""
         ...
 
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        """Records of commits after a number, in order, each of them verified; never blocks the run's driver.
+        """Yield the records of commits after a number, in order, each verified; never block the run's driver.
 
         Raises
         ------
         HistoryDamaged
-            At the first record that is not what was written.
+            At the first record that differs from what was written.
         """
         ...
 
     def head(self, run_id: str) -> int:
-        """The number of the last commit; cheap."""
+        """Return the number of the last commit; cheap."""
         ...
 
     def request(self, run_id: str, kind: str, body: Mapping[str, Any]) -> int:
-        """Ask something of a run's driver; gives the request's number.
+        """Send a request to a run's driver; return the request's number.
 
         Raises
         ------
         HistoryError
-            If the run has no driver that could answer.
+            If the run has no driver.
         """
         ...
 
     def answer_of(self, request: int) -> str | None:
-        """What the driver answered: None until it did, empty where all is well."""
+        """Return the driver's answer: None until there is one, empty if it succeeded."""
         ...
 
     def verify(self, run_id: str) -> list[str]:
-        """All that is wrong with a run's history, as texts; empty where it is just as it was written."""
+        """Return the problems of a run's history, as texts; empty if it is intact."""
         ...
 
     def remove(self, run_id: str) -> None:
-        """Forget a run.
+        """Remove a run.
 
         Raises
         ------
         LeaseHeld
-            If a driver is at it.
+            If a driver holds the run.
         """
         ...
 
     def results_folder(self, run_id: str) -> str:
-        """Where the results of a run go by default, as an absolute path."""
+        """Return the default folder for a run's results, as an absolute path."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object of a result store, as a listing tells it; `modified` is seconds since the epoch, of the store's clock."""
+    """An object of a result store, as listed; `modified` is seconds since the epoch, of the store's clock."""
 
     name: str
     nbytes: int
@@ -373,14 +373,14 @@ class StoredObject:
 
 @runtime_checkable
 class ResultStore(Protocol):
-    """Where results are kept, as objects that are written once; can be pickled, so that workers use it too.
+    """A store of results, as objects that are written once; it can be pickled, for workers.
 
     Names are made of segments with `/` between them; nothing is read or written outside the store's own place.
     """
 
     @property
     def url(self) -> str:
-        """How messages name it; without credentials."""
+        """Its name in messages, without credentials."""
         ...
 
     @property
@@ -390,16 +390,16 @@ class ResultStore(Protocol):
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """What objects are signed with: the first one signs, all are accepted. Never shown, never in the store."""
+        """The signing keys: the first one signs, all are accepted. Never shown, never in the store."""
         ...
 
     @property
     def can_create(self) -> bool:
-        """Whether `create` is exclusive here; the first answer may cost a few requests."""
+        """Whether `create` is exclusive in this store; finding out may cost a few requests."""
         ...
 
     def publish(self, name: str, parts: Sequence[Buffer]) -> int:
-        """Write an object of these parts; it is there whole and durable, or not at all. Gives its size.
+        """Write an object of these parts, atomically and durably, and return its size.
 
         Raises
         ------
@@ -409,11 +409,11 @@ class ResultStore(Protocol):
         ...
 
     def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
-        """Write an object unless there is one: True if this very call made it, False if it was there.
+        """Write an object unless it exists; return True if this call created it, False if it existed.
 
-        Of all who try at once, one gets True. `data` is a token that no other call uses, not empty: where the store's
-        answer was lost, what is there is read back and compared. What is not `is_lasting` may be gone when
-        the machine has lost its power.
+        Of concurrent calls, exactly one gets True. `data` is a unique token, not empty: if the store's
+        answer was lost, the object is read back and compared. An object that is not `is_lasting` may be gone after
+        a power failure.
 
         Raises
         ------
@@ -423,7 +423,7 @@ class ResultStore(Protocol):
         ...
 
     def read(self, name: str, offset: int, nbytes: int) -> bytes:
-        """Bytes of an object; a negative offset counts from its end.
+        """Return bytes of an object; a negative offset counts from its end.
 
         Raises
         ------
@@ -435,7 +435,7 @@ class ResultStore(Protocol):
         ...
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
-        """Many reads of (name, offset, nbytes) at once; in place of what is missing or too short, the error.
+        """Return the bytes of many (name, offset, nbytes) reads; an error for each object that is missing or too short.
 
         Raises
         ------
@@ -445,7 +445,7 @@ class ResultStore(Protocol):
         ...
 
     def entries(self, prefix: str = "") -> Iterator[StoredObject]:
-        """The objects whose names begin with a prefix, in no order; one listing. A store may list late, never wrongly.
+        """Yield the objects whose names begin with a prefix, in no order; one listing. It may lag, but is never wrong.
 
         Raises
         ------
@@ -455,11 +455,11 @@ class ResultStore(Protocol):
         ...
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        """The names of `entries`."""
+        """Yield the names of `entries`."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects; a missing one is not an error."""
         ...
 
     def check(self) -> None:
@@ -475,23 +475,23 @@ class ResultStore(Protocol):
 
 @runtime_checkable
 class Serializer(Protocol):
-    """How values become bytes. One without state: it is made without arguments, once per process."""
+    """Converts values to bytes. Stateless: it is created without arguments, once per process."""
 
     @property
     def name(self) -> str:
-        """What options and packs call it."""
+        """Its name in options and packs."""
         ...
 
     def dumps(self, values: Sequence[Any]) -> Sequence[Buffer]:
-        """Some values as one or more buffers, which are kept in this order.
+        """Return values as one or more buffers, which are stored in this order.
 
         Raises
         ------
         SerializationError
-            If one cannot be carried, or would not come back as it was; the others are tried again without it.
+            If a value cannot be serialized, or would not survive a round trip; the others are tried again without it.
         """
         ...
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values again. Buffers after the first one are writable, and the values' own."""
+        """Restore the values. Buffers after the first one are writable, and owned by the values."""
         ...

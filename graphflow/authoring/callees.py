@@ -1,4 +1,4 @@
-"""What is called: the callee of a task, or of a plain function in its place."""
+"""Callees: the callee of a task, or of a plain function in its place."""
 
 from __future__ import annotations
 

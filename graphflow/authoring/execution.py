@@ -59,7 +59,7 @@ __all__ = [
 
 logger = logging.getLogger("graphflow.authoring.flows")
 _BROKEN = (BackendError, HistoryError, LeaseLost, ResultStoreError)
-"""Not the flow failed, but what runs it."""
+"""Errors of what runs the flow, not of the flow itself."""
 STOP_SECONDS = 10.0
 """How long a run that was stopped by force waits for its last events."""
 
@@ -78,7 +78,7 @@ class Execution:
     # -- from the first state to the last -------------------------------------------------------------------
 
     def execute(self) -> None:
-        """Run in this thread; raises only what is no `Exception` (Ctrl-C, SystemExit)."""
+        """Run the flow in this thread; raise only what is not an `Exception` (Ctrl-C, SystemExit)."""
         with self._whole_run():
             while True:
                 recorder = self._begin_attempt()
@@ -94,7 +94,7 @@ class Execution:
         self._raise_base()
 
     async def execute_async(self) -> None:
-        """Run in this event loop; raises only what is no `Exception`."""
+        """Run the flow in this event loop; raise only what is not an `Exception`."""
         import asyncio
 
         with self._whole_run():
@@ -113,7 +113,7 @@ class Execution:
 
     @contextmanager
     def _whole_run(self) -> Iterator[None]:
-        """The backend lives for all attempts, and is closed if the run made it; hooks are called at the end."""
+        """Open the backend for all attempts, close it if the run created it, and call the hooks at the end."""
         record, durable = self.record, self.durability
         record.started = datetime.now(UTC)
         durable.watch(sink=record.sink, act=record.carry_out, lost=self._lost)
@@ -130,7 +130,7 @@ class Execution:
             record.done.set()
 
     def _lost(self, error: GraphflowError) -> None:
-        """The run is another driver's now."""
+        """Stop the run, as another driver has taken it."""
         logger.error("%s", error)
         if self.record.recorder is not None:
             self.record.recorder.give_up(error)
@@ -163,7 +163,7 @@ class Execution:
         return recorder
 
     def _persistence(self) -> Persistence:
-        """Which values outlive the run, and which results are kept by their keys."""
+        """Return which values outlive the run, and which results are cached."""
         run, durable = self.record, self.durability
         epoch = durable.journal.epoch
         caches = Caches(
@@ -235,7 +235,7 @@ class Execution:
     async def _within_time(
         self, recorder: RunRecorder, attempt: Awaitable[Any]
     ) -> tuple[Any, BaseException | None]:
-        """(value, None) or (None, error) of an attempt; what runs on is asked to stop."""
+        """Return (value, None) or (None, error) of an attempt; stop what still runs."""
         import asyncio
 
         try:
@@ -252,7 +252,7 @@ class Execution:
     def _finish(
         self, recorder: RunRecorder, error: BaseException | None, deadline: Deadline
     ) -> BaseException | None:
-        """Run what was recorded, or stop it after an error; gives the error, also of this."""
+        """Run what was recorded, or stop it after an error; return the error, if any."""
         try:
             if error is not None:
                 _stop_after(recorder, error)
@@ -302,7 +302,7 @@ class Execution:
 class Deadline:
     """The time of one attempt: it interrupts the body, whether that waits for a future or computes.
 
-    `time_up` is told the error when the time is up.
+    `time_up` is called with the error when the time is up.
     """
 
     def __init__(self, flow: Definition, time_up: Callable[[FlowTimedOut], None]) -> None:
@@ -329,11 +329,11 @@ class Deadline:
         return self.left() == 0.0
 
     def left(self) -> float | None:
-        """Seconds left."""
+        """Return the seconds that are left."""
         return None if self._at is None else max(0.0, self._at - time.monotonic())
 
     def call(self, body: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        """(value, None) or (None, error) of the body."""
+        """Return (value, None) or (None, error) of the body."""
         try:
             if self._seconds is None:
                 return body(), None
@@ -358,7 +358,7 @@ class Deadline:
 
 
 def _stop_after(recorder: RunRecorder, error: BaseException) -> None:
-    """After an error of the body nothing more is begun; what runs may end, unless the error is no `Exception`."""
+    """Start nothing more after an error of the body; running items may finish, unless the error is not an `Exception`."""
     recorder.stop(hard=not isinstance(error, Exception) or isinstance(error, FlowTimedOut))
 
 
@@ -370,15 +370,15 @@ async def _finished_in_loop(driver: Driver) -> None:
 
 
 def _stop_for(recorder: RunRecorder, error: BaseException) -> None:
-    """The time is up: stop what runs, and let who waits raise."""
+    """Stop running items as the time is up, and make waiting callers raise."""
     recorder.stop(hard=True, interruption=error)
 
 
 def failure_of_body(error: BaseException) -> BaseException:
-    """Return what a flow's run ends with when its body raised this.
+    """Return the exception that a flow's run ends with when its body raised an error.
 
     Ctrl-C, `SystemExit` and a cancellation of the asyncio task that awaits the flow are for the caller too. Anything
-    else that is no `Exception`, such as a `CancelledError` that escaped from a library, only fails the run: it is the
+    else that is not an `Exception`, such as a `CancelledError` that escaped from a library, only fails the run: it is the
     cause of an exception then, for it would end the caller's asyncio task or program.
     """
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit) or _is_cancelled(error):
@@ -391,7 +391,7 @@ def failure_of_body(error: BaseException) -> BaseException:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    """Whether an error is that of the asyncio task that runs here, which somebody cancelled."""
+    """Return whether an error is the cancellation of the current asyncio task."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or not isinstance(error, asyncio.CancelledError):
         return False
@@ -403,13 +403,13 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def _is_cancelled_error(error: BaseException) -> bool:
-    """Whether an event loop cancelled what raised this; without asyncio, none did."""
+    """Return whether an error is a cancellation by an event loop; False without asyncio."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
 def settle(run: RunRecord, error: BaseException | None) -> None:
-    """Move a run to the state that its error stands for."""
+    """Move a run to the state for its error."""
     run.exception = error
     if error is None:
         code = Code.COMPLETED
@@ -436,7 +436,7 @@ def settle(run: RunRecord, error: BaseException | None) -> None:
 
 
 def _hook_view(recorder: RunRecorder) -> Callable[[int, int | None], Any]:
-    """What a task's hooks get of a node's item: (task, task run)."""
+    """Return a function that returns the (task, task run) of a node's item, for the task's hooks."""
 
     known = recorder.known
 
@@ -472,7 +472,7 @@ def call_end_hooks(flow: Definition, run: LiveRun) -> None:
 
 @contextmanager
 def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
-    """Calls made here are recorded by `recorder`, and the body knows where it is."""
+    """Record calls made in this context with `recorder`, and set the flow context."""
     capture_logging()
     if context.log_prints:
         capture_prints()
@@ -488,7 +488,7 @@ def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
 
 
 def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
-    """The futures in a returned structure whose failures the user asked to see."""
+    """Return the futures in a returned structure that are marked with `allow_failure`."""
     if isinstance(value, AllowFailure):
         return _allowed_to_fail(value.value, allows=True)
     if isinstance(value, Handle):
@@ -500,7 +500,7 @@ def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
 
 
 def _handles_in(value: Any) -> list[Handle]:
-    """All futures in a returned structure."""
+    """Return all futures in a returned structure."""
     found: list[Handle] = []
     if contains_handle(value):
         _walk(value, found.append)
@@ -508,7 +508,7 @@ def _handles_in(value: Any) -> list[Handle]:
 
 
 def resolved(value: Any, recorder: RunRecorder) -> Any:
-    """What a body returned, with its futures' values in their place; all of them ended."""
+    """Return what a body returned, with its futures, which have all ended, replaced by their values."""
     return _walk(value, lambda handle: _final_value(handle, recorder)) if contains_handle(value) else value
 
 

@@ -1,4 +1,4 @@
-"""The values of a map, block by block, for who writes them elsewhere."""
+"""The values of a map, block by block, for exports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class _Known:
         driver.need(node, None)
 
     def codes(self, start: int, stop: int) -> bytes:
-        """The states of items, once they ended."""
+        """Return the states of items, once they ended."""
         _wait(self._driver, lambda: self._have_ended(start, stop), self._name, self._deadline, self._timeout)
         with self._driver.settled:
             book = self._driver.core.books[self._node]
@@ -115,7 +115,7 @@ class _Known:
         return mask.count(1) == stop - start or self._driver.is_final(self._node)
 
     def block(self, start: int, size: int) -> Block | None:
-        """Items from an index on."""
+        """Return items from an index on."""
         stop = min(start + size, self.width)
         if start >= stop:
             return None
@@ -130,7 +130,7 @@ class _Known:
 
 
 class _Lazy:
-    """The items of a map over an iterator, which is read at the pace of the writer."""
+    """The items of a map over an iterator, which is read at the writer's pace."""
 
     width = None
 
@@ -152,7 +152,7 @@ class _Lazy:
         self._position = 0
 
     def block(self, start: int, size: int) -> Block | None:
-        """Items from an index on."""
+        """Return items from an index on."""
         for _ in islice(self._futures, max(0, start - self._position)):
             self._position += 1
         codes, values = bytearray(), []

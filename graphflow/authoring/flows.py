@@ -1,4 +1,4 @@
-"""Flows: decorated functions that compose tasks; a call runs them and gives the value."""
+"""Flows: decorated functions that compose tasks; a call runs them and returns the value."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Flow(Generic[P, R]):
         return _rebuild, (self._decorated, self._given)
 
     def with_options(self, **options: Any) -> Flow[P, R]:
-        """A copy with some options changed.
+        """Return a copy with some options changed.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Flow(Generic[P, R]):
     # -- running ----------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the flow and give its value; inside another flow, add its calls to that run.
+        """Run the flow and return its value; inside another flow, add its calls to that run.
 
         Raises
         ------
@@ -135,15 +135,15 @@ class Flow(Generic[P, R]):
     @overload
     def run(self, *args: Any, run_id: str, **kwargs: Any) -> Any: ...
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the flow and return its run, whatever became of it; for an async flow, an awaitable of it.
+        """Run the flow and return its run, in whatever state it ended; for an async flow, an awaitable of the run.
 
         Parameters
         ----------
         args, kwargs
             The flow's parameters.
         run_id
-            An id of your own: letters, digits, `.`, `_` and `-`, up to 64 of them. Where there is such a run already, it is
-            resumed, or returned as it is if it completed; so the same call can be made again until it is done. To a flow
+            Your own id for the run: letters, digits, `.`, `_` and `-`, up to 64 of them. If there is such a run already, it is
+            resumed, or returned as it is if it completed; so the same call can be repeated until the run is done. In a flow
             with a parameter of this name, it is that parameter.
 
         Raises
@@ -163,7 +163,7 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Run:
-        """Begin to run the flow in a thread of its own and give the run at once; `run.wait()` waits.
+        """Start the flow in its own thread and return the run at once; `run.wait()` waits for its end.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Flow(Generic[P, R]):
         return self._started(self._execution(args, kwargs))
 
     def _started(self, execution: Execution) -> Run:
-        """Run in a thread of its own."""
+        """Start the run in its own thread."""
         run = execution.run
 
         def target() -> None:
@@ -203,20 +203,20 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
-        """Go on with a run that crashed, failed, was cancelled or interrupted: run what is missing, keep what is done.
+        """Resume a run that crashed, failed, was cancelled or interrupted: run missing items, keep finished ones.
 
-        The body is run again with the parameters of then; its calls are matched with the earlier ones. Gives the run,
-        whatever became of it; for an async flow, an awaitable of it. A run that completed is given as it is.
+        The body runs again with the original parameters; its calls are matched with the earlier ones. Returns the run,
+        in whatever state it ended; for an async flow, an awaitable of it. A completed run is returned as it is.
 
         Parameters
         ----------
         run_id
             The run's id, a unique prefix of it, its name, `@latest` or `@latest-failed`.
         rerun_changed
-            Whether tasks whose code was changed meanwhile run anew, with all that depends on them. Else their finished items
+            Whether to rerun tasks whose code has changed, and what depends on them. Otherwise their finished items
             are kept, with one warning, and the new code runs the others.
         force
-            Whether to take a flow whose calls do not match the earlier ones any more.
+            Whether to resume even if the flow's calls no longer match the earlier ones.
 
         Raises
         ------
@@ -239,14 +239,14 @@ class Flow(Generic[P, R]):
         rerun_changed: bool = False,
         force: bool = False,
     ) -> Any:
-        """Run items of an earlier run again, in the same run, with all that depends on them; all others are kept.
+        """Run items of an earlier run again, in the same run, with everything that depends on them; all others are kept.
 
-        Gives the run; for an async flow, an awaitable of it.
+        Returns the run; for an async flow, an awaitable of it.
 
         Parameters
         ----------
         failed
-            All that failed; the default where no node and no items are named.
+            All failed items; the default if no node and no items are given.
         node
             The node, by its name in the run.
         indices
@@ -320,7 +320,7 @@ class Flow(Generic[P, R]):
         return execution.run
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
-        """The graph that the body records, without running anything.
+        """Build the graph that the body records, without running it.
 
         Raises
         ------
@@ -393,7 +393,7 @@ async def _ready(run: Run) -> Run:
 
 
 def _quiet(target: Callable[[], None]) -> Callable[[], None]:
-    """A thread's target whose failure is the run's, and is not printed."""
+    """Return a thread's target that does not print its exception, which is the run's."""
 
     def run() -> None:
         with suppress(BaseException):
@@ -403,7 +403,7 @@ def _quiet(target: Callable[[], None]) -> Callable[[], None]:
 
 
 def _finish_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Run the body of an async flow that awaits nothing but futures; those raise where nothing can run."""
+    """Run the body of an async flow that awaits only futures; these raise where nothing can run."""
     try:
         while True:
             coroutine.send(None)
@@ -441,7 +441,7 @@ def flow(
     result_serializer: str | None = None,
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:
-    """Make a flow of a function; bare, or with options.
+    """Turn a function into a flow; bare, or with options.
 
     Parameters
     ----------
@@ -466,9 +466,9 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     on_running, on_completion, on_failure, on_crashed, on_cancellation
         Functions of (flow, run, state).
     cache_policy, refresh_cache, result_serializer
-        Of its tasks, where these do not say so themselves: see `task`.
+        Of its tasks, unless they set it themselves: see `task`.
     result_storage, result_storage_options
-        Where the results of its runs go, and of its tasks where these do not say so themselves: see `task`.
+        Where the results of its runs go, and those of its tasks unless they set it themselves: see `task`.
 
     Raises
     ------

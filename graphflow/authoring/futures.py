@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 if TYPE_CHECKING:
     _Lazy = Any
-    """To a type checker a future also is what it stands for: it is given to tasks, and returned by flows, as a value."""
+    """To a type checker a future is also its value: it is passed to tasks, and returned by flows, as a value."""
 else:
 
     class _Lazy:
@@ -48,7 +48,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     # -- forcing ----------------------------------------------------------------------------------------
 
     def _started(self) -> Driver:
-        """The driver, with everything recorded so far started."""
+        """Return the driver, with everything recorded so far started."""
         recorder, current = self._recorder, RECORDER.get()
         if not isinstance(recorder, RunRecorder):
             raise recorder.cannot_force(self._name())
@@ -65,7 +65,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return driver.is_final(self._node.id, self._index)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Start what is recorded and wait for the end, however it is; False after `timeout` seconds."""
+        """Start what is recorded and wait for the end, in any state; return False after `timeout` seconds."""
         check_timeout(timeout)
         driver = self._started()
         if self._is_done(driver):
@@ -114,7 +114,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         await wait_in_loop(driver, lambda: self._is_done(driver))
 
     def _hand_over(self) -> None:
-        """Its failure, if it has one, is given to the user as data, where it stands in a value."""
+        """Mark its failure, if it has one, as handled, because it is passed on as data."""
         self._started().hand_over(self._node.id, self._index, is_raised=False)
 
     async def _async_result(self) -> R:
@@ -149,9 +149,10 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return State.of(code, message="" if error is None else f"{type(error).__name__}: {error}", data=error)
 
     def failures(self) -> Items:
-        """Waits for the end and gives the failed items as data: index, label, inputs, exception, attempts, log.
+        """Wait for the end and return the failed items as data: index, label, inputs, exception, attempts, log.
 
-        A sequence that makes them as they are looked at, so that a million are no more trouble than one. Whoever asks has been handed the failures: they do not fail the flow any more.
+        The sequence creates items on access, so that a million are as cheap as one. Calling this marks the failures as handled,
+        so they no longer fail the flow.
         """
         self.wait()
         recorder = self._recorder
@@ -189,13 +190,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
         return hash(self._identity())
 
     def __eq__(self, other: object) -> bool:
-        """Whether both stand for the same output; values are not compared."""
+        """Return whether both are futures of the same output; values are not compared."""
         return self._identity() == other._identity() if isinstance(other, Future) else NotImplemented
 
     # -- composing --------------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Future[Any]:
-        """A future of `value[key]`; nothing runs yet."""
+        """Return a future of `value[key]`, without running anything yet."""
         return Future(self._recorder, self._recorder.getitem(self, key))
 
     def __iter__(self) -> Iterator[Future[Any]]:

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 
 class MappedFuture(Future[list[R]], Generic[R]):
-    """The output of a map: a sequence of futures, one per item, in index order.
+    """The output of a map: a sequence of futures, one per item, in map order.
 
     Its result is the list of the items' values; items that were skipped drop out of it.
     """
@@ -53,7 +53,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         return width
 
     def _has_width(self, driver: Driver) -> bool:
-        """Whether the width is known, or known never to come."""
+        """Return whether the width is known, or known never to be."""
         book = driver.core.books.get(self._node.id)
         return book is not None and (book.width is not None or book.is_final)
 
@@ -68,7 +68,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
     @overload
     def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
-        """The future of one item, or a list of them for a slice; nothing runs yet unless the width is needed."""
+        """Return the future of one item, or a list of futures for a slice; nothing runs yet unless the width is needed."""
         if isinstance(key, slice):
             return [self[i] for i in range(*key.indices(self._width()))]
         if isinstance(key, bool) or not isinstance(key, int):
@@ -85,8 +85,8 @@ class MappedFuture(Future[list[R]], Generic[R]):
     def __iter__(self) -> Iterator[Future[R]]:
         """Yield the items' futures, in order; wait for the width if it is not known.
 
-        Over an iterator the futures come while it gives items. Whoever iterates sets its pace then: it is asked for
-        a window ahead, values that were read are let go once they are many, and what is left when the loop is left
+        Over an iterator the futures arrive as it yields items. This loop sets its pace: the iterator is read
+        a window ahead, values that were read are released once they are many, and items that are left when the loop is left
         early is cancelled when the flow's body ends. If the iterator raised, the loop raises that after the last item.
         """
         if not self._is_lazy():
@@ -94,7 +94,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         return self._read()
 
     def _is_lazy(self) -> bool:
-        """Whether the width is known only when an iterator has ended, and that is not known to have happened."""
+        """Return whether the width is known only once an iterator has ended, and it has not yet."""
         return self._recorder.known_width(self._node) is None and self._recorder.is_lazy(self._node)
 
     def _read(self) -> Iterator[Future[R]]:
@@ -112,7 +112,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             index += 1
 
     async def __aiter__(self) -> AsyncIterator[Future[R]]:
-        """The items' futures, in order, without blocking the event loop; see `__iter__`."""
+        """Yield the items' futures, in order, without blocking the event loop; see `__iter__`."""
         recorder, node, driver = self._recorder, self._node, self._started()
         if not self._is_lazy():
             await wait_in_loop(driver, lambda: self._has_width(driver))
@@ -131,7 +131,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
             index += 1
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Future[R]]:
-        """The items' futures as they end, however; `TimeoutError` after `timeout` seconds."""
+        """Yield the items' futures as they end, in any state; raise `TimeoutError` after `timeout` seconds."""
         if not self._is_lazy():
             return as_completed(self, timeout=timeout)
         check_timeout(timeout)
@@ -146,9 +146,9 @@ class MappedFuture(Future[list[R]], Generic[R]):
         _raise_if_broken_off(driver, node)
 
     def reduce(self, combine: Any, *, initial: Any = NOT_GIVEN, name: str | None = None) -> Future[Any]:
-        """Combine the values of all items, in index order, by an associative function of two values.
+        """Combine the values of all items, in map order, with an associative function of two values.
 
-        Neighbouring items are combined on the workers as they end, then the parts: at no place are all values
+        Neighbouring items are combined on the workers as they end, then the parts: no process ever has all values
         together. Items that were skipped, or whose failure their map tolerates, are left out.
 
         Parameters
@@ -157,14 +157,14 @@ class MappedFuture(Future[list[R]], Generic[R]):
             A plain function or a task of two arguments, such as `operator.add`, with
             `combine(a, combine(b, c)) == combine(combine(a, b), c)`. A task's retries and timeout hold for its calls.
         initial
-            What the first value is combined with, and the result where there are no items.
+            What the first value is combined with, and the result if there are no items.
         name
             What the node is called; the function's name by default.
 
         Raises
         ------
         TaskOptionError
-            If it is no plain function of two arguments.
+            If it is not a plain function of two arguments.
         """
         callee = callee_of(combine, "reduce(...)")
         if callee.kind == "async" or callee.options.batched:
@@ -184,10 +184,10 @@ class MappedFuture(Future[list[R]], Generic[R]):
         part_nbytes: int | None = None,
         timeout: float | None = None,
     ) -> Export:
-        """Write the values to a folder or URL, in index order, as files of bounded size with a manifest.
+        """Write the values to a folder or URL, in map order, as files of bounded size with a manifest.
 
-        Waits for the items as it goes. Items that failed or were skipped are left out, and named in the manifest; their
-        failures are not handed over by that. A call that was interrupted goes on behind the last whole file when it is made
+        Waits for the items as they finish. Items that failed or were skipped are left out, and named in the manifest; their
+        failures are not marked as handled. An interrupted call continues after the last complete file when it is made
         again, also in another launch of the run.
 
         Parameters
@@ -196,22 +196,22 @@ class MappedFuture(Future[list[R]], Generic[R]):
             `"jsonl"`: one line of JSON per value. `"parquet"`: tables, of values that are dicts, frames or plain; needs
             pyarrow. `"pickle"`: for any value.
         storage_options
-            What opens a URL, as fsspec takes it.
+            Options for fsspec to open a URL.
         overwrite
             Replace what another run, or the same one, wrote there.
         part_nbytes
-            How large a file gets, roughly; 64 MB by default.
+            The approximate size of a file; 64 MB by default.
         timeout
             Seconds to wait at most, None for as long as it takes.
 
         Returns
         -------
-        The values as a sequence, as `graphflow.results.read_export(url)` gives it.
+        The values as a sequence, as `graphflow.results.read_export(url)` returns it.
 
         Raises
         ------
         ResultStoreError
-            If another export is there, or the place cannot be written.
+            If the location contains another export, or cannot be written.
         SerializationError
             If a value cannot be written in this format.
         TimeoutError
@@ -231,9 +231,9 @@ class MappedFuture(Future[list[R]], Generic[R]):
         )
 
     def filter(self, predicate: Any) -> Future[list[R]]:
-        """The values for which `predicate` (a task or a plain function) is true; it runs item by item.
+        """Return a future of the values for which `predicate` (a task or a plain function) is true; it runs item by item.
 
-        Items that failed stay what they are for a map over the outcome: their lanes are UpstreamFailed.
+        Failed items stay failed for a map over the result: the items that depend on them are UpstreamFailed.
         """
         recorder = RECORDER.get() or self._recorder
         flags = MappedFuture[Any](recorder, recorder.map(callee_of(predicate, "filter(...)"), (self,), {}))
@@ -266,7 +266,7 @@ def _read_future(recorder: Recorder, node: Node, index: int, reader: Reader) -> 
 
 
 def _raise_if_broken_off(driver: Driver, node: Node) -> None:
-    """After the last item of a map: raise what it failed with beside its items, as a loop over its source would."""
+    """Raise the map's own failure after its last item, as a loop over its source would."""
     if driver.core.books[node.id].broke_off:
         driver.hand_over(node.id, None)
         raise driver.exception_of(node.id, None)

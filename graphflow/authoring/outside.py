@@ -21,7 +21,7 @@ _LOCAL = threading.local()
 
 
 def current_recorder(values: Iterable[object]) -> Recorder:
-    """The recording that a call with these arguments belongs to, made here."""
+    """Return the recording that a call with these arguments belongs to."""
     recorder = RECORDER.get()
     if recorder is not None:
         return recorder
@@ -37,7 +37,7 @@ def current_recorder(values: Iterable[object]) -> Recorder:
 
 
 def _new_recorder() -> RunRecorder:
-    """A recording whose driver and backend are closed when nothing refers to it any more."""
+    """Return a recording whose driver and backend are closed once nothing refers to it."""
     backends: list[Backend] = []
 
     def make() -> Backend:

@@ -19,7 +19,7 @@ _PLAIN = (inspect.Parameter.empty, Any, object)
 def bind_parameters(
     fn: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All parameters by name, defaults included.
+    """Return all parameters by name, with defaults.
 
     Raises
     ------
@@ -43,12 +43,12 @@ def bind_parameters(
 
 
 def validated(fn: Callable[..., Any], name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters coerced to their annotations; futures are left as they are.
+    """Return parameters coerced to their annotations; futures are left as they are.
 
     Raises
     ------
     ParameterError
-        If a value does not fit; all misfits are named.
+        If a value does not match its annotation; all such values are listed.
     """
     signature = inspect.signature(fn)
     wanted = [

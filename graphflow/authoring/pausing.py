@@ -1,4 +1,4 @@
-"""Pausing a run from its own flow's body."""
+"""Pausing a run from its flow's body."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["pause_run"]
 
 
 def pause_run(timeout: float | None = None) -> None:
-    """Pause this run, and wait until somebody resumes it (`graphflow runs resume`, `run.resume()`).
+    """Pause this run, and wait until it is resumed (`graphflow runs resume`, `run.resume()`).
 
-    Tasks that run go on to their end; no slot is held meanwhile. In an async flow, `await asyncio.to_thread(pause_run)`.
+    Running tasks finish; no slot is held meanwhile. In an async flow, `await asyncio.to_thread(pause_run)`.
 
     Parameters
     ----------
     timeout
-        Seconds after which the run goes on and this raises.
+        Seconds after which the run continues and this raises.
 
     Raises
     ------
     TimeoutError
-        If nobody resumed it in time.
+        If it was not resumed in time.
     RunCancelled
         If it was cancelled meanwhile.
     GraphflowError

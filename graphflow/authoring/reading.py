@@ -1,6 +1,6 @@
 """Reading a map over an iterator while it runs: in order or as items end, in bounded memory.
 
-The reader's pace is the iterator's: it is asked for a window beyond what was read, which grows while the reader
+The reader sets the iterator's pace: it is read a window ahead of the reader, which grows while the reader
 has to wait and shrinks while items wait for the reader.
 """
 
@@ -26,7 +26,7 @@ _HAS_VALUE = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 
 
 class Reader:
-    """Somebody who iterates over a map whose width is not known yet.
+    """A loop over a map whose width is not known yet.
 
     Parameters
     ----------
@@ -49,18 +49,18 @@ class Reader:
         self._tell()
 
     def _tell(self) -> None:
-        """Say what was read: items of which somebody still has the future are not let go."""
+        """Tell the core what was read; items whose futures are still referenced are not released."""
         while self._low < self._position and self._low not in self._live:
             self._low += 1
         self._told = self._position
         self._driver.read(self._node, read=self._low, limit=self._position + self._window)
 
     def holds(self, index: int) -> None:
-        """The reader was given the future of an item."""
+        """Record that the reader has the future of an item."""
         self._live.add(index)
 
     def dropped(self, index: int) -> None:
-        """The future of an item is gone."""
+        """Record that the future of an item is gone."""
         self._live.discard(index)
 
     # -- what is there ----------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class Reader:
         return book.states if book is not None else bytearray()
 
     def _count(self) -> int | None:
-        """How many items there are, None while that is not known."""
+        """Return the number of items, None while it is not known."""
         book = self._driver.core.books.get(self._node)
         if book is None:
             return None
@@ -79,7 +79,7 @@ class Reader:
         return book.width
 
     def has(self, index: int) -> bool | None:
-        """Whether there is an item of this index; None while that is not known."""
+        """Return whether there is an item with this index; None while that is not known."""
         if index < len(self._states()):
             return True
         count = self._count()
@@ -90,8 +90,8 @@ class Reader:
     def ask(self, index: int) -> Callable[[], bool] | None:
         """Request an item for the reader, which is done with all before it.
 
-        Gives what to wait for until `has` can tell whether there is such an item, or None if it can now. Who has to
-        wait is in a hurry: from now on more is asked for ahead of it.
+        Returns what to wait for until `has` knows whether there is such an item, or None if it already does. A reader that has to
+        wait is in a hurry: from then on more items are requested ahead of it.
         """
         self._position = index
         if index - self._told >= self._window // 4:
@@ -109,7 +109,7 @@ class Reader:
         self._tell()
 
     def value(self, index: int) -> tuple[Any] | None:
-        """The value of an item if it is there already, with others that follow it in one go."""
+        """Return the value of an item if it is available; the values after it are read along with it."""
         at = index - self._values_from
         if not 0 <= at < len(self._values):
             self._load(index)
@@ -134,7 +134,7 @@ class Reader:
     def ended(
         self, timeout: float | None, wait: Callable[[Callable[[], bool], float | None], bool]
     ) -> Iterator[int]:
-        """The indices of items as they end.
+        """Yield the indices of items as they end.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class Reader:
                 raise TimeoutError(f"no more items of the map ended within {timeout:g} s")
 
     def _ended(self) -> bytes:
-        """One byte per item from the reader's place on, 1 where it ended."""
+        """Return one byte per item from the reader's position on, 1 if it has ended."""
         low = self._position
         return self._driver.ended_mask(self._node, low, low + 2 * LAST_WINDOW)
 

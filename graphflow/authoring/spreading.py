@@ -1,4 +1,4 @@
-"""What arguments of maps are made of: `product`, `starmap`, `flatten`, `items` and `rows`."""
+"""Helpers for the arguments of maps: `product`, `starmap`, `flatten`, `items` and `rows`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _recorder_of(*values: Any) -> Recorder | None:
 
 
 def flatten(values: Any) -> Any:
-    """One level of nesting less: of a mapped future or a future of lists (as a future), or of plain lists."""
+    """Remove one level of nesting: of a mapped future or a future of lists (as a future), or of plain lists."""
     recorder = _recorder_of(values)
     if recorder is not None:
         return Future(recorder, recorder.flatten(values))
@@ -42,7 +42,7 @@ def flatten(values: Any) -> Any:
 
 
 def items(values: Any) -> Any:
-    """The (key, value) pairs of a dict, or the sorted elements of a set, to map over; takes futures too."""
+    """Return the (key, value) pairs of a dict, or the sorted elements of a set, to map over; accepts futures too."""
     recorder = _recorder_of(values)
     if recorder is not None:
         return Future(recorder, recorder.helper("items", values))
@@ -50,7 +50,7 @@ def items(values: Any) -> Any:
 
 
 def rows(values: Any) -> Any:
-    """The rows of a DataFrame as dicts, to map over; takes futures too."""
+    """Return the rows of a DataFrame as dicts, to map over; accepts futures too."""
     recorder = _recorder_of(values)
     if recorder is not None:
         return Future(recorder, recorder.helper("rows", values))
@@ -58,7 +58,7 @@ def rows(values: Any) -> Any:
 
 
 def product(*pools: Any, **named: Any) -> Any:
-    """The Cartesian product of sequences, to map over: `add.map(product(xs, ys))`.
+    """Return the Cartesian product of sequences, to map over: `add.map(product(xs, ys))`.
 
     The elements are spread over the task's arguments (by name with `product(lr=..., depth=...)`); a task
     that takes one argument gets the tuple. The last sequence varies fastest.
@@ -77,7 +77,7 @@ def product(*pools: Any, **named: Any) -> Any:
 def starmap(values: Any, arguments: Any = None) -> Any:
     """Spread each element of a sequence over the task's arguments: `add.map(starmap([(1, 2), (3, 4)]))`.
 
-    Tuples are spread by place, mappings by name. `starmap(task, values)` is short for
+    Tuples are spread by position, mappings by name. `starmap(task, values)` is short for
     `task.map(starmap(values))`.
     """
     if arguments is not None:

@@ -95,19 +95,19 @@ class InnerCall:
             yield
 
     def record(self) -> Any:
-        """Call the body and give what it returned, futures and all."""
+        """Call the body and return its result, including futures."""
         with self._inside(None):
             return self.flow.call(self.parameters)
 
     async def record_async(self) -> Any:
-        """The same for an async flow."""
+        """Do the same for an async flow."""
         with self._inside(None):
             return await self.flow.call(self.parameters)
 
     # -- run to its end ---------------------------------------------------------------------------------------
 
     def execute(self) -> Any:
-        """Run to the end, with the flow's retries, timeout and hooks; gives the value or raises."""
+        """Run to the end, with the flow's retries, timeout and hooks; return the value or raise."""
         recorder, run = self._begin()
         while True:
             with Deadline(self.flow, recorder.interrupt) as deadline, self._inside(run):
@@ -124,7 +124,7 @@ class InnerCall:
             time.sleep(delay)
 
     async def execute_async(self) -> Any:
-        """The same for an async flow."""
+        """Do the same for an async flow."""
         import asyncio
 
         recorder, run = self._begin()
@@ -177,7 +177,7 @@ class InnerCall:
     def _end_attempt(
         self, recorder: RunRecorder, run: RunRecord, value: Any, error: BaseException | None
     ) -> float | None:
-        """Settle the attempt; gives the delay before the next one, None if there is none."""
+        """Settle the attempt; return the delay before the next one, None if there is none."""
         if recorder.has_driver:
             error = self._taken_failure(recorder, error)
         if error is None:

@@ -1,4 +1,4 @@
-"""Tasks: decorated functions with policies. A call records a node and gives a future."""
+"""Tasks: decorated functions with policies. A call records a node and returns a future."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _OPTIONS = (
 class Task(Generic[P, R]):
     """A function with policies; made by `task`.
 
-    Calling it in a flow records a node and gives a future; nothing runs yet. `task.fn` is the function.
+    Calling it in a flow records a node and returns a future; nothing runs yet. `task.fn` is the function.
     """
 
     def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
@@ -127,7 +127,7 @@ class Task(Generic[P, R]):
         return _rebuild, (self._decorated, self._given)
 
     def with_options(self, **options: Any) -> Task[P, R]:
-        """A copy with some options changed; tags add up.
+        """Return a copy with some options changed; tags are added.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class Task(Generic[P, R]):
     @overload
     def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Future[R]:
-        """Record a call; gives the future of its value. `wait_for=[...]` only orders it after others."""
+        """Record a call and return the future of its value. `wait_for=[...]` only orders it after others."""
         wait_for = self._wait_for(kwargs)
         recorder = current_recorder([*args, *kwargs.values(), wait_for])
         node = recorder.call(self._callee, args, kwargs, wait_for=wait_for)
@@ -180,14 +180,14 @@ class Task(Generic[P, R]):
     @overload
     def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
-        """Record a call and start everything recorded so far; gives the future at once."""
+        """Record a call, start everything recorded so far, and return the future at once."""
         future = self(*args, **kwargs)
         if isinstance(future._recorder, RunRecorder):
             future._recorder.flush()
         return future
 
     def map(self, *args: Any, **kwargs: Any) -> MappedFuture[R]:
-        """Record a map: sequences, iterators and futures of them are zipped, all else is constant.
+        """Record a map: sequences, iterators and futures of them are zipped, everything else is constant.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class Task(Generic[P, R]):
 
     @functools.cached_property
     def _declared_outputs(self) -> int | None:
-        """How many elements the `tuple[...]` annotation of the result names."""
+        """The number of elements in the `tuple[...]` annotation of the result."""
         annotation = result_annotation(self.fn)
         parts = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
         return len(parts) if parts and parts[-1] is not Ellipsis else None
@@ -278,7 +278,7 @@ def task(
     result_serializer: str | None = None,
 ) -> _Decorator: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
-    """Make a task of a function; bare, or with options.
+    """Turn a function into a task; bare, or with options.
 
     Parameters
     ----------
@@ -337,9 +337,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     cache_version
         Stands in keys in place of the code, which may then be edited.
     refresh_cache
-        Make results anew, and use none that was cached; the flow's setting by default.
+        Recompute results and ignore cached ones; the flow's setting by default.
     run_once
-        Execute each key once, whoever asks for it: it is claimed before it starts.
+        Execute each key once, in whatever run: it is claimed before it starts.
     resolve
         With `run_once`: decides about an item whose outcome is unknown, because who claimed it is gone.
     result_storage, result_storage_options

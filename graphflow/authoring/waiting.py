@@ -19,14 +19,14 @@ R = TypeVar("R")
 
 
 class DoneAndNotDone(NamedTuple):
-    """What `wait` gives: futures that ended, and futures that did not."""
+    """The result of `wait`: futures that ended, and futures that did not."""
 
     done: list[Future[Any]]
     not_done: list[Future[Any]]
 
 
 def _as_futures(futures: Any) -> list[Future[Any]]:
-    """Each future once, in order."""
+    """Return each future once, in order."""
     if isinstance(futures, Future):
         return futures._each()
     chosen = list(futures)
@@ -55,7 +55,7 @@ def as_completed(futures: Iterable[Future[R]], *, timeout: float | None = None) 
 
 
 def wait(futures: Iterable[Future[Any]], timeout: float | None = None) -> DoneAndNotDone:
-    """Wait for futures to end; gives those that did within `timeout` seconds, and those that did not."""
+    """Wait for futures to end; return those that did within `timeout` seconds, and those that did not."""
     check_timeout(timeout)
     chosen = _as_futures(futures)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -99,7 +99,7 @@ class _Watched:
         )
 
     def wait(self, seconds: float | None, timeout: float | None) -> None:
-        """Wait until one more ended."""
+        """Wait until another future has ended."""
         drivers = list(self._drivers.values())
         while seconds is None or seconds >= 0:
             # Futures of several runs are rare: their drivers are asked in turn.
@@ -114,7 +114,7 @@ class _Watched:
 
 
 class _WatchedMap:
-    """Some items of one map; they are looked at block by block, so that one look at many costs little."""
+    """Some items of one map; they are checked block by block, so that checking many is cheap."""
 
     BLOCK = 1024
 
@@ -125,12 +125,12 @@ class _WatchedMap:
         self._seen: dict[int, bytes] = {}
 
     def add(self, future: Future[Any]) -> None:
-        """Watch one more."""
+        """Watch another future."""
         assert future._index is not None
         self._open[future._index] = future
 
     def _changed_blocks(self) -> Iterator[tuple[int, bytes]]:
-        """(first index, a byte per item that is 1 where it ended) of the blocks in which an item ended."""
+        """Yield (first index, a byte per item that is 1 if it has ended) of the blocks in which an item ended."""
         ended = self._driver.ended_mask(self._node)
         for start in range(0, len(ended), self.BLOCK):
             block = ended[start : start + self.BLOCK]
@@ -138,7 +138,7 @@ class _WatchedMap:
                 yield start, block
 
     def has_ended(self) -> bool:
-        """Whether any that is watched ended since the last look."""
+        """Return whether any watched item ended since the last check."""
         if not self._open:
             return False
         if self._driver.is_final(self._node):

@@ -1,7 +1,7 @@
 """Backends: where batches run.
 
-`inline()` and `threads()` need nothing but this process; `local()`, the default, loads distributed when there is
-work that is worth worker processes; `processes()` and `dask()` load it when they are started.
+`inline()` and `threads()` need only this process; `local()`, the default, loads distributed when there is
+enough work for worker processes; `processes()` and `dask()` load it when they are started.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def threads(slots: int | None = None) -> ThreadsBackend:
 
 
 def local(slots: int | None = None) -> LocalBackend:
-    """Run batches on threads of this process, and on worker processes once there is CPU work worth them.
+    """Run batches on threads of this process, and on worker processes once there is enough CPU work.
 
     The default of every flow. `slots` is the number of threads and of processes; by default one process per core.
-    The processes come up in the background, and live until `close()` or the end of a `with` block.
+    The processes start in the background, and stay until `close()` or the end of a `with` block.
     """
     return LocalBackend(slots)
 
@@ -46,7 +46,7 @@ def local(slots: int | None = None) -> LocalBackend:
 def processes(slots: int | None = None) -> DaskBackend:
     """Run batches on a local Dask cluster of `slots` worker processes; by default one per core.
 
-    It needs no `__main__` guard. The cluster starts at the first run and lives until `close()`, the end of
+    It needs no `__main__` guard. The cluster starts with the first run and stays until `close()`, the end of
     a `with` block, or the interpreter's end.
     """
     from graphflow.backends.dask.cluster import DaskBackend
@@ -69,7 +69,7 @@ def dask(
 ) -> DaskBackend:
     """Run batches on a Dask cluster: exactly one of an address, a scheduler file, a client, a cluster or a class.
 
-    A client or cluster that is given stays open; one that is made from `cluster_class` (a class or its
+    A client or cluster that is passed stays open; one that is created from `cluster_class` (a class or its
     dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend.
 
     Raises
@@ -94,9 +94,9 @@ def dask(
 
 
 def resolve(spec: Any) -> tuple[Backend, bool]:
-    """A backend from what a user may give, and whether the run that asked for it owns (and closes) it.
+    """Return the backend for a user's spec, and whether the run owns (and closes) it.
 
-    Takes None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
+    Accepts None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
     `processes`, `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
     `distributed` client or cluster, or a backend.
 
@@ -125,7 +125,7 @@ _HINT = (
 
 
 def _shared_local(slots: int | None) -> LocalBackend:
-    """A local backend for one run; its worker processes stay warm for the next one."""
+    """Return a local backend for one run; its worker processes stay warm for the next one."""
     return LocalBackend(slots, holder=shared_holder(slots or cores()))
 
 

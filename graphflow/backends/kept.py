@@ -17,7 +17,7 @@ MAX_NBYTES = 256 << 20
 
 
 def load_here(ref: Ref) -> list[Any]:
-    """The values of a column that needs no backend."""
+    """Return the values of a column that needs no backend."""
     return load_column(ref, "an upstream result")
 
 
@@ -27,7 +27,7 @@ class KeptColumns:
     Parameters
     ----------
     restore
-        Gives the values of a column that is no list of this process.
+        Returns the values of a column that is not a list of this process.
     """
 
     def __init__(self, restore: Callable[[Ref], list[Any]] = load_here) -> None:
@@ -37,7 +37,7 @@ class KeptColumns:
         self._nbytes = 0
 
     def load(self, ref: Ref) -> list[Any]:
-        """The values of a column."""
+        """Return the values of a column."""
         if ref.kind == "local":
             values: list[Any] = ref.data
             return values

@@ -91,7 +91,7 @@ class LocalHost:
         """Nothing to remember: a crash would take the driver too."""
 
     def is_stopped(self, run_id: str) -> bool:
-        """Whether the run asked its batches to stop."""
+        """Return whether the run asked its batches to stop."""
         return self.is_interrupted or self.is_recalled or run_id in self._stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:
@@ -99,7 +99,7 @@ class LocalHost:
         return self._limits.get((run_id, node))
 
     def progress(self, report: Report) -> None:
-        """Deliver a report of a batch that goes on."""
+        """Deliver a partial report of a running batch."""
         if self._progress is not None:
             self._progress(report)
 
@@ -179,7 +179,7 @@ class _LocalBackend(ABC):
 
 @contextmanager
 def _noticing_interrupts(host: LocalHost) -> Iterator[None]:
-    """Let Ctrl-C end the item that runs and be noticed: a task that raises KeyboardInterrupt is only a failed item."""
+    """Notice Ctrl-C and let it end the running item: a task that raises KeyboardInterrupt is only a failed item."""
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -210,7 +210,7 @@ class InlineBackend(_LocalBackend):
         return "inline()"
 
     def capacity(self) -> Capacity:
-        """One batch at a time, none waiting."""
+        """Return one batch at a time, none waiting."""
         return Capacity(slots=1, queue=0)
 
     def submit(self, order: BatchOrder) -> None:
@@ -238,7 +238,7 @@ class InlineBackend(_LocalBackend):
         return True
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches that wait are withdrawn; the caller's thread itself is stopped by nobody."""
+        """Waiting batches are withdrawn; the caller's thread itself cannot be stopped."""
         self.stopped[run_id] = True
         for order in self._waiting.pop(run_id, ()):
             self._deliver(run_id, BatchLost(batch=order.id, had_started=False))
@@ -348,9 +348,9 @@ class ThreadsBackend(_LocalBackend):
                 return
 
     def take_back(self, run_id: str, batches: Iterable[int]) -> list[BatchOrder]:
-        """Take back batches that only wait; those under way hand back what they have not begun.
+        """Take back waiting batches; running ones hand back what they have not started.
 
-        A batch without a time slice, whose size somebody fixed, goes on to its end.
+        A batch without a time slice, of a fixed size, runs to its end.
         """
         taken: list[BatchOrder] = []
         with self._lock:
@@ -416,7 +416,7 @@ class ThreadsBackend(_LocalBackend):
             self._deliver(run_id, BatchLost(batch=batch, had_started=False))
 
     def close(self) -> None:
-        """Let the threads end; one that is stuck ends with the process."""
+        """Stop the threads; one that is stuck ends with the process."""
         with self._lock:
             self._is_closed = True
             for _ in self._threads:

@@ -42,7 +42,7 @@ class Carrier:
         self._known: dict[int, tuple[Ref, Ref | SerializationError]] = {}
 
     def order(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a column that only this process has.
+        """Return the same order without a column that only this process has.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class Sender:
         self._lock = threading.Lock()
 
     def order(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a column, or a place for results, that only this machine has.
+        """Return the same order without a column, or a place for results, that only this machine has.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class Sender:
         return replace(order, inputs=inputs, results=results, steps=steps)
 
     def within_reach(self, order: BatchOrder) -> BatchOrder:
-        """The same order without a store that only this process has, for workers on this machine."""
+        """Return the same order without a store that only this process has, for workers on this machine."""
         has_own = order.results is not None and _is_own(order.results)
         if not has_own and not any(step.cache and _is_own(step.cache.store) for step in order.steps):
             return order
@@ -124,7 +124,7 @@ class Sender:
         return replace(order, results=None if has_own else order.results, steps=steps)
 
     def _reachable(self, step: StepOrder, is_reached: Callable[[ResultStore], bool]) -> StepOrder:
-        """The step without a cache that the workers do not reach."""
+        """Return the step without a cache that the workers do not reach."""
         if step.cache is None or is_reached(step.cache.store):
             return step
         url = step.cache.store.url
@@ -161,12 +161,12 @@ class Sender:
 
 
 def _is_own(store: ResultStore) -> bool:
-    """Whether a store is in the memory of this process."""
+    """Return whether a store is in the memory of this process."""
     return bool(getattr(store, "is_in_process", False))
 
 
 def _with_refs(source: Input, change: Callable[[Ref], Ref]) -> Input:
-    """The input with its columns at other places; the same object where none is."""
+    """Return the input with its columns at other places; the same object where none is."""
     if isinstance(source, Whole | Elements):
         ref = change(source.ref)
         return source if ref is source.ref else replace(source, ref=ref)
@@ -197,7 +197,7 @@ class _Limited:
 
 
 def can_travel(values: list[Any]) -> Exception | None:
-    """Why values cannot be pickled, by a look at the first few and the last; None if they can."""
+    """Return why values cannot be pickled, by a look at the first few and the last; None if they can."""
     try:
         cloudpickle.Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
     except _Enough:

@@ -65,7 +65,7 @@ class Chart:
 
 
 def chart_of(lines: Sequence[Line], *, workload: str) -> Chart:
-    """The chart of one workload.
+    """Return the chart of one workload.
 
     Raises
     ------
@@ -94,14 +94,14 @@ def chart_of(lines: Sequence[Line], *, workload: str) -> Chart:
 
 
 def decades(values: Sequence[float]) -> tuple[int, int]:
-    """The exponents of ten that enclose positive values, at least one apart."""
+    """Return the exponents of ten that enclose positive values, at least one apart."""
     low = math.floor(math.log10(min(values)) + 1e-9)
     high = math.ceil(math.log10(max(values)) - 1e-9)
     return low, max(high, low + 1)
 
 
 def number_text(exponent: int) -> str:
-    """A power of ten as people write it: 0.1, 100, 10,000, 1 M."""
+    """Return a power of ten as people write it: 0.1, 100, 10,000, 1 M."""
     if exponent < 0:
         return f"{10.0**exponent:.{-exponent}f}"
     return f"{10**exponent:,}" if exponent < 6 else f"{10 ** (exponent - 6):,} M"

@@ -23,7 +23,7 @@ def burn(seconds: float) -> int:
 
 
 def peak_kilobytes() -> int:
-    """The most resident memory of this process; 0 if the system does not report it."""
+    """Return the most resident memory of this process; 0 if the system does not report it."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             return int(status.read().partition("VmHWM:")[2].split(None, 1)[0])
@@ -32,7 +32,7 @@ def peak_kilobytes() -> int:
 
 
 def total(values: list[int]) -> int:
-    """The reduce."""
+    """Return the reduce."""
     return sum(values)
 
 
@@ -64,7 +64,7 @@ def on_graphflow_inline(values: list[float], slots: int) -> int:
 
 
 def on_loop(values: list[float], slots: int) -> int:
-    """A plain loop."""
+    """Return a plain loop."""
     return sum(map(burn, values))
 
 

@@ -48,7 +48,7 @@ class Row:
 
 
 def compare(before: Sequence[Line], after: Sequence[Line], *, threshold: float) -> list[Row]:
-    """Each measurement that either run has, in the order of the first.
+    """Return each measurement that either run has, in the order of the first.
 
     Slower means that the median grew by more than a factor of `threshold`.
 
@@ -106,7 +106,7 @@ def against_base(lines: Sequence[Line], *, threshold: float) -> list[Row]:
 
 
 def differences(before: Sequence[Line], after: Sequence[Line]) -> list[str]:
-    """What else differs between two runs, so that their figures may not be comparable."""
+    """Return what else differs between two runs, so that their figures may not be comparable."""
     found = []
     for what in ("machine", "versions", "slots", "is_smoke"):
         old = {str(_of(line, what)) for line in before}

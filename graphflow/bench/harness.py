@@ -95,14 +95,14 @@ class _Bench:
         self._measured: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
 
     def one(self, case: Case) -> Iterator[Line]:
-        """A case in a process of its own."""
+        """Yield a case in a process of its own."""
         line = self._refused(case)
         if line is None and case.workload.is_whole_process:
             line = self._whole_process(case)
         yield from [line] if line is not None else self._together([case])
 
     def in_groups(self, cases: Sequence[Case]) -> Iterator[Line]:
-        """The cases of a peer in one process, two processes at a time: quick, for figures that nobody reads."""
+        """Yield the cases of a peer in one process, two processes at a time: quick, for smoke runs."""
 
         def group(case: Case) -> tuple[Any, ...]:
             whole = (case.workload.key, case.n) if case.workload.is_whole_process else ("", 0)
@@ -233,7 +233,7 @@ def _documents(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _no_document(ended: Ended, timeout_seconds: float) -> dict[str, Any]:
-    """What a case's line says whose process gave none."""
+    """Return what a case's line says whose process gave none."""
     if ended.is_timeout:
         return {"status": Status.TIMEOUT, "reason": f"not done after {timeout_seconds:g} s"}
     what = f"ended by signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"

@@ -8,7 +8,7 @@ __all__ = ["html_of"]
 
 
 def html_of(chart: Chart) -> str:
-    """The whole page; a click on a name in the legend hides its line."""
+    """Return the whole page; a click on a name in the legend hides its line."""
     from bokeh.embed import file_html
     from bokeh.models import ColumnDataSource, HoverTool
     from bokeh.plotting import figure

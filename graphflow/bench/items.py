@@ -24,27 +24,27 @@ __all__ = [
 
 
 def nothing(x: int) -> int:
-    """A no-op."""
+    """Return a no-op."""
     return x
 
 
 def add_one(x: int) -> int:
-    """The first of three chained maps."""
+    """Return the first of three chained maps."""
     return x + 1
 
 
 def double(x: int) -> int:
-    """The second."""
+    """Return the second."""
     return 2 * x
 
 
 def minus_three(x: int) -> int:
-    """The third."""
+    """Return the third."""
     return x - 3
 
 
 def add_up(values: Iterable[int]) -> int:
-    """The reduce."""
+    """Return the reduce."""
     return sum(values)
 
 
@@ -74,7 +74,7 @@ def widths_of(n: int) -> list[int]:
 
 
 def children_of(width: int) -> list[int]:
-    """The second level of a fan-out: `width` elements."""
+    """Return the second level of a fan-out: `width` elements."""
     return list(range(width))
 
 
@@ -85,7 +85,7 @@ class Flaky:
     folder: str
 
     def __call__(self, x: int) -> int:
-        """The item, or RuntimeError."""
+        """Return the item, or RuntimeError."""
         if x % 100 == 0:
             try:
                 os.close(os.open(Path(self.folder) / str(x), os.O_CREAT | os.O_EXCL))
@@ -110,5 +110,5 @@ class Guarded:
 
 
 def unzip(outcomes: Sequence[tuple[bool, int]]) -> tuple[int, list[int]]:
-    """The sum of what went well, and the arguments to try again."""
+    """Return the sum of what went well, and the arguments to try again."""
     return sum(value for ok, value in outcomes if ok), [value for ok, value in outcomes if not ok]

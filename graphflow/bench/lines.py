@@ -85,17 +85,17 @@ class Line(BaseModel):
         return self.status is Status.OK and self.seconds is not None
 
     def to_json(self) -> str:
-        """The line, without what was not measured."""
+        """Return the line, without what was not measured."""
         return self.model_dump_json(exclude_none=True)
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The measurements of a file, one JSON document per line.
+    """Return the measurements of a file, one JSON document per line.
 
     Raises
     ------
     BenchError
-        If the file cannot be read, has a line that is no measurement, or has none at all.
+        If the file cannot be read, has a line that is not a measurement, or has none at all.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -125,5 +125,5 @@ def _parsed(line: str, where: str) -> Line:
 
 
 def newest(lines: Iterable[Line]) -> dict[tuple[str, str, int], Line]:
-    """The last line of each (workload, peer, n)."""
+    """Return the last line of each (workload, peer, n)."""
     return {(line.key, line.peer, line.n): line for line in lines}

@@ -51,7 +51,7 @@ Run = Callable[[], int]
 
 
 def _prepared(peer: Peer, key: str, n: int, order: Order, folder: str) -> tuple[Run, int]:
-    """One run of a workload, and the result that it must have."""
+    """Return one run of a workload, and the result that it must have."""
     workload = workload_of(key)
     whole = n * (n - 1) // 2
     match workload.name:

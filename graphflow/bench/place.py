@@ -16,7 +16,7 @@ __all__ = ["commit", "machine", "version_of", "versions"]
 
 
 def version_of(package: str) -> str:
-    """The installed version of a distribution, or an empty text."""
+    """Return the installed version of a distribution, or an empty text."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -36,7 +36,7 @@ def machine() -> dict[str, int | str]:
 
 @functools.cache
 def commit() -> str:
-    """The commit that graphflow runs from, with `-dirty` after changes; empty for an installed package."""
+    """Return the commit that graphflow runs from, with `-dirty` after changes; empty for an installed package."""
     root = Path(graphflow.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""

@@ -26,7 +26,7 @@ class Asked:
     timeout_seconds: float = 600.0
 
     def command(self) -> str:
-        """The command that asks for this again."""
+        """Return the command that asks for this again."""
         words = ["graphflow bench run", *self.workloads]
         words += [f"--peer {peer}" for peer in self.peers]
         if self.sizes:
@@ -50,7 +50,7 @@ class Case:
 
 
 def default_peers() -> list[str]:
-    """What is measured beside graphflow where no peer is named."""
+    """Return what is measured beside graphflow where no peer is named."""
     return [entry.name for entry in PEERS.values() if entry.is_default]
 
 
@@ -67,7 +67,7 @@ def cases_of(asked: Asked) -> Iterator[Case]:
 
 
 def _belongs(peer: str, workload: Workload) -> bool:
-    """asyncio only waits and a loop only computes: a line for each of the rest would say nothing."""
+    """asyncio only waits and a loop only computes: lines for the rest would add nothing."""
     if peer == "asyncio":
         return workload.name == "W8"
     if peer == "loop":
@@ -83,7 +83,7 @@ def _slots(workload: Workload, peer: str, asked: Asked) -> int:
 
 
 def refusal(case: Case) -> str:
-    """Why a case cannot be measured at all; empty if it can."""
+    """Return why a case cannot be measured at all; empty if it can."""
     if case.peer == "asyncio" and case.workload.is_whole_process:
         return "runs only waiting in parallel, no computing; see W8"
     cores = os.cpu_count() or 1

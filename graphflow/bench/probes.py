@@ -19,7 +19,7 @@ def rss() -> int:
 
 
 def peak_rss() -> int:
-    """The most resident bytes that this process had, since `forget_peak_rss` where the system can tell."""
+    """Return the most resident bytes that this process had, since `forget_peak_rss` where the system can tell."""
     with suppress(OSError, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         # ru_maxrss would also count the process that started this one: it survives exec.
@@ -29,7 +29,7 @@ def peak_rss() -> int:
 
 
 def forget_peak_rss() -> None:
-    """Begin `peak_rss` anew; Linux only."""
+    """Reset `peak_rss`; Linux only."""
     gc.collect()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -13,7 +13,7 @@ _IDLE: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Connection]] = WeakKeyD
 
 
 async def request(value: int, port: int, milliseconds: int) -> int:
-    """Ask the server on loopback for `value`; connections are kept open and used again."""
+    """Request `value` from the server on loopback; connections are kept open and reused."""
     idle = _IDLE.setdefault(asyncio.get_running_loop(), [])
     reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET /{milliseconds}/{value} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -49,7 +49,7 @@ class _Answering(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Serve on loopback, say the port on stdout, and end when stdin does."""
+    """Serve on loopback, print the port on stdout, and exit when stdin is closed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Answering, "127.0.0.1", 0, backlog=4096)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

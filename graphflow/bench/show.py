@@ -22,29 +22,29 @@ _KEYS = [workload.key for workload in WORKLOADS]
 
 
 def title_of(key: str) -> str:
-    """What a workload is, in words; its key where a newer graphflow wrote the line."""
+    """Return what a workload is, in words; its key where a newer graphflow wrote the line."""
     return workload_of(key).title if key in _KEYS else key
 
 
 def figure_of(key: str) -> Figure:
-    """What is shown of a workload."""
+    """Return what is shown of a workload."""
     return workload_of(key).figure if key in _KEYS else Figure.PER_ITEM
 
 
 def peers_in_order(lines: Iterable[Line]) -> list[str]:
-    """The peers of the lines, in the order of the registry."""
+    """Return the peers of the lines, in the order of the registry."""
     found = dict.fromkeys(line.peer for line in lines)
     return sorted(found, key=lambda name: list(PEERS).index(name) if name in PEERS else len(PEERS))
 
 
 def keys_in_order(lines: Iterable[Line]) -> list[str]:
-    """The workloads of the lines, in the order of the registry."""
+    """Return the workloads of the lines, in the order of the registry."""
     found = dict.fromkeys(line.key for line in lines)
     return sorted(found, key=lambda key: _KEYS.index(key) if key in _KEYS else len(_KEYS))
 
 
 def format_seconds(seconds: float) -> str:
-    """Two significant digits and a unit: 1.3 µs, 18 ms, 2.4 s."""
+    """Return two significant digits and a unit: 1.3 µs, 18 ms, 2.4 s."""
     for factor, unit in ((1e6, "µs"), (1e3, "ms")):
         if seconds * factor < 995:
             return f"{_two_digits(seconds * factor)} {unit}"
@@ -58,7 +58,7 @@ def _two_digits(value: float) -> str:
 
 
 def text_of(line: Line) -> str:
-    """The figure of a line, or how it ended."""
+    """Return the figure of a line, or how it ended."""
     if not line.is_ok or line.seconds is None:
         return "–" if line.status in (Status.SKIPPED, Status.CANNOT) else str(line.status)
     match figure_of(line.key):
@@ -73,7 +73,7 @@ def text_of(line: Line) -> str:
 
 
 def progress_of(line: Line) -> str:
-    """A line for a person who waits."""
+    """Return a line for a person who waits."""
     head = f"{line.key:<24}{line.peer:<18}{line.n:>9,}"
     if not line.is_ok or line.seconds is None:
         return f"{head}  {line.status}: {line.reason}"

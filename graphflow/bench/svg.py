@@ -16,7 +16,7 @@ _LABEL_GAP = 17
 
 
 def svg_of(chart: Chart) -> str:
-    """The whole document."""
+    """Return the whole document."""
     body = "\n".join(_parts(chart))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
@@ -76,7 +76,7 @@ def _line(chart: Chart, series: Series) -> Iterator[str]:
 
 
 def _labels(chart: Chart) -> Iterator[str]:
-    """A legend beside the lines' ends, in their order, spread so that no two names overlap."""
+    """Yield a legend beside the lines' ends, in their order, spread so that no two names overlap."""
     ends = sorted((_point(chart, *series.points[-1])[1], series.peer) for series in chart.series)
     by_peer = {series.peer: series for series in chart.series}
     places: list[float] = []

@@ -21,7 +21,7 @@ _READ_AS = {
 
 
 def markdown_table(lines: Sequence[Line], *, workloads: Sequence[str] = ()) -> str:
-    """The table, what is missing in it and why, and where it was measured.
+    """Return the table, what is missing in it and why, and where it was measured.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _missing(lines: Iterable[Line]) -> list[str]:
-    """One line per reason; reasons that differ in their numbers only are one."""
+    """Return one line per reason; reasons that differ in their numbers only are one."""
     reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
         if line.reason:

@@ -149,12 +149,12 @@ _BY_KEY = {workload.key: workload for workload in WORKLOADS}
 
 
 def workload_of(key: str) -> Workload:
-    """The workload of a key such as `W5/slow-last`."""
+    """Return the workload of a key such as `W5/slow-last`."""
     return _BY_KEY[key]
 
 
 def durations_of(workload: Workload, n: int, *, is_smoke: bool) -> list[float]:
-    """Seconds per item, the same ones in every run; empty where items do nothing."""
+    """Return seconds per item, the same ones in every run; empty where items do nothing."""
     scale = 0.1 if is_smoke else 1.0
     if workload.name == "W3":
         return [_CPU_ITEM_SECONDS * scale] * n
@@ -168,7 +168,7 @@ def durations_of(workload: Workload, n: int, *, is_smoke: bool) -> list[float]:
 
 
 def ideal_seconds(workload: Workload, n: int, *, slots: int, is_smoke: bool) -> float | None:
-    """What no scheduler can beat by much, None where items do nothing.
+    """Return what no scheduler can beat by much, None where items do nothing.
 
     For equal items the work over the slots; for heavy-tailed ones the longest item comes on top of it,
     the bound that list scheduling keeps (Graham 1969).

@@ -90,7 +90,7 @@ class Found:
         return [position for position, hit in enumerate(self.hits) if hit]
 
     def made(self, position: int) -> Made:
-        """Where the value of a position comes from.
+        """Return where the value of a position comes from.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Found:
 
 
 def made_of(pack: EntryPack, place: int) -> Made:
-    """Where the value at a place of a pack comes from."""
+    """Return where the value at a place of a pack comes from."""
     origin = pack.origins[int(pack.origin[place])]
     return Made(
         pack=origin.pack or pack.name,
@@ -155,7 +155,7 @@ class CacheFolder:
         return f"CacheFolder({self.store.url}, {self.folder!r})"
 
     def __len__(self) -> int:
-        """How many keys are known."""
+        """Return how many keys are known."""
         return sum(map(len, self._segments))
 
     # -- knowing -------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class CacheFolder:
                 self._warn(name, error)
 
     def signed_elsewhere(self, key: bytes) -> str:
-        """The fingerprint of the foreign key that a value of this key was signed with; empty if there is no such value.
+        """Return the fingerprint of the foreign key that a value of this key was signed with; empty if there is no such value.
 
         Nothing of the value is read. Costs a request per refused pack.
 
@@ -209,7 +209,7 @@ class CacheFolder:
         return ""
 
     def _read_new(self, listed: Mapping[str, StoredObject]) -> dict[str, ResultStoreError]:
-        """Learn those packs of a listing that are not known; gives what is wrong with others."""
+        """Read the unknown packs of a listing; return what is wrong with others."""
         from graphflow.cache.listing import read_packs
         from graphflow.cache.loading import CHUNKS
 
@@ -249,7 +249,7 @@ class CacheFolder:
                 self._segments = with_segment(self._segments, merged(segments))
 
     def _forget(self, names: set[str]) -> None:
-        """Let go of packs that are no longer there."""
+        """Forget packs that no longer exist."""
         import numpy as np
 
         gone = [self._numbers.pop(name) for name in names if name in self._numbers]
@@ -259,7 +259,7 @@ class CacheFolder:
             self._segments = [each for each in kept if len(each)]
 
     def _warn(self, name: str, error: BaseException) -> None:
-        """Say once per object that it is of no use."""
+        """Warn once per object that it cannot be used."""
         if name not in self._warned:
             self._warned.add(name)
             logger.warning("%s: its results are recomputed", str(error).removesuffix("; ignoring it"))
@@ -267,7 +267,7 @@ class CacheFolder:
     # -- finding and loading -------------------------------------------------------------------------------
 
     def find(self, keys: bytes, *, now: float) -> Found:
-        """Which keys have a value: 16 bytes per position, of which all-zero ones are no keys.
+        """Return which keys have a value: 16 bytes per position, of which all-zero ones are no keys.
 
         One vectorised search and no request. The newest of several values of a key counts, and one that expired is none.
         """
@@ -287,7 +287,7 @@ class CacheFolder:
         return Found(self, keys, is_hit.tobytes(), matches)
 
     def load(self, found: Found, positions: Sequence[int]) -> list[Any]:
-        """The values of positions that were found; `MISSING` for one that is damaged, which a warning tells.
+        """Return the values of positions that were found; `MISSING` for one that is damaged, which a warning tells.
 
         Raises
         ------
@@ -425,7 +425,7 @@ class CacheFolder:
             lot.name = pack.name
 
     def _later(self, keys: bytes, created: float) -> float:
-        """A time after that of all values that these ones replace, also where the clock was set back."""
+        """Return a time after that of all values that these ones replace, also where the clock was set back."""
         if created > self._latest:
             return created
         from graphflow.cache.segments import search

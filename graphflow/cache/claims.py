@@ -1,6 +1,6 @@
 """Claims: objects in a store that name the process that holds them, and whether that process lives.
 
-A *once* claim stands for one key of a task that runs once only, and outlives its holder: without a result, nobody knows what
+A *once* claim stands for one key of a task with `run_once=True`, and outlives its holder: without a result, it is unknown what
 became of it. What else is claimed is in `flights` and `sites`.
 """
 
@@ -60,7 +60,7 @@ class Holder:
         return (self.host, self.boot) == (me.host, me.boot)
 
     def is_alive(self) -> bool:
-        """Whether a process of this machine still runs."""
+        """Return whether a process of this machine still runs."""
         return _begun(self.pid) == self.begun
 
 
@@ -68,7 +68,7 @@ _me: tuple[int, Holder] | None = None
 
 
 def this_process() -> Holder:
-    """The process that asks."""
+    """Return the process that asks."""
     global _me
     pid = os.getpid()
     if _me is None or _me[0] != pid:
@@ -77,7 +77,7 @@ def this_process() -> Holder:
 
 
 def _begun(pid: int) -> str:
-    """When a process began; empty if there is none of this number."""
+    """Return when a process began; empty if there is none of this number."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
         fields = text[text.rindex(")") + 2 :].split()
@@ -95,14 +95,14 @@ def _begun(pid: int) -> str:
 
 
 def claim_body(keys: Iterable[bytes] = (), **header: Any) -> bytes:
-    """The bytes of a claim of this process, unlike those of any other."""
+    """Return the bytes of a claim of this process, unlike those of any other."""
     header = {**asdict(this_process()), "at": time.time(), "token": os.urandom(8).hex(), **header}
     text = json.dumps(header, separators=(",", ":")).encode()
     return b"".join((_MAGIC, _LENGTH.pack(len(text)), text, *keys))
 
 
 def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
-    """The header and the keys of a claim.
+    """Return the header and the keys of a claim.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def holder_of(header: dict[str, Any]) -> Holder:
-    """The process that a claim's header names."""
+    """Return the process that a claim's header names."""
     return Holder(str(header["host"]), str(header["boot"]), int(header["pid"]), str(header["begun"]))
 
 
@@ -129,7 +129,7 @@ def holder_of(header: dict[str, Any]) -> Holder:
 
 
 def is_held(store: ResultStore, name: str, holder: Holder) -> bool:
-    """Whether the process behind a claim still lives: asked of the system here, told by its beats elsewhere."""
+    """Return whether the process behind a claim still lives: asked of the system here, told by its beats elsewhere."""
     if holder.is_here:
         return holder.is_alive()
     term = settings.lease_seconds()
@@ -155,7 +155,7 @@ class _Beating:
         self._pid = 0
 
     def begin(self, store: ResultStore, name: str) -> None:
-        """Tell it of a claim, again and again."""
+        """Start renewing a claim."""
         if not store.is_shared:
             return
         with self._lock:
@@ -185,7 +185,7 @@ _beating = _Beating()
 
 
 def beating() -> _Beating:
-    """What tells others that this process lives."""
+    """Return what tells others that this process lives."""
     return _beating
 
 
@@ -250,7 +250,7 @@ class OnceClaims:
         )
 
     def find(self, key: bytes) -> OnceClaim | None:
-        """The claim of a key, None where there is none.
+        """Return the claim of a key, None where there is none.
 
         Raises
         ------
@@ -278,7 +278,7 @@ class OnceClaims:
             ) from error
 
     def is_held(self, claim: OnceClaim) -> bool:
-        """Whether the process that has it still lives."""
+        """Return whether the process that has it still lives."""
         return is_held(self._store, self._name(claim.key), claim.holder)
 
     def give_back(self, keys: Iterable[bytes]) -> None:
@@ -297,7 +297,7 @@ class OnceClaims:
 
 
 def once_claims(store: ResultStore) -> dict[str, OnceClaims]:
-    """The claims of all tasks in a store, by the key's hexadecimal digits. One listing."""
+    """Return the claims of all tasks in a store, by the key's hexadecimal digits. One listing."""
     found: dict[str, OnceClaims] = {}
     for each in store.entries("claims/"):
         above, _, last = each.name.rpartition("/")

@@ -29,12 +29,12 @@ __all__ = [
 ]
 
 GC_GRACE_SECONDS = 3600.0
-"""Younger objects stay: somebody may be about to refer to them."""
+"""Younger objects stay: a driver may be about to refer to them."""
 CACHE = "cache/"
 
 
 def folders_of(store: ResultStore) -> list[str]:
-    """The cache folders of a store, by one listing."""
+    """Return the cache folders of a store, by one listing."""
     names = (each.name for each in store.entries(CACHE))
     return sorted({"/".join(name.split("/")[:2]) for name in names if name.count("/") > 1})
 
@@ -121,7 +121,7 @@ def collect(
 
 @dataclass(slots=True, kw_only=True)
 class FolderStat:
-    """A cache folder in numbers; times are seconds since the epoch, None where there are no values."""
+    """The counts of a cache folder; times are seconds since the epoch, None if there are no values."""
 
     folder: str
     packs: int = 0
@@ -138,7 +138,7 @@ class FolderStat:
 
 
 def stat_folder(store: ResultStore, folder: str, *, now: float) -> FolderStat:
-    """A folder in numbers; reads what packs say of themselves, one request each.
+    """Return a folder's counts; reads the ends of packs, one request each.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def stat_folder(store: ResultStore, folder: str, *, now: float) -> FolderStat:
 
 
 def verify_folder(store: ResultStore, folder: str) -> Iterator[tuple[str, str]]:
-    """Each pack and large value of a folder, with what is wrong with it; empty where all is what was written.
+    """Yield each pack and large value of a folder, with what is wrong with it; empty where all is what was written.
 
     Everything is read, and nothing unpickled.
 

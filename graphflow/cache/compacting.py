@@ -1,7 +1,7 @@
 """Many small packs put together to a few, while others read and write.
 
-New packs are written first, and say which ones they replace; those are removed when the new ones have been there for a while,
-by whoever comes next. So nothing is lost when a compaction is killed, and readers find what they know of until they look
+New packs are written first, and list those that they replace; these are removed when the new ones have existed for a while,
+by the next compaction or collection. So nothing is lost when a compaction is killed, and readers find what they know of until they look
 again. Nothing is unpickled: blocks are verified, and put together as bytes.
 
 Loads numpy, so nothing imports this before it is asked for.
@@ -287,7 +287,7 @@ class _Growing:
     def built(
         self, folder: str, generation: int, replaces: frozenset[str], key: bytes
     ) -> tuple[list[Buffer], EntryPack]:
-        """The pack."""
+        """Return the pack."""
         self.flush()
         joined: dict[str, Any] = {name: np.concatenate(each) for name, each in self.columns.items()}
         parts = {}

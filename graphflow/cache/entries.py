@@ -104,7 +104,7 @@ class EntryPack:
     parts_place: tuple[int, int, bytes]
 
     def without_keys(self) -> EntryPack:
-        """The same, for those who have the keys elsewhere."""
+        """Return the same, for those who have the keys elsewhere."""
         none = np.zeros(0, np.uint32)
         return replace(self, keys=none.astype("S16"), places=none)
 
@@ -114,7 +114,7 @@ class EntryPack:
         return int(self.firsts[-1])
 
     def block(self, number: int) -> Block:
-        """What is to be known of a block."""
+        """Return what is to be known of a block."""
         blob = int(self.block_blobs[number])
         return Block(
             count=int(self.firsts[number + 1] - self.firsts[number]),
@@ -131,12 +131,12 @@ class EntryPack:
 
 
 def new_entries_name(index_nbytes: int, drawn: str) -> str:
-    """A name of a fixed length; it tells how much of the end is to be read, which is a hint and nothing more."""
+    """Return a name of a fixed length; it tells how much of the end is to be read, which is a hint and nothing more."""
     return f"v{NEWEST}-{index_nbytes:08x}-{drawn}{SUFFIX}"
 
 
 def index_nbytes_of(name: str) -> int:
-    """How large the index of a pack is by its name; 0 where that does not tell."""
+    """Return how large the index of a pack is by its name; 0 where that does not tell."""
     try:
         return int(name.split("-")[1], 16)
     except (IndexError, ValueError):
@@ -147,7 +147,7 @@ def index_nbytes_of(name: str) -> int:
 
 
 def column(name: str, values: Array, *, is_ordered: bool = False) -> Column:
-    """A column, in the encoding that takes least room; `is_ordered` where differences are likely to be small."""
+    """Return a column, in the encoding that takes least room; `is_ordered` where differences are likely to be small."""
     flat = np.ascontiguousarray(values)
     plain = raw_column(name, flat)
     kind, width, count, data, encoding = plain.kind, plain.width, plain.count, bytes(plain.data), RAW
@@ -163,7 +163,7 @@ def column(name: str, values: Array, *, is_ordered: bool = False) -> Column:
 
 
 def raw_column(name: str, values: Array, *, is_ordered: bool = False) -> Column:
-    """A column as it is."""
+    """Return a column as it is."""
     plain = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return Column(
         name=name,
@@ -176,7 +176,7 @@ def raw_column(name: str, values: Array, *, is_ordered: bool = False) -> Column:
 
 
 def array_of(found: Column) -> Array:
-    """The entries of a column; not to be written to."""
+    """Return the entries of a column; not to be written to."""
     dtype = np.dtype(f"S{found.width}" if found.kind == "S" else f"<{found.kind}{found.width}")
     if found.encoding == CONSTANT:
         # One entry that is seen many times: it takes no room here either.
@@ -198,13 +198,13 @@ def narrow(values: Array) -> Array:
 
 
 def halves(keys: Array) -> tuple[Array, Array]:
-    """Keys of 16 bytes as two numbers each, in the order of the bytes."""
+    """Return keys of 16 bytes as two numbers each, in the order of the bytes."""
     numbers = np.frombuffer(keys, ">u8").reshape(-1, 2)
     return numbers[:, 0].astype(np.uint64), numbers[:, 1].astype(np.uint64)
 
 
 def sorted_order(keys: Array) -> Array:
-    """How keys of 16 bytes are sorted."""
+    """Return how keys of 16 bytes are sorted."""
     high, low = halves(keys)
     order = np.argsort(high, kind="stable")
     first = high[order]
@@ -223,7 +223,7 @@ def build_entries(
     drawn: str = "",
     is_plain: bool = False,
 ) -> list[Buffer]:
-    """The bytes of a pack; the pack learns its name, its size, and where its blocks are.
+    """Return the bytes of a pack; the pack learns its name, its size, and where its blocks are.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ def parse_entries(
     modified: float = 0.0,
     asks_for_signer: bool = True,
 ) -> EntryPack | None:
-    """A pack of what its end says, verified; None where its keys were made in another way than today's.
+    """Return a pack of what its end says, verified; None where its keys were made in another way than today's.
 
     Raises
     ------
@@ -376,12 +376,12 @@ def _parsed(columns: Mapping[str, Column], meta: Mapping[str, Any], tail: Tail) 
 
 
 def part_name(name: str, width: int) -> str:
-    """What the column of a part is called: packs that are put together may have one of each width."""
+    """Return what the column of a part is called: packs that are put together may have one of each width."""
     return f"{width}:{name}"
 
 
 def parts_at(parts: Mapping[str, Array], place: int) -> dict[str, tuple[bytes, ...]]:
-    """What the key of a value was made of, by the name of the part: 8 bytes, or 4, or what may be either."""
+    """Return what the key of a value was made of, by the name of the part: 8 bytes, or 4, or what may be either."""
     found: dict[str, tuple[bytes, ...]] = {}
     for column in sorted(parts):
         value = parts[column][place]
@@ -392,7 +392,7 @@ def parts_at(parts: Mapping[str, Array], place: int) -> dict[str, tuple[bytes, .
 
 
 def read_parts(store: ResultStore, folder: str, pack: EntryPack) -> dict[str, Array]:
-    """The columns that keys were made of, by `part_name` and by place; zeros where a value has no such part.
+    """Return the columns that keys were made of, by `part_name` and by place; zeros where a value has no such part.
 
     Raises
     ------

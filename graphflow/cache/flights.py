@@ -30,7 +30,7 @@ HERE = "here/"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Which flights there were at a time: the newest number, below 0 where nobody looked, and those that had not ended."""
+    """Which flights there were at a time: the newest number, below 0 if none was read, and those that had not ended."""
 
     newest: int
     live: frozenset[int]
@@ -57,7 +57,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a folder of claims has: by number the size of each flight, and of what tells that it ended (None: it goes on); and
+    """What a folder of claims has: by number the size of each flight, and of the marker of its end (None while it runs); and
     the names of those who are there."""
 
     flights: dict[int, tuple[int, int | None]]
@@ -94,7 +94,7 @@ class Flights:
     def claim(
         self, keys: Iterable[bytes], seen: View, *, may_begin: Callable[[Listing], bool] | None = None
     ) -> Claimed | None:
-        """Say that these keys are about to be executed.
+        """Announce that these keys are about to be executed.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class Flights:
             self._known.pop(number, None)
 
     def look(self) -> Listing:
-        """What is there. One listing."""
+        """Return what is there. One listing."""
         sizes: dict[int, int] = {}
         done: dict[int, int] = {}
         present: dict[str, int] = {}
@@ -188,18 +188,18 @@ class Flights:
         return Listing({number: (nbytes, done.get(number)) for number, nbytes in sizes.items()}, present)
 
     def first_view(self) -> View:
-        """Which flights there are before results are listed for the first time."""
+        """Return which flights there are before results are listed for the first time."""
         found = self.look()
         return View(max(found.flights, default=0), frozenset(found.live))
 
     def keys_under_way(self) -> dict[int, frozenset[bytes]]:
-        """The keys of the flights of living processes, by number."""
+        """Return the keys of the flights of living processes, by number."""
         found = self.look()
         held = {each: self._keys_of(each, found.flights[each][0], None) for each in found.live}
         return {each: keys for each, keys in held.items() if keys}
 
     def _take(self, wanted: Collection[bytes], found: Listing) -> tuple[int, Listing]:
-        """Create a flight under the next number that is free; gives it, and those before it."""
+        """Create a flight under the next free number; return it, and those before it."""
         body = claim_body(wanted)
         first = number = max(found.flights, default=0) + 1
         while not self.store.create(self._name(number), body, is_lasting=False):
@@ -216,7 +216,7 @@ class Flights:
         return number, found
 
     def _are_unseen(self, wanted: frozenset[bytes], view: View, number: int, found: Listing) -> bool:
-        """Whether results that are not known here may have been made for these keys since they were listed."""
+        """Return whether results that are not known here may have been made for these keys since they were listed."""
         with self._lock:
             new = _ended(view, number, found.live) - self._ended_here - self._read
         for each in sorted(new):
@@ -243,7 +243,7 @@ class Flights:
         self.store.create(f"{self._name(number)}.done", claim_body(made), is_lasting=False)
 
     def _keys_of(self, number: int, nbytes: int, wanted: frozenset[bytes] | None) -> frozenset[bytes]:
-        """The keys that a flight of another has (of these, where some are wanted); none if its process is gone."""
+        """Return the keys that a flight of another has (of these, where some are wanted); none if its process is gone."""
         known = self._known.get(number)
         if known is None:
             try:
@@ -280,6 +280,6 @@ class Flights:
 
 
 def _ended(view: View, number: int, live: set[int]) -> set[int]:
-    """The flights before a number that ended since a view: what is not there any more was removed after it had ended."""
+    """Return the flights before a number that ended since a view: what is not there any more was removed after it had ended."""
     before = {each for each in view.live if each < number}
     return {*before, *range(max(view.newest, 0) + 1, number)} - live

@@ -1,7 +1,7 @@
 """What several batches of a process make at the same time, published as one pack.
 
 While one is written, others that come wait; the next of them to write takes along all that waits (group commit). So the slower
-a store is, the more is in a pack, and nobody waits for more than two writes.
+a store is, the more is in a pack, and no batch waits for more than two writes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Joiner:
         self.changed = threading.Condition()
         """Held while `waiting` changes."""
         self.waiting: list[Lot] = []
-        """What nobody has begun to write."""
+        """Lots whose writing has not begun."""
 
     def publish(self, lot: Lot) -> None:
         """Publish a lot, alone or together with others that wait.
@@ -128,7 +128,7 @@ def _joined(lots: Sequence[Lot]) -> Lot:
 
 
 def _part(parts: Sequence[tuple[bytes, int]]) -> bytes:
-    """A part of the keys of all lots: 8 bytes where it is the same for all, else 4 per value."""
+    """Return a part of the keys of all lots: 8 bytes where it is the same for all, else 4 per value."""
     first = parts[0][0]
     if len(first) == 8 and all(part == first for part, _ in parts):
         return first

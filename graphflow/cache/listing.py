@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 
 
 def listed_packs(store: ResultStore, folder: str) -> dict[str, StoredObject]:
-    """The packs of a folder by their names in it, of one listing."""
+    """Return the packs of a folder by their names in it, of one listing."""
     start = len(folder) + 1
     return {
         each.name[start:]: each
@@ -41,7 +41,7 @@ def read_packs(
     refuse: Callable[[str, ResultStoreError], None],
     keep: Callable[[str, bytes], None] | None = None,
 ) -> Iterator[EntryPack]:
-    """What packs say of themselves, verified: one request each, several at a time.
+    """Yield the ends of packs, verified: one request each, several at a time.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def read_packs(
 
 
 def has_key(store: ResultStore, folder: str, found: StoredObject, key: bytes) -> bool:
-    """Whether a pack says that it has a value of a key, whoever signed it: nothing else of it is used."""
+    """Return whether a pack lists a value for a key, whatever its signature: nothing else of it is used."""
     nbytes = _end_nbytes(found)
     end = store.read(found.name, found.nbytes - nbytes, nbytes)
     pack = _read_pack(store, folder, found, end, asks_for_signer=False)
@@ -87,7 +87,7 @@ def has_key(store: ResultStore, folder: str, found: StoredObject, key: bytes) ->
 
 
 def _end_nbytes(found: StoredObject) -> int:
-    """How much of an object's end is read."""
+    """Return how much of an object's end is read."""
     hint = index_nbytes_of(found.name.rpartition("/")[2])
     guess = hint + TRAILER_NBYTES if hint else GUESS_NBYTES
     return found.nbytes if found.nbytes <= WHOLE_NBYTES else min(found.nbytes, guess)

@@ -90,7 +90,7 @@ class Chunks:
                 self._nbytes -= sum(len(piece) for _, piece in dropped)
 
     def get(self, pack: tuple[int, int], start: int, nbytes: int) -> memoryview | None:
-        """Bytes of a pack, if they are here."""
+        """Return bytes of a pack, if they are here."""
         with self._lock:
             for at, piece in self._pieces.get(pack, ()):
                 if at <= start and start + nbytes <= at + len(piece):
@@ -157,7 +157,7 @@ def load_values(
 
 
 def _jobs(packs: Sequence[EntryPack], numbers: Array, places: Array, slots: Array) -> Iterator[_Job]:
-    """What is wanted, block by block."""
+    """Yield what is wanted, block by block."""
     if len(numbers) > 1:
         is_later = (numbers[1:] > numbers[:-1]) | (
             (numbers[1:] == numbers[:-1]) & (places[1:] >= places[:-1])
@@ -176,7 +176,7 @@ def _jobs(packs: Sequence[EntryPack], numbers: Array, places: Array, slots: Arra
 
 
 def _runs(sorted_values: Array) -> list[tuple[int, int]]:
-    """Where runs of equal values start and stop."""
+    """Return where runs of equal values start and stop."""
     if not len(sorted_values):
         return []
     edges = [0, *(np.flatnonzero(sorted_values[1:] != sorted_values[:-1]) + 1).tolist(), len(sorted_values)]
@@ -207,7 +207,7 @@ def _read(
     owner: int,
     reads_ahead: bool,
 ) -> Callable[[_Job], memoryview]:
-    """Read what blocks need, near ones together; gives their bytes, or raises `ResultDamaged` for them."""
+    """Read blocks, adjacent ones together; return their bytes, or raise `ResultDamaged`."""
     here: dict[tuple[int, int], memoryview] = {}
     ranges: list[tuple[int, int, int]] = []
     wanted: list[tuple[int, int, int, int]] = []
@@ -260,7 +260,7 @@ def _read(
 
 
 def _restored(store: ResultStore, folder: str, pack: EntryPack, block: int, data: memoryview) -> list[Any]:
-    """The values of a block, which is verified first."""
+    """Return the values of a block, which is verified first."""
     raw = raw_block(store, folder, pack, block, data)
     return values_of(raw, serializer_of(pack.serializers[int(pack.block_serializers[block])]))
 
@@ -268,7 +268,7 @@ def _restored(store: ResultStore, folder: str, pack: EntryPack, block: int, data
 def raw_block(
     store: ResultStore, folder: str, pack: EntryPack, block: int, data: memoryview
 ) -> bytes | bytearray | memoryview:
-    """The frames of a block, verified; of a large value they are read here.
+    """Return the frames of a block, verified; of a large value they are read here.
 
     Raises
     ------

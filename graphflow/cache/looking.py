@@ -48,12 +48,12 @@ class Entry:
 
 
 def entries_of(store: ResultStore, folder: str, prefix: str = "", *, now: float) -> Iterator[Entry]:
-    """The values of keys that begin so (in hexadecimal), pack by pack.
+    """Yield the values of keys that begin so (in hexadecimal), pack by pack.
 
     Raises
     ------
     ValueError
-        If the prefix is no beginning of a key.
+        If the prefix is not the beginning of a key.
     ResultStoreError
         If the store cannot be read.
     """
@@ -104,7 +104,7 @@ def _range(prefix: str) -> tuple[bytes, bytes]:
 
 
 def value_of(store: ResultStore, entry: Entry) -> Any:
-    """The value of an entry, verified first.
+    """Return the value of an entry, verified first.
 
     Raises
     ------

@@ -61,7 +61,7 @@ class Reason:
 def reason_of(
     store: ResultStore, folders: Sequence[str], *, run_id: str, node: str, index: int
 ) -> Reason | None:
-    """What became of the item of a run: looked for in these folders; None where no entry was made by it.
+    """Return what became of the item of a run: looked for in these folders; None where no entry was made by it.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def reason_of(
 
 
 def _made_by(packs: Sequence[EntryPack], run_id: str, node: str, index: int) -> tuple[int, int] | None:
-    """The number of the pack and the place of the newest value that an item made."""
+    """Return the number of the pack and the place of the newest value that an item made."""
     best: tuple[float, int, int] | None = None
     for number, pack in enumerate(packs):
         origins = [at for at, each in enumerate(pack.origins) if each.run_id == run_id and each.node == node]
@@ -148,7 +148,7 @@ def _keys_by_place(pack: EntryPack) -> Array:
 
 
 def _parts_of(store: ResultStore, folder: str, pack: EntryPack) -> dict[str, Array]:
-    """What the keys of a pack were made of: a number per part and place, 0 where there is no such part."""
+    """Return what the keys of a pack were made of: a number per part and place, 0 where there is no such part."""
     try:
         columns = read_parts(store, folder, pack)
     except ResultDamaged:
@@ -175,6 +175,6 @@ def _column(told: Mapping[str, Array], name: str, count: int) -> Array:
 
 
 def folders_for(folders: Sequence[str], names: Iterator[str] | Sequence[str]) -> list[str]:
-    """The folders, those first whose names begin like one of these."""
+    """Return the folders, those first whose names begin like one of these."""
     wanted = tuple(f"cache/{name}-" for name in names)
     return sorted(folders, key=lambda each: not each.startswith(wanted))

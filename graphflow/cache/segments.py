@@ -37,7 +37,7 @@ class Segment:
         return len(self.high)
 
     def take(self, chosen: Array) -> Segment:
-        """Those entries."""
+        """Return those entries."""
         return Segment(
             self.high[chosen],
             self.low[chosen],
@@ -60,7 +60,7 @@ class Matches:
 
 
 def segment_of(pack: EntryPack, number: int) -> Segment:
-    """A pack's entries."""
+    """Return a pack's entries."""
     high, low = halves(pack.keys)
     count = len(high)
     return _newest(
@@ -77,7 +77,7 @@ def segment_of(pack: EntryPack, number: int) -> Segment:
 
 
 def merged(segments: Sequence[Segment]) -> Segment:
-    """All entries of segments; of equal keys the newest."""
+    """Return all entries of segments; of equal keys the newest."""
     if len(segments) == 1:
         return segments[0]
     joined = Segment(
@@ -115,7 +115,7 @@ def with_segment(segments: Sequence[Segment], added: Segment) -> list[Segment]:
 
 
 def search(segments: Sequence[Segment], keys: bytes) -> Matches:
-    """Where keys are, one per position; keys of zeros are nowhere."""
+    """Return where keys are, one per position; keys of zeros are nowhere."""
     high, low = halves(np.frombuffer(keys, np.uint8))
     count = len(high)
     found = Matches(

@@ -1,4 +1,4 @@
-"""Sites: whoever executes equal work for one store at the same time finds that out, at no cost while nobody else does.
+"""Sites: drivers that execute equal work for one store at the same time detect that, at no cost while there is only one.
 
 A *site* is a folder on the disk of one machine. Batches of all drivers that use it settle among themselves, by flights in that
 folder, who executes what: the store is asked nothing for that. In the store each driver only says that it is there. Of two
@@ -50,7 +50,7 @@ class Site:
     name: str
 
     def is_here(self) -> bool:
-        """Whether this process has the same folder, on the same machine."""
+        """Return whether this process has the same folder, on the same machine."""
         try:
             return _site_name(self.place) == self.name
         except GraphflowError:
@@ -58,7 +58,7 @@ class Site:
 
 
 def site_of(store: ResultStore) -> Site:
-    """The site of this process for a store.
+    """Return the site of this process for a store.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _short(text: str) -> str:
 
 
 class _Others:
-    """Those of other sites who say in a task's folder that they are there."""
+    """The drivers of other sites that announced themselves in a task's folder."""
 
     def __init__(self, store: ResultStore, folder: str, site: str) -> None:
         self._store = store
@@ -97,7 +97,7 @@ class _Others:
         self._holders[path.removeprefix(self._above)] = this_process()
 
     def unanswered(self, present: dict[str, int]) -> list[str]:
-        """Who lives, and has not announced yet what is executed there."""
+        """The live drivers that have not announced yet what they execute."""
         return [
             name
             for name, nbytes in present.items()
@@ -108,7 +108,7 @@ class _Others:
         ]
 
     def living(self, present: dict[str, int]) -> bool:
-        """Whether anybody of another site lives; what the dead left is removed, of the same site too."""
+        """Return whether a driver of another site is alive; leftovers of dead ones are removed, of this site too."""
         living = [
             name for name, nbytes in present.items() if "." not in name and self._launches(name, nbytes)
         ]
@@ -142,7 +142,7 @@ class Presence:
     """A driver's word that it works in a task's folder of a store that others reach too; there from its making until it is closed.
 
     While there is a mark on the site's disk that is not old, this driver's batches announce nothing in the store. The mark is
-    renewed only after the presence, so it is old before the presence is: whoever was asleep for longer announces what it begins.
+    renewed only after the presence, so it expires before the presence does: a driver that was suspended for longer announces what it starts.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ class Presence:
         self._store.publish(self._name + ANSWER, [claim_body()])
 
     def _be_quiet(self) -> None:
-        """Nobody is there any more. Who comes from now on waits for another answer, and who came before is seen."""
+        """Mark the site as left. Drivers that come later wait for another answer, and earlier ones are seen."""
         self._store.delete([self._name + ANSWER])
         if self._others.living(self._present()):
             # Batches announced all they began meanwhile.
@@ -361,7 +361,7 @@ class Claims:
         )
 
     def claim(self, keys: Iterable[bytes], seen: Seen) -> Flight:
-        """Say that these keys are about to be executed.
+        """Announce that these keys are about to be executed.
 
         Raises
         ------
@@ -410,7 +410,7 @@ class Claims:
             self._told = now
 
     def _is_quiet(self) -> bool:
-        """Whether nobody outside the site needs to know: looked at after the flight began at the site."""
+        """Return whether no driver outside the site must be informed; checked after the flight began at the site."""
         if self._site is None or not self._is_here:
             return False
         oldest = time.time() - settings.lease_seconds() * 2 / 3
@@ -429,7 +429,7 @@ _claims_lock = threading.Lock()
 
 
 def claims_of(store: ResultStore, folder: str, token: str, site: Site | None = None) -> Claims:
-    """The claims of a driver's batches in a task's folder, one object per process; to be asked for before results are listed."""
+    """Return the claims of a driver's batches in a task's folder, one object per process; to be asked for before results are listed."""
     place = (os.getpid(), store.url, folder, token)
     with _claims_lock:
         known = _claims.get(place)

@@ -46,7 +46,7 @@ class Survey:
 
 
 def read_folder(store: ResultStore, folder: str) -> tuple[list[EntryPack], dict[str, ResultStoreError]]:
-    """The packs of a folder, and what is wrong with others.
+    """Return the packs of a folder, and what is wrong with others.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_folder(store: ResultStore, folder: str) -> tuple[list[EntryPack], dict[
 
 
 def survey_folder(store: ResultStore, folder: str, *, now: float) -> Survey:
-    """What there is in a folder; of damaged packs a warning tells.
+    """Return what there is in a folder; of damaged packs a warning tells.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def _survey(packs: list[EntryPack], now: float, refused: dict[str, ResultStoreEr
 
 
 def drop_expired(survey: Survey, chosen: Collection[int], others: Sequence[EntryPack]) -> None:
-    """Let expired values of packs count no more, but those that hide an older value in another pack."""
+    """Drop expired values of packs, except those that hide an older value in another pack."""
     over = {number: survey.expired[number][survey.packs[number].places] for number in chosen}
     if not any(each.any() for each in over.values()):
         return
@@ -108,9 +108,9 @@ def drop_expired(survey: Survey, chosen: Collection[int], others: Sequence[Entry
 def dead_packs(
     packs: Sequence[EntryPack], replaced: Collection[str], *, now: float, grace_seconds: float
 ) -> list[str]:
-    """The packs of which nothing has counted for a while, in the order in which they are to be removed.
+    """Return the packs of which nothing has counted for a while, in the order in which they are to be removed.
 
-    Those that are younger than the grace time are as if they were not there: whoever knows the older ones only still
+    Those that are younger than the grace time are ignored: a reader that knows the older ones only still
     finds all in them. Those that were replaced go when their time has come.
     """
     old = [pack for pack in packs if is_old(pack, now, grace_seconds) and pack.name not in replaced]
@@ -132,5 +132,5 @@ def dead_packs(
 
 
 def is_old(pack: EntryPack, now: float, grace_seconds: float) -> bool:
-    """Whether a pack has been there for the grace time."""
+    """Return whether a pack has been there for the grace time."""
     return grace_seconds <= 0.0 or now - pack.modified >= grace_seconds

@@ -38,7 +38,7 @@ def write_entries(
     serializer: str,
     large_nbytes: int,
 ) -> tuple[EntryPack | None, dict[int, Exception]]:
-    """Publish values by key as one pack; gives it (None where nothing was to be written), and the errors of the others.
+    """Publish values by key as one pack; return it (None if there was nothing to write), and the errors of the others.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _numbers(indices: Sequence[int]) -> Array:
 
 
 def _part(name: str, data: bytes, kept: Array, count: int) -> list[Array]:
-    """What a part of the key is for each value, as numbers. Of two values, 8 bytes may mean both: both are kept."""
+    """Return what a part of the key is for each value, as numbers. Of two values, 8 bytes may mean both: both are kept."""
     found = []
     if len(data) == 4 * count:
         found.append(np.frombuffer(data, "<u4")[kept])
@@ -117,7 +117,7 @@ def _part(name: str, data: bytes, kept: Array, count: int) -> list[Array]:
 
 
 def block_columns(blocks: Sequence[Block], serializers: Sequence[int]) -> dict[str, Any]:
-    """What a pack tells of its blocks; `serializers` has the number of each one's. Offsets are found when it is built."""
+    """Return what a pack tells of its blocks; `serializers` has the number of each one's. Offsets are found when it is built."""
     names = [each.blob for each in blocks if each.blob]
     numbers = {name: number for number, name in enumerate(names, 1)}
     return {

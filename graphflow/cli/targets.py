@@ -27,7 +27,7 @@ def load_flow(target: str) -> Flow[Any, Any]:
     Raises
     ------
     TargetError
-        If there is no such file or module, it does not import, or it does not hold such a flow.
+        If there is no such file or module, it cannot be imported, or it does not contain such a flow.
     """
     place, name = _split(target)
     module = _import_file(Path(place)) if _is_file(place) else _import_module(place)

@@ -175,7 +175,7 @@ def deactivate() -> None:
 
 
 def hits() -> dict[str, int]:
-    """How often each failpoint was hit in this process since `activate`."""
+    """Return how often each failpoint was hit in this process since `activate`."""
     return {} if _plan is None else dict(_plan.counts)
 
 

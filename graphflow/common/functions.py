@@ -22,7 +22,7 @@ __all__ = [
 
 
 def plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that runs in the end: of a partial, of a method, of a callable object."""
+    """Return the function that runs in the end: of a partial, of a method, of a callable object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     fn = getattr(fn, "__func__", fn)
@@ -33,7 +33,7 @@ def plain_function(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """A readable name of any callable."""
+    """Return a readable name of any callable."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__name__", None) or type(fn).__name__
@@ -41,13 +41,13 @@ def function_name(fn: Callable[..., Any]) -> str:
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine or an async generator."""
+    """Return whether calling it gives a coroutine or an async generator."""
     plain = plain_function(fn)
     return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
-    """The signature of a callable, None where Python does not know it."""
+    """Return the signature of a callable, None where Python does not know it."""
     try:
         return inspect.signature(fn)
     except (TypeError, ValueError):
@@ -55,7 +55,7 @@ def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def result_annotation(fn: Callable[..., Any]) -> Any:
-    """What a callable says that it returns, None where it does not say or the name cannot be found."""
+    """Return a callable's return annotation, None if it has none or its name cannot be resolved."""
     plain = plain_function(fn)
     annotation = getattr(plain, "__annotations__", {}).get("return")
     if not isinstance(annotation, str):
@@ -77,13 +77,13 @@ class Binding(Enum):
 
     @classmethod
     def of(cls, decorated: Any) -> Binding:
-        """The binding of what stood under the decorator."""
+        """Return the binding of what stood under the decorator."""
         if isinstance(decorated, staticmethod):
             return cls.NOTHING
         return cls.CLASS if isinstance(decorated, classmethod) else cls.INSTANCE
 
     def bind(self, fn: Any, instance: Any, owner: Any) -> Any:
-        """The callable as `instance.name` or `owner.name` finds it; `fn` itself where nothing is bound."""
+        """Return the callable as `instance.name` or `owner.name` finds it; `fn` itself where nothing is bound."""
         if self is Binding.NOTHING or (instance is None and self is Binding.INSTANCE):
             return fn
         bind = getattr(fn, "__get__", None)
@@ -96,7 +96,7 @@ class Binding(Enum):
 
 
 def dress(wrapper: Any, fn: Callable[..., Any]) -> None:
-    """Give what wraps a callable its name, docstring, module and signature."""
+    """Copy a callable's name, docstring, module and signature to its wrapper."""
     functools.update_wrapper(wrapper, fn, updated=())
     if not hasattr(fn, "__name__"):
         name = function_name(fn)

@@ -15,14 +15,14 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def run_id(*, now: float | None = None) -> str:
-    """A new ULID: 26 characters that sort by creation time (milliseconds)."""
+    """Return a new ULID: 26 characters that sort by creation time (milliseconds)."""
     milliseconds = int((time.time() if now is None else now) * 1000)
     number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
 def check_run_id(text: str) -> str:
-    """An id that a user gave to a run.
+    """Return an id that a user gave to a run.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def check_run_id(text: str) -> str:
 
 
 def node_key(flow_name: str, scope: str, task_name: str, occurrence: int) -> str:
-    """The key that finds the same node again in another process: 32 hexadecimal digits.
+    """Return the key that finds the same node again in another process: 32 hexadecimal digits.
 
     Made of names and the order of calls only, never of ids, seeded hashes, lines or bytecode.
     """
@@ -46,6 +46,6 @@ def node_key(flow_name: str, scope: str, task_name: str, occurrence: int) -> str
 
 
 def idempotency_key(run: str, key: str, index: int | None) -> str:
-    """A key for systems outside: the same for all attempts of one item of one run."""
+    """Return a key for systems outside: the same for all attempts of one item of one run."""
     text = f"{run}\x1f{key}\x1f{'' if index is None else index}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -10,7 +10,7 @@ __all__ = ["boot_id"]
 
 @functools.cache
 def boot_id() -> str:
-    """What names one boot of one machine; empty where the system does not tell."""
+    """Return what names one boot of one machine; empty where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""What is configured by the environment, and the secret keys of an installation.
+"""Settings from the environment, and the secret keys of an installation.
 
 Nothing is read or written when this is imported.
 """
@@ -48,11 +48,11 @@ KEY_VARIABLE = "GRAPHFLOW_SECRET_KEY"
 KEY_FILE_VARIABLE = "GRAPHFLOW_SECRET_KEY_FILE"
 KEY_FILE = "secret.key"
 OLD_KEY_FILES = "secret.key.old*"
-"""Keys of earlier, which sign nothing any more."""
+"""Earlier keys, which sign nothing any more."""
 
 
 def home() -> Path:
-    """The folder of histories and results: `GRAPHFLOW_HOME`, else the user's data folder."""
+    """Return the folder of histories and results: `GRAPHFLOW_HOME`, else the user's data folder."""
     given = os.environ.get("GRAPHFLOW_HOME")
     if given:
         return Path(given).expanduser().absolute()
@@ -62,7 +62,7 @@ def home() -> Path:
 
 
 def shown() -> dict[str, str]:
-    """What the environment says to graphflow, as it may be written down: without what is secret, or may be."""
+    """Return graphflow's environment variables, without what is or may be secret."""
     found: dict[str, str] = {}
     for name in sorted(os.environ):
         if name.startswith("GRAPHFLOW_"):
@@ -72,7 +72,7 @@ def shown() -> dict[str, str]:
 
 
 def history_kind() -> str:
-    """`GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
+    """Return `GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def history_kind() -> str:
 
 
 def refresh_cache() -> bool:
-    """`GRAPHFLOW_REFRESH_CACHE`: whether results are made anew although they are cached; false by default.
+    """Return `GRAPHFLOW_REFRESH_CACHE`: whether to recompute cached results; false by default.
 
     Raises
     ------
@@ -102,12 +102,12 @@ def refresh_cache() -> bool:
 
 
 def lease_seconds() -> float:
-    """`GRAPHFLOW_LEASE_SECONDS`: how long a driver that is not heard of keeps its run; 30 by default.
+    """Return `GRAPHFLOW_LEASE_SECONDS`: how long a driver keeps its run without renewing its lease; 30 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_LEASE_SECONDS", LEASE_SECONDS)
 
@@ -116,17 +116,17 @@ def lease_seconds() -> float:
 
 
 def result_storage() -> str | None:
-    """`GRAPHFLOW_RESULT_STORAGE`: the URL or folder where results go; None for the default, `<home>/results`."""
+    """Return `GRAPHFLOW_RESULT_STORAGE`: the URL or folder of results; None for the default, `<home>/results`."""
     return os.environ.get("GRAPHFLOW_RESULT_STORAGE") or None
 
 
 def result_storage_options() -> dict[str, Any]:
-    """`GRAPHFLOW_RESULT_STORAGE_OPTIONS`: what fsspec's file system gets, as a JSON object; may hold credentials.
+    """Return `GRAPHFLOW_RESULT_STORAGE_OPTIONS`: options for fsspec's file system, as a JSON object; may contain credentials.
 
     Raises
     ------
     SettingsError
-        If it is no JSON object; what was given is not shown.
+        If it is not a JSON object; its text is not shown.
     """
     given = os.environ.get("GRAPHFLOW_RESULT_STORAGE_OPTIONS")
     if not given:
@@ -144,12 +144,12 @@ def result_storage_options() -> dict[str, Any]:
 
 
 def store_attempts() -> int:
-    """`GRAPHFLOW_STORE_ATTEMPTS`: how often a request to a remote store is tried in all; 6 by default.
+    """Return `GRAPHFLOW_STORE_ATTEMPTS`: the total attempts of a request to a remote store; 6 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive whole number.
+        If it is not a positive integer.
     """
     given = os.environ.get("GRAPHFLOW_STORE_ATTEMPTS")
     if not given:
@@ -160,23 +160,23 @@ def store_attempts() -> int:
 
 
 def store_retry_seconds() -> float:
-    """`GRAPHFLOW_STORE_RETRY_SECONDS`: after so long no further attempt begins; 60 by default.
+    """Return `GRAPHFLOW_STORE_RETRY_SECONDS`: the time after which no further attempt starts; 60 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_STORE_RETRY_SECONDS", STORE_RETRY_SECONDS)
 
 
 def store_timeout_seconds() -> float:
-    """`GRAPHFLOW_STORE_TIMEOUT_SECONDS`: how long one attempt may take, beside a second per MiB; 30 by default.
+    """Return `GRAPHFLOW_STORE_TIMEOUT_SECONDS`: the time limit of one attempt, plus a second per MiB; 30 by default.
 
     Raises
     ------
     SettingsError
-        If it is no positive number.
+        If it is not a positive number.
     """
     return _positive("GRAPHFLOW_STORE_TIMEOUT_SECONDS", STORE_TIMEOUT_SECONDS)
 
@@ -198,7 +198,7 @@ def _positive(name: str, default: float) -> float:
 
 
 def secret_key(folder: Path | None = None) -> bytes:
-    """The key that histories and results are signed with: 32 bytes.
+    """Return the key that histories and results are signed with: 32 bytes.
 
     It is `GRAPHFLOW_SECRET_KEY` (hexadecimal), else in the file of `GRAPHFLOW_SECRET_KEY_FILE`, else in `secret.key` of
     the home, made at the first use and readable by its owner alone.
@@ -213,7 +213,7 @@ def secret_key(folder: Path | None = None) -> bytes:
 
 
 def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
-    """All keys whose signatures are accepted: `secret_key` first, then older ones (`secret.key.old*` of the home).
+    """Return all keys whose signatures are accepted: `secret_key` first, then older ones (`secret.key.old*` of the home).
 
     Raises
     ------
@@ -229,12 +229,12 @@ def secret_keys(folder: Path | None = None) -> tuple[bytes, ...]:
 
 
 def given_key() -> bytes | None:
-    """The key that the environment gives, for machines that share a store.
+    """Return the key that the environment gives, for machines that share a store.
 
     Raises
     ------
     SettingsError
-        If it is no key; it is not shown.
+        If it is not a key; its text is not shown.
     """
     text = os.environ.get(KEY_VARIABLE)
     if text:
@@ -284,7 +284,7 @@ def _own_key(folder: Path) -> bytes:
 
 
 def read_key(place: Path) -> bytes:
-    """The key in a file: its 32 bytes, or hexadecimal digits.
+    """Return the key in a file: its 32 bytes, or hexadecimal digits.
 
     Raises
     ------

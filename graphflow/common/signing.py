@@ -30,12 +30,12 @@ class KeyInfo:
 
 
 def fingerprint(key: bytes) -> str:
-    """Tells keys apart without telling them: 16 hexadecimal digits, as packs of results hold them."""
+    """Return a key's fingerprint, which does not reveal it: 16 hexadecimal digits, as in packs of results."""
     return blake2b(digest_size=8, key=key, person=b"graphflow key id").hexdigest()
 
 
 def known_keys() -> list[KeyInfo]:
-    """All keys whose signatures are accepted, the one that signs first.
+    """Return all keys whose signatures are accepted, the one that signs first.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def known_keys() -> list[KeyInfo]:
 def rotate_key() -> KeyInfo:
     """Sign with a new key from now on; the one of before becomes an older one.
 
-    Processes that run go on with the old key, and do not believe the new one until they are started again.
+    Running processes keep using the old key, and do not accept the new one until they are restarted.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def rotate_key() -> KeyInfo:
 
 
 def import_key(text: str, folder: Path | None = None, *, signs: bool = True) -> KeyInfo:
-    """Take the key of another machine, as `export_key` gives it.
+    """Import the key of another machine, as returned by `export_key`.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def import_key(text: str, folder: Path | None = None, *, signs: bool = True) -> 
     Raises
     ------
     SettingsError
-        If it is no key, the environment gives the key, or the home cannot be written.
+        If it is not a key, the environment sets the key, or the home cannot be written.
     """
     home = settings.home() if folder is None else folder
     try:
@@ -105,7 +105,7 @@ def import_key(text: str, folder: Path | None = None, *, signs: bool = True) -> 
 
 
 def export_key(folder: Path | None = None) -> str:
-    """The key that signs, as hexadecimal digits: whoever has it can sign results that are unpickled here."""
+    """Return the signing key, as hexadecimal digits: anyone who has it can sign results that are unpickled here."""
     return settings.secret_key(folder).hex()
 
 

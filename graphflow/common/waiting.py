@@ -11,7 +11,7 @@ SIGNAL_SECONDS = 0.5
 
 
 def waiting_seconds(deadline: float | None) -> float:
-    """Seconds to wait at once, until a deadline of `time.monotonic()`; None for no deadline."""
+    """Return seconds to wait at once, until a deadline of `time.monotonic()`; None for no deadline."""
     return SIGNAL_SECONDS if deadline is None else max(0.0, min(SIGNAL_SECONDS, deadline - time.monotonic()))
 
 

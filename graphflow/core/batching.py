@@ -50,7 +50,7 @@ def next_slice(
     result_nbytes: float = 0.0,
     store_seconds: float = 0.0,
 ) -> Slice:
-    """The next batch of a stage with `remaining` ready items.
+    """Return the next batch of a stage with `remaining` ready items.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def next_slice(
     batch_seconds
         CPU seconds that a batch costs outside its items.
     concurrency
-        Items that run at the same time in one batch. Above 1 a batch goes on for longer, as the places of its last
-        items stay empty; its outcomes are told while it goes on.
+        Items that run at the same time in one batch. Above 1 a batch takes longer, as the slots of its last
+        items stay empty; its outcomes are reported while it runs.
     result_nbytes
         What the results of one item weigh, as measured so far.
     store_seconds
@@ -102,7 +102,7 @@ def next_slice(
 
 
 def updated_mean(mean: float | None, *, elapsed: float, items: int) -> float | None:
-    """The running mean of seconds per item after a batch; recent batches weigh more."""
+    """Return the running mean of seconds per item after a batch; recent batches weigh more."""
     if items <= 0:
         return mean
     seconds = elapsed / items

@@ -68,7 +68,7 @@ class Core:
     capacity
         What the backend can do at the start.
     batches
-        The last number that a batch of an earlier launch had. Numbers go on from there, so that a report which
+        The last number of a batch of an earlier launch. Numbers continue from there, so that a report which
         comes late, to the next driver, is of a batch that it does not know.
     """
 
@@ -107,7 +107,7 @@ class Core:
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
-        """Take one event at `now`, in seconds of a steady clock; the commands are performed in order."""
+        """Handle one event at `now`, in seconds of a steady clock; the commands are performed in order."""
         run = self.run
         run.now = now
         commands: list[ev.Command] = []
@@ -159,7 +159,7 @@ class Core:
     def remaining_seconds(self) -> float:
         """The work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
 
-        An iterator of which nobody knows the end is taken to give as much again as it gave.
+        An iterator with an unknown end is assumed to yield as many items again.
         """
         total = 0.0
         for book in self.books.values():

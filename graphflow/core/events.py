@@ -1,4 +1,4 @@
-"""What the core is told, and what it asks for. All are plain values; none holds user objects that are walked."""
+"""The core's events and commands. All are plain values; none holds user objects that are traversed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class ResumeRequested:
 
 @dataclass(frozen=True, slots=True)
 class PauseRequested:
-    """Send nothing more until this is taken back (`is_paused` False); what is under way goes on."""
+    """Send nothing more until this is revoked (`is_paused` False); running batches continue."""
 
     is_paused: bool = True
 
@@ -156,7 +156,7 @@ class MapOptionsChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderMoved:
-    """Whoever iterates over a map has done with the items below `read`, and wants those below `limit`."""
+    """The reader of a map is done with the items below `read`, and wants those below `limit`."""
 
     node: int
     read: int
@@ -165,7 +165,7 @@ class ReaderMoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemsNeeded:
-    """Somebody waits for an item of a map, or for all of them (None)."""
+    """A caller waits for an item of a map, or for all of them (None)."""
 
     node: int
     index: int | None = None
@@ -288,7 +288,7 @@ class LimitItems:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseItems:
-    """The values of a map's items below an index may be let go: they were read, and nobody else needs them."""
+    """The values of a map's items below an index may be released: they were read, and nothing else needs them."""
 
     node: int
     below: int
@@ -327,7 +327,7 @@ class StopBatches:
 
 @dataclass(frozen=True, slots=True)
 class FinishRun:
-    """Everything ended; `code` is the run's state, `unhandled` the nodes whose failures nobody took."""
+    """Everything ended; `code` is the run's state, `unhandled` the nodes whose failures were not handled."""
 
     code: int
     unhandled: tuple[int, ...]

@@ -22,7 +22,7 @@ Place = tuple[int, int | None]
 def root_of(
     books: Mapping[int, NodeBook], node_id: int, index: int | None = None
 ) -> tuple[int, int | None, list[int]]:
-    """The failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
+    """Return the failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
     path: list[int] = []
     place: Place = (node_id, index)
     while len(path) <= len(books):
@@ -35,7 +35,7 @@ def root_of(
 
 
 def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Place | None:
-    """What an `UpstreamFailed` comes from, one step down; None for anything else."""
+    """Return what an `UpstreamFailed` comes from, one step down; None for anything else."""
     book = books[node_id]
     if index is None and book.is_cut_off:
         return _broken_off(books, book)[0]
@@ -60,7 +60,7 @@ def _cause(books: Mapping[int, NodeBook], node_id: int, index: int | None) -> Pl
 
 
 def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) -> list[Place]:
-    """The failures that an upstream failure of a node, or of one item of it, comes from.
+    """Return the failures that an upstream failure of a node, or of one item of it, comes from.
 
     The item-wise inputs count only where nothing else had decided already; then all of them do, for another
     may be under way still, and fail too.
@@ -89,7 +89,7 @@ def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) ->
 
 
 def _fails(books: Mapping[int, NodeBook], dep: Dep) -> bool:
-    """Whether what a constant dependency takes has failed, beyond what its map tolerates."""
+    """Return whether what a constant dependency takes has failed, beyond what its map tolerates."""
     upstream = books[dep.upstream]
     if not upstream.tolerates:
         return _has_failed(books, dep, None)
@@ -99,7 +99,7 @@ def _fails(books: Mapping[int, NodeBook], dep: Dep) -> bool:
 
 
 def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> bool:
-    """Whether what a dependency takes has failed."""
+    """Return whether what a dependency takes has failed."""
     upstream = books[dep.upstream]
     item = index if dep.kind is DepKind.ITEMS else dep.index
     if item is not None and item < len(upstream.states):
@@ -108,7 +108,7 @@ def _has_failed(books: Mapping[int, NodeBook], dep: Dep, index: int | None) -> b
 
 
 def _broken_off(books: Mapping[int, NodeBook], book: NodeBook) -> list[Place]:
-    """The maps by which a node lacks items."""
+    """Return the maps by which a node lacks items."""
     item_wise = [dep.upstream for dep in book.node.deps if dep.kind is DepKind.ITEMS]
     return [(upstream, None) for upstream in item_wise if books[upstream].broke_off]
 
@@ -172,7 +172,7 @@ def hand_over(
 
 
 def _passed_on(books: Mapping[int, NodeBook], book: NodeBook) -> list[Place]:
-    """The failures that the engine's own nodes passed on to a node as elements.
+    """Return the failures that the engine's own nodes passed on to a node as elements.
 
     Which element came from which failure is not known here: they count as seen once all items that they
     failed were.

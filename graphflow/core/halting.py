@@ -27,7 +27,7 @@ class Halter:
     run
         The run's state.
     dispatcher, opener
-        Where the rest of the stage goes on: nodes that do not need the map are not touched.
+        Where the rest of the stage continues: nodes that do not need the map are not affected.
     """
 
     def __init__(self, run: RunState, dispatcher: Dispatcher, opener: Opener) -> None:
@@ -97,7 +97,7 @@ class Halter:
                 end_if_complete(run, run.books[member])
 
     def abandon(self, stage: Stage) -> None:
-        """Nobody wants more of a map over an iterator: what has not begun of it is cancelled.
+        """Cancel the items of a map over an iterator that have not started, as nothing needs them.
 
         If the iterator has given all it has (or there is none), the few items that are left run.
         """
@@ -122,7 +122,7 @@ class Halter:
             end_if_complete(run, run.books[member])
 
     def reopen(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Items that came back from a batch: those of a halted member end, the others go on."""
+        """Items that came back from a batch: those of a halted member end, the others continue."""
         if self._run.is_stopping:
             return
         for member in stage.members:
@@ -133,7 +133,7 @@ class Halter:
 
 
 def _not_begun(book: NodeBook, under_way: Iterable[Flight], *, start: int = 0) -> Sequence[int]:
-    """The items of a node, from `start` on, that wait and are in none of these batches."""
+    """Return the items of a node, from `start` on, that wait and are in none of these batches."""
     codes = bytearray(book.states)
     for flight in under_way:
         for index in flight.out():

@@ -1,4 +1,4 @@
-"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Functions of the books."""
+"""Decisions: does a node, or one item of it, run, given how its upstreams ended? Functions of the node books."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ENDED = {Verdict.FAIL: Code.UPSTREAM_FAILED, Verdict.SKIP: Code.SKIPPED, Verdic
 
 
 def _counts(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> Counts:
-    """How the upstream of one dependency ended: one count, or one per gathered item."""
+    """Return how the upstream of one dependency ended: one count, or one per gathered item."""
     upstream = books[dep.upstream]
     item = index if dep.kind is DepKind.ITEMS else dep.index if dep.kind is DepKind.PICK else None
     if item is not None and item < len(upstream.states):
@@ -48,7 +48,7 @@ def _has_failed(counts: Counts) -> bool:
 
 
 def _without_tolerated(dep: Dep, counts: Counts, books: Mapping[int, NodeBook]) -> Counts:
-    """The counts with failures that their map tolerates as skips: they have no value, and fail nothing."""
+    """Return the counts with failures that their map tolerates as skips: they have no value, and fail nothing."""
     if dep.allows_failure or not books[dep.upstream].tolerates:
         return counts
     names = {code.state_name for code in OWN_FAILURES}
@@ -90,7 +90,7 @@ def _judge(
 
 
 def _part(dep: Dep, books: Mapping[int, NodeBook], index: int | None = None) -> tuple[Dep, Counts, bool]:
-    """What one dependency tells a trigger; last, whether its upstream failed beside the items it takes."""
+    """Return what one dependency tells a trigger; last, whether its upstream failed beside the items it takes."""
     upstream = books[dep.upstream]
     takes_item = dep.kind is DepKind.ITEMS or (
         dep.kind is DepKind.PICK and dep.index is not None and dep.index < len(upstream.states)
@@ -123,7 +123,7 @@ def judge_node(book: NodeBook, books: Mapping[int, NodeBook]) -> Verdict:
 def lane_plan(
     stage: Stage, books: Mapping[int, NodeBook], index: int
 ) -> tuple[dict[int, Verdict], tuple[int, ...]]:
-    """What to do with one item of a stage: members decided without running, and members to run now.
+    """Return what to do with one item of a stage: members decided without running, and members to run now.
 
     Members that still wait (for a retry, a graft, a batch under way) and what needs them are in neither.
     """

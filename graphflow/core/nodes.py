@@ -119,7 +119,7 @@ class NodeBook:
     open_users: int = 0
     """Dependencies on it of nodes that have not ended."""
     wanted_below: int | None = None
-    """Nobody wants its items from this one on: they are not begun any more."""
+    """Its items from this one on are not needed, and no longer started."""
     durations: list[float] = field(default_factory=list)
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
@@ -128,7 +128,7 @@ class NodeBook:
     """What can be taken over from an earlier launch of the run."""
 
     def is_given_up(self, index: int) -> bool:
-        """Whether an item is not to be begun any more."""
+        """Return whether an item is not to be begun any more."""
         return self.is_halted or (self.wanted_below is not None and index >= self.wanted_below)
 
     @property
@@ -142,7 +142,7 @@ class NodeBook:
         return self.map_options.is_tolerant and not self.is_halted and not self.has_exceeded()
 
     def has_exceeded(self) -> bool:
-        """Whether more of its items failed than its options allow."""
+        """Return whether more of its items failed than its options allow."""
         return self.map_options.can_halt and self.map_options.exceeded(self.root_failures(), self.width)
 
     @property
@@ -151,15 +151,15 @@ class NodeBook:
         return self.final != 0
 
     def failed_count(self) -> int:
-        """Items that ended in a failure, whatever its kind."""
+        """Return items that ended in a failure, whatever its kind."""
         return sum(self.counts[code] for code in FAILED_BYTES)
 
     def root_failures(self) -> int:
-        """Items that failed themselves (not because of an upstream)."""
+        """Return items that failed themselves (not because of an upstream)."""
         return self.failed_count() - self.counts[Code.UPSTREAM_FAILED]
 
     def unhandled(self) -> bool:
-        """Whether a failure of its own was handed to nobody.
+        """Return whether it has an unhandled failure of its own.
 
         That a map ends before its source does leaves a part that looks like the whole: only an exception in the body
         tells of it for certain, whatever else had it too.
@@ -183,7 +183,7 @@ class NodeBook:
         return handled < roots
 
     def state_counts(self) -> Counts:
-        """Items by state name; those of an item that has not begun count as Pending."""
+        """Return items by state name; those of an item that has not begun count as Pending."""
         counts = Counts()
         for code in Code:
             number = self.counts[code]
@@ -306,7 +306,7 @@ class Stage:
     is_halted: bool = False
     """Whether any member is."""
     is_unwanted: bool = False
-    """Whether nobody will want it by the time it opens."""
+    """Whether nothing will need it by the time it opens."""
     taken_below: int = 0
     """Items below this one are needed by themselves, whatever becomes of the others."""
 
@@ -344,7 +344,7 @@ class Stage:
         self.alone.append((nodes, indices))
 
     def take_alone(self) -> tuple[tuple[int, ...], list[int]]:
-        """The next work to be sent as it stands."""
+        """Return the next work to be sent as it stands."""
         nodes, indices = self.alone.popleft()
         self.ready -= len(indices)
         return nodes, indices
@@ -389,12 +389,12 @@ class Flight:
     """What it reserved of a rate."""
 
     def out(self) -> Sequence[int]:
-        """The indices that are still out."""
+        """Return the indices that are still out."""
         return self.indices if self.held is None else [self.indices[position] for position in self.held]
 
 
 def packed(indices: Sequence[int]) -> Sequence[int]:
-    """The same indices, as a range where they are one."""
+    """Return the same indices, as a range where they are one."""
     if len(indices) < 2 or isinstance(indices, range) or indices[-1] - indices[0] != len(indices) - 1:
         return indices
     whole = range(indices[0], indices[-1] + 1)
@@ -402,14 +402,14 @@ def packed(indices: Sequence[int]) -> Sequence[int]:
 
 
 def codes_at(states: bytearray, indices: Sequence[int]) -> bytes:
-    """The states at some indices."""
+    """Return the states at some indices."""
     if isinstance(indices, range):
         return bytes(states[indices.start : indices.stop])
     return bytes(map(states.__getitem__, indices))
 
 
 def chosen(indices: Sequence[int], codes: bytes, wanted: Collection[int]) -> Sequence[int]:
-    """The indices whose code, which stands beside it in `codes`, is a wanted one."""
+    """Return the indices whose code, which stands beside it in `codes`, is a wanted one."""
     found = {code for code in set(codes) if code in wanted}
     if not found:
         return ()
@@ -423,7 +423,7 @@ def chosen(indices: Sequence[int], codes: bytes, wanted: Collection[int]) -> Seq
 
 
 def derive_code(book: NodeBook) -> Code:
-    """A node's outcome from its items' counts."""
+    """Return a node's outcome from its items' counts."""
     counts = book.counts
     fails = not book.tolerates
     if book.failed_whole or book.is_halted or (fails and counts[Code.FAILED]):
@@ -448,7 +448,7 @@ def derive_code(book: NodeBook) -> Code:
 
 
 def first_failed(book: NodeBook) -> int | None:
-    """The first item that failed or was cancelled."""
+    """Return the first item that failed or was cancelled."""
     return next(
         (i for i, code in enumerate(book.states) if code in FAILED_CODES or code == Code.CANCELLED), None
     )

@@ -331,7 +331,7 @@ class Opener:
             end_items(self._run, self._run.books[member], failed, Code.UPSTREAM_FAILED)
 
     def continue_lanes(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Go on with the items of which any member has not ended; those that stand alike are decided together."""
+        """Continue the items of which any member has not ended; items in the same state are decided together."""
         books, members = self._run.books, stage.members
         if self._run.is_stopping or not len(indices):
             return

@@ -1,4 +1,4 @@
-"""How items and nodes end: the only place that writes final states, and that tells whoever waits for them."""
+"""How items and nodes end: the only place that writes final states, and that informs what waits for them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 
 
 def announce(run: RunState, book: NodeBook, code: Code) -> None:
-    """Tell a node's state."""
+    """Announce a node's state."""
     run.commands.append(ev.NodeChanged(node=book.node.id, code=code, width=book.width))
 
 
 def set_items(
     run: RunState, book: NodeBook, indices: Sequence[int], codes: bytes, attempts: bytes | None = None
 ) -> None:
-    """Write the states of items, and tell whoever waits for those that ended. O(items).
+    """Write the states of items, and inform what waits for those that ended. O(items).
 
-    Stages that are not open yet are told nothing: they look at the books when they open.
+    Stages that are not open yet are not informed: they read the node books when they open.
     """
     total = len(indices)
     if not total:
@@ -118,7 +118,7 @@ def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> N
 
 
 def check_tolerance(run: RunState, book: NodeBook) -> None:
-    """Tell if more items failed than is allowed."""
+    """End the map if more items failed than is tolerated."""
     if not book.is_halted and not book.is_final and book.has_exceeded():
         book.is_halted = book.stage.is_halted = True
         run.notices.append(TooManyFailed(book))
@@ -155,13 +155,13 @@ def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
 
 
 def let_go(run: RunState, book: NodeBook) -> None:
-    """Values that all who needed them have used may be let go; those that nobody used are there to be looked at."""
+    """Values that all their dependents have used may be released; unused ones are kept for inspection."""
     if run.is_closed and book.users and not book.open_users and book.width and _may_go(run, book):
         run.commands.append(ev.ReleaseItems(node=book.node.id, below=book.width))
 
 
 def let_items_go(run: RunState, stage: Stage) -> None:
-    """Of maps that a stage takes items of, and that nobody needs otherwise: values of items that were used."""
+    """Of maps whose items a stage takes, and that nothing else needs: values of items that were used."""
     if not run.is_closed:
         return
     for upstream in stage.upstreams:

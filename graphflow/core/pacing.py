@@ -70,7 +70,7 @@ class Pacer:
         return len(self._next) / self.rate
 
     def due(self) -> float:
-        """When the next batch may be sent."""
+        """Return when the next batch may be sent."""
         ahead = WINDOW_SECONDS if self.interval <= WINDOW_SECONDS else EARLY_SECONDS
         return min(self._next) - ahead
 
@@ -92,7 +92,7 @@ class Pacer:
                 return
 
     def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:
-        """Another rate or number of lanes, from the end of what is reserved on."""
+        """Return another rate or number of lanes, from the end of what is reserved on."""
         if (rate, lanes) == (self.rate, self.lanes):
             return self
         last_reserved = max(self._next) - self.interval

@@ -12,7 +12,7 @@ __all__ = ["depth_of", "stage_to_join"]
 
 
 def stage_to_join(node: Node, books: Mapping[int, NodeBook]) -> Stage | None:
-    """The stage that `node` can be fused into, or None.
+    """Return the stage that `node` can be fused into, or None.
 
     It can join when all its mapped inputs are items of one stage that has not begun (or items that this
     stage itself waits for), when nothing else would make that stage wait longer or end otherwise, and when
@@ -47,13 +47,13 @@ def stage_to_join(node: Node, books: Mapping[int, NodeBook]) -> Stage | None:
 
 
 def _waits_only_for_items(leader: Node, outside: Sequence[int], stage: Stage) -> bool:
-    """Whether a stage that takes these nodes' items cannot end before theirs are decided."""
+    """Return whether a stage that takes these nodes' items cannot end before theirs are decided."""
     only_items = not leader.sources and all(dep.kind is DepKind.ITEMS for dep in leader.deps)
     return only_items and all(upstream in stage.upstreams for upstream in outside)
 
 
 def _adds_nothing(dep: Dep, leader: Node, books: Mapping[int, NodeBook]) -> bool:
-    """Whether a dependency is the leader's too, or has succeeded already."""
+    """Return whether a dependency is the leader's too, or has succeeded already."""
     if dep.kind is DepKind.ELEMENTS:
         return False
     if leader.trigger is all_successful and any(
@@ -69,5 +69,5 @@ def _adds_nothing(dep: Dep, leader: Node, books: Mapping[int, NodeBook]) -> bool
 
 
 def depth_of(node: Node, books: Mapping[int, NodeBook]) -> int:
-    """How deep in the graph a node is: deeper stages go first, so that work drains."""
+    """Return how deep in the graph a node is: deeper stages go first, so that work drains."""
     return 1 + max((books[dep.upstream].stage.depth for dep in node.deps), default=0)

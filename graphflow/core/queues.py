@@ -87,7 +87,7 @@ class Dispatcher:
         self.enqueue(stage)
 
     def _queue_parts(self, stage: Stage, nodes: tuple[int, ...], indices: Sequence[int]) -> Sequence[int]:
-        """Queue those that go in parts, part by part; gives the others."""
+        """Queue items that are sent in parts, part by part; return the others."""
         others: list[int] = []
         parts: dict[tuple[int, int], list[int]] = {}
         for index in indices:
@@ -133,7 +133,7 @@ class Dispatcher:
             heapq.heappush(self._queue, entry)
 
     def _may_send(self, stage: Stage) -> bool:
-        """Whether the limits of a stage leave room for another batch now."""
+        """Return whether the limits of a stage leave room for another batch now."""
         if stage.max_concurrency is not None and stage.running >= stage.max_concurrency:
             return False
         if stage.rate is None:
@@ -149,7 +149,7 @@ class Dispatcher:
         return False
 
     def _pacer(self, stage: Stage, rate: float) -> Pacer:
-        """The stage's pacer, with as many lanes as its items need at this rate."""
+        """Return the stage's pacer, with as many lanes as its items need at this rate."""
         now, slots = self._run.now, max(1, self._run.capacity.slots)
         lanes = slots
         if stage.busy_seconds is not None:
@@ -160,7 +160,7 @@ class Dispatcher:
         return stage.pacer.changed(rate=rate, lanes=lanes, now=now)
 
     def _share(self, stage: Stage) -> int:
-        """How many items of a stage its next batch may run at the same time."""
+        """Return how many items of a stage its next batch may run at the same time."""
         if stage.concurrency is None:
             return 1
         if stage.max_concurrency is None:
@@ -253,7 +253,7 @@ class Dispatcher:
         )
 
     def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:
-        """Whether anything but the nodes of the same batch may need a node's values."""
+        """Return whether anything but the nodes of the same batch may need a node's values."""
         run = self._run
         return (
             len(nodes) == 1
@@ -264,7 +264,7 @@ class Dispatcher:
         )
 
     def empty(self, stage: Stage) -> list[Sequence[int]]:
-        """Take all ready work of a stage out of its queues; gives its indices, as if they had never been queued."""
+        """Remove all ready work of a stage from its queues; return its indices, as if they had never been queued."""
         waiting: list[Sequence[int]] = [range(lo, hi) for lo, hi in stage.fresh]
         for nodes, queue in stage.again.items():
             self._unmark(nodes, [*queue])
@@ -370,7 +370,7 @@ class Dispatcher:
     # -- iterators --------------------------------------------------------------------------------------
 
     def _pull(self, stage: Stage) -> None:
-        """Ask iterators for as much as about two slices per slot will use."""
+        """Request as many items of iterators as about two slices per slot will use."""
         if len(stage.exhausted) == len(stage.pulled) or self._run.leader_of(stage).is_final:
             return
         slots = max(self._run.capacity.slots, 1)
@@ -392,7 +392,7 @@ class Dispatcher:
 
 
 def _runs(indices: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Ascending indices as ranges `[lo, hi)`."""
+    """Yield ascending indices as ranges `[lo, hi)`."""
     if isinstance(indices, range):
         if len(indices):
             yield indices.start, indices.stop

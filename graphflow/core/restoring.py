@@ -50,11 +50,11 @@ class Restorer:
                 book.past.void()
 
     def has_past(self, stage: Stage) -> bool:
-        """Whether anything of a stage may be taken over."""
+        """Return whether anything of a stage may be taken over."""
         return any(self._run.books[member].past is not None for member in stage.members)
 
     def take(self, stage: Stage, indices: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Take over what ended of these indices, which are ready now. O(members x items), at the speed of bytes.
+        """Apply the earlier outcomes of these indices, which are ready now. O(members x items), at the speed of bytes.
 
         Gives the indices of which nothing is known, and those of which something is left to do.
         """
@@ -92,7 +92,7 @@ class Restorer:
         below
             Where to end; None for all of it.
         is_over
-            Whether nothing more runs, so that nobody will need a value that is lost.
+            Whether nothing more runs, so that no lost value will be needed.
         """
         past = book.past
         if past is None or book.is_final:
@@ -128,7 +128,7 @@ class Restorer:
     # -- which items need not run -------------------------------------------------------------------------
 
     def _restored(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
-        """A mask of one byte per index: 1 where the outcome is taken over.
+        """Return a mask of one byte per index: 1 where the outcome is taken over.
 
         Where no value was ever kept, because nothing outside its lane needed it, that holds as long as all that takes the
         value is taken over as well. A value that was lost is made again.
@@ -156,7 +156,7 @@ class Restorer:
         return known[node]
 
     def _unneeded(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
-        """Where all that takes the values of a node, as far as it was recorded, is taken over."""
+        """Return where all that takes the values of a node, as far as it was recorded, is taken over."""
         users = [user for user in book.users if user[1] is not DepKind.ORDER]
         mask = _all(len(indices)) if users else 0
         for user, kind, index in users:
@@ -169,7 +169,7 @@ class Restorer:
         return mask
 
     def _is_restored(self, book: NodeBook) -> bool:
-        """Whether all of a node is taken over."""
+        """Return whether all of a node is taken over."""
         past = book.past
         width = None if past is None else past.width if book.width is None else book.width
         return width is not None and self._restored(book, range(width), {}) == _all(width)
@@ -239,7 +239,7 @@ def _suspect(book: NodeBook, past: Past, indices: Sequence[int], stage: Stage) -
 
 
 def _ended_otherwise(book: NodeBook, index: int | None) -> bool:
-    """Whether a node (or one item of it) is not what it was before: another width, or other outcomes."""
+    """Return whether a node (or one item of it) is not what it was before: another width, or other outcomes."""
     past = book.past
     if past is None:
         return False
@@ -252,7 +252,7 @@ def _ended_otherwise(book: NodeBook, index: int | None) -> bool:
 
 
 def _changed(book: NodeBook, past: Past, indices: Sequence[int]) -> int:
-    """A mask: 1 where an item had ended before, and has ended otherwise now."""
+    """Return a mask: 1 where an item had ended before, and has ended otherwise now."""
     limit = indices.stop if isinstance(indices, range) else max(indices, default=-1) + 1
     past.grow(limit)
     before = codes_at(past.states, indices)
@@ -271,7 +271,7 @@ def _all(size: int) -> int:
 
 
 def _runs(indices: Sequence[int], mask: int) -> Iterator[tuple[int, Sequence[int]]]:
-    """The stretches where a mask is 1: the first position, and the indices. O(stretches), beside the searches."""
+    """Yield the stretches where a mask is 1: the first position, and the indices. O(stretches), beside the searches."""
     if not mask:
         return
     flags = mask.to_bytes(len(indices), "little")
@@ -284,7 +284,7 @@ def _runs(indices: Sequence[int], mask: int) -> Iterator[tuple[int, Sequence[int
 
 
 def _stretches(indices: Sequence[int], mask: int) -> list[Sequence[int]]:
-    """The indices where a mask is 1, as ranges where these are few."""
+    """Return the indices where a mask is 1, as ranges where these are few."""
     found = [run for _, run in _runs(indices, mask)]
     return [_picked(indices, mask)] if len(found) > MANY_RUNS and 8 * len(found) > len(indices) else found
 

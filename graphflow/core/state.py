@@ -75,7 +75,7 @@ class LanesOpen:
 
 @dataclass(frozen=True, slots=True)
 class Unwanted:
-    """A stage has opened that nobody wants any more."""
+    """A stage has opened that nothing needs any more."""
 
     stage: Stage
 
@@ -121,5 +121,5 @@ class RunState:
     notices: deque[Notice] = field(default_factory=deque)
 
     def leader_of(self, stage: Stage) -> NodeBook:
-        """The book of the node that sets a stage's width."""
+        """Return the book of the node that sets a stage's width."""
         return self.books[stage.leader]

@@ -1,6 +1,6 @@
-"""Maps over iterators that somebody reads while they run: the reader's pace is the iterator's.
+"""Maps over iterators that are read while they run: the reader sets the iterator's pace.
 
-Whoever iterates over such a map is its reader. The iterators behind it are asked for no more than a window
+The loop over such a map is its reader. The iterators behind it are read no more than a window
 beyond what was read, as long as nothing else needs the items; what was read may be let go.
 """
 
@@ -37,7 +37,7 @@ class Streams:
     halter: Halter
     readers: dict[int, _Reader] = field(default_factory=dict)
     wanted: set[int] = field(default_factory=set)
-    """Maps that somebody waits for, or waited for, as a whole."""
+    """Maps that a caller waits for, or waited for, as a whole."""
 
     def moved(self, event: ev.ReaderMoved) -> None:
         """A reader went on: it wants items up to `limit`, and has done with those below `read`."""
@@ -55,7 +55,7 @@ class Streams:
                 self.run.commands.append(ev.ReleaseItems(node=node, below=self._below(node)))
 
     def needed(self, event: ev.ItemsNeeded) -> None:
-        """Somebody waits for an item of a map, or for all of it: the reader's pace must not hold that up."""
+        """Record that a caller waits for an item of a map, or for all of it: the reader's pace must not delay it."""
         if event.index is None:
             self.wanted.add(event.node)
         for reader in self.readers.values():
@@ -70,7 +70,7 @@ class Streams:
             self._apply()
 
     def closed(self) -> None:
-        """Nothing more is recorded: a map that its reader left, and nobody else needs, ends where it is."""
+        """Nothing more is recorded: a map that its reader left, and nothing else needs, ends where it is."""
         stages: dict[int, Stage] = {}
         for reader in self.readers.values():
             if self._is_alone(reader):
@@ -116,7 +116,7 @@ class Streams:
         return frozenset(found)
 
     def _is_alone(self, reader: _Reader) -> bool:
-        """Whether nobody but readers needs the items; one that is picked is held by itself."""
+        """Return whether only readers need the items; one that is picked is held by itself."""
         read = {node for each in self.readers.values() if not each.is_lifted for node in each.nodes}
         return not reader.is_lifted and all(
             kind is DepKind.PICK or (kind is DepKind.ITEMS and user in read)
@@ -135,7 +135,7 @@ class Streams:
         return max(picks, default=0)
 
     def _picked(self, node: int) -> int | None:
-        """The first item of a map that a task still needs by itself."""
+        """Return the first item of a map that a task still needs by itself."""
         book = self.run.books[node]
         book.users = [user for user in book.users if not self.run.books[user[0]].is_final]
         return min(

@@ -1,6 +1,6 @@
 """The durable books of one run: what the core commanded becomes records, and those are committed in groups.
 
-Everything here is done before anybody is told. Several drivers may use it one after the other (attempts of a flow).
+Everything here happens before it takes effect outside. Several drivers may use it one after the other (attempts of a flow).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Bookkeeper:
         self._add(self._writer.launch(launch, self._wall()))
 
     def begin_attempt(self) -> None:
-        """Node ids start anew; nodes keep their numbers by their keys."""
+        """Node ids start again; nodes keep their numbers by their keys."""
         with self._lock:
             self._numbers = {}
 
@@ -92,11 +92,11 @@ class Bookkeeper:
             self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
 
     def run_noted(self, body: Mapping[str, Any]) -> None:
-        """Something about the run that is no state."""
+        """A fact about the run that is not a state."""
         self._add(self._writer.change(None, body, self._wall()))
 
     def answered(self, request: Request, error: str) -> None:
-        """A request was acted on: that is durable before whoever asked is told."""
+        """Record that a request was carried out: durably, before it is answered."""
         with self._lock:
             answer = Answer(request=request.id, kind=request.kind, body=request.body, error=error)
             at = self._wall()
@@ -115,7 +115,7 @@ class Bookkeeper:
     # -- nodes ------------------------------------------------------------------------------------------
 
     def number(self, node: int) -> int:
-        """The number of a node in the history."""
+        """Return the number of a node in the history."""
         return self._numbers[node]
 
     def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> None:
@@ -183,7 +183,7 @@ class Bookkeeper:
         self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), self._wall()))
 
     def commanded(self, command: ev.Command, core: Core) -> None:
-        """Book a command of the core that is no report."""
+        """Record a command of the core that is not a report."""
         at = self._wall()
         if isinstance(command, ev.SubmitBatch):
             flight = core.flights.get(command.batch)
@@ -219,7 +219,7 @@ class Bookkeeper:
     # -- commits ----------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make everything durable that was booked so far; nothing is lost of it if that fails.
+        """Write everything that was recorded so far durably; nothing of it is lost if that fails.
 
         Raises
         ------
@@ -241,7 +241,7 @@ class Bookkeeper:
 
 
 def node_inputs(node: Node) -> str:
-    """A digest of a node's constant arguments; empty where that cannot be told."""
+    """Return a digest of a node's constant arguments; empty where that cannot be told."""
     program = node.program
     if program is None or node.is_builtin:
         return ""
@@ -254,7 +254,7 @@ def node_inputs(node: Node) -> str:
 
 
 def shown_options(options: TaskOptions) -> dict[str, Any]:
-    """Options that differ from the default, as JSON can show them."""
+    """Return options that differ from the default, as JSON can show them."""
     plain = TaskOptions(name=options.name)
     shown: dict[str, Any] = {}
     for each in fields(options):

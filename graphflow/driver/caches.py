@@ -22,7 +22,7 @@ logger = logging.getLogger("graphflow.cache")
 
 
 def storage_of(said: CacheDefaults, *, default: str, path: str = "") -> ResultStore:
-    """The store that a flow or task names, else the one that is configured, else the default folder.
+    """Return the store that a flow or task names, else the one that is configured, else the default folder.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Caches:
     token
         Sets this driver apart from others of the same run.
     refreshes
-        Whether results are made anew in this run, whatever tasks say.
+        Whether results are recomputed in this run, whatever the tasks' options.
     """
 
     def __init__(self, *, run_id: str, token: str, refreshes: bool = False) -> None:
@@ -65,7 +65,7 @@ class Caches:
         self._sites: dict[str, Site] = {}
 
     def order(self, program: Program) -> CacheOrder | None:
-        """Where a node's results are kept by their keys; None if they are not.
+        """Return where a node's results are kept by their keys; None if they are not.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class Caches:
         )
 
     def _site(self, store: ResultStore, folder: str) -> Site | None:
-        """Where this machine's processes settle who executes what, where the store is not on a disk; others hear of this driver."""
+        """Return where this machine's processes settle who executes what, where the store is not on a disk; others hear of this driver."""
         if not store.is_shared:
             return None
         site = self._sites.get(store.url)
@@ -124,7 +124,7 @@ class Caches:
             self._presences.popitem()[1].close()
 
     def _store(self, said: CacheDefaults) -> ResultStore:
-        """A store, tried before anything runs; one that others reach too once per process."""
+        """Return a store, tried before anything runs; one that others reach too once per process."""
         place = said.result_storage or ""
         store = self._stores.get(place)
         if store is None:

@@ -1,4 +1,4 @@
-"""Whether what a map is mapped over is what it was in the run's earlier launches; iterators are read anew in each."""
+"""Whether a map's inputs are the same as in the run's earlier launches; iterators are read again in each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Arrivals:
 
 
 def differing(before: bytes, now: bytes) -> Iterable[int]:
-    """The places where two digests that can both be told are not the same."""
+    """Return the places where two digests that can both be told are not the same."""
     if before == now or not before.strip(b"\0"):
         return ()
     untold = bytes(ITEM_NBYTES)

@@ -50,7 +50,7 @@ class Definition:
         return self.fn(*args, **kwargs)
 
     def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
-        """The name of a run; the default if `flow_run_name` raises."""
+        """Return the name of a run; the default if `flow_run_name` raises."""
         label = self.options.flow_run_name
         try:
             if isinstance(label, str):
@@ -62,7 +62,7 @@ class Definition:
         return f"{self.name}-{run_id[-6:].lower()}"
 
     def timed_out(self) -> FlowTimedOut:
-        """The error of a run whose time was up."""
+        """Return the error of a run whose time was up."""
         return FlowTimedOut(
             f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
         )

@@ -40,7 +40,7 @@ _BAD = FAILED_CODES | {Code.CANCELLED}
 
 
 def _is_tolerated(book: NodeBook, index: int) -> bool:
-    """Whether an item failed, and its map tolerates that."""
+    """Return whether an item failed, and its map tolerates that."""
     return index < len(book.states) and book.states[index] in OWN_FAILURES and book.tolerates
 
 
@@ -48,7 +48,7 @@ def _is_tolerated(book: NodeBook, index: int) -> bool:
 class Persistence:
     """Which values are written to where they outlive the run.
 
-    `store` is None where none are; `caches` has what is kept by keys; `epoch` is the number of the driver; `default` holds for tasks that say nothing themselves. With `compares`, what items are mapped over is noted, so that a later launch can
+    `store` is None where none are; `caches` has the caches; `epoch` is the number of the driver; `default` is for tasks that set none themselves. With `compares`, what items are mapped over is noted, so that a later launch can
     tell whether they are the same.
     """
 
@@ -69,7 +69,7 @@ class Persistence:
             self.caches.close()
 
     def keeps(self, program: Program) -> bool:
-        """Whether a task's values are written."""
+        """Return whether a task's values are written."""
         wanted = program.options.persist_result
         return self.store is not None and (self.default if wanted is None else wanted)
 
@@ -111,7 +111,7 @@ class Dispatcher:
         """Items taken from iterators and not ended yet, by (node, slot), then index."""
 
     def order(self, command: SubmitBatch) -> BatchOrder:
-        """The order for a command. O(nodes x dependencies + parts of the inputs)."""
+        """Return the order for a command. O(nodes x dependencies + parts of the inputs)."""
         inputs: list[Input] = []
         steps: list[StepOrder] = []
         places = {node: number for number, node in enumerate(command.nodes)}
@@ -241,7 +241,7 @@ class Dispatcher:
         keeps_places: bool = False,
         sees_failures: bool = False,
     ) -> Gathered:
-        """All items of a mapped node, in index order; skipped ones and tolerated failures drop out.
+        """Return all items of a mapped node, in index order; skipped ones and tolerated failures drop out.
 
         Where it failed beside its items, or lacks some, that failure comes after them.
         """

@@ -1,7 +1,7 @@
 """The driver: performs the core's commands on the backend, the history and the clock, and tells it what came back.
 
 It decides nothing. One thread handles all events of a run; with a backend that runs in the caller there is
-no such thread, and whoever waits does its work.
+no such thread, and waiting callers do its work.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Driver:
         self.is_finished = False
         self.outcome: ev.FinishRun | None = None
         self.failure: BaseException | None = None
-        """Set when the run cannot go on: the backend is gone, or the engine itself failed."""
+        """Set when the run cannot continue: the backend is gone, or the engine itself failed."""
         backend.start()
         batches = 0 if recovery is None else recovery.replay.batches
         self.core = Core(capacity=backend.capacity(), batches=batches)
@@ -128,7 +128,7 @@ class Driver:
         self._persistence = persistence
         self._has_warned = False
         self._outbox: list[ev.Command] = []
-        """Commands that tell somebody, until all that they tell of is durable."""
+        """Commands with effects outside, until everything they report is durable."""
         self._adopt = adopt
         self._subscribers: list[Callable[[RunEvent], None]] = []
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -144,7 +144,7 @@ class Driver:
         self._raised_after: dict[int, int] = {}
         """The items that the iterator of a node gave before it raised."""
         self.read_maps: set[int] = set()
-        """Maps that somebody iterates over while their iterators still give items."""
+        """Maps that are iterated over while their iterators still yield items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
         self._forecast_at = 0.0
         self._thread: threading.Thread | None = None
@@ -183,21 +183,21 @@ class Driver:
         self.backend.stop(self.run_id, hard=False)
 
     def resume(self) -> None:
-        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        """Resume after `pause`, and rerun what a `Pause` signal paused."""
         self.tell(ev.PauseRequested(is_paused=False))
         self.tell(ev.ResumeRequested())
 
     def pause(self) -> None:
-        """Send nothing more until `resume`; what is under way goes on."""
+        """Send nothing more until `resume`; running batches continue."""
         self.tell(ev.PauseRequested())
 
     def read(self, node: int, *, read: int, limit: int) -> None:
-        """Whoever iterates over a map has done with items below `read`, and wants those below `limit`."""
+        """Record that the reader of a map is done with items below `read`, and wants those below `limit`."""
         self.read_maps.add(node)
         self.tell(ev.ReaderMoved(node=node, read=read, limit=limit))
 
     def need(self, node: int, index: int | None) -> None:
-        """Somebody waits for an item of a map, or all of them: no reader's pace may hold that up."""
+        """Record that a caller waits for an item of a map, or all of them: no reader's pace may delay it."""
         if self.read_maps:
             self.tell(ev.ItemsNeeded(node=node, index=index))
 
@@ -242,7 +242,7 @@ class Driver:
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:
-        """The run cannot go on here: nothing more is written or sent."""
+        """The run cannot continue here: nothing more is written or sent."""
         self._inbox.put(lambda: self._fail(error))
 
     def _note(self, node: Node, change: Mapping[str, Any]) -> None:
@@ -285,7 +285,7 @@ class Driver:
         Raises
         ------
         BackendError
-            If the run cannot go on.
+            If the run cannot continue.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is None or threading.current_thread() is self._thread:
@@ -331,7 +331,7 @@ class Driver:
             self._turn()
 
     def when(self, ready: Callable[[], bool], callback: Callable[[], None]) -> None:
-        """Call back once `ready()` holds (or the run cannot go on); at once if it does already."""
+        """Call a function once `ready()` holds (or the run cannot continue); at once if it already does."""
         with self._changed:
             if not (ready() or self._is_over()):
                 self._waiters.append((ready, callback))
@@ -342,7 +342,7 @@ class Driver:
         return self.is_finished or self.failure is not None
 
     def interrupt(self, error: BaseException | None) -> None:
-        """Let whoever waits raise `error`; None takes that back. The run itself goes on."""
+        """Make waiting callers raise `error`; None revokes that. The run itself continues."""
         self._interruption = error
         self._inbox.put(None)
 
@@ -369,7 +369,7 @@ class Driver:
     def _turn(self, action: Callable[[], None] | None = None) -> bool:
         """Do what waits in the inbox, make it durable, and only then tell of it; False if there was nothing.
 
-        Nobody sees the books between a change and its commit: whoever looks holds the same lock.
+        The node books are not visible between a change and its commit: readers hold the same lock.
         """
         with self._changed:
             did = self._do_some(action)
@@ -385,7 +385,7 @@ class Driver:
         return did
 
     def _do_some(self, action: Callable[[], None] | None) -> bool:
-        """Do an action and what waits behind it, as much as fits into one commit; False if there was nothing."""
+        """Do an action and those queued after it, as many as fit into one commit; return False if there was none."""
         did = action is not None
         self._do(action)
         until = time.monotonic() + GROUP_SECONDS
@@ -400,7 +400,7 @@ class Driver:
         return self._check_timer() or did
 
     def _commit(self) -> None:
-        """Make durable what was booked; from then on it may be told."""
+        """Write what was recorded durably; from then on it may take effect."""
 
         def commit() -> None:
             self._outbox += self._turns.commit()
@@ -433,7 +433,7 @@ class Driver:
         self._handle(ev.TimerDue())
 
     def _notify(self) -> None:
-        """Wake whoever waits."""
+        """Wake waiting callers."""
         due: list[Callable[[], None]] = []
         with self._changed:
             waiters, self._waiters = self._waiters, []
@@ -660,7 +660,7 @@ class Driver:
 
     @property
     def settled(self) -> threading.Condition:
-        """Held while somebody looks at the books, so that all that is seen is durable."""
+        """Held while the node books are read, so that everything that is seen is durable."""
         return self._changed
 
     def code_of(self, node: int, index: int | None = None) -> Code:
@@ -698,7 +698,7 @@ class Driver:
         return self.joined((place.ref, (place.position,)) for place in places)
 
     def column(self, ref: Ref) -> list[Any]:
-        """The values of a column; the last ones that had to be restored are kept for whoever asks item by item."""
+        """Return the values of a column; the last restored ones are kept for access item by item."""
         if ref.kind == "gone":
             raise ValueUnavailable(GONE_TEXT)
         if ref.kind == "local":
@@ -753,7 +753,7 @@ class Driver:
             return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
 
     def close(self) -> None:
-        """Give up the run's part of the backend."""
+        """Close the run's part of the backend."""
         self.is_finished = True
         self._inbox.put(None)
         self._notify()

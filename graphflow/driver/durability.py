@@ -60,7 +60,7 @@ PACKAGES = ("graphflow", "dask", "distributed", "cloudpickle", "numpy", "pandas"
 def open_store(
     history: History, run_id: str, *, said: CacheDefaults = NO_DEFAULTS, known: str = ""
 ) -> ResultStore:
-    """Where the results of a run are: where its flow or the settings say, else a folder beside its history.
+    """Return where the results of a run are: where its flow or the settings say, else a folder beside its history.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ class Durability:
     # -- while it runs ----------------------------------------------------------------------------------
 
     def persistence(self, flow: Definition) -> Persistence:
-        """Which values are written, and where."""
+        """Return which values are written, and where."""
         return Persistence(
             store=self.store,
             epoch=self.journal.epoch,
@@ -279,7 +279,7 @@ class Durability:
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """A run of earlier, ready for another launch; `durability` is None where it has ended well and nothing is to be done."""
+    """An existing run, opened to be resumed; `durability` is None if it has completed and there is nothing to do."""
 
     header: RunHeader
     parameters: dict[str, Any]
@@ -296,7 +296,7 @@ def reopen(
     is_forced: bool = False,
     parameters: Mapping[str, Any] | None = None,
 ) -> Reopened:
-    """Take a run of earlier, with all that it has finished.
+    """Open an existing run, with everything it has finished.
 
     Parameters
     ----------
@@ -364,7 +364,7 @@ def reopen(
 
 
 def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
-    """All that is known of a run; of a flow that was tried again as a whole, of its last attempt."""
+    """Return all that is known of a run; of a flow that was tried again as a whole, of its last attempt."""
     replay = Replay(store=store)
     for entry in history.read(run_id):
         replay.add(entry)
@@ -372,7 +372,7 @@ def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
 
 
 def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
-    """Columns of values that are not there any more just as they were written."""
+    """Return columns of values that are not there any more just as they were written."""
     from graphflow.results.packs import packs
 
     stored = list(replay.stored())
@@ -389,7 +389,7 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
 
 
 def is_known(run_id: str) -> bool:
-    """Whether there is a run of just this id."""
+    """Return whether there is a run of just this id."""
     try:
         return open_history().find(run_id).id == run_id
     except RunNotFound:
@@ -426,7 +426,7 @@ def _parameters(
 
 
 def value_of_run(replay: Replay, store: ResultStore) -> Any:
-    """What the flow returned.
+    """Return what the flow returned.
 
     Raises
     ------

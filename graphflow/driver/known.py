@@ -57,7 +57,7 @@ class DriverRun:
     width
         Tells the width of a node that the driver does not know yet.
     idle_code
-        Tells the state of nodes while there is no driver.
+        Returns the state of nodes while there is no driver.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class DriverRun:
         return self._there().gathered(number)
 
     def column(self, ref: Ref) -> list[Any]:
-        """The values of a column; the last few are kept for whoever looks at one item after the other."""
+        """Return the values of a column; the last few are kept for access item by item."""
         known = self._columns.pop(id(ref), None)
         if known is None:
             known = ref, self._there().backend.fetch([ref])[0]
@@ -161,7 +161,7 @@ class DriverNode:
 
     @property
     def book(self) -> NodeBook | None:
-        """What the core keeps of it, None before it was told of it."""
+        """The core's book of it, None before the core knows it."""
         driver = self._run.driver
         return None if driver is None else driver.core.books.get(self._node.id)
 

@@ -1,4 +1,4 @@
-"""What runs anew because something before it does: outcomes of earlier launches that do not count any more.
+"""What runs again because something upstream does: outcomes of earlier launches that no longer count.
 
 They are taken back in the history too, before anything runs: else a driver that dies halfway would leave outcomes behind
 that look just as good as those that were made of the new inputs.
@@ -47,21 +47,21 @@ class Lineage:
         self._pasts[number] = past
 
     def taken_back(self) -> list[TakenBack]:
-        """What was taken back since this was asked last; of a node without items, no items."""
+        """Return what was taken back since this was asked last; of a node without items, no items."""
         taken, self._taken = self._taken, []
         return taken
 
     def children(self, number: int) -> Iterable[tuple[int, ReplayedNode]]:
-        """The nodes that stand in for items of a node: (item, node)."""
+        """Return the nodes that stand in for items of a node: (item, node)."""
         return ((index, self._nodes[child]) for index, child in self._children.get(number, ()))
 
     def take_back(self, number: int, indices: Sequence[int], *, is_changed: bool) -> None:
-        """Items run anew, and so does what depends on them. O(items + dependencies).
+        """Mark items to run again, and what depends on them. O(items + dependencies).
 
         Parameters
         ----------
         is_changed
-            Whether they may record other tasks than before; those that they recorded run anew then as well.
+            Whether they may record other tasks than before; those that they recorded run again then as well.
         """
         todo = [(number, indices, is_changed)]
         while todo:
@@ -84,7 +84,7 @@ class Lineage:
                         todo.append((child, ended_of(self._nodes[child]), True))
 
     def take_back_users(self, number: int) -> None:
-        """A node as a whole is not what it was (its width, say): whatever took all of it runs anew."""
+        """Mark a whole node as changed (in its width, for instance): what took all of it runs again."""
         for user, dep in self._users.get(number, ()):
             known = self._nodes[user]
             if DepKind[dep.kind] in (DepKind.GATHER, DepKind.VALUE, DepKind.ELEMENTS):
@@ -112,7 +112,7 @@ class Lineage:
 
 
 def ended_of(known: ReplayedNode, among: Sequence[int] | None = None) -> Sequence[int]:
-    """The items of a node that ended, of some of them or of all."""
+    """Return the items of a node that ended, of some of them or of all."""
     states = known.states
     if among is None:
         among = range(len(states))

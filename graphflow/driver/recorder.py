@@ -76,7 +76,7 @@ class RunRecorder(Recorder):
         self._pending: list[Node] = []
         self._driver: Driver | None = None
         self.opened: list[Driver] = []
-        """The driver once there is one, for whoever closes it after this recorder is gone."""
+        """The driver once there is one, for closing it after this recorder is gone."""
         self.graph = Graph(name=flow_name, status=self._status)
         self.view: Callable[[int, int | None], Any] | None = None
         self.returned: frozenset[int] = frozenset()
@@ -155,7 +155,7 @@ class RunRecorder(Recorder):
             return self._driver
 
     def _outside(self) -> Persistence:
-        """What calls outside flows keep: what is cached, and nothing else."""
+        """Return what calls outside flows keep: what is cached, and nothing else."""
         from graphflow.driver.caches import Caches
         from graphflow.driver.dispatch import Persistence
 
@@ -178,7 +178,7 @@ class RunRecorder(Recorder):
                     self._driver.resume()
 
     def give_up(self, error: GraphflowError) -> None:
-        """The run is not this process's any more, or cannot be written down: nothing of it goes on here."""
+        """The run no longer belongs to this process, or cannot be recorded: it does not continue here."""
         with self._lock:
             self._broken = error
             self.interrupt(error)
@@ -188,7 +188,7 @@ class RunRecorder(Recorder):
     def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
         """Start nothing more; what is recorded and did not begin ends Cancelled.
 
-        `hard` also stops what runs. Whoever waits for a future raises the interruption.
+        `hard` also stops running items. Callers that wait for a future raise the interruption.
         """
         with self._lock:
             self._stops = "hard" if hard or self._stops == "hard" else "soft"
@@ -198,7 +198,7 @@ class RunRecorder(Recorder):
                 self._driver.stop(hard=self._stops == "hard")
 
     def interrupt(self, error: BaseException | None) -> None:
-        """Let whoever waits for a future of this run raise `error`; None takes that back."""
+        """Make callers that wait for a future of this run raise `error`; None revokes that."""
         with self._lock:
             self._interruption = error
             if self._driver is not None:
@@ -224,7 +224,7 @@ class RunRecorder(Recorder):
         return next(self._ids)
 
     def node_named(self, name: str) -> Node:
-        """The node of a name.
+        """Return the node of a name.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class RunRecorder(Recorder):
             driver.record(pending)
 
     def adopt(self, fragment: Fragment, parent: Node, index: int) -> tuple[Sequence[Node], int]:
-        """Nodes of a fragment with ids and names of this run; called by the driver."""
+        """Return nodes of a fragment with ids and names of this run; called by the driver."""
         ids: dict[int, int] = {}
         adopted: list[Node] = []
         with self._lock:
@@ -288,7 +288,7 @@ class RunRecorder(Recorder):
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A bound method that does not keep its object alive: the driver's thread would, until the process ends."""
+    """Return a bound method that does not keep its object alive: the driver's thread would, until the process ends."""
     ref = weakref.WeakMethod(method)
 
     def call(*args: Any) -> Any:

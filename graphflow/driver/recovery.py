@@ -2,7 +2,7 @@
 
 The rules: a node is found by its key. Finished items are kept, also where their task's code changed (with one
 warning), unless what they are mapped over, or their constant arguments, changed. Failed and cancelled items run again.
-What depends on something that runs anew runs anew (`graphflow.driver.lineage`).
+What depends on something that runs again runs again too (`graphflow.driver.lineage`).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Recovery:
     selections
         What is to run again in any case.
     rerun_changed
-        Whether tasks whose code changed run anew, with all that depends on them.
+        Whether to rerun tasks whose code has changed, and what depends on them.
     is_forced
         Whether a flow whose calls differ from the earlier ones is taken all the same.
     """
@@ -102,7 +102,7 @@ class Recovery:
         self._warned: set[tuple[str, str]] = set()
 
     def _named(self, selection: Selection) -> str:
-        """The node that a selection means, once it is found to be there.
+        """Return the node that a selection means, once it is found to be there.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Recovery:
         return {key: known.entry.number for key, known in self._nodes.items()}
 
     def history_of(self, node: Node) -> NodeHistory:
-        """What is known of a node's items, without values that are lost."""
+        """Return what is known of a node's items, without values that are lost."""
         history = self.replay.history.node(self._nodes[node.key].number)
         if self._damaged:
             history.forget(lambda ref: (ref.path, ref.offset) in self._damaged)
@@ -145,7 +145,7 @@ class Recovery:
     # -- matching ---------------------------------------------------------------------------------------
 
     def past_of(self, node: Node, is_inner: bool) -> Past | None:
-        """What can be taken over of a node; None if there is nothing.
+        """Return what can be taken over of a node; None if there is nothing.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Recovery:
             )
 
     def _is_alike(self, node: Node, known: ReplayedNode) -> bool:
-        """Whether a node may be the one that was there before; warns where it may not."""
+        """Return whether a node may be the one that was there before; warns where it may not."""
         entry = known.entry
         deps = [(DepKind(dep.kind).name, self._keys.get(dep.upstream, ""), dep.index) for dep in node.deps]
         before = [
@@ -222,7 +222,7 @@ class Recovery:
             logger.warning("task %r %s", node.task_name, text)
 
     def changed(self, node: Node) -> Node:
-        """A node with the options and policies that were changed in an earlier launch, unless they do not fit it any more."""
+        """Return a node with the options and policies that were changed in an earlier launch, unless they do not fit it any more."""
         known = self._nodes.get(node.key)
         if known is None:
             return node
@@ -289,7 +289,7 @@ class Recovery:
         )
 
     def _tell_of_values(self, node: Node, states: bytearray, valued: bytearray) -> None:
-        """Say that values are made again: those that were not to be kept, and those that were lost."""
+        """Log that values are recomputed: those that were not to be stored, and those that were lost."""
         program = node.program
         if program is not None and program.options.persist_result is False:
             count = sum(map(states.count, (Code.COMPLETED, Code.CACHED)))
@@ -306,7 +306,7 @@ class Recovery:
             )
 
     def _unfinished(self, known: ReplayedNode) -> set[int]:
-        """Items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
+        """Return items in whose place tasks were recorded that have not all ended well: only the item can record them again."""
         return {
             index
             for index, child in self._lineage.children(known.number)
@@ -323,7 +323,7 @@ class Recovery:
         )
 
     def _info(self, known: ReplayedNode) -> ValueInfo | None:
-        """What the value is to a map; where a node stands in for it, what that node's value is."""
+        """Return what the value is to a map; where a node stands in for it, what that node's value is."""
         root = None if known.entry.is_mapped else known.aliases.get(0)
         if root is None:
             return known.info
@@ -334,7 +334,7 @@ class Recovery:
         return ValueInfo(kind="sized", type_name="list", length=length)
 
     def _changed(self, node: Node, known: ReplayedNode) -> Sequence[int]:
-        """Items that are to run again although they may have ended well: selected ones, and those whose input changed."""
+        """Return items that are to run again although they may have ended well: selected ones, and those whose input changed."""
         size = len(known.states)
         selection = self._selections.get(node.name)
         if selection is not None and selection.indices is None:
@@ -355,7 +355,7 @@ class Recovery:
                 attempts[index] += 1
 
     def _valued(self, known: ReplayedNode, states: bytearray) -> bytearray:
-        """Where a value is there, or none is needed."""
+        """Return where a value is there, or none is needed."""
         kept = bytearray(bytes([Past.NEVER_KEPT])) * len(states)
         history = self.replay.history.node(known.number)
         at = 0
@@ -377,7 +377,7 @@ class Recovery:
         return bytearray(valued.to_bytes(len(states)))
 
     def _compared(self, node: Node, known: ReplayedNode) -> Iterable[int]:
-        """Items that are mapped over something else than before."""
+        """Return items that are mapped over something else than before."""
         if not node.sources or any(source.length is None for source in node.sources):
             return ()
         width = min(len(known.states), *(source.length or 0 for source in node.sources))
@@ -389,7 +389,7 @@ class Recovery:
     ) -> None:
         """An iterator gave items again: they must be those that it gave before.
 
-        Where a list is mapped over beside it, an item that differs may be the list's: it runs anew.
+        If a list is zipped with it, an item that differs may be the list's: it runs again.
 
         Raises
         ------
@@ -419,7 +419,7 @@ class Recovery:
             self._lineage.take_back(known.number, ended, is_changed=True)
 
     def width_known(self, node: int, width: int | None) -> None:
-        """How many items a map has is known, or that it has none: where that differs, what took all of it runs anew."""
+        """Apply the known width of a map, or that it has none: if it differs, what took all of it runs again."""
         before = self._widths.pop(node, None)
         if before is not None and before != width:
             self._lineage.take_back_users(self._matched[node].number)

@@ -94,7 +94,7 @@ class RunRecord:
             recorder.stop(hard=True)
 
     def move(self, code: Code, *, error: BaseException | None = None) -> State:
-        """Move to a state, which is durable before anybody sees it.
+        """Move to a state, which is durable before it is visible.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class RunRecord:
                 self.move(Code.PAUSED)
 
     def resume(self) -> None:
-        """Go on after `pause`, and run again what a `Pause` signal parked."""
+        """Resume after `pause`, and rerun what a `Pause` signal paused."""
         with self.moving:
             if self.recorder is not None:
                 if self._is_paused:

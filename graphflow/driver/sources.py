@@ -1,4 +1,4 @@
-"""Users' iterators: pulled as far as they are asked for, on a thread of their own, so that a slow one holds nobody up."""
+"""Users' iterators: read on demand, on their own thread, so that a slow one blocks nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _check(value: Any) -> None:
 
 
 def _failure(error: BaseException) -> Exception:
-    """What an iterator raised, as the failure of its map: no `SystemExit` of it ends the program."""
+    """Return what an iterator raised, as the failure of its map: no `SystemExit` of it ends the program."""
     if isinstance(error, Exception):
         return error
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -48,7 +48,7 @@ def _failure(error: BaseException) -> Exception:
 
 
 def close_source(iterator: Any) -> None:
-    """Let a generator clean up; any other iterator is its owner's to close."""
+    """Close a generator; any other iterator is closed by its owner."""
     if isinstance(iterator, types.GeneratorType):
         try:
             iterator.close()
@@ -73,7 +73,7 @@ class _Stepped(Iterator[Any]):
             raise StopIteration from None
 
     def close(self) -> None:
-        """Let an async generator clean up, and end the loop."""
+        """Close an async generator, and end the loop."""
         try:
             if isinstance(self._source, types.AsyncGeneratorType):
                 self._loop.run_until_complete(self._source.aclose())
@@ -84,7 +84,7 @@ class _Stepped(Iterator[Any]):
 
 
 def pull_here(iterator: Iterator[Any], count: int) -> Pulled:
-    """Take up to `count` items in this thread, for as long as that is quick; at least one."""
+    """Read up to `count` items in this thread, for as long as that is quick; at least one."""
     values: list[Any] = []
     until = time.monotonic() + PULL_SECONDS
     try:

@@ -82,7 +82,7 @@ class Turns:
         )
 
     def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> Mapping[int, Past]:
-        """Book nodes that were recorded; gives what earlier launches of the run left of them.
+        """Add recorded nodes; return what earlier launches of the run left of them.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class Turns:
         return pasts
 
     def renewed(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """The nodes with what was changed of them while an earlier launch of the run went on."""
+        """Return the nodes with what was changed of them while an earlier launch of the run went on."""
         recovery = self._recovery
         return nodes if recovery is None else [recovery.changed(node) for node in nodes]
 
@@ -121,7 +121,7 @@ class Turns:
             self._take_back()
 
     def _take_back(self) -> None:
-        """What ended before and runs anew is so in the history too, before anything of it runs."""
+        """Items that ended before and run again are recorded as such before any of them runs."""
         if self._recovery is not None and self._books is not None:
             for number, indices in self._recovery.taken_back():
                 self._books.taken_back(number, indices)
@@ -161,7 +161,7 @@ class Turns:
             books.commanded(command, self._core)
 
     def commit(self) -> list[ev.Command]:
-        """Make durable what was booked; gives the commands that may be performed now, in order.
+        """Write what was recorded durably; return the commands that may be performed now, in order.
 
         Raises
         ------

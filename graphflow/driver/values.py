@@ -22,7 +22,7 @@ __all__ = [
 
 
 def outcome_of(driver: Driver, node: Node, index: int | None) -> tuple[Any, BaseException | None]:
-    """What became of a node, or of one of its items, that ended: (value, None) or (None, exception).
+    """Return what became of a node, or of one of its items, that ended: (value, None) or (None, exception).
 
     What was skipped has the value None; of a whole map, skipped items drop out.
     """
@@ -52,7 +52,7 @@ def _exception_of(driver: Driver, node: Node, index: int | None) -> BaseExceptio
 
 
 def node_exception(driver: Driver, node: Node) -> BaseException:
-    """The exception of a failed node: its own, or a `MapFailed` group for failed items."""
+    """Return the exception of a failed node: its own, or a `MapFailed` group for failed items."""
     error = node_failure(driver.known, driver.known.known(node.id))
     return error if error is not None else driver.exception_of(node.id, None)
 
@@ -72,7 +72,7 @@ def unhandled_exception(driver: Driver, outcome: FinishRun) -> BaseException:
 
 
 def value_of(driver: Driver, node: Node, index: int | None) -> Any:
-    """The value of a node (the list of its items where it is mapped) or of one item; all ended well."""
+    """Return the value of a node (the list of its items where it is mapped) or of one item; all ended well."""
     if not node.is_mapped or index is not None:
         place = driver.history.node(node.id).place(index or 0)
         if place is None:

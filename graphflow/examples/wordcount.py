@@ -21,12 +21,12 @@ _NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
 
 
 def standard_library() -> str:
-    """The folder of the standard library's sources."""
+    """Return the folder of the standard library's sources."""
     return sysconfig.get_path("stdlib")
 
 
 def find_sources(folder: str, limit: int | None = None) -> list[str]:
-    """The Python files below a folder, sorted, without installed packages."""
+    """Return the Python files below a folder, sorted, without installed packages."""
     paths: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name not in _NOT_THE_LIBRARY]
@@ -35,31 +35,31 @@ def find_sources(folder: str, limit: int | None = None) -> list[str]:
 
 
 def words_of(text: str) -> Counter[str]:
-    """How often each word occurs, whatever its case."""
+    """Return how often each word occurs, whatever its case."""
     return Counter(_WORD.findall(text.lower()))
 
 
 @task
 def list_files(folder: str, limit: int | None) -> list[str]:
-    """The files to read: how many there are is known only when this has run."""
+    """Return the files to read: how many there are is known only when this has run."""
     return find_sources(folder, limit)
 
 
 @task(retries=2, retry_delay_seconds=1)
 def read(path: str) -> str:
-    """The text of a file; what is not UTF-8 becomes replacement characters."""
+    """Return the text of a file; what is not UTF-8 becomes replacement characters."""
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 @task
 def count_words(text: str) -> Counter[str]:
-    """The words of one file."""
+    """Return the words of one file."""
     return words_of(text)
 
 
 @task
 def merge(counts: Sequence[Counter[str]]) -> Counter[str]:
-    """The words of all files."""
+    """Return the words of all files."""
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
@@ -74,7 +74,7 @@ def word_count(folder: str, limit: int | None = None) -> Counter[str]:
 
 
 def count_plainly(folder: str, limit: int | None = None) -> Counter[str]:
-    """The same answer by a plain loop, to check against."""
+    """Return the same answer by a plain loop, to check against."""
     total: Counter[str] = Counter()
     for path in find_sources(folder, limit):
         total.update(words_of(Path(path).read_text(encoding="utf-8", errors="replace")))

@@ -127,7 +127,7 @@ class FlowContext:
 
 
 def task_context() -> TaskContext:
-    """The context of the task that runs here.
+    """Return the context of the task that runs here.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def task_context() -> TaskContext:
 
 
 def flow_context() -> FlowContext:
-    """The context of the flow whose body runs here.
+    """Return the context of the flow whose body runs here.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def flow_context() -> FlowContext:
 
 
 def get_run_logger() -> RunLogger:
-    """The logger of the task, or else of the flow, that runs here.
+    """Return the logger of the task, or else of the flow, that runs here.
 
     Raises
     ------

@@ -52,7 +52,7 @@ class Fold:
         self._combine = combine
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
-        """One result per value: `Folded` for the first of each run of neighbours, `ABSORBED` for the others."""
+        """Return one result per value: `Folded` for the first of each run of neighbours, `ABSORBED` for the others."""
         indices = task_context().map_indices or range(len(values))
         results: list[Any] = [ABSORBED] * len(values)
         combine = self._combine
@@ -79,7 +79,7 @@ class Combine:
         self._initial = initial
 
     def __call__(self, parts: Sequence[Any]) -> Any:
-        """The value of the reduce.
+        """Return the value of the reduce.
 
         Raises
         ------

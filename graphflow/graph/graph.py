@@ -200,7 +200,7 @@ class Graph:
         return graph
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The graph as one JSON document: `{"schema", "name", "nodes": [...], "edges": [...]}`."""
+        """Return the graph as one JSON document: `{"schema", "name", "nodes": [...], "edges": [...]}`."""
         nodes, edges = [], []
         for node in self:
             state, width, counts = self.status(node.id)
@@ -232,7 +232,7 @@ class Graph:
         return json.dumps(document, indent=indent)
 
     def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart."""
+        """Return the graph as a Mermaid flowchart."""
         lines = ["flowchart TD"]
         for node in self:
             text = _escape(self._label(node))
@@ -245,7 +245,7 @@ class Graph:
         return "\n".join(lines)
 
     def to_dot(self) -> str:
-        """The graph in Graphviz's DOT language."""
+        """Return the graph in Graphviz's DOT language."""
         lines = [f"digraph {_quote(self.name)} {{"]
         for node in self:
             shape = "box3d" if node.is_mapped else "box"
@@ -259,7 +259,7 @@ class Graph:
         return "\n".join([*lines, "}"])
 
     def to_text(self) -> str:
-        """The graph as text: one line per node, in an order that its dependencies allow."""
+        """Return the graph as text: one line per node, in an order that its dependencies allow."""
         lines = []
         for node in self:
             state, _, _ = self.status(node.id)

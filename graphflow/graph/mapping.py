@@ -102,7 +102,7 @@ class SkippedInput:
 
 
 class _Dropped:
-    """In place of a value that nobody needs any more."""
+    """In place of a value that is no longer needed."""
 
     def __repr__(self) -> str:
         return "<dropped>"
@@ -118,7 +118,7 @@ _TEXTS = frozenset({str, bytes})
 
 
 def is_small(value: Any) -> bool:
-    """Whether a value is worth keeping to look at: numbers, short texts and arrays, and a few of them together."""
+    """Return whether a value is worth keeping to look at: numbers, short texts and arrays, and a few of them together."""
     kind = type(value)
     if kind in _NUMBERS:
         return True
@@ -135,7 +135,7 @@ def is_small(value: Any) -> bool:
 
 
 def is_small_text(value: Any) -> bool:
-    """Whether a value is a text of at most 64 characters."""
+    """Return whether a value is a text of at most 64 characters."""
     return type(value) in _TEXTS and len(value) <= 64
 
 
@@ -143,7 +143,7 @@ class PartialList(list[Any]):
     """A list in which some elements may be `FailedInput`: each lane of a map over it meets its own."""
 
     def first_failure(self) -> FailedInput | None:
-        """The first failure among the elements."""
+        """Return the first failure among the elements."""
         return next((each for each in self if type(each) is FailedInput), None)
 
 
@@ -197,7 +197,7 @@ def _is_model(value: Any) -> bool:
 
 
 def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
-    """What a value is to a map."""
+    """Return what a value is to a map."""
     if isinstance(value, _CONSTANTS):
         return "constant"
     if isinstance(value, _SEQUENCES):
@@ -222,7 +222,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
 
 
 def refusal(value: Any) -> str:
-    """Why a value is not mapped, and what to do."""
+    """Return why a value is not mapped, and what to do."""
     kind = type(value).__name__
     if _is_frame(value):
         return f"{with_article(kind)} cannot be mapped: columns or rows? Use rows(...) for its rows"
@@ -237,7 +237,7 @@ def refusal(value: Any) -> str:
 
 
 def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueInfo]:
-    """A task's value, and what it is to a map downstream; the latter travels, so that the value can stay where it is.
+    """Return a task's value, and what it is to a map downstream; the latter travels, so that the value can stay where it is.
 
     An iterator that something maps over becomes a list.
     """
@@ -263,7 +263,7 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
 
 
 def snapshot(value: Any) -> Any:
-    """A sized input, safe from later changes by its owner, that `slice_of` can take pieces from."""
+    """Return a sized input, safe from later changes by its owner, that `slice_of` can take pieces from."""
     if type(value) in (tuple, range) or isinstance(value, ProductSequence):
         return value
     if isinstance(value, list):
@@ -276,12 +276,12 @@ def snapshot(value: Any) -> Any:
 
 
 def iterator_of(value: Any) -> Any:
-    """The iterator behind something that can be iterated over, an async one where it is that."""
+    """Return the iterator behind something that can be iterated over, an async one where it is that."""
     return value.__aiter__() if hasattr(type(value), "__aiter__") else iter(value)
 
 
 def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
-    """Elements `lo` to `hi` of a snapshot."""
+    """Return elements `lo` to `hi` of a snapshot."""
     if isinstance(values, list | tuple | range | ProductSequence) or _is_array(values):
         piece: Sequence[Any] = values[lo:hi]
         return piece
@@ -289,12 +289,12 @@ def slice_of(values: Any, lo: int, hi: int) -> Sequence[Any]:
 
 
 def is_indexed(value: Any) -> bool:
-    """Whether `elements_of` can take pieces from it as it is; of other sized values, a snapshot is made first."""
+    """Return whether `elements_of` can take pieces from it as it is; of other sized values, a snapshot is made first."""
     return isinstance(value, list | tuple | range | ProductSequence) or _is_series(value) or _is_array(value)
 
 
 def elements_of(values: Any, places: Sequence[int]) -> Sequence[Any]:
-    """Elements of a sized input: part of an array as an array of its own, all else as a list. O(elements taken)."""
+    """Return elements of a sized input: part of an array as an array of its own, all else as a list. O(elements taken)."""
     part: Any
     if isinstance(places, range) and places.step == 1:
         if _is_series(values):
@@ -326,7 +326,7 @@ def element_nbytes(values: Any) -> int:
 
 
 def _own_nbytes(value: Any) -> int | None:
-    """What a value says that it weighs; what a user's own object does when it is asked is its own affair."""
+    """Return what a value says that it weighs; what a user's own object does when it is asked is its own affair."""
     if not hasattr(type(value), "nbytes"):
         return None
     try:
@@ -358,7 +358,7 @@ def _nbytes(value: Any) -> int:
 
 
 def item_pairs(value: Any) -> list[Any]:
-    """The pairs of a mapping, or the elements of a set, sorted where they can be."""
+    """Return the pairs of a mapping, or the elements of a set, sorted where they can be."""
     if isinstance(value, Mapping):
         return list(value.items())
     if isinstance(value, Set):
@@ -372,7 +372,7 @@ def item_pairs(value: Any) -> list[Any]:
 
 
 def table_rows(value: Any) -> list[dict[str, Any]]:
-    """The rows of a DataFrame as dicts by column name, in order."""
+    """Return the rows of a DataFrame as dicts by column name, in order."""
     if not _is_frame(value):
         raise MapTypeError(f"rows(...) takes a DataFrame, not {with_article(type(value).__name__)}")
     to_dict = getattr(value, "to_dicts", None)
@@ -381,7 +381,7 @@ def table_rows(value: Any) -> list[dict[str, Any]]:
 
 
 def flattened(value: Any) -> list[Any]:
-    """One level of nesting less; elements that failed upstream stay as they are."""
+    """Return one level of nesting less; elements that failed upstream stay as they are."""
     result = PartialList()
     for each in value:
         if type(each) is FailedInput:
@@ -396,7 +396,7 @@ def flattened(value: Any) -> list[Any]:
 
 
 def compressed(values: Any, flags: Any) -> list[Any]:
-    """The values whose flag is true; elements that failed upstream stay as they are."""
+    """Return the values whose flag is true; elements that failed upstream stay as they are."""
     result = PartialList()
     for value, flag in zip(values, flags, strict=True):
         if type(value) is FailedInput:
@@ -411,7 +411,7 @@ def compressed(values: Any, flags: Any) -> list[Any]:
 
 
 def product_of(*pools: Any, **named: Any) -> ProductSequence:
-    """The product of pools that are sized, by place or by name."""
+    """Return the product of pools that are sized, by place or by name."""
     for name, pool in [*((f"argument {i}", pool) for i, pool in enumerate(pools)), *named.items()]:
         if classify(pool) == "refused":
             raise MapTypeError(f"product(...): {name}: {refusal(pool)}")
@@ -424,10 +424,10 @@ def product_of(*pools: Any, **named: Any) -> ProductSequence:
 
 
 def identity(value: T) -> T:
-    """The value itself."""
+    """Return the value itself."""
     return value
 
 
 def collected(value: Sequence[Any]) -> PartialList:
-    """A list of what may have failed, for a map over it."""
+    """Return a list of what may have failed, for a map over it."""
     return PartialList(each for each in value if type(each) is not SkippedInput)

@@ -306,7 +306,7 @@ class Recorder:
     def inside(
         self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS
     ) -> Iterator[str]:
-        """Nodes recorded in this context belong to a flow that is called here; gives its path.
+        """Record nodes in this context under a flow that is called here; yield its path.
 
         The path is `outer/inner`, with a number from the second call on.
         """

@@ -1,4 +1,4 @@
-"""Writing runs down anew in a catalog that has lost them, from their own files; and sweeping what nobody finished."""
+"""Restoring runs in a catalog that has lost them, from their own files; and removing abandoned folders."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from graphflow.model.records import RunHeader
 __all__ = ["adopt", "sweep"]
 
 LEFT_SECONDS = 3600.0
-"""How old a folder that was being made or removed must be to be nobody's."""
+"""The age after which a folder that was being created or removed counts as abandoned."""
 _LEFTOVERS = (".new-*", ".unborn-*", ".removed-*")
 
 
 def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list[str]]:
-    """Write down all runs that the catalog of a place does not know; a catalog that is gone is made anew.
+    """Add all runs that are missing from a folder's catalog; a missing catalog is created.
 
     Gives the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
     that has not ended is listed as crashed. A catalog that is damaged has to be moved away before.

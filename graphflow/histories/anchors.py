@@ -1,7 +1,7 @@
-"""A few bytes beside a run's database that say how far it went: a lost end is noticed.
+"""A few bytes beside a run's database that record its last commit, so that a lost end is noticed.
 
 A write-ahead log ends at its first damaged page, and SQLite takes that for its end. The anchor is written after
-each commit, into two slots by turns, and never synced: after a power cut it may be behind, which is no harm.
+each commit, into two slots by turns, and never synced: after a power cut it may be behind, which is harmless.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Anchor:
         self._seal = seal
 
     def write(self, seq: int, head: bytes) -> None:
-        """Say that this commit is there; a failure is no harm, as an anchor may be behind."""
+        """Record that this commit exists; a failure is harmless, as an anchor may be behind."""
         slot = _SLOT.pack(_MAGIC, seq, head, self._seal.anchor(seq, head))
         with suppress(OSError):
             os.pwrite(self._descriptor, slot, (seq & 1) * _SLOT.size)
@@ -50,7 +50,7 @@ class Anchor:
 
 
 def anchor_bytes(folder: Path) -> bytes | None:
-    """The file as it is now; None where there is none."""
+    """Return the file as it is now; None where there is none."""
     try:
         with open(folder / NAME, "rb") as file:
             return file.read(2 * _SLOT.size + 1)
@@ -61,7 +61,7 @@ def anchor_bytes(folder: Path) -> bytes | None:
 
 
 def read_anchor(content: bytes | None, seal: Seal) -> tuple[tuple[int, bytes] | None, bool]:
-    """The newest commit that an anchor tells of, if any, and whether the file is as it was written."""
+    """Return the newest commit that an anchor tells of, if any, and whether the file is as it was written."""
     if content is None:
         return None, False
     best: tuple[int, bytes] | None = None

@@ -51,7 +51,7 @@ class Catalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write all of what is done inside, or nothing; nobody else writes meanwhile."""
+        """Run a transaction: everything in this context is written, or nothing; no other process writes meanwhile."""
         with self._lock, self._database.transaction():
             yield
 
@@ -129,7 +129,7 @@ class Catalog:
         self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
 
     def note_state(self, header: RunHeader, before: str) -> None:
-        """A run whose driver is gone is in this state, if nobody has written another one since."""
+        """The state of a run whose driver is gone, if no other one was written since."""
         self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
@@ -144,7 +144,7 @@ class Catalog:
     # -- leases --------------------------------------------------------------------------------------------
 
     def grant(self, claim: Claim) -> None:
-        """Let a holder drive a run, instead of whoever did."""
+        """Grant a run to a holder, replacing the previous one."""
         holder = claim.holder
         self._execute(schema.DELETE_LEASE, claim.run_id)
         self._execute(
@@ -274,7 +274,7 @@ def _row(
 
 
 def _create(path: Path) -> None:
-    """Make the catalog; of several processes that do so at once one wins, and nobody sees it half made."""
+    """Create the catalog; of several concurrent processes one wins, and it is never visible incomplete."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         build(temporary, schema.CATALOG, schema.CATALOG_PRAGMAS)

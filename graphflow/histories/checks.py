@@ -14,13 +14,13 @@ __all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain",
 _NUMBERS = struct.Struct("<qqqq")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.\-]{0,127}")
 GONE = "the driver of this run ended before it acted on the request"
-"""The answer to requests that nobody will answer any more."""
+"""The answer to requests that no driver will answer any more."""
 
 FAILED_TYPES = frozenset({StateType.FAILED, StateType.CRASHED})
 
 
 def check_id(run_id: str) -> str:
-    """A run's id as it was given.
+    """Return a run's id as it was given.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def check_id(run_id: str) -> str:
 
 
 def state_code(state: str) -> Code:
-    """The code of a state's name.
+    """Return the code of a state's name.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def state_code(state: str) -> Code:
 
 
 def is_final(state: str) -> bool:
-    """Whether a run in this state has ended."""
+    """Return whether a run in this state has ended."""
     try:
         return Code.by_name(state) in FINAL_CODES
     except KeyError:
@@ -58,7 +58,7 @@ def is_final(state: str) -> bool:
 
 
 def is_failed(header: RunHeader) -> bool:
-    """Whether a run ended badly."""
+    """Return whether a run ended badly."""
     try:
         return Code.by_name(header.state).type in FAILED_TYPES
     except KeyError:
@@ -66,12 +66,12 @@ def is_failed(header: RunHeader) -> bool:
 
 
 def started_at(state: str, at: float) -> float | None:
-    """The moment, if this is a state in which a run has begun."""
+    """Return the moment, if this is a state in which a run has begun."""
     return at if Code.by_name(state).type is StateType.RUNNING else None
 
 
 def plain(record: Record) -> Record:
-    """A record as it will be read back, of plain types.
+    """Return a record as it will be read back, of plain types.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""SQLite files: opening them, waiting for their locks, and errors that say which file, what is wrong and what to do."""
+"""SQLite files: opening them, waiting for their locks, and errors with the file, the problem and what to do."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Database:
     HistoryError
         If it cannot be opened.
     HistoryDamaged
-        If it is no database.
+        If it is not a database.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class Database:
             return self._patiently(connection, statement, values)
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows that a statement gives."""
+        """Return all rows that a statement gives."""
         with self.guard("read"):
             return self.execute(statement, values).fetchall()
 
     def row(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        """The first row that a statement gives."""
+        """Return the first row that a statement gives."""
         rows = self.rows(statement, values)
         return rows[0] if rows else None
 
@@ -212,7 +212,7 @@ def _code(error: BaseException) -> int:
 
 
 def translated(error: BaseException, path: Path, what: str) -> HistoryError:
-    """What an error of SQLite means."""
+    """Return what an error of SQLite means."""
     code, name = _code(error), getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code in _BUSY:
         return HistoryLocked(
@@ -288,7 +288,7 @@ def _check_version(database: Database, kind: Schema) -> None:
 def build(
     path: Path, kind: Schema, pragmas: Sequence[str], *, fill: Sequence[tuple[str, Sequence[Any]]] = ()
 ) -> None:
-    """Make a new file with the tables of a schema and a few rows; it must not be there.
+    """Create a new file with the tables of a schema and a few rows; it must not exist.
 
     Raises
     ------

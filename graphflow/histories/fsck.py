@@ -14,7 +14,7 @@ __all__ = ["check_run"]
 
 
 def check_run(folder: Path, seal: Seal, *, run_id: str, header: RunHeader | None) -> list[str]:
-    """All that is wrong with a run's folder, compared with what the catalog says of it."""
+    """Return all that is wrong with a run's folder, compared with what the catalog says of it."""
     wrong: list[str] = []
     if header is None:
         wrong.append(f"run {run_id} in folder {folder} is missing from the catalog; its row can be restored")

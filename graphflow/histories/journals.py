@@ -115,7 +115,7 @@ class SqliteJournal:
         failpoint("lease.renew.after")
 
     def requests(self) -> list[Request]:
-        """What is asked and not answered yet; a few microseconds where nobody wrote to the catalog."""
+        """Return the unanswered requests; takes a few microseconds if the catalog was not written to."""
         self._check()
         # Somebody who has the catalog locked may be at it for long: then there is nothing new yet.
         with suppress(HistoryLocked):
@@ -126,7 +126,7 @@ class SqliteJournal:
         return list(self._waiting)
 
     def answer(self, request: int, error: str = "") -> None:
-        """Say what became of a request; only the first answer counts."""
+        """Answer a request; only the first answer counts."""
         self._check()
         failpoint("request.answer.before")
         self._catalog.answer(request, self._run_id, self._epoch, error, at=self._clock.wall())
@@ -157,7 +157,7 @@ class SqliteJournal:
             self._lock.release()
 
     def abandon(self) -> None:
-        """Let everything go and give nothing back, as when this process is killed; for tests."""
+        """Close everything without releasing the lease, as when this process is killed; for tests."""
         if not self._is_closed:
             self._is_closed = True
             self._writer.strand()
@@ -166,7 +166,7 @@ class SqliteJournal:
             self._lock.release()
 
     def _publish(self) -> None:
-        """Tell the catalog of the run's state; the commit is durable whatever becomes of this."""
+        """Write the run's state to the catalog; the commit is durable even if this fails."""
         if self._unpublished is None:
             return
         state, at = self._unpublished

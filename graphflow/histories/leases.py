@@ -1,6 +1,6 @@
 """Who drives a run: claims that run out, and locks that end with their holder.
 
-On one machine a claim runs out by the steady clock, which nobody can set, and a lock on a file says at once when its
+On one machine a claim expires by the steady clock, which cannot be set, and a lock on a file shows at once when its
 holder died. For other machines there is the wall clock. A holder that was stopped and taken over from is told by
 the number of its claim (its epoch), which every commit is guarded by.
 """
@@ -29,11 +29,11 @@ class SystemClock:
     """The clocks of this machine."""
 
     def wall(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return time.time()
 
     def steady(self) -> float:
-        """Seconds since some moment of this boot."""
+        """Return seconds since some moment of this boot."""
         return time.monotonic()
 
 
@@ -46,20 +46,20 @@ class Holder:
     boot_id: str
 
     def is_beside(self, other: Holder) -> bool:
-        """Whether both run on one kernel, so that they share its steady clock and its locks."""
+        """Return whether both run on one kernel, so that they share its steady clock and its locks."""
         if self.boot_id and other.boot_id:
             return self.boot_id == other.boot_id
         return self.host == other.host
 
     def outlived_boot_of(self, other: Holder) -> bool:
-        """Whether the other ran before this machine was started again."""
+        """Return whether the other ran before this machine was started again."""
         return bool(
             self.host == other.host and self.boot_id and other.boot_id and self.boot_id != other.boot_id
         )
 
 
 def this_process() -> Holder:
-    """The holder that this process is."""
+    """Return the holder that this process is."""
     return Holder(socket.gethostname(), os.getpid(), boot_id())
 
 
@@ -74,7 +74,7 @@ class Claim:
     wall_until: float
 
     def is_alive(self, me: Holder, clock: Clock, *, has_lock: bool) -> bool:
-        """Whether the holder may still drive; `has_lock` is only believed of a holder on the same machine."""
+        """Return whether the holder may still drive; `has_lock` is only believed of a holder on the same machine."""
         if me.outlived_boot_of(self.holder):
             return False
         if me.is_beside(self.holder):
@@ -82,14 +82,14 @@ class Claim:
         return clock.wall() < self.wall_until
 
     def lease(self, me: Holder, clock: Clock) -> Lease:
-        """The same, for people."""
+        """Return the same, for people."""
         until = self.wall_until
         if me.is_beside(self.holder):
             until = clock.wall() + (self.steady_until - clock.steady())
         return Lease(epoch=self.epoch, host=self.holder.host, pid=self.holder.pid, until=until)
 
     def held(self, me: Holder, clock: Clock, what: str) -> LeaseHeld:
-        """The error of somebody else who wants the run."""
+        """Return the error for another process that wants the run."""
         lease = self.lease(me, clock)
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.until))
         return LeaseHeld(
@@ -103,7 +103,7 @@ class Claim:
 
 
 def claim_of(run_id: str, epoch: int, holder: Holder, clock: Clock, seconds: float) -> Claim:
-    """A claim from now on, by both clocks."""
+    """Return a claim from now on, by both clocks."""
     return Claim(
         run_id=run_id,
         epoch=epoch,
@@ -130,7 +130,7 @@ class DriverLock:
     """A lock that the system takes back when its holder dies, however it dies.
 
     Each holder makes a new file and puts it in the place of the one before: a stopped predecessor keeps the lock
-    of a file that nobody looks at any more.
+    of a file that is no longer used.
 
     Raises
     ------
@@ -165,12 +165,12 @@ class DriverLock:
             raise HistoryError(f"the lock file {self.path} cannot be created: {error.strerror}") from error
 
     def release(self) -> None:
-        """Let it go; calling it again does nothing."""
+        """Release it; calling it again does nothing."""
         self.strand()
         _held.discard(self)
 
     def discard(self) -> None:
-        """Let it go before it was published."""
+        """Release it before it was published."""
         self.release()
         with suppress(OSError):
             self._temporary.unlink()
@@ -183,7 +183,7 @@ class DriverLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a living process of this machine holds a run's lock."""
+    """Return whether a living process of this machine holds a run's lock."""
     import fcntl
 
     try:

@@ -12,7 +12,7 @@ __all__ = ["open_history"]
 
 
 def open_history(folder: Path | str | None = None) -> History:
-    """The histories of a folder, or those that `GRAPHFLOW_HISTORY` and `GRAPHFLOW_HOME` name.
+    """Return the histories of a folder, or those that `GRAPHFLOW_HISTORY` and `GRAPHFLOW_HOME` name.
 
     Histories in memory are the same ones in all of a process. SQLite is loaded here, not before.
 

@@ -59,7 +59,7 @@ class RunReader:
         self.database.close()
 
     def genesis(self) -> bytes:
-        """What the first commit must follow."""
+        """Return what the first commit must follow."""
         return self._seal.genesis(self.row.name, self.row.flow_name, self.row.created)
 
     def check_end(self) -> None:
@@ -84,7 +84,7 @@ class RunReader:
         kinds: Collection[int] = (),
         node: int | None = None,
     ) -> Iterator[Entry]:
-        """Records of commits after a number; see `History.read`.
+        """Yield records of commits after a number; see `History.read`.
 
         The headers of all records are verified, and the bodies of those that are given: a filter hides no damage
         that would change what passes it.
@@ -117,13 +117,13 @@ class RunReader:
             raise self.damaged(f"its commits do not lead to its head, {upto}")
 
     def last_time(self) -> float:
-        """When the last commit was made; as it is written, not verified."""
+        """Return when the last commit was made; as it is written, not verified."""
         if self.row.seq == 0:
             return self.row.created
         return float(self._commits(self.row.seq - 1, self.row.seq)[0][2])
 
     def last_state(self) -> tuple[str, float] | None:
-        """The state that was written last, and when; None where none was."""
+        """Return the state that was written last, and when; None where none was."""
         found = self.database.row(schema.READ_LAST_STATE, (self.row.seq,))
         if found is None:
             return None
@@ -133,7 +133,7 @@ class RunReader:
         return found[2], found[1]
 
     def faults(self) -> list[str]:
-        """All that is wrong with this file and its anchor; goes on after the first."""
+        """Yield all problems of this file and its anchor; continue after the first."""
         wrong: list[str] = []
         with self.database.transaction(writes=False):
             # All looks see the same moment, though the run may go on.
@@ -154,7 +154,7 @@ class RunReader:
         ]
 
     def damaged(self, what: str) -> HistoryDamaged:
-        """The error for something that is wrong with this file."""
+        """Return the error for something that is wrong with this file."""
         return HistoryDamaged(
             f"{self.path} is not authentic: {what}. The file was not changed; `graphflow fsck {self.row.id}` lists all"
             " problems"

@@ -37,7 +37,7 @@ class RunRow:
 
 
 def build_run(folder: Path, seal: Seal, *, run_id: str, name: str, flow_name: str, created: float) -> None:
-    """Make the file of a new run in its folder, durable; it must not be there."""
+    """Create the file of a new run in its folder, durably; it must not exist."""
     genesis = seal.genesis(name, flow_name, created)
     row = (run_id, name, flow_name, created, seal.key_id, 0, genesis)
     build(folder / RUN_FILE, schema.RUN, schema.RUN_WRITER_PRAGMAS, fill=[(schema.BEGIN_RUN, row)])
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def wait_for_turn(folder: Path) -> None:
-    """Wait until nobody is in the middle of a commit.
+    """Wait until no process is in the middle of a commit.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class RunWriter:
             raise
 
     def begin(self) -> RunRow:
-        """Shut out earlier drivers; gives how far they came.
+        """Shut out earlier drivers; return their last commit.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class RunWriter:
         return seq
 
     def is_there(self) -> bool:
-        """Whether the file is still at its place."""
+        """Return whether the file is still at its place."""
         return self.path.exists()
 
     def close(self, *, checkpoint: bool) -> None:
@@ -170,7 +170,7 @@ class RunWriter:
             self._anchor.close()
 
     def strand(self) -> None:
-        """Let everything go as it is, as when this process is killed."""
+        """Close everything as it is, as when this process is killed."""
         self._database.strand()
         self._anchor.close()
 

@@ -20,7 +20,7 @@ Head = tuple[int, int, int, int, float, bytes]
 class Seal:
     """The hashes of one run; blake2b with a key, 16 bytes each.
 
-    A run keeps the key that it began with: `older` are those of earlier, which `of` finds again.
+    A run keeps the key that it started with: `older` are earlier keys, which `of` finds.
     """
 
     def __init__(self, key: bytes, run_id: str, older: Sequence[bytes] = ()) -> None:
@@ -32,14 +32,14 @@ class Seal:
         self._body = blake2b(digest_size=NBYTES, key=key, person=b"gf-body")
 
     def of(self, key_id: bytes) -> Seal | None:
-        """The seal that a run was begun with; None where that key is not known."""
+        """Return the seal that a run was begun with; None where that key is not known."""
         if key_id == self.key_id:
             return self
         seals = (Seal(key, self._run.decode()) for key in self._older)
         return next((seal for seal in seals if seal.key_id == key_id), None)
 
     def genesis(self, name: str, flow_name: str, created: float) -> bytes:
-        """What the first commit follows."""
+        """Return what the first commit follows."""
         parts = (self._run, name.encode(), flow_name.encode(), struct.pack("<d", created))
         hasher = blake2b(digest_size=NBYTES, key=self._key, person=b"gf-run")
         for part in parts:
@@ -48,7 +48,7 @@ class Seal:
         return hasher.digest()
 
     def body(self, body: bytes) -> bytes:
-        """The digest of a record's body."""
+        """Return the digest of a record's body."""
         hasher = self._body.copy()
         hasher.update(body)
         return hasher.digest()
@@ -63,7 +63,7 @@ class Seal:
         state: str | None,
         heads: Iterable[Head],
     ) -> bytes:
-        """The hash of a commit.
+        """Return the hash of a commit.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Seal:
         return hasher.digest()
 
     def anchor(self, seq: int, head: bytes) -> bytes:
-        """The hash of an anchor."""
+        """Return the hash of an anchor."""
         return blake2b(
             self._run + _ANCHOR.pack(seq) + head, digest_size=NBYTES, key=self._key, person=b"gf-anchor"
         ).digest()

@@ -201,7 +201,7 @@ class SqliteHistory:
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:
-        """Give a new run's folder its name; only where nothing is that could be somebody's."""
+        """Give a new run's folder its name, unless something else has that name."""
         if folder.exists():
             run_id = folder.name
             unborn = folder.with_name(f".unborn-{run_id}-{os.urandom(4).hex()}")
@@ -365,16 +365,16 @@ class SqliteHistory:
                 catalog.close()
 
     def adopt(self) -> tuple[list[str], list[str]]:
-        """Write down runs that the catalog has lost; gives their ids, and what is wrong with those that cannot be read.
+        """Restore runs that the catalog has lost; return their ids, and the problems of those that cannot be read.
 
-        A catalog that is gone is made anew; a damaged one has to be moved away before.
+        A missing catalog is created; a damaged one has to be moved away first.
         """
         from graphflow.histories.adopting import adopt
 
         return adopt(self.folder, self._seal)
 
     def _shut_out(self, run_id: str, epoch: int) -> None:
-        """Let a driver that was silent, and may wake up, write nothing more."""
+        """Refuse further writes of a driver that lost its lease, in case it wakes up."""
         with suppress(HistoryError):
             writer = RunWriter(self.run_folder(run_id), self._seal(run_id), run_id=run_id, epoch=epoch)
             try:

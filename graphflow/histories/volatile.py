@@ -304,7 +304,7 @@ class VolatileJournal:
             ]
 
     def answer(self, request: int, error: str = "") -> None:
-        """Say what became of a request; only the first answer counts."""
+        """Answer a request; only the first answer counts."""
         with self._history._lock:
             self._open()
             self._history._answer(request, self._run_id, self._epoch, error)
@@ -319,7 +319,7 @@ class VolatileJournal:
             self._is_closed = True
 
     def abandon(self) -> None:
-        """Let everything go and give nothing back, as when this process is killed."""
+        """Close everything without releasing the lease, as when this process is killed."""
         with self._history._lock:
             run = self._history._runs.get(self._run_id)
             if not self._is_closed and run is not None and run.epoch == self._epoch:

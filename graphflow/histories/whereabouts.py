@@ -10,7 +10,7 @@ __all__ = ["results_of"]
 
 
 def results_of(history: History, run_id: str) -> str:
-    """Where the results of a run went, as a URL without secrets; empty where that is not known."""
+    """Return where the results of a run went, as a URL without secrets; empty where that is not known."""
     for entry in history.read(run_id, kinds=(Kind.LAUNCH,)):
         launch = decode(entry.record)
         if isinstance(launch, Launch) and launch.results:

@@ -83,7 +83,7 @@ class KeySpec:
     parts
         What is the same for all items: the name of a part of the key -> 8 bytes.
     constants, defaults
-        The argument's place or name -> its canonical entry, where that was told here.
+        The argument's place or name -> its canonical entry, if it was made here.
     problem
         Why no item can be cached; empty where it can.
     """
@@ -102,7 +102,7 @@ class KeySpec:
     """Tells this one from others, where what was made of it is remembered."""
 
     def context(self, program: Program, parameters: Mapping[str, Any]) -> CacheKeyContext:
-        """What a `cache_key_fn` is given for one item."""
+        """Return what a `cache_key_fn` is given for one item."""
         options = program.options
         return CacheKeyContext(
             task=options.name,
@@ -119,7 +119,7 @@ class KeySpec:
 
 
 def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
-    """What is common to the keys of a node's items; None where nothing of it is cached. Never raises."""
+    """Return what is common to the keys of a node's items; None where nothing of it is cached. Never raises."""
     cache = program.options.cache
     if cache is None or program.kind == "builtin" or isinstance(program.fn, Fold | Combine):
         return None
@@ -162,12 +162,12 @@ def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
 
 
 def folder_of(program: Program) -> str:
-    """The folder of a task's entries in a store: readable, and of this task alone. Known to the driver only: use `KeySpec.folder`."""
+    """Return the folder of a task's entries in a store: readable, and of this task alone. Known to the driver only: use `KeySpec.folder`."""
     return _folder(program.fn, _identity_of(program.fn))
 
 
 def entry_of(encoded: bytes) -> bytes:
-    """What stands in a key for the canonical bytes of an argument: these, or their digest where they are long."""
+    """Return what stands in a key for the canonical bytes of an argument: these, or their digest where they are long."""
     if len(encoded) <= SHORT_NBYTES:
         return encoded
     # No canonical encoding begins with this sign.
@@ -175,7 +175,7 @@ def entry_of(encoded: bytes) -> bytes:
 
 
 def part_of(entry: bytes) -> bytes:
-    """What tells a part of keys from what it was elsewhere, where it is the same for all items: 8 bytes.
+    """Return what tells a part of keys from what it was elsewhere, where it is the same for all items: 8 bytes.
 
     It is the part of a single item twice over, so that it may be read as that of two items too.
     """
@@ -183,19 +183,19 @@ def part_of(entry: bytes) -> bytes:
 
 
 def argument_part(name: str) -> str:
-    """The part of a key that an argument is."""
+    """Return the part of a key that an argument is."""
     return f"argument {name}"
 
 
 def problem_of(what: str, error: BaseException) -> str:
-    """Why an item has no key."""
+    """Return why an item has no key."""
     if isinstance(error, Untold):
         return f"{what}: {error}; add one with register_hash or __graphflow_hash__"
     return f"{what}: {type(error).__name__}: {error}"
 
 
 def task_input_hash(context: CacheKeyContext, parameters: Mapping[str, Any]) -> str:
-    """A `cache_key_fn`: the hash of the task's code and of its arguments, in hex.
+    """Return a `cache_key_fn`: the hash of the task's code and of its arguments, in hex.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _identity_of(fn: Callable[..., Any]) -> str:
 
 
 def _module_name(module: str) -> str:
-    """The name that a script's functions have where it is imported, rather than started."""
+    """Return the name that a script's functions have where it is imported, rather than started."""
     if module not in ("__main__", "__mp_main__"):
         return module
     main = sys.modules.get(module)
@@ -243,7 +243,7 @@ def _folder(fn: Callable[..., Any], name: str) -> str:
 
 
 def _source_of(fn: Callable[..., Any], name: str, version: str | None) -> tuple[str, list[bytes], list[str]]:
-    """What stands for the code: as text, as what goes into keys, and what of it cannot be told."""
+    """Return what stands for the code: as text, as what goes into keys, and what of it cannot be told."""
     if version is not None:
         # Lambdas of a module all have one name, so their code must tell them apart.
         code = code_fingerprint(fn, follows=False) if name.endswith("<lambda>") else ""
@@ -254,7 +254,7 @@ def _source_of(fn: Callable[..., Any], name: str, version: str | None) -> tuple[
 
 
 def _closure_values(fn: Callable[..., Any]) -> bytes:
-    """The data that a function closes over: a function that makes tasks gives each of them other data, but one version."""
+    """Return the data that a function closes over: a function that makes tasks gives each of them other data, but one version."""
     plain = plain_function(fn)
     if not isinstance(plain, types.FunctionType):
         return b""
@@ -298,7 +298,7 @@ def _add_bound(
 
 
 def _told_object(value: Any) -> Any:
-    """The object of a task; where it has no canonical form of its own, and nothing but attributes, these."""
+    """Return the object of a task; where it has no canonical form of its own, and nothing but attributes, these."""
     try:
         Encoder(code_fingerprint).encode(value)
     except Exception:

@@ -38,14 +38,14 @@ class Untold(Exception):
 
 
 def register_hash(kind: Any, fn: Any) -> None:
-    """Say what stands for the objects of a type when they are compared or looked up: `fn(object)` gives a plain value.
+    """Register how objects of a type are hashed: `fn(object)` returns a plain value that stands for the object.
 
     It holds for subclasses too, unless they have their own. A method `__graphflow_hash__` of the type does the same.
 
     Raises
     ------
     TaskOptionError
-        If `kind` is no type, or `fn` cannot be called.
+        If `kind` is not a type, or `fn` is not callable.
     """
     if not isinstance(kind, type) or not callable(fn):
         raise TaskOptionError(
@@ -69,7 +69,7 @@ class Encoder:
         """The containers around the value that is being encoded."""
 
     def encode(self, value: Any) -> bytes:
-        """The canonical bytes of a value.
+        """Return the canonical bytes of a value.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Encoder:
         return self._other(value, kind)
 
     def _items(self, tag: bytes, values: Iterable[Any], owner: Any) -> bytes:
-        """Values in their order."""
+        """Return values in their order."""
         parts = self._inside(owner, values)
         return b"%b%d:" % (tag, len(parts)) + b"".join(parts)
 
@@ -151,7 +151,7 @@ class Encoder:
         return self._items(b"o", (each for pair in value.items() for each in pair), value)
 
     def _named(self, name: bytes, *parts: Any, owner: Any = None) -> bytes:
-        """A value of a type that is made of others."""
+        """Return a value of a type that is made of others."""
         return b"c" + _tagged(name, self._items(b"t", parts, owner if owner is not None else parts))
 
     def _defaultdict(self, value: collections.defaultdict[Any, Any]) -> bytes:
@@ -228,11 +228,11 @@ class Encoder:
         return self._of_library(value, kind)
 
     def _of(self, kind: type, tag: bytes, *parts: Any, owner: Any) -> bytes:
-        """An object of a user's type."""
+        """Return an object of a user's type."""
         return self._named(tag, _module_of(kind), kind.__qualname__, *parts, owner=owner)
 
     def _of_library(self, value: Any, kind: type) -> bytes:
-        """Objects of libraries, which are known only where these are loaded."""
+        """Return objects of libraries, which are known only where these are loaded."""
         top = kind.__module__.partition(".")[0]
         numpy = sys.modules.get("numpy")
         if numpy is not None and top == "numpy":
@@ -303,7 +303,7 @@ class Encoder:
         raise Untold(f"{_an(kind.__qualname__)} has no canonical form")
 
     def _pandas_values(self, value: Any) -> Any:
-        """Values of a column or index with their type, as something that can be encoded."""
+        """Return values of a column or index with their type, as something that can be encoded."""
         dtype = value.dtype
         if isinstance(dtype, sys.modules["numpy"].dtype):
             return str(dtype), value.to_numpy()
@@ -331,14 +331,14 @@ def _tagged(tag: bytes, data: bytes | bytearray | memoryview) -> bytes:
 
 @functools.lru_cache(maxsize=512)
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """The fields of a dataclass; None of what is no dataclass, or holds more than its fields."""
+    """Return the fields of a dataclass; None if it is not a dataclass, or has more than its fields."""
     if not dataclasses.is_dataclass(kind) or issubclass(kind, _BUILTIN_CONTAINERS):
         return None
     return tuple(each.name for each in dataclasses.fields(kind))
 
 
 def _module_of(value: Any) -> str:
-    """The module; the one that was started as a script has another name in each process."""
+    """Return the module; the one that was started as a script has another name in each process."""
     name = getattr(value, "__module__", None) or ""
     return "" if name in ("__main__", "__mp_main__") else str(name)
 
@@ -391,7 +391,7 @@ _LIBRARY_ATOMS: dict[tuple[str, str], Callable[[Any], bytes]] = {
         value.key.encode() if value.key else _untold("a nameless time zone")
     ),
 }
-"""By name, since whoever has such a value has imported its module, and nobody else needs it."""
+"""By name, since a process with such a value has imported its module, and no other needs it."""
 
 
 def _an(name: str) -> str:

@@ -51,7 +51,7 @@ _NEUTRAL = (
 
 
 def code_fingerprint(fn: Any, *, follows: bool = True) -> str:
-    """The fingerprint of a callable or class, in hex: the same in every process, and for every Python where there is source.
+    """Return the fingerprint of a callable or class, in hex: the same in every process, and for every Python where there is source.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def code_fingerprint(fn: Any, *, follows: bool = True) -> str:
 
 
 def current_code(fn: Any) -> tuple[str, list[str]]:
-    """The fingerprint of a callable with the values that its closures and constants have now; and what it cannot tell.
+    """Return the fingerprint of a callable with the values that its closures and constants have now; and what it cannot tell.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def current_code(fn: Any) -> tuple[str, list[str]]:
 
 
 def constants_digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """A digest of the constant arguments of a call, in hex; empty if they cannot be told from others by their content.
+    """Return a digest of the constant arguments of a call, in hex; empty if they cannot be told from others by their content.
 
     Files among them are not read here, on the driver: then nothing can be told either.
     """
@@ -123,7 +123,7 @@ class _Reader:
             self._out.update(b"%d:" % len(data) + data)
 
     def _reference(self, target: Any) -> str:
-        """What stands for a function or class where it is used; it is read later."""
+        """Return what stands for a function or class where it is used; it is read later."""
         target = _bare(target)
         number = self._numbers.get(id(target))
         if number is None:
@@ -242,7 +242,7 @@ class _Reader:
                 self._variable(vars(module), origin[2])
 
     def _used(self, value: Any, used: Iterable[str], *, is_closure: bool) -> str | bytes:
-        """What a name that code uses stands for; empty where that is not followed."""
+        """Return what a name that code uses stands for; empty where that is not followed."""
         value = _bare(value)
         if isinstance(value, types.ModuleType):
             if is_installed(value) or not self._follows:
@@ -274,7 +274,7 @@ class _Reader:
 
 
 def _untold(value: Any) -> bytes:
-    """What stands for a value without a canonical form."""
+    """Return what stands for a value without a canonical form."""
     return f"{with_article(type(value).__qualname__)}".encode("utf-8", "surrogatepass")
 
 
@@ -286,7 +286,7 @@ def _is_neutral(value: Any) -> bool:
 
 
 def _bare(value: Any) -> Any:
-    """The function behind a task, a flow or what a class body wraps."""
+    """Return the function behind a task, a flow or what a class body wraps."""
     while True:
         if isinstance(value, staticmethod | classmethod):
             value = value.__func__
@@ -307,7 +307,7 @@ def _is_code(value: Any) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether code is the user's: no part of Python or of what is installed."""
+    """Return whether code is the user's: no part of Python or of what is installed."""
     value = getattr(value, "__func__", value)
     if isinstance(value, functools.partial):
         return True
@@ -337,7 +337,7 @@ def _name_of(value: Any) -> str:
 
 
 def _place_of(kind: type) -> tuple[str | None, Mapping[str, Any]]:
-    """The file of a class, and what its names mean: as its own functions know it, which may have another module's name."""
+    """Return the file of a class, and what its names mean: as its own functions know it, which may have another module's name."""
     for value in vars(kind).values():
         fn = _bare(value)
         if (

@@ -32,7 +32,7 @@ _NEVER_ZERO = b"\x01" + bytes(ITEM_NBYTES - 1)
 
 
 def canonical_digest(value: Any) -> bytes | None:
-    """The digest of a value, 16 bytes; None if it cannot be told from others by its content.
+    """Return the digest of a value, 16 bytes; None if it cannot be told from others by its content.
 
     `(1, 2)` and `[1, 2]`, `{1: x}` and `{"1": x}`, `1`, `True` and `1.0` all differ; dicts and sets have no order.
     """
@@ -49,7 +49,7 @@ def _encoded(value: Any) -> bytes | None:
 
 
 def item_digests(values: Sequence[Any]) -> bytes:
-    """What each value is compared by: 8 bytes per value, zeros where that cannot be told.
+    """Return what each value is compared by: 8 bytes per value, zeros where that cannot be told.
 
     The digest of a value does not depend on the others. Of a range, nothing needs to be compared: no bytes at all.
     """
@@ -67,7 +67,7 @@ def item_digests(values: Sequence[Any]) -> bytes:
 
 
 def combined_digests(columns: Sequence[bytes]) -> bytes:
-    """The digests of items that are made of several values each; zeros where one of them cannot be told."""
+    """Return the digests of items that are made of several values each; zeros where one of them cannot be told."""
     if len(columns) == 1:
         return columns[0]
     rows = zip(*([each[at : at + 8] for at in range(0, len(each), 8)] for each in columns), strict=True)
@@ -75,7 +75,7 @@ def combined_digests(columns: Sequence[bytes]) -> bytes:
 
 
 def source_digests(columns: Sequence[Sequence[Any]]) -> bytes:
-    """What items are compared by that are mapped over these sequences together, one after the other in the order of the call.
+    """Return what items are compared by that are mapped over these sequences together, one after the other in the order of the call.
 
     Empty where all of them are ranges: the values of these follow from the indices.
     """
@@ -105,7 +105,7 @@ def _each(values: Sequence[Any]) -> bytes:
 
 
 def _numbers(values: Sequence[Any], kind: str, tag: bytes) -> bytes:
-    """The numbers themselves, mixed with a tag."""
+    """Return the numbers themselves, mixed with a tag."""
     numbers = array(kind, values)
     if sys.byteorder == "big":
         numbers.byteswap()
@@ -144,7 +144,7 @@ def _blocks(values: Sequence[bytes]) -> bytes:
 
 
 def _hashed(begun: Any, blocks: Sequence[bytes]) -> bytes:
-    """Each block's hash, begun with a tag: a copy of that costs less than a new hash."""
+    """Return each block's hash, begun with a tag: a copy of that costs less than a new hash."""
     copy, digests = begun.copy, []
     for block in blocks:
         each = copy()

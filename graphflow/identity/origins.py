@@ -12,7 +12,7 @@ __all__ = ["is_installed"]
 
 
 def is_installed(module: types.ModuleType) -> bool:
-    """Whether a module is part of Python or of an installed package, or graphflow's own; else it is the user's."""
+    """Return whether a module is part of Python or of an installed package, or graphflow's own; else it is the user's."""
     path = getattr(module, "__file__", None)
     # A script, a notebook or a prompt may have no file.
     if path is None or module.__name__.partition(".")[0] == "graphflow":

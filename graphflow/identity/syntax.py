@@ -30,7 +30,7 @@ _read: dict[int, tuple[types.CodeType, str, str, frozenset[str]]] = {}
 
 
 def read_code(code: types.CodeType, space: Mapping[str, Any]) -> tuple[str, str, frozenset[str]]:
-    """What stands for a code object: "source" or "code", and its text; and the names that it uses."""
+    """Return what stands for a code object: "source" or "code", and its text; and the names that it uses."""
     known = _read.get(id(code))
     if known is None:
         node = _node_of(code, space)
@@ -46,7 +46,7 @@ def read_code(code: types.CodeType, space: Mapping[str, Any]) -> tuple[str, str,
 
 
 def _node_of(code: types.CodeType, space: Mapping[str, Any]) -> ast.AST | None:
-    """The syntax tree of a function; None where there is no source, or not the one that was loaded."""
+    """Return the syntax tree of a function; None if there is no source, or it is not the one that was loaded."""
     source = _source_of(code.co_filename, space)
     if not _is_source_of(source, code):
         # The file was edited since somebody read it, or since it was loaded.
@@ -71,7 +71,7 @@ def _source_of(path: str, space: Mapping[str, Any]) -> str:
 
 
 def _is_source_of(source: str, code: types.CodeType) -> bool:
-    """Whether compiling the source gives this code."""
+    """Return whether compiling the source gives this code."""
     return any(
         _is_same_code(each, code)
         for each in _codes_of(source).get((code.co_qualname, code.co_firstlineno), ())
@@ -80,7 +80,7 @@ def _is_source_of(source: str, code: types.CodeType) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _codes_of(source: str) -> dict[tuple[str, int], list[types.CodeType]]:
-    """The code objects of a file, by name and first line."""
+    """Return the code objects of a file, by name and first line."""
     found: dict[tuple[str, int], list[types.CodeType]] = {}
     try:
         with warnings.catch_warnings():
@@ -112,7 +112,7 @@ def _is_same_code(one: types.CodeType, other: types.CodeType) -> bool:
 
 
 def module_tree(space: Mapping[str, Any]) -> ast.Module | None:
-    """The syntax tree of a module that was not edited since this program began; None where there is none."""
+    """Return the syntax tree of a module that was not edited since this program began; None where there is none."""
     path = space.get("__file__")
     if not isinstance(path, str):
         return None
@@ -129,7 +129,7 @@ def module_tree(space: Mapping[str, Any]) -> ast.Module | None:
 
 
 def definition_of(tree: ast.Module, name: str) -> tuple[list[ast.stmt], tuple[int, str, str] | None]:
-    """The statements of a module that give a name its value; and where it is imported from: level, module and name there."""
+    """Return the statements of a module that give a name its value; and where it is imported from: level, module and name there."""
     made: list[ast.stmt] = []
     origin = None
     left: list[ast.stmt] = list(reversed(tree.body))
@@ -165,7 +165,7 @@ def origin_module(origin: tuple[int, str, str], space: Mapping[str, Any]) -> typ
 
 @functools.lru_cache(maxsize=64)
 def _functions_of(source: str) -> dict[int, list[ast.AST]]:
-    """The functions of a file by the line on which they begin, with their decorators."""
+    """Return the functions of a file by the line on which they begin, with their decorators."""
     found: dict[int, list[ast.AST]] = {}
     tree = _parsed(source)
     for node in ast.walk(tree) if tree is not None else ():
@@ -186,7 +186,7 @@ def _parsed(source: str) -> ast.Module | None:
 
 
 def _has_parameters(node: ast.AST, code: types.CodeType) -> bool:
-    """Whether a function of the source takes what the code takes: a file may have been edited since it was loaded."""
+    """Return whether a function of the source takes what the code takes: a file may have been edited since it was loaded."""
     arguments: ast.arguments = node.args  # type: ignore[attr-defined]
     names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return [_unmangled(each) for each in names] == [
@@ -216,7 +216,7 @@ def _is_lambda_of(node: ast.AST, code: types.CodeType) -> bool:
 def class_node(
     name: str, path: str | None, space: Mapping[str, Any], codes: Iterable[types.CodeType]
 ) -> ast.AST | None:
-    """The syntax tree of a class of a file; None where there is none, or where it is not the one that was loaded.
+    """Return the syntax tree of a class of a file; None where there is none, or where it is not the one that was loaded.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def class_node(
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """The names and attributes that source uses, where it counts."""
+    """Return the names and attributes that source uses, where it counts."""
     found: set[str] = set()
     left: list[Any] = [value for _, value in _fields(node, is_root=True)]
     while left:
@@ -265,7 +265,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def dump(root: ast.AST) -> str:
-    """A syntax tree as text: what Python versions write in different ways is left out."""
+    """Return a syntax tree as text: what Python versions write in different ways is left out."""
     return "".join(_dumped(root, is_root=True))
 
 

@@ -89,7 +89,7 @@ class Variants:
         return sum(map(len, self.chunks)) + len(self.records) * self.records.itemsize
 
     def named_by(self, numbers: Iterable[int | Sequence[int] | Sequence[Anomaly]]) -> Variants | None:
-        """The same without the texts of chunks that no number, or error of an anomaly, names."""
+        """Return the same without the texts of chunks that no number, or error of an anomaly, names."""
         named: set[int] = set()
         for each in numbers:
             if isinstance(each, AnomalyTable):
@@ -103,7 +103,7 @@ class Variants:
         )
 
     def chunk(self, number: int) -> tuple[list[str], dict[int, Parts | None]]:
-        """The texts of a chunk, and by their place in it the parts of those that are more than a text.
+        """Return the texts of a chunk, and by their place in it the parts of those that are more than a text.
 
         Where the parts are None, they could not be kept.
         """
@@ -114,12 +114,12 @@ class Variants:
 
 
 def pack_chunk(texts: Sequence[str], parts: Mapping[int, Parts | None]) -> bytes:
-    """A chunk of variants; what cannot be pickled must not be among the parts."""
+    """Return a chunk of variants; what cannot be pickled must not be among the parts."""
     return zlib.compress(pickle.dumps((list(texts), dict(parts)), protocol=5), 1)
 
 
 def retold(traceback: str, message: str, other: str) -> str:
-    """A traceback that ends with a message, as that of an error of the same type and place with another message."""
+    """Return a traceback that ends with a message, as that of an error of the same type and place with another message."""
     head = traceback.rstrip()
     if not message or not head.endswith(message.rstrip()):
         return traceback
@@ -165,7 +165,7 @@ class Faults:
         return len(self.positions)
 
     def error_at(self, position: int) -> int | None:
-        """The number of the error at a position, None if no error ended it. O(log items)."""
+        """Return the number of the error at a position, None if no error ended it. O(log items)."""
         positions = self.positions
         if isinstance(positions, range):
             if position not in positions:
@@ -178,11 +178,11 @@ class Faults:
         return self.errors if isinstance(self.errors, int) else self.errors[at]
 
     def numbers(self) -> Iterable[int]:
-        """The numbers of the errors, one per position."""
+        """Return the numbers of the errors, one per position."""
         return [self.errors] * len(self.positions) if isinstance(self.errors, int) else self.errors
 
     def only(self, states: bytes, codes: Collection[int]) -> Faults:
-        """Those of items in some states."""
+        """Return those of items in some states."""
         kept = [
             (position, number)
             for position, number in zip(self.positions, self.numbers(), strict=True)
@@ -194,7 +194,7 @@ class Faults:
         )
 
     def without_inputs(self) -> Faults:
-        """The same without summaries."""
+        """Return the same without summaries."""
         return replace(self, inputs={}) if self.inputs else self
 
 
@@ -248,7 +248,7 @@ class AnomalyTable(Sequence[Anomaly]):
 
     @classmethod
     def of(cls, anomalies: Iterable[Anomaly]) -> AnomalyTable:
-        """A table of anomalies; the same one if it is a table."""
+        """Return a table of anomalies; the same one if it is a table."""
         if isinstance(anomalies, cls):
             return anomalies
         table = cls()
@@ -324,7 +324,7 @@ class AnomalyTable(Sequence[Anomaly]):
         return f"<AnomalyTable of {len(self):,} rows>"
 
     def rows_of(self, position: int) -> list[int]:
-        """The rows of a position, in order. O(rows), at the speed of `array.index`."""
+        """Return the rows of a position, in order. O(rows), at the speed of `array.index`."""
         found: list[int] = []
         start = 0
         try:
@@ -335,7 +335,7 @@ class AnomalyTable(Sequence[Anomaly]):
             return found
 
     def rows_with(self, code: int) -> Iterable[int]:
-        """The rows with a code, in order."""
+        """Return the rows with a code, in order."""
         total = self.codes.count(code)
         if total == len(self.codes):
             return range(total)
@@ -347,7 +347,7 @@ class AnomalyTable(Sequence[Anomaly]):
         return found
 
     def part(self, positions: Sequence[int]) -> AnomalyTable:
-        """The rows of these positions, which are then named by their places among them.
+        """Return the rows of these positions, which are then named by their places among them.
 
         Rows that another thread adds meanwhile are left out.
         """

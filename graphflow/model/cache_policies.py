@@ -1,7 +1,7 @@
-"""What users say about caching: which parts a key has, when an entry expires, what is a file among the inputs.
+"""The options of caching: the parts of a key, when an entry expires, files among the inputs.
 
 Names follow Prefect 3. One thing differs: every key contains the task's code (or its `cache_version`), so that an edited
-task never gets a value that its former self made.
+task never gets a value of its previous version.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ FLOW_CACHE_OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachePolicy:
-    """What a cache key is made of, beside the task's identity, which every key has.
+    """The parts of a cache key, besides the task's identity, which every key has.
 
     Policies are added with `+`; `- "argument"` leaves an argument out of the inputs. They are values: equal, hashable and
     picklable.
@@ -155,17 +155,17 @@ class CacheOptions:
     Attributes
     ----------
     policy, is_policy_given
-        What keys are made of; whether the task says so itself, or else its flow may.
+        What keys are made of; whether the task sets it itself, or else its flow may.
     key_fn
         Makes the keys in place of the policy.
     expiration_seconds
         How long an entry may be used; None for ever.
     version
-        Stands in keys in place of the code.
+        Replaces the code in keys.
     refresh
-        Whether entries are made anew and none is used; None where the task does not say.
+        Whether to recompute results and ignore cached ones; None if the task does not set it.
     run_once, resolve
-        Whether an item is claimed before it starts; who decides about one whose outcome is unknown.
+        Whether an item is claimed before it starts; the function that decides about one whose outcome is unknown.
     """
 
     policy: CachePolicy = DEFAULT
@@ -180,7 +180,7 @@ class CacheOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheDefaults:
-    """What a flow says of its tasks' results, where these do not say so themselves; what a task says has the same form."""
+    """A flow's defaults for its tasks' results; a task's own settings have the same form."""
 
     policy: CachePolicy | None = None
     refresh: bool | None = None
@@ -189,7 +189,7 @@ class CacheDefaults:
     result_serializer: str | None = None
 
     def merged(self, outer: CacheDefaults) -> CacheDefaults:
-        """These, with those of the flow around where nothing is said here."""
+        """Return these settings, with those of the outer flow for what is not set here."""
         owns = self.result_storage is not None
         return CacheDefaults(
             policy=self.policy if self.policy is not None else outer.policy,
@@ -200,7 +200,7 @@ class CacheDefaults:
         )
 
     def cache_of(self, own: CacheOptions | None, said: CachePolicy | None) -> CacheOptions | None:
-        """A task's caching in a flow that says this; `said` is the policy that the task names itself."""
+        """Return a task's caching in a flow with these defaults; `said` is the task's own policy."""
         if own is not None:
             policy = own.policy
             if (
@@ -224,7 +224,7 @@ NO_DEFAULTS = CacheDefaults()
 
 
 def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
-    """A task's caching from its options; None where nothing asks for it.
+    """Return a task's caching from its options; None if no option enables it.
 
     Raises
     ------
@@ -291,7 +291,7 @@ def checked_cache(owner: str, given: Mapping[str, Any]) -> CacheOptions | None:
 
 
 def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefaults:
-    """What a flow, or a task, says about policy, refreshing and where results go.
+    """Return a flow's or task's settings of policy, refreshing and result store.
 
     Raises
     ------
@@ -337,7 +337,7 @@ def checked_cache_defaults(owner: str, given: Mapping[str, Any]) -> CacheDefault
 
 
 def changed_options(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a task or flow with some changed: what a change contradicts goes."""
+    """Return the options of a task or flow with some changed; options that a change contradicts are removed."""
     gone: set[str] = set()
     policy = changes.get("cache_policy")
     if "result_storage" in changes:
@@ -418,9 +418,9 @@ def _function(owner: str, option: str, value: Any, takes: str, count: int) -> Ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheKeyContext:
-    """What a `cache_key_fn` may ask.
+    """The context that a `cache_key_fn` gets.
 
-    There is no map index: a key must not depend on where in a map an item stands.
+    There is no map index: a key must not depend on an item's position in a map.
 
     Attributes
     ----------
@@ -429,7 +429,7 @@ class CacheKeyContext:
     task_key
         Module and qualified name of the function.
     task_source
-        What stands for the code: its fingerprint, or the `cache_version`.
+        The version of the code: its fingerprint, or the `cache_version`.
     run_id, flow_name, flow_parameters
         The flow run.
     parameters
@@ -459,12 +459,12 @@ _ASKING = _Asking()
 
 
 class FilesLater(Exception):
-    """A value holds a file that is to be read only where the task runs."""
+    """Raised for a value with a file that must be read only where the task runs."""
 
 
 @contextmanager
 def files_later() -> Iterator[None]:
-    """In this context no file is read: a value with one raises `FilesLater`."""
+    """Read no files in this context: a value with one raises `FilesLater`."""
     _ASKING.is_later = True
     try:
         yield
@@ -490,7 +490,7 @@ class FileInput(str):
         return f"file_input({str(self)!r}, by={self.by!r})"
 
     def __graphflow_hash__(self) -> Any:
-        """What stands for the file; it is read, or looked at, now.
+        """Return the file's content or times for a key; reads the file.
 
         Raises
         ------
@@ -506,7 +506,7 @@ class FileInput(str):
 
 
 def file_input(path: str | os.PathLike[str], *, by: str = "content") -> FileInput:
-    """A file as an argument: the task gets its path, as text, and the cache key has the file.
+    """Return a file as an argument: the task gets its path, as a string, and the cache key has the file.
 
     Parameters
     ----------

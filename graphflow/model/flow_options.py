@@ -70,7 +70,7 @@ class FlowOptions:
     """Defaults of its tasks: caching, and where results go."""
 
     def delay(self, retry: int) -> float:
-        """Seconds before retry number `retry`, from 1."""
+        """Return seconds before retry number `retry`, from 1."""
         return self.delays[min(retry, len(self.delays)) - 1] if self.delays else 0.0
 
     @property

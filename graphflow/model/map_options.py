@@ -61,7 +61,7 @@ class MapOptions:
         return self.fail_fast or self.is_tolerant
 
     def exceeded(self, failed: int, width: int | None) -> bool:
-        """Whether `failed` failures are too many for a map of `width` items (None while that is unknown)."""
+        """Return whether `failed` failures are too many for a map of `width` items (None while that is unknown)."""
         if self.fail_fast:
             return failed > 0
         if self.tolerated_count is not None and failed > self.tolerated_count:
@@ -115,7 +115,7 @@ def _percentage(owner: str, value: Any) -> float | None:
 
 
 def timeout_factor(owner: str, value: Any) -> float | None:
-    """A timeout that is relative to the map's median, such as "300%", as a factor; None for anything else.
+    """Return a timeout that is relative to the map's median, such as "300%", as a factor; None for anything else.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def timeout_factor(owner: str, value: Any) -> float | None:
 def checked_map_options(
     owner: str, given: Mapping[str, Any], *, before: MapOptions | None = None
 ) -> MapOptions:
-    """The options from options by their public names; those that are not given stay as they were.
+    """Return the options from options by their public names; those that are not given stay as they were.
 
     Raises
     ------

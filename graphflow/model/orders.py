@@ -180,7 +180,7 @@ class CacheOrder:
     """Where results of a task are looked up and kept by their keys.
 
     `spec` is what keys are made with, `folder` the task's place in the store. Whatever policies say, with `refreshes` nothing is
-    looked up; `token` changes with each driver, and entries are listed anew with it. `can_claim` tells that items which others
+    looked up; `token` changes with each driver, and entries are listed again with it. `can_claim` tells that items which others
     execute at the moment are waited for; `site` is where those of the driver's machine settle that, None where the store does.
     """
 
@@ -224,7 +224,7 @@ class Pace:
     """When the items of a batch may begin, so that a rate holds across all workers.
 
     The batch has `count` starting slots, as many as items where that is None. Slot k opens (or opened, where that is below 0) `delay + k * interval` seconds after the batch
-    reached its worker; an item takes the first slot that is open and was not missed. A slot that nobody took
+    reached its worker; an item takes the first slot that is open and was not missed. A slot that was not taken
     within an interval (or 25 ms, if that is longer) is lost. When no slot is left, the rest is handed back.
     """
 
@@ -262,7 +262,7 @@ class BatchOrder:
         return self.run_id.partition(RUN_ID_ENDS)[0]
 
     def arrived(self, at: float) -> BatchOrder:
-        """The order as it reached its worker at this moment, by the performance counter there."""
+        """Return the order as it reached its worker at this moment, by the performance counter there."""
         return self if self.pace is None else replace(self, pace=replace(self.pace, since=at))
 
     @property

@@ -1,4 +1,4 @@
-"""What users may ask of a task or a flow, checked when the decorator is applied.
+"""The options of tasks and flows, checked when the decorator is applied.
 
 Names follow Prefect 3, so that its users' code carries over. Nothing is accepted and then ignored.
 """
@@ -59,7 +59,7 @@ __all__ = [
 
 
 ASYNC_CONCURRENCY = 64
-"""Items of an async task that run at the same time in one slot, where nothing else was said."""
+"""The default number of items of an async task that run concurrently in one slot."""
 
 
 POLICY_NAMES = ("retries", "retry_delay_seconds", "retry_jitter_factor", "timeout_seconds")
@@ -92,7 +92,7 @@ class Fail(Signal):
 
 
 class Retry(Signal):
-    """Try again after `after_seconds`, also beyond the task's `retries`.
+    """Retry after `after_seconds`, even beyond the task's `retries`.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def _retry(message: str, after_seconds: float) -> Retry:
 
 
 class Pause(Signal):
-    """Park this task run as `Paused`, holding no slot, until `run.resume()` runs it again."""
+    """Pause this task run, holding no slot, until `run.resume()` runs it again."""
 
 
 # -- triggers ----------------------------------------------------------------------------------------
@@ -125,14 +125,14 @@ class Pause(Signal):
 class Trigger:
     """Decides from the counts of the upstream states whether a task runs.
 
-    Each non-mapped upstream counts one; a mapped upstream that is gathered counts each item.
+    Each non-mapped upstream counts one; a mapped upstream that is reduced counts each item.
     """
 
     name: str
     decide: Callable[[Counts], bool]
 
     def __call__(self, counts: Counts) -> bool:
-        """Whether the task runs."""
+        """Return whether the task runs."""
         return bool(self.decide(counts))
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ not_all_skipped = Trigger("not_all_skipped", _not_all_skipped)
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Between two bounds of the failed or the successful; a float is a fraction, an int a number."""
+    """A trigger with bounds on the failed or successful upstreams; a float is a fraction, an int a number."""
 
     what: Literal["failed", "successful"]
     at_least: int | float | None
@@ -232,7 +232,7 @@ def some_successful(*, at_least: int | float | None = None, at_most: int | float
 
 
 def as_trigger(owner: str, value: Any) -> Trigger:
-    """A trigger from a trigger or any callable over the counts; `TaskOptionError` for anything else."""
+    """Return a trigger for a trigger or any callable over the counts; raise `TaskOptionError` for anything else."""
     if isinstance(value, Trigger):
         return value
     if value in (some_failed, some_successful):
@@ -250,7 +250,7 @@ def as_trigger(owner: str, value: Any) -> Trigger:
 
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
-    """Delays that double: factor, 2 x factor, 4 x factor, ... seconds, one per retry."""
+    """Return delays that double: factor, 2 x factor, 4 x factor, ... seconds, one per retry."""
     factor = check_seconds("exponential_backoff", "backoff_factor", backoff_factor)
 
     def delays(retries: int) -> list[float]:
@@ -273,14 +273,14 @@ class RetryPolicy:
     condition: Callable[..., Any] | None = None
 
     def delay(self, retry: int) -> float:
-        """Seconds before retry number `retry` (from 1), before jitter."""
+        """Return seconds before retry number `retry` (from 1), before jitter."""
         if not self.delays:
             return 0.0
         return self.delays[min(retry, len(self.delays)) - 1]
 
 
 def check_retries(owner: str, retries: Any) -> int:
-    """A number of retries, 0 or more."""
+    """Return a number of retries, 0 or more."""
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise TaskOptionError(
             f"{owner}: retries must be an integer, 0 or more (how often to try again), not {retries!r}"
@@ -291,7 +291,7 @@ def check_retries(owner: str, retries: Any) -> int:
 
 
 def check_seconds(owner: str, name: str, value: Any) -> float:
-    """A finite number of seconds, 0 or more; a timedelta will do."""
+    """Return a finite number of seconds, 0 or more, of a number or a timedelta."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -300,7 +300,7 @@ def check_seconds(owner: str, name: str, value: Any) -> float:
 
 
 def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
-    """`retry_delay_seconds` in any of its forms as one delay per entry; the last one repeats."""
+    """Return `retry_delay_seconds`, in any of its forms, as one delay per entry; the last one repeats."""
     if value is None:
         return ()
     if callable(value):
@@ -320,14 +320,14 @@ def retry_delays(owner: str, retries: int, value: Any) -> tuple[float, ...]:
 
 
 def check_name(owner: str, option: str, value: Any) -> str | None:
-    """A text or None."""
+    """Return a string or None."""
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise TaskOptionError(f"{owner}: {option} must be a non-empty string, not {value!r}")
     return value
 
 
 def check_hooks(owner: str, option: str, value: Any) -> tuple[Callable[..., Any], ...]:
-    """A list of callables (or one) as a tuple."""
+    """Return a list of callables (or one) as a tuple."""
     if value is None:
         return ()
     hooks = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -347,7 +347,7 @@ def refuse_unknown(owner: str, options: Iterable[str], known: Sequence[str]) -> 
 
 
 def check_timeout(owner: str, value: Any) -> float | None:
-    """`timeout_seconds`: a number of seconds above 0, or None for no limit."""
+    """Return `timeout_seconds`: a number of seconds above 0, or None for no limit."""
     if value is None:
         return None
     seconds = check_seconds(owner, "timeout_seconds", value)
@@ -359,7 +359,7 @@ def check_timeout(owner: str, value: Any) -> float | None:
 
 
 def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str] | None:
-    """A template text, a callable that makes one, or None."""
+    """Return a template string, a callable that returns one, or None."""
     if value is not None and not isinstance(value, str) and not callable(value):
         raise TaskOptionError(f"{owner}: {option} must be a template text or a callable, not {value!r}")
     checked: str | Callable[..., str] | None = value
@@ -367,7 +367,7 @@ def check_label(owner: str, option: str, value: Any) -> str | Callable[..., str]
 
 
 def check_flag(owner: str, option: str, value: Any) -> bool | None:
-    """True, False or None."""
+    """Return True, False or None."""
     if value is not None and not isinstance(value, bool):
         raise TaskOptionError(f"{owner}: {option} must be True or False, not {value!r}")
     return value
@@ -426,8 +426,8 @@ def _check_resources(owner: str, value: Any) -> tuple[tuple[str, float], ...]:
 class TaskOptions:
     """The checked options of a task; made by `TaskOptions.checked`.
 
-    `cache` is None where nothing is cached; `results` is what the task itself says of policy and places, which `in_flow` joins
-    with what its flow says.
+    `cache` is None if nothing is cached; `results` has the task's own cache policy and result store, which `in_flow` merges
+    with its flow's.
     """
 
     name: str
@@ -456,21 +456,21 @@ class TaskOptions:
 
     @property
     def result_storage(self) -> str | None:
-        """The URL or folder that results go to; None for the default."""
+        """The URL or folder of results; None for the default."""
         return self.results.result_storage
 
     @property
     def result_storage_options(self) -> Mapping[str, Any] | None:
-        """What opens that place, as fsspec takes it; may hold secrets."""
+        """Options for fsspec to open that URL; may contain secrets."""
         return self.results.result_storage_options
 
     @property
     def result_serializer(self) -> str | None:
-        """The name of what makes bytes of results; None for the default."""
+        """The name of the serializer; None for the default."""
         return self.results.result_serializer
 
     def in_flow(self, flow: CacheDefaults) -> TaskOptions:
-        """The options as they hold in a flow that has these defaults."""
+        """Return the options that apply in a flow with these defaults."""
         if flow == NO_DEFAULTS:
             return self
         return replace(
@@ -481,16 +481,16 @@ class TaskOptions:
 
     @classmethod
     def checked(cls, owner: str, given: Mapping[str, Any], *, name: str) -> TaskOptions:
-        """Check what the user gave; unknown options never reach this point.
+        """Check the given options; unknown ones never reach this point.
 
         Parameters
         ----------
         owner
-            How errors name the task.
+            The task's name in errors.
         given
             The options by their public names.
         name
-            The name where none is given.
+            The name if none is given.
 
         Raises
         ------
@@ -561,7 +561,7 @@ class TaskOptions:
         )
 
     def with_policy(self, owner: str, change: Mapping[str, Any]) -> TaskOptions:
-        """The same with other retries, delays or timeout (`POLICY_NAMES`).
+        """Return a copy with other retries, delays or timeout (`POLICY_NAMES`).
 
         Raises
         ------

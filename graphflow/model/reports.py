@@ -107,7 +107,7 @@ class CachedFrom:
     indices: array[int] = field(default_factory=lambda: array("I"))
 
     def at(self, position: int, index: int) -> CachedItem | None:
-        """Where the value of one position comes from, whose map index is given; None if it is not cached."""
+        """Return where the value of one position comes from, whose map index is given; None if it is not cached."""
         number = self.numbers[position]
         if not number:
             return None
@@ -140,7 +140,7 @@ class CachedItem:
 
 
 def stored_ref(stored: Stored, store: Any) -> Ref:
-    """How orders and histories refer to a stored column; `store` is the `ResultStore` that has it."""
+    """Return how orders and histories refer to a stored column; `store` is the `ResultStore` that has it."""
     return Ref(
         kind="stored",
         id=f"{stored.name}@{stored.offset}",

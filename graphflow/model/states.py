@@ -1,4 +1,4 @@
-"""The vocabulary of states, and the one table of allowed moves.
+"""The states, and the table of allowed transitions.
 
 A state has a *type*, which decides how the engine treats it, and a *name*, which refines the type.
 Inside the engine a state is one byte, its `Code`.
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class StateType(StrEnum):
-    """What kind of state it is; the engine decides by this."""
+    """The type of a state; the engine's decisions depend on it only."""
 
     SCHEDULED = "Scheduled"
     PENDING = "Pending"
@@ -49,7 +49,7 @@ class StateType(StrEnum):
 
 
 class Code(IntEnum):
-    """A state in one byte: what reports and books are packed with. Numbers are never reused."""
+    """A state in one byte, as in reports and records. Numbers are never reused."""
 
     PENDING = 0
     SCHEDULED = 1
@@ -83,7 +83,7 @@ class Code(IntEnum):
 
     @classmethod
     def by_name(cls, name: str) -> Code:
-        """The code of a state name; raises `KeyError` for an unknown one."""
+        """Return the code of a state name; raise `KeyError` for an unknown one."""
         return _BY_NAME[name]
 
 
@@ -137,7 +137,7 @@ FINAL_CODES = frozenset(code for code in Code if code >= Code.COMPLETED)
 FINAL_TABLE = bytes(1 if code in FINAL_CODES else 0 for code in range(256))
 """`bytes.translate` table: 1 for final codes, 0 for others."""
 GOOD_CODES = frozenset({Code.COMPLETED, Code.CACHED, Code.SKIPPED})
-"""The codes of what ended well, and need not run again."""
+"""The codes of successful ends, which need not run again."""
 FAILED_CODES = frozenset(
     {Code.FAILED, Code.TIMED_OUT, Code.UPSTREAM_FAILED, Code.CRASHED, Code.INDETERMINATE}
 )
@@ -200,11 +200,11 @@ TRANSITIONS: Mapping[Code, frozenset[Code]] = {
     Code.CACHED: frozenset(),
     Code.SKIPPED: frozenset(),
 }
-"""The moves that are allowed, by code."""
+"""The allowed transitions, by code."""
 
 
 def check_transition(before: Code, after: Code) -> None:
-    """Raise `TransitionError` unless the table allows the move."""
+    """Raise `TransitionError` unless the table allows the transition."""
     if after not in TRANSITIONS[before]:
         allowed = (
             ", ".join(sorted({code.state_name for code in TRANSITIONS[before]})) or "nothing: it is final"
@@ -216,7 +216,7 @@ def check_transition(before: Code, after: Code) -> None:
 
 
 def transition_table() -> str:
-    """The transition table as Markdown, for the docs."""
+    """Return the transition table as Markdown, for the docs."""
     lines = ["| from | type | to |", "|---|---|---|"]
     for code in Code:
         if code is Code.GRAFTED:
@@ -228,7 +228,7 @@ def transition_table() -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """Where a run, a node or an item stands.
+    """The state of a run, a node or an item.
 
     A state equals another of the same type and name, and equals its own name as a string.
     """
@@ -241,7 +241,7 @@ class State:
 
     @classmethod
     def of(cls, code: Code, *, message: str = "", at: float | None = None, data: Any = None) -> State:
-        """The state of a code; `at` is seconds since the epoch, now by default."""
+        """Return the state of a code; `at` is seconds since the epoch, now by default."""
         moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
         return cls(code.type, code.state_name, message, moment, data)
 
@@ -259,39 +259,39 @@ class State:
         return hash(self.name)
 
     def is_scheduled(self) -> bool:
-        """Whether it waits for a time."""
+        """Return whether it waits for a time."""
         return self.type is StateType.SCHEDULED
 
     def is_pending(self) -> bool:
-        """Whether it waits for its turn."""
+        """Return whether it waits to start."""
         return self.type is StateType.PENDING
 
     def is_running(self) -> bool:
-        """Whether it executes."""
+        """Return whether it executes."""
         return self.type is StateType.RUNNING
 
     def is_completed(self) -> bool:
-        """Whether it ended well (completed, cached or skipped)."""
+        """Return whether it ended well (completed, cached or skipped)."""
         return self.type is StateType.COMPLETED
 
     def is_failed(self) -> bool:
-        """Whether it ended in a failure (failed, timed out, upstream failed)."""
+        """Return whether it ended in a failure (failed, timed out, upstream failed)."""
         return self.type is StateType.FAILED
 
     def is_crashed(self) -> bool:
-        """Whether its infrastructure died under it."""
+        """Return whether its process died."""
         return self.type is StateType.CRASHED
 
     def is_cancelled(self) -> bool:
-        """Whether it was cancelled."""
+        """Return whether it was cancelled."""
         return self.type is StateType.CANCELLED
 
     def is_paused(self) -> bool:
-        """Whether it is paused."""
+        """Return whether it is paused."""
         return self.type is StateType.PAUSED
 
     def is_final(self) -> bool:
-        """Whether it is an outcome."""
+        """Return whether it is an outcome."""
         return self.type in {
             StateType.COMPLETED,
             StateType.FAILED,
@@ -300,7 +300,7 @@ class State:
         }
 
     def result(self, raise_on_failure: bool = True) -> Any:
-        """The value or the exception behind the state.
+        """Return the value or the exception behind the state.
 
         Raises
         ------
@@ -320,7 +320,7 @@ def state_names() -> list[str]:
 
 
 def checked_states(state: str | Collection[str] | None) -> tuple[str, ...]:
-    """Return names of states as they are written; None stands for no name.
+    """Return checked names of states; None stands for no name.
 
     Raises
     ------
@@ -366,5 +366,5 @@ class Counts(Counter[str]):
 
     @property
     def finished(self) -> int:
-        """Items that ended, however."""
+        """Items that ended, in any state."""
         return self.successful + self.skipped + self.failed + self["Cancelled"]

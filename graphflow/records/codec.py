@@ -57,7 +57,7 @@ _BROKEN = (
 
 
 def decode(record: Record, *, seq: int | None = None) -> Any:
-    """What a record tells: a value of `graphflow.model.records`, `ItemsBody`, `LogLines`, `Change`, errors or variants.
+    """Return what a record tells: a value of `graphflow.model.records`, `ItemsBody`, `LogLines`, `Change`, errors or variants.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _where(record: Record, seq: int | None) -> str:
 
 
 class Written(Protocol):
-    """What a run's history holds already, for the writer that goes on with it."""
+    """What a run's history already has, for the writer that continues it."""
 
     errors: list[ErrorRecord]
     chunks: int
@@ -121,7 +121,7 @@ class RecordWriter:
 
     @classmethod
     def continuing(cls, written: Written) -> RecordWriter:
-        """A writer for the next launch of a run."""
+        """Return a writer for the next launch of a run."""
         writer = cls()
         for number, record in enumerate(written.errors):
             writer._nbytes += len(record.message) + len(record.traceback)
@@ -141,20 +141,20 @@ class RecordWriter:
         return Record(kind=Kind.LAUNCH, at=at, body=encode_fact(fact_of(launch)))
 
     def node(self, entry: NodeEntry, at: float) -> Record:
-        """A task was placed in the graph."""
+        """Return a task was placed in the graph."""
         return Record(kind=Kind.NODE, at=at, body=encode_fact(fact_of(entry)), node=entry.number)
 
     def dispatch(self, dispatch: Dispatch, at: float) -> Record:
-        """A batch is about to be sent."""
+        """Return a batch is about to be sent."""
         node = dispatch.nodes[0] if dispatch.nodes else NO_NODE
         return _ranged(Kind.DISPATCH, dispatch, dispatch.indices, node, at)
 
     def ended(self, ended: Ended, at: float) -> Record:
-        """Items ended without running; with a code that is no end, they were taken back to it."""
+        """Return items ended without running; with a code that is not final, they were reset to it."""
         return _ranged(Kind.ENDED, ended, ended.indices, ended.node, at)
 
     def state(self, node_number: int | None, transition: Transition, at: float) -> Record:
-        """A node, or the run, moved to a state."""
+        """Return a node, or the run, moved to a state."""
         node = NO_NODE if node_number is None else node_number
         return Record(kind=Kind.STATE, at=at, body=encode_fact(fact_of(transition)), node=node)
 
@@ -163,21 +163,21 @@ class RecordWriter:
         return Record(kind=Kind.LOST, at=at, body=encode_fact(fact_of(lost)))
 
     def alias(self, alias: Alias, at: float) -> Record:
-        """The value of an item is another node's."""
+        """Return the value of an item is another node's."""
         body = encode_fact(fact_of(alias))
         return Record(kind=Kind.ALIAS, at=at, body=body, node=alias.node, lo=alias.index, count=1)
 
     def answer(self, answer: Answer, at: float) -> Record:
-        """A request was acted on, or refused."""
+        """Return a request was acted on, or refused."""
         return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)))
 
     def change(self, node_number: int | None, values: Mapping[str, Any], at: float) -> Record:
-        """Options or policies of a node were changed, or something of the run as a whole was noted (None)."""
+        """Return options or policies of a node were changed, or something of the run as a whole was noted (None)."""
         node = NO_NODE if node_number is None else node_number
         return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node)
 
     def log(self, lines: Sequence[LogRecord], dropped: int, at: float) -> Record | None:
-        """Lines of the log, as far as there is room for them; None where there is nothing to say."""
+        """Return lines of the log, as far as there is room for them; None where there is nothing to say."""
         room = max(0, MAX_LOG_LINES - self._lines)
         kept = lines[:room]
         dropped += len(lines) - len(kept)
@@ -197,7 +197,7 @@ class RecordWriter:
         load: Callable[[Ref], Sequence[Any]],
         at: float,
     ) -> list[Record]:
-        """What a batch reported of `indices`.
+        """Return what a batch reported of `indices`.
 
         Parameters
         ----------
@@ -240,7 +240,7 @@ class RecordWriter:
     def _take_errors(
         self, report: Report, records: list[Record], at: float
     ) -> tuple[Sequence[int], int | None]:
-        """The numbers in the run of a report's errors, and of its first chunk of variants; adds what is new."""
+        """Return the numbers in the run of a report's errors, and of its first chunk of variants; adds what is new."""
         if not report.errors:
             return (), None
         numbers = array("I")
@@ -275,7 +275,7 @@ class RecordWriter:
         return error
 
     def _bounded(self, step: StepReport, number: int) -> StepReport:
-        """A step whose failed items' arguments are told only where the node has few of them."""
+        """Return a step whose failed items' arguments are told only where the node has few of them."""
         if not step.faults.inputs:
             return step
         kept = self._inputs[number] = self._inputs.get(number, 0) + len(step.faults.inputs)
@@ -294,7 +294,7 @@ def _ranged(kind: Kind, value: Dispatch | Ended, indices: Sequence[int], node: i
 
 
 def _labels(step: StepReport, load: Callable[[Ref], Sequence[Any]]) -> Sequence[str | None] | None:
-    """The labels of a step; None where there are none, or where they were lost with their worker."""
+    """Return the labels of a step; None where there are none, or where they were lost with their worker."""
     if step.labels is None:
         return None
     try:

@@ -32,7 +32,7 @@ MAX_LIVE = 10
 MAX_NBYTES = 64 << 20
 """What the texts of all errors of a run may weigh, packed as they are."""
 MAX_TALLIED = 10_000
-"""Distinct errors of a node that are told apart."""
+"""The maximum number of distinct errors of a node."""
 MAX_LISTED = 1_000
 _NOT_KEPT = "<its text was not kept: this run has too many different errors>"
 
@@ -48,7 +48,7 @@ class BatchErrors:
         self._book = book
 
     def record(self, number: int) -> ErrorRecord | None:
-        """The error of a number, None for none."""
+        """Return the error of a number, None for none."""
         if number > 0:
             return self.records[number - 1]
         if number == NO_ERROR or self.variants is None:
@@ -69,7 +69,7 @@ class BatchErrors:
         )
 
     def keys(self, numbers: Iterable[int]) -> Iterator[tuple[str, str, str]]:
-        """What makes the errors of these numbers distinct: type, text and place."""
+        """Yield what makes the errors of these numbers distinct: type, text and place."""
         known: dict[int, tuple[str, str, str]] = {}
         heads = [(each.type_name, each.place) for each in self.records]
         for number in numbers:
@@ -95,7 +95,7 @@ class ErrorBook:
         self._last: tuple[Variants, int, tuple[list[str], dict[int, Parts | None]]] | None = None
 
     def take(self, report: Report) -> BatchErrors | None:
-        """The errors of a report, None if it has none."""
+        """Return the errors of a report, None if it has none."""
         if not report.errors:
             return None
         records = tuple(self._kept(each) for each in report.errors)
@@ -124,7 +124,7 @@ class ErrorBook:
         return record
 
     def chunk(self, variants: Variants, number: int) -> tuple[list[str], dict[int, Parts | None]]:
-        """A chunk of texts; the last one is kept unpacked."""
+        """Return a chunk of texts; the last one is kept unpacked."""
         last = self._last
         if last is None or last[0] is not variants or last[1] != number:
             last = self._last = (variants, number, variants.chunk(number))
@@ -132,7 +132,7 @@ class ErrorBook:
 
 
 def _forget_locals(error: BaseException) -> None:
-    """Let the frames behind an exception go of their variables."""
+    """Clear the variables of an exception's frames."""
     tb = error.__traceback__
     while tb is not None:
         # A frame that still executes cannot be cleared.
@@ -145,9 +145,9 @@ def _forget_locals(error: BaseException) -> None:
 
 
 def exception_of(record: ErrorRecord) -> Exception:
-    """The exception of a record: the object itself, its restored pickle, one like it, or a `RemoteError`.
+    """Return the exception of a record: the object itself, its restored pickle, one like it, or a `RemoteError`.
 
-    What is no `Exception` is given as the cause of one: it would end the program of whoever asks. So is what cannot
+    What is not an `Exception` becomes the cause of one: it would end the caller's program. So does what cannot
     be shown.
     """
     error = _raw(record)
@@ -189,7 +189,7 @@ def _noted(error: BaseException, record: ErrorRecord) -> BaseException:
 
 
 def _made_like(like: BaseException, record: ErrorRecord) -> BaseException | None:
-    """An exception of the same type that says what the record says."""
+    """Return an exception of the same type that says what the record says."""
     assert record.parts is not None
     args, state = record.parts
     kind = type(like)
@@ -208,7 +208,7 @@ def _made_like(like: BaseException, record: ErrorRecord) -> BaseException | None
 
 
 def _is_cut(message: str, text: str) -> bool:
-    """Whether a message is the bounded form of a text."""
+    """Return whether a message is the bounded form of a text."""
     head = message.removesuffix(f"... ({len(text)} characters)")
     return head != message and text.startswith(head)
 
@@ -373,7 +373,7 @@ class ErrorTally:
         return entry
 
     def listed(self) -> DistinctErrors:
-        """The most frequent ones, those of equal count by their first item."""
+        """Return the most frequent ones, those of equal count by their first item."""
         chosen = sorted(self._entries.values(), key=lambda entry: (-entry.count, min(entry.bounds)))
         listed = [_listed(entry) for entry in chosen[:MAX_LISTED]]
         return DistinctErrors(listed, self._total - sum(each.count for each in listed))

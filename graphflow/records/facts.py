@@ -47,12 +47,12 @@ class Change:
 
 
 def encode_fact(value: Any) -> bytes:
-    """A small fact's body: a JSON object."""
+    """Return a small fact's body: a JSON object."""
     return bytes([VERSION]) + _JSON.encode(value).encode("ascii")
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: an array or a range as a list, a set in order, all else as a text."""
+    """Return what JSON does not know: an array or a range as a list, a set in order, all else as a text."""
     if isinstance(value, (array, range, set, frozenset)):
         listed = list(value)
         return sorted(listed, key=str) if isinstance(value, (set, frozenset)) else listed
@@ -65,7 +65,7 @@ _JSON = json.JSONEncoder(separators=(",", ":"), default=_plain)
 
 
 def encode_ranged(value: Dispatch | Ended) -> bytes:
-    """The body of a fact about many items; a range stands in the record's header."""
+    """Return the body of a fact about many items; a range stands in the record's header."""
     given = fact_of(value)
     del given["indices"]
     out = Packer(VERSION)
@@ -78,7 +78,7 @@ def encode_ranged(value: Dispatch | Ended) -> bytes:
 
 
 def fact_of(value: Any) -> dict[str, Any]:
-    """A record's value as a JSON object."""
+    """Return a record's value as a JSON object."""
     kind = type(value)
     names = _FIELDS.get(kind)
     if names is None:
@@ -113,7 +113,7 @@ _MAKERS: Mapping[int, Callable[[dict[str, Any]], Any]] = {
 
 
 def decode_fact(record: Record) -> Any:
-    """The value of a record of such a kind; `KeyError`, `TypeError` or `ValueError` where it is none."""
+    """Return the value of a record of such a kind; `KeyError`, `TypeError` or `ValueError` where it is none."""
     if record.kind == Kind.LOG:
         return _decode_log(record.body)
     if record.kind in (Kind.DISPATCH, Kind.ENDED):
@@ -135,7 +135,7 @@ def decode_fact(record: Record) -> Any:
 
 
 def encode_log(lines: Sequence[LogRecord], dropped: int) -> bytes:
-    """Lines of the log, field by field."""
+    """Return lines of the log, field by field."""
     out = Packer(VERSION)
     out.number(dropped)
     out.blob(pressed([[getattr(line, name) for line in lines] for name in _LOG_FIELDS] if lines else []))

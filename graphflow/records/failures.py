@@ -96,7 +96,7 @@ def map_failure(run: KnownRun, node: KnownNode) -> BaseException | None:
 
 
 def _distinct(run: KnownRun, node: KnownNode, codes: bytes, mask: bytes) -> list[BaseException]:
-    """The exceptions of a map's items, the first of each type and text, in order of the items."""
+    """Return the exceptions of a map's items, the first of each type and text, in order of the items."""
     firsts = {index for index, _ in node.history.first_errors(MAX_GROUP) if mask[index : index + 1] == b"\1"}
     for code in (Code.CRASHED, Code.UPSTREAM_FAILED):
         # These may have no error on record: each is made of where it came from.
@@ -151,7 +151,7 @@ def _place(node: KnownNode, index: int | None) -> str:
 
 
 def _via(names: Sequence[str]) -> str:
-    """The tasks between a failure and its consequence, the middle of a long path left out."""
+    """Return the tasks between a failure and its consequence, the middle of a long path left out."""
     if not names:
         return ""
     if len(names) > 6:

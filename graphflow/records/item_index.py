@@ -35,11 +35,11 @@ class Segment:
     errors: BatchErrors | None = None
 
     def error(self, number: int) -> ErrorRecord | None:
-        """The error of a number in its batch."""
+        """Return the error of a number in its batch."""
         return None if self.errors is None else self.errors.record(number)
 
     def anomalies(self, position: int) -> list[Anomaly]:
-        """The attempts at a position that did not simply succeed, in order."""
+        """Return the attempts at a position that did not simply succeed, in order."""
         step = self.step
         found: list[Anomaly] = []
         if step.anomalies:
@@ -168,13 +168,13 @@ class NodeHistory:
         self._aliases[index] = place
 
     def find(self, index: int) -> tuple[Segment, int] | None:
-        """The newest segment that holds an item, and the position in it."""
+        """Return the newest segment that holds an item, and the position in it."""
         if index < len(self._is_odd) and self._is_odd[index]:
             return self._odd[self._owners[index] - 1], self._offsets[index]
         return self._first(index)
 
     def _first(self, index: int) -> tuple[Segment, int] | None:
-        """The segment of an item's first run, where that was a range."""
+        """Return the segment of an item's first run, where that was a range."""
         at = bisect.bisect_right(self._starts, index) - 1
         if at >= 0:
             segment = self.ranges[at]
@@ -183,7 +183,7 @@ class NodeHistory:
         return None
 
     def _newest_first(self, index: int) -> Iterator[tuple[Segment, int]]:
-        """All segments that hold an item, and the positions in them."""
+        """Yield all segments that hold an item, and the positions in them."""
         if index < len(self._is_odd) and self._is_odd[index]:
             number, position = self._owners[index], self._offsets[index]
             while number:
@@ -195,7 +195,7 @@ class NodeHistory:
             yield first
 
     def anomalies_of(self, index: int) -> list[tuple[Anomaly, ErrorRecord | None, str]]:
-        """The attempts of an item that did not simply succeed, oldest first: with their errors and workers."""
+        """Return the attempts of an item that did not simply succeed, oldest first: with their errors and workers."""
         found: list[tuple[Anomaly, ErrorRecord | None, str]] = []
         for segment, position in self._newest_first(index):
             found[:0] = [
@@ -205,7 +205,7 @@ class NodeHistory:
         return found
 
     def last_error(self, index: int) -> ErrorRecord | None:
-        """The newest error of an item."""
+        """Return the newest error of an item."""
         for segment, position in self._newest_first(index):
             number = segment.step.faults.error_at(position)
             record = None if number is None else segment.error(number)
@@ -218,7 +218,7 @@ class NodeHistory:
         return None
 
     def inputs_of(self, index: int) -> str:
-        """The summary of an item's arguments that was made as it failed; empty if none was kept."""
+        """Return the summary of an item's arguments that was made as it failed; empty if none was kept."""
         for segment, position in self._newest_first(index):
             for anomaly in reversed(segment.anomalies(position)):
                 if anomaly.inputs:
@@ -226,7 +226,7 @@ class NodeHistory:
         return ""
 
     def errors(self) -> DistinctErrors:
-        """The distinct errors that ended items, counted. O(items that failed since this was asked last)."""
+        """Return the distinct errors that ended items, counted. O(items that failed since this was asked last)."""
         for segment in self._segments[self._tallied :]:
             self._tallied += 1
             if segment.errors is not None:
@@ -267,11 +267,11 @@ class NodeHistory:
                 self._ended_at[index] = at
 
     def ended_at(self, index: int) -> float | None:
-        """When an item ended without running, None if it did not."""
+        """Return when an item ended without running, None if it did not."""
         return (self._ended_at[index] or None) if index < len(self._ended_at) else None
 
     def place(self, index: int) -> Place | None:
-        """Where the value of an item is."""
+        """Return where the value of an item is."""
         alias = self._aliases.get(index)
         if alias is not None:
             return alias
@@ -281,7 +281,7 @@ class NodeHistory:
         return Place(found[0].step.values, found[1])
 
     def parts(self, indices: Sequence[int], filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
-        """Columns and entries for these ascending indices, in order; the filler's only entry where there is no value."""
+        """Yield columns and entries for these ascending indices, in order; the filler's only entry where there is no value."""
         if not isinstance(indices, range):
             for index in indices:
                 yield from self._place_part(index, filler)
@@ -299,7 +299,7 @@ class NodeHistory:
         yield (filler, (0,)) if place is None else (place.ref, (place.position,))
 
     def _span_parts(self, lo: int, hi: int, filler: Ref) -> Iterator[tuple[Ref, Sequence[int]]]:
-        """The parts of a range without aliases."""
+        """Yield the parts of a range without aliases."""
         is_odd = self._is_odd
         while lo < hi:
             odd = is_odd.find(1, lo, hi)
@@ -333,12 +333,12 @@ class NodeHistory:
             lo = stop
 
     def segments(self) -> Iterator[Segment]:
-        """All segments: of first runs in order of the items, then the others as they came."""
+        """Yield all segments: of first runs in order of the items, then the others as they came."""
         yield from self.ranges
         yield from self._odd
 
     def refs(self) -> Iterator[Ref]:
-        """All columns of values."""
+        """Yield all columns of values."""
         for segment in [*self.ranges, *self._odd]:
             if segment.step.values is not None:
                 yield segment.step.values
@@ -361,7 +361,7 @@ class MemoryHistory:
         self._lock = threading.Lock()
 
     def node(self, node_id: int) -> NodeHistory:
-        """The history of a node, made where there is none yet."""
+        """Return the history of a node, made where there is none yet."""
         found = self.nodes.get(node_id)
         if found is None:
             found = self.nodes[node_id] = NodeHistory()
@@ -401,12 +401,12 @@ class MemoryHistory:
         self.transitions.append(Moved(code, at))
 
     def last_error(self, node: int, index: int) -> ErrorRecord | None:
-        """The newest error of an item, as a record."""
+        """Return the newest error of an item, as a record."""
         history = self.nodes.get(node)
         return None if history is None else history.last_error(index)
 
     def log_of(self, node: str, index: int | None) -> list[LogRecord]:
-        """The log lines of an item, in order."""
+        """Return the log lines of an item, in order."""
         with self._lock:
             for number in range(self._lines_known, len(self.logs)):
                 line = self.logs[number]
@@ -415,7 +415,7 @@ class MemoryHistory:
             return [self.logs[number] for number in self._lines.get((node, index), ())]
 
     def restored(self, record: ErrorRecord) -> BaseException:
-        """The exception of a record: the same object each time, but for variants, of which there may be millions."""
+        """Return the exception of a record: the same object each time, but for variants, of which there may be millions."""
         if record.like is not None:
             return exception_of(record)
         with self._lock:

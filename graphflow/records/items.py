@@ -90,7 +90,7 @@ class Labels(Sequence[str | None]):
 
 
 def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) -> bytes:
-    """The bytes of a body. The header has the first index and the count."""
+    """Return the bytes of a body. The header has the first index and the count."""
     step, indices = body.step, body.indices
     faults = step.faults
     flags = (
@@ -151,7 +151,7 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
 
 
 def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
-    """The body of these bytes; raises what an `Unpacker` does."""
+    """Return the body of these bytes; raises what an `Unpacker` does."""
     come = Unpacker(data)
     flags = come.number()
     batch, started, worker = come.number(), come.double(), come.text()

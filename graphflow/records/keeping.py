@@ -1,4 +1,4 @@
-"""Values that were read and that nobody else needs: kept while they are few, then let go."""
+"""Values that were read and that nothing else needs: kept while they are few, then released."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ReadValues:
     Parameters
     ----------
     history
-        The map's; the books of its items stay whatever becomes of their values.
+        The map's; the records of its items stay when their values are released.
     """
 
     def __init__(self, history: NodeHistory) -> None:
@@ -30,7 +30,7 @@ class ReadValues:
         self._total = 0
 
     def release(self, below: int) -> list[Ref]:
-        """Values of items below an index were read; gives the columns that are let go, the first ones first."""
+        """Return values of items below an index were read; gives the columns that are let go, the first ones first."""
         ranges = self._history.ranges
         while self._next < len(ranges) and ranges[self._next].indices[-1] < below:
             nbytes = _nbytes(ranges[self._next].step.values)

@@ -86,22 +86,22 @@ class KnownNode(Protocol):
         """The number of items of which anything is known."""
 
     def code_of(self, index: int) -> Code:
-        """The state of an item."""
+        """Return the state of an item."""
 
     def codes(self, lo: int, hi: int) -> bytes:
-        """The states of a range of items, one byte each."""
+        """Return the states of a range of items, one byte each."""
 
     def attempts_of(self, index: int) -> int:
-        """How often an item was tried."""
+        """Return how often an item was tried."""
 
     def retries(self) -> int:
-        """How many attempts beyond each item's first were made."""
+        """Return how many attempts beyond each item's first were made."""
 
     def counts(self) -> Counts:
-        """Items by the names of their states."""
+        """Return items by the names of their states."""
 
     def label(self, index: int) -> str:
-        """The task run name of an item."""
+        """Return the task run name of an item."""
 
 
 class KnownRun(Protocol):
@@ -117,22 +117,22 @@ class KnownRun(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody works on it any more."""
+        """Whether it has ended and has no driver."""
 
     def numbers(self) -> Sequence[int]:
-        """The numbers of its nodes, in the order of their calls."""
+        """Return the numbers of its nodes, in the order of their calls."""
 
     def known(self, number: int) -> KnownNode:
-        """One of its nodes."""
+        """Return one of its nodes."""
 
     def whole_error(self, number: int) -> BaseException | None:
-        """What a node failed with beside its items, None if it did not."""
+        """Return what a node failed with beside its items, None if it did not."""
 
     def root_of(self, number: int, index: int | None) -> tuple[int, int | None, Sequence[int]]:
-        """Where an upstream failure comes from: the node, its item, and the nodes on the way from the failure to it."""
+        """Return where an upstream failure comes from: the node, its item, and the nodes on the way from the failure to it."""
 
     def value(self, number: int, index: int) -> Any:
-        """The value of an item that ended well.
+        """Return the value of an item that ended well.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class KnownRun(Protocol):
         """
 
     def values(self, number: int) -> list[Any]:
-        """The values of all items of a map that ended well, in index order; errors as for `value`."""
+        """Return the values of all items of a map that ended well, in index order; errors as for `value`."""
 
     def inputs(self, number: int, index: int) -> str:
-        """A short summary of a failed item's arguments; empty where it never ran, or where they are gone."""
+        """Return a short summary of a failed item's arguments; empty where it never ran, or where they are gone."""

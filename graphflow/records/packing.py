@@ -148,7 +148,7 @@ class Unpacker:
             raise ValueError(f"{len(self._data) - self._at} bytes are left")
 
     def number(self) -> int:
-        """A number of 0 or more."""
+        """Return a number of 0 or more."""
         value = shift = 0
         while True:
             byte = self._data[self._at]
@@ -159,24 +159,24 @@ class Unpacker:
             shift += 7
 
     def double(self) -> float:
-        """A number of 8 bytes."""
+        """Return a number of 8 bytes."""
         value: float = _DOUBLE.unpack(self._take(8))[0]
         return value
 
     def blob(self) -> bytes:
-        """Bytes with their length."""
+        """Return bytes with their length."""
         return self._take(self.number())
 
     def text(self) -> str:
-        """A text."""
+        """Return a text."""
         return self.blob().decode("utf-8", "surrogatepass")
 
     def json(self) -> Any:
-        """A small plain value."""
+        """Return a small plain value."""
         return json.loads(self.text())
 
     def column(self, size: int) -> bytes:
-        """A column of so many bytes."""
+        """Return a column of so many bytes."""
         if not size:
             return b""
         if size > 8 * MAX_ENTRIES:
@@ -191,7 +191,7 @@ class Unpacker:
         return _unpressed(self.blob(), size, zlib.decompressobj(-12))
 
     def words(self, kind: str, size: int) -> array[Any]:
-        """A column of so many numbers, of a type code of `array`."""
+        """Return a column of so many numbers, of a type code of `array`."""
         words: array[Any] = array(kind)
         if not size:
             return words
@@ -228,7 +228,7 @@ class Unpacker:
 
 
 def _unpressed(data: bytes, size: int, opened: zlib._Decompress) -> bytes:
-    """What was compressed, which must be of this size: never more is made."""
+    """Return what was compressed, which must be of this size: never more is made."""
     made = opened.decompress(data, size + 1)
     if len(made) != size or not opened.eof:
         raise ValueError(f"a compressed column is not of {size} bytes")
@@ -243,7 +243,7 @@ def pressed(rows: Sequence[Any]) -> bytes:
 
 
 def unpressed(data: bytes) -> list[Any]:
-    """The values again; `ValueError` or `zlib.error` where that is not what the bytes are."""
+    """Return the values again; `ValueError` or `zlib.error` where that is not what the bytes are."""
     size = int.from_bytes(data[:4], "little")
     if size > MAX_TEXT_NBYTES:
         raise ValueError(f"texts of {size:,} bytes are too large")

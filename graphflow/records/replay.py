@@ -1,4 +1,4 @@
-"""A run as its history tells it: records are added one by one, and what they say can be asked for.
+"""A run rebuilt from its history: records are added one by one, and can be queried.
 
 A replay is what resume starts from and what every reader shows. A watcher adds what was committed since it looked last.
 """
@@ -50,7 +50,7 @@ class Replay:
     nodes
         By their numbers in this history, which do not change over launches.
     history
-        Items, errors and the log, found as in a run that goes on.
+        Items, errors and the log, with the same queries as an active run.
     transitions
         States of the run, oldest first.
     seq
@@ -59,7 +59,7 @@ class Replay:
     Parameters
     ----------
     store
-        Where the values are; None where nobody asks for any.
+        Where the values are; None if none are needed.
     read
         Reads a record's body.
     """
@@ -115,14 +115,14 @@ class Replay:
         return list(self._flights)
 
     def stored(self) -> Iterator[Stored]:
-        """All columns of values in the result store."""
+        """Yield all columns of values in the result store."""
         for node in self.nodes.values():
             for segment in node.history.segments():
                 if segment.step.stored is not None:
                     yield segment.step.stored
 
     def add(self, entry: Entry) -> None:
-        """Take a record; they come in the order in which they were committed.
+        """Add a record; records arrive in the order of their commits.
 
         Raises
         ------
@@ -197,7 +197,7 @@ class Replay:
         self._value_moved(record.node)
 
     def _errors_of(self, body: ItemsBody) -> BatchErrors | None:
-        """The errors of a report, the same object for all its steps."""
+        """Return the errors of a report, the same object for all its steps."""
         if not len(body.errors):
             return None
         key = array("Q", body.errors).tobytes()

@@ -125,7 +125,7 @@ class ReplayedNode:
         return sum(self.attempts) - (len(self.attempts) - self.attempts.count(0))
 
     def code_of(self, index: int) -> Code:
-        """The state of an item; of one that is under way, `RUNNING` or `RETRYING`."""
+        """Return the state of an item; of one that is under way, `RUNNING` or `RETRYING`."""
         code = self.states[index] if index < len(self.states) else Code.PENDING
         if code not in FINAL_CODES and any(index in flight.out for flight in self.flights.values()):
             tried = self.attempts[index] if index < len(self.attempts) else 0
@@ -133,7 +133,7 @@ class ReplayedNode:
         return Code(code)
 
     def codes(self, lo: int, hi: int) -> bytes:
-        """The states of a range of items, one byte each. O(items + items under way)."""
+        """Return the states of a range of items, one byte each. O(items + items under way)."""
         size = max(0, hi - lo)
         codes = bytearray(self.states[lo:hi])
         codes.extend(bytes(size - len(codes)))
@@ -143,7 +143,7 @@ class ReplayedNode:
         return bytes(codes)
 
     def in_flight(self) -> Iterator[int]:
-        """The items that were sent and not reported yet, and have not ended otherwise."""
+        """Yield the items that were sent and not reported yet, and have not ended otherwise."""
         states = self.states
         for flight in self.flights.values():
             for index in flight.out:
@@ -151,7 +151,7 @@ class ReplayedNode:
                     yield index
 
     def counts(self) -> Counts:
-        """Items by state name; those of which nothing is known count as Pending. O(items / 10^10 + under way).
+        """Return items by state name; those of which nothing is known count as Pending. O(items / 10^10 + under way).
 
         Of a node that ended, only the items that it had in the end: one that failed beside its items has none.
         """
@@ -186,7 +186,7 @@ class ReplayedNode:
                 tallied[Code.RETRYING if attempts[index] else Code.RUNNING] += 1
 
     def label(self, index: int) -> str:
-        """The task run name of an item."""
+        """Return the task run name of an item."""
         found = self.history.find(index)
         if found is not None and found[0].step.labels is not None:
             label = found[0].step.labels.data[found[1]]
@@ -195,25 +195,25 @@ class ReplayedNode:
         return f"{self.entry.name}[{index}]" if self.entry.is_mapped else self.entry.name
 
     def deaths(self, index: int) -> int:
-        """How often an item was under way when its driver died, or executing when its worker did."""
+        """Return how often an item was under way when its driver died, or executing when its worker did."""
         return self._blamed.get(index, 0) + sum(index in lost for lost in self._lost)
 
     def died(self) -> dict[int, int]:
-        """How often, for all items of which `deaths` is not 0."""
+        """Return how often, for all items of which `deaths` is not 0."""
         found = Counter(self._blamed)
         for lost in self._lost:
             found.update(lost)
         return dict(found)
 
     def first_open(self) -> int:
-        """The first item that has not ended, as far as is known."""
+        """Return the first item that has not ended, as far as is known."""
         found = self.states.translate(FINAL_TABLE).find(0)
         return len(self.states) if found < 0 else found
 
     # -- values -----------------------------------------------------------------------------------------
 
     def valued(self, lo: int, hi: int) -> bytes:
-        """One byte per item of a range: 1 where its newest value is in the result store, as far as history knows."""
+        """Return one byte per item of a range: 1 where its newest value is in the result store, as far as history knows."""
         found = bytearray(self._valued[lo:hi].ljust(max(0, hi - lo), b"\0"))
         for index in self.aliases:
             if lo <= index < hi:
@@ -238,17 +238,17 @@ class ReplayedNode:
     # -- digests ----------------------------------------------------------------------------------------
 
     def told(self) -> int:
-        """All items below this one were once told of with what they are mapped over, whatever became of them."""
+        """Return all items below this one were once told of with what they are mapped over, whatever became of them."""
         self._take_digests()
         return len(self._digests) // DIGEST_NBYTES
 
     def digest_of(self, index: int) -> bytes | None:
-        """What an item was mapped over, as 8 bytes; None where that was not told."""
+        """Return what an item was mapped over, as 8 bytes; None where that was not told."""
         found = self.digests(index, index + 1)
         return None if found == _NO_DIGEST else found
 
     def digests(self, lo: int, hi: int) -> bytes:
-        """The same for a range: 8 bytes each, zeros where it was not told."""
+        """Return the same for a range: 8 bytes each, zeros where it was not told."""
         self._take_digests()
         size = max(0, hi - lo) * DIGEST_NBYTES
         return bytes(self._digests[lo * DIGEST_NBYTES : hi * DIGEST_NBYTES]).ljust(size, b"\0")
@@ -340,7 +340,7 @@ class ReplayedNode:
             del self.states[size:], self.attempts[size:]
 
     def suspects(self, deaths: int, pieces: int) -> list[list[int]]:
-        """Items that are, or were, under way when so many drivers died, and never ended.
+        """Return items that are, or were, under way when so many drivers died, and never ended.
 
         In parts, each at most the `pieces`-th part of a batch that was lost: one item that kills drivers is alone after a few
         launches, and the many that were near it cost little.
@@ -363,7 +363,7 @@ class ReplayedNode:
         return parts
 
     def missing(self, *, is_whole: bool = True) -> set[int]:
-        """Items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""
+        """Return items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""
         found: set[int] = set()
         for segment in self.history.segments():
             stored = segment.step.stored

@@ -33,7 +33,7 @@ def encode_errors(records: Sequence[ErrorRecord]) -> bytes:
 
 
 def decode_errors(data: bytes) -> list[ErrorRecord]:
-    """The errors of a body; those that are plain have an exception again."""
+    """Return the errors of a body; those that are plain have an exception again."""
     come = Unpacker(data)
     found = []
     for row in unpressed(come.blob()):
@@ -57,7 +57,7 @@ def _builtin(name: str) -> type[Exception] | None:
 
 
 def _is_plain(record: ErrorRecord) -> bool:
-    """Whether an exception of a built-in type is made of one text, so that the text alone gives it again."""
+    """Return whether an exception of a built-in type is made of one text, so that the text alone gives it again."""
     kind = _builtin(record.type_name)
     if kind is None:
         return False
@@ -74,7 +74,7 @@ def _is_plain(record: ErrorRecord) -> bool:
 
 
 def _made(kind: type[Exception], message: str) -> Exception | None:
-    """An exception that says a message, of one text."""
+    """Return an exception that says a message, of one text."""
     try:
         text = ast.literal_eval(message) if issubclass(kind, KeyError) else message
         made = kind(text)
@@ -104,7 +104,7 @@ class TextVariants(Variants):
     made_otherwise: tuple[Sequence[int], ...] = ()
 
     def chunk(self, number: int) -> tuple[list[str], dict[int, Parts | None]]:
-        """The texts of a chunk, and None by the place of each error that cannot be made of its text."""
+        """Return the texts of a chunk, and None by the place of each error that cannot be made of its text."""
         texts: Any = unpressed(self.chunks[number])
         return texts, dict.fromkeys(self.made_otherwise[number])
 
@@ -130,7 +130,7 @@ def encode_variants(variants: Variants, *, keeps_texts: bool = True) -> bytes:
 
 
 def decode_variants(data: bytes) -> TextVariants:
-    """The variants of a body; their texts stay packed."""
+    """Return the variants of a body; their texts stay packed."""
     come = Unpacker(data)
     count = come.number()
     records = come.words("I", count)

@@ -1,4 +1,4 @@
-"""Results that outlive a run: stores for objects that are written once, and packs of many values in one object."""
+"""Stored results: stores for objects that are written once, and packs of many values in one object."""
 
 from __future__ import annotations
 

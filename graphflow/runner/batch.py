@@ -147,7 +147,7 @@ class Batch:
         return report
 
     def _run_items(self) -> int | None:
-        """Run the items; gives how many, where they run in turn."""
+        """Run the items; return how many ran, if they run in turn."""
         self.begin()
         if self.size > 1 and self.host.takes_progress:
             self.teller = self._new_teller()
@@ -260,7 +260,7 @@ class Batch:
         return True
 
     def take(self, step: Step, position: int, value: Any, recorder: Recorder) -> None:
-        """Take a task's value: as it is, as a list of what an iterator gives, or as a fragment to graft."""
+        """Store a task's value: as it is, as a list of an iterator's items, or as a fragment to graft."""
         kind = type(value)
         if kind is types.CoroutineType:
             value.close()
@@ -277,7 +277,7 @@ class Batch:
         step.states[position] = Code.GRAFTED
 
     def drop_values(self, position: int) -> None:
-        """Let large values of an item go that nobody needs, now that its lane has ended.
+        """Release large values of an item that are no longer needed, now that its lane has ended.
 
         Of a lane that did not end well they are kept, so that what failed can run again with the same inputs.
         """

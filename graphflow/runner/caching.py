@@ -55,7 +55,7 @@ _warned: set[tuple[str, int, str]] = set()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unresolved:
-    """An item that runs once only, and of which nobody knows whether it has run: what a task's `resolve` is given.
+    """An item of a `run_once` task whose outcome is unknown; the argument of the task's `resolve`.
 
     It gives the item's result, if it finds that the work was done; it raises `Retry` if it was not, and the item runs; whatever
     else it raises leaves the item `Indeterminate`.
@@ -65,7 +65,7 @@ class Unresolved:
     key
         The item's key, as hexadecimal digits.
     run_id, node, index
-        Who began it: the run, the node's name, and the map index, None where that is no map.
+        What started it: the run, the node's name, and the map index, None if it is not a map.
     host, pid, began
         The process that died, and when it began the item.
     parameters
@@ -130,7 +130,7 @@ class BatchCache:
         """`DONE` or `ODD` per position that was looked up; 0 where an item is simply executed."""
 
     def look_ahead(self, position: int) -> int:
-        """See to it that this position was looked up, and many after it; gives the first that was not."""
+        """Look up this position, and many after it; return the first that was not."""
         if position >= self._looked:
             self._look_up(position, min(self._batch.size, position + CHUNK))
         return self._looked
@@ -164,7 +164,7 @@ class BatchCache:
         return position < self._looked and self.is_done(position)
 
     def keep(self, positions: Sequence[int]) -> None:
-        """Keep what was made at these positions; they are told next.
+        """Cache the results of these positions; they are reported next.
 
         Raises
         ------
@@ -282,7 +282,7 @@ class StepCache:
         return keys
 
     def _find(self, positions: Sequence[int], keys: bytes, *, is_again: bool) -> list[int]:
-        """Mark what is there; gives the positions with a key that are not."""
+        """Mark the cached positions; return those with a key that are not cached."""
         step = self._step
         missing: list[int] = list(positions)
         if NO_KEY in keys:
@@ -344,7 +344,7 @@ class StepCache:
             step.labels[position] = label_of(step.program, args, kwargs, context)
 
     def _fly(self, missing: list[int], keys: list[bytes], seen: Seen) -> None:
-        """Say that these are executed here now; find those that others execute, or have just executed."""
+        """Announce that these are executed here now; find those that others execute, or have just executed."""
         assert self._claims is not None
         with self._batch.storing(in_slice=True):
             flight = self._claims.claim(keys, seen)
@@ -439,7 +439,7 @@ class StepCache:
     # -- once only --------------------------------------------------------------------------------------
 
     def _refuse(self, position: int) -> None:
-        """Without a key, nobody could tell whether an item was executed."""
+        """Without a key, it would be unknown whether an item was executed."""
         error = ResultStoreError(
             f"{self._name(position)} is not executed: run_once needs a key for each item, but its arguments have no canonical "
             "form; use register_hash or cache_key_fn"
@@ -469,7 +469,7 @@ class StepCache:
     def _resolve(self, position: int, key: bytes, claim: OnceClaim, start: float, signer: str) -> bool:
         """Decide an item whose holder left no usable result: call the task's `resolve`, else it is `Indeterminate`.
 
-        It died, and nobody knows how far it came; or its result is signed with the foreign key of that fingerprint.
+        It died at an unknown point; or its result is signed with the foreign key of that fingerprint.
         """
         assert self._once is not None
         step, batch = self._step, self._batch
@@ -608,7 +608,7 @@ class StepCache:
         )
 
     def land(self, held: Sequence[int] = ()) -> None:
-        """Nobody needs to wait for this batch any more, but for what is executed at these positions."""
+        """Release everything that waits for this batch, except for what is executed at these positions."""
         if self._claims is None or not self._open:
             return
         flights, self._open = self._open, []
@@ -620,7 +620,7 @@ class StepCache:
         self._made = []
 
     def close(self) -> None:
-        """Let go of what was claimed."""
+        """Release the claims."""
         self.land()
         if self._once is not None and self._claimed:
             # Claimed, and never reached a report: nothing of these was executed, or it was told as failed.
@@ -635,7 +635,7 @@ class StepCache:
         return self._step.name_of(self._batch.order.indices[position])
 
     def _warn(self, kind: str, text: str) -> None:
-        """Say something once per task, run and process."""
+        """Warn once per task, run and process."""
         mark = (self._batch.order.run_id, self._step.order.node, kind)
         if mark in _warned:
             return

@@ -71,7 +71,7 @@ def _current() -> TaskContext | FlowContext | None:
 
 
 def capture_logging() -> None:
-    """Let records of the standard library's loggers reach the log of the item that emits them.
+    """Route records of the standard library's loggers to the log of the item that emits them.
 
     A record factory is wrapped, once per process; no handler or level is touched.
     """
@@ -96,7 +96,7 @@ def capture_logging() -> None:
 
 
 def capture_prints() -> None:
-    """Let `print` reach the log of an item that asks for it (`log_prints`); installed once per process."""
+    """Route `print` to the log of an item with `log_prints`; installed once per process."""
     with _lock:
         if "print" in _installed:
             return

@@ -1,4 +1,4 @@
-"""Batched tasks: one call for many items, and the books of each of them.
+"""Batched tasks: one call for many items, with a record of each of them.
 
 A call that raises is halved until the items are found that fail alone. An item's attempts are the calls that decided
 it: the one in which it succeeded, and those in which it failed alone. So halving uses up no attempt.
@@ -358,7 +358,7 @@ class _Chunks:
             self._batch.refused(self._step, position, error, start)
 
     def _stuck(self) -> None:
-        """Called by the watchdog: a call does not yield. If it is for several items, nobody knows which one it is."""
+        """Called by the watchdog: a call does not yield. If it is for several items, it is unknown which one it is."""
         active = self._active
         if active is None:
             return

@@ -73,7 +73,7 @@ def read_stored(ref: Ref) -> bytes:
 
 
 def write_pack(folder: Path, name: str, columns: Sequence[bytes]) -> list[Ref]:
-    """Write columns as one file, published by a rename; gives a ref per column."""
+    """Write columns as one file, published by a rename; return a ref per column."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{name}.pack"
     temporary = folder / f".{name}.{os.getpid()}.tmp"

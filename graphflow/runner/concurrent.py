@@ -148,7 +148,7 @@ class _Loop:
             self._over.set_result(None)
 
     def _close(self) -> None:
-        """Begin nothing more; what was not begun is handed back while the others go on."""
+        """Start nothing more; items that were not started are handed back while the others continue."""
         progress = self.batch.progress
         if progress.is_cut or not self._has_begun:
             return
@@ -250,7 +250,7 @@ class _Item:
             self._loop.restarted(self)
 
     async def run(self) -> None:
-        """Go through all steps."""
+        """Run all steps."""
         self._has_begun = True
         batch, position = self.batch, self.position
         try:

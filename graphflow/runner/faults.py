@@ -333,7 +333,7 @@ class ErrorTable:
             self._firsts.append(kind.first)
 
     def _keep(self, kind: _Kind, error: BaseException) -> int:
-        """Keep an error in full; its traceback is formatted anew only where it may tell something of its own."""
+        """Keep an error in full; its traceback is formatted again only if it may differ."""
         text = None
         if kind.records and (kind.records >= MAX_LIVE or _cause_of(error) is None):
             first = self.records[kind.first]

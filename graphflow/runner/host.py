@@ -32,7 +32,7 @@ class BatchHost(Protocol):
     worker: str
     is_local: bool
     takes_progress: bool
-    """Whether reports are delivered while a batch goes on."""
+    """Whether partial reports are delivered while a batch runs."""
 
     def load(self, ref: Ref) -> list[Any]:
         """The values of a column."""
@@ -43,13 +43,13 @@ class BatchHost(Protocol):
     ) -> list[Ref | SerializationFailure]:
         """Keep columns; a column that cannot be carried names its items.
 
-        `travels` is for a report of a batch that goes on: what it stores cannot wait for the batch's end. `packed` has
+        `travels` is for a partial report of a running batch: what it stores cannot wait for the batch's end. `packed` has
         an entry per column where some of them are bytes already.
         """
         ...
 
     def not_stored(self, run_id: str, node: int, text: str) -> None:
-        """Say why a value cannot go to the result store, once per task."""
+        """Warn, once per task, why a value cannot be stored."""
         ...
 
     def note(self, batch: int, index: int) -> None:
@@ -65,7 +65,7 @@ class BatchHost(Protocol):
         ...
 
     def progress(self, report: Report) -> None:
-        """Deliver a report of a batch that goes on: it has `held` positions. Called by any thread."""
+        """Deliver a partial report of a running batch: it has `held` positions. Called by any thread."""
         ...
 
     def ending(self) -> None:

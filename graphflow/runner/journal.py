@@ -15,7 +15,7 @@ from pathlib import Path
 __all__ = ["SEVERAL", "Journal", "executing"]
 
 SEVERAL = -2
-"""The map index of a call that is for several items: nobody knows which one ended the process."""
+"""The map index of a call for several items: it is unknown which one ended the process."""
 
 _LAYOUT = struct.Struct("<8sqq")
 _PAIR = struct.Struct("<qq")

@@ -37,7 +37,7 @@ __all__ = ["KeyMaker", "Keys"]
 
 _NO_PART = bytes(4)
 _remembered: dict[tuple[str, int | str], bytes] = {}
-"""Entries of constants that were told in this process: by spec and place."""
+"""Entries of constants that were made in this process: by spec and position."""
 _seen: dict[tuple[str, int], tuple[weakref.ref[Any], bytes]] = {}
 """Entries of values that came from other tasks, by spec and identity, as long as the object lives."""
 _MOST_REMEMBERED = 256
@@ -365,7 +365,7 @@ class KeyMaker:
         return entry
 
     def _shared(self, value: Any) -> bytes:
-        """The entry of another task's value that all items get; a large one is told once, not for each batch."""
+        """The entry of another task's value that all items get; a large one is made once, not for each batch."""
         mark = (self._spec.token, id(value))
         known = _seen.get(mark)
         if known is not None and known[0]() is value:

@@ -60,7 +60,7 @@ def _run(runner: asyncio.Runner, awaitable: Awaitable[Any], is_interrupted: Call
     """Run an awaitable to its end, whatever other tasks of its loop raise.
 
     A `SystemExit` or `KeyboardInterrupt` of any task leaves the loop at once, though what awaits that task is
-    told as well: the loop goes on, unless the exception is the awaitable's own or Ctrl-C.
+    reported as well: the loop continues, unless the exception is the awaitable's own or Ctrl-C.
     """
 
     loop = runner.get_loop()

@@ -36,7 +36,7 @@ class Slots:
     def take(self) -> float | None:
         """Take the slot that is open: 0.0. Else the seconds until the next one opens, or None if none is left.
 
-        Slots that nobody took in time are lost.
+        Slots that were not taken in time are lost.
         """
         now = self._clock()
         while self._next < self._count:

@@ -74,7 +74,7 @@ def _packed(
     positions: Sequence[int],
     column: list[Any],
 ) -> Packed | None:
-    """A column as bytes; None where there is no value that anything could ask for."""
+    """Return a column as bytes; None if it has no value that could be needed."""
     if 1 not in part_of(step.states, positions).translate(_VALUED):
         return None
     if not step.order.keeps and all(_has_ended_well(each, positions) for each in steps):

@@ -1,4 +1,4 @@
-"""What of a batch has begun, ended and been told, and who tells it while the batch goes on.
+"""Which items of a batch have started, ended and been reported, and the thread that reports while it runs.
 
 Positions are handed out by one iterator of C, whose steps nothing interrupts: how many were taken can be read at any
 time, and what was not taken can be taken away. So the thread that runs the items pays nothing for it.
@@ -32,7 +32,7 @@ __all__ = [
 
 logger = logging.getLogger("graphflow.runner")
 LATE_SECONDS = 0.1
-"""A slice may be over for this long before what has ended is told and the rest is handed back."""
+"""A slice may be over for this long before finished items are reported and the rest is handed back."""
 TELL_SECONDS = 0.5
 CONCURRENT_TELL_SECONDS = 0.25
 BUSY_SECONDS = 0.01
@@ -46,7 +46,7 @@ class Progress:
     Attributes
     ----------
     rest
-        Gives the positions that were not begun; whoever takes one runs it.
+        Yields the positions that were not started; the caller runs those that it takes.
     lock
         Held while a report is made and delivered, so that reports come one after the other.
     is_over
@@ -95,9 +95,9 @@ class Progress:
             flags[position] = _ENDED
 
     def part(self) -> tuple[Sequence[int], Sequence[int]] | None:
-        """What has ended and was not told, and what goes on; None if there is nothing to say.
+        """Return the finished items that were not reported, and those that still run; None if there is nothing to report.
 
-        What was not taken goes on too, unless it was cut off.
+        Items that were not taken continue too, unless they were cut off.
         """
         if self._flags is None:
             active = self.taken - 1
@@ -198,7 +198,7 @@ class Teller:
         self.due = time.monotonic() + first
 
     def check(self, now: float) -> float:
-        """Tell if it is time; gives the next time to look."""
+        """Report if it is time; return the next time to check."""
         if now < self.due:
             return self.due
         if self._thread is not None and self._thread.is_alive():
@@ -209,7 +209,7 @@ class Teller:
         return self.due
 
     def hurry(self) -> None:
-        """Tell at once, or as soon as what is being told is told."""
+        """Report at once, or as soon as the current report is sent."""
         self.due = 0.0
         watchdog().look_at(self.due)
 

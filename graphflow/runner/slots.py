@@ -9,7 +9,7 @@ __all__ = ["Slot"]
 
 
 class Slot:
-    """Held by the batch that runs; nobody polls for it. Batches run in the order in which they arrived."""
+    """Held by the batch that runs, without polling. Batches run in the order in which they arrived."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -47,13 +47,13 @@ class Slot:
             return True
 
     def leave(self) -> None:
-        """Let the next batch run."""
+        """Release the slot to the next batch."""
         with self._changed:
             self._is_taken = False
             self._changed.notify_all()
 
     def give_back(self, batch: Hashable) -> None:
-        """Ask a batch that only waits to give itself back."""
+        """Request that a waiting batch is handed back."""
         with self._changed:
             if batch in self._waiting:
                 self._returned.add(batch)

@@ -28,7 +28,7 @@ _RETRYING = int(Code.RETRYING)
 
 
 def run_in_turn(batch: Batch) -> int:
-    """Run items one after the other while there is time; gives how many."""
+    """Run items one after the other while there is time; return how many ran."""
     steps = batch.steps
     tokens: list[Token[Any]] = [RECORDER.set(steps[0].recorder), RUNNING.set(steps[0].context)]
     try:
@@ -216,7 +216,7 @@ def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) 
 
 
 def _renew(step: Step) -> None:
-    """Give a step a new recorder if its last item recorded something."""
+    """Replace a step's recorder if its last item recorded something."""
     if step.recorder.nodes:
         step.recorder = step.new_recorder(step.context)
         RECORDER.set(step.recorder)
@@ -231,7 +231,7 @@ class _Careful:
         self._guard: Guard | None = None
 
     def run(self) -> int:
-        """Run items while there is time; gives how many."""
+        """Run items while there is time; return how many ran."""
         batch = self._batch
         if any(step.has_limit for step in batch.steps):
             self._guard = watchdog().guard(self._stuck)

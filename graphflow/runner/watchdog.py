@@ -37,7 +37,7 @@ class Watched(Protocol):
     """Something that the watchdog looks at, every 50 ms or when it is due."""
 
     def check(self, now: float) -> float | None:
-        """Act if it is time; gives the next time to look (of the monotonic clock), or None."""
+        """Act if it is time; return the next time to check (of the monotonic clock), or None."""
         ...
 
 
@@ -55,7 +55,7 @@ class _Armed:
 class Guard:
     """Watches one thread that runs items, one at a time.
 
-    Without `on_stuck` nobody gives an item up: the thread has it until it yields.
+    Without `on_stuck` no item is given up: the thread has it until it yields.
 
     Where nothing happens, an item costs no lock: its end is the store of `_armed`, then a look at `_is_acting`; the
     watchdog sets the latter, then looks at the former. So at least one of them sees the other.
@@ -107,7 +107,7 @@ class Guard:
         self._dog.forget(self)
 
     def check(self, now: float) -> float | None:
-        """Act if the time is up; gives the next time to look, or None."""
+        """Act if the time is up; return the next time to check, or None."""
         armed = self._armed
         if armed is None:
             return None

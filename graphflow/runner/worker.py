@@ -237,11 +237,11 @@ class WorkerHost:
         return run_id in _PROCESS.stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:
-        """The limit of a node's items, as far as this process was told one."""
+        """Return the limit of a node's items, if this process has one."""
         return _PROCESS.limits.get((run_id, node))
 
     def progress(self, report: Report) -> None:
-        """Send a report of a batch that goes on."""
+        """Send a partial report of a running batch."""
         self._emit(encode_report(report))
 
     def give_up(self, report: Report) -> None:
@@ -271,7 +271,7 @@ def run_payload(
     emit: Callable[[bytes], None],
     patience_seconds: float | None = None,
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Run a batch that came as bytes; gives the report's bytes and the columns that stay on this worker.
+    """Run a batch given as bytes; return the report's bytes and the columns that stay on this worker.
 
     With `patience_seconds`, one batch runs at a time in this process; another waits for that long, with its inputs
     in memory, and gives itself back then.

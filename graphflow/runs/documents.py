@@ -1,4 +1,4 @@
-"""Runs, items and lines of the log as JSON documents: the same ones from every command and program.
+"""Runs, items and log lines as JSON documents: the same from every command and program.
 
 Times are ISO 8601 in UTC, durations seconds. `run.schema.json` beside this module is the JSON Schema of a run.
 """
@@ -36,7 +36,7 @@ FAILURES_LISTED = 100
 
 @cache
 def run_schema() -> dict[str, Any]:
-    """Return the JSON Schema that every `run_document` fits."""
+    """Return the JSON Schema of every `run_document`."""
     text = resources.files("graphflow.runs").joinpath("run.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
@@ -69,7 +69,7 @@ def _duration(started: datetime | None, ended: datetime | None) -> float | None:
 
 
 def header_document(run: Run) -> dict[str, Any]:
-    """Return what lists of runs tell of one."""
+    """Return a run's entry in a list of runs."""
     return {
         "id": run.id,
         "name": run.name,
@@ -86,7 +86,7 @@ def header_document(run: Run) -> dict[str, Any]:
 
 
 def run_document(run: Run) -> dict[str, Any]:
-    """Return all of a run but its items: its value, its launches, and its nodes with counts and failures.
+    """Return a run without its items: its value, its launches, and its nodes with counts and failures.
 
     A node lists its first 100 failures; `counts` has them all. O(nodes + failures listed).
     """

@@ -17,7 +17,7 @@ __all__ = ["Event", "events_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened to a run or a node: it moved to a `state`, was taken by a driver, was asked for something.
+    """Something that happened to a run or a node: it moved to a `state`, was taken by a driver, or received a request.
 
     `kind` is `run`, `node`, `driver`, `request` or `change`.
     """
@@ -37,14 +37,14 @@ def events_of(
     changes: Iterable[tuple[float, str, Mapping[str, Any]]],
     answers: Iterable[tuple[float, Answer]],
 ) -> list[Event]:
-    """Return all that happened to a run and its nodes, oldest first.
+    """Return the events of a run and its nodes, oldest first.
 
     Parameters
     ----------
     answers
         With their times, in seconds since the epoch.
     states
-        Those of the run.
+        The states of the run.
     changes
         Options that were changed: time, name of the node, values.
     """

@@ -1,6 +1,6 @@
-"""Runs as their histories tell them: of any process, finished or still going on.
+"""Runs as recorded in their histories: of any process, finished or active.
 
-`history()` lists runs and opens them. What a run did is read when it is first asked for; `refresh` reads what was added
+`history()` lists runs and opens them. What a run did is read on first access; `refresh` reads what was added
 since. Nothing here needs the flow's code, except to restore values of its own types.
 """
 
@@ -27,15 +27,15 @@ FIRST_PAGE = 50
 
 
 def history(home: str | Path | None = None) -> RunHistory:
-    """The histories of all runs: those of a folder, or of `GRAPHFLOW_HOME` (else the user's data folder).
+    """Open the histories of all runs: in a folder, or in `GRAPHFLOW_HOME` (default: the user's data folder).
 
-    A context manager; what it gives can be used until it is closed.
+    A context manager; runs that it returns can be used until it is closed.
     """
     return RunHistory(open_history(home), folder=None if home is None else Path(home).expanduser())
 
 
 class RunHistory:
-    """The histories of all runs of a place."""
+    """The histories of all runs in a folder."""
 
     def __init__(self, histories: History, *, folder: Path | None = None) -> None:
         self._histories = histories
@@ -51,7 +51,7 @@ class RunHistory:
         self.close()
 
     def close(self) -> None:
-        """Close what is open; it opens again when it is used again."""
+        """Close the open files; they are reopened on further use."""
         close = getattr(self._histories, "close", None)
         if close is not None:
             close()
@@ -64,7 +64,7 @@ class RunHistory:
         limit: int | None = FIRST_PAGE,
         before: str | RecordedRun | None = None,
     ) -> list[RecordedRun]:
-        """Runs, the newest first.
+        """Return runs, newest first.
 
         Parameters
         ----------
@@ -73,11 +73,11 @@ class RunHistory:
         state
             One or several names of states, such as `"Failed"`.
         since
-            Only runs created then or later: a time, how long ago (a `timedelta`), or seconds since the epoch.
+            Only runs created at this time or later: a time, an age (a `timedelta`), or seconds since the epoch.
         limit
-            How many at most; None for all.
+            Maximum number of runs; None for all.
         before
-            A run (or its id): only those that are older. The last one of a page gives the next page.
+            A run (or its id): only older runs. Pass the last run of a page to get the next page.
 
         Raises
         ------
@@ -96,7 +96,7 @@ class RunHistory:
         return [self._opened(header) for header in headers]
 
     def run(self, run: str) -> RecordedRun:
-        """The run of an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
+        """Return the run with an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class RunHistory:
         return self._opened(self._histories.find(run))
 
     def verify(self, run: str) -> list[str]:
-        """All that is wrong with a run's history and its stored results, as texts; empty where all is as it was written."""
+        """Return the problems of a run's history and its stored results, as texts; empty if both are intact."""
         header = self._histories.find(run)
         wrong = self._histories.verify(header.id)
         if not wrong:
@@ -114,14 +114,14 @@ class RunHistory:
         return wrong
 
     def remove(self, run: str) -> None:
-        """Forget a run, with its results, wherever they are; what is cached stays.
+        """Remove a run, with its results, wherever they are; cached results stay.
 
         Raises
         ------
         LeaseHeld
-            If a driver is at it.
+            If a driver holds the run.
         ResultStoreError
-            If the results cannot be removed from where they are.
+            If the results cannot be removed from their store.
         """
         run_id = self._histories.find(run).id
         try:

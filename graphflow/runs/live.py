@@ -172,7 +172,7 @@ class LiveRun(Run):
         return error
 
     def subscribe(self, callback: Callable[[RunEvent], None]) -> None:
-        """Call back for each change, on the driver's thread; the callback must be quick."""
+        """Call a function for each change, on the driver's thread; it must be quick."""
         self._record.subscribe(callback)
 
     # -- control ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ __all__ = ["Logs"]
 
 
 class Logs(Sequence[LogRecord]):
-    """Lines of a log, by time. `dropped` counts those that were not kept, because there were too many."""
+    """Lines of a log, by time. `dropped` counts lines that were not kept, because there were too many."""
 
     def __init__(self, recorded: Sequence[LogRecord], *, dropped: int = 0) -> None:
         self._recorded = recorded
@@ -52,11 +52,11 @@ class Logs(Sequence[LogRecord]):
         Parameters
         ----------
         node, index
-            Only those of a node, or of one item of it.
+            Only lines of a node, or of one of its items.
         level
-            Only those of this level (a number, or a name such as `"WARNING"`) or above.
+            Only lines of this level (a number, or a name such as `"WARNING"`) or above.
         after
-            Not the first ones: how many lines, in the order in which they were recorded.
+            Skip this many lines, in the order in which they were recorded.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Nodes and items of a run, live or recorded: one view of what is known of them."""
+"""Nodes and items of a run, live or recorded: one view for both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Item", "Items", "Node", "Nodes"]
 _GOOD = (Code.COMPLETED, Code.CACHED)
 _BLOCK = 1_024
 _WHOLE = -1
-"""The place of a map itself among its failures."""
+"""The position of the map itself among its failures."""
 
 
 class Node:
@@ -50,7 +50,7 @@ class Node:
 
     @property
     def known(self) -> KnownNode:
-        """All that is known of it."""
+        """The recorded facts about it."""
         return self._run.known(self._number)
 
     @property
@@ -60,7 +60,7 @@ class Node:
 
     @property
     def key(self) -> str:
-        """The key that finds it again in another process."""
+        """The key that identifies it in another process."""
         return self.known.key
 
     @property
@@ -102,7 +102,7 @@ class Node:
 
     @property
     def state(self) -> State:
-        """Where it stands; for a mapped node, derived from its items."""
+        """Its state; for a mapped node, derived from its items."""
         known = self.known
         moved = known.transitions[-1] if known.transitions else None
         code, message = self._code(known), moved.message if moved else ""
@@ -120,7 +120,7 @@ class Node:
 
     @property
     def width(self) -> int | None:
-        """The number of items of a mapped node; None while unknown, and where it is not mapped."""
+        """The number of items of a mapped node; None while unknown, and if it is not mapped."""
         known = self.known
         return known.width if known.is_mapped else None
 
@@ -131,14 +131,14 @@ class Node:
 
     @property
     def items(self) -> Items:
-        """Its items in index order; one, of index None, where it is not mapped."""
+        """Its items in map order; one, with index None, if it is not mapped."""
         known = self.known
         return Items(self, range(known.size if known.width is None else known.width))
 
     def failures(self) -> Items:
         """Return its failed items. O(items), one byte each.
 
-        Of a map that failed beside its items (its iterator raised, or it has no width), one more at the end stands for the
+        If the map itself failed (its iterator raised, or it has no width), one more at the end stands for the
         map itself: it has no index, no inputs and no attempts.
         """
         known = self.known
@@ -172,21 +172,21 @@ class Node:
 
     @property
     def retries(self) -> int:
-        """How many attempts beyond each item's first were made."""
+        """The number of attempts beyond each item's first."""
         return self.known.retries()
 
     @property
     def errors(self) -> DistinctErrors:
         """The distinct exceptions that its items failed with, most frequent first, with the items' indices.
 
-        Equal type, text and line are one. Items that failed because of an upstream are not counted here.
-        O(items that failed since it was asked last).
+        Errors with equal type, text and line are one. Items that failed because of an upstream are not counted here.
+        O(items that failed since the last access).
         """
         return self.known.history.errors()
 
     @property
     def exception(self) -> BaseException | None:
-        """What it failed with: its own exception, or one group for a mapped node's failures."""
+        """The exception it failed with: its own, or a group of a mapped node's failures."""
         return node_failure(self._run, self.known)
 
     def result(self) -> Any:
@@ -195,11 +195,11 @@ class Node:
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, or not kept.
+            If it has none: it has not ended, or its value was not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         Exception
-            What it failed with.
+            The exception it failed with.
         """
         known = self.known
         if not known.is_mapped:
@@ -214,7 +214,7 @@ class Node:
 
 
 class Nodes(Sequence[Node]):
-    """A run's nodes in the order of their calls, by place or by name."""
+    """A run's nodes in the order of their calls, by position or by name."""
 
     def __init__(self, run: KnownRun) -> None:
         self._run = run
@@ -223,7 +223,7 @@ class Nodes(Sequence[Node]):
         return [Node(self._run, number) for number in self._run.numbers()]
 
     def of(self, number: int) -> Node:
-        """Return the node of an id."""
+        """Return the node with an id."""
         return Node(self._run, number)
 
     def __len__(self) -> int:
@@ -253,7 +253,7 @@ class Nodes(Sequence[Node]):
 
 
 class Items(Sequence["Item"]):
-    """Items of a node by ascending index, made as they are asked for. A slice is as lazy as the whole."""
+    """Items of a node in map order, created on access. Slices are lazy too."""
 
     __slots__ = ("_node", "_places", "_what")
 
@@ -299,7 +299,7 @@ class Items(Sequence["Item"]):
         start: int = 0,
         stop: int | None = None,
     ) -> Items:
-        """Return those that meet all conditions. O(items), or O(1) for one index.
+        """Return the items that meet all conditions. O(items), or O(1) for one index.
 
         Parameters
         ----------
@@ -349,9 +349,9 @@ class Items(Sequence["Item"]):
 
 
 class _Marked(Sequence[int]):
-    """The places of a mask that are 1, found as they are asked for: one byte per item, and 8 per 1,024.
+    """The positions of a mask that are 1, found on access: one byte per item, and 8 per 1,024.
 
-    With `has_whole`, the place of the map itself comes after them.
+    With `has_whole`, the position of the map itself comes after them.
     """
 
     __slots__ = ("_before", "_first", "_mask", "_ranks")
@@ -361,7 +361,7 @@ class _Marked(Sequence[int]):
         self._first = first
         counts = (mask.count(1, lo, lo + _BLOCK) for lo in range(0, len(mask), _BLOCK))
         self._before = list(itertools.accumulate(counts, initial=0))
-        """How many there are before each block."""
+        """The number of ones before each block."""
         self._ranks = range(self._before[-1] + has_whole)
 
     def __len__(self) -> int:
@@ -402,7 +402,7 @@ class _Marked(Sequence[int]):
         return self._before[block] + self._mask.count(1, block * _BLOCK, at) in self._ranks
 
     def _place(self, rank: int) -> int:
-        """The place of the 1 of a rank."""
+        """Return the position of the n-th one."""
         if rank == self._before[-1]:
             return _WHOLE
         block = bisect.bisect_right(self._before, rank) - 1
@@ -418,7 +418,7 @@ class _Marked(Sequence[int]):
 class Item:
     """One item of a node: its state, attempts, times, value or exception, log and full history.
 
-    Among failures, one may stand for a map that failed beside its items: see `Node.failures`.
+    Among failures, one may stand for a map that itself failed: see `Node.failures`.
     """
 
     __slots__ = ("_node", "_place")
@@ -454,7 +454,7 @@ class Item:
 
     @property
     def index(self) -> int | None:
-        """The map index, None where the node is not mapped."""
+        """The map index, None if the node is not mapped."""
         return self._place if self._known.is_mapped and not self._is_whole else None
 
     @property
@@ -468,7 +468,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The same as `label`: what Prefect's hooks know a task run by."""
+        """The same as `label`; the name that hooks written for Prefect use."""
         return self.label
 
     def _code(self) -> Code:
@@ -480,7 +480,7 @@ class Item:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """Its state."""
         code, ended = self._code(), self.ended
         message = ""
         if code in FAILED_CODES:
@@ -490,7 +490,7 @@ class Item:
 
     @property
     def attempts(self) -> int:
-        """How often it was tried."""
+        """The number of its attempts."""
         return 0 if self._is_whole else self._known.attempts_of(self._place)
 
     def _times(self) -> tuple[float, float] | None:
@@ -540,9 +540,9 @@ class Item:
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, failed, skipped or not kept.
+            If it has none: not ended, failed, skipped or not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         """
         code = self._code()
         if code not in _GOOD:
@@ -550,16 +550,16 @@ class Item:
         return self._node._run.value(self._node.id, self._place)
 
     def result(self) -> Any:
-        """Return its value; None where it was skipped.
+        """Return its value; None if it was skipped.
 
         Raises
         ------
         ValueUnavailable
-            If it has none: not ended, or not kept.
+            If it has none: it has not ended, or its value was not stored.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         Exception
-            What it failed with.
+            The exception it failed with.
         """
         error = self.exception
         if error is not None:
@@ -568,7 +568,7 @@ class Item:
 
     @property
     def cached_from(self) -> CachedItem | None:
-        """Which run made its value, where and when; None if it was executed in this run."""
+        """The run that computed its value, where and when; None if it was executed in this run."""
         found = None if self._is_whole else self._known.history.find(self._place)
         if found is None or found[0].step.cached is None:
             return None
@@ -578,10 +578,10 @@ class Item:
 
     @property
     def exception(self) -> BaseException | None:
-        """What it failed with, None if it did not fail.
+        """The exception it failed with, None if it did not fail.
 
-        Of a recorded run it is of the type that it was raised with where that is a built-in one, or one of graphflow, made
-        of one text; else a `RemoteError` that has type, text and traceback.
+        In a recorded run it has its original type if that is a built-in one, or one of graphflow, with
+        one text argument; otherwise it is a `RemoteError` with type, text and traceback.
         """
         code = self._code()
         if code not in FAILED_CODES and code != Code.CANCELLED:
@@ -592,7 +592,7 @@ class Item:
 
     @property
     def traceback(self) -> str:
-        """The traceback as text, user frames only; empty if it did not fail. Of equal errors, that of one."""
+        """The traceback as text, user frames only; empty if it did not fail. Equal errors share one."""
         if self._is_whole:
             error = self.exception
             return user_traceback(error) if error is not None and error.__traceback__ is not None else ""
@@ -601,9 +601,9 @@ class Item:
 
     @property
     def inputs(self) -> str:
-        """A short summary of its arguments; empty where it never ran or succeeded, or where they are gone.
+        """A short summary of its arguments; empty if it never ran, succeeded, or they are gone.
 
-        Of a recorded run only those that were noted as it failed: the first ones of many.
+        In a recorded run, only summaries recorded when it failed: those of the first failures.
         """
         return "" if self._is_whole else self._node._run.inputs(self._node.id, self._place)
 

@@ -1,4 +1,4 @@
-"""A run as its history tells it: of any process, finished or still going on."""
+"""A run as recorded in its history: of any process, finished or active."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _GOOD = (Code.COMPLETED, Code.CACHED)
 
 
 class _Known:
-    """What a replay knows of its run, as whatever shows runs asks for it."""
+    """A replay's facts about its run, in the form that views of runs need."""
 
     def __init__(self, run: RecordedRun) -> None:
         self._run = run
@@ -92,7 +92,7 @@ class _Known:
         return node.number, item, path
 
     def _cause(self, node: ReplayedNode, index: int | None) -> tuple[ReplayedNode, int | None] | None:
-        """What an upstream failure comes from, one step down; None for anything else."""
+        """Return the cause of an upstream failure, one step up; None for anything else."""
         if index is None:
             index = node.states.find(Code.UPSTREAM_FAILED)
             if index < 0:
@@ -152,13 +152,13 @@ def _first_bad(node: ReplayedNode) -> int | None:
 
 
 def _error_of(message: str) -> RemoteError | None:
-    """The exception that a message of the form `Type: text` tells of."""
+    """Return the exception for a message of the form `Type: text`."""
     kind, colon, text = message.partition(": ")
     return RemoteError(kind, text) if colon and kind.replace(".", "").isidentifier() else None
 
 
 class RecordedRun(Run):
-    """A run as its history tells it. What it shows stays as it is until `refresh`."""
+    """A run as recorded in its history. It does not change until `refresh`."""
 
     def __init__(self, histories: History, header: RunHeader, *, folder: Path | None = None) -> None:
         self._histories = histories
@@ -168,7 +168,7 @@ class RecordedRun(Run):
         self._store: ResultStore | None = None
         self._known = _Known(self)
         self._words: list[Moved] | None = None
-        """The last of its states, if that was read alone."""
+        """Its last state, if only that was read."""
 
     # -- what lists of runs know ------------------------------------------------------------------------
 
@@ -206,12 +206,12 @@ class RecordedRun(Run):
 
     @property
     def state_name(self) -> str:
-        """The name of its state, as lists of runs have it; nothing is read for it."""
+        """The name of its state, as in lists of runs; reads nothing."""
         return self._header.state
 
     @property
     def state(self) -> State:
-        """Where it stands; `Crashed` where its driver died. Why it failed is its message."""
+        """Its state; `Crashed` if its driver died. The reason for a failure is its message."""
         code = Code.by_name(self._header.state)
         message, at = "", self._header.ended or self._header.started or self._header.created
         if code in FAILED_CODES or code == Code.CANCELLED:
@@ -238,7 +238,7 @@ class RecordedRun(Run):
 
     @property
     def exception(self) -> Exception | None:
-        """What it failed with, by type and text; None if it did not fail."""
+        """The exception it failed with, by type and text; None if it did not fail."""
         state = self.state
         if not (state.is_failed() or state.is_crashed()):
             return None
@@ -258,7 +258,7 @@ class RecordedRun(Run):
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody works on it."""
+        """Whether it has ended and has no driver."""
         return Code.by_name(self._header.state) in FINAL_CODES
 
     def check_free(self) -> None:
@@ -275,14 +275,14 @@ class RecordedRun(Run):
 
     @property
     def lease_until(self) -> datetime | None:
-        """Until when its driver has it, unless it renews that; None where it has no driver."""
+        """When its driver's lease ends, unless it is renewed; None if it has no driver."""
         return None if self._header.lease is None else moment(self._header.lease.until)
 
     # -- what its history tells ---------------------------------------------------------------------------
 
     @property
     def replay(self) -> Replay:
-        """All that was recorded. The first time, it is read: about 0.1 s per million items."""
+        """Everything that was recorded. The first access reads it: about 0.1 s per million items."""
         if self._replay is None:
             self._replay = Replay(self._results())
             self._read()
@@ -374,7 +374,7 @@ class RecordedRun(Run):
         return node.state.name, node.width, node.counts
 
     def damage(self) -> list[str]:
-        """What of its records cannot be read, and which stored values are not what was written, as texts."""
+        """Return its unreadable records, and stored values that differ from what was written, as texts."""
         try:
             stored = list(self.replay.stored())
             damaged = packs.damaged(self._results(), stored)
@@ -449,7 +449,7 @@ class RecordedRun(Run):
         return f"run {self.name} is {self.state_name} and has no driver, so it cannot be asked to {kind}"
 
     def _ask(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Ask the driver, and wait for its answer."""
+        """Send a request to the driver, and wait for its answer."""
         try:
             request = self._histories.request(self.id, kind, body)
         except HistoryError as error:

@@ -1,4 +1,4 @@
-"""A run to look at and to control: what live and recorded runs have in common."""
+"""A run to inspect and control: what live and recorded runs have in common."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Run"]
 
 
 class Run(ABC):
-    """One execution of a flow, of this process or another, while it goes on and after.
+    """One execution of a flow, in this process or another, active or ended.
 
-    What it shows and how it is controlled is the same wherever it comes from: from `flow.run(...)` and `flow.start(...)`
+    It has the same attributes and controls wherever it comes from: from `flow.run(...)` and `flow.start(...)`
     as a `LiveRun`, from `graphflow.history()` as a `RecordedRun`.
     """
 
@@ -79,12 +79,12 @@ class Run(ABC):
     @property
     @abstractmethod
     def lease_until(self) -> datetime | None:
-        """Until when its driver has it, unless it renews that; None where it has no driver."""
+        """When its driver's lease ends, unless it is renewed; None if it has no driver."""
 
     @property
     @abstractmethod
     def launches(self) -> Sequence[Launch]:
-        """Each time that a driver took the run: when, where, why, with which versions."""
+        """Its launches: when, where and why a driver took the run, with which versions."""
 
     # -- where it stands --------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def state(self) -> State:
-        """Where it stands; why it failed is its message."""
+        """Its state; the reason for a failure is its message."""
 
     @property
     @abstractmethod
@@ -111,7 +111,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def exception(self) -> BaseException | None:
-        """What it failed with, None if it did not fail."""
+        """The exception it failed with, None if it did not fail."""
 
     @property
     @abstractmethod
@@ -136,7 +136,7 @@ class Run(ABC):
     @property
     @abstractmethod
     def events(self) -> list[Event]:
-        """All that happened to the run and its nodes, oldest first; what happened to items is in `item.history`."""
+        """The events of the run and its nodes, oldest first; those of items are in `item.history`."""
 
     def items(self, node: str) -> Items:
         """Return the items of a node; `.where(...)` chooses among them.
@@ -158,20 +158,20 @@ class Run(ABC):
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the run has ended, of a live one also until its hooks were called; False after `timeout` seconds."""
+        """Wait until the run has ended, and a live run's hooks were called; return False after `timeout` seconds."""
 
     @abstractmethod
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
-        """Return the flow's value; waits for the end. Values of nodes and items are theirs: `run.nodes["fetch"].result()`.
+        """Wait for the end and return the flow's value. For the value of a node or item: `run.nodes["fetch"].result()`.
 
         Raises
         ------
         TimeoutError
             If it has not ended within `timeout` seconds.
         ResultDamaged
-            If the value of a recorded run is not what was written.
+            If the value of a recorded run differs from what was written.
         Exception
-            What the run failed with, unless `raise_on_failure` is False: then it is returned.
+            The exception the run failed with, unless `raise_on_failure` is False: then it is returned.
         """
 
     def _wait_for_result(self, timeout: float | None) -> None:
@@ -182,32 +182,32 @@ class Run(ABC):
 
     @abstractmethod
     def cancel(self, force: bool = False) -> None:
-        """Start nothing more: running items end, the rest is Cancelled, and so is the run.
+        """Cancel the run: start nothing more; running items finish, the rest are Cancelled.
 
         Parameters
         ----------
         force
-            Stop running items too, by force where they do not yield.
+            Stop running items too, killing their workers if necessary.
 
         Raises
         ------
         RequestRefused
-            If a recorded run has no driver that could do it.
+            If a recorded run has no driver.
         TimeoutError
             If its driver, in another process, does not answer within 10 s.
         """
 
     @abstractmethod
     def pause(self) -> None:
-        """Start nothing more until `resume`; running items end, and no slot is held. Errors as for `cancel`."""
+        """Pause the run: start nothing more until `resume`; running items finish, and no slot is held. Errors as for `cancel`."""
 
     @abstractmethod
     def resume(self) -> None:
-        """Go on after `pause`, and run again what a `Pause` signal parked. Errors as for `cancel`."""
+        """Resume the run after `pause`, and rerun what a `Pause` signal paused. Errors as for `cancel`."""
 
     @abstractmethod
     def update(self, node: Any, **options: Any) -> None:
-        """Change options of a node while it runs; they take effect with the next batches, within a time slice.
+        """Change options of a node during the run; they take effect with the next batches, within a time slice.
 
         Parameters
         ----------
@@ -216,8 +216,8 @@ class Run(ABC):
         options
             `max_concurrency`, `rate_limit`, `tolerated_failure_count`, `tolerated_failure_percentage`, `fail_fast`,
             `timeout` (a percentage) or `batch_size` of a map, and of any task its policies `retries`,
-            `retry_delay_seconds`, `retry_jitter_factor` and `timeout_seconds`; as in `with_options`; None takes a limit
-            away.
+            `retry_delay_seconds`, `retry_jitter_factor` and `timeout_seconds`; as in `with_options`; None removes a
+            limit.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Values that outlived their run, read from its result store column by column."""
+"""Stored values of ended runs, read from the result store column by column."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ NOT_KEPT = (
 
 
 class Values:
-    """Reads columns, and keeps the last few for whoever looks at one item after the other."""
+    """Reads columns, and keeps the last few, for access item by item."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Any]] = {}
 
     def column(self, ref: Ref) -> list[Any]:
-        """All values of a column.
+        """Return all values of a column.
 
         Raises
         ------
         ValueUnavailable, ResultDamaged
-            If they are gone, or not what was written.
+            If they are missing, or differ from what was written.
         SerializationError
             If they cannot be restored in this process.
         """
@@ -43,13 +43,13 @@ class Values:
         return known
 
     def value(self, ref: Ref | None, position: int, what: str) -> Any:
-        """One value."""
+        """Return one value."""
         if ref is None or ref.kind == "gone":
             raise ValueUnavailable(f"the value of {what} {NOT_KEPT}")
         return self.column(ref)[position]
 
     def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
-        """The entries of columns, one part after the other."""
+        """Return the entries of columns, one part after the other."""
         found: list[Any] = []
         for ref, positions in parts:
             column = self.column(ref)

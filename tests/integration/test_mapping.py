@@ -691,7 +691,7 @@ def test_a_mapped_future_is_a_sequence_of_futures(run_body: Any) -> None:
         with pytest.raises(IndexError):
             mapped[-5]
         with pytest.raises(
-            TypeError, match="a mapped future is indexed by an integer \(the map index\), not 'a'"
+            TypeError, match=r"a mapped future is indexed by an integer \(the map index\), not 'a'"
         ):
             mapped["a"]
         return [

@@ -66,7 +66,7 @@ class Candidate:
 
 
 def hindrance(task: Candidate) -> Exception | None:
-    """Why a task cannot move, as far as that can be seen from its functions and from results that it made."""
+    """Return why a task cannot move, as far as that can be seen from its functions and from results that it made."""
     try:
         OrderEncoder(share=_not_shared, by_value=False).check(task.order)
     except SerializationError as error:
@@ -104,7 +104,7 @@ class Known:
             self._seconds.pop(tuple(map(id, functions)), None)
 
     def seconds_per_item(self, functions: tuple[Any, ...]) -> float:
-        """CPU seconds of one item, 0 where nobody knows."""
+        """CPU seconds of one item, 0 if unknown."""
         with self._lock:
             found = self._seconds.get(tuple(map(id, functions)))
         if found is None or any(ref() is not fn for ref, fn in zip(found[0], functions, strict=True)):

@@ -77,7 +77,7 @@ class Gauge:
         self._running, self._now, self._process_cpu = running, now, process_cpu
 
     def reading(self) -> Reading:
-        """What the window shows."""
+        """Return what the window shows."""
         before, sums = self._marks[0], self._sums
         seconds = sums[0] - before[0]
         if seconds <= 0:

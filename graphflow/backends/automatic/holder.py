@@ -190,7 +190,7 @@ class _Shared:
             close()
 
     def forget(self) -> None:
-        """In a fork: begin anew, and leave the parent's clusters alone."""
+        """Start over in a forked process, and leave the parent's clusters alone."""
         self.inherited += [self.holders, self.closing]
         self.lock = threading.Lock()
         self.holders, self.closing = {}, []
@@ -202,7 +202,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def shared_holder(slots: int) -> Holder:
-    """The holder that all runs of this process share, for a number of worker processes."""
+    """Return the holder that all runs of this process share, for a number of worker processes."""
     with _SHARED.lock:
         found = _SHARED.holders.get(slots)
         if found is None or found._is_closed:

@@ -38,12 +38,12 @@ logger = logging.getLogger("graphflow.backends")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_daemon() -> bool:
-    """Whether this is a process, such as a worker of Dask, that may not start processes of its own."""
+    """Return whether this is a process, such as a worker of Dask, that may not start processes of its own."""
     multiprocessing = sys.modules.get("multiprocessing.process")
     return multiprocessing is not None and bool(multiprocessing.current_process().daemon)
 
@@ -69,7 +69,7 @@ class _Run:
     is_stopped_hard: bool = False
 
     def is_away(self, task: Candidate) -> bool:
-        """Whether batches of a task go to processes; so do parts of a chain that moved."""
+        """Return whether batches of a task go to processes; so do parts of a chain that moved."""
         functions = [id(fn) for fn in task.functions]
         if not self.dangerous.isdisjoint(functions):
             return True
@@ -287,7 +287,7 @@ class LocalBackend:
             self._bring_up()
 
     def _withdraw(self, run: _Run, task: Candidate) -> None:
-        """Give back what waits for a thread, and what the batches under way have not begun."""
+        """Hand back batches that wait for a thread, and what running batches have not started."""
         with self._lock:
             batches = [batch for batch, owner in run.here.items() if owner is task]
         for order in self._threads.take_back(run.id, batches):
@@ -297,7 +297,7 @@ class LocalBackend:
             run.deliver(BatchLost(batch=order.id, had_started=False))
 
     def _bring_up(self) -> None:
-        """Ask for the cluster, once; what wants to move does so when it is there."""
+        """Request the cluster, once; tasks move when it is ready."""
         with self._lock:
             is_first, self._has_asked = not self._has_asked, True
         if is_first:
@@ -307,7 +307,7 @@ class LocalBackend:
             self._move_all()
 
     def _cluster_is_up(self, cluster: DaskBackend | None) -> None:
-        """Called by the holder, in whatever thread; None if there is no cluster to be had."""
+        """Called by the holder, in any thread; None if no cluster could be started."""
         with self._lock:
             self._cluster = cluster
             self._can_move = self._can_move and cluster is not None
@@ -369,7 +369,7 @@ class LocalBackend:
         return True
 
     def _adjust(self, run: _Run) -> None:
-        """Tell the run how much it may send, where that changed."""
+        """Report the capacity to the run, if it changed."""
         with self._lock:
             capacity = self._capacity_of(run)
             if capacity == run.capacity or run.id not in self._runs:
@@ -440,7 +440,7 @@ class LocalBackend:
             self._cluster.close_run(run_id)
 
     def close(self) -> None:
-        """Let go of threads and of the cluster; a cluster that others share stays warm for them."""
+        """Release threads and the cluster; a shared cluster stays warm for other runs."""
         with self._lock:
             if self._is_closed:
                 return

@@ -32,7 +32,7 @@ def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
 
 
 def bootstrap() -> Callable[..., Any]:
-    """The function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
+    """Return the function that Dask runs; made so that it is pickled by value: the scheduler imports nothing of ours."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_BOOT_SOURCE, "<graphflow bootstrap>", "exec"), space)
     boot: Callable[..., Any] = space["_graphflow_boot"]
@@ -40,7 +40,7 @@ def bootstrap() -> Callable[..., Any]:
 
 
 def installed_boot(*args: Any) -> Any:
-    """The same for workers of an own cluster: pickled as a name, which costs each batch less."""
+    """Return the same for workers of an own cluster: pickled as a name, which costs each batch less."""
     return _kept_bootstrap()(*args)
 
 
@@ -70,7 +70,7 @@ def _graphflow_probe(path):
 
 
 def probe() -> Callable[..., Any]:
-    """A function of a path that tells what a worker has: versions, and the text of that file."""
+    """Return a function of a path that tells what a worker has: versions, and the text of that file."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_PROBE_SOURCE, "<graphflow probe>", "exec"), space)
     found: Callable[..., Any] = space["_graphflow_probe"]

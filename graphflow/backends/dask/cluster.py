@@ -145,7 +145,7 @@ class DaskBackend:
         Raises
         ------
         BackendUnreachable
-            If nobody answers at the address.
+            If no scheduler answers at the address.
         BackendError
             If the cluster cannot be started, or its workers do not fit this process.
         """
@@ -313,7 +313,7 @@ class DaskBackend:
                 self._send(state, flight, worker)
 
     def _send(self, state: _RunState, flight: _Flight, worker: str | None) -> None:
-        """Give a batch to Dask, for a worker where it matters."""
+        """Submit a batch to Dask, for a certain worker if needed."""
         client, order, payload = self._client, flight.order, flight.payload
         if client is None:
             return
@@ -410,7 +410,7 @@ class DaskBackend:
         self._take_back(found)
 
     def _take_back(self, batches: list[tuple[Batch, str]]) -> None:
-        """Ask workers for batches that only wait there."""
+        """Take back batches that only wait on workers."""
         client = self._client
         for (run_id, batch), worker in batches if client is not None else []:
             threading.Thread(
@@ -476,7 +476,7 @@ class DaskBackend:
             self._end(state, batch, BatchLost(batch=batch, had_started=False))
 
     def _cancel(self, flight: _Flight) -> None:
-        """Let Dask forget a batch; may be called in the client's own thread, so nothing may block."""
+        """Release a batch in Dask; may be called in the client's own thread, so nothing may block."""
         client, future = self._client, flight.future
         if client is not None and future is not None:
             client.loop.add_callback(lambda: client.cancel([future], asynchronous=True))
@@ -634,7 +634,7 @@ class DaskBackend:
             self._blocks.pop(ref.id, None)
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
-        """Tell all workers a timeout that became known while items execute."""
+        """Send all workers a timeout that became known while items run."""
         client = self._client
         if client is not None:
             threading.Thread(

@@ -65,12 +65,12 @@ class Way:
         return self.slots is not None or self.cluster_class is not None
 
     def connect(self) -> tuple[Client, Any]:
-        """A client, and the cluster if it was made here.
+        """Return a client, and the cluster if it was made here.
 
         Raises
         ------
         BackendUnreachable
-            If nobody answers, within seconds.
+            If no scheduler answers within seconds.
         BackendError
             If the class does not exist or the client cannot be used.
         """
@@ -140,7 +140,7 @@ def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _inside_address(cluster: Any) -> str | None:
-    """An address of a local cluster's scheduler for clients in this process; None if there is none."""
+    """Return an address of a local cluster's scheduler for clients in this process; None if there is none."""
     try:
         cluster.sync(cluster.scheduler.listen, "inproc://", allow_offload=False)
         addresses = [str(each.contact_address) for each in cluster.scheduler.listeners]

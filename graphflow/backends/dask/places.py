@@ -80,7 +80,7 @@ class Places:
         return 0 in sizes and max(sizes) >= PER_WORKER
 
     def to_take_back(self) -> list[tuple[Batch, str]]:
-        """Batches that wait on a worker although another has nothing to do; each is named once."""
+        """Return batches that wait on a worker although another has nothing to do; each is named once."""
         if self._waiting:
             return []
         idle = sum(1 for there in self._on.values() if not there)

@@ -18,7 +18,7 @@ _lock = threading.Lock()
 
 
 def leave_main_out() -> None:
-    """Let Dask's workers start without the parent's `__main__`; calling it again does nothing."""
+    """Make Dask's workers start without the parent's `__main__`; calling it again does nothing."""
     with _lock:
         prepare = multiprocessing.spawn.get_preparation_data
         if getattr(prepare, "leaves_main_out", False):

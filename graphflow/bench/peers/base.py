@@ -45,14 +45,14 @@ class Peer(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """The function over the values, in order."""
+        """Return the function over the values, in order."""
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """A map, then the sum (W1, W3, W5)."""
+        """Return a map, then the sum (W1, W3, W5)."""
         return sum(self.map(function, values))
 
     def chain(self, values: Sequence[int]) -> int:
-        """Three maps, element by element, then the sum (W2)."""
+        """Return three maps, element by element, then the sum (W2)."""
         first = list(self.map(add_one, values))
         second = list(self.map(double, first))
         return sum(self.map(minus_three, second))

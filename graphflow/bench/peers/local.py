@@ -25,7 +25,7 @@ class Loop(Peer):
         """Nothing was started."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """The built-in."""
+        """Return the built-in."""
         return map(function, values)
 
 
@@ -44,7 +44,7 @@ class Pool(Peer):
         self._pool.join()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """One call."""
+        """Return one call."""
         return self._pool.map(function, values)
 
 
@@ -62,14 +62,14 @@ class Joblib(Peer):
         self._parallel.__enter__()
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Shut down the workers."""
         from joblib.externals.loky import get_reusable_executor
 
         self._parallel.__exit__(None, None, None)
         get_reusable_executor().shutdown(wait=True)
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """One call."""
+        """Return one call."""
         item = self._delayed(function)
         outcome: list[Any] = self._parallel(item(value) for value in values)
         return outcome

@@ -36,7 +36,7 @@ class ClientMap(_OnDask):
         return gathered
 
     def chain(self, values: Sequence[int]) -> int:
-        """Futures of futures."""
+        """Return futures of futures."""
         futures = self._client.map(add_one, values, pure=False)
         futures = self._client.map(double, futures, pure=False)
         futures = self._client.map(minus_three, futures, pure=False)
@@ -67,12 +67,12 @@ class DaskBag(_OnDask):
         return dask.bag.from_sequence(values, npartitions=max(1, min(len(values), self._partitions)))
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """A bag's map as a list."""
+        """Return a bag's map as a list."""
         gathered: list[Any] = self._bag(values).map(function).compute() if len(values) else []
         return gathered
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """Summed on the workers."""
+        """Return summed on the workers."""
         return int(self._bag(values).map(function).sum().compute())
 
     def chain(self, values: Sequence[int]) -> int:
@@ -89,7 +89,7 @@ class DaskDelayed(_OnDask):
     """`dask.delayed`: a graph with a task per item."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """One compute call over all."""
+        """Return one compute call over all."""
         import dask
 
         item = dask.delayed(function, pure=False)
@@ -102,7 +102,7 @@ class DaskDelayed(_OnDask):
         return int(dask.delayed(add_up, pure=False)(items).compute(**options))
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """Summed on a worker."""
+        """Return summed on a worker."""
         import dask
 
         item = dask.delayed(function, pure=False)

@@ -26,7 +26,7 @@ class Graphflow(Peer):
     """On a local Dask cluster of worker processes."""
 
     def open(self, slots: int) -> None:
-        """Make the backend; its cluster starts at the first run."""
+        """Create the backend; its cluster starts with the first run."""
         self._slots = slots
         self._backend: Any = self._make(slots)
 
@@ -52,7 +52,7 @@ class Graphflow(Peer):
         return int(self._run(lambda: total(item.map(values))))
 
     def chain(self, values: Sequence[int]) -> int:
-        """Three maps, fused by graphflow."""
+        """Return three maps, fused by graphflow."""
         first, second, third, total = task(add_one), task(double), task(minus_three), task(add_up)
         return int(self._run(lambda: total(third.map(second.map(first.map(values))))))
 
@@ -67,7 +67,7 @@ class Graphflow(Peer):
         return int(self._run(lambda: total(item.map(range(n)))))
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """An async task."""
+        """Return an async task."""
         ask, total = task(concurrency=concurrency)(request), task(add_up)
         return int(self._run(lambda: total(ask.map(range(n), port, milliseconds))))
 

@@ -43,7 +43,7 @@ class Prefect(Peer):
         self._folder.cleanup()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """A flow that gathers."""
+        """Return a flow that gathers."""
         item = self._task(function)
         gathered: list[Any] = self._flow(lambda: item.map(list(values)).result())()
         return gathered
@@ -78,7 +78,7 @@ class Prefect(Peer):
         return int(self._flow(lambda: sum(item.map(list(range(n))).result()))())
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """An async flow that gathers."""
+        """Return an async flow that gathers."""
         ask = self._task(request)
 
         async def body() -> int:

@@ -51,7 +51,7 @@ class Ray(Peer):
         return sum(self._ray.get([call(value) for value in range(n)]))
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """An async actor per slot."""
+        """Return an async actor per slot."""
 
         class Asking:
             async def ask(self, value: int, port: int, milliseconds: int) -> int:

@@ -4,7 +4,7 @@
     part-000000000000.jsonl     the values of items 0 to n - 1, without those that have none
     part-000000000n00.jsonl     and so on
 
-The manifest is written anew after each part, so an export that was interrupted goes on behind its last whole part.
+The manifest is rewritten after each part, so an interrupted export continues after its last complete part.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Writer:
     # -- what is there already ----------------------------------------------------------------------------
 
     def begin(self, *, overwrite: bool, codes: Callable[[int, int], bytes] | None) -> None:
-        """Take over the parts that are whole, or make room."""
+        """Keep the complete parts, or clear the folder."""
         there = {each.name: each.nbytes for each in self.store.entries()}
         if MANIFEST in there:
             known = _manifest_of(self.store)
@@ -215,7 +215,7 @@ class _Writer:
     # -- the manifest -------------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:
-        """What there is to say of the export now."""
+        """Return the current manifest of the export."""
         of, stop = self._of, self._parts[-1]["stop"] if self._parts else 0
         failed = _joined(each for part in self._parts for each in part["failed"])
         skipped = _joined(each for part in self._parts for each in part["skipped"])
@@ -241,7 +241,7 @@ class _Writer:
 
 
 def _next_size(size: int, nbytes: int, part_nbytes: int) -> int:
-    """How many items to take next, so that they are neither many nor large."""
+    """Return how many items to take next, so that they are neither many nor large."""
     limit = min(BLOCK_NBYTES, part_nbytes // 4)
     if nbytes > limit:
         return max(1, size // 2)
@@ -249,7 +249,7 @@ def _next_size(size: int, nbytes: int, part_nbytes: int) -> int:
 
 
 def _missing(codes: bytes, start: int) -> tuple[Ranges, Ranges]:
-    """The ranges of items that failed (or were cancelled), and of those that were skipped."""
+    """Return the ranges of items that failed (or were cancelled), and of those that were skipped."""
     failed, skipped = [], []
     for at, code in enumerate(codes):
         if code == Code.SKIPPED:
@@ -260,7 +260,7 @@ def _missing(codes: bytes, start: int) -> tuple[Ranges, Ranges]:
 
 
 def _joined(ranges: Any) -> Ranges:
-    """The ranges with neighbours made one."""
+    """Return the ranges with neighbours made one."""
     found: Ranges = []
     for start, stop in ranges:
         if found and found[-1][1] == start:
@@ -271,7 +271,7 @@ def _joined(ranges: Any) -> Ranges:
 
 
 def _others(ranges: Ranges, stop: int) -> Ranges:
-    """What is not in the ranges, up to an index."""
+    """Return what is not in the ranges, up to an index."""
     found, at = [], 0
     for low, high in sorted(ranges):
         if low > at:
@@ -299,7 +299,7 @@ def read_export(
     storage_options: Mapping[str, Any] | None = None,
     allow_unsigned: bool = False,
 ) -> Export:
-    """An export as a sequence of values by map index, read part by part as they are asked for.
+    """Return an export as a sequence of values by map index, read part by part as they are asked for.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def read_export(
     storage_options
         What opens a URL, as fsspec takes it.
     allow_unsigned
-        Whether pickles are loaded that nobody with this installation's keys has written; they can run any code.
+        Whether to load pickles that were not signed with this installation's keys; they can run any code.
 
     Raises
     ------
@@ -401,7 +401,7 @@ class Export(Sequence[Any]):
     @overload
     def __getitem__(self, which: slice) -> Export: ...
     def __getitem__(self, which: int | slice) -> Any:
-        """The value of an item, or a part of the sequence, which is as lazy.
+        """Return the value of an item, or a part of the sequence, which is as lazy.
 
         Raises
         ------

@@ -60,7 +60,7 @@ class PartFile:
         raise NotImplementedError
 
     def content(self) -> PartContent:
-        """The whole part."""
+        """Return the whole part."""
         return PartContent(b"".join(self._parts))
 
 
@@ -88,7 +88,7 @@ class _JsonFile(PartFile):
 
 
 def _plain(value: Any) -> Any:
-    """What stands in JSON for objects that it does not have."""
+    """Return what stands in JSON for objects that it does not have."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -183,7 +183,7 @@ class _ParquetFile(PartFile):
         return [table.from_pydict({name: [row.get(name) for row in rows] for name in names})]
 
     def _culprit(self, kind: str, values: Sequence[Any]) -> int:
-        """The first item that does not fit those before it."""
+        """Return the first item that does not fit those before it."""
         schemas = [each.schema for each in self._tables]
         for place, value in enumerate(values):
             try:
@@ -194,7 +194,7 @@ class _ParquetFile(PartFile):
         return 0
 
     def content(self) -> PartContent:
-        """The whole part."""
+        """Return the whole part."""
         import pyarrow.parquet
 
         sink = io.BytesIO()
@@ -252,5 +252,5 @@ _READERS: Mapping[str, Callable[[PartContent], list[Any]]] = {
 
 
 def read_values(file: str, content: PartContent) -> list[Any]:
-    """The values of a part of a format."""
+    """Return the values of a part of a format."""
     return _READERS[file](content)

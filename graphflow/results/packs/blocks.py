@@ -90,7 +90,7 @@ def encode_values(
     folder: str,
     large_nbytes: int = LARGE_NBYTES,
 ) -> Encoded:
-    """Values as blocks of a pack that is to be written; large ones are written at once, in `folder`.
+    """Return values as blocks of a pack that is to be written; large ones are written at once, in `folder`.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def packed_block(parts: Sequence[Buffer], *, count: int, salt: bytes, always: bo
 def _frame(
     made: Serializer, values: Sequence[Any], at: int, count: int, errors: dict[int, Exception]
 ) -> tuple[list[Buffer], Sequence[int]]:
-    """A frame of the values that can be carried, and where they are; the errors of others are added."""
+    """Return a frame of the values that can be carried, and where they are; the errors of others are added."""
     kept: Sequence[int] = range(at, at + count)
     chosen = values[at : at + count] if at or count < len(values) else values
     try:
@@ -171,13 +171,13 @@ def _named(error: Exception, value: Any, made: Serializer) -> Exception:
 
 
 def framed(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
-    """The frame of buffers, uncopied."""
+    """Return the frame of buffers, uncopied."""
     flat = [each if isinstance(each, bytes) else memoryview(each).cast("B") for each in buffers]
     return [_FRAME.pack(count, len(flat)), struct.pack(f"<{len(flat)}Q", *map(len, flat)), *flat]
 
 
 def frames_of(data: Buffer) -> Iterator[tuple[int, list[memoryview]]]:
-    """The frames of a block: how many values, and their buffers."""
+    """Yield the frames of a block: how many values, and their buffers."""
     view = memoryview(data)
     at = 0
     while at < len(view):
@@ -194,7 +194,7 @@ def frames_of(data: Buffer) -> Iterator[tuple[int, list[memoryview]]]:
 
 
 def values_of(data: Buffer, made: Serializer) -> list[Any]:
-    """The values of a block whose bytes were verified; buffers of arrays are copied, so that they can be written to.
+    """Return the values of a block whose bytes were verified; buffers of arrays are copied, so that they can be written to.
 
     Raises
     ------
@@ -247,7 +247,7 @@ def _chunks(parts: Iterable[Buffer]) -> Iterator[memoryview]:
 
 
 def read_blob(store: ResultStore, folder: str, block: Block) -> bytearray:
-    """The bytes of a large value, verified; read piece by piece into the place where they stay.
+    """Return the bytes of a large value, verified; read piece by piece into the place where they stay.
 
     Raises
     ------

@@ -27,14 +27,14 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """A pickler of values that are read again in other processes, perhaps much later."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called for what is no plain data; a class is met once per pickle."""
+        """Called for everything that is not plain data; once per class in a pickle."""
         if isinstance(obj, type) and _travels(obj):
             return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
         return super().reducer_override(obj)
 
 
 def _travels(kind: type) -> bool:
-    """Whether a class is one that a fresh process would not find by its name."""
+    """Return whether a class is one that a fresh process would not find by its name."""
     module = kind.__module__
     if "<locals>" in kind.__qualname__:
         return False
@@ -55,12 +55,12 @@ def _definition(kind: type) -> bytes:
 
 
 def _file_of(module: str) -> str:
-    """The file of a script, which has another module's name when it is not the one that was started."""
+    """Return the file of a script, which has another module's name when it is not the one that was started."""
     return str(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
 def class_of(module: str, qualname: str, file: str, definition: bytes) -> type:
-    """The class of this name, as this process has it; else the one that was defined."""
+    """Return the class of this name, as this process has it; else the one that was defined."""
     found = next(
         (each for place in _places(module, file) if (each := _member(place, qualname)) is not None), None
     )

@@ -28,7 +28,7 @@ def _zstd() -> Any:
 
 
 def compress(data: Buffer, *, always: bool = False) -> bytes | None:
-    """The data compressed; None where that does not pay."""
+    """Return the data compressed; None where that does not pay."""
     if not always:
         if len(data) < MIN_NBYTES:
             return None
@@ -49,7 +49,7 @@ _stream = _Stream()
 
 
 def _compressed(data: Buffer) -> bytes:
-    """One frame."""
+    """Return one frame."""
     if _stream.made is None:
         _stream.made = _zstd().ZstdCompressor(LEVEL)
     made = _stream.made
@@ -58,7 +58,7 @@ def _compressed(data: Buffer) -> bytes:
 
 
 def pays(parts: Iterable[Buffer]) -> bool:
-    """Whether a sample from the middle of the largest part gets clearly smaller."""
+    """Return whether a sample from the middle of the largest part gets clearly smaller."""
     largest = max((memoryview(part) for part in parts), key=len, default=memoryview(b""))
     middle = max(0, (len(largest) - SAMPLE_NBYTES) // 2)
     sample = largest[middle : middle + SAMPLE_NBYTES]
@@ -66,7 +66,7 @@ def pays(parts: Iterable[Buffer]) -> bool:
 
 
 def compressed_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:
-    """One zstd stream of all parts, as it grows."""
+    """Yield one zstd stream of all parts, as it grows."""
     stream = _zstd().ZstdCompressor(LEVEL)
     for part in parts:
         yield from filter(None, [stream.compress(part)])
@@ -74,7 +74,7 @@ def compressed_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:
 
 
 def decompress(data: Buffer, nbytes: int) -> bytes:
-    """What was compressed, of which the size is known: never more memory than that is taken.
+    """Return what was compressed, of which the size is known: never more memory than that is taken.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class Inflater:
         self._stream = _zstd().ZstdDecompressor()
 
     def feed(self, data: Buffer) -> bytes:
-        """What a piece of the stream gives."""
+        """Return what a piece of the stream gives."""
         try:
             found: bytes = self._stream.decompress(data, self._left + 1)
         except (_zstd().ZstdError, EOFError) as error:

@@ -79,7 +79,7 @@ class Column:
     data: Buffer
 
     def plain(self) -> Buffer:
-        """The entries one after the other; for `RAW`, `ZSTD` and `CONSTANT`."""
+        """Return the entries one after the other; for `RAW`, `ZSTD` and `CONSTANT`."""
         if self.encoding == RAW:
             found = self.data
         elif self.encoding == CONSTANT:
@@ -93,13 +93,13 @@ class Column:
         return found
 
     def document(self) -> dict[str, Any]:
-        """What a text column tells."""
+        """Return what a text column tells."""
         found: dict[str, Any] = json.loads(bytes(self.plain()))
         return found
 
 
 def text_column(name: str, document: Mapping[str, Any], encode: Any = None) -> Column:
-    """A document as a column of its JSON text; `encode` may compress it."""
+    """Return a document as a column of its JSON text; `encode` may compress it."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     packed = None if encode is None else encode(text)
     return Column(
@@ -113,7 +113,7 @@ def text_column(name: str, document: Mapping[str, Any], encode: Any = None) -> C
 
 
 def pack_columns(columns: Sequence[Column]) -> bytes:
-    """Columns as bytes: how many, what each is, and then their data one after the other."""
+    """Return columns as bytes: how many, what each is, and then their data one after the other."""
     parts: list[Buffer] = [struct.pack("<I", len(columns))]
     for each in columns:
         name = each.name.encode()
@@ -125,7 +125,7 @@ def pack_columns(columns: Sequence[Column]) -> bytes:
 
 
 def unpack_columns(data: Buffer) -> dict[str, Column]:
-    """Columns by name; those of a later version are there too, and are of no harm."""
+    """Return columns by name; those of a later version are there too, and are of no harm."""
     view = memoryview(data)
     (count,) = struct.unpack_from("<I", view, 0)
     at = 4
@@ -157,28 +157,28 @@ def unpack_columns(data: Buffer) -> dict[str, Column]:
 
 
 def key_id(key: bytes) -> bytes:
-    """Names a key in a pack, without telling it: its fingerprint, 8 bytes."""
+    """Return names a key in a pack, without telling it: its fingerprint, 8 bytes."""
     return bytes.fromhex(fingerprint(key))
 
 
 def key_of(keys: Iterable[bytes], signer: bytes) -> bytes | None:
-    """The key that a pack names as its signer's."""
+    """Return the key that a pack names as its signer's."""
     return next((key for key in keys if key_id(key) == signer), None)
 
 
 def other_key(signer: str, store: ResultStore) -> str:
-    """Say that something was signed with a foreign key, which are named, and how keys are shared."""
+    """Return the text for a result signed with a foreign key: both fingerprints, and how to share the key."""
     own = ", ".join(fingerprint(key) for key in store.keys[:1]) or "none"
     return f"signed with another key than this installation's (fingerprint {signer}, here {own})"
 
 
 def header(kind: int) -> bytes:
-    """The first bytes of a pack."""
+    """Return the first bytes of a pack."""
     return _HEADER.pack(MAGIC, NEWEST, kind, 0)
 
 
 def end_of(kind: int, index: bytes, *, offset: int, key: bytes) -> bytes:
-    """The trailer of a pack whose index is at an offset."""
+    """Return the trailer of a pack whose index is at an offset."""
     checksum = blake2b(index, digest_size=16, person=_SUM_PERSON).digest()
     signer = key_id(key) if key else NO_KEY
     fields = (offset, len(index), NEWEST, kind, 0, signer, checksum)
@@ -211,13 +211,13 @@ class Tail:
         return self.offset + self.index_nbytes + TRAILER_NBYTES
 
     def is_signed(self, store: ResultStore) -> bool:
-        """Whether it says that a key of this installation signed it."""
+        """Return whether it says that a key of this installation signed it."""
         return key_of(store.keys, self.signer) is not None
 
     def columns(
         self, store: ResultStore, index: Buffer, *, asks_for_signer: bool = True
     ) -> dict[str, Column]:
-        """The columns of the index, verified.
+        """Return the columns of the index, verified.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class Tail:
         Raises
         ------
         ResultDamaged
-            If it is not what was written, or somebody without a key of this installation wrote it.
+            If it differs from what was written, or was written without a key of this installation.
         """
         if len(index) != self.index_nbytes:
             raise damage(store, self.name, "its index is truncated")
@@ -254,12 +254,12 @@ class Tail:
 
 
 def read_trailer(store: ResultStore, name: str, data: Buffer, *, kind: int, nbytes: int = 0) -> Tail:
-    """What the last bytes of a pack say; `nbytes` is its size, where that is known.
+    """Return what the last bytes of a pack say; `nbytes` is its size, where that is known.
 
     Raises
     ------
     ResultDamaged
-        If that is no pack of this kind.
+        If it is not a pack of this kind.
     ResultStoreError
         If another version of graphflow wrote it.
     """
@@ -303,10 +303,10 @@ def _other_version(store: ResultStore, name: str, version: int) -> ResultStoreEr
 
 
 def damage(store: ResultStore, name: str, what: str) -> ResultDamaged:
-    """The error for an object that is not what was written."""
+    """Return the error for an object that is not what was written."""
     return ResultDamaged(f"the stored result {name} in {store.url} is damaged: {what}; ignoring it")
 
 
 def joined(parts: Iterable[Buffer]) -> int:
-    """The size of parts together."""
+    """Return the size of parts together."""
     return sum(map(len, parts))

@@ -31,9 +31,9 @@ def store_report(
     epoch: int,
     nodes: Collection[int] | None = None,
 ) -> Report:
-    """The report with its values in the store, in one pack; if its batch could write there itself, the report as it is.
+    """Return the report with its values in the store, in one pack; if its batch could write there itself, the report as it is.
 
-    Never raises: what cannot be written is told by `store_error`, as workers do.
+    Never raises: what cannot be written is reported by `store_error`, as on workers.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def store_report(
 
 
 def _section(step: StepReport, load: Callable[[Ref], list[Any]], run_id: str) -> Section | None:
-    """The values of a step as they are to be written; None where there are none."""
+    """Return the values of a step as they are to be written; None where there are none."""
     ref = step.values
     if ref is None or ref.kind == "gone" or 1 not in step.states.translate(_VALUED):
         return None

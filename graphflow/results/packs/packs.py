@@ -53,7 +53,7 @@ _CODES = {4: "I", 8: "Q"}
 
 
 def new_name(epoch: int, batch: int) -> str:
-    """A name that no other pack has: a batch may be run twice, and may report in parts."""
+    """Return a name that no other pack has: a batch may be run twice, and may report in parts."""
     return f"e{epoch}-b{batch}-{os.urandom(6).hex()}.pack"
 
 
@@ -70,7 +70,7 @@ def build(
     created: float,
     key: bytes,
 ) -> tuple[list[bytes], list[Stored]]:
-    """The parts of a pack's bytes, and where each section is in them."""
+    """Return the parts of a pack's bytes, and where each section is in them."""
     offset = HEADER_NBYTES
     stored: list[Stored] = []
     for each in sections:
@@ -148,7 +148,7 @@ def _digest(data: bytes, key: bytes) -> bytes:
 
 
 def read_section(store: ResultStore, stored: Stored) -> bytes:
-    """The bytes of a section, verified.
+    """Return the bytes of a section, verified.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def read_section(store: ResultStore, stored: Stored) -> bytes:
 
 
 def verify(store: ResultStore, *stored: Stored) -> bool:
-    """Whether sections are what was written there; nothing is unpickled.
+    """Return whether sections are what was written there; nothing is unpickled.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def verify(store: ResultStore, *stored: Stored) -> bool:
 
 
 def damaged(store: ResultStore, stored: Iterable[Stored]) -> list[Stored]:
-    """Those sections that are not what was written there. Several are read at the same time: hashing takes no lock.
+    """Return those sections that are not what was written there. Several are read at the same time: hashing takes no lock.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def _is_whole(store: ResultStore, stored: Stored) -> bool:
 
 
 def open_pack(store: ResultStore, name: str, *, run_id: str | None = None) -> Pack:
-    """What a pack says of itself, verified; its sections are verified when they are read.
+    """Return what a pack says of itself, verified; its sections are verified when they are read.
 
     Parameters
     ----------

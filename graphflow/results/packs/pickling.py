@@ -44,7 +44,7 @@ _TRUSTED = (
 
 
 def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
-    """A column's bytes, and the errors of entries that cannot be carried (they become None)."""
+    """Return a column's bytes, and the errors of entries that cannot be carried (they become None)."""
     try:
         data = _dumps(values)
         if not needs_trial(values):
@@ -56,7 +56,7 @@ def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
 
 
 def needs_trial(values: list[Any]) -> bool:
-    """Whether some value is of a type whose pickle is not known to come back."""
+    """Return whether some value is of a type whose pickle is not known to come back."""
     kinds = set(map(type, values)) - _PLAIN
     return any(kind.__module__.partition(".")[0] not in _TRUSTED for kind in kinds)
 
@@ -81,7 +81,7 @@ def _dumps(value: Any) -> bytes:
 
 
 def decode(data: bytes | memoryview, what: str) -> list[Any]:
-    """The values of a column.
+    """Return the values of a column.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class PickleSerializer:
     name = "pickle"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """A pickle, and the buffers of its arrays."""
+        """Return a pickle, and the buffers of its arrays."""
         found: list[memoryview] = []
 
         def take(buffer: pickle.PickleBuffer) -> bool:
@@ -59,7 +59,7 @@ class PickleSerializer:
         return [data, *found]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values; arrays use the buffers as they are."""
+        """Return the values; arrays use the buffers as they are."""
         values: list[Any] = pickle.loads(buffers[0], buffers=buffers[1:])
         return values
 
@@ -70,7 +70,7 @@ class JsonSerializer:
     name = "json"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """An array of the values."""
+        """Return an array of the values."""
         for value in values:
             _check_json(value, "value")
         return [
@@ -78,7 +78,7 @@ class JsonSerializer:
         ]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The values."""
+        """Return the values."""
         values: list[Any] = json.loads(bytes(buffers[0]).decode(errors="surrogatepass"))
         return values
 
@@ -116,7 +116,7 @@ class ArrowSerializer:
     name = "arrow"
 
     def dumps(self, values: Sequence[Any]) -> list[Buffer]:
-        """What each value is, and a stream per value."""
+        """Return what each value is, and a stream per value."""
         arrow = _arrow()
         kinds = ""
         buffers: list[Buffer] = []
@@ -130,7 +130,7 @@ class ArrowSerializer:
         return [kinds.encode(), *buffers]
 
     def loads(self, buffers: Sequence[Buffer]) -> list[Any]:
-        """The frames and tables."""
+        """Return the frames and tables."""
         arrow = _arrow()
         values = []
         for kind, data in zip(bytes(buffers[0]).decode(), buffers[1:], strict=True):
@@ -180,13 +180,13 @@ _OWN: dict[str, type[Serializer]] = {
 
 
 def serializer_names() -> list[str]:
-    """All that there are here; each may have `compressed/` before it."""
+    """Return all that there are here; each may have `compressed/` before it."""
     return sorted({*_OWN, *(each.name for each in entry_points(group=GROUP))})
 
 
 @functools.lru_cache(maxsize=64)
 def serializer_of(name: str) -> Serializer:
-    """The serializer of a name, with or without `compressed/` before it.
+    """Return the serializer of a name, with or without `compressed/` before it.
 
     Raises
     ------

@@ -30,7 +30,7 @@ T = TypeVar("T")
 def file_system(
     location: Location, options: Mapping[str, Any], *, frozen_options: Any, timeout_seconds: float
 ) -> FileSystem:
-    """The file system of a place: the same one for the same options, in each process.
+    """Return the file system of a place: the same one for the same options, in each process.
 
     `timeout_seconds` is for one request, where the file system can keep that.
 

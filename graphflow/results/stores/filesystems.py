@@ -28,23 +28,23 @@ class FileSystem(Protocol):
         ...
 
     def can_create(self) -> bool:
-        """Whether `create` is exclusive; may ask the server."""
+        """Return whether `create` is exclusive; may ask the server."""
         ...
 
     def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
-        """Bytes of objects, at once: shorter where the object ends before; in place of a failed one, its error."""
+        """Return bytes of objects, at once: shorter where the object ends before; in place of a failed one, its error."""
         ...
 
     def size(self, name: str) -> int:
-        """The size of an object; FileNotFoundError where there is none."""
+        """Return the size of an object; FileNotFoundError where there is none."""
         ...
 
     def pages(self, prefix: str) -> Iterator[list[StoredObject]]:
-        """The objects whose names begin with a prefix; each step may be one request, and may be taken again."""
+        """Return the objects whose names begin with a prefix; each step may be one request, and may be taken again."""
         ...
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove objects; what is not there is no error."""
+        """Remove objects; a missing one is not an error."""
         ...
 
 
@@ -105,7 +105,7 @@ class Files:
         return False
 
     def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
-        """Bytes of objects."""
+        """Return bytes of objects."""
         names, offsets, sizes = zip(*ranges, strict=True)
         ends = [None if offset < 0 else offset + size for offset, size in zip(offsets, sizes, strict=True)]
         found: list[bytes | BaseException] = self.fs.cat_ranges(
@@ -114,14 +114,14 @@ class Files:
         return found
 
     def size(self, name: str) -> int:
-        """The size of an object."""
+        """Return the size of an object."""
         found = self.fs.info(self.path(name))
         if found["type"] != "file":
             raise FileNotFoundError(name)
         return int(found["size"])
 
     def pages(self, prefix: str) -> Iterator[list[StoredObject]]:
-        """All objects below the folder of a prefix, in one page."""
+        """Yield all objects below the folder of a prefix, in one page."""
         below = self.path(prefix.rpartition("/")[0]) if "/" in prefix else self.root
         start = self.fs._strip_protocol(self.root).rstrip("/") + "/"
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -139,7 +139,7 @@ class Files:
                 self.fs.rm_file(self.path(name))
 
     def path(self, name: str) -> str:
-        """Where an object is, in the file system's terms."""
+        """Return where an object is, in the file system's terms."""
         return f"{self.root}/{name}"
 
 
@@ -159,11 +159,11 @@ class Memory(Files):
             super().put(name, data)
 
     def can_create(self) -> bool:
-        """A lock of the process does it."""
+        """Return a lock of the process does it."""
         return True
 
     def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
-        """Bytes of objects."""
+        """Return bytes of objects."""
         with _memory_lock:
             return super().get(ranges)
 

@@ -169,7 +169,7 @@ class LocalStore:
         )
 
     def _open_folder(self, below: str = "", *, makes: bool = False) -> int:
-        """The folder below the store's that holds a name; links below the store's folder are not followed."""
+        """Return the folder below the store's that holds a name; links below the store's folder are not followed."""
         try:
             folder = os.open(self.folder, _FOLDER)
         except FileNotFoundError:
@@ -223,7 +223,7 @@ class LocalStore:
             os.close(folder)
 
     def read_many(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | ResultDamaged]:
-        """Many reads, in threads where they are large; in place of what is missing or too short, the error.
+        """Return many reads, in threads where they are large; in place of what is missing or too short, the error.
 
         Raises
         ------
@@ -282,7 +282,7 @@ class LocalStore:
     # -- care ----------------------------------------------------------------------------------------------
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects; one that is not there is no error. Folders stay: somebody may be about to write there."""
+        """Remove objects; a missing one is not an error. Folders stay: a writer may be about to use them."""
         for name in names:
             check_name(name)
             above, _, last = name.rpartition("/")
@@ -334,7 +334,7 @@ def _write_and(
     *,
     is_lasting: bool = True,
 ) -> int:
-    """A complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
+    """Return a complete file under another name, what `finish` does with it, and that on the disk; or nothing."""
     temporary = f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
         file = os.open(temporary, _WRITE, 0o600, dir_fd=folder)
@@ -401,7 +401,7 @@ def _read(file: int, path: str, start: int, nbytes: int) -> bytes:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, for its owner alone; its name is on the disk then."""
+    """Create a folder and its parents, for its owner alone, durably."""
     if not folder.parent.exists():
         _make_folder(folder.parent)
     try:
@@ -421,7 +421,7 @@ def _make_folder(folder: Path) -> None:
 def _known_store(
     folder: str, keys: tuple[bytes, ...], is_shared: bool, allow_unsigned: bool = False
 ) -> LocalStore:
-    """One store per place and process: many references to columns carry it along."""
+    """Return one store per place and process: many references to columns carry it along."""
     return LocalStore(
         folder, key=keys[0], older_keys=keys[1:], is_shared=is_shared, allow_unsigned=allow_unsigned
     )

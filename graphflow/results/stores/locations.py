@@ -69,7 +69,7 @@ class Location:
 
 
 def local_folder(place: str) -> Path | None:
-    """The folder that a path or a file URL means; None for all other URLs.
+    """Return the folder that a path or a file URL means; None for all other URLs.
 
     Raises
     ------
@@ -92,12 +92,12 @@ def local_folder(place: str) -> Path | None:
 
 
 def parse(url: str) -> Location:
-    """Take a URL apart.
+    """Split a URL into its parts.
 
     Raises
     ------
     ResultStoreError
-        If it has no protocol, leads out of itself, or holds what is no place: a query, or credentials for S3.
+        If it has no protocol, leads out of itself, or contains a query, or credentials for S3.
     """
     scheme, separator, rest = url.partition("://")
     protocol = scheme.lower()
@@ -135,7 +135,7 @@ def parse(url: str) -> Location:
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of storage options; they travel to workers, so they are plain values.
+    """Return a copy of storage options; they travel to workers, so they are plain values.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frozen(value: Any) -> Any:
-    """Options as something that can be compared and hashed."""
+    """Return options as something that can be compared and hashed."""
     if isinstance(value, Mapping):
         return tuple(sorted((name, frozen(each)) for name, each in value.items()))
     if isinstance(value, list | tuple):
@@ -170,7 +170,7 @@ def frozen(value: Any) -> Any:
 
 
 def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Texts that no message may hold, also those of the environment as it is now; the longest first."""
+    """Return texts that no message may hold, also those of the environment as it is now; the longest first."""
     found = {each for name, value in options.items() for each in _secrets(name, value)}
     found.update(_userinfo(location.url))
     for name, value in os.environ.items():
@@ -182,7 +182,7 @@ def secrets_of(location: Location, options: Mapping[str, Any]) -> tuple[str, ...
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
-    """A text without secrets."""
+    """Return a text without secrets."""
     for each in secrets:
         text = text.replace(each, "***")
     return text
@@ -204,7 +204,7 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
 
 
 def _userinfo(url: str) -> Iterator[str]:
-    """What stands before the @ of a URL, and the values of its query."""
+    """Yield what stands before the @ of a URL, and the values of its query."""
     _, separator, rest = url.partition("://")
     if not separator:
         return

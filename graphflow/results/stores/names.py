@@ -30,7 +30,7 @@ def check_name(name: str) -> None:
 
 
 def check_prefix(prefix: str) -> None:
-    """Refuse what is no beginning of any name.
+    """Refuse a prefix that no name can begin with.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def check_prefix(prefix: str) -> None:
 
 
 def probe_name(token: str) -> str:
-    """The name of an object that is there to see whether the store works."""
+    """Return the name of an object that is there to see whether the store works."""
     return f"probe-{token}"
 
 

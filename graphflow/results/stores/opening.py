@@ -27,7 +27,7 @@ def open_store(
     path: str = "",
     allow_unsigned: bool = False,
 ) -> ResultStore:
-    """The store of a folder, a file URL, or any other URL that fsspec knows. Nothing is asked of it yet.
+    """Return the store of a folder, a file URL, or any other URL that fsspec knows. Nothing is asked of it yet.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def open_store(
 
 
 def default_store_url() -> str:
-    """Where results go unless something else is said: `GRAPHFLOW_RESULT_STORAGE`, else the home's folder `results`."""
+    """Return where results go unless something else is said: `GRAPHFLOW_RESULT_STORAGE`, else the home's folder `results`."""
     return settings.result_storage() or str(settings.home() / "results")
 
 
 def _used(url: str, options: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """The URL with its credentials, and the options, where this process used it before without saying them now."""
+    """Return the URL with its credentials, and the options, where this process used it before without saying them now."""
     location = parse(url)
     with _lock:
         if options is None:
@@ -108,7 +108,7 @@ def _configured(protocol: str) -> Mapping[str, Any]:
 
 
 _known: dict[str, tuple[str, dict[str, Any]]] = {}
-"""What URLs were used with, by the URL as it is shown: whoever reads it in a history opens the same store."""
+"""The options of used URLs, by the URL as it is shown: a reader that finds it in a history opens the same store."""
 
 _lock = threading.Lock()
 

@@ -179,7 +179,7 @@ class FsspecStore:
         self._raise(f"the claim {name} cannot be created in {self.url}", last)
 
     def _held(self, name: str, nbytes: int) -> bytes | None:
-        """What is there under a name, if it is as long; other bytes if it is not; None if nothing is there."""
+        """Return what is there under a name, if it is as long; other bytes if it is not; None if nothing is there."""
         try:
             size = self._size(name)
             return self.read(name, 0, size) if size == nbytes else b""
@@ -322,7 +322,7 @@ class FsspecStore:
             self._raise(what, error)
 
     def _raise(self, what: str, error: BaseException) -> NoReturn:
-        """Say it without secrets, which the errors of others may hold: those are shown only if they do not."""
+        """Raise an error without secrets: other libraries' errors are shown only if they contain none."""
         text = f"{what}: {explain(error)}"
         secrets = secrets_of(self._location, self._options)
         if scrub(text, secrets) == text and not _tells(error, secrets):
@@ -370,7 +370,7 @@ class _Options(dict[str, Any]):
 def _restored(
     url: str, options: _Options, keys: tuple[bytes, ...], allow_unsigned: bool, retries: Retries
 ) -> FsspecStore:
-    """One store per place and process: many references to columns carry it along."""
+    """Return one store per place and process: many references to columns carry it along."""
     return FsspecStore(
         url,
         options,

@@ -126,7 +126,7 @@ class Retries:
         )
 
     def call(self, act: Callable[[], T]) -> T:
-        """What `act` gives, tried again while its error is one that passes; the last error goes to the caller."""
+        """Return what `act` gives, tried again while its error is one that passes; the last error goes to the caller."""
         for wait in self.waits():
             try:
                 return act()
@@ -136,7 +136,7 @@ class Retries:
         raise AssertionError("unreachable")
 
     def waits(self) -> Iterator[Callable[[], bool]]:
-        """One per attempt: called after it failed, it waits and gives True, or gives False where it was the last."""
+        """Yield one per attempt: called after it failed, it waits and gives True, or gives False where it was the last."""
         end = time.monotonic() + self.seconds
         for attempt in range(self.attempts):
 
@@ -151,7 +151,7 @@ class Retries:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later: throttling, server errors, broken and slow connections."""
+    """Return whether the same request may succeed a moment later: throttling, server errors, broken and slow connections."""
     answer = _answer(error)
     if answer is not None:
         code, status = answer
@@ -164,7 +164,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether there is no such object, in a place that is there."""
+    """Return whether there is no such object, in a place that is there."""
     answer = _answer(error)
     if answer is not None:
         return answer[0] in _MISSING_CODES
@@ -172,18 +172,18 @@ def is_missing(error: BaseException) -> bool:
 
 
 def is_unsatisfiable(error: BaseException) -> bool:
-    """Whether an object ends before the range that was asked for."""
+    """Return whether an object ends before the range that was asked for."""
     return code_of(error) in ("InvalidRange", "416")
 
 
 def code_of(error: BaseException) -> str:
-    """What the server called the error; empty where it did not answer."""
+    """Return what the server called the error; empty where it did not answer."""
     answer = _answer(error)
     return "" if answer is None else answer[0]
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong and what to do about it, in a sentence; may quote the server."""
+    """Return what went wrong and what to do about it, in a sentence; may quote the server."""
     code = code_of(error)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     names = {kind.__name__ for each in _chain(error) for kind in type(each).__mro__}
@@ -209,7 +209,7 @@ def _is_known(code: str) -> bool:
 
 
 def _answer(error: BaseException) -> tuple[str, int] | None:
-    """The code and the status of a server's error, as botocore's errors hold them."""
+    """Return the code and the status of a server's error, as botocore's errors hold them."""
     for each in _chain(error):
         response = getattr(each, "response", None)
         if isinstance(response, dict) and isinstance(response.get("Error"), dict):

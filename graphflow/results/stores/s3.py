@@ -98,7 +98,7 @@ class S3:
             raise
 
     def can_create(self) -> bool:
-        """Whether conditions are kept here: the second of two puts of one probe is refused."""
+        """Return whether conditions are kept here: the second of two puts of one probe is refused."""
         if self.bucket not in self._creates:
             token = os.urandom(8).hex()
             name = probe_name(token)
@@ -124,7 +124,7 @@ class S3:
         return False
 
     def get(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
-        """Bytes of objects, some tens of them at a time."""
+        """Return bytes of objects, some tens of them at a time."""
         found: list[bytes | BaseException] = self._run(self._get_all, ranges)
         return found
 
@@ -145,12 +145,12 @@ class S3:
         return await asyncio.gather(*map(get, ranges), return_exceptions=True)
 
     def size(self, name: str) -> int:
-        """The size of an object."""
+        """Return the size of an object."""
         found = self.ask("head_object", Key=self.prefix + name)
         return int(found["ContentLength"])
 
     def pages(self, prefix: str) -> Iterator[list[StoredObject]]:
-        """The objects below a prefix, up to a thousand per request."""
+        """Return the objects below a prefix, up to a thousand per request."""
         return _Pages(self, self.prefix + prefix)
 
     def remove(self, names: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ class S3:
             raise _NotRemoved(failed)
 
     def ask(self, method: str, **kwargs: Any) -> Any:
-        """One request about the bucket."""
+        """Return one request about the bucket."""
         return self._run(self.fs._call_s3, method, Bucket=self.bucket, timeout=self._timeout(0), **kwargs)
 
     def _timeout(self, nbytes: int) -> float:

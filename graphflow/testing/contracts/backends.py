@@ -50,7 +50,7 @@ SECONDS = 30.0
 
 
 def program(fn: Callable[..., Any], *args: Any, is_mapped: bool = True, **options: Any) -> Program:
-    """A program around a function; without arguments, it takes the first input."""
+    """Return a program around a function; without arguments, it takes the first input."""
     name = getattr(fn, "__name__", "fn")
     return Program(
         id=name,
@@ -79,7 +79,7 @@ class Probe:
         backend.open_run(run_id, self.deliver)
 
     def deliver(self, event: BackendEvent) -> None:
-        """Take an event, from any thread."""
+        """Receive an event, from any thread."""
         self.events.put(event)
 
     def order(
@@ -89,7 +89,7 @@ class Probe:
         indices: Sequence[int],
         slice_seconds: float | None = None,
     ) -> BatchOrder:
-        """A batch of this run, with a number of its own."""
+        """Return a batch of this run, with a number of its own."""
         self._batches += 1
         return BatchOrder(
             id=self._batches,
@@ -102,7 +102,7 @@ class Probe:
         )
 
     def event(self) -> BackendEvent:
-        """The next event but a change of capacity, which may come at any time.
+        """Return the next event but a change of capacity, which may come at any time.
 
         Batches of a backend that runs in its caller are run here.
         """
@@ -124,7 +124,7 @@ class Probe:
         return event.report
 
     def persist(self, fn: Callable[..., Any], values: Sequence[Any], store: ResultStore) -> Report:
-        """Run a function over values as one batch whose values go to a result store, by whoever reaches that."""
+        """Run a function over values as one batch whose values go to a result store, written by the process that reaches it."""
         step = StepOrder(node=0, program=program(fn), slots=(0,), persists=True)
         order = self.order([step], [Literals(values)], range(len(values)))
         self.backend.submit(replace(order, results=store, epoch=7))
@@ -138,7 +138,7 @@ class Probe:
         )
 
     def values(self, report: Report, step: int = 0) -> list[Any]:
-        """The values that a report refers to."""
+        """Return the values that a report refers to."""
         ref = report.steps[step].values
         assert ref is not None
         return self.backend.fetch([ref])[0]
@@ -161,7 +161,7 @@ def _join(x: int, y: str, all_of_them: list[str]) -> str:
 
 
 def put(store: ResultStore, run_id: str, values: list[Any]) -> Stored:
-    """Values in a store, as an earlier launch of a run left them."""
+    """Return values in a store, as an earlier launch of a run left them."""
     data, _ = encode(values)
     section = Section(node=0, data=data, count=len(values))
     return publish(store, [section], run_id=run_id, batch=1, epoch=1)[0]
@@ -183,7 +183,7 @@ class BackendContract:
     _runs = 0
 
     def probe(self, backend: Backend) -> Probe:
-        """A new run."""
+        """Return a new run."""
         BackendContract._runs += 1
         return Probe(backend, f"contract-{BackendContract._runs}")
 

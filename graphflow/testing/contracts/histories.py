@@ -39,11 +39,11 @@ class ManualClock:
         return self.wall_time
 
     def steady(self) -> float:
-        """Seconds of the clock that nobody sets."""
+        """Return seconds of the clock that cannot be set."""
         return self.steady_time
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clock."""
         self.wall_time += seconds
         self.steady_time += seconds
 
@@ -57,7 +57,7 @@ class Place(Protocol):
         ...
 
     def history(self, holder: Holder = HERE) -> History:
-        """The histories as one process sees them; their leases last for `LEASE_SECONDS`."""
+        """Return the histories as one process sees them; their leases last for `LEASE_SECONDS`."""
         ...
 
     def kill(self, journal: Any) -> None:
@@ -68,7 +68,7 @@ class Place(Protocol):
 def header(
     number: int = 1, *, name: str = "calm-otter", flow_name: str = "crawl", created: float = 0.0
 ) -> RunHeader:
-    """A new run; ids of larger numbers are later ones."""
+    """Return a new run; ids of larger numbers are later ones."""
     return RunHeader(
         id=f"01HZZZZZZZZZZZZZZZZZZZZZ{number:02d}", name=name, flow_name=flow_name, created=created
     )

@@ -1,4 +1,4 @@
-"""A process for batches that only remembers what it is told, for tests of what runs in workers."""
+"""A process for batches that only records its calls, for tests of what runs in workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecordingHost:
     on_progress
         Called with each of the former.
     limits, is_stopping
-        What batches are told when they ask.
+        The answers to batches.
     """
 
     is_local = True
@@ -47,7 +47,7 @@ class RecordingHost:
         return run_batch(order, self)
 
     def load(self, ref: Ref) -> list[Any]:
-        """The list itself, or what is stored."""
+        """Return the list itself, or what is stored."""
         return load_column(ref, "an upstream result")
 
     def store(
@@ -65,15 +65,15 @@ class RecordingHost:
         self.notes.append(index)
 
     def is_stopped(self, run_id: str) -> bool:
-        """Whether batches are to stop."""
+        """Return whether batches are to stop."""
         return self.is_stopping
 
     def limit_of(self, run_id: str, node: int) -> float | None:
-        """The limit of a node's items, if one was set."""
+        """Return the limit of a node's items, if one was set."""
         return self.limits.get(node)
 
     def progress(self, report: Report) -> None:
-        """Keep the report of a batch that goes on."""
+        """Keep the partial report of a running batch."""
         self.told.append(report)
         if self.on_progress is not None:
             self.on_progress(report)
@@ -95,7 +95,7 @@ def order_of(
     concurrency: int | None = None,
     pace: Pace | None = None,
 ) -> BatchOrder:
-    """A batch of one program, whose slots are the inputs, or of several steps."""
+    """Return a batch of one program, whose slots are the inputs, or of several steps."""
     if isinstance(programs, Program):
         programs = [StepOrder(node=0, program=programs, slots=tuple(range(len(inputs))))]
     return BatchOrder(

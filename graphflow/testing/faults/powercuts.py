@@ -39,7 +39,7 @@ class FileLog:
 
     @classmethod
     def load(cls, path: Path) -> FileLog:
-        """The log that was kept in a file."""
+        """Return the log that was kept in a file."""
         log = cls()
         log.operations = pickle.loads(path.read_bytes())
         return log
@@ -75,7 +75,7 @@ class _Disk:
 def after_cut(
     files: dict[str, bytes], log: Iterable[Operation], generator: random.Random
 ) -> tuple[dict[str, bytes], list[tuple[str, int]]]:
-    """Cut the power somewhere in a log that began with these files; gives the files, and the notes until then."""
+    """Cut the power somewhere in a log that began with these files; return the files, and the notes until then."""
     operations = list(log)
     disk = _Disk(files)
     notes = []
@@ -152,7 +152,7 @@ class _Methods(ctypes.Structure):
 
 
 def _library() -> ctypes.CDLL | None:
-    """The library that `sqlite3` uses, where it is one of its own."""
+    """Return the library that `sqlite3` uses, where it is one of its own."""
     sqlite3.connect(":memory:").close()
     places = set()
     maps = Path("/proc/self/maps")
@@ -170,7 +170,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def is_available() -> bool:
-    """Whether SQLite can be listened to in this Python."""
+    """Return whether SQLite can be listened to in this Python."""
     return os.name == "posix" and _library() is not None
 
 

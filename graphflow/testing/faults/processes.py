@@ -16,7 +16,7 @@ SECONDS = 60.0
 
 
 class Script:
-    """A running script. `say` and `hear` keep it in step with its test, so that nobody sleeps.
+    """A running script. `say` and `hear` keep it in step with its test, without sleeping.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Script:
         return self.process.pid
 
     def hear(self) -> str:
-        """The next line that it prints.
+        """Return the next line that it prints.
 
         Raises
         ------
@@ -61,12 +61,12 @@ class Script:
         return line.rstrip("\n")
 
     def say(self, text: str = "") -> None:
-        """Give it a line of input."""
+        """Send it a line of input."""
         self._input.write(f"{text}\n")
         self._input.flush()
 
     def end(self) -> list[str]:
-        """Wait for its end; gives the whole lines that were not heard yet."""
+        """Wait for its end; return the complete lines that were not read yet."""
         if self._errors.closed:
             return []
         self._input.close()

@@ -50,7 +50,7 @@ class Fault:
     fits: int = field(default=0, init=False)
 
     def takes(self, method: str, path: str) -> bool:
-        """Whether it is this fault's turn; counts."""
+        """Return whether it is this fault's turn; counts."""
         if self.method not in ("", method) or self.path not in path:
             return False
         if self.times is not None and self.hits >= self.times:
@@ -100,17 +100,17 @@ class S3Proxy:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def plan(self, *faults: Fault) -> None:
-        """Let these happen, the first that fits a request; those of before are forgotten."""
+        """Plan these faults, of which the first that matches a request happens; earlier plans are dropped."""
         with self._lock:
             self._faults = list(faults)
 
     def seen(self, method: str = "", path: str = "") -> list[Seen]:
-        """The requests of a method to paths that hold a text, so far."""
+        """Return the requests of a method to paths that hold a text, so far."""
         with self._lock:
             return [each for each in self._seen if method in ("", each.method) and path in each.path]
 
     def forget(self) -> None:
-        """Count anew."""
+        """Reset the counter."""
         with self._lock:
             self._seen.clear()
 
@@ -141,7 +141,7 @@ class S3Proxy:
     # -- what the handlers ask -----------------------------------------------------------------------------
 
     def fault(self, method: str, path: str) -> Fault | None:
-        """What happens to a request."""
+        """Return what happens to a request."""
         with self._lock:
             return next((each for each in self._faults if each.takes(method, path)), None)
 
@@ -161,7 +161,7 @@ class S3Proxy:
         self._released.wait(seconds)
 
     def listing(self, body: bytes) -> bytes:
-        """A listing without what is hidden."""
+        """Return a listing without what is hidden."""
         with self._lock:
             hidden = None if self._hidden is None else set(self._hidden)
         if not hidden:
@@ -174,7 +174,7 @@ class S3Proxy:
         return _ENTRY.sub(shown, body)
 
     def forward(self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> _Answer:
-        """Ask the server."""
+        """Forward a request to the server."""
         connection = HTTPConnection(*self._upstream, timeout=60)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)

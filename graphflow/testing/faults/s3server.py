@@ -1,6 +1,6 @@
 """A real server of S3's protocol on loopback, moto's, as a process of its own: for tests and benchmarks.
 
-It keeps what it is given in memory, takes any credentials unless told otherwise, and ends with whoever started it.
+It keeps what it is given in memory, accepts any credentials by default, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{port}"
 
     def bucket(self, name: str | None = None) -> Bucket:
-        """A new bucket."""
+        """Return a new bucket."""
         bucket = Bucket(endpoint=self.endpoint, name=name or f"graphflow-{uuid.uuid4().hex[:16]}")
         self.ask("PUT", f"/{bucket.name}")
         return bucket
