@@ -56,7 +56,7 @@ class KeptColumns:
         return values
 
     def forget(self, refs: Iterable[Ref]) -> None:
-        """Columns that were let go."""
+        """Forget released columns."""
         with self._lock:
             for ref in refs:
                 self._nbytes -= self._columns.pop(ref.id, (None, 0))[1]

@@ -34,7 +34,7 @@ Deliver = Callable[[BackendEvent], None]
 
 
 def check_slots(maker: str, slots: Any) -> None:
-    """A whole number of slots, 1 or more, or None."""
+    """Check that `slots` is an integer, 1 or more, or None."""
     if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
         raise BackendError(f"{maker}(slots=...) takes an integer, 1 or more, not {slots!r}")
 
@@ -88,7 +88,7 @@ class LocalHost:
         ]
 
     def note(self, batch: int, index: int) -> None:
-        """Nothing to remember: a crash would take the driver too."""
+        """Do nothing: a crash would end the driver too."""
 
     def is_stopped(self, run_id: str) -> bool:
         """Return whether the run asked its batches to stop."""
@@ -104,7 +104,7 @@ class LocalHost:
             self._progress(report)
 
     def ending(self) -> None:
-        """Lists outlive the thread."""
+        """Do nothing: lists outlive the thread."""
 
     def give_up(self, report: Report) -> None:
         """Deliver the report of a batch whose thread is stuck, and replace the thread."""
@@ -144,7 +144,7 @@ class _LocalBackend(ABC):
         """How logs and errors name it."""
 
     def start(self) -> None:
-        """Nothing to bring up."""
+        """Do nothing."""
 
     def open_run(self, run_id: str, deliver: Deliver) -> None:
         self._runs[run_id] = deliver
@@ -153,7 +153,7 @@ class _LocalBackend(ABC):
         return [load_column(ref, "a result") for ref in refs]
 
     def free(self, refs: Iterable[Ref]) -> None:
-        """Nothing to do: a list lives as long as something refers to it."""
+        """Do nothing: a list exists as long as something refers to it."""
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         self.limits[run_id, node] = seconds
@@ -248,7 +248,7 @@ class InlineBackend(_LocalBackend):
         self._waiting.pop(run_id, None)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
 
 class _Flight:
@@ -290,7 +290,7 @@ class ThreadsBackend(_LocalBackend):
         return f"threads({self._slots})"
 
     def capacity(self) -> Capacity:
-        """As many slots as threads."""
+        """Return as many slots as threads."""
         return Capacity(slots=self._slots, queue=1)
 
     def submit(self, order: BatchOrder) -> None:
@@ -390,7 +390,7 @@ class ThreadsBackend(_LocalBackend):
         return False
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` gives up the threads that still execute one."""
+        """Stop batches between items; `hard` also abandons the threads that still run one."""
         self.stopped[run_id] = True
         if not hard:
             return

@@ -52,7 +52,7 @@ class Carrier:
         return replace(order, inputs=tuple(_with_refs(each, self._carried) for each in order.inputs))
 
     def forget(self, refs: Iterable[Ref]) -> None:
-        """Columns that were let go are not kept for another batch."""
+        """Forget released columns."""
         for ref in refs:
             self._known.pop(id(ref), None)
 

@@ -59,7 +59,7 @@ def on_graphflow_default(values: list[float], slots: int) -> int:
 
 
 def on_graphflow_inline(values: list[float], slots: int) -> int:
-    """In the calling thread."""
+    """Run in the calling thread."""
     return _graphflow(values, slots, backend="inline")
 
 

@@ -70,7 +70,7 @@ def run_benchmark(asked: Asked) -> Iterator[Line]:
 
 @contextmanager
 def _server(*, is_needed: bool) -> Iterator[int]:
-    """The server that W8 asks, in a process of its own; it ends when its stdin does."""
+    """Start the server for W8 in its own process; it exits when its stdin is closed."""
     if not is_needed:
         yield 0
         return

@@ -102,7 +102,7 @@ class Guarded:
     function: Flaky
 
     def __call__(self, x: int) -> tuple[bool, int]:
-        """(whether it went well, the value or else the argument)."""
+        """Return (whether it succeeded, the value or else the argument)."""
         try:
             return True, self.function(x)
         except RuntimeError:

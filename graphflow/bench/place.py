@@ -24,7 +24,7 @@ def version_of(package: str) -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python and of what is installed of `packages`."""
+    """Return the versions of Python and of installed `packages`."""
     found = {package: version_of(package) for package in packages}
     return {"python": platform.python_version(), **{name: text for name, text in found.items() if text}}
 

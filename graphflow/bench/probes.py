@@ -14,7 +14,7 @@ __all__ = ["cpu_seconds_of_tree", "forget_peak_rss", "peak_rss", "rss", "rss_of_
 
 
 def rss() -> int:
-    """Resident bytes of this process now."""
+    """Return the resident bytes of this process."""
     return int(psutil.Process().memory_info().rss)
 
 
@@ -40,7 +40,7 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def cpu_seconds_of_tree() -> float:
-    """CPU seconds of this process, its descendants, and those of them that have ended."""
+    """Return the CPU seconds of this process and its descendants, including ended ones."""
     total = 0.0
     for process in _tree(psutil.Process()):
         with suppress(psutil.Error):
@@ -51,7 +51,7 @@ def cpu_seconds_of_tree() -> float:
 
 
 def rss_of_tree(pid: int) -> int:
-    """Resident bytes of a process and its descendants; pages that they share count once for each."""
+    """Return the resident bytes of a process and its descendants; shared pages count once for each."""
     total = 0
     with suppress(psutil.Error):
         for process in _tree(psutil.Process(pid)):

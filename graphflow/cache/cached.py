@@ -447,7 +447,7 @@ _folders_lock = threading.Lock()
 
 
 def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
-    """This process's folder of this name, refreshed once per token (the id of a run).
+    """Return this process's folder of this name, refreshed once per token (the id of a run).
 
     Raises
     ------

@@ -165,7 +165,7 @@ class _Beating:
                 threading.Thread(target=self._run, name="graphflow-claims", daemon=True).start()
 
     def end(self, name: str) -> None:
-        """The claim needs no more of it."""
+        """Stop renewing the claim."""
         with self._lock:
             self._claims.pop(name, None)
 
@@ -190,7 +190,7 @@ def beating() -> _Beating:
 
 
 def _begin_anew() -> None:
-    """A process that was forked holds nothing."""
+    """Reset the state of a forked process, which holds nothing."""
     global _beating
     _beating = _Beating()
 
@@ -282,14 +282,14 @@ class OnceClaims:
         return is_held(self._store, self._name(claim.key), claim.holder)
 
     def give_back(self, keys: Iterable[bytes]) -> None:
-        """The outcome of these is known: they may be executed again."""
+        """Release the claims of items with a known outcome: they may be executed again."""
         names = [self._name(key) for key in keys]
         for name in names:
             beating().end(name)
         self._store.delete([*names, *(f"{name}.beat" for name in names)])
 
     def settled(self, key: bytes) -> None:
-        """Its result is in the store: the claim stays, and needs no beats."""
+        """Stop renewing a claim whose result is in the store; the claim itself stays."""
         beating().end(self._name(key))
 
     def _name(self, key: bytes) -> str:

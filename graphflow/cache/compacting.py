@@ -229,7 +229,7 @@ class _Growing:
         self._waiting_serializer = ""
 
     def add_frames(self, raw: Buffer, count: int, serializer: str) -> None:
-        """The frames of a block; of small blocks several become one."""
+        """Add the frames of a block; several small blocks become one."""
         if self._waiting and serializer != self._waiting_serializer:
             self.flush()
         self._waiting.append(raw)
@@ -249,7 +249,7 @@ class _Growing:
             self._waiting, self._waiting_count = [], 0
 
     def add_block(self, block: Block, serializer: str) -> None:
-        """A block as it is."""
+        """Add a block as it is."""
         self.flush()
         self._add(block, serializer)
 
@@ -262,7 +262,7 @@ class _Growing:
     def add_values(
         self, pack: EntryPack, start: int, stop: int, live: Array, parts: Mapping[str, Array]
     ) -> None:
-        """The columns of the values that a block has."""
+        """Add the columns of the values in a block."""
         chosen = (pack.places >= start) & (pack.places < stop)
         chosen &= live[pack.places]
         numbers = np.array(

@@ -144,7 +144,7 @@ class Flights:
         )
 
     def listed(self, view: View) -> None:
-        """All that had ended when there was this view is known here: results were listed since, or are about to be at first."""
+        """Mark what had ended at this view as known: results were listed since, or are about to be."""
 
         def is_open(number: int) -> bool:
             return number > view.newest or number in view.live
@@ -157,7 +157,7 @@ class Flights:
                 self._unseen = {key: each for key, each in self._unseen.items() if is_open(each)}
 
     def release(self, number: int, made: Iterable[bytes]) -> None:
-        """What was claimed has been executed, or was given back; these keys have results that are published."""
+        """Release claims whose items were executed or handed back; these keys have published results."""
         beating().end(self._name(number))
         with self._lock:
             # What it made is known here: it was published before.

@@ -90,7 +90,7 @@ def merged(segments: Sequence[Segment]) -> Segment:
 
 
 def _newest(entries: Segment) -> Segment:
-    """Of entries that are sorted by the upper half of their keys: fully sorted, and of equal keys the newest."""
+    """Return entries, sorted by the upper half of their keys, fully sorted, with the newest of equal keys."""
     same = entries.high[1:] == entries.high[:-1]
     if not same.any():
         return entries

@@ -93,7 +93,7 @@ class _Others:
         self._holders: dict[str, Holder] = {}
 
     def add(self, path: str) -> None:
-        """One that is this process's."""
+        """Add a presence of this process."""
         self._holders[path.removeprefix(self._above)] = this_process()
 
     def unanswered(self, present: dict[str, int]) -> list[str]:
@@ -183,7 +183,7 @@ class Presence:
         self._thread.start()
 
     def close(self) -> None:
-        """This driver's batches have ended."""
+        """Close this driver's site, whose batches have ended."""
         self._over.set()
         self._thread.join()
         self._leave()
@@ -261,7 +261,7 @@ class Presence:
         self._is_loud = False
 
     def _announce(self) -> None:
-        """Another site is there: batches announce what they execute from now on, and what they execute already is announced here.
+        """Announce what running batches execute, as another site exists; batches announce it themselves from now on.
 
         A batch first begins its flight at this site, and then looks for the mark. If it saw the mark, its flight is among those
         that are found here afterwards.
@@ -386,7 +386,7 @@ class Claims:
                 log.listed(claimed.view)
 
     def release(self, flight: Flight, made: Iterable[bytes]) -> None:
-        """What was claimed has been executed, or was given back; these keys have results that are published."""
+        """Release claims whose items were executed or handed back; these keys have published results."""
         made = list(made)
         for log, claimed in ((self._far, flight.far), (self._near, flight.near)):
             if log is not None and claimed is not None:
@@ -398,7 +398,7 @@ class Claims:
                     beating().end(self._name)
 
     def _begin(self) -> None:
-        """Be there while something is executed; the driver ends it."""
+        """Begin a presence while something is executed; the driver ends it."""
         with self._lock:
             self._open += 1
             now = time.monotonic()
@@ -441,7 +441,7 @@ def claims_of(store: ResultStore, folder: str, token: str, site: Site | None = N
 
 
 def _begin_anew() -> None:
-    """A process that was forked holds nothing."""
+    """Reset the state of a forked process, which holds nothing."""
     global _claims_lock
     _claims.clear()
     _claims_lock = threading.Lock()

@@ -58,7 +58,7 @@ class NoProgress:
         """Do nothing."""
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
         """Print one line."""

@@ -151,7 +151,7 @@ _plan: _Plan | _Refused | None = None
 
 
 def failpoint(name: str) -> None:
-    """A place of this name is reached: what is planned for it happens. Costs a call and a comparison where nothing is planned."""
+    """Perform what is planned for this failpoint. Costs a call and a comparison if nothing is planned."""
     if _plan is not None:
         _plan.hit(name)
 

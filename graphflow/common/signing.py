@@ -168,7 +168,7 @@ def _write(place: Path, key: bytes) -> None:
 
 @contextmanager
 def _alone(home: Path) -> Iterator[int]:
-    """Of several who change keys, one at a time."""
+    """Lock the keys, so that one process changes them at a time."""
     import fcntl
 
     directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

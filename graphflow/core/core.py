@@ -219,7 +219,7 @@ class Core:
         return stage
 
     def _connect(self, stage: Stage, upstream: NodeBook, kind: DepKind, index: int | None) -> None:
-        """A stage opens when what its leader needs as a whole is final."""
+        """Make a stage open once everything that its leader needs as a whole is final."""
         if kind is DepKind.ITEMS or upstream.is_final:
             return
         if kind is DepKind.PICK and index is not None:
@@ -231,7 +231,7 @@ class Core:
         stage.waiting += 1
 
     def _want_info(self, book: NodeBook) -> None:
-        """Something maps over a value: where a fragment stands in for it, over the value of its root."""
+        """Request the info of a value that is mapped over; of a fragment in its place, of its root."""
         book.wants_info = True
         while not book.node.is_mapped and 0 in book.graft_roots:
             book = self.books[book.graft_roots[0]]
@@ -251,7 +251,7 @@ class Core:
         )
 
     def _limit(self, stage: Stage) -> None:
-        """A stage holds to the strictest limits of its members."""
+        """Set a stage's limits to the strictest of its members."""
         books = [self.books[member] for member in stage.members]
         limits = [
             book.map_options.max_concurrency
@@ -368,7 +368,7 @@ class Core:
             )
 
     def _park(self, stage: Stage, book: NodeBook, step: StepReport, done: Sequence[int]) -> None:
-        """Items that wait, for another attempt or to be resumed."""
+        """Park items that wait for another attempt or to be resumed."""
         states, attempts = book.states, book.attempts
         for code in (Code.AWAITING_RETRY, Code.PAUSED):
             parked: dict[float, list[int]] = {}
@@ -395,7 +395,7 @@ class Core:
                     heapq.heappush(self._retries, (due, stage.id, step.node, array("I", group)))
 
     def _learn_limit(self, book: NodeBook, step: StepReport) -> None:
-        """A timeout that is relative to the median follows from what the items took that completed."""
+        """Update a timeout relative to the median from the durations of completed items."""
         factor = book.map_options.timeout_factor
         completed = [
             seconds
@@ -486,7 +486,7 @@ class Core:
         self.run.capacity = event.capacity
 
     def _change_map_options(self, event: ev.MapOptionsChanged) -> None:
-        """What is under way ends as it was sent; what comes after it holds to the new options."""
+        """Change options for later batches; those under way keep the old ones."""
         book = self.books[event.node]
         book.map_options = event.map_options
         book.limit_seconds = None if event.map_options.timeout_factor is None else book.limit_seconds

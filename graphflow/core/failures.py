@@ -117,7 +117,7 @@ def _broken_off(books: Mapping[int, NodeBook], book: NodeBook) -> list[Place]:
 
 
 def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
-    """A node begins to run although something failed that it takes as a whole: the user asked to see it.
+    """Mark the failures of whole inputs as handled, as a node runs although they failed.
 
     The engine's own nodes (a collection, a filter) only pass failures on.
     """
@@ -134,7 +134,7 @@ def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
 
 
 def hand_over_lane(books: Mapping[int, NodeBook], book: NodeBook, index: int) -> None:
-    """One item begins to run although the upstream item failed."""
+    """Mark the failure of an upstream item as handled, as an item runs although it failed."""
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
         if (

@@ -36,7 +36,7 @@ class Halter:
         self._opener = opener
 
     def halt(self, book: NodeBook) -> None:
-        """Nothing more of a map is begun: it ends Failed once what is under way has ended. O(items)."""
+        """Start nothing more of a map: it ends Failed once its running items have ended. O(items)."""
         run, stage = self._run, book.stage
         if book.is_final or run.is_stopping:
             return
@@ -52,7 +52,7 @@ class Halter:
     def _go_on(
         self, stage: Stage, book: NodeBook, rest: Sequence[int], waiting: Sequence[Sequence[int]]
     ) -> None:
-        """The other members of the stage: those that need the map fail with it, the others run."""
+        """Continue the other members of the stage: those that need the map fail with it, the others run."""
         others = [self._run.books[member] for member in stage.members if member != book.node.id]
         needs = {book.node.id}
         for other in others:
@@ -69,7 +69,7 @@ class Halter:
             self._opener.continue_lanes(stage, sorted({*rest, *(i for part in waiting for i in part)}))
 
     def _keep(self, stage: Stage) -> None:
-        """What an earlier launch of the run ended stays as it was, also where it was not ready yet."""
+        """Keep outcomes of earlier launches as they were, also of items that were not ready yet."""
         for member in stage.members:
             book = self._run.books[member]
             flights = [flight for flight in self._run.flights.values() if member in flight.nodes]
@@ -79,7 +79,7 @@ class Halter:
             self._opener.restorer.keep(book, under_way, below=below)
 
     def _cut_short(self, stage: Stage, *, is_wanted: bool = False) -> None:
-        """Iterators are asked for nothing more, and the width is what they gave so far; whether that is as wanted."""
+        """Stop reading iterators and set the width to what they yielded; return whether that is as wanted."""
         run, leader = self._run, self._run.leader_of(stage)
         for slot in stage.pulled:
             if slot not in stage.exhausted:
@@ -122,7 +122,7 @@ class Halter:
             end_if_complete(run, run.books[member])
 
     def reopen(self, stage: Stage, indices: Sequence[int]) -> None:
-        """Items that came back from a batch: those of a halted member end, the others continue."""
+        """Handle items that came back from a batch: those of a halted member end, the others continue."""
         if self._run.is_stopping:
             return
         for member in stage.members:

@@ -64,7 +64,7 @@ class Past:
     """1 where the outcome was taken over."""
 
     def void(self) -> None:
-        """No outcome counts any more; what had not ended keeps the attempts that it has used."""
+        """Reset all outcomes; items that had not ended keep their used attempts."""
         ended = int.from_bytes(self.states.translate(_ENDED))
         spared = int.from_bytes(self.attempts) & ~ended
         self.attempts[:] = spared.to_bytes(len(self.attempts))
@@ -350,7 +350,7 @@ class Stage:
         return nodes, indices
 
     def take_again(self, count: int) -> tuple[tuple[int, ...], Sequence[int]]:
-        """Up to `count` single indices that need the same members."""
+        """Take up to `count` single indices that need the same members."""
         nodes, queue = next(iter(self.again.items()))
         indices = [queue.popleft() for _ in range(min(count, len(queue)))]
         if not queue:
@@ -359,7 +359,7 @@ class Stage:
         return nodes, packed(indices)
 
     def take_fresh(self, count: int) -> range:
-        """Up to `count` indices of the first range."""
+        """Take up to `count` indices of the first range."""
         lo, hi = self.fresh.popleft()
         if hi - lo > count:
             self.fresh.appendleft((lo + count, hi))

@@ -52,7 +52,7 @@ class Opener:
     # -- opening ----------------------------------------------------------------------------------------
 
     def open(self, stage: Stage) -> None:
-        """All that the leader waits for as a whole is final: decide, and find the width."""
+        """Open a stage, as everything its leader waits for is final: decide, and find the width."""
         if stage.is_open:
             return
         stage.is_open = True
@@ -80,7 +80,7 @@ class Opener:
             self._dispatcher.enqueue(stage)
 
     def _fail(self, stage: Stage, error: Exception) -> None:
-        """A map or a task fails beside its items, before any of them began."""
+        """Fail a map or a task itself, before any of its items started."""
         self._mark_failed(self._run.leader_of(stage), error)
         self._end(stage, Code.FAILED, None)
 
@@ -89,7 +89,7 @@ class Opener:
         self._run.commands.append(ev.NodeFailed(node=book.node.id, error=error))
 
     def _end(self, stage: Stage, code: Code, width: int | None) -> None:
-        """A stage ends before any of its items began; each member as it would if it were not fused."""
+        """End a stage before any of its items started, each member as if it were not fused."""
         run = self._run
         end_whole(run, run.leader_of(stage), code, width)
         for member in stage.members[1:]:
@@ -161,7 +161,7 @@ class Opener:
         self._dispatcher.enqueue(stage)
 
     def _feed_ended_items(self, stage: Stage, upstream: NodeBook) -> None:
-        """Items of an upstream that ended before this stage was open."""
+        """Feed items of an upstream that ended before this stage was open."""
         states = upstream.states
         if upstream.ended == len(states):
             self.meet(stage, range(len(states)))
@@ -171,13 +171,13 @@ class Opener:
     # -- widths -----------------------------------------------------------------------------------------
 
     def upstream_width_known(self, stage: Stage, upstream: NodeBook) -> None:
-        """A node that an open stage takes items of has got its width."""
+        """Apply the width of a node whose items an open stage takes."""
         self._know_upstream_width(stage, upstream)
         stage.undecided -= 1
         self._decide_width(stage)
 
     def upstream_gone(self, stage: Stage) -> None:
-        """A node that an open stage takes items of ended without a width."""
+        """Handle a node whose items an open stage takes and that ended without a width."""
         stage.undecided -= 1
         self._decide_width(stage)
 
@@ -228,7 +228,7 @@ class Opener:
 
     @staticmethod
     def _drop_iterators(stage: Stage, leader: NodeBook) -> None:
-        """Iterators that gave more than other inputs have are not asked for their end."""
+        """Drop iterators that yielded more than other inputs have, without reading their end."""
         bound = min(stage.widths.values(), default=None)
         for source in leader.node.sources:
             count = stage.pulled.get(source.slot, 0)
@@ -237,7 +237,7 @@ class Opener:
                 _know_width(stage, source.argument, count)
 
     def source_advanced(self, event: ev.SourceAdvanced) -> None:
-        """An iterator gave items, ended or raised."""
+        """Apply that an iterator yielded items, ended or raised."""
         run, stage = self._run, self._run.books[event.node].stage
         leader = run.leader_of(stage)
         stage.pulling.discard(event.slot)
@@ -264,7 +264,7 @@ class Opener:
     # -- indices that become ready ----------------------------------------------------------------------
 
     def meet(self, stage: Stage, indices: Sequence[int]) -> None:
-        """One condition of these indices is met: an upstream item ended, or an iterator gave them."""
+        """Apply that one condition of these indices is met: an upstream item ended, or an iterator yielded them."""
         if self._run.is_stopping or not len(indices) or self._run.leader_of(stage).is_final:
             return
         if stage.needs > 1:
@@ -288,7 +288,7 @@ class Opener:
             self._dispatcher.enqueue(stage)
 
     def _make_ready(self, stage: Stage, indices: Sequence[int]) -> None:
-        """All conditions of these indices are met: whole ranges where nothing failed, else one by one."""
+        """Queue indices whose conditions are all met: whole ranges if nothing failed, else one by one."""
         run = self._run
         stage.fed += len(indices)
         limit = max(indices) + 1 if not isinstance(indices, range) else indices.stop
@@ -320,7 +320,7 @@ class Opener:
             self.continue_lanes(stage, indices)
 
     def _sort_by_upstream(self, stage: Stage, upstream: NodeBook, indices: Sequence[int]) -> None:
-        """Items whose only upstream item ended one way or another: run, skip or fail all members alike."""
+        """Run, skip or fail all members of items alike, by the end of their only upstream item."""
         codes = codes_at(upstream.states, indices)
         self._dispatcher.queue_items(stage, tuple(stage.members), chosen(indices, codes, SUCCESS_BYTES))
         skips = {Code.SKIPPED, *(OWN_FAILURES if upstream.tolerates else ())}

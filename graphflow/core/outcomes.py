@@ -83,14 +83,14 @@ def set_items(
 
 
 def end_items(run: RunState, book: NodeBook, indices: Sequence[int], code: Code) -> None:
-    """Items end without having run."""
+    """End items that did not run."""
     if len(indices):
         run.commands.append(ev.ItemsEnded(node=book.node.id, indices=indices, code=code))
         set_items(run, book, indices, bytes([code]) * len(indices))
 
 
 def cancel_items(run: RunState, book: NodeBook, indices: Sequence[int]) -> None:
-    """Items end because the run stops; one that ran again for its value alone ends as it did before."""
+    """Cancel items because the run stops; an item that ran again only for its value keeps its earlier outcome."""
     past = book.past
     if past is not None:
         ended: dict[int, list[int]] = {}
@@ -105,7 +105,7 @@ def cancel_items(run: RunState, book: NodeBook, indices: Sequence[int]) -> None:
 
 
 def end_whole(run: RunState, book: NodeBook, code: Code, width: int | None) -> None:
-    """A node ends before any of its items began; items get the same state where the width is known."""
+    """End a node before any of its items started; items get the same state if the width is known."""
     if book.is_final:
         return
     if book.width is None and width:
@@ -125,7 +125,7 @@ def check_tolerance(run: RunState, book: NodeBook) -> None:
 
 
 def set_width(run: RunState, book: NodeBook, width: int) -> None:
-    """The width of a mapped node is known."""
+    """Set the width of a mapped node."""
     book.width = width
     book.grow(width)
     check_tolerance(run, book)
@@ -155,13 +155,13 @@ def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
 
 
 def let_go(run: RunState, book: NodeBook) -> None:
-    """Values that all their dependents have used may be released; unused ones are kept for inspection."""
+    """Release values that all their dependents have used; unused ones are kept for inspection."""
     if run.is_closed and book.users and not book.open_users and book.width and _may_go(run, book):
         run.commands.append(ev.ReleaseItems(node=book.node.id, below=book.width))
 
 
 def let_items_go(run: RunState, stage: Stage) -> None:
-    """Of maps whose items a stage takes, and that nothing else needs: values of items that were used."""
+    """Release values of used items, of maps whose items a stage takes and that nothing else needs."""
     if not run.is_closed:
         return
     for upstream in stage.upstreams:

@@ -85,7 +85,7 @@ class Pacer:
         return Reservation(count, first - now, interval, Turns(first, self._next[lane]))
 
     def give_back(self, turns: Turns) -> None:
-        """No item began at these slots: they can be reserved again, unless later ones of their lane were."""
+        """Return unused slots: they can be reserved again, unless later ones of their lane were."""
         for lane, following in enumerate(self._next):
             if following == turns.end:
                 self._next[lane] = turns.first

@@ -57,14 +57,14 @@ class Dispatcher:
     # -- ready work -------------------------------------------------------------------------------------
 
     def enqueue(self, stage: Stage) -> None:
-        """A stage may have something to send, or iterators to pull."""
+        """Enqueue a stage that may have something to send, or iterators to read."""
         if stage.is_open and not stage.is_queued:
             stage.is_queued = True
             self._turn += 1
             heapq.heappush(self._queue, (-stage.priority, -stage.depth, self._turn, stage))
 
     def queue_item(self, stage: Stage, nodes: tuple[int, ...], index: int) -> None:
-        """One item is ready for some members of its stage; a suspect of a crash goes alone, task by task."""
+        """Queue an item that is ready for some members of its stage; a crash suspect runs alone, task by task."""
         if index in stage.suspects:
             nodes = nodes[:1]
             stage.add_alone(nodes, [index])
@@ -99,12 +99,12 @@ class Dispatcher:
         return others
 
     def _mark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
-        """Items wait singly in a queue."""
+        """Mark items that wait singly in a queue."""
         for node in nodes:
             self._run.books[node].mark_all(indices, Code.SCHEDULED)
 
     def _unmark(self, nodes: tuple[int, ...], indices: Sequence[int]) -> None:
-        """Items are as if they had never been sent."""
+        """Reset items as if they had never been sent."""
         for node in nodes:
             self._run.books[node].mark_all(indices, Code.PENDING)
 
@@ -276,7 +276,7 @@ class Dispatcher:
         return waiting
 
     def land(self, batch: int) -> None:
-        """A batch is not under way any more."""
+        """Remove a batch that is no longer under way."""
         flight = self._run.flights.pop(batch)
         flight.stage.flying -= 1
         flight.stage.running -= flight.running
@@ -296,7 +296,7 @@ class Dispatcher:
         return tries
 
     def hand_back(self, flight: Flight, rest: Sequence[int]) -> None:
-        """What a batch did not reach goes to the front again, or ends if the run is stopping."""
+        """Put items that a batch did not reach at the front again, or end them if the run is stopping."""
         run, stage = self._run, flight.stage
         if not len(rest):
             return

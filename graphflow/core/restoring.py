@@ -38,7 +38,7 @@ class Restorer:
         self._run = run
 
     def open(self, stage: Stage) -> None:
-        """A stage opens: where what its nodes take as a whole is not what it was, nothing that was made of it counts."""
+        """Open a stage: where the whole inputs of its nodes have changed, earlier outcomes do not count."""
         books = self._run.books
         for member in stage.members:
             book = books[member]
@@ -83,7 +83,7 @@ class Restorer:
         below: int | None = None,
         is_over: bool = False,
     ) -> None:
-        """A map ends early: what ended before stays as it was, also where it was not ready yet. O(items).
+        """Keep earlier outcomes of a map that ends early, also of items that were not ready yet. O(items).
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Restorer:
         self._set(book, past, packed(kept))
 
     def stop(self, book: NodeBook, under_way: Collection[int] = ()) -> None:
-        """The run stops: what ended before stays as it was, but for what is under way again."""
+        """Keep earlier outcomes as the run stops, except of items that are running again."""
         if book.past is None or book.is_final:
             return
         self.keep(book, under_way, is_over=True)
@@ -301,6 +301,6 @@ def _picked(indices: Sequence[int], mask: int) -> Sequence[int]:
 
 
 def _places(indices: Sequence[int], mask: int) -> Iterator[tuple[int, int]]:
-    """(position, index) where a mask is 1."""
+    """Yield (position, index) where a mask is 1."""
     for start, run in _runs(indices, mask):
         yield from enumerate(run, start)

@@ -40,7 +40,7 @@ class Streams:
     """Maps that a caller waits for, or waited for, as a whole."""
 
     def moved(self, event: ev.ReaderMoved) -> None:
-        """A reader went on: it wants items up to `limit`, and has done with those below `read`."""
+        """Record a reader's progress: it wants items up to `limit`, and is done with those below `read`."""
         book = self.run.books.get(event.node)
         if book is None:
             return
@@ -65,12 +65,12 @@ class Streams:
         self._apply()
 
     def recorded(self) -> None:
-        """Nodes were recorded: they may need more than the readers do."""
+        """Update limits for recorded nodes, which may need more than the readers do."""
         if self.readers:
             self._apply()
 
     def closed(self) -> None:
-        """Nothing more is recorded: a map that its reader left, and nothing else needs, ends where it is."""
+        """Record that nothing more is recorded: a map that its reader left, and nothing else needs, ends where it is."""
         stages: dict[int, Stage] = {}
         for reader in self.readers.values():
             if self._is_alone(reader):
@@ -84,7 +84,7 @@ class Streams:
                 stage.is_unwanted = True
 
     def _apply(self) -> None:
-        """Each stage may go as far as any of its readers wants; without limit where others need it."""
+        """Limit each stage to what its readers want; without limit if others need it."""
         limits: dict[int, tuple[Stage, int | None]] = {}
         for reader in self.readers.values():
             limit = max(reader.limit, self._taken_below(reader)) if self._is_alone(reader) else None

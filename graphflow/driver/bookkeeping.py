@@ -77,7 +77,7 @@ class Bookkeeper:
     # -- the run as a whole -----------------------------------------------------------------------------
 
     def begin(self, launch: Launch) -> None:
-        """A driver takes the run."""
+        """Record the launch of a driver."""
         self._add(self._writer.launch(launch, self._wall()))
 
     def begin_attempt(self) -> None:
@@ -86,13 +86,13 @@ class Bookkeeper:
             self._numbers = {}
 
     def run_moved(self, code: Code, message: str = "") -> None:
-        """The run moved to a state."""
+        """Record the run's new state."""
         with self._lock:
             self._state = code.state_name
             self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
 
     def run_noted(self, body: Mapping[str, Any]) -> None:
-        """A fact about the run that is not a state."""
+        """Record a fact about the run that is not a state."""
         self._add(self._writer.change(None, body, self._wall()))
 
     def answered(self, request: Request, error: str) -> None:
@@ -106,7 +106,7 @@ class Bookkeeper:
             self.journal.answer(request.id, error)
 
     def logged(self, lines: Sequence[LogRecord], dropped: int = 0) -> None:
-        """Lines of the flow's body."""
+        """Record log lines of the flow's body."""
         with self._lock:
             record = self._writer.log(lines, dropped, self._wall())
             if record is not None:
@@ -119,7 +119,7 @@ class Bookkeeper:
         return self._numbers[node]
 
     def recorded(self, nodes: Sequence[Node], parent: tuple[int, int] | None = None) -> None:
-        """Nodes were placed in the graph; `parent` is the (node, item) whose task did it."""
+        """Record nodes that were placed in the graph; `parent` is the (node, item) whose task did it."""
         with self._lock:
             for node in nodes:
                 number = self._by_key.setdefault(node.key, len(self._by_key))
@@ -172,7 +172,7 @@ class Bookkeeper:
     # -- what the core commands -------------------------------------------------------------------------
 
     def reported(self, report: Report, indices: Sequence[int], load: Callable[[Ref], list[Any]]) -> None:
-        """A batch reported of these indices."""
+        """Record a batch's report of these indices."""
         with self._lock:
             self._records += self._writer.report(
                 report, indices, number=self._numbers.__getitem__, load=load, at=self._wall()

@@ -119,7 +119,7 @@ class Caches:
         return site
 
     def close(self) -> None:
-        """The run's batches have ended; calling it again does nothing."""
+        """Close the caches after the run's batches have ended; calling it again does nothing."""
         while self._presences:
             self._presences.popitem()[1].close()
 

@@ -64,7 +64,7 @@ class Persistence:
             self.caches.check(node)
 
     def close(self) -> None:
-        """The run's batches have ended."""
+        """Close the dispatcher after the run's batches have ended."""
         if self.caches is not None:
             self.caches.close()
 
@@ -277,7 +277,7 @@ class Dispatcher:
         )
 
     def forget_ended(self, node_id: int, indices: Sequence[int]) -> None:
-        """Items from iterators that ended need no copy here any more."""
+        """Drop the copies of items from iterators that have ended."""
         book = self._core.books[node_id]
         for source in book.node.sources:
             buffer = self.buffers.get((node_id, source.slot))

@@ -163,7 +163,7 @@ class Driver:
         self._inbox.put(lambda: self._handle(event))
 
     def record(self, nodes: Sequence[Node]) -> None:
-        """Nodes were recorded, each after what it depends on."""
+        """Record nodes, each after what it depends on."""
 
         def handle() -> None:
             failpoint("driver.records.before")
@@ -173,7 +173,7 @@ class Driver:
         self._inbox.put(handle)
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
-        """The flow's body ended: no more nodes come, and the values of these are asked for at the end."""
+        """Close the recording after the flow's body: no more nodes follow, and these nodes' values are needed at the end."""
         self.tell(ev.RecordingClosed(returned))
 
     def stop(self, *, hard: bool) -> None:
@@ -202,7 +202,7 @@ class Driver:
             self.tell(ev.ItemsNeeded(node=node, index=index))
 
     def hand_over(self, node: int, index: int | None, *, is_raised: bool = True) -> None:
-        """The failure of a node, or of one of its items, was given to the user: raised, or as data."""
+        """Mark the failure of a node, or of one of its items, as handled: it was raised, or returned as data."""
         self.tell(ev.FailureHandled(node, index, is_raised))
 
     def change_map_options(
@@ -242,7 +242,7 @@ class Driver:
         self.tell(ev.PolicyChanged(node=node.id, program=replace(program, options=options)))
 
     def give_up(self, error: GraphflowError) -> None:
-        """The run cannot continue here: nothing more is written or sent."""
+        """Give up the run, which cannot continue here: nothing more is written or sent."""
         self._inbox.put(lambda: self._fail(error))
 
     def _note(self, node: Node, change: Mapping[str, Any]) -> None:
@@ -552,7 +552,7 @@ class Driver:
             self._finish(command)
 
     def _committed(self, command: ev.CommitReport) -> None:
-        """A report is durable."""
+        """Release the effects of a report, which is now durable."""
         report = command.report
         if report.is_remote:
             _echo(report.logs)

@@ -225,7 +225,7 @@ class Durability:
         return True
 
     def moved(self, code: Code, message: str = "") -> None:
-        """The run moved to a state: durable when this returns.
+        """Record the run's new state, durably when this returns.
 
         Raises
         ------
@@ -239,7 +239,7 @@ class Durability:
         failpoint("launch.state.after")
 
     def begin_attempt(self, flow: Definition, run: RunFacts) -> None:
-        """The flow is tried again as a whole: nothing of the attempt before counts any more."""
+        """Begin another attempt of the whole flow: nothing of the previous attempt counts."""
         self.recovery = None
         self._begin(_launch(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
 
@@ -248,7 +248,7 @@ class Durability:
         self.books.begin(self.launches[-1])
 
     def completed(self, value: Any) -> None:
-        """The run has a value, which is kept so that it can be asked for later."""
+        """Store the run's value, so that it can be read later."""
         if value is None:
             return
         try:

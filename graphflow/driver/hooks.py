@@ -37,14 +37,14 @@ class Hooks:
         self._thread: threading.Thread | None = None
 
     def running(self, core: Core, command: SubmitBatch) -> None:
-        """A batch is sent: a node that is not mapped begins to run."""
+        """Call the hooks of nodes that are not mapped and start to run with a batch."""
         for node_id in command.nodes:
             node = core.books[node_id].node
             if node.program is not None and node.program.options.on_running and not node.is_mapped:
                 self._call_each(node_id, 0, node.program.options.on_running, Code.RUNNING)
 
     def reported(self, core: Core, step: StepReport, indices: Sequence[int]) -> None:
-        """Items came back: those that ended have their hooks called."""
+        """Call the hooks of reported items that ended."""
         node = core.books[step.node].node
         if node.program is None:
             return
@@ -57,7 +57,7 @@ class Hooks:
             self._ended(step.node, indices[position], Code(code), options)
 
     def ended(self, core: Core, node_id: int, indices: Sequence[int]) -> None:
-        """Items ended without a report."""
+        """Call the hooks of items that ended without a report."""
         book = core.books[node_id]
         if book.node.program is None:
             return

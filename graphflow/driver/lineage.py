@@ -43,7 +43,7 @@ class Lineage:
                 self._children.setdefault(parent, []).append((index, number))
 
     def hand_out(self, number: int, past: Past) -> None:
-        """The core has this past from now on; what is taken back later is taken back there too."""
+        """Hand this past to the core; what is reset later is reset there too."""
         self._pasts[number] = past
 
     def taken_back(self) -> list[TakenBack]:

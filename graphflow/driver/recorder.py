@@ -178,7 +178,7 @@ class RunRecorder(Recorder):
                     self._driver.resume()
 
     def give_up(self, error: GraphflowError) -> None:
-        """The run no longer belongs to this process, or cannot be recorded: it does not continue here."""
+        """Give up the run, which no longer belongs to this process, or cannot be recorded."""
         with self._lock:
             self._broken = error
             self.interrupt(error)
@@ -205,7 +205,7 @@ class RunRecorder(Recorder):
                 self._driver.interrupt(error)
 
     def close(self) -> bool:
-        """No more calls are recorded, and what is recorded runs; False if that is nothing."""
+        """Close the recording and run what is recorded; return False if that is nothing."""
         with self._lock:
             if self._driver is None and (self._stops is not None or not self._pending):
                 return False

@@ -348,7 +348,7 @@ class Recovery:
 
     @staticmethod
     def _count_flying(node: Node, known: ReplayedNode, attempts: bytearray) -> None:
-        """An attempt that was under way when the driver died counts where others went before it, but never as the last."""
+        """Count an attempt that was running when the driver died if others went before it, but never as the last."""
         retries = 0 if node.program is None else node.program.options.retry.retries
         for index in known.in_flight():
             if index < len(attempts) and 0 < attempts[index] < retries:
@@ -387,7 +387,7 @@ class Recovery:
     def check_source(
         self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
     ) -> None:
-        """An iterator gave items again: they must be those that it gave before.
+        """Check that an iterator yields the same items as before.
 
         If a list is zipped with it, an item that differs may be the list's: it runs again.
 

@@ -111,7 +111,7 @@ class RunRecord:
         return state
 
     def end(self) -> None:
-        """The run has ended; its hooks may still be called, in this thread."""
+        """End the run; its hooks may still be called, in this thread."""
         self.ending_thread = threading.get_ident()
         self.ended = datetime.now(UTC)
 

@@ -109,7 +109,7 @@ class Turns:
     def check_source(
         self, node: Node, slot: int, start: int, values: Sequence[Any], *, has_ended: bool
     ) -> None:
-        """An iterator gave items: they must be those that it gave in earlier launches.
+        """Check that an iterator yields the same items as in earlier launches.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Turns:
             self._take_back()
 
     def _take_back(self) -> None:
-        """Items that ended before and run again are recorded as such before any of them runs."""
+        """Record items that ended before and run again, before any of them runs."""
         if self._recovery is not None and self._books is not None:
             for number, indices in self._recovery.taken_back():
                 self._books.taken_back(number, indices)
@@ -129,7 +129,7 @@ class Turns:
     # -- books ------------------------------------------------------------------------------------------
 
     def _book(self, command: ev.Command) -> None:
-        """What the command says is so from now on, in memory and in what is committed next."""
+        """Apply a command, in memory and in what is committed next."""
         history, books, recovery = self._history, self._books, self._recovery
         if isinstance(command, ev.CommitReport):
             history.commit(command.report, command.indices)

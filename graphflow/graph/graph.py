@@ -163,7 +163,7 @@ class Graph:
         return f"<Graph {self.name}: {len(self._nodes)} nodes>"
 
     def status(self, node_id: int) -> tuple[str, int | None, Mapping[str, int]]:
-        """(state name, width or None, counts by state name) of a node."""
+        """Return (state name, width or None, counts by state name) of a node."""
         if self._status is not None:
             return self._status(node_id)
         return "Pending", self._nodes[node_id].fixed_width, {}

@@ -326,7 +326,7 @@ class Recorder:
     # -- what subclasses (a run) do with a new node ---------------------------------------------------
 
     def added(self, node: Node) -> None:
-        """A node was recorded."""
+        """Handle a recorded node."""
 
     def check(self, callee: Callee) -> None:
         """Raise if this task cannot run here."""

@@ -56,7 +56,7 @@ class Catalog:
             yield
 
     def be_quick(self) -> None:
-        """From now on wait for locks for 20 ms at most, then raise `HistoryLocked`."""
+        """Wait for locks for 20 ms at most from now on, then raise `HistoryLocked`."""
         with self._lock:
             self._database.be_quick()
 
@@ -125,15 +125,15 @@ class Catalog:
     def set_state(
         self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
     ) -> None:
-        """A run is in another state; nothing happens where a later driver has it."""
+        """Set a run's state; do nothing if a later driver has it."""
         self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
 
     def note_state(self, header: RunHeader, before: str) -> None:
-        """The state of a run whose driver is gone, if no other one was written since."""
+        """Set the state of a run whose driver is gone, if no other one was written since."""
         self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
-        """A run is still in this state, whatever others thought."""
+        """Restore a run's state that another process has overwritten."""
         self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
 
     def forget(self, run_id: str) -> None:

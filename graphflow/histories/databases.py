@@ -145,7 +145,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, writes: bool = True) -> Iterator[None]:
-        """All of what is done inside, or nothing; `writes=False` only sees one moment."""
+        """Run a transaction: all of it is written, or nothing; with `writes=False` it is a consistent read."""
         self.execute(schema.BEGIN_WRITING if writes else schema.BEGIN_READING)
         try:
             yield
@@ -155,7 +155,7 @@ class Database:
             raise
 
     def be_quick(self) -> None:
-        """From now on wait for locks for 20 ms at most."""
+        """Wait for locks for 20 ms at most from now on."""
         self.execute(schema.WAIT_A_MOMENT)
         self._patience = 0.0
 

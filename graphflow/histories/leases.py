@@ -158,7 +158,7 @@ class DriverLock:
         _held.add(self)
 
     def publish(self) -> None:
-        """Be the lock that others look at."""
+        """Publish this lock under the name that others check."""
         try:
             os.replace(self._temporary, self.path)
         except OSError as error:

@@ -376,7 +376,7 @@ class AnomalyTable(Sequence[Anomaly]):
 
 
 def waiting(anomalies: Sequence[Anomaly], code: Code) -> Iterator[tuple[int, int, float]]:
-    """(position, attempt, delay) of the anomalies with a code; makes no objects where they are a table."""
+    """Yield (position, attempt, delay) of the anomalies with a code; creates no objects if they are a table."""
     if not isinstance(anomalies, AnomalyTable):
         anomalies = AnomalyTable.of(anomalies)
     rows = anomalies.rows_with(code)

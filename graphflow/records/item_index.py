@@ -164,7 +164,7 @@ class NodeHistory:
                     segments[at] = replace(segment, step=replace(segment.step, values=None))
 
     def alias(self, index: int, place: Place) -> None:
-        """The value of an item is at another node's place."""
+        """Record that the value of an item is at another node's place."""
         self._aliases[index] = place
 
     def find(self, index: int) -> tuple[Segment, int] | None:
@@ -234,7 +234,7 @@ class NodeHistory:
         return self._tally.listed()
 
     def first_errors(self, limit: int) -> list[tuple[int, ErrorRecord]]:
-        """Up to `limit` distinct errors that ended items, in order of the first item. O(batches + limit)."""
+        """Return up to `limit` distinct errors that ended items, in order of the first item. O(batches + limit)."""
         found: dict[tuple[str, str, str], tuple[int, ErrorRecord]] = {}
         for segment in sorted(self._segments, key=lambda each: each.indices[0]):
             if segment.errors is None:
@@ -254,7 +254,7 @@ class NodeHistory:
         return sorted(found.values(), key=lambda each: each[0])
 
     def end(self, indices: Sequence[int], at: float) -> None:
-        """Items ended without running, at a time in seconds since the epoch."""
+        """End items without running, at a time in seconds since the epoch."""
         if not len(indices):
             return
         missing = (indices.stop if isinstance(indices, range) else max(indices) + 1) - len(self._ended_at)
@@ -387,17 +387,17 @@ class MemoryHistory:
         self.logs_dropped += max(0, len(records) - room)
 
     def ended(self, node: int, indices: Sequence[int], at: float) -> None:
-        """Items ended without running."""
+        """Record items that ended without running."""
         self.node(node).end(indices, at)
 
     def node_changed(self, node: int, code: int, at: float) -> None:
-        """A node's state changed."""
+        """Record a node's changed state."""
         transitions = self.node(node).transitions
         if not transitions or transitions[-1].code != code:
             transitions.append(Moved(code, at))
 
     def run_changed(self, code: int, at: float) -> None:
-        """The run's state changed."""
+        """Record the run's changed state."""
         self.transitions.append(Moved(code, at))
 
     def last_error(self, node: int, index: int) -> ErrorRecord | None:

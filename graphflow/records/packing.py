@@ -44,7 +44,7 @@ class Packer:
         return b"".join(self._parts)
 
     def number(self, value: int) -> None:
-        """A number of 0 or more, in as few bytes as it needs."""
+        """Pack a number of 0 or more, in as few bytes as possible."""
         if value < 128:
             self._parts.append(value.to_bytes(1, "little"))
             return
@@ -56,24 +56,24 @@ class Packer:
         self._parts.append(bytes(made))
 
     def double(self, value: float) -> None:
-        """A number of 8 bytes."""
+        """Pack a number of 8 bytes."""
         self._parts.append(_DOUBLE.pack(value))
 
     def blob(self, data: bytes) -> None:
-        """Bytes with their length."""
+        """Pack bytes with their length."""
         self.number(len(data))
         self._parts.append(data)
 
     def text(self, text: str) -> None:
-        """A text, whatever is in it."""
+        """Pack any text."""
         self.blob(text.encode("utf-8", "surrogatepass"))
 
     def json(self, value: Any) -> None:
-        """A small plain value."""
+        """Pack a small plain value."""
         self.blob(_JSON.encode(value).encode("ascii"))
 
     def column(self, data: bytes) -> None:
-        """A column of bytes, whose length the reader knows."""
+        """Pack a column of bytes, whose length the reader knows."""
         size = len(data)
         if not size:
             return
@@ -92,7 +92,7 @@ class Packer:
         self._parts.append(data)
 
     def words(self, words: array[Any]) -> None:
-        """A column of numbers, whose count and kind the reader knows."""
+        """Pack a column of numbers, whose count and kind the reader knows."""
         size, width = len(words), words.itemsize
         if not size:
             return
@@ -143,7 +143,7 @@ class Unpacker:
         return self._data[at : self._at]
 
     def end(self) -> None:
-        """Nothing may be left."""
+        """Check that nothing is left."""
         if self._at != len(self._data):
             raise ValueError(f"{len(self._data) - self._at} bytes are left")
 

@@ -144,7 +144,7 @@ class Replay:
         self.seq = entry.seq
 
     def settle(self) -> None:
-        """The run has no driver any more: what was under way is lost with it."""
+        """Settle a run without a driver: items that were running are lost with it."""
         for node in self.nodes.values():
             node.driver_died()
         self._flights.clear()
@@ -263,7 +263,7 @@ class Replay:
         self._value_moved(alias.root)
 
     def _value_moved(self, root: int) -> None:
-        """A node has another value, perhaps in a later launch: so have the items that it stands in for."""
+        """Apply a node's new value, perhaps of a later launch, to the items that it stands in for."""
         standing = self._standing.get(root)
         place = self.history.node(root).place(0) if standing else None
         if standing and place is not None:

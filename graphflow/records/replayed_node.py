@@ -221,7 +221,7 @@ class ReplayedNode:
         return bytes(found)
 
     def _mark_valued(self, indices: Sequence[int], stored: Stored | None, states: bytes) -> None:
-        """Values of items were stored, or not; one that did not complete has none."""
+        """Mark which values of items were stored; an item that did not complete has none."""
         if not len(indices):
             return
         size = indices.stop if isinstance(indices, range) else max(indices) + 1
@@ -277,7 +277,7 @@ class ReplayedNode:
             self.attempts.extend(bytes(missing))
 
     def write(self, indices: Sequence[int], states: bytes, attempts: bytes | None = None) -> None:
-        """Items are in these states now, after so many attempts."""
+        """Write the current states and attempts of items."""
         if not len(indices):
             return
         if isinstance(indices, range):
@@ -293,7 +293,7 @@ class ReplayedNode:
                 self.attempts[index] = attempts[place]
 
     def take(self, body: ItemsBody, errors: BatchErrors | None, store: ResultStore | None) -> None:
-        """A report told of items."""
+        """Apply a report of items."""
         step = body.step
         if len(step.states) != len(body.indices):
             raise HistoryDamaged(f"{self.entry.name}: {len(step.states)} states of {len(body.indices)} items")
@@ -309,14 +309,14 @@ class ReplayedNode:
         self.history.add(Segment(body.indices, step, body.started, body.worker, errors))
 
     def fly(self, batch: int, flight: Flight) -> None:
-        """A batch of it is sent."""
+        """Apply that a batch of it was sent."""
         indices = flight.indices
         if len(indices):
             self.grow(indices.stop if isinstance(indices, range) else max(indices) + 1)
         self.flights[batch] = flight
 
     def lose(self, flight: Flight, executing: int | None) -> None:
-        """A batch is lost while an item was executing: that counts as an attempt where it was of this node alone."""
+        """Apply the loss of a batch while an item was running: an attempt, if it was of this node alone."""
         if executing is None:
             return
         self._blamed[executing] = self._blamed.get(executing, 0) + 1
@@ -325,7 +325,7 @@ class ReplayedNode:
             self.attempts[executing] = min(255, self.attempts[executing] + 1)
 
     def begin_again(self) -> None:
-        """The flow is tried again as a whole: what was before is kept to look at, and counts for nothing."""
+        """Begin another attempt of the whole flow: earlier outcomes are kept for inspection, but do not count."""
         self.states = bytearray(len(self.states))
         self.attempts = bytearray(len(self.attempts))
         self.code = Code.PENDING
@@ -333,7 +333,7 @@ class ReplayedNode:
         self._blamed.clear()
 
     def forget_width(self) -> None:
-        """Items of it were taken back, so how many it will have is open again; or it ended and never had any."""
+        """Forget the width: items were reset, so it is open again; or the node ended and never had any."""
         if self.entry.is_mapped:
             self.width = None
             size = len(self.states.rstrip(b"\0"))
@@ -376,7 +376,7 @@ class ReplayedNode:
         return found
 
     def driver_died(self) -> None:
-        """What was under way is lost with its driver."""
+        """Mark running items as lost with their driver."""
         for flight in self.flights.values():
             if len(flight.out):
                 self._lost.append(flight.out)

@@ -172,7 +172,7 @@ class Batch:
         return self.host.is_stopped(self.order.run_id)
 
     def begin(self) -> None:
-        """The clock of the batch starts."""
+        """Start the clock of the batch."""
         self.started = time.perf_counter()
         self.started_cpu = time.thread_time()
         if self.order.slice_seconds is not None:
@@ -180,7 +180,7 @@ class Batch:
 
     @contextmanager
     def storing(self, *, in_slice: bool = False) -> Iterator[None]:
-        """The time of the store is not that of the items, and uses up none of their slice."""
+        """Measure the store's time, which does not count against the items' slice."""
         begun = _clock()
         try:
             yield
@@ -218,7 +218,7 @@ class Batch:
                 progress.told(positions)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
-        """Called by the watchdog: deliver the last report, then end the batch's thread or process by force."""
+        """Deliver the last report, then end the batch's thread or process by force; called by the watchdog."""
         self.host.ending()
         with self.progress.lock:
             report = self.report(self.progress.last(reached), held, is_last=True)
@@ -519,7 +519,7 @@ class Batch:
         return tuple(reports), store_error
 
     def _uncarried(self, step: Step, position: int, error: Exception) -> None:
-        """A result that cannot be stored fails its item."""
+        """Fail an item whose result cannot be stored."""
         problem = SerializationError(
             f"the result of {step.name_of(self.order.indices[position])}, a "
             f"{type(step.values[position]).__qualname__}, cannot be sent to other processes: "

@@ -174,11 +174,11 @@ class BatchCache:
         self._cache.keep(positions)
 
     def land(self, held: Sequence[int]) -> None:
-        """What was not begun here may be executed elsewhere; what is held is being executed."""
+        """Release items that were not started here; held ones are being executed."""
         self._cache.land(held)
 
     def close(self) -> None:
-        """Nothing more is executed: what was claimed is free for others."""
+        """Release all claims, as nothing more is executed."""
         self._cache.close()
 
 
@@ -399,7 +399,7 @@ class StepCache:
         return found
 
     def _follow(self, position: int, leader: int) -> None:
-        """An equal item of this batch has the value."""
+        """Give an item the value of an equal item of this batch."""
         step, indices = self._step, self._batch.order.indices
         (step.values[position],) = _apart([step.values[leader]], is_shared=True)
         step.states[position] = _CACHED
@@ -419,7 +419,7 @@ class StepCache:
             self._label(position)
 
     def _wait(self, position: int) -> None:
-        """Another batch executes an equal item: this one comes back later, without an attempt."""
+        """Postpone an item, without an attempt, as another batch executes an equal one."""
         step, batch = self._step, self._batch
         step.states[position] = Code.AWAITING_RETRY
         now = time.perf_counter() - batch.started
@@ -439,7 +439,7 @@ class StepCache:
     # -- once only --------------------------------------------------------------------------------------
 
     def _refuse(self, position: int) -> None:
-        """Without a key, it would be unknown whether an item was executed."""
+        """Refuse an item without a key: it would be unknown whether it was executed."""
         error = ResultStoreError(
             f"{self._name(position)} is not executed: run_once needs a key for each item, but its arguments have no canonical "
             "form; use register_hash or cache_key_fn"

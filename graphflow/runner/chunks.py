@@ -69,7 +69,7 @@ class _Chunks:
         """Tells the loop of an async function's call that its limit is known."""
 
     def close(self) -> None:
-        """No more calls are made."""
+        """Make no more calls."""
         if self._guard is not None:
             self._guard.close()
         self._loop.close()
@@ -90,7 +90,7 @@ class _Chunks:
                 return
 
     def _skip_found(self) -> None:
-        """Items that are found take no turn of a rate."""
+        """Skip cached items, which do not count against the rate limit."""
         caches, progress = self._batch.caches, self._batch.progress
         if caches is None or self._batch.slots is None:
             return
@@ -180,7 +180,7 @@ class _Chunks:
         return left
 
     def _run_followers(self) -> None:
-        """Items that equal ones were waited for; where these failed, they are executed."""
+        """Run items that waited for equal ones; they are executed if these failed."""
         while self._followers:
             rest = [position for group in self._followers.values() for position in group]
             self._followers.clear()
@@ -353,12 +353,12 @@ class _Chunks:
             step.durations[position] = share
 
     def _refused(self, part: list[int], error: BatchedResultError, start: float) -> None:
-        """What came back cannot be told apart by item: all items of the call fail, and another try would not help."""
+        """Fail all items of a call whose result cannot be split by item; a retry would not help."""
         for position in part:
             self._batch.refused(self._step, position, error, start)
 
     def _stuck(self) -> None:
-        """Called by the watchdog: a call does not yield. If it is for several items, it is unknown which one it is."""
+        """End a call that does not react; called by the watchdog. If it is for several items, it is unknown which one it is."""
         active = self._active
         if active is None:
             return

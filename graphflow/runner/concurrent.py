@@ -93,7 +93,7 @@ class _Loop:
         return self._is_given_up
 
     def restarted(self, item: _Item) -> None:
-        """An item was cancelled before it began: that is none of its attempts."""
+        """Restart an item that was cancelled before it started: that does not count as an attempt."""
         self.items.pop(item.task, None)
         if self._over.done() or self.batch.is_stopped():
             self.ended(item)
@@ -103,7 +103,7 @@ class _Loop:
         self.items[task] = item
 
     def ended(self, item: _Item) -> None:
-        """An item went through all its steps, or the batch is given up."""
+        """Record that an item has run all its steps, or the batch is given up."""
         if self._is_given_up:
             self._finish()
             return
@@ -217,7 +217,7 @@ class _Loop:
             await asyncio.sleep(seconds / 4)
 
     def _stuck(self) -> None:
-        """Called by the watchdog: an item blocks the loop and does not yield. Report without it and the others."""
+        """Report without an item that blocks the loop, and without the others; called by the watchdog."""
         blocking = asyncio.current_task(self._loop)
         self._is_given_up = True
         batch = self.batch
@@ -245,7 +245,7 @@ class _Item:
         self._scope: asyncio.Timeout | None = None
 
     def left(self, task: asyncio.Task[None]) -> None:
-        """The item's asyncio task ended: one that is cancelled early enough never runs at all."""
+        """Record that the item's asyncio task ended; one that is cancelled early enough never runs at all."""
         if not self._has_begun:
             self._loop.restarted(self)
 
@@ -335,7 +335,7 @@ class _Item:
             self._scope = None
 
     def limit(self, step: Step) -> None:
-        """The limit of a step has become known; it may be up already."""
+        """Set the time limit of a step, which may already be over."""
         if self._scope is None or self._active is None or self._active[0] is not step or step.limit is None:
             return
         left = self._active[1] + step.limit - time.perf_counter()
@@ -357,7 +357,7 @@ class _Item:
 
 
 async def _end_cancellation() -> None:
-    """A cancellation of an item's asyncio task, by itself or by a library, holds for one attempt."""
+    """End a cancellation of an item's asyncio task, by itself or by a library, which applies to one attempt."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         with suppress(asyncio.CancelledError):

@@ -280,7 +280,7 @@ class ErrorTable:
             return Variants(records=self._firsts[:], chunks=tuple(chunks))
 
     def release(self) -> None:
-        """The batch is over: the live exceptions let go of the engine's frames, and so of the whole batch."""
+        """Drop the engine's frames from live exceptions, and so the whole batch, after the batch."""
         for record in self.records:
             tb = record.exception.__traceback__ if record.exception is not None else None
             frame = tb.tb_frame if tb is not None else None

@@ -69,11 +69,11 @@ class BatchHost(Protocol):
         ...
 
     def ending(self) -> None:
-        """What is stored from now on must outlive this process."""
+        """Store further values so that they outlive this process."""
         ...
 
     def give_up(self, report: Report) -> None:
-        """An item is stuck for good: deliver the report without it, and see to its thread or process.
+        """Deliver the report without an item that is stuck, and end its thread or process.
 
         Positions that the report has `held` are lost with the thread or process.
         """

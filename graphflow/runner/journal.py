@@ -37,11 +37,11 @@ class Journal:
             self._map = mmap.mmap(file.fileno(), _LAYOUT.size)
 
     def begin(self, run_key: str) -> None:
-        """The next notes are about batches of this run."""
+        """Begin notes about batches of this run."""
         self._map[:8] = _token(run_key)
 
     def note(self, batch: int, index: int) -> None:
-        """This item of this batch is executed now."""
+        """Note that this item of this batch is executed now."""
         _PAIR.pack_into(self._map, 8, batch, index)
 
 

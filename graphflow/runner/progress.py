@@ -80,7 +80,7 @@ class Progress:
         return operator.length_hint(self.rest) > 0
 
     def cut(self) -> None:
-        """Nothing more begins: what was not taken is handed back by the next report."""
+        """Start nothing more; items that were not taken are handed back with the next report."""
         left = len(list(self.rest))
         if not self.is_cut:
             self._end = self.size - left
@@ -88,7 +88,7 @@ class Progress:
             self._hands_back = left > 0
 
     def mark_ended(self, positions: Sequence[int]) -> None:
-        """Items ended, in any order."""
+        """Mark items as ended, in any order."""
         flags = self._flags
         assert flags is not None
         for position in positions:
@@ -114,7 +114,7 @@ class Progress:
         return _joined(ended), _joined([*running, *range(taken, self._end)])
 
     def told(self, positions: Sequence[int]) -> None:
-        """A report of these, which are of the last `part`, was delivered."""
+        """Record that a report of these, which are of the last `part`, was delivered."""
         if self.is_cut:
             self._hands_back = False
         if self._flags is None:

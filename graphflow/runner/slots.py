@@ -19,12 +19,12 @@ class Slot:
         self._returned: set[Hashable] = set()
 
     def arrive(self, batch: Hashable) -> None:
-        """A batch is here, and will enter or withdraw."""
+        """Add a batch that will enter or withdraw."""
         with self._changed:
             self._arrived[batch] = None
 
     def withdraw(self, batch: Hashable) -> None:
-        """A batch that arrived will not enter, or has left."""
+        """Remove a batch that will not enter, or has left."""
         with self._changed:
             self._arrived.pop(batch, None)
             self._changed.notify_all()

@@ -152,7 +152,7 @@ def _may_be_interrupt(error: BaseException) -> bool:
 
 
 def _try_again(batch: Batch, step: Step, position: int) -> None:
-    """The further attempts of an item at a plain step."""
+    """Run further attempts of an item at a plain step."""
     context, odd_types = step.context, batch.odd_types
     while step.states[position] == _RETRYING:
         context.attempt = step.attempts[position] + 1
@@ -173,7 +173,7 @@ def _try_again(batch: Batch, step: Step, position: int) -> None:
 
 
 def _run_rest(batch: Batch, last: Step, position: int) -> None:
-    """What is left of an item's lane after a step that did not simply succeed."""
+    """Run the rest of an item's lane after a step that did not simply succeed."""
     if last.dooms_rest and last.states[position] in FAILED_CODES:
         for step in last.rest:
             step.states[position] = Code.UPSTREAM_FAILED
@@ -344,7 +344,7 @@ class _Careful:
         return value
 
     def _stuck(self) -> None:
-        """Called by the watchdog: the active item does not yield. Report without it, then end it by force."""
+        """Report without the active item, which does not react, then end it by force; called by the watchdog."""
         active = self._active
         if active is None:
             return

@@ -103,7 +103,7 @@ class Guard:
         return fired
 
     def close(self) -> None:
-        """The thread runs no more items."""
+        """Close the watch of a thread that runs no more items."""
         self._dog.forget(self)
 
     def check(self, now: float) -> float | None:

@@ -61,17 +61,17 @@ _PROCESS = _Process()
 
 
 def set_stopped(run_id: str) -> None:
-    """Batches of this run stop between items from now on."""
+    """Stop batches of this run between items from now on."""
     _PROCESS.stopped.add(run_id)
 
 
 def set_limit(run_id: str, node: int, seconds: float) -> None:
-    """Items of this task that execute now and have no timeout yet get this one."""
+    """Set the timeout of running items of this task that have none yet."""
     _PROCESS.limits[run_id, node] = seconds
 
 
 def give_back(run_id: str, batch: int) -> None:
-    """A batch that only waits in this process gives itself back: another process has nothing to do."""
+    """Hand back a batch that only waits in this process, as another process is idle."""
     _PROCESS.slot.give_back((run_id, batch))
 
 
@@ -227,10 +227,10 @@ class WorkerHost:
         return refs
 
     def not_stored(self, run_id: str, node: int, text: str) -> None:
-        """A value that cannot be carried fails its item here, which says why."""
+        """Fail an item whose value cannot be serialized, with the reason."""
 
     def note(self, batch: int, index: int) -> None:
-        """Without a shared disk there is no journal."""
+        """Do nothing: without a shared disk there is no journal."""
 
     def is_stopped(self, run_id: str) -> bool:
         """Whether the run asked its batches to stop."""
@@ -251,7 +251,7 @@ class WorkerHost:
         os._exit(EXIT_STUCK)
 
     def ending(self) -> None:
-        """Columns stored from now on must not stay in this process."""
+        """Store further columns outside this process."""
         self._is_ending = True
 
 

@@ -86,7 +86,7 @@ class Known:
         self._seconds: OrderedDict[tuple[int, ...], tuple[list[weakref.ref[Any]], float]] = OrderedDict()
 
     def keep(self, functions: tuple[Any, ...], work: Work) -> None:
-        """A task computed in worker processes."""
+        """Record a task that computed in worker processes."""
         try:
             refs = [weakref.ref(fn) for fn in functions]
         except TypeError:
@@ -99,12 +99,12 @@ class Known:
                 self._seconds.popitem(last=False)
 
     def forget(self, functions: tuple[Any, ...]) -> None:
-        """A task is not worth a process after all."""
+        """Drop a task that is not worth a process after all."""
         with self._lock:
             self._seconds.pop(tuple(map(id, functions)), None)
 
     def seconds_per_item(self, functions: tuple[Any, ...]) -> float:
-        """CPU seconds of one item, 0 if unknown."""
+        """Return the CPU seconds of one item, 0 if unknown."""
         with self._lock:
             found = self._seconds.get(tuple(map(id, functions)))
         if found is None or any(ref() is not fn for ref, fn in zip(found[0], functions, strict=True)):

@@ -122,7 +122,7 @@ class LocalBackend:
         return f"local({self._slots})" if self._slots else "local()"
 
     def start(self) -> None:
-        """Nothing to bring up: processes come when there is work for them."""
+        """Do nothing: processes start when there is work for them."""
         if self._is_closed:
             raise BackendError(f"{self.name} is closed")
         if self._thresholds.moves_all:
@@ -221,7 +221,7 @@ class LocalBackend:
         run.deliver(event)
 
     def _judge(self, task: Candidate, report: Report) -> None:
-        """A task that computes little in a process of its own only waited: it is better off on many threads."""
+        """Move tasks that compute little in processes back: they mostly wait, for which many threads are better."""
         if not report.reached or task.is_pinned:
             return
         task.away.add(cpu=report.cpu_seconds, elapsed=report.elapsed, items=report.reached)
@@ -307,7 +307,7 @@ class LocalBackend:
             self._move_all()
 
     def _cluster_is_up(self, cluster: DaskBackend | None) -> None:
-        """Called by the holder, in any thread; None if no cluster could be started."""
+        """Receive the cluster from the holder, in any thread; None if no cluster could be started."""
         with self._lock:
             self._cluster = cluster
             self._can_move = self._can_move and cluster is not None
@@ -319,7 +319,7 @@ class LocalBackend:
             self._move(run)
 
     def _move(self, run: _Run) -> None:
-        """From now on, batches of the tasks that want it go to processes; those under way hand their rest back."""
+        """Send batches of the tasks that want it to processes from now on; running ones hand back their rest."""
         run.is_warming = False
         tasks = [task for task in list(run.tasks.values()) if task.wants_away]
         for task in tasks:
@@ -424,7 +424,7 @@ class LocalBackend:
     # -- ending -----------------------------------------------------------------------------------------
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` gives up threads, and ends worker processes that execute one."""
+        """Stop batches between items; `hard` also abandons threads and ends worker processes that run an item."""
         run = self._runs.get(run_id)
         if run is not None:
             run.is_stopped, run.is_stopped_hard = True, hard or run.is_stopped_hard

@@ -482,7 +482,7 @@ class DaskBackend:
             client.loop.add_callback(lambda: client.cancel([future], asynchronous=True))
 
     def _fall_back(self, run_id: str, batch: int, future: Future) -> None:
-        """The event with the report did not come: take it from the task's result."""
+        """Take a report from the task's result, as the event with it did not arrive."""
         state = self._runs.get(run_id)
         if state is None or batch not in state.flights:
             return
@@ -554,7 +554,7 @@ class DaskBackend:
             self._end(state, batch, lost)
 
     def _broken(self, error: BaseException) -> None:
-        """The cluster is gone: tell all runs, once."""
+        """Report to all runs, once, that the cluster is gone."""
         with self._lock:
             if self._is_failed or self._closing.is_set():
                 return
@@ -647,7 +647,7 @@ class DaskBackend:
     # -- ending -----------------------------------------------------------------------------------------
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
-        """Batches stop between items; `hard` also ends the workers of an own cluster that execute one."""
+        """Stop batches between items; `hard` also ends the workers of its own cluster that run an item."""
         client, state = self._client, self._runs.get(run_id)
         if client is None or state is None:
             return

@@ -19,10 +19,10 @@ class Loop(Peer):
     """A plain loop: what the work itself costs."""
 
     def open(self, slots: int) -> None:
-        """Nothing to start."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
         """Return the built-in."""
@@ -79,18 +79,18 @@ class Asyncio(Peer):
     """One event loop and a semaphore: the least that requests can cost in one process."""
 
     def open(self, slots: int) -> None:
-        """Nothing to start."""
+        """Do nothing."""
         self._slots = slots
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing."""
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """Only async items make sense here."""
+        """Refuse plain maps: only async items make sense here."""
         raise CannotDo("runs only waiting in parallel, no computing; see W8")
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """As many at a time as all slots of the others together."""
+        """Run as many requests at a time as all slots of the others together."""
 
         async def ask_all() -> int:
             free = asyncio.Semaphore(self._slots * concurrency)

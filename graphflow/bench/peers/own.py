@@ -57,7 +57,7 @@ class Graphflow(Peer):
         return int(self._run(lambda: total(third.map(second.map(first.map(values))))))
 
     def fan_out(self, n: int) -> int:
-        """Maps over futures whose width is known at run time."""
+        """Run maps over futures whose width is known at run time."""
         widths, children, leaf, total = task(widths_of), task(children_of), task(nothing), task(add_up)
         return int(self._run(lambda: total(leaf.map(flatten(children.map(widths(n)))))))
 
@@ -81,7 +81,7 @@ class GraphflowDefault(Graphflow):
 
 
 class GraphflowInline(Graphflow):
-    """In the calling thread."""
+    """Run in the calling thread."""
 
     def _make(self, slots: int) -> Any:
         if slots != 1:

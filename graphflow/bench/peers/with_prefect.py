@@ -49,7 +49,7 @@ class Prefect(Peer):
         return gathered
 
     def chain(self, values: Sequence[int]) -> int:
-        """Maps over futures."""
+        """Run maps over futures."""
         first, second, third, total = (self._task(each) for each in (add_one, double, minus_three, add_up))
 
         def body() -> Any:

@@ -27,7 +27,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """A pickler of values that are read again in other processes, perhaps much later."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called for everything that is not plain data; once per class in a pickle."""
+        """Reduce what is not plain data; called once per class in a pickle."""
         if isinstance(obj, type) and _travels(obj):
             return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
         return super().reducer_override(obj)

@@ -97,7 +97,7 @@ class Files:
             raise
 
     def create(self, name: str, data: bytes) -> None:
-        """Not exclusive anywhere."""
+        """Refuse, as exclusive creation is not supported."""
         raise NotImplementedError
 
     def can_create(self) -> bool:

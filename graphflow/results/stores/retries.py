@@ -112,7 +112,7 @@ class Retries:
 
     @classmethod
     def configured(cls) -> Retries:
-        """As the environment says.
+        """Return the settings of the environment.
 
         Raises
         ------

@@ -79,7 +79,7 @@ class RecordingHost:
             self.on_progress(report)
 
     def ending(self) -> None:
-        """Lists outlive the batch."""
+        """Do nothing: lists outlive the batch."""
 
     def give_up(self, report: Report) -> None:
         """Keep the report of a batch that is given up."""

@@ -125,7 +125,7 @@ class S3Proxy:
             self._hidden = None
 
     def reset(self) -> None:
-        """Be as at first: no faults, nothing counted, hidden or hanging."""
+        """Reset to the initial state: no faults, nothing counted, hidden or hanging."""
         with self._lock:
             self._faults, self._seen, self._hidden = [], [], None
             hanging, self._released = self._released, threading.Event()
@@ -297,4 +297,4 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
