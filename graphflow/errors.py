@@ -1,6 +1,6 @@
 """Every error that graphflow raises, in one tree under `GraphflowError`.
 
-An error's text says what was asked, what was found and what to do; ids and numbers are attributes.
+An error's text has what was given, what is wrong and what to do; ids and numbers are attributes.
 Every error survives pickling.
 """
 
@@ -78,7 +78,7 @@ class ParameterError(GraphflowError, ValueError, TypeError):
 
 
 class MapTypeError(GraphflowError, TypeError):
-    """An input of a map is of a kind that is not mapped; names the helper to use."""
+    """An input of a map has a type that cannot be mapped; the text names the helper to use."""
 
 
 class MapWidthError(GraphflowError, ValueError):
@@ -90,7 +90,7 @@ class MapWidthError(GraphflowError, ValueError):
 
 
 class CrossRunError(GraphflowError, ValueError):
-    """A future of one run was given to a task of another."""
+    """A future of one run was passed to a task of another."""
 
 
 class CycleError(GraphflowError, ValueError):
@@ -102,19 +102,19 @@ class ForcingError(GraphflowError, RuntimeError):
 
 
 class TransitionError(GraphflowError, ValueError):
-    """A state was asked to change in a way that the transition table forbids."""
+    """A change of state is not in the transition table."""
 
 
 class SerializationError(GraphflowError):
-    """An argument, a result or a task cannot be carried to, or back from, a worker."""
+    """An argument, a result or a task cannot be sent to, or back from, a worker."""
 
 
 class ValueUnavailable(GraphflowError, LookupError):
-    """A value was asked for that the run does not have (not finished, failed, or let go)."""
+    """A value is not available in the run (not finished, failed, or released)."""
 
 
 class BatchedResultError(GraphflowError, ValueError):
-    """A batched task returned something else than one plain result per item; not retried."""
+    """A batched task did not return one plain result per item; not retried."""
 
 
 class ItemTimedOut(GraphflowError, TimeoutError):
@@ -122,7 +122,7 @@ class ItemTimedOut(GraphflowError, TimeoutError):
 
 
 class ItemCrashed(GraphflowError, RuntimeError):
-    """An item's worker died, twice, while this item was executing."""
+    """An item's worker died twice while the item was running."""
 
 
 class IndeterminateError(GraphflowError, RuntimeError):
@@ -130,7 +130,7 @@ class IndeterminateError(GraphflowError, RuntimeError):
 
 
 class RunCancelled(GraphflowError, RuntimeError):
-    """The run, or what the future stands for, was cancelled."""
+    """The run, or the future's item, was cancelled."""
 
 
 class FlowTimedOut(GraphflowError, TimeoutError):
@@ -138,7 +138,7 @@ class FlowTimedOut(GraphflowError, TimeoutError):
 
 
 class BackendError(GraphflowError, RuntimeError):
-    """The backend failed: its cluster died, lost all workers, or cannot do what was asked."""
+    """The backend failed: its cluster died, lost all workers, or cannot do what was requested."""
 
 
 class BackendUnreachable(BackendError, ConnectionError):
@@ -150,19 +150,19 @@ class TargetError(GraphflowError, ValueError):
 
 
 class SettingsError(GraphflowError, ValueError):
-    """Something configured by the environment or a file is wrong."""
+    """A setting in the environment or a file is wrong."""
 
 
 class HistoryError(GraphflowError, RuntimeError):
-    """The history of a run cannot be read or written (a full disk, missing rights, a lock that never opens)."""
+    """The history of a run cannot be read or written (a full disk, missing rights, a lock that is never released)."""
 
 
 class HistoryDamaged(HistoryError):
-    """A history is not what was written: truncated, changed, or signed with another key."""
+    """A history differs from what was written: truncated, changed, or signed with another key."""
 
 
 class HistoryLocked(HistoryError):
-    """Another process keeps a file of a history locked, for longer than it is waited for."""
+    """Another process keeps a file of a history locked, for longer than the time limit."""
 
 
 class HistoryTooNew(HistoryError):
@@ -188,19 +188,19 @@ class LeaseHeld(GraphflowError, RuntimeError):
 
 
 class LeaseLost(GraphflowError, RuntimeError):
-    """This driver's run was taken over by another: it can write nothing more, and stops."""
+    """This driver's run was taken over by another: its writes are refused, and it stops."""
 
 
 class FlowChanged(GraphflowError, ValueError):
-    """A flow's code was changed so that its earlier run does not match it; names the first difference."""
+    """A flow's changed code does not match its earlier run; the text has the first difference."""
 
 
 class SourceChanged(GraphflowError, ValueError):
-    """An iterator gives other items than in the earlier launch of the run."""
+    """An iterator yields different items than in the earlier launch of the run."""
 
 
 class RequestRefused(GraphflowError, RuntimeError):
-    """The driver of a run could not do what was asked of it from outside; says why."""
+    """The driver of a run could not carry out a request; the text has the reason."""
 
 
 class ResultStoreError(GraphflowError, RuntimeError):
@@ -208,13 +208,13 @@ class ResultStoreError(GraphflowError, RuntimeError):
 
 
 class ResultDamaged(ResultStoreError, ValueUnavailable):
-    """A stored result is missing, or is not what was written; it is refused."""
+    """A stored result is missing, or differs from what was written; it is refused."""
 
 
 class ResultNotSigned(ResultDamaged):
     """A stored result was signed with none of this installation's keys; it is refused.
 
-    `signer` is the fingerprint of the key that signed it, empty where none did.
+    `signer` is the fingerprint of the key that signed it, empty if it is unsigned.
     """
 
     def __init__(self, message: str, *, signer: str = "") -> None:
@@ -223,7 +223,7 @@ class ResultNotSigned(ResultDamaged):
 
 
 class RemoteError(GraphflowError):
-    """Stands for an exception that could not be carried over from its worker.
+    """Replaces an exception that could not be sent back from its worker.
 
     Parameters
     ----------
@@ -246,9 +246,9 @@ class RemoteError(GraphflowError):
 
 
 class UpstreamFailed(GraphflowError):
-    """Something did not run because what it needs failed.
+    """An item did not run because something it depends on failed.
 
-    `root` names the failure at the bottom, `path` the tasks between it and this one.
+    `root` names the original failure, `path` the tasks between it and this one.
     """
 
     def __init__(self, message: str, *, root: str = "", path: Sequence[str] = ()) -> None:
@@ -282,4 +282,4 @@ class MapFailed(_Group):
 
 
 class FlowFailed(_Group):
-    """Several nodes of a flow failed and nothing that the user wrote took their failures."""
+    """Several nodes of a flow failed, and their failures were not handled."""

@@ -229,9 +229,9 @@ def test_json_writes_what_has_an_obvious_form(tmp_path: Path) -> None:
             "jsonl",
             r"the value of same\[1\], a float, cannot be written as jsonl: ValueError",
         ),
-        ([1, {1, 2}], "jsonl", r'same\[1\], a set, .* JSON has no set; write with format="pickle"'),
+        ([1, {1, 2}], "jsonl", r'same\[1\], a set, .* JSON has no set; use format="pickle"'),
         ([1, "x"], "parquet", r"same\[1\], a str, cannot be written as parquet"),
-        ([{"a": 1}, 2], "parquet", r"same\[1\], a int, .*: TypeError: items before it are dicts"),
+        ([{"a": 1}, 2], "parquet", r"same\[1\], an int, .*: TypeError: the items before it are dicts"),
         ([{"a": 1}, {"a": "x"}], "parquet", r"same\[1\], a dict, cannot be written as parquet"),
         (
             [1, threading.Lock()],

@@ -281,7 +281,7 @@ def test_raise_on_failure_false_gives_the_exception(run_body: Any) -> None:
 
 def test_a_future_has_no_attributes_of_its_value(run_body: Any) -> None:
     def body() -> None:
-        with pytest.raises(AttributeError, match=r"force it: future\.result\(\)\.upper"):
+        with pytest.raises(AttributeError, match=r"use future\.result\(\)\.upper"):
             same("a").upper  # type: ignore[attr-defined]
 
     run_body(body)

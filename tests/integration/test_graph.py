@@ -79,7 +79,7 @@ def test_forcing_while_a_graph_is_built_is_a_clear_error() -> None:
 
     with pytest.raises(
         ForcingError,
-        match=r"the future of merge was forced while the graph of 'body' is only built.*flow\.run",
+        match=r"the future of merge was forced while the graph of 'body' is built, not run.*flow\.run",
     ):
         body.graph()
 

@@ -26,6 +26,7 @@ from graphflow import (
     task_context,
     unmapped,
 )
+from graphflow.common.wording import with_article
 from graphflow.errors import MapFailed, MapTypeError, MapWidthError, UpstreamFailed, ValueUnavailable
 
 
@@ -204,7 +205,7 @@ def test_a_large_constant_is_one_object_for_all_items(local_name: str) -> None:
     [
         ({"a": 1}, r"a dict cannot be mapped.*Use items\(\.\.\.\) for pairs, list\(d\) for keys"),
         ({1, 2}, r"a set cannot be mapped: it has no order. Use items\(\.\.\.\)"),
-        (frozenset([1]), "a frozenset is not mapped"),
+        (frozenset([1]), "a frozenset cannot be mapped"),
         (pd.DataFrame({"a": [1]}), r"a DataFrame cannot be mapped.*Use rows\(\.\.\.\) for its rows"),
     ],
 )
@@ -223,7 +224,9 @@ def test_what_has_no_plain_order_is_refused_by_name(backend_name: str, wrong: An
     assert isinstance(run.exception, MapTypeError)
     assert run.nodes["same"].state == "Completed"
     assert run.nodes["inc"].state == "Failed"
-    with pytest.raises(MapTypeError, match=rf"(?i)inc cannot be mapped over x: same returned a \w+. {text}"):
+    with pytest.raises(
+        MapTypeError, match=rf"(?i)inc cannot be mapped over x: same returned an? \w+. {text}"
+    ):
         run.result()
 
 
@@ -236,7 +239,9 @@ def test_a_scalar_made_at_run_time_fails_the_map_not_the_run(backend_name: str, 
 
     run = body.run()
     assert [node.state for node in run.nodes] == ["Completed", "Failed", "Completed"]
-    assert f"same returned a {type(wrong).__name__}. Only sequences are mapped" in str(run.exception)
+    assert f"same returned {with_article(type(wrong).__name__)}. Only sequences are mapped" in str(
+        run.exception
+    )
 
 
 def test_a_map_over_constants_alone_is_refused(run_body: Any) -> None:
@@ -465,9 +470,9 @@ def test_a_product_is_computed_not_stored(run_body: Any) -> None:
 @pytest.mark.parametrize(
     ("pools", "text"),
     [
-        (({"a": 1},), "a dict is not mapped"),
+        (({"a": 1},), "a dict cannot be mapped"),
         ((3,), "argument 0 must be a sequence, not 3"),
-        (({1},), "a set is not mapped"),
+        (({1},), "a set cannot be mapped"),
     ],
 )
 def test_a_product_of_what_is_not_mapped_is_refused(run_body: Any, pools: Any, text: str) -> None:
@@ -497,7 +502,7 @@ def test_starmap_spreads_tuples_and_mappings(run_body: Any) -> None:
 
 
 def test_starmap_of_what_is_no_sequence_is_refused(run_body: Any) -> None:
-    with pytest.raises(graphflow.errors.GraphflowError, match=r"starmap\(\.\.\.\): a dict is not mapped"):
+    with pytest.raises(graphflow.errors.GraphflowError, match=r"starmap\(\.\.\.\): a dict cannot be mapped"):
         run_body(lambda: add.map(starmap({"a": 1})))
     with pytest.raises(MapTypeError, match=r"starmap\(\.\.\.\) takes a sequence of tuples, not 3"):
         run_body(lambda: add.map(starmap(3)))

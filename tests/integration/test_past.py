@@ -259,7 +259,7 @@ def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
     keeps_little.run()
     run = history.run("@latest")
     with pytest.raises(
-        ValueUnavailable, match=r"the value of secret\[1\] was not kept: .*persist_result=False"
+        ValueUnavailable, match=r"the value of secret\[1\] was not stored: .*persist_result=False"
     ):
         run.nodes["secret"].items[1].value
     with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not kept"):
@@ -359,7 +359,9 @@ def test_a_run_is_cancelled_from_outside(held: Held, history: RunHistory) -> Non
     held.go.set()
     assert held.run.wait(60)
     assert run.refresh().state == "Cancelled"
-    with pytest.raises(RequestRefused, match="is Cancelled: it has no driver that could pause it"):
+    with pytest.raises(
+        RequestRefused, match="has already ended \\(Cancelled\\), so it cannot be asked to pause"
+    ):
         run.pause()
 
 

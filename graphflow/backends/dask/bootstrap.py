@@ -40,7 +40,7 @@ def bootstrap() -> Callable[..., Any]:
 
 
 def installed_boot(*args: Any) -> Any:
-    """Return the same for workers of an own cluster: pickled as a name, which costs each batch less."""
+    """Return the same for workers of a local cluster: pickled as a name, which costs less per batch."""
     return _kept_bootstrap()(*args)
 
 
@@ -70,7 +70,7 @@ def _graphflow_probe(path):
 
 
 def probe() -> Callable[..., Any]:
-    """Return a function of a path that tells what a worker has: versions, and the text of that file."""
+    """Return a function of a path that returns a worker's versions, and the text of that file."""
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(_PROBE_SOURCE, "<graphflow probe>", "exec"), space)
     found: Callable[..., Any] = space["_graphflow_probe"]

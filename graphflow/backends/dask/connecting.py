@@ -130,7 +130,7 @@ class Way:
 
 
 def _on_loopback(make: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that keep Dask's HTTP server on the loopback interface, where the class of cluster takes them."""
+    """Return arguments that keep Dask's HTTP server on the loopback interface, if the cluster class accepts them."""
     try:
         default = inspect.signature(make).parameters["dashboard_address"].default
     except (KeyError, TypeError, ValueError):
@@ -170,7 +170,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Threads and processes that are started here never see SIGINT: Ctrl-C in a terminal is the driver's alone."""
+    """Block SIGINT in threads and processes that are started in this context: Ctrl-C in a terminal is the driver's alone."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

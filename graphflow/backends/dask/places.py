@@ -13,7 +13,7 @@ Batch = tuple[str, int]
 
 
 class Places:
-    """The batches on each worker, and those that wait here for a place. It performs nothing.
+    """The batches on each worker, and those that wait here for a place. It decides only, and sends nothing.
 
     Methods that make room return what is to be sent now, as pairs of a batch and its worker.
     """
@@ -80,7 +80,7 @@ class Places:
         return 0 in sizes and max(sizes) >= PER_WORKER
 
     def to_take_back(self) -> list[tuple[Batch, str]]:
-        """Return batches that wait on a worker although another has nothing to do; each is named once."""
+        """Return batches that wait on a worker although another has nothing to do; each is returned once."""
         if self._waiting:
             return []
         idle = sum(1 for there in self._on.values() if not there)

@@ -12,7 +12,7 @@ __all__ = ["PEERS", "CannotDo", "Peer", "PeerEntry", "make_peer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerEntry:
-    """What is known of a peer before it is loaded.
+    """The facts about a peer before it is loaded.
 
     `us_per_item` is roughly what a no-op item costs on a warm system: what a size is refused by where no
     smaller one was measured before.

@@ -22,11 +22,11 @@ __all__ = ["CannotDo", "Peer"]
 
 
 class CannotDo(Exception):
-    """The peer has no way to do this work; the text says why."""
+    """Raised if a peer cannot do a workload; the text has the reason."""
 
 
 class Peer(ABC):
-    """One system under measurement: `open` brings it up, each other method does one workload on it.
+    """One system under measurement: `open` starts it, each other method runs one workload on it.
 
     What is written here is what a user writes for a system whose only verb is a map that gives a list.
     Systems that can do better override it.
@@ -37,7 +37,7 @@ class Peer(ABC):
 
     @abstractmethod
     def open(self, slots: int) -> None:
-        """Import what is needed and bring it up; a lazy system may start at its first map."""
+        """Import what is needed and start it; a lazy system may start at its first map."""
 
     @abstractmethod
     def close(self) -> None:
@@ -45,14 +45,14 @@ class Peer(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """Return the function over the values, in order."""
+        """Apply the function to the values, and return the results in order."""
 
     def total(self, function: Callable[[Any], int], values: Sequence[Any]) -> int:
-        """Return a map, then the sum (W1, W3, W5)."""
+        """Run a map, then the sum (W1, W3, W5)."""
         return sum(self.map(function, values))
 
     def chain(self, values: Sequence[int]) -> int:
-        """Return three maps, element by element, then the sum (W2)."""
+        """Run three maps, element by element, then the sum (W2)."""
         first = list(self.map(add_one, values))
         second = list(self.map(double, first))
         return sum(self.map(minus_three, second))
@@ -73,5 +73,5 @@ class Peer(ABC):
         return total + again
 
     def requests(self, n: int, port: int, milliseconds: int, concurrency: int) -> int:
-        """Async requests, so many at a time per slot, then the sum (W8)."""
+        """Run async requests, a number at a time per slot, then the sum (W8)."""
         raise CannotDo("runs one item per slot: a slot that waits for an answer does nothing else")

@@ -44,7 +44,7 @@ class Pool(Peer):
         self._pool.join()
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """Return one call."""
+        """Map with one call."""
         return self._pool.map(function, values)
 
 
@@ -69,7 +69,7 @@ class Joblib(Peer):
         get_reusable_executor().shutdown(wait=True)
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Iterable[Any]:
-        """Return one call."""
+        """Map with one call."""
         item = self._delayed(function)
         outcome: list[Any] = self._parallel(item(value) for value in values)
         return outcome

@@ -36,7 +36,7 @@ class ClientMap(_OnDask):
         return gathered
 
     def chain(self, values: Sequence[int]) -> int:
-        """Return futures of futures."""
+        """Map over futures."""
         futures = self._client.map(add_one, values, pure=False)
         futures = self._client.map(double, futures, pure=False)
         futures = self._client.map(minus_three, futures, pure=False)

@@ -153,7 +153,7 @@ def test_options_are_kept_as_they_are_meant() -> None:
         ({"cache_expiration": True}, "cache_expiration must be a timedelta"),
         ({"cache_expiration": "1h"}, "cache_expiration must be a timedelta"),
         ({"cache_version": 1}, "cache_version must be a non-empty string, not 1"),
-        ({"cache_version": " "}, "cache_version must be a non-empty text"),
+        ({"cache_version": " "}, "cache_version must be a non-empty string"),
         ({"refresh_cache": "yes"}, "refresh_cache must be True or False"),
         ({"run_once": 1}, "run_once must be True or False"),
         ({"run_once": True, "refresh_cache": True}, "run_once=True contradicts refresh_cache=True"),
