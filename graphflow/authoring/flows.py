@@ -461,7 +461,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     log_prints
         Whether prints of the body and of its tasks reach the log.
     persist_result
-        Whether values of its tasks are kept for a later resume, where a task does not say so itself; True by default. Without
+        Whether values of its tasks are kept for a later resume, unless a task sets it itself; True by default. Without
         them, a resumed run makes again what it needs.
     on_running, on_completion, on_failure, on_crashed, on_cancellation
         Functions of (flow, run, state).

@@ -107,7 +107,7 @@ def parsed_claim(data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     Raises
     ------
     ResultDamaged
-        If it is not what was written.
+        If it differs from what was written.
     """
     if data[:8] != _MAGIC or len(data) < 12:
         raise ResultDamaged("a claim differs from what was written")

@@ -70,7 +70,7 @@ class Origin:
 class EntryPack:
     """A pack as a process knows it.
 
-    A value's *place* is its number in the pack. `keys` are sorted, and `places` say which value each has; all columns but
+    A value's *place* is its number in the pack. `keys` are sorted, and `places` has the value of each; all columns but
     these two are by place, those of `blocks` by block: `firsts` has the place of each block's first value, and that after
     the last one.
     """

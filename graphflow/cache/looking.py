@@ -109,7 +109,7 @@ def value_of(store: ResultStore, entry: Entry) -> Any:
     Raises
     ------
     ResultDamaged
-        If it is not what was written.
+        If it differs from what was written.
     SerializationError
         If it cannot be restored in this process.
     ResultStoreError

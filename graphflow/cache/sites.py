@@ -97,7 +97,7 @@ class _Others:
         self._holders[path.removeprefix(self._above)] = this_process()
 
     def unanswered(self, present: dict[str, int]) -> list[str]:
-        """The live drivers that have not announced yet what they execute."""
+        """Return the live drivers that have not announced yet what they execute."""
         return [
             name
             for name, nbytes in present.items()

@@ -96,7 +96,7 @@ def _parse_pair(pair: str, hints: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _stays_text(value: Any, hint: Any) -> bool:
-    """Return whether a JSON value that is no string is given for a parameter that accepts text but not this type."""
+    """Return whether a non-string JSON value is given for a parameter that accepts text but not this type."""
     if hint is None or isinstance(value, str):
         return False
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -143,7 +143,7 @@ class Core:
         return self.run.is_stopping
 
     def is_stalled(self) -> bool:
-        """Whether nothing can ever happen again although nodes are open: a bug, looked for by the tests."""
+        """Return whether nothing can ever happen again although nodes are open: a bug, looked for by the tests."""
         return (
             self.run.is_closed
             and not self.is_finished
@@ -157,7 +157,7 @@ class Core:
         )
 
     def remaining_seconds(self) -> float:
-        """The work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
+        """Return the work that is left, in seconds of one slot, as far as its size and its mean time are known. O(nodes).
 
         An iterator with an unknown end is assumed to yield as many items again.
         """
@@ -172,7 +172,7 @@ class Core:
         return total
 
     def root_of(self, node_id: int, index: int | None = None) -> tuple[int, int | None, list[int]]:
-        """The failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
+        """Return the failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
         return root_of(self.books, node_id, index)
 
     # -- recording --------------------------------------------------------------------------------------
@@ -563,7 +563,7 @@ class Core:
 
 
 def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int]] | None:
-    """The indices that a report tells of, and those that it hands back; None if it was told before."""
+    """Return the indices in a report, and those that it hands back; None if it was applied before."""
     indices = flight.indices
     positions = report.positions
     if flight.held is None and positions is None and not report.held:
@@ -581,7 +581,7 @@ def _landed(flight: Flight, report: Report) -> tuple[Sequence[int], Sequence[int
 
 
 def _grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]]:
-    """Items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
+    """Yield items by the delay until their next attempt; those whose delays hardly differ go together, at the longest."""
     group: list[int] = []
     first = last = 0.0
     for delay in sorted(delay for delay, indices in parked.items() if indices):
@@ -596,7 +596,7 @@ def _grouped(parked: dict[float, list[int]]) -> Iterator[tuple[float, list[int]]
 
 
 def _info_of(root: NodeBook) -> ValueInfo | None:
-    """What the value of a fragment's root is to a map."""
+    """Return what the value of a fragment's root is to a map."""
     if not root.node.is_mapped:
         return root.info
     length = root.counts[Code.COMPLETED] + root.counts[Code.CACHED]

@@ -2,7 +2,7 @@
 
 Nothing per item is an object: states and attempts are one byte each, ready items are ranges. An item is
 `SCHEDULED` while it waits singly in a queue of its stage, so that it cannot be queued twice; a whole fresh
-batch goes out and comes back with its items `PENDING` in the books.
+batch goes out and comes back with its items `PENDING` in the node books.
 """
 
 from __future__ import annotations

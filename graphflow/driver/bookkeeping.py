@@ -179,7 +179,7 @@ class Bookkeeper:
             )
 
     def lost(self, batch: int, executing: int | None, reason: str) -> None:
-        """A batch will not come back."""
+        """Apply the loss of a batch."""
         self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), self._wall()))
 
     def commanded(self, command: ev.Command, core: Core) -> None:

@@ -479,7 +479,7 @@ class Driver:
             self._forecast_at = now + max(FORECAST_SECONDS, 20 * (time.monotonic() - now))
 
     def _stored(self, report: Report) -> Report:
-        """The report with its values written, also where the workers did not reach the store."""
+        """Return the report with its values written, also where the workers did not reach the store."""
         keeping = self._persistence
         if keeping.store is None or report.is_packed or report.store_error or report.is_refused:
             return report
@@ -664,7 +664,7 @@ class Driver:
         return self._changed
 
     def code_of(self, node: int, index: int | None = None) -> Code:
-        """The state of a node, or of one of its items, as a code."""
+        """Return the state of a node, or of one of its items, as a code."""
         with self._changed:
             book = self.core.books.get(node)
             if book is None:
@@ -678,7 +678,7 @@ class Driver:
             return Code.RUNNING if book.has_started else Code.PENDING
 
     def is_final(self, node: int, index: int | None = None) -> bool:
-        """Whether a node, or one of its items, has an outcome."""
+        """Return whether a node, or one of its items, has an outcome."""
         with self._changed:
             book = self.core.books.get(node)
             if book is None:
@@ -688,13 +688,13 @@ class Driver:
             return index is not None and index < len(book.states) and book.states[index] in FINAL_CODES
 
     def ended_mask(self, node: int, lo: int = 0, hi: int | None = None) -> bytes:
-        """One byte per item known so far (of a range), 1 where it ended."""
+        """Return one byte per item known so far (of a range), 1 where it ended."""
         with self._changed:
             book = self.core.books.get(node)
             return bytes(book.states[lo:hi]).translate(FINAL_TABLE) if book is not None else b""
 
     def fetch(self, places: Sequence[Place]) -> list[Any]:
-        """Values by place; columns are fetched once each."""
+        """Return values by place; columns are fetched once each."""
         return self.joined((place.ref, (place.position,)) for place in places)
 
     def column(self, ref: Ref) -> list[Any]:
@@ -715,11 +715,11 @@ class Driver:
         return values
 
     def values_of(self, node: int, indices: range) -> list[Any]:
-        """The values of items that ended well."""
+        """Return the values of items that ended well."""
         return self.joined(self.history.node(node).parts(indices, self.dispatcher.filler))
 
     def joined(self, parts: Iterable[tuple[Ref, Sequence[int]]]) -> list[Any]:
-        """The entries of columns, one part after the other; each column is fetched once."""
+        """Return the entries of columns, one part after the other; each column is fetched once."""
         columns: dict[int, list[Any]] = {}
 
         def load(ref: Ref) -> list[Any]:
@@ -730,7 +730,7 @@ class Driver:
         return _kept(list(joined(tuple(parts), load)))
 
     def gathered(self, node: int) -> list[Any]:
-        """The values of a map's items, in index order; those of items that have none are left out."""
+        """Return the values of a map's items, in index order; those of items that have none are left out."""
         gathered = self.dispatcher.gathered(node, None)
         values = self.joined(gathered.parts)
         if gathered.dropped:
@@ -739,7 +739,7 @@ class Driver:
         return values
 
     def exception_of(self, node: int, index: int | None = None) -> BaseException:
-        """The exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
+        """Return the exception behind a failed node or item; an `UpstreamFailed` names its root cause."""
         known = self.known.known(node)
         if index is not None:
             return item_failure(self.known, known, index)
@@ -747,7 +747,7 @@ class Driver:
         return error or GraphflowError(f"{known.name} ended {known.state_code.state_name}")
 
     def failed_mask(self, node: int) -> bytes:
-        """One byte per item known so far, 1 where it failed."""
+        """Return one byte per item known so far, 1 where it failed."""
         with self._changed:
             book = self.core.books.get(node)
             return bytes(book.states).translate(FAILED_TABLE) if book is not None else b""
@@ -765,7 +765,7 @@ class Driver:
 
 
 def _kept(values: list[Any]) -> list[Any]:
-    """The values, all of which must be there."""
+    """Return the values, all of which must be there."""
     if type(DROPPED) in set(map(type, values)):
         raise ValueUnavailable(GONE_TEXT)
     return values

@@ -266,7 +266,7 @@ class Durability:
         failpoint("launch.value.after")
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self._over.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
@@ -431,7 +431,7 @@ def value_of_run(replay: Replay, store: ResultStore) -> Any:
     Raises
     ------
     ResultDamaged
-        If it is not what was written.
+        If it differs from what was written.
     """
     noted = [change["value"] for change in replay.run_changes if "value" in change]
     return _restored(store, noted[-1], "the value of the run") if noted else None

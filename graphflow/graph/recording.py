@@ -49,7 +49,7 @@ class Handle:
 
 
 def handle_types() -> frozenset[type]:
-    """All classes of futures."""
+    """Return all classes of futures."""
     found, todo = {Handle}, [Handle]
     while todo:
         subclasses = todo.pop().__subclasses__()
@@ -81,7 +81,7 @@ _BUILTIN_OPTIONS = TaskOptions(name="builtin")
 
 
 def builtin(name: str, fn: Callable[..., Any]) -> Callee:
-    """One of the engine's own tasks (getitem, collect, flatten, ...)."""
+    """Return one of the engine's own tasks (getitem, collect, flatten, ...)."""
     return Callee(
         fn=fn, options=replace(_BUILTIN_OPTIONS, name=name), kind="builtin", signature=None, is_builtin=True
     )
@@ -98,7 +98,7 @@ _ROWS = builtin("rows", mapping.table_rows)
 
 
 def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
-    """Whether a future is in the value, looking into plain containers only."""
+    """Return whether a future is in the value, looking into plain containers only."""
     if isinstance(value, Handle | AllowFailure):
         return True
     kind = type(value)
@@ -130,7 +130,7 @@ class _Binder:
         return self.slots - 1
 
     def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
-        """The value with a hole for each future inside; containers without futures are kept as they are."""
+        """Return the value with a hole for each future inside; containers without futures are kept as they are."""
         if isinstance(value, Unmapped):
             return self.constant(value.value, argument, allows=allows, deep=deep)
         if isinstance(value, AllowFailure):
@@ -177,7 +177,7 @@ class _Binder:
         return slot
 
     def mapped(self, value: Any, argument: str) -> Any:
-        """An argument of `map`: a hole that is filled per item, or a constant."""
+        """Return an argument of `map`: a hole that is filled per item, or a constant."""
         if isinstance(value, Unmapped):
             return self.constant(value.value, argument)
         if isinstance(value, SpreadOver):
@@ -332,24 +332,24 @@ class Recorder:
         """Raise if this task cannot run here."""
 
     def next_id(self) -> int:
-        """The id of the next node."""
+        """Return the id of the next node."""
         return len(self.nodes)
 
     def cannot_force(self, node_name: str) -> ForcingError:
-        """The error for a future that is forced where nothing can run."""
+        """Return the error for a future that is forced where nothing can run."""
         return ForcingError(
             f"the future of {node_name} was forced while the graph of {self.flow_name!r} is built, not run; use "
             "flow.run(...) for a flow whose shape depends on values"
         )
 
     def foreign_hint(self) -> str:
-        """What to do about a future of another recording."""
+        """Return what to do about a future of another recording."""
         return "use its value instead: future.result()"
 
     # -- calls ----------------------------------------------------------------------------------------
 
     def own(self, handle: Handle, owner: str) -> Node:
-        """The node of a future, which must be of this recording."""
+        """Return the node of a future, which must be of this recording."""
         if handle._recorder is not self:
             raise CrossRunError(
                 f"{owner} got a future of {handle._node.name} that belongs to another run "
@@ -424,11 +424,11 @@ class Recorder:
             )
 
     def nodes_by_id(self, node_id: int) -> Node:
-        """A node of this recording."""
+        """Return a node of this recording."""
         return self.nodes[node_id]
 
     def known_width(self, node: Node) -> int | None:
-        """The width of a mapped node as far as it is known without running anything."""
+        """Return the width of a mapped node as far as it is known without running anything."""
         width = node.fixed_width
         if width is None and node.is_mapped and not node.sources:
             lanes = [dep for dep in node.deps if dep.kind is DepKind.ITEMS]
@@ -437,7 +437,7 @@ class Recorder:
         return width
 
     def is_lazy(self, node: Node) -> bool:
-        """Whether the width of a map is known only when an iterator has ended."""
+        """Return whether the width of a map is known only when an iterator has ended."""
         todo, seen = [node], {node.id}
         while todo:
             each = todo.pop()
@@ -466,7 +466,7 @@ class Recorder:
         return node
 
     def unique_name(self, base: str) -> str:
-        """The name of a new node: the base, with a number from the second on."""
+        """Return the name of a new node: the base, with a number from the second on."""
         count = self._names.get(base, 0)
         self._names[base] = count + 1
         return base if count == 0 else f"{base}-{count}"
@@ -551,25 +551,25 @@ class Recorder:
         )
 
     def collect(self, value: Any) -> Node:
-        """One node whose value is the structure with its futures resolved."""
+        """Return one node whose value is the structure with its futures resolved."""
         return self.call(_COLLECT, (value,), {}, owner="a returned structure")
 
     def flatten(self, value: Any) -> Node:
-        """One level of nesting less."""
+        """Return one level of nesting less."""
         return self.call(_FLATTEN, (AllowFailure(value),), {}, owner="flatten(...)")
 
     def compress(self, values: Any, flags: Any) -> Node:
-        """What a predicate keeps."""
+        """Return what a predicate keeps."""
         return self.call(_COMPRESS, (AllowFailure(values), AllowFailure(flags)), {}, owner="filter(...)")
 
     def product(self, pools: Sequence[Any], named: Mapping[str, Any]) -> Node:
-        """The product of sequences known at run time."""
+        """Return the product of sequences known at run time."""
         return self.call(_PRODUCT, pools, named, owner="product(...)")
 
     def reduce(
         self, values: Handle, combine: Callable[[Any, Any], Any], *, initial: Any, options: TaskOptions
     ) -> Node:
-        """An associative reduce of a mapped node: in parts, where the items are, then of the parts."""
+        """Return an associative reduce of a mapped node: in parts, where the items are, then of the parts."""
         parts = Callee(
             fn=Fold(combine),
             options=replace(options, name=f"{options.name}.parts", batched=True, task_run_name=None),
@@ -631,7 +631,7 @@ class FragmentRecorder(Recorder):
 
 
 def _bind(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:
-    """The parameter name of each positional argument; a call that cannot fit the signature is refused."""
+    """Return the parameter name of each positional argument; a call that cannot fit the signature is refused."""
     if callee.signature is None:
         return ["" for _ in args]
     try:
@@ -651,7 +651,7 @@ def _bind(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner:
 
 
 def _spread_by_signature(callee: Callee, arg: Any, given: int) -> Any:
-    """Whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
+    """Return whether a product's tuples are spread: where the task can take its parts as arguments of their own."""
     if not isinstance(arg, SpreadOver) or not arg.prefers_pair:
         return arg
     if arg.names or callee.signature is None or arg.arity is None:

@@ -70,7 +70,7 @@ class Catalog:
         self._database.strand()
 
     def integrity(self) -> list[str]:
-        """What SQLite finds wrong."""
+        """Return what SQLite finds wrong."""
         with self._lock:
             return [row[0] for row in self._database.rows(schema.INTEGRITY) if row[0] != "ok"]
 
@@ -93,26 +93,26 @@ class Catalog:
         )
 
     def run(self, run_id: str) -> Row | None:
-        """The run of exactly this id."""
+        """Return the run of exactly this id."""
         rows = self._runs(schema.RUN_BY_ID, run_id)
         return rows[0] if rows else None
 
     def by_upper_id(self, text: str) -> list[Row]:
-        """Runs of an id, whatever its case: none, one or several."""
+        """Return runs of an id, whatever its case: none, one or several."""
         return self._runs(schema.RUN_BY_UPPER_ID, text.upper())
 
     def by_prefix(self, text: str) -> list[Row]:
-        """The newest runs whose id begins so; a few."""
+        """Return the newest runs whose id begins so; a few."""
         return self._runs(schema.RUNS_BY_PREFIX, len(text), text.upper())
 
     def by_name(self, name: str) -> list[Row]:
-        """The newest run of a name."""
+        """Return the newest run of a name."""
         return self._runs(schema.RUNS_BY_NAME, name)
 
     def runs(
         self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
     ) -> Iterator[Row]:
-        """Runs, the newest first; fetched as they are asked for."""
+        """Yield runs, the newest first; fetched as they are asked for."""
         oldest = float("-inf") if since is None else since
         while True:
             created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
@@ -173,7 +173,7 @@ class Catalog:
     # -- requests ------------------------------------------------------------------------------------------
 
     def version(self) -> int:
-        """A number that differs as soon as another connection wrote something; a few microseconds."""
+        """Return a number that differs as soon as another connection wrote something; a few microseconds."""
         with self._lock:
             row = self._database.row(schema.DATA_VERSION)
         return int(row[0]) if row else 0
@@ -212,7 +212,7 @@ class Catalog:
         self._execute(schema.ANSWER_ALL, error, at, run_id, epoch)
 
     def answer_of(self, request: int) -> tuple[str, str | None] | None:
-        """The run that a request is for, and its answer."""
+        """Return the run that a request is for, and its answer."""
         with self._lock:
             row = self._database.row(schema.READ_ANSWER, (request,))
         return None if row is None else (str(row[0]), row[1])

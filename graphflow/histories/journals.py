@@ -134,7 +134,7 @@ class SqliteJournal:
         self._waiting = [waiting for waiting in self._waiting if waiting.id != request]
 
     def close(self) -> None:
-        """Give the lease back; calling it again, or in a child process, does nothing."""
+        """Release the lease; calling it again, or in a child process, does nothing."""
         if self._is_closed or self._pid != os.getpid():
             return
         self._is_closed = True

@@ -1,7 +1,7 @@
 """Who drives a run: claims that run out, and locks that end with their holder.
 
 On one machine a claim expires by the steady clock, which cannot be set, and a lock on a file shows at once when its
-holder died. For other machines there is the wall clock. A holder that was stopped and taken over from is told by
+holder died. For other machines there is the wall clock. A holder that was stopped and taken over from is detected by
 the number of its claim (its epoch), which every commit is guarded by.
 """
 

@@ -48,7 +48,7 @@ def build_run(folder: Path, seal: Seal, *, run_id: str, name: str, flow_name: st
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -278,7 +278,7 @@ class SqliteHistory:
         return str(self.run_folder(check_id(run_id)) / "results")
 
     def run_folder(self, run_id: str) -> Path:
-        """Where all of a run is."""
+        """Return where all of a run is."""
         return self.folder / "runs" / run_id
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ class SqliteHistory:
             return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
 
     def answer_of(self, request: int) -> str | None:
-        """What the driver answered; see `History.answer_of`. A driver that is gone answers nothing: that is said."""
+        """Return what the driver answered; see `History.answer_of`. A driver that is gone answers nothing: that is said."""
         catalog = self._readable()
         found = None if catalog is None else catalog.answer_of(request)
         if catalog is None or found is None:
@@ -403,14 +403,14 @@ class SqliteHistory:
             ) from error
 
     def _open(self) -> Catalog:
-        """The catalog; a child process has its own connection."""
+        """Return the catalog; a child process has its own connection."""
         with self._guard:
             if self._catalog is None or self._pid != os.getpid():
                 self._catalog, self._pid = Catalog(self.folder, creates=False), os.getpid()
             return self._catalog
 
     def _readable(self) -> Catalog | None:
-        """The catalog, where there is one."""
+        """Return the catalog, where there is one."""
         if self._catalog is None and not (self.folder / CATALOG_FILE).exists():
             return None
         return self._open()
@@ -445,7 +445,7 @@ class SqliteHistory:
             yield self._seen(*row)
 
     def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
-        """A run as it is now; that its driver is gone is noticed here, and written down."""
+        """Return a run as it is now; that its driver is gone is noticed here, and written down."""
         if claim is not None and self._is_alive(header, claim):
             return replace(header, lease=claim.lease(self._me(), self._clock))
         if is_final(header.state):

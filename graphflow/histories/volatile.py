@@ -68,7 +68,7 @@ class VolatileHistory:
         """With the epoch of the driver that each was made to."""
 
     def beside(self, holder: Holder) -> VolatileHistory:
-        """The same histories as another process, or another machine, sees them."""
+        """Return the same histories as another process, or another machine, sees them."""
         other = VolatileHistory(
             clock=self._clock, lease_seconds=self.lease_seconds, holder=holder, folder=self._folder
         )

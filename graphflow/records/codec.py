@@ -275,7 +275,7 @@ class RecordWriter:
         return error
 
     def _bounded(self, step: StepReport, number: int) -> StepReport:
-        """Return a step whose failed items' arguments are told only where the node has few of them."""
+        """Return a step whose failed items' arguments are recorded only if the node has few of them."""
         if not step.faults.inputs:
             return step
         kept = self._inputs[number] = self._inputs.get(number, 0) + len(step.faults.inputs)

@@ -30,7 +30,7 @@ class ReadValues:
         self._total = 0
 
     def release(self, below: int) -> list[Ref]:
-        """Return values of items below an index were read; gives the columns that are let go, the first ones first."""
+        """Release values of items below an index, which were read; return the released columns, in order."""
         ranges = self._history.ranges
         while self._next < len(ranges) and ranges[self._next].indices[-1] < below:
             nbytes = _nbytes(ranges[self._next].step.values)

@@ -23,7 +23,7 @@ class KnownNode(Protocol):
 
     @property
     def key(self) -> str:
-        """The key that finds it again in another process."""
+        """The key that identifies it in another process."""
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class KnownRun(Protocol):
         ValueUnavailable
             If it is not kept.
         ResultDamaged
-            If it is not what was written.
+            If it differs from what was written.
         """
 
     def values(self, number: int) -> list[Any]:

@@ -168,7 +168,7 @@ class Batch:
         return None
 
     def is_stopped(self) -> bool:
-        """Whether no further item may be begun."""
+        """Return whether no further item may be begun."""
         return self.host.is_stopped(self.order.run_id)
 
     def begin(self) -> None:
@@ -229,7 +229,7 @@ class Batch:
     # -- used by all ways of running: in turn, in chunks and concurrently --------------------------------
 
     def learner(self, step: Step) -> Callable[[], float | None] | None:
-        """What tells a step's limit while an item runs, where it follows from the map's median and is not known yet."""
+        """Return what tells a step's limit while an item runs, where it follows from the map's median and is not known yet."""
         if step.limit is not None:
             return None
 
@@ -242,14 +242,14 @@ class Batch:
     def call_of(
         self, step: Step, position: int, context: TaskContext
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of an item's call; its label is made on the way."""
+        """Return the arguments of an item's call; its label is made on the way."""
         args, kwargs = step.call(position)
         if step.labels is not None:
             step.labels[position] = label_of(step.program, args, kwargs, context)
         return args, kwargs
 
     def lost_input(self, step: Step, position: int) -> bool:
-        """Whether an input of the item failed upstream, so that the item cannot run; that is booked."""
+        """Return whether an input of the item failed upstream, so that the item cannot run; that is booked."""
         lost = step.lost_input(position)
         if lost is None:
             return False
@@ -372,7 +372,7 @@ class Batch:
             step.fault_inputs[position] = self.summary(step, position)
 
     def summary(self, step: Step, position: int) -> str:
-        """The item's arguments in short, made here for the first failures of a batch."""
+        """Return the item's arguments in short, made here for the first failures of a batch."""
         self.summaries += 1
         try:
             args, kwargs = step.call(position)
@@ -383,7 +383,7 @@ class Batch:
     # -- reports ----------------------------------------------------------------------------------------
 
     def _refuse(self, error: Exception) -> Report:
-        """The batch cannot begin: all its items fail with the same error."""
+        """Return the batch cannot begin: all its items fail with the same error."""
         self.begin()
         for step in self.steps:
             if step.in_lane:
@@ -423,7 +423,7 @@ class Batch:
         )
 
     def report(self, positions: Sequence[int], held: Sequence[int] = (), *, is_last: bool = False) -> Report:
-        """The report of these positions; values are stored before it is made.
+        """Return the report of these positions; values are stored before it is made.
 
         Parameters
         ----------
@@ -531,7 +531,7 @@ class Batch:
 
 
 def _fragment(value: Any, recorder: Recorder) -> Fragment:
-    """What a task recorded, with the node that gives its value."""
+    """Return what a task recorded, with the node that gives its value."""
     if isinstance(value, Handle) and value._index is None and not value._node.is_mapped:
         root = recorder.own(value, "a task's returned future").id
     else:

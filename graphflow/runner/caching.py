@@ -156,11 +156,11 @@ class BatchCache:
             at = found.find(1, at + 1)
 
     def is_done(self, position: int) -> bool:
-        """Whether nothing of an item is left to be executed."""
+        """Return whether nothing of an item is left to be executed."""
         return bool(self._step.states[position])
 
     def is_found(self, position: int) -> bool:
-        """Whether a position was looked up, and nothing of its item is left to be executed."""
+        """Return whether a position was looked up, and nothing of its item is left to be executed."""
         return position < self._looked and self.is_done(position)
 
     def keep(self, positions: Sequence[int]) -> None:
@@ -222,7 +222,7 @@ class StepCache:
         self._indices = array("I", bytes(4 * size))
 
     def key(self, position: int) -> bytes:
-        """The key of an item, zeros where it has none."""
+        """Return the key of an item, zeros where it has none."""
         return bytes(self._keys[KEY_NBYTES * position : KEY_NBYTES * (position + 1)])
 
     # -- looking up -------------------------------------------------------------------------------------
@@ -365,7 +365,7 @@ class StepCache:
     # -- at an item's turn ------------------------------------------------------------------------------
 
     def take(self, position: int) -> bool:
-        """Whether an item need not, or may not, be executed here: that is booked.
+        """Return whether an item need not, or may not, be executed here: that is booked.
 
         Otherwise it is begun: an equal item of this batch waits for its end.
         """
@@ -392,7 +392,7 @@ class StepCache:
         return self._once is not None and position not in self._claimed and not self._claim(position, key)
 
     def leader(self, position: int) -> int | None:
-        """The position of an equal item that is being executed in this batch; None if there is none."""
+        """Return the position of an equal item that is being executed in this batch; None if there is none."""
         found = self._fresh.get(self.key(position))
         if found is None or found == position or self._step.states[found]:
             return None
@@ -588,7 +588,7 @@ class StepCache:
             break
 
     def cached_from(self, positions: Sequence[int]) -> CachedFrom | None:
-        """Where the values of these positions come from; None if all were executed."""
+        """Return where the values of these positions come from; None if all were executed."""
         numbers = part_of(self._numbers, positions)
         if not any(numbers):
             return None

@@ -34,7 +34,7 @@ class LogSink:
         self._dropped_taken = 0
 
     def take(self) -> tuple[list[LogRecord], int]:
-        """The lines since the last call, and how many were dropped since."""
+        """Return the lines since the last call, and how many were dropped since."""
         # Another thread may be adding lines at the end.
         count, dropped = len(self.records), self.dropped
         lines = self.records[:count]

@@ -102,7 +102,7 @@ class _Chunks:
             progress.mark_ended((position,))
 
     def _next_count(self) -> int:
-        """How many items the next call takes; 0 if there is none in this batch."""
+        """Return how many items the next call takes; 0 if there is none in this batch."""
         batch = self._batch
         count = batch.size
         if batch.order.slice_seconds is not None:
@@ -162,7 +162,7 @@ class _Chunks:
             batch.progress.mark_ended(part)
 
     def _without_cached(self, caches: BatchCache, chunk: list[int]) -> list[int]:
-        """The items of a chunk that are to be executed; of equal ones the first, which the others wait for."""
+        """Return the items of a chunk that are to be executed; of equal ones the first, which the others wait for."""
         batch, step = self._batch, self._step
         if step.cache is None or not chunk:
             return chunk
@@ -201,7 +201,7 @@ class _Chunks:
     # -- one call ---------------------------------------------------------------------------------------
 
     def _call(self, part: list[int], start: float) -> list[Any]:
-        """The results of one call, one per item."""
+        """Return the results of one call, one per item."""
         batch, step, indices = self._batch, self._step, self._batch.order.indices
         batch.host.note(batch.order.id, indices[part[0]] if len(part) == 1 else SEVERAL)
         step.context.map_indices = [indices[position] for position in part]
@@ -267,7 +267,7 @@ class _Chunks:
             self._has_new_limit = None
 
     def _results(self, value: Any, count: int) -> list[Any]:
-        """What a call returned or yields, one result per item."""
+        """Return what a call returned or yields, one result per item."""
         name = self._step.options.name
         kind = classify(value)
         if type(value) is types.CoroutineType:

@@ -29,7 +29,7 @@ MAX_INLINE = 16_384
 
 
 def load_column(ref: Ref, what: str) -> list[Any]:
-    """The values behind a ref that needs no backend: of kind `local`, `inline`, `file` or `stored`.
+    """Return the values behind a ref that needs no backend: of kind `local`, `inline`, `file` or `stored`.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def load_column(ref: Ref, what: str) -> list[Any]:
 
 
 def bytes_of(ref: Ref) -> bytes:
-    """The bytes behind a ref of kind `inline`, `file` or `stored`, verified.
+    """Return the bytes behind a ref of kind `inline`, `file` or `stored`, verified.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def bytes_of(ref: Ref) -> bytes:
 
 
 def read_stored(ref: Ref) -> bytes:
-    """A column's bytes from the result store that the ref carries, verified.
+    """Return a column's bytes from the result store that the ref carries, verified.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def write_pack(folder: Path, name: str, columns: Sequence[bytes]) -> list[Ref]:
 
 
 def read_file(ref: Ref) -> bytes:
-    """A column's bytes from its file, verified.
+    """Return a column's bytes from its file, verified.
 
     Raises
     ------

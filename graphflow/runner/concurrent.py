@@ -162,7 +162,7 @@ class _Loop:
             self.batch.teller.hurry()
 
     def _has_slot(self) -> bool:
-        """Whether an item may begin now; else the loop looks again when the next slot opens."""
+        """Return whether an item may begin now; else the loop looks again when the next slot opens."""
         batch = self.batch
         assert batch.slots is not None
         if self._slot_timer is not None:
@@ -204,7 +204,7 @@ class _Loop:
     # -- items that block the loop, which no timeout of asyncio can end -----------------------------------
 
     def _guard(self) -> Guard | None:
-        """A guard for this thread, where every step has a timeout."""
+        """Return a guard for this thread, where every step has a timeout."""
         if any(step.limit is None for step in self.batch.steps):
             return None
         return watchdog().guard(self._stuck)
@@ -273,7 +273,7 @@ class _Item:
             self._loop.ended(self)
 
     async def _is_taken(self, step: Step, cache: StepCache) -> bool:
-        """Whether the item need not be executed; an equal one that is under way is waited for."""
+        """Return whether the item need not be executed; an equal one that is under way is waited for."""
         while True:
             if cache.take(self.position):
                 return True

@@ -66,7 +66,7 @@ class TaskView:
 
     @classmethod
     def of(cls, options: TaskOptions, fn: Callable[..., Any]) -> TaskView:
-        """The view of a task with these options."""
+        """Return the view of a task with these options."""
         return cls(options.name, options.tags, options.version, options.retry.retries, fn)
 
 
@@ -90,12 +90,12 @@ class Decision:
 
 
 def is_user_frame(frame: TracebackType) -> bool:
-    """Whether a traceback entry is outside the engine's own code."""
+    """Return whether a traceback entry is outside the engine's own code."""
     return not frame.tb_frame.f_code.co_filename.startswith(_OWN)
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback as text, without the engine's frames, bounded in size."""
+    """Return the traceback as text, without the engine's frames, bounded in size."""
     tb = error.__traceback__
     while tb is not None and not is_user_frame(tb):
         tb = tb.tb_next
@@ -110,7 +110,7 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """What it says, whatever its `__str__` does."""
+    """Return what it says, whatever its `__str__` does."""
     try:
         return str(error)
     except BaseException as broken:
@@ -140,7 +140,7 @@ class _Remade:
 
 
 def _pickled(made: Any) -> bytes | None:
-    """The bytes of an exception, None if it does not come back from them."""
+    """Return the bytes of an exception, None if it does not come back from them."""
     try:
         data: bytes = cloudpickle.dumps(made)
         return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
@@ -151,7 +151,7 @@ def _pickled(made: Any) -> bytes | None:
 def error_record(
     error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
 ) -> ErrorRecord:
-    """An exception as a record; its pickle is kept only if it can be restored."""
+    """Return an exception as a record; its pickle is kept only if it can be restored."""
     pickled: bytes | None = None
     if not is_local:
         pickled = _pickled(error)
@@ -229,7 +229,7 @@ class ErrorTable:
         self._lock = threading.Lock()
 
     def add(self, error: BaseException) -> int:
-        """The number of the error: above 0 of a full record, below of a variant."""
+        """Return the number of the error: above 0 of a full record, below of a variant."""
         tb = error.__traceback__
         code, at = None, 0
         if tb is not None:
@@ -268,7 +268,7 @@ class ErrorTable:
         return number if number is not None else self._add_new(kind, error, text)
 
     def variants(self) -> Variants | None:
-        """The variants so far, packed."""
+        """Return the variants so far, packed."""
         if not self._chunks:
             return None
         # Reports are made by other threads too, while the batch goes on.
@@ -348,7 +348,7 @@ class ErrorTable:
 
 
 def _is_text(error: BaseException) -> bool:
-    """Whether an exception is made of nothing but a text."""
+    """Return whether an exception is made of nothing but a text."""
     return len(error.args) == 1 and type(error.args[0]) is str and not error.__dict__
 
 
@@ -357,7 +357,7 @@ def _cause_of(error: BaseException) -> BaseException | None:
 
 
 def _parts(error: BaseException) -> Parts | None:
-    """What an exception is made of, if all of it is plain and small."""
+    """Return what an exception is made of, if all of it is plain and small."""
     try:
         made = error.__reduce__()
         if not isinstance(made, tuple) or made[0] is not type(error) or len(made) > 3:
@@ -373,7 +373,7 @@ def _parts(error: BaseException) -> Parts | None:
 
 
 def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
-    """What becomes of an item whose attempt raises such an exception, as far as the type alone tells.
+    """Return what becomes of an item whose attempt raises such an exception, as far as the type alone tells.
 
     The code in which it ends; less than 0, that code's negative, where it ends so only when no attempt is left; 0
     where it must be decided each time.
@@ -392,7 +392,7 @@ def sure_end(kind: type[BaseException], options: TaskOptions) -> int:
 
 
 def delay_after(attempt: int, options: TaskOptions) -> float:
-    """Seconds between a failed attempt (counted from 1) and the next one."""
+    """Return seconds between a failed attempt (counted from 1) and the next one."""
     retry = options.retry
     delay = retry.delay(attempt)
     return delay * (1 + random.random() * retry.jitter_factor) if retry.jitter_factor and delay else delay
@@ -408,7 +408,7 @@ def decide(
     label: Callable[[], str],
     map_index: int | None,
 ) -> Decision:
-    """What follows from an exception that an attempt (counted from 1) raised; the label is made where it is needed."""
+    """Return what follows from an exception that an attempt (counted from 1) raised; the label is made where it is needed."""
     if isinstance(error, Skip):
         return Decision(Code.SKIPPED, Code.SKIPPED)
     if isinstance(error, Pause):
@@ -432,7 +432,7 @@ def decide(
 
 
 def _asks_to_exit(error: BaseException) -> bool:
-    """Whether it is a SystemExit or KeyboardInterrupt, or a group that holds one."""
+    """Return whether it is a SystemExit or KeyboardInterrupt, or a group that holds one."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup((SystemExit, KeyboardInterrupt)) is not None
     return isinstance(error, SystemExit | KeyboardInterrupt)
@@ -470,7 +470,7 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 4
 
 
 def summarize(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The arguments of a call in at most 300 characters."""
+    """Return the arguments of a call in at most 300 characters."""
     parts = []
     for i, value in enumerate(args):
         name = f"{names[i]}=" if i < len(names) else ""

@@ -35,7 +35,7 @@ class BatchHost(Protocol):
     """Whether partial reports are delivered while a batch runs."""
 
     def load(self, ref: Ref) -> list[Any]:
-        """The values of a column."""
+        """Return the values of a column."""
         ...
 
     def store(
@@ -57,11 +57,11 @@ class BatchHost(Protocol):
         ...
 
     def is_stopped(self, run_id: str) -> bool:
-        """Whether the run asked its batches to stop."""
+        """Return whether the run asked its batches to stop."""
         ...
 
     def limit_of(self, run_id: str, node: int) -> float | None:
-        """The limit of a node's items in seconds, once it is known from the map's median."""
+        """Return the limit of a node's items in seconds, once it is known from the map's median."""
         ...
 
     def progress(self, report: Report) -> None:

@@ -103,7 +103,7 @@ def _ready(source: Input, order: BatchOrder, load: Loader) -> Ready:
 
 
 def digested(step: StepOrder, order: BatchOrder) -> bytes:
-    """The digests of what a step's items are mapped over: of the user's own sequences, in the order of the slots.
+    """Return the digests of what a step's items are mapped over: of the user's own sequences, in the order of the slots.
 
     Empty where there are none, or ranges alone: their values follow from the indices.
     """
@@ -112,7 +112,7 @@ def digested(step: StepOrder, order: BatchOrder) -> bytes:
 
 
 def _undamaged(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> Iterator[Any]:
-    """The entries of the parts; where a part is damaged, its items fail, and no others."""
+    """Yield the entries of the parts; where a part is damaged, its items fail, and no others."""
     for part in parts:
         try:
             yield from joined((part,), load)
@@ -121,12 +121,12 @@ def _undamaged(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> Iter
 
 
 def _checked(values: Sequence[Any]) -> Sequence[Any]:
-    """The values, marked if there are failures among them."""
+    """Return the values, marked if there are failures among them."""
     return MixedColumn(values) if isinstance(values, list) and FailedInput in map(type, values) else values
 
 
 def joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any]:
-    """The entries of the parts, one part after the other; a column that is taken whole is given itself.
+    """Return the entries of the parts, one part after the other; a column that is taken whole is given itself.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def joined(parts: Sequence[tuple[Ref, Sequence[int]]], load: Loader) -> list[Any
 
 
 def failed_input(value: Any) -> FailedInput | None:
-    """The failure that a value stands for, or holds in place of an element."""
+    """Return the failure that a value stands for, or holds in place of an element."""
     if type(value) is FailedInput:
         return value
     if type(value) is PartialList:
@@ -157,7 +157,7 @@ def failed_input(value: Any) -> FailedInput | None:
 
 
 def filled(template: Any, values: Sequence[Any]) -> Any:
-    """A template with the values of its slots in place of its holes."""
+    """Return a template with the values of its slots in place of its holes."""
     kind = type(template)
     if kind is Hole:
         return values[template.slot]
@@ -174,7 +174,7 @@ def filled(template: Any, values: Sequence[Any]) -> Any:
 def make_call(
     program: Program, slots: Sequence[Ready]
 ) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A function that gives the arguments of the call at a position."""
+    """Return a function that gives the arguments of the call at a position."""
     constants = [each.value if isinstance(each, Constant) else None for each in slots]
     lanes = [(number, each) for number, each in enumerate(slots) if not isinstance(each, Constant)]
     nested = program.has_nested
@@ -223,7 +223,7 @@ def make_call(
 def make_chunk_call(
     program: Program, slots: Sequence[Ready]
 ) -> Callable[[Sequence[int]], tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A function that gives the arguments of one call for several positions: a list, or part of an array, per input.
+    """Return a function that gives the arguments of one call for several positions: a list, or part of an array, per input.
 
     Constants are the same for all; a spread input becomes one list per place or name.
     """

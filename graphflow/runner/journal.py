@@ -46,7 +46,7 @@ class Journal:
 
 
 def executing(folder: Path, run_key: str, batch: int) -> int | None:
-    """The index that a batch was executing when its process died, or `SEVERAL`; None if no journal names the batch."""
+    """Return the index that a batch was executing when its process died, or `SEVERAL`; None if no journal names the batch."""
     token = _token(run_key)
     try:
         paths = list(folder.iterdir())

@@ -108,7 +108,7 @@ class _Argument:
                 self.column = slot
 
     def value(self, slots: Sequence[Ready], position: int) -> Any:
-        """The value at a position."""
+        """Return the value at a position."""
         if self.column is not None:
             return self.column[position]
         return self._of(self.source, slots, position)
@@ -123,7 +123,7 @@ class _Argument:
         return filled(source.template, [_value_at(each, position) for each in slots])
 
     def is_constant(self, slots: Sequence[Ready]) -> bool:
-        """Whether it is the same for all items."""
+        """Return whether it is the same for all items."""
         sources = self.source if isinstance(self.source, tuple) else (self.source,)
         return all(isinstance(slots[slot], Constant) for each in sources for slot in each.slots)
 
@@ -181,7 +181,7 @@ class KeyMaker:
         )
 
     def keys(self, positions: Sequence[int]) -> Keys:
-        """The keys of the items at these positions, in their order. Never raises."""
+        """Return the keys of the items at these positions, in their order. Never raises."""
         size = len(positions)
         if self._is_lost:
             # These items will not run: an input of theirs failed.
@@ -208,7 +208,7 @@ class KeyMaker:
     # -- one column ---------------------------------------------------------------------------------------
 
     def _by_column(self, positions: Sequence[int], plan: _Plan, argument: _Argument) -> Keys | None:
-        """The keys of items that differ in one argument; None where one of them needs a closer look."""
+        """Return the keys of items that differ in one argument; None where one of them needs a closer look."""
         column, encode = argument.column, self._encode
         assert column is not None
         try:
@@ -283,7 +283,7 @@ class KeyMaker:
     # -- plans --------------------------------------------------------------------------------------------
 
     def _shape(self, position: int) -> tuple[Any, ...]:
-        """How many arguments, or which, the spread inputs of an item give."""
+        """Return how many arguments, or which, the spread inputs of an item give."""
         shape = []
         for each in (*self._program.args, *self._program.kwargs.values()):
             if type(each) is Spread:
@@ -330,7 +330,7 @@ class KeyMaker:
         return plan
 
     def _constant(self, name: str, source: Any, argument: _Argument) -> bytes | None:
-        """The entry of an argument that is the same for all items; None for one that varies."""
+        """Return the entry of an argument that is the same for all items; None for one that varies."""
         told: bytes | None
         if source is inspect.Parameter.empty:
             told = self._spec.defaults.get(name)
@@ -349,7 +349,7 @@ class KeyMaker:
         return None
 
     def _remember(self, place: int | str, value: Any) -> bytes:
-        """The entry of a constant of the program, made once per process; not of one with files, which may change."""
+        """Return the entry of a constant of the program, made once per process; not of one with files, which may change."""
         mark = (self._spec.token, place)
         entry = _remembered.get(mark)
         if entry is None:
@@ -365,7 +365,7 @@ class KeyMaker:
         return entry
 
     def _shared(self, value: Any) -> bytes:
-        """The entry of another task's value that all items get; a large one is made once, not for each batch."""
+        """Return the entry of another task's value that all items get; a large one is made once, not for each batch."""
         mark = (self._spec.token, id(value))
         known = _seen.get(mark)
         if known is not None and known[0]() is value:
@@ -379,7 +379,7 @@ class KeyMaker:
         return entry
 
     def _named(self, shape: tuple[Any, ...]) -> dict[str, Any] | None:
-        """The arguments by name, with where each comes from; None where the call does not fit the function."""
+        """Return the arguments by name, with where each comes from; None where the call does not fit the function."""
         shapes = iter(shape)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
@@ -468,7 +468,7 @@ def _value_at(slot: Ready, position: int) -> Any:
 
 
 def _slots_in(template: Any) -> list[int]:
-    """The slots of the holes in a template."""
+    """Return the slots of the holes in a template."""
     kind = type(template)
     if kind is Hole:
         return [template.slot]
@@ -480,7 +480,7 @@ def _slots_in(template: Any) -> list[int]:
 
 
 def _is_failed(value: Any) -> bool:
-    """Whether a value stands for a failure, or holds one: its item does not run."""
+    """Return whether a value stands for a failure, or holds one: its item does not run."""
     return failed_input(value) is not None or (
         isinstance(value, list | tuple) and any(type(each) in (FailedInput, PartialList) for each in value)
     )

@@ -12,12 +12,12 @@ __all__ = ["default_label", "label_of"]
 
 
 def default_label(node: str, index: int | None) -> str:
-    """The label where the task names none."""
+    """Return the label where the task names none."""
     return node if index is None else f"{node}[{index}]"
 
 
 def label_of(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], context: TaskContext) -> str:
-    """The item's label: the template filled, or the callable's answer; the default if that raises."""
+    """Return the item's label: the template filled, or the callable's answer; the default if that raises."""
     maker = program.options.task_run_name
     try:
         parameters = _parameters(program, args, kwargs)

@@ -79,7 +79,7 @@ def _run(runner: asyncio.Runner, awaitable: Awaitable[Any], is_interrupted: Call
 
 
 def _left_a_task(error: BaseException) -> bool:
-    """Whether an exception that left an event loop was raised by a coroutine, and not by a signal between two."""
+    """Return whether an exception that left an event loop was raised by a coroutine, and not by a signal between two."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_flags & inspect.CO_COROUTINE for frame, _ in frames)
 

@@ -34,7 +34,7 @@ class Slots:
         self._next = 0
 
     def take(self) -> float | None:
-        """Take the slot that is open: 0.0. Else the seconds until the next one opens, or None if none is left.
+        """Take the slot that is open and return 0.0; else return the seconds until the next one opens, or None if none is left.
 
         Slots that were not taken in time are lost.
         """

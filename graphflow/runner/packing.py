@@ -95,7 +95,7 @@ def _packed(
 
 
 def _has_ended_well(step: Step, positions: Sequence[int]) -> bool:
-    """Whether no item of a task runs again, now or when the run is resumed."""
+    """Return whether no item of a task runs again, now or when the run is resumed."""
     return 0 not in part_of(step.states, positions).translate(_GOOD_TABLE)
 
 

@@ -124,7 +124,7 @@ class Progress:
                 self._flags[position] = _TOLD
 
     def last(self, reached: int | None = None) -> Sequence[int]:
-        """What the last report tells: of items that run in turn, up to `reached`."""
+        """Return what the last report tells: of items that run in turn, up to `reached`."""
         self.is_over = True
         if self._flags is None:
             assert reached is not None
@@ -133,7 +133,7 @@ class Progress:
 
 
 def _joined(positions: Sequence[int]) -> Sequence[int]:
-    """Ascending positions, as a range where they are one."""
+    """Return ascending positions, as a range where they are one."""
     if positions and positions[-1] - positions[0] + 1 == len(positions):
         return range(positions[0], positions[-1] + 1)
     return positions or range(0)
@@ -143,7 +143,7 @@ _Column = TypeVar("_Column", bound="list[Any] | bytearray | array[float] | array
 
 
 def part_of(column: _Column, positions: Sequence[int]) -> _Column:
-    """The entries of these positions, in their order."""
+    """Return the entries of these positions, in their order."""
     part: Any
     if isinstance(positions, range):
         part = column[positions.start : positions.stop]
@@ -154,7 +154,7 @@ def part_of(column: _Column, positions: Sequence[int]) -> _Column:
 
 
 def records_of(records: Sequence[Graft], positions: Sequence[int]) -> tuple[Graft, ...]:
-    """The grafts of these positions; in a report, a graft names the place there."""
+    """Return the grafts of these positions; in a report, a graft names the place there."""
     if not records:
         return ()
     if isinstance(positions, range):
@@ -166,7 +166,7 @@ def records_of(records: Sequence[Graft], positions: Sequence[int]) -> tuple[Graf
 
 
 def inputs_of(inputs: Mapping[int, str], positions: Sequence[int]) -> dict[int, str]:
-    """The texts of these positions, by their places in the report."""
+    """Return the texts of these positions, by their places in the report."""
     if not inputs:
         return {}
     # Another thread may add to it.

@@ -103,7 +103,7 @@ class Step:
         """Takes the calls of the item that runs, where items run one after the other."""
 
     def new_context(self) -> TaskContext:
-        """What the task may ask about itself; the item's place and attempt are filled in."""
+        """Return what the task may ask about itself; the item's place and attempt are filled in."""
         program = self.program
         return TaskContext(
             run_id=self._run_id,
@@ -119,7 +119,7 @@ class Step:
         )
 
     def new_recorder(self, context: TaskContext) -> FragmentRecorder:
-        """A recording for the calls that an item makes."""
+        """Return a recording for the calls that an item makes."""
         return FragmentRecorder(
             context=context,
             flow_parameters=self.program.flow_parameters,
@@ -138,7 +138,7 @@ class Step:
         self.dooms_rest = len(doomed) == len(self.rest) + 1 and not self.order.tolerates
 
     def prepare(self, slots: Sequence[Ready]) -> None:
-        """Take the inputs."""
+        """Prepare the inputs."""
         self.call = make_call(self.program, slots)
         if self.is_batched:
             self.call_chunk = make_chunk_call(self.program, slots)
@@ -172,7 +172,7 @@ class Step:
         return self._lost_constant is not None or bool(self._mixed)
 
     def lost_input(self, position: int) -> FailedInput | None:
-        """The failed upstream behind an input of an item, which then cannot run."""
+        """Return the failed upstream behind an input of an item, which then cannot run."""
         if self._lost_constant is not None:
             return self._lost_constant
         return next(
@@ -180,7 +180,7 @@ class Step:
         )
 
     def goes_on(self, position: int, steps: Sequence[Step]) -> bool:
-        """Whether it runs for an item, given how that ended at the earlier steps of its lane."""
+        """Return whether it runs for an item, given how that ended at the earlier steps of its lane."""
         codes = [
             Code.SKIPPED
             if steps[each].order.tolerates and steps[each].states[position] in _OWN_FAILURES
@@ -199,7 +199,7 @@ class Step:
         return False
 
     def digests(self, positions: Sequence[int]) -> bytes:
-        """The digests of the values that these items are mapped over; empty where they are not asked for."""
+        """Return the digests of the values that these items are mapped over; empty where they are not asked for."""
         digests = self._digests
         if not digests:
             return b""
@@ -208,11 +208,11 @@ class Step:
         return b"".join(digests[8 * position : 8 * position + 8] for position in positions)
 
     def name_of(self, index: int) -> str:
-        """How errors name an item."""
+        """Return how errors name an item."""
         return f"{self.context.node}[{index}]" if self.program.is_mapped else self.context.node
 
     def timed_out(self, index: int) -> ItemTimedOut:
-        """The error of an item whose time was up."""
+        """Return the error of an item whose time was up."""
         limit, factor = self.limit or 0.0, self.options.map_options.timeout_factor
         if factor is not None:
             text = f"{limit:.3g} s, which is timeout={factor * 100:g}% of the map's median"
@@ -221,7 +221,7 @@ class Step:
         return ItemTimedOut(f"{self.name_of(index)} ran longer than {text}")
 
     def upstream_failed(self, lost: FailedInput, index: int) -> GraphflowError:
-        """The error of an item of which an input failed."""
+        """Return the error of an item of which an input failed."""
         cause = lost.error
         if isinstance(cause, UpstreamFailed | SerializationError | ResultDamaged):
             # An argument that could not be sent, or read, is the item's own failure.

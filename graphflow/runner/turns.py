@@ -56,7 +56,7 @@ def wait_for_slot(batch: Batch, slots: Slots, *, is_first: bool) -> bool:
 
 
 def _run_plain(batch: Batch) -> int:
-    """The short way for steps with nothing around their calls: all that happens per item is here."""
+    """Return the short way for steps with nothing around their calls: all that happens per item is here."""
     steps, indices, note, number = batch.steps, batch.order.indices, batch.host.note, batch.order.id
     odd_types, clock, started, deadline = batch.odd_types, time.perf_counter, batch.started, batch.deadline
     is_chain, add_error, drops = len(steps) > 1, batch.errors.add, bool(batch.dropping)
@@ -147,7 +147,7 @@ def _run_plain(batch: Batch) -> int:
 
 
 def _may_be_interrupt(error: BaseException) -> bool:
-    """Whether an item may have ended by Ctrl-C: that is no `Exception`, or is what one comes from."""
+    """Return whether an item may have ended by Ctrl-C: that is no `Exception`, or is what one comes from."""
     return error.__context__ is not None or not isinstance(error, Exception)
 
 
@@ -187,7 +187,7 @@ def _run_rest(batch: Batch, last: Step, position: int) -> None:
 
 
 def run_step(batch: Batch, step: Step, position: int, careful: _Careful | None) -> bool:
-    """One item at one step with everything that may surround it: timeout, label, retries without delay.
+    """Return one item at one step with everything that may surround it: timeout, label, retries without delay.
 
     Returns whether an attempt may have ended by Ctrl-C.
     """

@@ -147,7 +147,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def guard(self, on_stuck: Callable[[], None] | None) -> Guard:
-        """A guard for the calling thread."""
+        """Return a guard for the calling thread."""
         guard = Guard(self, on_stuck)
         self.watch(guard)
         return guard
@@ -199,5 +199,5 @@ _DOG = Watchdog()
 
 
 def watchdog() -> Watchdog:
-    """The watchdog of this process."""
+    """Return the watchdog of this process."""
     return _DOG

@@ -80,7 +80,7 @@ class Header:
 
 
 def refs_of(order: BatchOrder) -> list[Ref]:
-    """All columns that an order's inputs refer to."""
+    """Return all columns that an order's inputs refer to."""
     refs: dict[int, Ref] = {}
     for each in order.inputs:
         if isinstance(each, Whole | Elements):
@@ -114,7 +114,7 @@ class OrderEncoder:
             self._program(order.run_id, step)
 
     def encode(self, order: BatchOrder, *, is_strict: bool = False) -> bytes:
-        """The bytes of an order.
+        """Return the bytes of an order.
 
         An input that cannot be pickled becomes the failure of its item, unless `is_strict`.
 
@@ -222,7 +222,7 @@ class OrderEncoder:
 
 
 def _mended(source: Input) -> Input:
-    """The input with what cannot be pickled replaced by the reason."""
+    """Return the input with what cannot be pickled replaced by the reason."""
     if isinstance(source, Literals):
         return Literals([_carried(value) for value in source.values])
     if isinstance(source, Column):
@@ -261,7 +261,7 @@ def _module_name(fn: Any) -> str | None:
 
 
 def _is_importable(module: types.ModuleType) -> bool:
-    """Whether a fresh process with this one's `sys.path` would import the same file."""
+    """Return whether a fresh process with this one's `sys.path` would import the same file."""
     try:
         parts = module.__name__.split(".")
         for depth in range(1, len(parts)):
@@ -276,7 +276,7 @@ def _is_importable(module: types.ModuleType) -> bool:
 
 
 def _project_modules(module: types.ModuleType) -> list[types.ModuleType]:
-    """The module and the user's other modules beside it."""
+    """Return the module and the user's other modules beside it."""
     folder = Path(str(module.__file__)).parent
     found = [module]
     for each in list(sys.modules.values()):
@@ -298,7 +298,7 @@ def _project_modules(module: types.ModuleType) -> list[types.ModuleType]:
 def decode_order(
     header: Header, load_program: Callable[[str, bytes | Ref], Program], load_bytes: Callable[[Ref], bytes]
 ) -> BatchOrder:
-    """The order behind a header; raises whatever user code raises as it is unpickled."""
+    """Return the order behind a header; raises whatever user code raises as it is unpickled."""
     programs = [load_program(key, data) for key, data in header.programs]
     inputs = pickle.loads(load_bytes(header.inputs) if isinstance(header.inputs, Ref) else header.inputs)
     steps = tuple(
@@ -343,7 +343,7 @@ def decode_order(
 
 
 def refused_report(header: Header | BatchOrder, error: BaseException, *, worker: str) -> Report:
-    """The report of a batch that could not begin: all its items fail with the error."""
+    """Return the report of a batch that could not begin: all its items fail with the error."""
     if isinstance(header, BatchOrder):
         batch, nodes = header.id, tuple(step.node for step in header.steps)
         tries: Sequence[bytes | None] = [step.tries for step in header.steps]
@@ -380,7 +380,7 @@ def refused_report(header: Header | BatchOrder, error: BaseException, *, worker:
 
 
 def unbegun_report(header: Header, *, worker: str) -> Report:
-    """The report of a batch that gives itself back whole."""
+    """Return the report of a batch that gives itself back whole."""
     return Report(
         batch=header.batch,
         worker=worker,
@@ -393,7 +393,7 @@ def unbegun_report(header: Header, *, worker: str) -> Report:
 
 
 def encode_report(report: Report) -> bytes:
-    """The bytes of a report; fragments are pickled inside it."""
+    """Return the bytes of a report; fragments are pickled inside it."""
     steps = []
     for step in report.steps:
         if not step.grafts:
@@ -415,7 +415,7 @@ def encode_report(report: Report) -> bytes:
 
 
 def decode_report(data: bytes) -> Report:
-    """The report behind bytes; a fragment that does not load here becomes an error record."""
+    """Return the report behind bytes; a fragment that does not load here becomes an error record."""
     report: Report = pickle.loads(data)
     if not any(step.grafts for step in report.steps):
         return report

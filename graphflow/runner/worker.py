@@ -48,7 +48,7 @@ class _Process:
         self.local = threading.local()
 
     def journal(self, folder: Path) -> Journal:
-        """The calling thread's journal."""
+        """Return the calling thread's journal."""
         kept: dict[Path, Journal] | None = getattr(self.local, "journals", None)
         if kept is None:
             kept = self.local.journals = {}
@@ -131,7 +131,7 @@ class WorkerHost:
             self.note = self._journal.note  # type: ignore[method-assign]
 
     def load_bytes(self, ref: Ref) -> bytes:
-        """The bytes behind a ref."""
+        """Return the bytes behind a ref."""
         if ref.kind in ("inline", "file", "stored"):
             return bytes_of(ref)
         try:
@@ -140,7 +140,7 @@ class WorkerHost:
             raise ValueUnavailable(f"a stored value ({ref.id}) did not reach the worker") from None
 
     def load_program(self, key: str, data: bytes | Ref) -> Program:
-        """A program, unpickled once per process."""
+        """Return a program, unpickled once per process."""
         with _PROCESS.lock:
             known = _PROCESS.programs.get(key)
             if known is not None:
@@ -161,7 +161,7 @@ class WorkerHost:
         return program
 
     def load(self, ref: Ref) -> list[Any]:
-        """The values of a column, kept for the next batch."""
+        """Return the values of a column, kept for the next batch."""
         key = f"{self._header.run_id}/{ref.id}"
         if ref.kind != "inline":
             with _PROCESS.lock:
@@ -184,7 +184,7 @@ class WorkerHost:
     def store(
         self, columns: Sequence[list[Any]], *, travels: bool = False, packed: Sequence[Packed | None] = ()
     ) -> list[Ref | SerializationFailure]:
-        """Columns as bytes: inline where they are small, else where they are stored anyway, else as `_keep` finds a place."""
+        """Return columns as bytes: inline where they are small, else where they are stored anyway, else as `_keep` finds a place."""
         known = packed or [None] * len(columns)
         encoded = [
             (each.data, each.errors) if each is not None else encode(column)
@@ -213,7 +213,7 @@ class WorkerHost:
         ]
 
     def _keep(self, name: str, blocks: Sequence[bytes], travels: bool) -> list[Ref]:
-        """A place for columns: inline where they are small, else in one file, else on this worker."""
+        """Return a place for columns: inline where they are small, else in one file, else on this worker."""
         is_small = sum(map(len, blocks)) <= MAX_INLINE
         # The batch's task in Dask, which would hold them, ends later or never where they travel.
         if is_small or (self._folder is None and (travels or self._is_ending)):
@@ -233,7 +233,7 @@ class WorkerHost:
         """Do nothing: without a shared disk there is no journal."""
 
     def is_stopped(self, run_id: str) -> bool:
-        """Whether the run asked its batches to stop."""
+        """Return whether the run asked its batches to stop."""
         return run_id in _PROCESS.stopped
 
     def limit_of(self, run_id: str, node: int) -> float | None:

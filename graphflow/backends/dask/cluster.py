@@ -217,7 +217,7 @@ class DaskBackend:
         )
 
     def capacity(self) -> Capacity:
-        """One slot per thread of all workers; of an own cluster, one per process."""
+        """Return one slot per thread of all workers; of an own cluster, one per process."""
         return self._capacity
 
     def check(self, options: TaskOptions) -> None:
@@ -265,7 +265,7 @@ class DaskBackend:
         self._client.subscribe_topic(topic, lambda event: self._on_report(run_id, event[1]))
 
     def folder_of(self, run_id: str) -> Path | None:
-        """Where an open run keeps the values that workers share with this process."""
+        """Return where an open run keeps the values that workers share with this process."""
         state = self._runs.get(run_id)
         return state.folder if state is not None else None
 
@@ -353,7 +353,7 @@ class DaskBackend:
             self._broken(error)
 
     def _share(self, data: bytes) -> Ref:
-        """Bytes that all workers reach, sent once."""
+        """Return bytes that all workers reach, sent once."""
         assert self._client is not None and self._base is not None
         name = f"shared-{uuid.uuid4().hex}"
         if self._shares_disk:
@@ -615,7 +615,7 @@ class DaskBackend:
         return False
 
     def fetch(self, refs: Sequence[Ref]) -> list[list[Any]]:
-        """The values of columns, each fetched once."""
+        """Return the values of columns, each fetched once."""
         return [self._fetch(ref) for ref in refs]
 
     def _fetch(self, ref: Ref) -> list[Any]:

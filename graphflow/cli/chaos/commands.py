@@ -43,7 +43,9 @@ def _checked_backend(text: str | None) -> str | None:
 def chaos(
     target: Annotated[
         str,
-        typer.Argument(help="file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"),
+        typer.Argument(
+            help="The flow: file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"
+        ),
     ],
     param: Annotated[
         list[str] | None,

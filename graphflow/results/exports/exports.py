@@ -307,7 +307,7 @@ def read_export(
         What stands for an item without a value (it failed, was skipped, or is not written yet): `"raise"` an error where it
         is asked for, or `"none"`.
     storage_options
-        What opens a URL, as fsspec takes it.
+        Options for fsspec to open a URL.
     allow_unsigned
         Whether to load pickles that were not signed with this installation's keys; they can run any code.
 
