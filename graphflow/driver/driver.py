@@ -461,7 +461,7 @@ class Driver:
             self.failure = error
             self._outbox.clear()
             if not isinstance(error, BackendError):
-                # What runs on would be told to nobody.
+                # The results of what still runs would be lost.
                 self.backend.stop(self.run_id, hard=True)
             self._notify()
 

@@ -140,7 +140,7 @@ class CatalogHistory(ABC):
 
     def _missing(self, text: str) -> RunNotFound:
         return RunNotFound(
-            f"no run goes by {text!r} {self._where}: it is an id, the beginning of one, a name, @latest or"
+            f"no run matches {text!r} {self._where}; use an id, a unique prefix of one, a name, @latest or"
             " @latest-failed. `graphflow runs ls` lists them"
         )
 

@@ -467,7 +467,7 @@ OPTIONS: tuple[Option, ...] = (
         "refresh_cache",
         "bool | None",
         "None",
-        "Whether its tasks make results anew where they do not set it themselves: see `task`.",
+        "Whether its tasks recompute cached results, unless they set it themselves: see `task`.",
     ),
     Option(
         "flow",
