@@ -132,19 +132,19 @@ def test_runs_are_listed_filtered_and_paged(failed: str, cli: Cli) -> None:
     ("arguments", "says"),
     [
         (["ls", "--state", "Done"], "unknown state 'Done'; the states are Pending"),
-        (["ls", "--since", "soon"], "'soon' is no time"),
+        (["ls", "--since", "soon"], "'soon' is not a time"),
         (["ls", "--limit", "0"], "--limit"),
-        (["items", "@latest"], "has 2 maps (load, add): name the node"),
+        (["items", "@latest"], "has 2 maps (load, add); choose a node"),
         (["items", "@latest", "loda"], "this run has no node 'loda'; its nodes: load, add"),
         (["items", "@latest", "load", "--state", "x"], "unknown state 'x'"),
         (["show", "@latest", "--node", "load", "--index", "99"], "there is no item 99"),
         (["logs", "@latest", "-f", "-o", "json"], "use -o jsonl"),
         (["logs", "@latest", "--level", "loud"], "unknown level 'loud'"),
         (["logs", "@latest", "--node", "x"], "no node 'x'"),
-        (["result", "@latest", "--index", "3"], "item 3 of which node"),
+        (["result", "@latest", "--index", "3"], "--index 3 needs a node"),
         (["retry", "@latest", "--failed", "--node", "load"], "not both"),
         (["retry", "@latest", "--node", "load", "--index", "8"], "there is no item 8"),
-        (["retry", "@latest", "--node", "load", "--index", "x"], "'x' in 'x' is no index"),
+        (["retry", "@latest", "--node", "load", "--index", "x"], "'x' in 'x' is not a map index"),
         (["retry", "@latest", "--index", "1"], "has 2 maps"),
         (["update", "@latest", "load", "x"], "is not a setting"),
         (["rm", "@latest"], "no way to confirm; use --yes"),
@@ -176,7 +176,7 @@ def test_a_run_is_shown_with_what_failed(failed: str, cli: Cli) -> None:
 
 def test_items_are_listed_in_pages_with_their_values(failed: str, cli: Cli) -> None:
     first = cli("runs", "items", failed, "load", "--limit", "2", "--values")
-    assert "load[1]" in first.out and "10" in first.out and "6 more: --start 2" in first.err
+    assert "load[1]" in first.out and "10" in first.out and "6 more; use --start 2" in first.err
     documents = lines(cli("runs", "items", failed, "add", "--start", "2", "--values", "-o", "jsonl").out)
     assert [each["index"] for each in documents] == [2, 3, 4, 5, 6, 7]
     assert (

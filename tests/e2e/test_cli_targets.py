@@ -91,7 +91,7 @@ def test_the_files_own_flow_is_meant_and_not_one_that_it_imports(cli: Cli, folde
     [
         (ONE_FLOW, "job.py:doubles", ["there is no file 'job.py'; did you mean 'jobs.py'?"]),
         (ONE_FLOW, "nowhere/job.py:doubles", ["there is no folder 'nowhere' either"]),
-        (ONE_FLOW, "jobs.py:", ["the target 'jobs.py:' must be file.py:flow"]),
+        (ONE_FLOW, "jobs.py:", ["the target 'jobs.py:' is not of the form file.py:flow"]),
         (ONE_FLOW, "jobs.py:dubbles", ["there is no flow 'dubbles' in jobs.py; did you mean 'doubles'?"]),
         (ONE_FLOW, "jobs.py:double", ["'double' in jobs.py is a task, not a flow; flows there: doubles"]),
         (
@@ -100,7 +100,7 @@ def test_the_files_own_flow_is_meant_and_not_one_that_it_imports(cli: Cli, folde
             ["contains 2 flows: doubles, nothing; choose one, such as jobs.py:doubles"],
         ),
         ("x = 1\n", "jobs.py", ["jobs.py contains no flow; decorate a function with @flow"]),
-        ("x = 1\n", "jobs.py:x", ["jobs.py holds no flow", "('x' is an int)"]),
+        ("x = 1\n", "jobs.py:x", ["jobs.py contains no flow", "('x' is an int)"]),
         (ONE_FLOW, "job:doubles", ["there is no module 'job'", "did you mean 'jobs.py'?"]),
         (ONE_FLOW, "no.such.module:doubles", ["there is no module 'no.such.module'"]),
         (ONE_FLOW, "not-a-name:doubles", ["'not-a-name' is neither a file nor a module's name"]),

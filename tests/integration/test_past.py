@@ -262,10 +262,10 @@ def test_a_value_that_was_not_kept_says_why(history: RunHistory) -> None:
         ValueUnavailable, match=r"the value of secret\[1\] was not stored: .*persist_result=False"
     ):
         run.nodes["secret"].items[1].value
-    with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not kept"):
+    with pytest.raises(ValueUnavailable, match=r"secret\[0\] was not stored"):
         run.nodes["secret"].result()
     assert run.nodes["lock"].items[2].result() == 2
-    with pytest.raises(ValueUnavailable, match=r"lock\[1\] was not kept"):
+    with pytest.raises(ValueUnavailable, match=r"lock\[1\] was not stored"):
         run.nodes["lock"].items[1].result()
 
 
