@@ -40,7 +40,7 @@ class Writer(Protocol):
         ...
 
     def strand(self) -> None:
-        """Let everything go as it is, as when this process is killed."""
+        """Close everything as it is, as when this process is killed."""
         ...
 
 
@@ -48,7 +48,7 @@ class Lock(Protocol):
     """What shows others on this machine that the driver lives."""
 
     def release(self) -> None:
-        """Let it go; calling it again does nothing."""
+        """Release it; calling it again does nothing."""
         ...
 
 

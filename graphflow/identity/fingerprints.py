@@ -216,7 +216,7 @@ class _Reader:
                     self._variable(space, name)
 
     def _variable(self, space: Mapping[str, Any], name: str) -> None:
-        """A global that is neither code nor a constant: it may change while the program runs, so its definition counts.
+        """Add a global that is neither code nor a constant: its definition counts, as its value may change at run time.
 
         Its value counts only where the definition cannot be read.
         """

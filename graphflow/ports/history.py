@@ -138,7 +138,7 @@ class History(Protocol):
         ...
 
     def answer_of(self, request: int) -> str | None:
-        """What the driver answered: None until it did, empty where all is well. For one that is gone, that is said."""
+        """Return the driver's answer: None until there is one, empty if it succeeded. For one that is gone, that is said."""
         ...
 
     def verify(self, run_id: str) -> list[str]:

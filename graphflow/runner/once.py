@@ -85,10 +85,10 @@ def indeterminate(
     """
     who = f"process {claim.holder.pid} on {claim.holder.host} (run {claim.run_id})"
     text = (
-        f"{name} was executed by {who}, and runs once only. Its result in {store.url} was "
+        f"{name} was executed by {who}, and its task has run_once=True. Its result in {store.url} was "
         f"{other_key(signer, store)}, so it is ignored: {SHARE_KEY}, then resume the run"
         if signer
-        else f"{name} was begun by {who}, which died without a result: it may or may not have done its "
+        else f"{name} was started by {who}, which died without a result: it may or may not have done its "
         f"work, and its task has run_once=True. Find out, then allow it to run again with `graphflow cache release {key.hex()}`"
     )
     error = IndeterminateError(

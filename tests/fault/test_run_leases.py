@@ -89,7 +89,7 @@ def test_a_driver_that_was_stopped_for_longer_than_its_lease_writes_nothing_more
     found = sleeper.result()
     assert found.get("error") == "LeaseLost", found
     assert found["state"] == "Crashed"
-    assert "can write nothing more" in found["message"]
+    assert "writes are now refused" in found["message"]
     again = stage.look("run-1")
     assert again["written"]["1"] == seen["written"]["1"] and again["wrong"] == []
     # What it had sent already may still end, nothing else begins.

@@ -58,7 +58,7 @@ class Workers:
         path.write_text(token)
         found = self._client.run(probe(), str(path))
         if not found and not self.is_elastic:
-            raise BackendError(f"{self._name} has no workers; start some, then run again")
+            raise BackendError(f"{self._name} has no workers; start some, then run the flow again")
         for worker, facts in found.items():
             check_facts(worker, facts)
         loopback = self._client.scheduler is not None and re.match(
