@@ -86,7 +86,7 @@ def _item_of(run: Run, name: str, index: int | None) -> tuple[Node, Item]:
         raise NotFound(f"run {run.id} has no node {name!r}; it has {names}")
     node = run.nodes[name]
     if node.is_mapped and index is None:
-        raise ValueError(f"{name} is a map of {len(node.items):,} items; say which one, such as '{name}[0]'")
+        raise ValueError(f"{name} is a map of {len(node.items):,} items; choose one, such as '{name}[0]'")
     if (index or 0) >= len(node.items):
         raise NotFound(f"{name} has {count_text(len(node.items), 'item')}; there is no item {index}")
     return node, node.items[index or 0]

@@ -50,7 +50,7 @@ def value_of(run: RecordedRun, node: str | None = None, index: int | None = None
     """
     if node is None:
         if index is not None:
-            raise ValueError(f"item {index} of which node? Name the node too")
+            raise ValueError(f"--index {index} needs a node; use --node too")
         if not run.is_over:
             raise ValueUnavailable(f"run {run.name} is {run.state_name}; it has no value yet")
         return run.result()

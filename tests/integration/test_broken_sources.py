@@ -271,4 +271,4 @@ def test_a_history_and_the_terminal_tell_what_the_iterator_raised_beside_failed_
         texts = [str(error) for error in node.exception.exceptions]
         assert texts[0] == "item" and "broke" in texts[-1]
         show_failures(each, make_console(stdout=True))
-        assert "picky failed beside its items: OSError: broke" in capsys.readouterr().out
+        assert "picky failed apart from its items: OSError: broke" in capsys.readouterr().out
