@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 # Loaded here, before the function `dask` is made: who loads it later puts the folder in the function's place.
 import graphflow.backends.dask  # noqa: F401
-from graphflow.backends.automatic.holder import shared_holder
+from graphflow.backends.automatic.shared_cluster import shared_cluster_of
 from graphflow.backends.automatic.switching import LocalBackend, cores
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
 from graphflow.errors import BackendError
@@ -126,7 +126,7 @@ _HINT = (
 
 def _shared_local(slots: int | None) -> LocalBackend:
     """Return a local backend for one run; its worker processes stay warm for the next one."""
-    return LocalBackend(slots, holder=shared_holder(slots or cores()))
+    return LocalBackend(slots, shared=shared_cluster_of(slots or cores()))
 
 
 def _by_name(spec: str) -> Backend:

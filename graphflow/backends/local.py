@@ -251,7 +251,7 @@ class InlineBackend(_LocalBackend):
         """Do nothing."""
 
 
-class _Flight:
+class _Sent:
     """A batch that the pool has; `host` is set when it begins."""
 
     __slots__ = ("host", "order")
@@ -280,7 +280,7 @@ class ThreadsBackend(_LocalBackend):
         self._slots = slots or min(32, (os.cpu_count() or 1) + 4)
         self._orders: queue.SimpleQueue[BatchOrder | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._flying: dict[tuple[str, int], _Flight] = {}
+        self._sent: dict[tuple[str, int], _Sent] = {}
         self._names = 0
         self._lock = threading.Lock()
         self._is_closed = False
@@ -299,7 +299,7 @@ class ThreadsBackend(_LocalBackend):
         with self._lock:
             if self._is_closed:
                 raise BackendError(f"{self.name} is closed")
-            self._flying[(order.run_id, order.id)] = _Flight(order)
+            self._sent[(order.run_id, order.id)] = _Sent(order)
             if len(self._threads) < self._slots:
                 self._add_thread()
         self._orders.put(order)
@@ -330,7 +330,7 @@ class ThreadsBackend(_LocalBackend):
             progress = partial(self._go_on, order)
             host = LocalHost(thread.name, self, give_up, progress)
             with self._lock:
-                flight = self._flying.get((order.run_id, order.id))
+                flight = self._sent.get((order.run_id, order.id))
                 # What was stopped or taken back stays in the queue.
                 if flight is None or flight.order is not order or flight.host is not None:
                     continue
@@ -356,11 +356,11 @@ class ThreadsBackend(_LocalBackend):
         taken: list[BatchOrder] = []
         with self._lock:
             for batch in batches:
-                flight = self._flying.get((run_id, batch))
+                flight = self._sent.get((run_id, batch))
                 if flight is None:
                     continue
                 if flight.host is None:
-                    del self._flying[(run_id, batch)]
+                    del self._sent[(run_id, batch)]
                     taken.append(flight.order)
                 elif flight.order.slice_seconds is not None:
                     flight.host.is_recalled = True
@@ -368,14 +368,14 @@ class ThreadsBackend(_LocalBackend):
 
     def _end(self, order: BatchOrder, event: BackendEvent) -> None:
         with self._lock:
-            if self._flying.pop((order.run_id, order.id), None) is None:
+            if self._sent.pop((order.run_id, order.id), None) is None:
                 return
         self._deliver(order.run_id, event)
 
     def _go_on(self, order: BatchOrder, report: Report) -> None:
         """Deliver a report of a batch that has not ended."""
         with self._lock:
-            if (order.run_id, order.id) not in self._flying:
+            if (order.run_id, order.id) not in self._sent:
                 return
         self._deliver(order.run_id, BatchDone(report))
 
@@ -396,9 +396,9 @@ class ThreadsBackend(_LocalBackend):
         if not hard:
             return
         with self._lock:
-            lost = [key for key in self._flying if key[0] == run_id]
+            lost = [key for key in self._sent if key[0] == run_id]
             for key in lost:
-                del self._flying[key]
+                del self._sent[key]
             old, self._threads = self._threads, []
             for _ in old:
                 self._orders.put(None)

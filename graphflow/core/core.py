@@ -3,7 +3,7 @@
 `Core.handle(event, now)` returns commands. Work per event is O(items reported + out-degree).
 The idea of such a machine: distributed's `worker_state_machine`, and FoundationDB's simulated cluster.
 Its parts: `opening` (when a stage starts, how wide it is), `queues` (what runs next), `outcomes` (how
-things end), `failures` (where a failure comes from, who saw it), `landing` (which items a report tells of),
+things end), `causes` (where a failure comes from, who saw it), `landing` (which items a report tells of),
 `limits` (the options of maps that follow from others, or from what items took); `lanes` and `plan` decide,
 `nodes` and `state` hold.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from graphflow.core import events as ev
 from graphflow.core.batching import updated_mean
-from graphflow.core.failures import hand_over, root_of
+from graphflow.core.causes import hand_over, root_of
 from graphflow.core.halting import Halter
 from graphflow.core.landing import grouped, landed
 from graphflow.core.limits import learn_limit, limit_stage
@@ -36,7 +36,7 @@ from graphflow.core.outcomes import (
     set_width,
 )
 from graphflow.core.plan import depth_of, stage_to_join
-from graphflow.core.queues import MAX_CRASHES, Dispatcher
+from graphflow.core.queues import MAX_CRASHES, Queues
 from graphflow.core.state import (
     DependencyEnded,
     ItemsEndedUpstream,
@@ -72,10 +72,10 @@ class Core:
 
     def __init__(self, *, capacity: Capacity, batches: int = 0) -> None:
         self.run = RunState(capacity=capacity)
-        self.dispatcher = Dispatcher(self.run, batches=batches)
-        self.opener = Opener(self.run, self.dispatcher)
-        self.halter = Halter(self.run, self.dispatcher, self.opener)
-        self.streams = Streams(self.run, self.dispatcher, self.halter)
+        self.queues = Queues(self.run, batches=batches)
+        self.opener = Opener(self.run, self.queues)
+        self.halter = Halter(self.run, self.queues, self.opener)
+        self.streams = Streams(self.run, self.queues, self.halter)
         self.is_finished = False
         self._stages = 0
         self._grafts_out = 0
@@ -113,7 +113,7 @@ class Core:
         self._handlers[type(event)](event)
         self._release_due()
         self._work_off()
-        self.dispatcher.dispatch()
+        self.queues.dispatch()
         self._set_timer()
         self._check_finish()
         return commands
@@ -149,8 +149,8 @@ class Core:
             and not self._retries
             and not self._grafts_out
             and not self.run.is_paused
-            and not self.dispatcher.is_starved
-            and self.dispatcher.due is None
+            and not self.queues.is_starved
+            and self.queues.due is None
             and not any(book.stage.pulling or book.stage.paused for book in self.books.values())
         )
 
@@ -295,7 +295,7 @@ class Core:
         if report.held:
             flight.held = report.held
         else:
-            self.dispatcher.land(report.batch)
+            self.queues.land(report.batch)
         self.run.commands.append(ev.CommitReport(report, done))
         for step in report.steps:
             self._apply(stage, step, done)
@@ -311,28 +311,28 @@ class Core:
         if stage.rate is not None and len(done):
             busy = sum(sum(step.durations) for step in report.steps)
             stage.busy_seconds = updated_mean(stage.busy_seconds, elapsed=busy, items=len(done))
-        self.dispatcher.hand_back(flight, rest)
+        self.queues.hand_back(flight, rest)
         let_items_go(self.run, stage)
         if self.is_stopping:
             for node in flight.nodes:
                 self._cancel(self.books[node], done)
         elif not flight.is_fresh:
             self.opener.continue_lanes(stage, done)
-        self.dispatcher.enqueue(stage)
+        self.queues.enqueue(stage)
 
     def _found(self, flight: Flight, report: Report) -> None:
-        """Note whether results were found, and give back the turns of a batch that executed nothing."""
+        """Note whether results were found, and give back the starting slots of a batch that executed nothing."""
         stage = flight.stage
         found = sum(step.states.count(Code.CACHED) for step in report.steps)
         stage.has_found = found > 0
         if (
-            flight.turns is not None
+            flight.starting_slots is not None
             and flight.held is None
             and found == len(report.steps) * report.reached > 0
         ):
             if stage.pacer is not None:
-                stage.pacer.give_back(flight.turns)
-            flight.turns = None
+                stage.pacer.give_back(flight.starting_slots)
+            flight.starting_slots = None
 
     def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
         book = self.books[step.node]
@@ -379,7 +379,7 @@ class Core:
                     heapq.heappush(self._retries, (due, stage.id, step.node, array("I", group)))
 
     def _lost(self, event: ev.BatchWasLost) -> None:
-        crashed = self.dispatcher.lost(event)
+        crashed = self.queues.lost(event)
         if crashed is not None:
             self.opener.continue_lane(*crashed)
 
@@ -439,7 +439,7 @@ class Core:
         self.opener.continue_lanes(book.stage, ready)
 
     def _set_timer(self) -> None:
-        ends = [self.dispatcher.due, self._retries[0][0] if self._retries else None]
+        ends = [self.queues.due, self._retries[0][0] if self._retries else None]
         due = min((end for end in ends if end is not None), default=None)
         if due is not None and (self._timer is None or due < self._timer):
             self._timer = due
@@ -459,7 +459,7 @@ class Core:
             book.stage.batch_size = event.batch_size or None
         limit_stage(book.stage, self.books)
         check_tolerance(self.run, book)
-        self.dispatcher.enqueue(book.stage)
+        self.queues.enqueue(book.stage)
 
     def _pause(self, event: ev.PauseRequested) -> None:
         self.run.is_paused = event.is_paused

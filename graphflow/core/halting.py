@@ -8,7 +8,7 @@ from graphflow.core import events as ev
 from graphflow.core.nodes import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.core.opening import Opener
 from graphflow.core.outcomes import end_if_complete, end_items, set_width
-from graphflow.core.queues import Dispatcher
+from graphflow.core.queues import Queues
 from graphflow.core.state import LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.policies import all_successful
@@ -26,13 +26,13 @@ class Halter:
     ----------
     run
         The run's state.
-    dispatcher, opener
+    queues, opener
         Where the rest of the stage continues: nodes that do not need the map are not affected.
     """
 
-    def __init__(self, run: RunState, dispatcher: Dispatcher, opener: Opener) -> None:
+    def __init__(self, run: RunState, queues: Queues, opener: Opener) -> None:
         self._run = run
-        self._dispatcher = dispatcher
+        self._queues = queues
         self._opener = opener
 
     def halt(self, book: NodeBook) -> None:
@@ -40,7 +40,7 @@ class Halter:
         run, stage = self._run, book.stage
         if book.is_final or run.is_stopping:
             return
-        waiting = self._dispatcher.empty(stage)
+        waiting = self._queues.empty(stage)
         self._keep(stage)
         self._cut_short(stage)
         under_way = [flight for flight in run.flights.values() if book.node.id in flight.nodes]
@@ -105,7 +105,7 @@ class Halter:
         has_more = len(stage.exhausted) < len(stage.pulled)
         if run.is_stopping or not has_more or run.leader_of(stage).is_final:
             return
-        waiting = self._dispatcher.empty(stage)
+        waiting = self._queues.empty(stage)
         self._keep(stage)
         self._cut_short(stage, is_wanted=True)
         under_way = [flight for flight in run.flights.values() if flight.stage is stage]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import ClassVar
 
-from graphflow.core.pacing import Pacer, Turns
+from graphflow.core.pacing import Pacer, StartingSlots
 from graphflow.graph.graph import Dep, DepKind, Node
 from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions
 from graphflow.model.reports import ValueInfo
@@ -385,7 +385,7 @@ class Flight:
     is_fresh: bool
     running: int = 1
     held: Sequence[int] | None = None
-    turns: Turns | None = None
+    starting_slots: StartingSlots | None = None
     """What it reserved of a rate."""
 
     def out(self) -> Sequence[int]:

@@ -17,7 +17,7 @@ from graphflow.core.nodes import (
     packed,
 )
 from graphflow.core.outcomes import announce, end_if_complete, end_items, end_whole, set_width
-from graphflow.core.queues import Dispatcher
+from graphflow.core.queues import Queues
 from graphflow.core.restoring import Restorer
 from graphflow.core.state import LanesOpen, RunState, Unwanted
 from graphflow.errors import GraphflowError, MapTypeError, MapWidthError, ValueUnavailable
@@ -31,7 +31,7 @@ _ENDS = {Verdict.FAIL: Code.UPSTREAM_FAILED, Verdict.SKIP: Code.SKIPPED, Verdict
 
 
 class Opener:
-    """Opens stages, finds widths, and hands ready items to the dispatcher.
+    """Opens stages, finds widths, and hands ready items to the queues.
 
     An index is ready when each upstream item has ended and each iterator has given it. Widths are decided in
     an order that no timing changes: once the widths of all upstreams are known, or known never to come.
@@ -40,13 +40,13 @@ class Opener:
     ----------
     run
         The run's state.
-    dispatcher
+    queues
         Where ready items go.
     """
 
-    def __init__(self, run: RunState, dispatcher: Dispatcher) -> None:
+    def __init__(self, run: RunState, queues: Queues) -> None:
         self._run = run
-        self._dispatcher = dispatcher
+        self._queues = queues
         self.restorer = Restorer(run)
 
     # -- opening ----------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ class Opener:
         else:
             stage.width = 1
             self._make_ready(stage, range(1))
-            self._dispatcher.enqueue(stage)
+            self._queues.enqueue(stage)
 
     def _fail(self, stage: Stage, error: Exception) -> None:
         """Fail a map or a task itself, before any of its items started."""
@@ -158,7 +158,7 @@ class Opener:
             self._feed_ended_items(stage, upstream)
         if stage.is_unwanted:
             run.notices.append(Unwanted(stage))
-        self._dispatcher.enqueue(stage)
+        self._queues.enqueue(stage)
 
     def _feed_ended_items(self, stage: Stage, upstream: NodeBook) -> None:
         """Feed items of an upstream that ended before this stage was open."""
@@ -259,7 +259,7 @@ class Opener:
             source = next(each for each in leader.node.sources if each.slot == event.slot)
             _know_width(stage, source.argument, stage.pulled[event.slot])
         self._decide_width(stage)
-        self._dispatcher.enqueue(stage)
+        self._queues.enqueue(stage)
 
     # -- indices that become ready ----------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class Opener:
             indices = [index for index in indices if index < bound]
         if len(indices):
             self._make_ready(stage, indices)
-            self._dispatcher.enqueue(stage)
+            self._queues.enqueue(stage)
 
     def _make_ready(self, stage: Stage, indices: Sequence[int]) -> None:
         """Queue indices whose conditions are all met: whole ranges if nothing failed, else one by one."""
@@ -322,7 +322,7 @@ class Opener:
     def _sort_by_upstream(self, stage: Stage, upstream: NodeBook, indices: Sequence[int]) -> None:
         """Run, skip or fail all members of items alike, by the end of their only upstream item."""
         codes = codes_at(upstream.states, indices)
-        self._dispatcher.queue_items(stage, tuple(stage.members), chosen(indices, codes, SUCCESS_BYTES))
+        self._queues.queue_items(stage, tuple(stage.members), chosen(indices, codes, SUCCESS_BYTES))
         skips = {Code.SKIPPED, *(OWN_FAILURES if upstream.tolerates else ())}
         skipped = chosen(indices, codes, skips)
         failed = chosen(indices, codes, set(codes) - skips - {*SUCCESS_BYTES})
@@ -353,7 +353,7 @@ class Opener:
             for member, verdict in decided.items():
                 end_items(self._run, books[member], packed(group), _ENDS[verdict])
             if runs:
-                self._dispatcher.queue_items(stage, runs, packed(group))
+                self._queues.queue_items(stage, runs, packed(group))
 
     def continue_lane(self, stage: Stage, index: int) -> None:
         """Decide what is left of one item of a stage that is not under way."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Pacer", "Reservation", "Turns"]
+__all__ = ["Pacer", "Reservation", "StartingSlots"]
 
 WINDOW_SECONDS = 0.25
 """A batch reserves slots for about this long."""
@@ -22,7 +22,7 @@ EARLY_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class StartingSlots:
     """The slots of a reservation, by the clock of the run: the first one, and the first after them."""
 
     first: float
@@ -39,7 +39,7 @@ class Reservation:
     count: int
     delay: float
     interval: float
-    turns: Turns
+    slots: StartingSlots
 
 
 class Pacer:
@@ -82,13 +82,13 @@ class Pacer:
             first += math.ceil((now - first) / interval - 1e-9) * interval
         count = max(1, min(count, int(WINDOW_SECONDS / interval)))
         self._next[lane] = first + count * interval
-        return Reservation(count, first - now, interval, Turns(first, self._next[lane]))
+        return Reservation(count, first - now, interval, StartingSlots(first, self._next[lane]))
 
-    def give_back(self, turns: Turns) -> None:
+    def give_back(self, slots: StartingSlots) -> None:
         """Return unused slots: they can be reserved again, unless later ones of their lane were."""
         for lane, following in enumerate(self._next):
-            if following == turns.end:
-                self._next[lane] = turns.first
+            if following == slots.end:
+                self._next[lane] = slots.first
                 return
 
     def changed(self, *, rate: float, lanes: int, now: float) -> Pacer:

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 
 from graphflow.core import events as ev
 from graphflow.core.batching import SLICE_SECONDS, next_slice
-from graphflow.core.failures import hand_over_inputs, hand_over_lane
+from graphflow.core.causes import hand_over_inputs, hand_over_lane
 from graphflow.core.nodes import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.core.outcomes import announce, cancel_items, end_items
-from graphflow.core.pacing import Pacer, Turns
+from graphflow.core.pacing import Pacer, StartingSlots
 from graphflow.core.state import LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.orders import Pace
 from graphflow.model.policies import all_successful
 from graphflow.model.states import Code
 
-__all__ = ["MAX_CRASHES", "Dispatcher"]
+__all__ = ["MAX_CRASHES", "Queues"]
 
 MAX_CRASHES = 2
 """An item found executing in this many dead workers is `Crashed`."""
@@ -27,10 +27,10 @@ MAX_PULL = 65_536
 PULL_SECONDS = 0.6
 """An iterator is read ahead by about this much work per slot."""
 FIND_AHEAD = 4_096
-"""Items of a batch that has fewer turns of a rate, because results may be found."""
+"""Items of a batch that has fewer starting slots of a rate, because results may be found."""
 
 
-class Dispatcher:
+class Queues:
     """Sends batches while there is room for them, deepest stages first, so that work drains.
 
     Parameters
@@ -186,13 +186,13 @@ class Dispatcher:
         )
         count, seconds = size.count, size.seconds
         pace: Pace | None = None
-        turns: Turns | None = None
+        starting_slots: StartingSlots | None = None
         if stage.rate is not None and stage.pacer is not None:
             # What is left is shared out: the rate must not hang on a single lane in the end.
             each = math.ceil(stage.ready / stage.pacer.lanes)
             places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
             pace = Pace(delay=places.delay, interval=places.interval, count=places.count)
-            count, turns = places.count, places.turns
+            count, starting_slots = places.count, places.slots
             if stage.finds and stage.has_found and stage.batch_size is None:
                 # What is found takes no turn.
                 count = max(count, FIND_AHEAD)
@@ -202,13 +202,25 @@ class Dispatcher:
         indices: Sequence[int]
         if stage.alone:
             nodes, indices = stage.take_alone()
-            self._submit(stage, nodes, indices, None, is_fresh=False, pace=pace, turns=turns)
+            self._submit(
+                stage, nodes, indices, None, is_fresh=False, pace=pace, starting_slots=starting_slots
+            )
         elif stage.again:
             nodes, indices = stage.take_again(count)
-            self._submit(stage, nodes, indices, seconds, is_fresh=False, pace=pace, turns=turns)
+            self._submit(
+                stage, nodes, indices, seconds, is_fresh=False, pace=pace, starting_slots=starting_slots
+            )
         else:
             fresh = stage.take_fresh(count)
-            self._submit(stage, tuple(stage.members), fresh, seconds, is_fresh=True, pace=pace, turns=turns)
+            self._submit(
+                stage,
+                tuple(stage.members),
+                fresh,
+                seconds,
+                is_fresh=True,
+                pace=pace,
+                starting_slots=starting_slots,
+            )
 
     def _submit(
         self,
@@ -219,12 +231,14 @@ class Dispatcher:
         *,
         is_fresh: bool,
         pace: Pace | None,
-        turns: Turns | None,
+        starting_slots: StartingSlots | None,
     ) -> None:
         run = self._run
         self._batches += 1
         running = self._share(stage)
-        run.flights[self._batches] = Flight(stage, nodes, indices, is_fresh, running, turns=turns)
+        run.flights[self._batches] = Flight(
+            stage, nodes, indices, is_fresh, running, starting_slots=starting_slots
+        )
         stage.flying += 1
         stage.running += running
         tries: list[bytes | None] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from graphflow.core.failures import hand_over_inputs, hand_over_lane
+from graphflow.core.causes import hand_over_inputs, hand_over_lane
 from graphflow.core.nodes import NodeBook, Past, Stage, codes_at, packed
 from graphflow.core.outcomes import end_if_complete, set_items, set_width
 from graphflow.core.state import RunState

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from graphflow.core import events as ev
 from graphflow.core.halting import Halter
 from graphflow.core.nodes import NodeBook, Stage
-from graphflow.core.queues import Dispatcher
+from graphflow.core.queues import Queues
 from graphflow.core.state import RunState
 from graphflow.graph.graph import DepKind
 
@@ -33,7 +33,7 @@ class Streams:
     """The maps over iterators that are read while they run."""
 
     run: RunState
-    dispatcher: Dispatcher
+    queues: Queues
     halter: Halter
     readers: dict[int, _Reader] = field(default_factory=dict)
     wanted: set[int] = field(default_factory=set)
@@ -95,7 +95,7 @@ class Streams:
         for stage, limit in limits.values():
             if stage.limit != limit:
                 stage.limit = limit
-                self.dispatcher.enqueue(stage)
+                self.queues.enqueue(stage)
 
     def _stages(self, reader: _Reader) -> list[Stage]:
         return [self.run.books[node].stage for node in sorted(reader.nodes)]

@@ -38,11 +38,11 @@ from graphflow.runner.host import BatchHost, SerializationFailure
 from graphflow.runner.labels import label_of
 from graphflow.runner.pace import Slots
 from graphflow.runner.packing import pack_values
-from graphflow.runner.progress import (
+from graphflow.runner.positions import (
     CONCURRENT_TELL_SECONDS,
     LATE_SECONDS,
     TELL_SECONDS,
-    Progress,
+    Positions,
     Teller,
     inputs_of,
     part_of,
@@ -80,7 +80,7 @@ class Batch:
         self.is_chunked = self.steps[0].is_batched
         self.deadline = float("inf")
         """When no item is begun any more, by the clock of `started`."""
-        self.progress = Progress(self.size, in_turn=not (self.is_async or self.is_chunked))
+        self.progress = Positions(self.size, in_turn=not (self.is_async or self.is_chunked))
         self.slots = (
             Slots(
                 order.pace,

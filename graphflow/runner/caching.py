@@ -30,7 +30,7 @@ from graphflow.runner.keymaking import KeyMaker
 from graphflow.runner.labels import label_of
 from graphflow.runner.marks import DONE, ODD
 from graphflow.runner.once import indeterminate, unresolved
-from graphflow.runner.progress import part_of
+from graphflow.runner.positions import part_of
 from graphflow.runner.step import Step
 
 if TYPE_CHECKING:

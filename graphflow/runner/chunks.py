@@ -24,8 +24,8 @@ from graphflow.runner.journal import SEVERAL
 from graphflow.runner.labels import label_of
 from graphflow.runner.loops import KeptLoop
 from graphflow.runner.protocols import CacheOfBatch
+from graphflow.runner.sequential import wait_for_slot
 from graphflow.runner.step import ONE_SHOT, Step
-from graphflow.runner.turns import wait_for_slot
 from graphflow.runner.watchdog import GRACE_SECONDS, Abandoned, Guard, ItemTimeout, watchdog
 
 if TYPE_CHECKING:

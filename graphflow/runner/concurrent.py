@@ -15,8 +15,8 @@ from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
 from graphflow.runner.loops import run_awaitable
 from graphflow.runner.protocols import CacheOfStep
+from graphflow.runner.sequential import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.step import Step
-from graphflow.runner.turns import STOP_CHECK_WAITING_SECONDS
 from graphflow.runner.watchdog import Abandoned, Guard, ItemTimeout, watchdog
 
 if TYPE_CHECKING:

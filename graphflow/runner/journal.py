@@ -12,7 +12,7 @@ import struct
 import threading
 from pathlib import Path
 
-__all__ = ["SEVERAL", "Journal", "executing"]
+__all__ = ["SEVERAL", "CrashJournal", "executing"]
 
 SEVERAL = -2
 """The map index of a call for several items: it is unknown which one ended the process."""
@@ -25,7 +25,7 @@ def _token(run_key: str) -> bytes:
     return hashlib.blake2b(run_key.encode(), digest_size=8).digest()
 
 
-class Journal:
+class CrashJournal:
     """The journal of the calling thread."""
 
     def __init__(self, folder: Path) -> None:

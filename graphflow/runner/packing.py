@@ -15,7 +15,7 @@ from graphflow.model.states import GOOD_CODES, Code
 from graphflow.results.packs.packs import Section, publish
 from graphflow.results.packs.pickling import encode
 from graphflow.runner.host import BatchHost, Packed
-from graphflow.runner.progress import part_of
+from graphflow.runner.positions import part_of
 from graphflow.runner.step import Step
 
 __all__ = ["pack_values"]

@@ -16,7 +16,7 @@ from graphflow.runner.capture import capture_logging, capture_prints
 from graphflow.runner.chunks import run_in_chunks
 from graphflow.runner.host import BatchHost
 from graphflow.runner.inputs import ready_inputs
-from graphflow.runner.turns import run_in_turn
+from graphflow.runner.sequential import run_in_turn
 from graphflow.runner.watchdog import Abandoned, watchdog
 
 __all__ = ["run_batch"]

@@ -21,7 +21,7 @@ from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
 from graphflow.runner.host import Packed, SerializationFailure
-from graphflow.runner.journal import Journal
+from graphflow.runner.journal import CrashJournal
 from graphflow.runner.run import run_batch
 from graphflow.runner.slots import Slot
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
@@ -47,13 +47,13 @@ class _Process:
         self.slot = Slot()
         self.local = threading.local()
 
-    def journal(self, folder: Path) -> Journal:
+    def journal(self, folder: Path) -> CrashJournal:
         """Return the calling thread's journal."""
-        kept: dict[Path, Journal] | None = getattr(self.local, "journals", None)
+        kept: dict[Path, CrashJournal] | None = getattr(self.local, "journals", None)
         if kept is None:
             kept = self.local.journals = {}
         if folder not in kept:
-            kept[folder] = Journal(folder)
+            kept[folder] = CrashJournal(folder)
         return kept[folder]
 
 

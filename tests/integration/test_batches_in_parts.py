@@ -15,7 +15,7 @@ from graphflow.model.orders import Hole, Lane, Literals, StepOrder
 from graphflow.model.reports import Report
 from graphflow.model.states import Code
 from graphflow.runner import watchdog
-from graphflow.runner.turns import STOP_CHECK_SECONDS
+from graphflow.runner.sequential import STOP_CHECK_SECONDS
 from graphflow.testing.contracts.backends import program
 from graphflow.testing.faults.hosts import RecordingHost, order_of
 from graphflow.testing.waiting import eventually_async

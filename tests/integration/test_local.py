@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task, unmapped
-from graphflow.backends.automatic import holder as holder_module
+from graphflow.backends.automatic import shared_cluster as shared_module
 from graphflow.backends.automatic.candidates import Thresholds
-from graphflow.backends.automatic.holder import Holder, shared_holder
+from graphflow.backends.automatic.shared_cluster import SharedCluster, shared_cluster_of
 from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.backends.dask.connecting import Way
 from graphflow.errors import ItemCrashed, ItemTimedOut
@@ -39,25 +39,25 @@ EAGER = Thresholds(
 
 
 @pytest.fixture(scope="module")
-def warm() -> Iterator[Holder]:
+def warm() -> Iterator[SharedCluster]:
     """A cluster that is up."""
-    holder = Holder(2)
+    shared = SharedCluster(2)
     is_up = threading.Event()
-    holder.acquire(lambda _: is_up.set())
+    shared.acquire(lambda _: is_up.set())
     assert is_up.wait(60)
-    yield holder
-    holder.close()
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
-def eager(warm: Holder) -> Iterator[LocalBackend]:
-    with LocalBackend(2, holder=warm, thresholds=EAGER) as backend:
+def eager(warm: SharedCluster) -> Iterator[LocalBackend]:
+    with LocalBackend(2, shared=warm, thresholds=EAGER) as backend:
         yield backend
 
 
 @pytest.fixture
-def moved(warm: Holder) -> Iterator[LocalBackend]:
-    with LocalBackend(2, holder=warm, thresholds=Thresholds(moves_all=True)) as backend:
+def moved(warm: SharedCluster) -> Iterator[LocalBackend]:
+    with LocalBackend(2, shared=warm, thresholds=Thresholds(moves_all=True)) as backend:
         yield backend
 
 
@@ -240,7 +240,7 @@ def test_one_core_never_moves() -> None:
     with LocalBackend(2, thresholds=options) as backend:
         run = flow(backend=backend)(lambda: where.map(range(500))).run()
         assert {pid for pid, _ in run.value} == {os.getpid()}
-        assert backend._holder.users == 0
+        assert backend._shared.users == 0
 
 
 def test_without_a_cluster_one_warning_and_all_goes_on_here(
@@ -250,10 +250,10 @@ def test_without_a_cluster_one_warning_and_all_goes_on_here(
         raise OSError("no more processes")
 
     monkeypatch.setattr(Way, "connect", refuse)
-    holder = Holder(2)
+    shared = SharedCluster(2)
     with caplog.at_level(logging.WARNING, "graphflow.backends"):
         for _ in range(2):
-            with LocalBackend(2, holder=holder, thresholds=Thresholds(moves_all=True)) as backend:
+            with LocalBackend(2, shared=shared, thresholds=Thresholds(moves_all=True)) as backend:
                 assert {pid for pid, _ in flow(backend=backend)(lambda: where.map(range(100)))()} == {
                     os.getpid()
                 }
@@ -312,45 +312,45 @@ def test_a_cancelled_run_ends_on_both_sides(eager: LocalBackend, tmp_path: Path)
 
 
 def test_a_cluster_without_users_is_closed() -> None:
-    holder = Holder(1, idle_seconds=0.01)
+    shared = SharedCluster(1, idle_seconds=0.01)
     first = threading.Event()
-    holder.acquire(lambda _: first.set())
+    shared.acquire(lambda _: first.set())
     assert first.wait(60)
-    backend = holder.backend
+    backend = shared.backend
     assert backend is not None
-    holder.release()
+    shared.release()
     pause = threading.Event()
     while not backend.is_failed:
         pause.wait(0.01)
-    assert holder.backend is None
+    assert shared.backend is None
     second = threading.Event()
-    holder.acquire(lambda _: second.set())
+    shared.acquire(lambda _: second.set())
     assert second.wait(60)
-    assert holder.backend is not None and holder.backend is not backend
-    holder.close()
-    assert holder.backend is None
+    assert shared.backend is not None and shared.backend is not backend
+    shared.close()
+    assert shared.backend is None
 
 
-def test_runs_of_the_default_share_one_holder() -> None:
+def test_runs_of_the_default_share_one_cluster() -> None:
     one, is_owned = backends.resolve(None)
     two, _ = backends.resolve("local")
     own = backends.local()
     assert is_owned
     assert isinstance(one, LocalBackend) and isinstance(two, LocalBackend)
-    assert one._holder is two._holder is not own._holder
+    assert one._shared is two._shared is not own._shared
     for each in (one, two, own):
         each.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_leaves_its_parents_cluster_alone(warm: Holder) -> None:
-    before = shared_holder(2)
+def test_a_fork_leaves_its_parents_cluster_alone(warm: SharedCluster) -> None:
+    before = shared_cluster_of(2)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         found: list[Any] = []
         warm.acquire(found.append)
-        is_new = shared_holder(2) is not before and not holder_module._SHARED.closing
+        is_new = shared_cluster_of(2) is not before and not shared_module._SHARED.closing
         os.write(writing, b"ok" if is_new and found == [None] and warm.backend is None else b"no")
         os._exit(0)
     os.waitpid(pid, 0)
@@ -439,15 +439,15 @@ def test_a_script_that_ends_while_the_cluster_comes_up_is_quiet(tmp_path: Path) 
         tmp_path,
         EAGER_SCRIPT
         + textwrap.dedent("""
-        from graphflow.backends.automatic.holder import Holder
+        from graphflow.backends.automatic.shared_cluster import SharedCluster
         asked = threading.Event()
-        start = Holder._start
+        start = SharedCluster._start
 
         def started(self):
             asked.set()
             start(self)
 
-        Holder._start = started
+        SharedCluster._start = started
 
         @task(batch_size=1)
         def quick(x):

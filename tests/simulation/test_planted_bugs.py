@@ -12,13 +12,13 @@ import pytest
 from graphflow.core import core as core_module
 from graphflow.core import events as ev
 from graphflow.core import lanes, limits, opening, outcomes, plan, queues
+from graphflow.core.causes import hand_over
 from graphflow.core.core import Core
-from graphflow.core.failures import hand_over
 from graphflow.core.halting import Halter
 from graphflow.core.lanes import Verdict
 from graphflow.core.nodes import SUCCESS_BYTES, Flight, NodeBook, Stage
 from graphflow.core.pacing import Pacer, Reservation
-from graphflow.core.queues import Dispatcher
+from graphflow.core.queues import Queues
 from graphflow.core.state import ItemsEndedUpstream, RootEnded, RunState
 from graphflow.core.streams import Streams
 from graphflow.graph.graph import DepKind
@@ -116,7 +116,7 @@ def forgets_a_success(patch: pytest.MonkeyPatch) -> type[Core]:
                 book = self.books[step.node]
                 book.ended -= 1
                 book.mark_all((done[-1],), Code.PENDING)
-                self.dispatcher.queue_item(stage, (step.node,), done[-1])
+                self.queues.queue_item(stage, (step.node,), done[-1])
 
     return Mutated
 
@@ -136,21 +136,21 @@ def finishes_twice(patch: pytest.MonkeyPatch) -> type[Core]:
 
 @mutant
 def drops_what_was_handed_back(patch: pytest.MonkeyPatch) -> type[Core]:
-    patch.setattr(Dispatcher, "hand_back", lambda self, flight, rest: None)
+    patch.setattr(Queues, "hand_back", lambda self, flight, rest: None)
     return Core
 
 
 @mutant
 def blames_innocents(patch: pytest.MonkeyPatch) -> type[Core]:
     """The first item of a lost batch is taken for the one that killed it."""
-    lost = Dispatcher.lost
+    lost = Queues.lost
 
-    def blaming(self: Dispatcher, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
+    def blaming(self: Queues, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
         flight = self._run.flights.get(event.batch)
         first = flight.indices[0] if flight is not None else None
         return lost(self, replace(event, executing=first, had_started=True))
 
-    patch.setattr(Dispatcher, "lost", blaming)
+    patch.setattr(Queues, "lost", blaming)
     return Core
 
 
@@ -163,7 +163,7 @@ def never_blames(patch: pytest.MonkeyPatch) -> type[Core]:
 
 @mutant
 def ignores_lost_batches(patch: pytest.MonkeyPatch) -> type[Core]:
-    patch.setattr(Dispatcher, "lost", lambda self, event: None)
+    patch.setattr(Queues, "lost", lambda self, event: None)
     return Core
 
 
@@ -209,7 +209,7 @@ def retries_too_early(patch: pytest.MonkeyPatch) -> type[Core]:
 @mutant
 def queues_an_item_twice(patch: pytest.MonkeyPatch) -> type[Core]:
     """An item that waits in a queue looks as if it did not."""
-    patch.setattr(Dispatcher, "_mark", lambda self, nodes, indices: self._unmark(nodes, indices))
+    patch.setattr(Queues, "_mark", lambda self, nodes, indices: self._unmark(nodes, indices))
     return Core
 
 
@@ -339,15 +339,15 @@ def loses_notices(patch: pytest.MonkeyPatch) -> type[Core]:
 
 @mutant
 def ignores_capacity(patch: pytest.MonkeyPatch) -> type[Core]:
-    dispatch = Dispatcher.dispatch
+    dispatch = Queues.dispatch
 
-    def greedy(self: Dispatcher) -> None:
+    def greedy(self: Queues) -> None:
         capacity = self._run.capacity
         self._run.capacity = replace(capacity, slots=capacity.slots + 3)
         dispatch(self)
         self._run.capacity = capacity
 
-    patch.setattr(Dispatcher, "dispatch", greedy)
+    patch.setattr(Queues, "dispatch", greedy)
     return Core
 
 

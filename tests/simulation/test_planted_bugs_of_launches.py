@@ -10,7 +10,7 @@ import pytest
 from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.core.nodes import NodeBook, Past, Stage
-from graphflow.core.queues import Dispatcher
+from graphflow.core.queues import Queues
 from graphflow.core.restoring import Restorer
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.lineage import Lineage
@@ -103,7 +103,7 @@ def applies_a_report_twice(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def never_notices_lost_batches(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "lost", lambda self, event: None)
+    patch.setattr(Queues, "lost", lambda self, event: None)
 
 
 @mutant
@@ -218,7 +218,7 @@ def reads_columns_that_are_damaged(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def drops_what_the_next_batch_of_a_lane_needs(patch: pytest.MonkeyPatch) -> None:
-    def by_stage(self: Dispatcher, nodes: Sequence[int], book: NodeBook) -> bool:
+    def by_stage(self: Queues, nodes: Sequence[int], book: NodeBook) -> bool:
         members = book.stage.members
         return (
             len(members) == 1
@@ -227,7 +227,7 @@ def drops_what_the_next_batch_of_a_lane_needs(patch: pytest.MonkeyPatch) -> None
             or any(kind is not DepKind.ITEMS or user not in members for user, kind, _ in book.users)
         )
 
-    patch.setattr(Dispatcher, "_is_needed_outside", by_stage)
+    patch.setattr(Queues, "_is_needed_outside", by_stage)
 
 
 @mutant

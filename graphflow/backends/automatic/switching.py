@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.backends.automatic.candidates import KNOWN, Candidate, Thresholds, hindrance
 from graphflow.backends.automatic.gauge import Gauge
-from graphflow.backends.automatic.holder import Holder
+from graphflow.backends.automatic.shared_cluster import SharedCluster
 from graphflow.backends.kept import KeptColumns
 from graphflow.backends.local import Deliver, ThreadsBackend, check_slots, refuse_placement
 from graphflow.backends.moving import Carrier
@@ -83,7 +83,7 @@ class LocalBackend:
     ----------
     slots
         Threads and worker processes; by default the number of cores, and of threads four more.
-    holder
+    shared
         The cluster that it shares with others; without it, it has one of its own, closed with it.
     """
 
@@ -91,7 +91,11 @@ class LocalBackend:
     is_local = True
 
     def __init__(
-        self, slots: int | None = None, *, holder: Holder | None = None, thresholds: Thresholds | None = None
+        self,
+        slots: int | None = None,
+        *,
+        shared: SharedCluster | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         check_slots("local", slots)
         self._slots = slots
@@ -99,8 +103,8 @@ class LocalBackend:
         self._cores = self._thresholds.cores or cores()
         self._columns = KeptColumns(self._fetch)
         self._threads = ThreadsBackend(slots, load=self._columns.load)
-        self._is_own = holder is None
-        self._holder = holder or Holder(slots or self._cores)
+        self._is_own = shared is None
+        self._shared = shared or SharedCluster(slots or self._cores)
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
         self._gauge = Gauge()
@@ -108,7 +112,7 @@ class LocalBackend:
         self._has_asked = False
         self._is_closed = False
         self._up = threading.Event()
-        is_alone = min(self._cores, self._holder.slots) < 2 or _is_daemon()
+        is_alone = min(self._cores, self._shared.slots) < 2 or _is_daemon()
         self._can_move = self._thresholds.moves_all or not is_alone
 
     def __enter__(self) -> LocalBackend:
@@ -169,7 +173,7 @@ class LocalBackend:
             task = run.tasks[key] = Candidate(order)
             if self._thresholds.moves_all:
                 run.moved.update(key)
-            elif self._can_move and self._holder.backend is not None and not task.is_pinned:
+            elif self._can_move and self._shared.backend is not None and not task.is_pinned:
                 # Another run of this process measured it, and the cluster is warm.
                 seconds = KNOWN.seconds_per_item(task.functions) * (order.width or 0)
                 if seconds and seconds >= self._thresholds.work_seconds:
@@ -228,7 +232,7 @@ class LocalBackend:
         task.away_seconds += report.elapsed
         if task.away_seconds < self._thresholds.returns_after_seconds:
             return
-        if task.away.share * self._holder.slots < self._thresholds.returns_below * task.cpu_rate:
+        if task.away.share * self._shared.slots < self._thresholds.returns_below * task.cpu_rate:
             self._pin(task, "it waits longer than it computes")
         else:
             KNOWN.keep(task.functions, task.away)
@@ -302,12 +306,12 @@ class LocalBackend:
             is_first, self._has_asked = not self._has_asked, True
         if is_first:
             logger.debug("%s: worker processes are wanted", self.name)
-            self._holder.acquire(self._cluster_is_up)
+            self._shared.acquire(self._cluster_is_up)
         elif self._up.is_set():
             self._move_all()
 
     def _cluster_is_up(self, cluster: DaskBackend | None) -> None:
-        """Receive the cluster from the holder, in any thread; None if no cluster could be started."""
+        """Receive the shared cluster, in any thread; None if no cluster could be started."""
         with self._lock:
             self._cluster = cluster
             self._can_move = self._can_move and cluster is not None
@@ -447,6 +451,6 @@ class LocalBackend:
             self._is_closed = True
         self._threads.close()
         if self._is_own:
-            self._holder.close()
+            self._shared.close()
         elif self._has_asked:
-            self._holder.release()
+            self._shared.release()

@@ -15,7 +15,7 @@ from graphflow.testing.contracts.backends import Probe, program
 def test_what_waits_is_taken_back_and_what_is_under_way_hands_back_its_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("graphflow.runner.turns.STOP_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("graphflow.runner.sequential.STOP_CHECK_SECONDS", 0.0)
     begun, goes_on = threading.Event(), threading.Event()
 
     def wait(x: int) -> int:

@@ -11,16 +11,16 @@ from itertools import islice
 import pytest
 
 from graphflow.model.reports import Graft
-from graphflow.runner.progress import Progress, part_of, records_of
+from graphflow.runner.positions import Positions, part_of, records_of
 
 
 def test_before_anything_was_taken_there_is_nothing_to_say() -> None:
-    assert Progress(3, in_turn=True).part() is None
-    assert Progress(3, in_turn=False).part() is None
+    assert Positions(3, in_turn=True).part() is None
+    assert Positions(3, in_turn=False).part() is None
 
 
 def test_of_items_in_turn_the_last_one_taken_is_held() -> None:
-    progress = Progress(5, in_turn=True)
+    progress = Positions(5, in_turn=True)
     list(islice(progress.rest, 3))
     assert progress.part() == (range(2), range(2, 5))
     progress.told(range(2))
@@ -31,7 +31,7 @@ def test_of_items_in_turn_the_last_one_taken_is_held() -> None:
 
 
 def test_what_is_cut_off_is_not_held() -> None:
-    progress = Progress(5, in_turn=True)
+    progress = Positions(5, in_turn=True)
     next(progress.rest)
     progress.cut()
     assert list(progress.rest) == []
@@ -42,14 +42,14 @@ def test_what_is_cut_off_is_not_held() -> None:
 
 
 def test_cutting_off_nothing_says_nothing() -> None:
-    progress = Progress(1, in_turn=True)
+    progress = Positions(1, in_turn=True)
     next(progress.rest)
     progress.cut()
     assert progress.part() is None
 
 
 def test_a_report_that_was_not_delivered_is_made_again() -> None:
-    progress = Progress(4, in_turn=True)
+    progress = Positions(4, in_turn=True)
     list(islice(progress.rest, 2))
     progress.cut()
     assert progress.part() == progress.part() == (range(1), range(1, 2))
@@ -57,7 +57,7 @@ def test_a_report_that_was_not_delivered_is_made_again() -> None:
 
 
 def test_items_that_end_in_any_order_are_told_as_they_end() -> None:
-    progress = Progress(6, in_turn=False)
+    progress = Positions(6, in_turn=False)
     list(islice(progress.rest, 4))
     progress.mark_ended([0, 2])
     assert progress.part() == ([0, 2], [1, 3, 4, 5])
@@ -78,7 +78,7 @@ def test_items_that_end_in_any_order_are_told_as_they_end() -> None:
 def test_each_position_is_told_once_or_handed_back(in_turn: bool, seed: int) -> None:
     rng = random.Random(seed)
     size = rng.randint(1, 3_000)
-    progress = Progress(size, in_turn=in_turn)
+    progress = Positions(size, in_turn=in_turn)
     ran: list[int] = []
     told: list[int] = []
     out = set(range(size))

@@ -23,7 +23,7 @@ __all__ = [
     "CONCURRENT_TELL_SECONDS",
     "LATE_SECONDS",
     "TELL_SECONDS",
-    "Progress",
+    "Positions",
     "Teller",
     "inputs_of",
     "part_of",
@@ -40,7 +40,7 @@ _RUNS, _ENDED, _TOLD = range(3)
 _IS_RUNNING, _IS_ENDED = bytes([1, 0, 0]).ljust(256, b"\0"), bytes([0, 1, 0]).ljust(256, b"\0")
 
 
-class Progress:
+class Positions:
     """The positions of one batch.
 
     Attributes

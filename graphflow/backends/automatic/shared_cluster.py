@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from graphflow.backends.dask.cluster import DaskBackend
 
-__all__ = ["Holder", "shared_holder"]
+__all__ = ["SharedCluster", "shared_cluster_of"]
 
 logger = logging.getLogger("graphflow.backends")
 IDLE_SECONDS = 300.0
@@ -21,7 +21,7 @@ STARTING_SWITCH_SECONDS = 0.0002
 Ready = Callable[["DaskBackend | None"], None]
 
 
-class Holder:
+class SharedCluster:
     """One cluster and the count of its users.
 
     Parameters
@@ -173,18 +173,18 @@ def _not_before_exit(close: Callable[[], None]) -> None:
 
 
 class _Shared:
-    """The holders of this process."""
+    """The shared clusters of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.holders: dict[int, Holder] = {}
+        self.clusters: dict[int, SharedCluster] = {}
         self.closing: list[Callable[[], None]] = []
         self.is_registered = False
         self.inherited: list[object] = []
         """What a fork got of its parent: kept as it is, since closing it would close the parent's."""
 
     def close(self) -> None:
-        """Close all holders of this process."""
+        """Close all shared clusters of this process."""
         with self.lock:
             closing = list(self.closing)
         for close in closing:
@@ -192,9 +192,9 @@ class _Shared:
 
     def forget(self) -> None:
         """Start over in a forked process, and leave the parent's clusters alone."""
-        self.inherited += [self.holders, self.closing]
+        self.inherited += [self.clusters, self.closing]
         self.lock = threading.Lock()
-        self.holders, self.closing = {}, []
+        self.clusters, self.closing = {}, []
 
 
 _SHARED = _Shared()
@@ -202,10 +202,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_SHARED.forget)
 
 
-def shared_holder(slots: int) -> Holder:
-    """Return the holder that all runs of this process share, for a number of worker processes."""
+def shared_cluster_of(slots: int) -> SharedCluster:
+    """Return the cluster that all runs of this process share, for a number of worker processes."""
     with _SHARED.lock:
-        found = _SHARED.holders.get(slots)
+        found = _SHARED.clusters.get(slots)
         if found is None or found._is_closed:
-            found = _SHARED.holders[slots] = Holder(slots)
+            found = _SHARED.clusters[slots] = SharedCluster(slots)
         return found
