@@ -133,7 +133,7 @@ class Caches:
             for entry in entries_of(self._store, folder, key, now=now)
         ]
         if not found:
-            raise NotFound(f"no value in {self.url} has a key that begins with {key!r}")
+            raise NotFound(f"no cached value in {self.url} has a key that begins with {key!r}")
         return sorted(
             found, key=lambda each: (each.folder, each.key, not each.is_current, -each.made.created)
         )
@@ -259,7 +259,7 @@ class Caches:
             ]
             if not fitting:
                 raise NotFound(
-                    f"nothing of a task {task!r} is cached in {self.url}; `graphflow cache ls` tells what is"
+                    f"no cached results of a task {task!r} in {self.url}; list the tasks with `graphflow cache ls`"
                 )
             chosen.update(dict.fromkeys(fitting))
         return list(chosen)

@@ -49,7 +49,7 @@ def test_names_and_keys_that_fit_nothing_are_refused_at_once() -> None:
     missing = "0" * 32
     with pytest.raises(NotFound, match="no value in"):
         found.entries(missing)
-    with pytest.raises(ValueError, match="no beginning of a key"):
+    with pytest.raises(ValueError, match="not the beginning of a key"):
         found.entries("xyz")
     with pytest.raises(ValueError, match="no claim begins"):
         found.unsettled(missing)
@@ -78,5 +78,5 @@ def test_why_an_item_was_executed_is_told_as_data(run_id: str) -> None:
             caching_reason(run, "triple", 1)
         with pytest.raises(NotFound, match="there is no item 9"):
             caching_reason(run, "double", 9)
-        with pytest.raises(ValueError, match="say which one"):
+        with pytest.raises(ValueError, match="choose one"):
             caching_reason(run, "double")
