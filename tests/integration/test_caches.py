@@ -44,10 +44,10 @@ def test_what_is_cached_is_told_as_data() -> None:
 def test_names_and_keys_that_fit_nothing_are_refused_at_once() -> None:
     found = caches()
     for ask in (found.tasks, found.stat, found.verify, found.compact, found.collect, found.removal):
-        with pytest.raises(NotFound, match="nothing of a task 'triple'"):
+        with pytest.raises(NotFound, match="no cached results of a task 'triple'"):
             ask(["triple"])
     missing = "0" * 32
-    with pytest.raises(NotFound, match="no value in"):
+    with pytest.raises(NotFound, match="no cached value in"):
         found.entries(missing)
     with pytest.raises(ValueError, match="not the beginning of a key"):
         found.entries("xyz")

@@ -175,7 +175,7 @@ def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFor
                     make_console(stdout=True).print(each["problem"], markup=False, soft_wrap=True)
         else:
             write_documents(documents, output)
-        _say(f"{len(documents):,} packs verified, {wrong:,} damaged")
+        _say(f"{count_text(len(documents), 'pack')} verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 
 
@@ -208,7 +208,7 @@ def compact(
             if output is ListFormat.TABLE:
                 waiting = f", {done.waiting:,} kept for the grace time of {grace:g} s" if done.waiting else ""
                 _say(
-                    f"{name}: {done.read:,} packs read, {len(done.written):,} written, "
+                    f"{name}: {count_text(done.read, 'pack')} read, {len(done.written):,} written, "
                     f"{done.removed:,} removed{waiting}"
                 )
         if output is not ListFormat.TABLE:
@@ -232,7 +232,7 @@ def gc(
             documents.append(collected_document(name, done))
             if output is ListFormat.TABLE:
                 _say(
-                    f"{name}: removed {done.packs:,} packs, {done.blobs:,} large values, "
+                    f"{name}: removed {count_text(done.packs, 'pack')}, {done.blobs:,} large values, "
                     f"{done.damaged:,} damaged, {count_text(done.leftovers, 'unfinished file')}; {nbytes_text(done.nbytes)}"
                 )
         if output is not ListFormat.TABLE:
@@ -262,7 +262,7 @@ def rm(
                 _say(f"{name}  {count:,} {what}")
             typer.confirm("Remove them permanently?", abort=True, err=True)
         for name, count in caches.remove(chosen):
-            _say(f"{name}: removed {count:,} {'values' if key else what}")
+            _say(f"{name}: removed {count_text(count, 'value' if key else what.removesuffix('s'))}")
 
 
 def _say(text: str) -> None:
