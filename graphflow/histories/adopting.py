@@ -14,17 +14,27 @@ from graphflow.histories.readers import RunReader
 from graphflow.histories.seals import Seal
 from graphflow.model.records import RunHeader
 
-__all__ = ["adopt", "sweep"]
+__all__ = ["adopt", "sweep", "unlisted"]
 
 LEFT_SECONDS = 3600.0
 """The age after which a folder that was being created or removed counts as abandoned."""
 _LEFTOVERS = (".new-*", ".unborn-*", ".removed-*")
 
 
+def _places(folder: Path) -> list[Path]:
+    """Return the folders of runs, in order."""
+    return sorted(place for place in (folder / "runs").glob("[!.]*") if place.is_dir())
+
+
+def unlisted(folder: Path, catalog: SqliteCatalog | None) -> list[str]:
+    """Return the ids of runs whose folders are there and that the catalog, if there is one, does not list."""
+    return [place.name for place in _places(folder) if catalog is None or catalog.run(place.name) is None]
+
+
 def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list[str]]:
     """Add all runs that are missing from a folder's catalog; a missing catalog is created.
 
-    Gives the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
+    Return the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
     that has not ended is listed as crashed. A catalog that is damaged has to be moved away before.
 
     Raises
@@ -34,7 +44,7 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     """
     adopted: list[str] = []
     wrong: list[str] = []
-    places = sorted(place for place in (folder / "runs").glob("[!.]*") if place.is_dir())
+    places = _places(folder)
     if not places:
         return adopted, wrong
     catalog = SqliteCatalog(folder, creates=True)

@@ -267,6 +267,12 @@ class SqliteHistory(CatalogHistory):
             if catalog is not None and self._pid == os.getpid():
                 catalog.close()
 
+    def unlisted(self) -> list[str]:
+        """Return the ids of runs whose folders are there and that the catalog has lost."""
+        from graphflow.histories.adopting import unlisted
+
+        return unlisted(self.folder, self._readable())
+
     def adopt(self) -> tuple[list[str], list[str]]:
         """Restore runs that the catalog has lost; return their ids, and the problems of those that cannot be read.
 

@@ -113,6 +113,26 @@ class RunHistory:
             wrong = self._opened(header).damage()
         return wrong
 
+    def unlisted(self) -> list[str]:
+        """Return the ids of runs whose records are there although no list has them: the catalog has lost them."""
+        lost = getattr(self._histories, "unlisted", None)
+        return [] if lost is None else list(lost())
+
+    def adopt(self) -> tuple[list[str], list[str]]:
+        """List lost runs again, from their own verified records.
+
+        Returns
+        -------
+        The ids of these runs, and the problems of those that cannot be read. A run that has not ended is listed as crashed.
+
+        Raises
+        ------
+        HistoryError
+            If the catalog cannot be opened or written.
+        """
+        adopt = getattr(self._histories, "adopt", None)
+        return ([], []) if adopt is None else adopt()
+
     def remove(self, run: str) -> None:
         """Remove a run, with its results, wherever they are; cached results stay.
 

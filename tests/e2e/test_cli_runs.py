@@ -407,3 +407,13 @@ def test_a_run_whose_driver_was_killed_is_resumed(
     done = cli("runs", "resume", "@latest", "-q")
     assert done.code == 0 and done.out == "[0, 1, 2, 3, 4, 5, 6, 7]\n", done.err
     assert not (folder / "begun-0").exists(), "what was done is not done again"
+
+
+def test_runs_that_the_catalog_has_lost_are_found_and_listed_again(failed: str, cli: Cli, home: Path) -> None:
+    (home / "catalog.db").rename(home / "catalog.gone")
+    found = cli("fsck")
+    assert found.code == ExitCode.FAILED and f"{failed}  the catalog has lost this run" in found.out
+    repaired = cli("fsck", "--repair")
+    assert repaired.code == 0 and f"run {failed} is listed again" in repaired.err
+    assert cli("runs", "show", failed).code == 0
+    assert cli("fsck", "-o", "json").code == 0

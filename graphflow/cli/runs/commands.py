@@ -504,6 +504,10 @@ def fsck(
     run: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs to verify (default: all).")
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="List runs again that the catalog has lost, from their own records."),
+    ] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
     """Verify that histories and stored results are intact.
@@ -511,6 +515,13 @@ def fsck(
     Exit codes: 0 all intact, 1 something is damaged.
     """
     with _history() as history:
+        if repair:
+            adopted, unreadable = history.adopt()
+            for run_id in adopted:
+                _say(f"run {run_id} is listed again")
+            for problem in unreadable:
+                _say(problem)
+        lost = [] if run else history.unlisted()
         chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
         checked = ((each, history.verify(each.id)) for each in chosen)
         wrong = 0
@@ -524,6 +535,14 @@ def fsck(
             if output is ListFormat.JSONL:
                 write_data(dumped(document))
             documents.append(document)
+        for run_id in lost:
+            problem = "the catalog has lost this run; use `graphflow fsck --repair` to list it again"
+            wrong += 1
+            if output is ListFormat.TABLE:
+                write_data(f"{run_id}  {problem}")
+            documents.append({"id": run_id, "name": "", "problems": [problem]})
+            if output is ListFormat.JSONL:
+                write_data(dumped(documents[-1]))
         if output is ListFormat.JSON:
             write_documents(documents, output)
         _say(f"{count_text(len(documents), 'run')} verified, {wrong:,} damaged")
