@@ -315,6 +315,7 @@ class Deadline:
 
     def __enter__(self) -> Deadline:
         if self._seconds is not None:
+            # No `Service`: it acts once, if the time is up.
             self._timer = threading.Timer(self._seconds, self._time_up, [self._flow.timed_out()])
             self._timer.daemon = True
             self._timer.start()

@@ -154,6 +154,7 @@ class Driver:
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
         if not backend.runs_in_caller:
+            # No `Service`: it blocks on the inbox, until the run has ended.
             self._thread = threading.Thread(
                 target=self._loop, name=f"graphflow-driver-{run_id[-6:]}", daemon=True
             )

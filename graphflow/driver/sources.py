@@ -256,6 +256,7 @@ class Sources:
             pulled = reader.take(command.count)
             self._call(lambda: deliver(pulled))
 
+        # No `Service`: one pull, which blocks in the reader.
         threading.Thread(target=take, name="graphflow-pull", daemon=True).start()
 
     def _deliver(self, node: Node, slot: int, start: int, pulled: Pulled) -> None:

@@ -141,6 +141,7 @@ class DaskBackend:
             self._encoder = OrderEncoder(share=self._share, by_value=self._way.slots is None)
             self._capacity = self._measure()
             self._client.subscribe_topic("all", self._on_cluster_event)
+            # No `Service`: it ends itself where the scheduler is gone, and closing must not wait for its turn.
             self._poller = threading.Thread(target=self._poll, name="graphflow-dask", daemon=True)
             self._poller.start()
             atexit.register(self.close)

@@ -125,6 +125,7 @@ def tell_soon(
     what: str, client: Client, function: Callable[..., None], *args: Any, workers: list[str] | None = None
 ) -> threading.Thread:
     """Call a function on workers, on all of them by default, from a thread that this returns."""
+    # No `Service`: one call, which workers may answer late or never.
     telling = threading.Thread(
         target=_tell,
         args=(client, function, *args),
