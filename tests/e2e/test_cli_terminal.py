@@ -120,7 +120,7 @@ def test_the_first_ctrl_c_lets_the_running_item_end_and_starts_no_other(
     wait_for_first_item(process, folder)
 
     interrupt(process)
-    read_until(process, "no new items are started")
+    read_until(process, "starting no new ones")
     (folder / "go").write_text("")
     out, err = process.communicate()
 
@@ -136,7 +136,7 @@ def test_the_second_ctrl_c_stops_the_running_item(folder: Path, backend: str, st
     wait_for_first_item(process, folder)
 
     interrupt(process)
-    read_until(process, "no new items are started")
+    read_until(process, "starting no new ones")
     interrupt(process)
     read_until(process, "cancelling")
     out, err = process.communicate()
