@@ -359,7 +359,7 @@ def test_a_failure_that_was_seen_through_its_consequence_was_seen(backend_name: 
     assert ends(backend_name, body) == "Completed"
 
 
-def test_looking_at_a_state_is_not_seeing(backend_name: str) -> None:
+def test_looking_at_a_final_state_handles_the_failure(backend_name: str) -> None:
     def body() -> None:
         future = boom()
         future.wait()
@@ -368,7 +368,7 @@ def test_looking_at_a_state_is_not_seeing(backend_name: str) -> None:
         with pytest.raises(ValueError, match="boom"):
             future.state.result()
 
-    assert ends(backend_name, body) == "Failed"
+    assert ends(backend_name, body) == "Completed"
 
 
 # -- a body that raises --------------------------------------------------------------------------------

@@ -359,5 +359,5 @@ def test_what_cannot_be_updated_is_refused() -> None:
     finally:
         gate.set()
     assert run.result(timeout=60) == 6
-    with pytest.raises(GraphflowError, match="has ended"):
+    with pytest.raises(GraphflowError, match="has already ended"):
         run.update("gated", max_concurrency=3)

@@ -387,7 +387,7 @@ def test_damage_of_the_runs_own_value_and_parameters_is_found(history: RunHistor
         data[-2] ^= 1
         place.write_bytes(data)
         (wrong,) = [each for each in history.verify(run_id) if says in each]
-        assert "is not what was written" in wrong
+        assert "differs from what was written" in wrong
     with pytest.raises(ResultDamaged, match="the value of the run"):
         history.run(run_id).result()
 
