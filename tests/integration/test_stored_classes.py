@@ -52,7 +52,7 @@ if __name__ == "__main__":
     with backends.threads(slots=1) if kind == "threads" else backends.processes(slots=1) as backend:
         probe = Probe(backend, what)
         if what == "write":
-            probe.persist_result(make, range(1_000), store)
+            probe.persist(make, range(1_000), store)
         for ref, column in values(store):
             assert [value[0] for value in column] == [Point(x) for x in range(1_000)]
             assert all(map(check, column))
