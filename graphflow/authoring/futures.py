@@ -241,17 +241,21 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
             "a task as an argument"
         )
 
-    __add__ = __radd__ = __iadd__ = __sub__ = __rsub__ = __isub__ = __mul__ = __rmul__ = __imul__ = _refused
-    __matmul__ = __rmatmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refused
-    __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = (
-        _refused
-    )
-    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __lshift__ = __rlshift__ = __rshift__ = (
-        _refused
-    )
-    __rrshift__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refused
-    __int__ = __float__ = __complex__ = __index__ = __bytes__ = _refused
-    __lt__ = __le__ = __gt__ = __ge__ = _refused
+    if not TYPE_CHECKING:
+        # To a type checker a future is what it stands for.
+        __add__ = __radd__ = __iadd__ = __sub__ = __rsub__ = __isub__ = __mul__ = __rmul__ = __imul__ = (
+            _refused
+        )
+        __matmul__ = __rmatmul__ = __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = _refused
+        __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = (
+            _refused
+        )
+        __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __lshift__ = __rlshift__ = __rshift__ = (
+            _refused
+        )
+        __rrshift__ = __invert__ = __round__ = __trunc__ = __floor__ = __ceil__ = _refused
+        __int__ = __float__ = __complex__ = __index__ = __bytes__ = _refused
+        __lt__ = __le__ = __gt__ = __ge__ = _refused
 
     def __getstate__(self) -> Any:
         raise GraphflowError(
