@@ -229,9 +229,9 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path):
         connection.execute("CREATE TABLE songs (title TEXT)")
     connection.close()
     content = path.read_bytes()
-    with pytest.raises(HistoryDamaged, match="no graphflow run"):
+    with pytest.raises(HistoryDamaged, match="not a graphflow run"):
         list(written.history.read(RUN))
-    with pytest.raises(HistoryDamaged, match="no graphflow run"):
+    with pytest.raises(HistoryDamaged, match="not a graphflow run"):
         written.history.take(RUN)
     assert path.read_bytes() == content
 
@@ -274,7 +274,7 @@ def test_a_run_that_the_catalog_forgot_is_told_and_never_overwritten(tmp_path):
     written.history.close()
     (tmp_path / "home" / "catalog.db").unlink()
     history = SqliteHistory(tmp_path / "home")
-    with pytest.raises(HistoryError, match="does not know"):
+    with pytest.raises(HistoryError, match="history of a run that is not in"):
         history.create(RunHeader(id=RUN, name="n", flow_name="f"))
     assert list(history.read(RUN)) == written.entries
     assert any("catalog" in text for text in history.verify(RUN))

@@ -47,7 +47,7 @@ def test_a_disk_that_is_full_for_results_crashes_the_run_which_can_be_resumed(st
     found = stage.drive(call="limited", nbytes=LIMIT, **given).result()
     assert found["state"] == "Crashed", found
     assert found["error"] == "ResultStoreError"
-    assert "cannot be written" in found["message"] and "make room" in found["message"]
+    assert "cannot be written" in found["message"] and "free some space" in found["message"]
     assert wrong_names(stage.home) == []
     seen = stage.look("run-1")
     assert seen["wrong"] == []
