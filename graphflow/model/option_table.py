@@ -6,6 +6,7 @@ them with this table.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -525,17 +526,18 @@ def checked_values(owner: Owner, what: str, given: Mapping[str, Any]) -> dict[st
 
 # -- how they are shown ------------------------------------------------------------------------------------
 
-_MARK = "    {options}\n"
+_MARK = "{options}\n"
 
 
 def documented(owner: Owner) -> Callable[[Any], Any]:
     """A decorator: put the options in the docstring, in place of a line `{options}`."""
 
     def document(function: Any) -> Any:
-        text = function.__doc__
-        if text is not None:
+        if function.__doc__ is not None:
+            # Python 3.13 takes the indentation of docstrings away, earlier ones do not.
+            text = inspect.cleandoc(function.__doc__)
             entries = "".join(
-                f"    {option.name}\n{_wrapped(option.what, ' ' * 8, 110)}" for option in _BY_OWNER[owner]
+                f"{option.name}\n{_wrapped(option.what, ' ' * 4, 106)}" for option in _BY_OWNER[owner]
             )
             function.__doc__ = text.replace(_MARK, entries)
         return function
