@@ -16,7 +16,6 @@ from graphflow.model.reports import LogRecord
 from graphflow.model.states import Code, State
 from graphflow.ports import RunEvent
 from graphflow.runner.capture import LogSink
-from graphflow.runner.faults import user_traceback
 
 if TYPE_CHECKING:
     from graphflow.driver.durability import Durability
@@ -105,6 +104,9 @@ class RunRecord:
         message = f"{type(error).__name__}: {error}" if error is not None else ""
         if self.durability is not None:
             if error is not None:
+                # Loaded with the first run, not by `import graphflow`.
+                from graphflow.runner.faults import user_traceback
+
                 self.durability.books.run_noted({"traceback": user_traceback(error)})
             self.durability.moved(code, message)
         state = State.of(code, message=message, data=error if error is not None else self.value)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from graphflow import backends, flow, task
-from graphflow.backends.automatic.candidates import Options
+from graphflow.backends.automatic.candidates import Thresholds
 from graphflow.backends.automatic.switching import LocalBackend
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Report, stored_ref
@@ -131,7 +131,7 @@ def test_all_values_of_a_flow_are_stored(persisting: Persisting) -> None:
 
 def test_tasks_that_move_to_processes_store_their_values(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "results", key=bytes(32))
-    with LocalBackend(2, map_options=Options(moves_all=True)) as backend:
+    with LocalBackend(2, thresholds=Thresholds(moves_all=True)) as backend:
         persisting = Persisting(backend, store)
         assert flow(backend=persisting)(lambda: text.map(double.map(range(1, 400))))() == [
             f"{2 * x}" * 20 for x in range(1, 400)
