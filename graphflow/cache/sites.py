@@ -107,17 +107,15 @@ class _Others:
             if "." not in name
             and not name.startswith(self._site)
             and name + ANSWER not in present
-            and self._launches(name, nbytes)
+            and self._is_live(name, nbytes)
         ]
 
     def living(self, present: dict[str, int]) -> bool:
         """Return whether a driver of another site is alive; leftovers of dead ones are removed, of this site too."""
-        living = [
-            name for name, nbytes in present.items() if "." not in name and self._launches(name, nbytes)
-        ]
+        living = [name for name, nbytes in present.items() if "." not in name and self._is_live(name, nbytes)]
         return any(not name.startswith(self._site) for name in living)
 
-    def _launches(self, name: str, nbytes: int) -> bool:
+    def _is_live(self, name: str, nbytes: int) -> bool:
         path = self._above + name
         try:
             if name not in self._holders:
@@ -187,7 +185,7 @@ class Presence:
         self._watch.start()
 
     def close(self) -> None:
-        """Close this driver's site, whose batches have ended."""
+        """Take back the presence of this driver, whose batches have ended."""
         self._watch.stop(LEAVE_SECONDS)
         self._leave()
 

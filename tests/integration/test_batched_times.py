@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -79,18 +78,10 @@ def test_a_call_for_several_that_never_yields_is_lost_with_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    given_up = threading.Event()
     host = RecordingHost()
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
 
     def work(xs: list[int]) -> list[int]:
-        given_up.wait(SECONDS)
+        host.has_given_up.wait(SECONDS)
         return xs
 
     assert host.run(batched(work, [0, 1], timeout_seconds=0.05)) is None
@@ -101,18 +92,10 @@ def test_a_call_for_several_that_never_yields_is_lost_with_its_thread(
 
 def test_one_item_that_never_yields_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    given_up = threading.Event()
     host = RecordingHost()
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
 
     def work(xs: list[int]) -> list[int]:
-        given_up.wait(SECONDS)
+        host.has_given_up.wait(SECONDS)
         return xs
 
     assert host.run(batched(work, [0], timeout_seconds=0.05)) is None

@@ -199,21 +199,14 @@ def test_a_report_that_cannot_be_delivered_is_part_of_the_last_one() -> None:
 
 def test_an_item_that_is_given_up_after_a_report_is_told_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    told, given_up = threading.Event(), threading.Event()
+    told = threading.Event()
     host = RecordingHost(lambda report: told.set())
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
 
     def work(x: int) -> int:
         if x == 1:
             assert told.wait(SECONDS)
             # In C, where no exception comes through.
-            given_up.wait(SECONDS)
+            host.has_given_up.wait(SECONDS)
         return x
 
     order = order_of(program(work, timeout_seconds=2.0), Literals([0, 1, 2]), size=3, slice_seconds=SLICE)
@@ -307,20 +300,12 @@ def test_the_concurrency_of_the_order_is_a_bound() -> None:
 
 def test_an_async_loop_that_is_given_up_tells_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.05)
-    given_up = threading.Event()
     host = RecordingHost()
-    deliver = host.give_up
-
-    def give_up(report: Report) -> None:
-        deliver(report)
-        given_up.set()
-
-    host.give_up = give_up  # type: ignore[method-assign]
 
     async def work(x: int) -> int:
         if x == 2:
             await eventually_async(lambda: bool(host.told))
-            given_up.wait(SECONDS)
+            host.has_given_up.wait(SECONDS)
         if x == 3:
             await asyncio.sleep(SECONDS)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class RecordingHost:
     ----------
     told, given_up
         The reports that were delivered while a batch went on, and when it was given up.
+    has_given_up
+        Set once there is one of the latter.
     said
         Why values did not go to the result store.
     on_progress
@@ -36,6 +39,7 @@ class RecordingHost:
         self.worker = "here"
         self.told: list[Report] = []
         self.given_up: list[Report] = []
+        self.has_given_up = threading.Event()
         self.notes: list[int] = []
         self.said: list[str] = []
         self.limits: dict[int, float] = {}
@@ -84,6 +88,7 @@ class RecordingHost:
     def give_up(self, report: Report) -> None:
         """Keep the report of a batch that is given up."""
         self.given_up.append(report)
+        self.has_given_up.set()
 
 
 def order_of(
