@@ -16,6 +16,7 @@ import graphflow
 from graphflow import INPUTS, flow, task
 from graphflow.common.signing import fingerprint
 from graphflow.errors import ResultStoreError
+from graphflow.testing.faults.processes import Script, race
 
 
 @pytest.fixture
@@ -411,32 +412,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("backend", ["inline", "threads:2"])
-def test_two_drivers_that_want_the_same_execute_each_item_once(
-    calls: Any, tmp_path: Path, backend: str
-) -> None:
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, str(script), calls.path, backend],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for each in drivers:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    ended = []
-    for each in drivers:
-        assert each.stdin is not None
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    for each in drivers:
-        out, err = each.communicate(timeout=60)
-        ended.append((each.returncode, out.split(), err))
+def test_two_drivers_that_want_the_same_execute_each_item_once(calls: Any, backend: str) -> None:
+    with Script(TWO, calls.path, backend) as one, Script(TWO, calls.path, backend) as other:
+        ended = race([one, other])
 
     assert [(code, out) for code, out, _ in ended] == [(0, [str(sum(range(300)))])] * 2, ended
     assert calls.seen() == {str(x): 1 for x in range(300)}

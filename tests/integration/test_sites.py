@@ -16,6 +16,7 @@ from graphflow.cache import sites
 from graphflow.cache.sites import Claims, Presence, Site, site_of
 from graphflow.ports import ResultStore
 from graphflow.results.stores.opening import open_store
+from graphflow.testing.faults.processes import Script, race
 from graphflow.testing.faults.s3proxy import Fault, S3Proxy
 from graphflow.testing.faults.s3server import Bucket
 
@@ -220,38 +221,26 @@ FAULTS = {
 def test_two_drivers_of_two_sites_execute_each_item_once(
     s3: Bucket, s3_proxy: S3Proxy, tmp_path: Path, once: str, count: int, weather: str
 ) -> None:
-    script, log = tmp_path / "two.py", tmp_path / "log"
-    script.write_text(TWO_DRIVERS)
+    log = tmp_path / "log"
     log.touch()
     s3_proxy.plan(*FAULTS[weather])
     reached = {name: s3_proxy.endpoint for name in s3.environment if "ENDPOINT" in name}
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(log), "threads:2", once, f"{s3.url}/cache", str(count)],
-            env={
-                **os.environ,
-                **reached,
-                "GRAPHFLOW_HOME": str(tmp_path / f"home-{number}"),
-                "GRAPHFLOW_SECRET_KEY": "5a" * 32,
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    for each in drivers:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    for each in drivers:
-        assert each.stdin is not None
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    ended = []
-    for each in drivers:
-        out, err = each.communicate(timeout=100)
-        ended.append((each.returncode, out.split(), err))
+    with ExitStack() as stack:
+        drivers = [
+            stack.enter_context(
+                Script(
+                    TWO_DRIVERS,
+                    *(log, "threads:2", once, f"{s3.url}/cache", count),
+                    environment={
+                        **reached,
+                        "GRAPHFLOW_HOME": str(tmp_path / f"home-{number}"),
+                        "GRAPHFLOW_SECRET_KEY": "5a" * 32,
+                    },
+                )
+            )
+            for number in range(2)
+        ]
+        ended = race(drivers)
 
     assert [(code, out) for code, out, _ in ended] == [(0, [str(sum(range(count)))])] * 2, ended
     assert Counter(log.read_text().split()) == {str(x): 1 for x in range(count)}

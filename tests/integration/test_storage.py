@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import graphflow
 from graphflow import INPUTS, flow, task
 from graphflow.errors import ResultStoreError
 from graphflow.results.stores.opening import open_store
+from graphflow.testing.faults.processes import Script, race
 from graphflow.testing.faults.s3proxy import Fault, S3Proxy
 from graphflow.testing.faults.s3server import Bucket
 
@@ -172,32 +171,22 @@ print(paying(sys.argv[1])[5])
 def test_two_drivers_on_one_bucket_execute_what_runs_once_only_once(
     s3: Bucket, path: str, tmp_path: Path
 ) -> None:
-    script = tmp_path / "pays.py"
-    script.write_text(PAYS)
-    drivers = [
-        subprocess.Popen(
-            [sys.executable, str(script), path, f"{s3.url}/shared"],
-            env={
-                **os.environ,
-                "GRAPHFLOW_HOME": str(tmp_path / f"home-{each}"),
-                "GRAPHFLOW_SECRET_KEY": "ab" * 32,
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for each in range(2)
-    ]
-    for each in drivers:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    for each in drivers:
-        assert each.stdin is not None
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    for each in drivers:
-        out, err = each.communicate(timeout=90)
-        assert (each.returncode, out) == (0, "paid 5\n"), err
+    with ExitStack() as stack:
+        drivers = [
+            stack.enter_context(
+                Script(
+                    PAYS,
+                    *(path, f"{s3.url}/shared"),
+                    environment={
+                        "GRAPHFLOW_HOME": str(tmp_path / f"home-{each}"),
+                        "GRAPHFLOW_SECRET_KEY": "ab" * 32,
+                    },
+                )
+            )
+            for each in range(2)
+        ]
+        ended = race(drivers)
 
+    for code, out, err in ended:
+        assert (code, out) == (0, ["paid 5"]), err
     assert seen(path) == {str(x): 1 for x in range(6)}

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Script"]
+__all__ = ["Script", "race"]
 
 SECONDS = 60.0
 
@@ -24,9 +25,11 @@ class Script:
         What it does, in Python; its output is not buffered.
     arguments
         Its `sys.argv[1:]`.
+    environment
+        Variables that it has beside those of this process.
     """
 
-    def __init__(self, text: str, *arguments: Any) -> None:
+    def __init__(self, text: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> None:
         # A file, as nobody reads it while the script runs.
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -35,7 +38,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._input, self._output = self.process.stdin, self.process.stdout
@@ -90,3 +93,16 @@ class Script:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def race(scripts: Sequence[Script]) -> list[tuple[int, list[str], str]]:
+    """Let scripts that say "ready" go on together; return the exit code, further lines and errors of each."""
+    for each in scripts:
+        assert each.hear() == "ready"
+    for each in scripts:
+        each.say("go")
+    ended = []
+    for each in scripts:
+        lines = each.end()
+        ended.append((each.process.returncode, lines, each.errors))
+    return ended
