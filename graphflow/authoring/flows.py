@@ -10,11 +10,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
+from graphflow.authoring.decorated import Decorated
 from graphflow.authoring.parameters import bind_parameters, validated
 from graphflow.common import ids
-from graphflow.common.functions import Binding, dress, function_name, is_async
+from graphflow.common.functions import function_name
 from graphflow.driver.run_record import RunRecord
-from graphflow.errors import ParameterError, TaskOptionError
+from graphflow.errors import ParameterError
 from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
@@ -33,42 +34,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Flow(Generic[P, R]):
+class Flow(Decorated[P], Generic[P, R]):
     """A function that composes tasks; made by `flow`. `flow.fn` is the function."""
 
-    def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
-        self._decorated = fn
-        self._binding = Binding.of(fn)
-        if isinstance(fn, staticmethod | classmethod):
-            fn = fn.__func__
-        if isinstance(fn, Flow):
-            raise TaskOptionError(f"{fn!r} is already a flow; use its with_options(...) to change options")
-        if isinstance(fn, type) or not callable(fn):
-            raise TaskOptionError(f"@flow takes a function or another callable, not {fn!r}")
-        self.fn: Callable[P, Any] = fn
-        self.is_async = is_async(fn)
-        self._set_options(options)
-        dress(self, fn)
+    _kind = "flow"
+    options: FlowOptions
 
     def _set_options(self, given: Mapping[str, Any]) -> None:
         self._given = dict(given)
         name = function_name(self.fn)
         self.options = FlowOptions.checked(f"flow {given.get('name') or name!r}", given, name=name)
 
-    @property
-    def name(self) -> str:
-        """The flow's name."""
-        return self.options.name
-
-    def __repr__(self) -> str:
-        return f"<Flow {self.options.name}>"
-
     def __get__(self, instance: Any, owner: Any = None) -> Flow[..., R]:
-        bound = self._binding.bind(self.fn, instance, owner)
-        return self if bound is self.fn else Flow(bound, **self._given)
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (self._decorated, self._given)
+        bound: Flow[..., R] = super().__get__(instance, owner)
+        return bound
 
     def with_options(self, **options: Any) -> Flow[P, R]:
         """Return a copy with some options changed.
@@ -83,18 +62,6 @@ class Flow(Generic[P, R]):
 
     # -- hooks, also as decorators ----------------------------------------------------------------------
 
-    def on_running(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (flow, run, state) that is called when a run begins; a decorator."""
-        return self._add_hook("on_running", hook)
-
-    def on_completion(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (flow, run, state) that is called when a run completes; a decorator."""
-        return self._add_hook("on_completion", hook)
-
-    def on_failure(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (flow, run, state) that is called when a run fails; a decorator."""
-        return self._add_hook("on_failure", hook)
-
     def on_crashed(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """Add a hook of (flow, run, state) that is called when a run crashes; a decorator."""
         return self._add_hook("on_crashed", hook)
@@ -102,10 +69,6 @@ class Flow(Generic[P, R]):
     def on_cancellation(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """Add a hook of (flow, run, state) that is called when a run is cancelled; a decorator."""
         return self._add_hook("on_cancellation", hook)
-
-    def _add_hook(self, option: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        self._set_options({**self._given, option: [*getattr(self.options, option), hook]})
-        return hook
 
     # -- running ----------------------------------------------------------------------------------------
 
@@ -393,10 +356,6 @@ class Flow(Generic[P, R]):
         if self.is_async:
             return call.execute_async() if call.is_eager else call.record_async()
         return call.execute() if call.is_eager else call.record()
-
-
-def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Flow[..., Any]:
-    return Flow(fn, **options)
 
 
 async def _executed(execution: Execution) -> Run:

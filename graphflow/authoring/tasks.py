@@ -10,18 +10,12 @@ from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow.authoring.callees import made_callee
+from graphflow.authoring.decorated import Decorated
 from graphflow.authoring.futures import Future
 from graphflow.authoring.mapped_futures import MappedFuture
 from graphflow.authoring.outside import current_recorder, keep_running
 from graphflow.authoring.spreading import starmap
-from graphflow.common.functions import (
-    Binding,
-    dress,
-    function_name,
-    is_async,
-    result_annotation,
-    signature_of,
-)
+from graphflow.common.functions import function_name, result_annotation, signature_of
 from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import TaskOptionError
 from graphflow.model.cache_policies import CachePolicy, changed_options, check_arguments
@@ -35,27 +29,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Task(Generic[P, R]):
+class Task(Decorated[P], Generic[P, R]):
     """A function with policies; made by `task`.
 
     Calling it in a flow records a node and returns a future; nothing runs yet. `task.fn` is the function.
     """
 
-    def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
-        self._decorated = fn
-        self._binding = Binding.of(fn)
-        if isinstance(fn, staticmethod | classmethod):
-            fn = fn.__func__
-        if isinstance(fn, Task):
-            raise TaskOptionError(f"{fn!r} is already a task; use its with_options(...) to change options")
-        if isinstance(fn, type) or not callable(fn):
-            raise TaskOptionError(f"@task takes a function or another callable, not {fn!r}")
-        self.fn: Callable[P, Any] = fn
-        self.is_async = is_async(fn)
-        self._signature = signature_of(fn)
-        self._given: dict[str, Any] = {}
-        self._set_options(options)
-        dress(self, fn)
+    _kind = "task"
+    options: TaskOptions
 
     def _set_options(self, given: Mapping[str, Any]) -> None:
         self._given = dict(given)
@@ -71,28 +52,18 @@ class Task(Generic[P, R]):
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
                 "call; a batched task gets many items in one call; remove one of the two"
             )
+        self._signature = signature_of(self.fn)
         check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
         self._callee = made_callee(self.fn, self.options)
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-        return self.options.name
 
     @property
     def tags(self) -> frozenset[str]:
         """Its tags."""
         return self.options.tags
 
-    def __repr__(self) -> str:
-        return f"<Task {self.options.name}>"
-
     def __get__(self, instance: Any, owner: Any = None) -> Task[..., R]:
-        bound = self._binding.bind(self.fn, instance, owner)
-        return self if bound is self.fn else Task(bound, **self._given)
-
-    def __reduce__(self) -> Any:
-        return _rebuild, (self._decorated, self._given)
+        bound: Task[..., R] = super().__get__(instance, owner)
+        return bound
 
     def with_options(self, **options: Any) -> Task[P, R]:
         """Return a copy with some options changed; tags are added.
@@ -111,24 +82,6 @@ class Task(Generic[P, R]):
             TaskOptions.checked(f"task {self.options.name!r}", {"tags": options["tags"]}, name="x")
             merged["tags"] = [*self.options.tags, *options["tags"]]
         return Task(self._decorated, **merged)
-
-    # -- hooks, also as decorators ----------------------------------------------------------------------
-
-    def on_running(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (task, task_run, state) that is called when a run begins; a decorator."""
-        return self._add_hook("on_running", hook)
-
-    def on_completion(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (task, task_run, state) that is called when a run completes; a decorator."""
-        return self._add_hook("on_completion", hook)
-
-    def on_failure(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Add a hook of (task, task_run, state) that is called when a run fails; a decorator."""
-        return self._add_hook("on_failure", hook)
-
-    def _add_hook(self, option: str, hook: Callable[..., Any]) -> Callable[..., Any]:
-        self._set_options({**self._given, option: [*getattr(self.options, option), hook]})
-        return hook
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -187,10 +140,6 @@ class Task(Generic[P, R]):
         annotation = result_annotation(self.fn)
         parts = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
         return len(parts) if parts and parts[-1] is not Ellipsis else None
-
-
-def _rebuild(fn: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
-    return Task(fn, **options)
 
 
 # -- the decorator -----------------------------------------------------------------------------------------

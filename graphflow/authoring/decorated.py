@@ -1,0 +1,79 @@
+"""What flows and tasks have in common: a decorated function with options, which can be bound, copied, pickled and given hooks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, ParamSpec
+
+from graphflow.common.functions import Binding, dress, is_async
+from graphflow.errors import TaskOptionError
+
+__all__ = ["Decorated"]
+
+P = ParamSpec("P")
+
+
+class Decorated(Generic[P]):
+    """A function with options. A kind says what it is, and makes its `options` of what was given."""
+
+    _kind: ClassVar[str]
+    options: Any
+    _given: Mapping[str, Any]
+
+    def __init__(self, fn: Callable[P, Any], **options: Any) -> None:
+        self._decorated = fn
+        self._binding = Binding.of(fn)
+        if isinstance(fn, staticmethod | classmethod):
+            fn = fn.__func__
+        if isinstance(fn, type(self)):
+            raise TaskOptionError(
+                f"{fn!r} is already a {self._kind}; use its with_options(...) to change options"
+            )
+        if isinstance(fn, type) or not callable(fn):
+            raise TaskOptionError(f"@{self._kind} takes a function or another callable, not {fn!r}")
+        self.fn: Callable[P, Any] = fn
+        self.is_async = is_async(fn)
+        self._set_options(options)
+        dress(self, fn)
+
+    @abstractmethod
+    def _set_options(self, given: Mapping[str, Any]) -> None:
+        """Check options, and take them."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return str(self.options.name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        bound = self._binding.bind(self.fn, instance, owner)
+        return self if bound is self.fn else type(self)(bound, **self._given)
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self._decorated, self._given)
+
+    # -- hooks, also as decorators ----------------------------------------------------------------------
+
+    def on_running(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) or (task, task_run, state) that is called when a run begins; a decorator."""
+        return self._add_hook("on_running", hook)
+
+    def on_completion(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) or (task, task_run, state) that is called when a run completes; a decorator."""
+        return self._add_hook("on_completion", hook)
+
+    def on_failure(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Add a hook of (flow, run, state) or (task, task_run, state) that is called when a run fails; a decorator."""
+        return self._add_hook("on_failure", hook)
+
+    def _add_hook(self, option: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        self._set_options({**self._given, option: [*getattr(self.options, option), hook]})
+        return hook
+
+
+def _rebuild(kind: type[Decorated[Any]], fn: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    return kind(fn, **options)
