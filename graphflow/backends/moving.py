@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
+from graphflow.common.pickling import Pickler
 from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
@@ -199,7 +198,7 @@ class _Limited:
 def can_travel(values: list[Any]) -> Exception | None:
     """Return why values cannot be pickled, by a look at the first few and the last; None if they can."""
     try:
-        cloudpickle.Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
+        Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
     except _Enough:
         return None
     except Exception as error:

@@ -14,8 +14,6 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-import cloudpickle
-
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import plain_function
@@ -43,6 +41,7 @@ from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
+from graphflow.results.packs.classes import dumps_value
 from graphflow.results.packs.single import keep, restore
 from graphflow.runner.capture import LogSink
 
@@ -252,7 +251,7 @@ class Durability:
         if value is None:
             return
         try:
-            data = cloudpickle.dumps(value, protocol=5)
+            data = dumps_value(value)
         except Exception as error:
             logger.warning(
                 "the value of run %s cannot be stored, because it cannot be pickled: %s: %s",
@@ -436,7 +435,7 @@ def _launch(
 ) -> Launch:
     stored: Mapping[str, Any] | None = None
     try:
-        data = cloudpickle.dumps(dict(parameters), protocol=5)
+        data = dumps_value(dict(parameters))
         stored = keep(store, f"{epoch:04d}-parameters", data)
     except GraphflowError:
         raise

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import cloudpickle
-
 from graphflow.errors import ItemTimedOut, SerializationError, restore
 from graphflow.model.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.model.states import Code, State
+from graphflow.results.packs.classes import dumps_value
 from graphflow.runner.loops import run_awaitable
 
 __all__ = [
@@ -142,7 +141,7 @@ class _Remade:
 def _pickled(made: Any) -> bytes | None:
     """Return the bytes of an exception, None if it does not come back from them."""
     try:
-        data: bytes = cloudpickle.dumps(made)
+        data = dumps_value(made)
         return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
     except Exception:
         return None

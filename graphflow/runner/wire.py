@@ -20,6 +20,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.pickling import dumps
 from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.fragments import Fragment
@@ -177,7 +178,7 @@ class OrderEncoder:
         )
         self.send_module(program.fn)
         try:
-            pickled: bytes = cloudpickle.dumps(replace(program, options=options), protocol=5)
+            pickled = dumps(replace(program, options=options))
         except Exception as error:
             raise SerializationError(
                 f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
@@ -207,14 +208,12 @@ class OrderEncoder:
     def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
         mended = order.inputs
         try:
-            data: bytes = cloudpickle.dumps(order.inputs, protocol=5)
-            return data
+            return dumps(order.inputs)
         except Exception:
             if not is_strict:
                 mended = tuple(_mended(each) for each in order.inputs)
         try:
-            data = cloudpickle.dumps(mended, protocol=5)
-            return data
+            return dumps(mended)
         except Exception as error:
             raise SerializationError(
                 f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
@@ -240,7 +239,7 @@ def _mended(source: Input) -> Input:
 
 def _carried(value: Any) -> Any:
     try:
-        cloudpickle.dumps(value, protocol=5)
+        dumps(value)
     except Exception as error:
         if isinstance(value, BaseException):
             return RemoteError(type(value).__name__, str(value))
@@ -402,7 +401,7 @@ def encode_report(report: Report) -> bytes:
         grafts = []
         for graft in step.grafts:
             try:
-                content: Any = cloudpickle.dumps(graft.fragment, protocol=5)
+                content: Any = dumps(graft.fragment)
             except Exception as error:
                 problem = SerializationError(
                     "the calls that a task made and returned cannot be carried back from the worker: "

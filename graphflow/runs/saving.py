@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from graphflow.common.pickling import dumps
 from graphflow.common.wording import with_article
 
 __all__ = ["check_suffix", "save_value"]
@@ -59,7 +60,4 @@ def _bytes_of(value: Any, suffix: str) -> bytes:
             raise TypeError("it is not a list")
         lines = (json.dumps(each, allow_nan=False, ensure_ascii=False) + "\n" for each in value)
         return "".join(lines).encode()
-    import cloudpickle
-
-    data: bytes = cloudpickle.dumps(value, protocol=5)
-    return data
+    return dumps(value)

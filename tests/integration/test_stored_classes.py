@@ -62,6 +62,88 @@ if __name__ == "__main__":
             assert all(probe.values(probe.event().report))
             print("read", len(column))
 """
+SLOTTED = """
+import sys
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from graphflow import INPUTS, backends, flow, task, unmapped
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Point:
+    x: int
+    tags: list = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Frozen:
+    x: int
+
+
+@dataclass(slots=True)
+class Typed(Generic[T]):
+    x: T
+
+
+class Hidden:
+    __slots__ = ("__secret", "x")
+
+    def __init__(self, x):
+        self.x, self.__secret = x, -x
+
+    def __eq__(self, other):
+        return type(self) is type(other) and (self.x, self.__secret) == (other.x, other.__secret)
+
+
+class Open(Hidden):
+    def __init__(self, x):
+        super().__init__(x)
+        self.more = x
+
+
+class Named(NamedTuple):
+    x: int
+
+
+class Outer:
+    class Inner(Hidden):
+        __slots__ = ()
+
+
+KINDS = [Point, Frozen, Typed, Hidden, Open, Named, Outer.Inner]
+
+
+@task(cache_policy=INPUTS)
+def cached(i, point):
+    return move.fn(i, point)
+
+
+@task
+def move(i, point):
+    assert hasattr(point, "__dict__") == (type(point).__name__ == "Open"), type(point)
+    return type(point)(point.x + i)
+
+
+@flow
+def main(points):
+    return points, move.map([1] * len(points), points), [move.map([1], unmapped(each)) for each in points], cached.map(1, points[:3])
+
+
+if __name__ == "__main__":
+    kind, how = sys.argv[1:]
+    with backends.inline() if kind == "inline" else backends.processes(slots=1) as backend:
+        flow = main.with_options(backend=backend)
+        run = flow.resume("slotted") if how == "resume" else flow.run([each(3) for each in KINDS], run_id="slotted")
+    given, moved, constant, cached = run.result()
+    assert given == [each(3) for each in KINDS], given
+    assert moved == [each(4) for each in KINDS], moved
+    assert [each for each, in constant] == moved, constant
+    assert cached == moved[:3], cached
+    print("right")
+"""
 ELSEWHERE = """
 import sys
 from graphflow.model.reports import stored_ref
@@ -75,10 +157,14 @@ for name in store.names():
 """
 
 
-def run(*args: str, **more: str) -> str:
+def run(*args: str, home: str = "", **more: str) -> str:
     done = subprocess.run(
         [sys.executable, *args],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *more.values()])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([os.getcwd(), *more.values()]),
+            **({"GRAPHFLOW_HOME": home} if home else {}),
+        },
         capture_output=True,
         text=True,
         timeout=80,
@@ -107,3 +193,12 @@ def test_a_script_that_is_imported_has_the_values_as_its_own(tmp_path: Path) -> 
         "print([all(map(points.check, column)) for _, column in points.values(store)])"
     )
     assert run("-c", code, folder, script=str(tmp_path)) == "[True]\n"
+
+
+@pytest.mark.parametrize(("first", "later"), [("inline", "processes"), ("processes", "inline")])
+def test_classes_with_slots_come_back_as_the_scripts_own(first: str, later: str, tmp_path: Path) -> None:
+    script = tmp_path / "slotted.py"
+    script.write_text(SLOTTED)
+    home = str(tmp_path / "home")
+    assert run(str(script), first, "fresh", home=home) == "right\n"
+    assert run(str(script), later, "resume", home=home) == "right\n"

@@ -11,11 +11,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cloudpickle
-
 from graphflow.cli.backend_option import opened, parse_backend
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.targets import load_flow
+from graphflow.common.pickling import dumps
 from graphflow.errors import GraphflowError
 from graphflow.identity.hashing import canonical_digest
 from graphflow.runs.documents import value_text
@@ -74,7 +73,7 @@ def _digest(value: Any) -> str:
     digest = canonical_digest(value)
     if digest is None:
         try:
-            digest = hashlib.blake2b(cloudpickle.dumps(value, protocol=5), digest_size=16).digest()
+            digest = hashlib.blake2b(dumps(value), digest_size=16).digest()
         except Exception:
             return ""
     return digest.hex()

@@ -6,6 +6,7 @@ class that the script has now, or `isinstance` and `==` fail. So both are writte
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 import threading
@@ -13,17 +14,18 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import cloudpickle
 from cloudpickle import cloudpickle as internals
 
-__all__ = ["ValuePickler", "class_of"]
+from graphflow.common.pickling import Pickler, dumps
+
+__all__ = ["ValuePickler", "class_of", "dumps_value"]
 
 _MAIN = ("__main__", "__mp_main__")
 _definitions: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ValuePickler(Pickler):
     """A pickler of values that are read again in other processes, perhaps much later."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -31,6 +33,13 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, type) and _travels(obj):
             return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
         return super().reducer_override(obj)
+
+
+def dumps_value(value: Any) -> bytes:
+    """Return the pickle of a value that other processes read."""
+    with io.BytesIO() as file:
+        ValuePickler(file, protocol=5).dump(value)
+        return file.getvalue()
 
 
 def _travels(kind: type) -> bool:
@@ -48,7 +57,7 @@ def _definition(kind: type) -> bytes:
     with _lock:
         known = _definitions.get(kind)
     if known is None:
-        known = cloudpickle.dumps(kind, protocol=5)
+        known = dumps(kind)
         with _lock:
             _definitions[kind] = known
     return known
@@ -68,7 +77,7 @@ def class_of(module: str, qualname: str, file: str, definition: bytes) -> type:
     brought: list[type] = [
         each
         for each in list(getattr(internals, "_DYNAMIC_CLASS_TRACKER_BY_CLASS", ()))
-        if each.__module__ == module and each.__qualname__ == qualname
+        if isinstance(each, type) and each.__module__ == module and each.__qualname__ == qualname
     ]
     if found is not None and (not brought or found in brought):
         return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from typing import Any
 
 from graphflow.errors import SerializationError
 from graphflow.graph.mapping import DROPPED
-from graphflow.results.packs.classes import ValuePickler
+from graphflow.results.packs.classes import dumps_value
 
 __all__ = ["decode", "encode", "needs_trial"]
 
@@ -46,7 +45,7 @@ _TRUSTED = (
 def encode(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
     """Return a column's bytes, and the errors of entries that cannot be carried (they become None)."""
     try:
-        data = _dumps(values)
+        data = dumps_value(values)
         if not needs_trial(values):
             return data, {}
         pickle.loads(data)
@@ -66,18 +65,12 @@ def _encode_each(values: list[Any]) -> tuple[bytes, dict[int, Exception]]:
     kept: list[Any] = []
     for position, value in enumerate(values):
         try:
-            pickle.loads(_dumps(value))
+            pickle.loads(dumps_value(value))
             kept.append(value)
         except Exception as error:
             errors[position] = error
             kept.append(None)
-    return _dumps(kept), errors
-
-
-def _dumps(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    ValuePickler(buffer, protocol=5).dump(value)
-    return buffer.getvalue()
+    return dumps_value(kept), errors
 
 
 def decode(data: bytes | memoryview, what: str) -> list[Any]:
