@@ -7,6 +7,7 @@ is hashed names what it is.)
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -16,7 +17,7 @@ import pathlib
 import struct
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -30,7 +31,6 @@ _TEXT_HEADS = [b"s%d:" % size for size in range(256)]
 _DOUBLE = struct.Struct("<d")
 _NAN = _DOUBLE.pack(math.nan)
 _REGISTERED: dict[type, Callable[[Any], Any]] = {}
-_BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset, str, bytes, bytearray, int, float, complex)
 
 
 class Untold(Exception):
@@ -148,17 +148,23 @@ class Encoder:
         return b"d%d:" % len(pairs) + b"".join(pairs)
 
     def _ordered(self, value: Mapping[Any, Any]) -> bytes:
-        return self._items(b"o", (each for pair in value.items() for each in pair), value)
+        items = self._items(b"o", (each for pair in value.items() for each in pair), value)
+        return items + self._attributes(value)
 
     def _named(self, name: bytes, *parts: Any, owner: Any = None) -> bytes:
         """Return a value of a type that is made of others."""
         return b"c" + _tagged(name, self._items(b"t", parts, owner if owner is not None else parts))
 
+    def _attributes(self, value: Any) -> bytes:
+        """Return the attributes that somebody added to an object; nothing where there are none."""
+        added = getattr(value, "__dict__", None)
+        return self._named(b"attributes", added, owner=value) if added else b""
+
     def _defaultdict(self, value: collections.defaultdict[Any, Any]) -> bytes:
         return self._named(b"defaultdict", value.default_factory, dict(value), owner=value)
 
     def _counter(self, value: collections.Counter[Any]) -> bytes:
-        return self._named(b"Counter", dict(value), owner=value)
+        return self._named(b"Counter", dict(value), owner=value) + self._attributes(value)
 
     def _deque(self, value: collections.deque[Any]) -> bytes:
         return self._named(b"deque", value.maxlen, list(value), owner=value)
@@ -176,12 +182,15 @@ class Encoder:
         )
 
     def _partial(self, value: functools.partial[Any]) -> bytes:
-        return self._named(b"partial", value.func, value.args, value.keywords, owner=value)
+        made = self._named(b"partial", value.func, value.args, value.keywords, owner=value)
+        return made + self._attributes(value)
 
     def _function(self, value: Any) -> bytes:
-        return self._named(
+        made = self._named(
             b"function", _module_of(value), getattr(value, "__qualname__", ""), self._code_of(value)
         )
+        added = {name: each for name, each in vars(value).items() if name != "__wrapped__"}
+        return made + self._named(b"attributes", added, owner=value) if added else made
 
     def _method(self, value: types.MethodType) -> bytes:
         return self._named(b"method", value.__func__, value.__self__, owner=value)
@@ -212,24 +221,33 @@ class Encoder:
             if fn is not None:
                 return self._of(kind, b"registered", fn(value), owner=value)
         if isinstance(value, enum.Enum):
-            # Flags that are combined have no name of their own.
-            return self._of(kind, b"enum", value.name or "", value.value, owner=value)
+            # Flags that are combined have no name of their own; names like _value_ are the library's.
+            more = {name: each for name, each in vars(value).items() if name[:1] != "_" or name[-1:] != "_"}
+            return self._of(kind, b"enum", value.name or "", value.value, *_some(more), owner=value)
         if isinstance(value, type):
             return self._named(b"class", _module_of(value), value.__qualname__, self._code_of(value))
         if isinstance(value, pathlib.PurePath):
-            flavour = "nt" if isinstance(value, pathlib.PureWindowsPath) else "posix"
-            return self._named(b"path", flavour, isinstance(value, pathlib.Path), str(value))
+            return self._path(value, kind)
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
-            return self._of(kind, b"namedtuple", tuple(kind._fields), tuple(value), owner=value)
+            more = _state(value, kind, ())
+            return self._of(kind, b"namedtuple", tuple(kind._fields), tuple(value), *_some(more), owner=value)
         names = _field_names(kind)
         if names is not None:
             fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
-            return self._of(kind, b"dataclass", fields, owner=value)
+            tag = b"dataclass" if dataclasses.is_dataclass(kind) else b"attrs"
+            return self._of(kind, tag, fields, *_some(_state(value, kind, names)), owner=value)
         return self._of_library(value, kind)
 
     def _of(self, kind: type, tag: bytes, *parts: Any, owner: Any) -> bytes:
         """Return an object of a user's type."""
         return self._named(tag, _module_of(kind), kind.__qualname__, *parts, owner=owner)
+
+    def _path(self, value: pathlib.PurePath, kind: type) -> bytes:
+        flavour = "nt" if isinstance(value, pathlib.PureWindowsPath) else "posix"
+        parts = flavour, isinstance(value, pathlib.Path), str(value)
+        if kind.__module__.partition(".")[0] == "pathlib":
+            return self._named(b"path", *parts)
+        return self._of(kind, b"path", *parts, _state(value, kind, ()), owner=value)
 
     def _of_library(self, value: Any, kind: type) -> bytes:
         """Return objects of libraries, which are known only where these are loaded."""
@@ -247,9 +265,21 @@ class Encoder:
             return self._of_pandas(value, pandas)
         pydantic = sys.modules.get("pydantic")
         if pydantic is not None and isinstance(value, pydantic.BaseModel):
-            fields = {name: getattr(value, name) for name in kind.model_fields}  # type: ignore[attr-defined]
-            return self._of(kind, b"pydantic", fields, value.__pydantic_extra__ or {}, owner=value)
+            return self._model(value, kind)
         raise Untold(f"{_an(kind.__qualname__)} has no canonical form")
+
+    def _model(self, value: Any, kind: Any) -> bytes:
+        """Return a pydantic model: its fields, and what else it has: private attributes, and which fields were left out."""
+        names = kind.model_fields
+        fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        left_out = set(names) - value.model_fields_set
+        more = {
+            "attributes": {name: each for name, each in vars(value).items() if name not in names},
+            "private": value.__pydantic_private__,
+            "left out": left_out,
+        }
+        more = {name: each for name, each in more.items() if each}
+        return self._of(kind, b"pydantic", fields, value.__pydantic_extra__ or {}, *_some(more), owner=value)
 
     def _numpy_scalar(self, value: Any) -> bytes:
         if value.dtype.hasobject or value.dtype.fields is not None:
@@ -276,19 +306,32 @@ class Encoder:
                 value.columns,
                 value.index,
                 [self._pandas_values(each) for each in columns],
+                *_notes_of(value),
                 owner=value,
             )
         if kind is pandas.Series:
             return self._named(
-                b"pandas.series", value.name, value.index, self._pandas_values(value), owner=value
+                b"pandas.series",
+                value.name,
+                value.index,
+                self._pandas_values(value),
+                *_notes_of(value),
+                owner=value,
             )
         if kind is pandas.RangeIndex:
             return self._named(b"pandas.rangeindex", value.name, range(value.start, value.stop, value.step))
         if isinstance(value, pandas.MultiIndex):
-            return self._named(b"pandas.multiindex", list(value.names), value.tolist(), owner=value)
+            kinds = [str(level.dtype) for level in value.levels]
+            return self._named(b"pandas.multiindex", list(value.names), value.tolist(), kinds, owner=value)
         if isinstance(value, pandas.Index):
+            every = getattr(value, "freqstr", None) if kind is not pandas.PeriodIndex else None
             return self._named(
-                b"pandas.index", kind.__name__, value.name, self._pandas_values(value), owner=value
+                b"pandas.index",
+                kind.__name__,
+                value.name,
+                self._pandas_values(value),
+                *_some(every),
+                owner=value,
             )
         if value is pandas.NaT or value is pandas.NA:
             return self._named(b"pandas.missing", kind.__name__)
@@ -331,10 +374,54 @@ def _tagged(tag: bytes, data: bytes | bytearray | memoryview) -> bytes:
 
 @functools.lru_cache(maxsize=512)
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Return the fields of a dataclass; None if it is not a dataclass, or has more than its fields."""
-    if not dataclasses.is_dataclass(kind) or issubclass(kind, _BUILTIN_CONTAINERS):
+    """Return the fields of a dataclass or attrs class; None if it is neither, or its objects hold more than attributes."""
+    if dataclasses.is_dataclass(kind):
+        fields: Any = dataclasses.fields(kind)
+    else:
+        fields = getattr(kind, "__attrs_attrs__", None)
+    if fields is None or any(
+        each is not object and isinstance(vars(each).get("__new__"), types.BuiltinFunctionType)
+        for each in kind.__mro__
+    ):
         return None
-    return tuple(each.name for each in dataclasses.fields(kind))
+    return tuple(each.name for each in fields)
+
+
+def _state(value: Any, kind: type, names: Sequence[str]) -> dict[str, Any]:
+    """Return the attributes of an object that are none of its fields, by their names."""
+    found = {name: each for name, each in getattr(value, "__dict__", {}).items() if name not in names}
+    for name, slot in _slots_of(kind):
+        if name not in names:
+            # What a slot never had is no attribute.
+            with contextlib.suppress(AttributeError):
+                found[name] = slot.__get__(value)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _slots_of(kind: type) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (name, each)
+        for owner in kind.__mro__
+        if owner.__module__.partition(".")[0] not in ("builtins", "pathlib")
+        for name, each in vars(owner).items()
+        if isinstance(each, types.MemberDescriptorType)
+    )
+
+
+def _some(more: Any) -> tuple[Any, ...]:
+    """Return a part of a value, or none: values that do not have it keep their bytes."""
+    return (more,) if more else ()
+
+
+def _notes_of(value: Any) -> tuple[Any, ...]:
+    """Return what a frame or series says of itself besides its data."""
+    notes = {}
+    if value.attrs:
+        notes["attrs"] = value.attrs
+    if not value.flags.allows_duplicate_labels:
+        notes["allows_duplicate_labels"] = False
+    return _some(notes)
 
 
 def _module_of(value: Any) -> str:

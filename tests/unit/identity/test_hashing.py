@@ -18,6 +18,7 @@ import zoneinfo
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import attrs
 import numpy as np
 import pandas as pd
 import pydantic
@@ -67,6 +68,40 @@ class Pair(NamedTuple):
 class Model(pydantic.BaseModel):
     x: int
     names: set[str] = set()
+
+
+class Private(pydantic.BaseModel):
+    x: int = 1
+    _scale: int = pydantic.PrivateAttr(1)
+
+
+class Extra(pydantic.BaseModel, extra="allow"):
+    x: int
+
+
+class Heavy(Point):
+    __slots__ = ("weight",)
+
+
+class Loose(Pair):
+    pass
+
+
+@attrs.define(slots=False)
+class Sized:
+    x: int
+
+
+@dataclass
+class Numbers(np.ndarray):  # type: ignore[misc]
+    x: int
+
+    def __new__(cls, x: int) -> Any:
+        return np.ndarray.__new__(cls, (1,))
+
+
+class Where(pathlib.PurePosixPath):
+    pass
 
 
 class Own:
@@ -240,6 +275,90 @@ def test_values_that_differ_in_type_or_content_have_different_digests() -> None:
     for value, digest in zip(DIFFERENT, digests, strict=True):
         assert digest not in seen, (value, seen[digest])
         seen[digest] = value
+
+
+def with_attributes(value: Any, **attributes: Any) -> Any:
+    for name, each in attributes.items():
+        if name == "attrs":
+            value.attrs.update(each)
+        else:
+            object.__setattr__(value, name, each)
+    return value
+
+
+HIDDEN: dict[str, tuple[Any, ...]] = {
+    "an attribute of a dataclass": (
+        Point(1),
+        with_attributes(Point(1), scale=1),
+        with_attributes(Point(1), scale=2),
+    ),
+    "a slot of an heir": (Heavy(1), with_attributes(Heavy(1), weight=1), with_attributes(Heavy(1), weight=2)),
+    "an attribute of a named tuple's heir": (Loose(1), with_attributes(Loose(1), scale=1)),
+    "an attribute of a partial": (
+        functools.partial(plus, 1),
+        with_attributes(functools.partial(plus, 1), scale=1),
+    ),
+    "an attribute of a Counter": (collections.Counter(x=1), with_attributes(collections.Counter(x=1), a=1)),
+    "an attribute of an OrderedDict": (
+        collections.OrderedDict(x=1),
+        with_attributes(collections.OrderedDict(x=1), a=1),
+    ),
+    "an attribute of a function": (
+        types.FunctionType(plus.__code__, globals()),
+        with_attributes(types.FunctionType(plus.__code__, globals()), scale=1),
+    ),
+    "an attribute of an attrs object": (Sized(1), Sized(2), with_attributes(Sized(1), scale=1)),
+    "private attributes of a model": (
+        Private(),
+        with_attributes(Private(), _scale=2),
+        with_attributes(Private(), _scale=3),
+    ),
+    "extra fields of a model": (Extra(x=1), Extra(x=1, y=1), Extra(x=1, y=2)),
+    "which fields a model was given": (Model(x=1), Model(x=1, names=set())),
+    "a frame": (
+        pd.DataFrame({"a": [1]}),
+        with_attributes(pd.DataFrame({"a": [1]}), attrs={"scale": 1}),
+        with_attributes(pd.DataFrame({"a": [1]}), attrs={"scale": 2}),
+        pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=False),
+        pd.DataFrame({"a": [1]}, index=pd.Index([0], name="i")),
+        pd.DataFrame({"a": [1]}, columns=pd.Index(["a"], name="c")),
+    ),
+    "a series": (pd.Series([1]), with_attributes(pd.Series([1]), attrs={"scale": 1})),
+    "the period of an index": (
+        pd.date_range("2020", periods=2),
+        pd.DatetimeIndex(["2020-01-01", "2020-01-02"]),
+    ),
+    "the levels of an index": (
+        pd.MultiIndex.from_arrays([np.array([1], "int64")]),
+        pd.MultiIndex.from_arrays([np.array([1], "int32")]),
+    ),
+    "an heir of a path": (pathlib.PurePosixPath("a"), Where("a"), with_attributes(Where("a"), scale=1)),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_an_object_holds_beside_its_fields_counts(what: str) -> None:
+    digests = [canonical_digest(value) for value in HIDDEN[what]]
+    assert None not in digests and len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        with_attributes(kind(), scale=1)
+        for kind in (
+            type("List", (list,), {}),
+            type("Dict", (dict,), {}),
+            type("Text", (str,), {}),
+            type("Number", (int,), {}),
+            type("Array", (collections.deque,), {}),
+            type("Failure", (Exception,), {}),
+        )
+    ]
+    + [np.array([1]).view(type("View", (np.ndarray,), {})), np.ma.masked_array([1], [True]), Numbers(1)],
+)
+def test_heirs_of_plain_types_cannot_be_told(value: Any) -> None:
+    assert canonical_digest(value) is None
 
 
 @pytest.mark.parametrize(
