@@ -11,6 +11,7 @@ from graphflow.common import settings
 from graphflow.errors import ResultStoreError
 from graphflow.graph.graph import Node
 from graphflow.identity.cache_keys import key_spec
+from graphflow.identity.variables import Memo
 from graphflow.model.cache_policies import CacheDefaults
 from graphflow.model.orders import CacheOrder, Program
 from graphflow.ports import ResultStore
@@ -63,6 +64,8 @@ class Caches:
         self._stores: dict[str, ResultStore] = {}
         self._presences: dict[tuple[str, str], Presence] = {}
         self._sites: dict[str, Site] = {}
+        self._memo: Memo = {}
+        self._noted: set[tuple[str, str]] = set()
 
     def order(self, program: Program) -> CacheOrder | None:
         """Return where a node's results are kept by their keys; None if they are not.
@@ -86,9 +89,18 @@ class Caches:
     def _made(self, program: Program) -> CacheOrder | None:
         options = program.options
         cache = options.cache
-        spec = key_spec(program, run_id=self._run_id)
+        spec = key_spec(program, run_id=self._run_id, memo=self._memo)
         if cache is None or spec is None:
             return None
+        for note in spec.notes:
+            if (spec.folder, note) not in self._noted:
+                self._noted.add((spec.folder, note))
+                logger.warning(
+                    "the cache keys of task %r do not see changes of %s; only the statement that defines it is part of them: "
+                    "pass it as an argument, or raise cache_version= when it changes",
+                    options.name,
+                    note,
+                )
         store = self._store(options.results)
         if cache.run_once and not store.can_create:
             raise ResultStoreError(

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
-import sys
 import types
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -23,13 +21,16 @@ from graphflow.common.functions import function_name, plain_function, signature_
 from graphflow.errors import GraphflowError
 from graphflow.graph.folding import Combine, Fold
 from graphflow.identity.canonical import Encoder, Untold
-from graphflow.identity.fingerprints import code_fingerprint, current_code
+from graphflow.identity.fingerprints import code_fingerprint, current_code, pure_code
+from graphflow.identity.origins import module_name
+from graphflow.identity.variables import Memo, Variables, told_object, variables_of
 from graphflow.model.cache_policies import CacheKeyContext, CachePolicy, FilesLater, files_later
 from graphflow.model.orders import Program, Spread
 
 __all__ = [
     "CODE",
     "FLOW_PARAMETERS_PART",
+    "GLOBAL",
     "KEY_NBYTES",
     "NO_KEY",
     "RUN_ID_PART",
@@ -60,10 +61,13 @@ CODE, VERSION, FLOW_PARAMETERS_PART, RUN_ID_PART, TEXT = (
     "cache_key_fn",
 )
 """The parts of keys that are no arguments."""
+GLOBAL = "global"
+"""Begins the part of a key that is a global variable."""
+MAX_VARIABLES = 100
+"""Of more variables than that, the others are one part."""
+DIGEST_NBYTES = 16
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(...)})
 _MOST_PLAIN = 1_000
-_MADE_BY_CLASS = 1 << 9
-"""The flag of types that a class statement made: all that their objects hold are attributes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,8 @@ class KeySpec:
         The argument's place or name -> its canonical entry, if it was made here.
     problem
         Why no item can be cached; empty where it can.
+    notes
+        What else its user should know: why a variable counts by its definition alone.
     """
 
     task_key: str
@@ -98,6 +104,7 @@ class KeySpec:
     constants: Mapping[int | str, bytes] = field(default_factory=dict)
     defaults: Mapping[str, bytes] = field(default_factory=dict)
     problem: str = ""
+    notes: tuple[str, ...] = ()
     token: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
     """Tells this one from others, where what was made of it is remembered."""
 
@@ -118,15 +125,24 @@ class KeySpec:
         )
 
 
-def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
-    """Return what is common to the keys of a node's items; None where nothing of it is cached. Never raises."""
+def key_spec(program: Program, *, run_id: str, memo: Memo | None = None) -> KeySpec | None:
+    """Return what is common to the keys of a node's items; None where nothing of it is cached. Never raises.
+
+    Parameters
+    ----------
+    memo
+        Remembers the digests of large variables between the nodes of a run.
+    """
     cache = program.options.cache
     if cache is None or program.kind == "builtin" or isinstance(program.fn, Fold | Combine):
         return None
     name = _identity_of(program.fn)
     problems: list[str] = []
     parts: dict[str, bytes] = {}
-    source, material, unknown = _source_of(program.fn, name, cache.version)
+    variables = (
+        Variables() if cache.version is not None else variables_of(program.fn, code_fingerprint, memo=memo)
+    )
+    source, material, unknown = _source_of(program.fn, name, cache.version, variables)
     if cache.key_fn is not None and cache.version is None:
         material = [b"unversioned"]
     common = [name.encode("utf-8", "surrogatepass"), *material]
@@ -137,7 +153,9 @@ def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
                 "set cache_version= instead"
                 for each in unknown
             ]
-            parts[CODE] = part_of(b"".join(material))
+            parts[CODE] = part_of(pure_code(program.fn).encode())
+            told = {**variables.constants, **variables.values}
+            parts.update((f"{GLOBAL} {each}", part_of(digest)) for each, digest in _bounded(told).items())
         if cache.policy.flow_parameters:
             _add(common, parts, problems, FLOW_PARAMETERS_PART, dict(program.flow_parameters))
         if cache.policy.run_id:
@@ -158,6 +176,7 @@ def key_spec(program: Program, *, run_id: str) -> KeySpec | None:
         constants=dict(_told(_constants_of(program, without))) if by_inputs else {},
         defaults=dict(_told(_defaults_of(program.fn, without))) if by_inputs else {},
         problem="; ".join(problems),
+        notes=tuple(variables.problems) if cache.key_fn is None else (),
     )
 
 
@@ -222,19 +241,7 @@ def _identity_of(fn: Callable[..., Any]) -> str:
     if not isinstance(plain, types.FunctionType | types.BuiltinFunctionType | type):
         plain = type(plain)
     module = str(getattr(plain, "__module__", None) or "")
-    return f"{_module_name(module)}.{getattr(plain, '__qualname__', function_name(fn))}"
-
-
-def _module_name(module: str) -> str:
-    """Return the name that a script's functions have where it is imported, rather than started."""
-    if module not in ("__main__", "__mp_main__"):
-        return module
-    main = sys.modules.get(module)
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        return str(spec.name).removesuffix(".__main__")
-    path = getattr(main, "__file__", None)
-    return os.path.splitext(os.path.basename(path))[0] if path else "__main__"
+    return f"{module_name(module)}.{getattr(plain, '__qualname__', function_name(fn))}"
 
 
 def _folder(fn: Callable[..., Any], name: str) -> str:
@@ -242,15 +249,32 @@ def _folder(fn: Callable[..., Any], name: str) -> str:
     return f"{readable}-{blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
 
 
-def _source_of(fn: Callable[..., Any], name: str, version: str | None) -> tuple[str, list[bytes], list[str]]:
+def _bounded(told: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Return the variables that are parts of their own, and one part for all others."""
+    if len(told) <= MAX_VARIABLES:
+        return told
+    names = sorted(told)
+    others = b"".join(told[each] for each in names[MAX_VARIABLES:])
+    return {**{each: told[each] for each in names[:MAX_VARIABLES]}, "and others": others}
+
+
+def _source_of(
+    fn: Callable[..., Any], name: str, version: str | None, variables: Variables
+) -> tuple[str, list[bytes], list[str]]:
     """Return what stands for the code: as text, as what goes into keys, and what of it cannot be told."""
     if version is not None:
         # Lambdas of a module all have one name, so their code must tell them apart.
         code = code_fingerprint(fn, follows=False) if name.endswith("<lambda>") else ""
         told = version.encode("utf-8", "surrogatepass")
         return f"version {version}", [b"version", told, code.encode(), _closure_values(fn)], []
-    code, unknown = current_code(fn)
-    return code, [b"code", code.encode()], unknown
+    code, unknown = current_code(fn, variables)
+    material = [b"code", code.encode()]
+    if variables.values:
+        values = [part for name, each in sorted(variables.values.items()) for part in (name.encode(), each)]
+        digest = _joined(*values)
+        code = f"{code}-{digest[:DIGEST_NBYTES].hex()}"
+        material += [b"globals", digest]
+    return code, material, unknown
 
 
 def _closure_values(fn: Callable[..., Any]) -> bytes:
@@ -292,22 +316,9 @@ def _add_bound(
         fn, place = fn.func, place + 1
     if isinstance(fn, types.MethodType):
         if not isinstance(fn.__self__, type):
-            _add(common, parts, problems, argument_part("self"), _told_object(fn.__self__))
+            _add(common, parts, problems, argument_part("self"), told_object(fn.__self__, code_fingerprint))
     elif not isinstance(fn, types.FunctionType | types.BuiltinFunctionType | type):
-        _add(common, parts, problems, argument_part("self"), _told_object(fn))
-
-
-def _told_object(value: Any) -> Any:
-    """Return the object of a task; where it has no canonical form of its own, and nothing but attributes, these."""
-    try:
-        Encoder(code_fingerprint).encode(value)
-    except Exception:
-        if all(
-            each is object or (each.__flags__ & _MADE_BY_CLASS and "__slots__" not in vars(each))
-            for each in type(value).__mro__
-        ):
-            return "attributes", dict(vars(value))
-    return value
+        _add(common, parts, problems, argument_part("self"), told_object(fn, code_fingerprint))
 
 
 # -- constants -----------------------------------------------------------------------------------------------

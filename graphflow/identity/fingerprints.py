@@ -17,6 +17,7 @@ from hashlib import blake2b
 from typing import Any
 
 from graphflow.identity.canonical import Encoder
+from graphflow.identity.code import bare, is_code, is_constant, is_own
 from graphflow.identity.origins import is_installed
 from graphflow.identity.syntax import (
     class_node,
@@ -27,18 +28,18 @@ from graphflow.identity.syntax import (
     origin_module,
     read_code,
 )
+from graphflow.identity.variables import Variables
 from graphflow.model.cache_policies import files_later
 
-__all__ = ["code_fingerprint", "constants_digest", "current_code"]
+__all__ = ["code_fingerprint", "constants_digest", "current_code", "pure_code"]
 
 DIGEST_NBYTES = 16
 MAX_REACHED = 1_000
 """Of more functions than that, the others are not looked at."""
-_CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 _classes: weakref.WeakKeyDictionary[type, tuple[str, frozenset[str]] | None] = weakref.WeakKeyDictionary()
 """The sources of classes and the names that they use; None where there is none."""
 _known: weakref.WeakKeyDictionary[Any, dict[bool, str]] = weakref.WeakKeyDictionary()
-_SCRIPTS = ("__main__", "__mp_main__")
+_pure: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _NEUTRAL = (
     "logging.Logger",
     "logging.LoggerAdapter",
@@ -67,15 +68,26 @@ def code_fingerprint(fn: Any, *, follows: bool = True) -> str:
     return known[follows]
 
 
-def current_code(fn: Any) -> tuple[str, list[str]]:
+def current_code(fn: Any, variables: Variables | None = None) -> tuple[str, list[str]]:
     """The fingerprint of a callable with the values that its closures and constants have now; and what it cannot tell.
 
     Returns
     -------
     The fingerprint, and the names of variables of surrounding functions whose values have no canonical form.
     """
-    reader = _Reader(follows=True)
+    reader = _Reader(follows=True, variables=variables)
     return reader.read(fn), reader.unknown
+
+
+def pure_code(fn: Any) -> str:
+    """The fingerprint of a callable without the values of global constants."""
+    try:
+        known = _pure.get(fn)
+    except TypeError:
+        return _Reader(follows=True, has_constants=False).read(fn)
+    if known is None:
+        known = _pure[fn] = _Reader(follows=True, has_constants=False).read(fn)
+    return known
 
 
 def constants_digest(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -98,8 +110,12 @@ class _Reader:
     other, and names of modules do not matter.
     """
 
-    def __init__(self, follows: bool) -> None:
+    def __init__(
+        self, follows: bool, *, variables: Variables | None = None, has_constants: bool = True
+    ) -> None:
         self._follows = follows
+        self._first = Variables() if variables is None else variables
+        self._has_constants = has_constants
         self._numbers: dict[int, int] = {}
         self._queue: list[Any] = []
         self._encoder = Encoder(self._reference)
@@ -123,10 +139,10 @@ class _Reader:
 
     def _reference(self, target: Any) -> str:
         """What stands for a function or class where it is used; it is read later."""
-        target = _bare(target)
+        target = bare(target)
         number = self._numbers.get(id(target))
         if number is None:
-            if self._queue and (len(self._queue) >= MAX_REACHED or not self._follows or not _is_own(target)):
+            if self._queue and (len(self._queue) >= MAX_REACHED or not self._follows or not is_own(target)):
                 return f"{getattr(target, '__module__', '')}.{_name_of(target)}"
             number = self._numbers[id(target)] = len(self._queue)
             # Kept alive by the queue, so that its id stays its own.
@@ -160,8 +176,9 @@ class _Reader:
 
     def _function(self, fn: types.FunctionType) -> None:
         code = fn.__code__
-        kind, text, used = read_code(code, fn.__globals__)
-        self._put(kind, text)
+        read = read_code(code, fn.__globals__)
+        used = read.names
+        self._put(read.kind, read.text)
         self._put("defaults", self._value(fn.__defaults__), self._value(fn.__kwdefaults__))
         own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         for name, cell in zip(code.co_freevars, fn.__closure__ or (), strict=True):
@@ -175,14 +192,14 @@ class _Reader:
         self._globals(fn.__globals__, used, own)
 
     def _class(self, kind: type) -> None:
-        if not _is_own(kind):
+        if not is_own(kind):
             self._put("class", kind.__module__, kind.__qualname__)
             return
         path, space = _place_of(kind)
         functions = sorted(
             (name, fn)
             for name, value in vars(kind).items()
-            if isinstance(fn := _bare(value), types.FunctionType)
+            if isinstance(fn := bare(value), types.FunctionType)
         )
         if kind in _classes:
             read = _classes[kind]
@@ -197,8 +214,8 @@ class _Reader:
         else:
             self._put("class", read[0])
         for name, value in sorted(vars(kind).items()):
-            if not name.startswith("__") and _is_constant(value):
-                self._put("constant", name, self._value(value))
+            if not name.startswith("__") and is_constant(value):
+                self._put("constant", name, self._constant(value))
         if read is not None:
             self._globals(space, read[1], set())
         for base in kind.__bases__:
@@ -209,7 +226,7 @@ class _Reader:
         names = set(used)
         for name in sorted(names - own):
             if name in space and not (name == "__name__" or name == "__file__"):
-                found = self._used(space[name], names, is_closure=False)
+                found = self._used(self._first.first(space, name, space[name]), names, is_closure=False)
                 if found:
                     self._put("global", name, found)
                 else:
@@ -224,11 +241,11 @@ class _Reader:
             return
         self._variables.add((id(space), name))
         value = space[name]
-        if _is_own(type(value)):
+        if is_own(type(value)):
             self._put("instance", name, self._reference(type(value)))
         tree = module_tree(space)
         if tree is None:
-            self._put("variable", name, self._value(value))
+            self._put("variable", name, self._first.places.get((id(space), name)) or self._value(value))
             return
         made, origin = definition_of(tree, name)
         for node in made:
@@ -242,7 +259,7 @@ class _Reader:
 
     def _used(self, value: Any, used: Iterable[str], *, is_closure: bool) -> str | bytes:
         """What a name that code uses stands for; empty where that is not followed."""
-        value = _bare(value)
+        value = bare(value)
         if isinstance(value, types.ModuleType):
             if is_installed(value) or not self._follows:
                 return value.__name__
@@ -250,20 +267,27 @@ class _Reader:
             for name in sorted(used):
                 if name not in vars(value):
                     continue
-                inner = _bare(vars(value)[name])
-                if _is_code(inner):
-                    if _is_own(inner):
+                inner = bare(vars(value)[name])
+                if is_code(inner):
+                    if is_own(inner):
                         parts.append(f"{name}={self._reference(inner)}")
-                elif _is_constant(inner):
-                    parts.append(f"{name}={self._value(inner).hex()}")
-                elif not isinstance(inner, types.ModuleType) and not name.startswith("__"):
+                elif is_constant(inner):
+                    inner = self._first.first(vars(value), name, inner)
+                    parts.append(f"{name}={self._constant(inner).hex()}")
+                elif isinstance(inner, types.ModuleType):
+                    if not is_installed(inner) and value.__name__ == inner.__name__.rpartition(".")[0]:
+                        parts.append(f"{name}={self._used(inner, used, is_closure=False)!s}")
+                elif not name.startswith("__"):
                     self._variable(vars(value), name)
             return f"module({','.join(parts)})"
-        if _is_code(value):
+        if is_code(value):
             return self._reference(value)
-        if is_closure or _is_constant(value):
+        if is_closure:
             return self._value(value)
-        return ""
+        return self._constant(value) if is_constant(value) else ""
+
+    def _constant(self, value: Any) -> bytes:
+        return self._value(value) if self._has_constants else b"constant"
 
     def _value(self, value: Any) -> bytes:
         try:
@@ -284,53 +308,6 @@ def _is_neutral(value: Any) -> bool:
 # -- what is looked at ---------------------------------------------------------------------------------------
 
 
-def _bare(value: Any) -> Any:
-    """The function behind a task, a flow or what a class body wraps."""
-    while True:
-        if isinstance(value, staticmethod | classmethod):
-            value = value.__func__
-        elif isinstance(value, property):
-            return value.fget
-        elif type(value).__module__ in ("graphflow.authoring.tasks", "graphflow.authoring.flows"):
-            value = value.fn
-        elif isinstance(value, functools._lru_cache_wrapper):
-            value = value.__wrapped__
-        else:
-            return value
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(
-        value, types.FunctionType | types.BuiltinFunctionType | types.MethodType | type | functools.partial
-    )
-
-
-def _is_own(value: Any) -> bool:
-    """Whether code is the user's: no part of Python or of what is installed."""
-    value = getattr(value, "__func__", value)
-    if isinstance(value, functools.partial):
-        return True
-    if isinstance(value, types.FunctionType):
-        if value.__module__ in _SCRIPTS:
-            # On a worker, the script that was started is another one.
-            return True
-        module = sys.modules.get(value.__module__ or "")
-        return module is None or not is_installed(module)
-    if isinstance(value, types.BuiltinFunctionType):
-        return False
-    of = (value if isinstance(value, type) else type(value)).__module__
-    if of in _SCRIPTS:
-        return True
-    module = sys.modules.get(of or "")
-    return module is None or not is_installed(module)
-
-
-def _is_constant(value: Any) -> bool:
-    if type(value) in (tuple, frozenset):
-        return all(map(_is_constant, value))
-    return type(value) in _CONSTANTS
-
-
 def _name_of(value: Any) -> str:
     return str(getattr(value, "__qualname__", type(value).__qualname__))
 
@@ -338,7 +315,7 @@ def _name_of(value: Any) -> str:
 def _place_of(kind: type) -> tuple[str | None, Mapping[str, Any]]:
     """The file of a class, and what its names mean: as its own functions know it, which may have another module's name."""
     for value in vars(kind).values():
-        fn = _bare(value)
+        fn = bare(value)
         if (
             isinstance(fn, types.FunctionType)
             and fn.__module__ == kind.__module__

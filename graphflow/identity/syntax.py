@@ -7,6 +7,8 @@ itself stands for it, as this version of Python has it.
 from __future__ import annotations
 
 import ast
+import dataclasses
+import dis
 import functools
 import linecache
 import os
@@ -17,7 +19,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["class_node", "definition_of", "dump", "module_tree", "names_in", "origin_module", "read_code"]
+__all__ = [
+    "CodeText",
+    "class_node",
+    "definition_of",
+    "dump",
+    "module_tree",
+    "names_in",
+    "origin_module",
+    "read_code",
+]
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -25,24 +36,120 @@ _BEGAN = time.time()
 _MOST_READ = 10_000
 _trees: dict[str, tuple[float, ast.Module | None]] = {}
 """The syntax trees of modules, with the time of the file's last change."""
-_read: dict[int, tuple[types.CodeType, str, str, frozenset[str]]] = {}
+_read: dict[int, CodeText] = {}
 """What was read of code objects, by their ids."""
+_CHANGING = frozenset(
+    [
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "difference_update",
+        "discard",
+        "extend",
+        "extendleft",
+        "fill",
+        "insert",
+        "intersection_update",
+        "move_to_end",
+        "pop",
+        "popitem",
+        "popleft",
+        "put",
+        "remove",
+        "reverse",
+        "rotate",
+        "setdefault",
+        "sort",
+        "subtract",
+        "symmetric_difference_update",
+        "update",
+    ]
+)
+"""Methods of containers that change them."""
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 
-def read_code(code: types.CodeType, space: Mapping[str, Any]) -> tuple[str, str, frozenset[str]]:
-    """Return what stands for a code object: "source" or "code", and its text; and the names that it uses."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CodeText:
+    """What was read of a code object.
+
+    Attributes
+    ----------
+    code
+        The code itself, so that its id stays its own.
+    kind, text
+        "source" or "code", and what stands for it.
+    names
+        Names and attributes that it uses.
+    variables
+        Names that it looks up outside itself and the functions around it.
+    changes
+        What it assigns to, fills or empties there, as dotted names: `("settings", "TABLE")`.
+    """
+
+    code: types.CodeType
+    kind: str
+    text: str
+    names: frozenset[str]
+    variables: frozenset[str]
+    changes: frozenset[tuple[str, ...]]
+
+
+def read_code(code: types.CodeType, space: Mapping[str, Any]) -> CodeText:
+    """Return what stands for a code object, and what it uses."""
     known = _read.get(id(code))
     if known is None:
         node = _node_of(code, space)
-        if node is not None:
-            known = code, "source", dump(node), frozenset(names_in(node))
-        else:
-            known = code, "code", _dump_code(code), frozenset(_names_of(code))
+        is_source = node is not None
+        variables, changes = set(), set()
+        for each in _codes_in(code):
+            for step in dis.get_instructions(each):
+                if step.opname in _LOADS:
+                    variables.add(str(step.argval))
+                elif step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+                    changes.add((str(step.argval),))
+        known = CodeText(
+            code=code,
+            kind="source" if is_source else "code",
+            text=dump(node) if node is not None else _dump_code(code),
+            names=frozenset(names_in(node) if node is not None else _names_of(code)),
+            variables=frozenset(variables),
+            changes=frozenset(changes.union(_changes_in(node) if node is not None else ())),
+        )
         if len(_read) >= _MOST_READ:
             _read.clear()
-        # With the code itself, so that its id stays its own.
         _read[id(code)] = known
-    return known[1:]
+    return known
+
+
+def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _codes_in(each)
+
+
+def _changes_in(root: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Yield the dotted names of what source changes in place; whether they are variables outside is not known here."""
+    for node in ast.walk(root):
+        target: ast.expr | None = None
+        if isinstance(node, ast.Subscript | ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            target = node
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _CHANGING
+        ):
+            target = node.func.value
+        names: list[str] = []
+        while isinstance(target, ast.Subscript | ast.Attribute):
+            # What is within an element is not a variable.
+            names = [] if isinstance(target, ast.Subscript) else [*names, target.attr]
+            target = target.value
+        if isinstance(target, ast.Name):
+            path = (target.id, *reversed(names))
+            yield from (path[:size] for size in range(1, len(path) + 1))
 
 
 def _node_of(code: types.CodeType, space: Mapping[str, Any]) -> ast.AST | None:
@@ -344,7 +451,5 @@ def _dump_code(code: types.CodeType) -> str:
 
 
 def _names_of(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for each in code.co_consts:
-        if isinstance(each, types.CodeType):
-            yield from _names_of(each)
+    for each in _codes_in(code):
+        yield from each.co_names

@@ -16,6 +16,7 @@ from graphflow import DEFAULT, FLOW_PARAMETERS, INPUTS, RUN_ID, flow, task
 from graphflow.cli.main import app
 
 STEP = 1
+TABLE: Any = {"a": [1]}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def told(*args: str) -> Any:
 
 
 def shift(x: Any, y: Any = 2) -> Any:
-    return x, y, STEP
+    return x, y, STEP, TABLE
 
 
 def ran(values: list[Any], y: Any = 2, *, parameter: int = 0, **options: Any) -> str:
@@ -62,7 +63,7 @@ def test_an_item_that_was_cached_tells_whose_value_it_has() -> None:
     }
     text = cli(second, "shift[0]").stdout
     assert f"shift[0] was not executed: its value was computed by shift[2] of run {first}" in text
-    assert "made of: argument x, argument y, code." in text
+    assert "made of: argument x, argument y, code, global STEP, global TABLE." in text
 
 
 def test_the_first_one_is_the_first() -> None:
@@ -72,20 +73,32 @@ def test_the_first_one_is_the_first() -> None:
 def test_the_part_that_differs_is_named() -> None:
     first = ran([1, 2, 3])
     found = told(ran([1, 2, 3], 5), "shift[1]")
-    assert (found["differs"], found["agrees"]) == (["argument y"], ["argument x", "code"])
+    assert (found["differs"], found["agrees"]) == (
+        ["argument y"],
+        ["argument x", "code", "global STEP", "global TABLE"],
+    )
     assert (found["nearest"]["run_id"], found["nearest"]["index"]) == (first, 1)
     found = told(ran([1, 9, 3]), "shift[1]")
     assert found["differs"] == ["argument x"]
-    globals()["STEP"] = 2
-    try:
-        run = ran([1, 9, 3])
-    finally:
-        globals()["STEP"] = 1
-    assert told(run, "shift[1]")["differs"] == ["code"]
-    assert (
-        "differs: code: the code of the task, or a function, class or constant that it uses, has changed"
-        in cli(run, "shift[1]").stdout
-    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("STEP", 2), ("TABLE", {"a": [2]})])
+def test_the_variable_that_differs_is_named(name: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran([1, 2])
+    monkeypatch.setitem(globals(), name, value)
+    run = ran([1, 2])
+    found = told(run, "shift[1]")
+    assert found["state"] == "Completed" and found["differs"] == [f"global {name}"]
+    assert f"differs: global {name}: this variable, which the task" in cli(run, "shift[1]").stdout
+
+
+def test_a_variable_that_cannot_be_told_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(globals(), "TABLE", iter([]))
+    ran([1])
+    (line,) = (each.message for each in caplog.records if each.name == "graphflow.cache")
+    assert "do not see changes of global 'TABLE' (a list_iterator has no canonical form)" in line
 
 
 def test_runs_parameters_versions_and_texts_are_named() -> None:

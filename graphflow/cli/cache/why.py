@@ -16,7 +16,8 @@ from graphflow.errors import GraphflowError
 __all__ = ["why"]
 
 _MEANINGS = {
-    "code": "the code of the task, or a function, class or constant that it uses, has changed",
+    "code": "the code of the task, or a function, class or definition that it uses, has changed",
+    "global": "this variable, which the task or a function that it calls uses, had another value",
     "cache_version": "cache_version has changed",
     "flow parameters": "the flow was called with other parameters",
     "run id": "it is a different run, and the policy includes RUN_ID",
@@ -115,7 +116,7 @@ def _lines(document: dict[str, Any], place: str) -> list[str]:
 def _difference(document: dict[str, Any]) -> list[str]:
     lines = [f"  {_who(document['nearest'])}"]
     for part in document["differs"]:
-        meaning = _MEANINGS.get(part, "")
+        meaning = _MEANINGS.get(part.partition(" ")[0] if part.startswith("global ") else part, "")
         lines.append(f"  differs: {part}{': ' + meaning if meaning else ''}")
     if not document["differs"]:
         lines.append(
