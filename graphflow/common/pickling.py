@@ -11,11 +11,13 @@ from typing import Any
 import cloudpickle
 from cloudpickle.cloudpickle import _make_skeleton_class
 
+from graphflow.common import exceptions
+
 __all__ = ["Pickler", "dumps"]
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, which also keeps the slots and the qualified names of classes.
+    """cloudpickle's pickler, which also keeps exceptions whole, and the slots and qualified names of classes.
 
     cloudpickle makes a class with slots again as one without. Its instances have a `__dict__`, so that what comes back from
     there has a state that the original class refuses. A class within another one is found again by its qualified name.
@@ -25,6 +27,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Reduce a class or function; called for what is not plain data."""
         if isinstance(obj, type) and (successor := _successor(obj)) is not None:
             return _same, (successor,)
+        if isinstance(obj, BaseException) and (parts := exceptions.reduced(obj)) is not None:
+            return parts
         reduced = super().reducer_override(obj)
         if isinstance(obj, type) and isinstance(reduced, tuple) and reduced[0] is _make_skeleton_class:
             return _complete(obj, reduced)

@@ -28,6 +28,7 @@ __all__ = [
     "ErrorRecord",
     "Faults",
     "Parts",
+    "Told",
     "Variants",
     "pack_chunk",
     "retold",
@@ -43,18 +44,30 @@ _ENDS = (Code.FAILED, Code.TIMED_OUT, Code.SKIPPED, Code.UPSTREAM_FAILED, Code.I
 _ENDS_TABLE = bytes(code in _ENDS for code in range(256))
 
 
-Parts = tuple[tuple[Any, ...], Mapping[str, Any]]
-"""What an exception is made of: its arguments, and its attributes."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a history knows of an exception, as values of JSON."""
+
+    values: Any
+
+
+Parts = (
+    tuple[tuple[Any, ...], Mapping[str, Any]]
+    | tuple[tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]
+    | bytes
+    | Told
+)
+"""What an exception is made of: its arguments, its attributes, and what it may hold beside them; or its pickle, or what a history knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRecord:
-    """An exception as it was found, once per distinct (type, text, place).
+    """An exception as it was found, once per distinct content.
 
     `exception` is the live object in this process, `pickled` its bytes where it came from another and
     can be restored there; both may be missing, the texts never are. `place` is the line that raised. A variant has
-    neither: its exception is made like that of the record `like`, of `parts` (its arguments and its attributes), or
-    cannot be made.
+    neither: its exception is made like that of the record `like`, of `parts`, or cannot be made. `content` tells it from
+    others of the same type, text and place: empty where it is nothing but its text.
     """
 
     type_name: str
@@ -65,11 +78,17 @@ class ErrorRecord:
     place: str = ""
     like: ErrorRecord | None = None
     parts: Parts | None = None
+    content: bytes = b""
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes it distinct."""
+        """What it is counted by."""
         return self.type_name, self.message, self.place
+
+    @property
+    def identity(self) -> tuple[str, str, str, bytes]:
+        """What makes it distinct."""
+        return self.type_name, self.message, self.place, self.content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,7 +112,7 @@ class RecordWriter:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, str], int] = {}
+        self._known: dict[tuple[str, str, str, bytes], int] = {}
         self._errors = 0
         self._chunks = 0
         self._nbytes = 0
@@ -126,7 +126,7 @@ class RecordWriter:
         for number, record in enumerate(written.errors):
             writer._nbytes += len(record.message) + len(record.traceback)
             if len(writer._known) < MAX_RECORDS:
-                writer._known.setdefault(record.key, number)
+                writer._known.setdefault(record.identity, number)
         writer._errors = len(written.errors)
         writer._chunks = written.chunks
         writer._nbytes += written.variants_nbytes
@@ -247,7 +247,7 @@ class RecordWriter:
         new: list[ErrorRecord] = []
         first = self._errors
         for error in report.errors:
-            known = self._known.get(error.key)
+            known = self._known.get(error.identity)
             if known is None:
                 known = self._errors
                 self._errors += 1
@@ -271,7 +271,7 @@ class RecordWriter:
         if len(self._known) >= MAX_RECORDS or self._nbytes + weight > MAX_NBYTES:
             return replace(error, traceback="")
         self._nbytes += weight
-        self._known[error.key] = number
+        self._known[error.identity] = number
         return error
 
     def _bounded(self, step: StepReport, number: int) -> StepReport:

@@ -9,11 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
+from graphflow.common.exceptions import filled, made_of
 from graphflow.common.wording import count_text
 from graphflow.errors import GraphflowError, RemoteError
-from graphflow.model.anomalies import CHUNK, NO_ERROR, ErrorRecord, Faults, Parts, Variants, retold
+from graphflow.model.anomalies import CHUNK, NO_ERROR, ErrorRecord, Faults, Parts, Told, Variants, retold
 from graphflow.model.reports import Report
 from graphflow.model.states import Code
+from graphflow.records.plain import made_again
 
 __all__ = [
     "BatchErrors",
@@ -23,6 +25,7 @@ __all__ = [
     "ErrorTally",
     "Ranges",
     "exception_of",
+    "says",
 ]
 
 MAX_RECORDS = 10_000
@@ -89,7 +92,7 @@ class ErrorBook:
     """All errors of a run: equal ones of different batches are one, and what they weigh is bounded."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, str], ErrorRecord] = {}
+        self._known: dict[tuple[str, str, str, bytes], ErrorRecord] = {}
         self._live: dict[tuple[str, str], int] = {}
         self._nbytes = 0
         self._last: tuple[Variants, int, tuple[list[str], dict[int, Parts | None]]] | None = None
@@ -107,7 +110,7 @@ class ErrorBook:
         return BatchErrors(records, variants, self)
 
     def _kept(self, record: ErrorRecord) -> ErrorRecord:
-        known = self._known.get(record.key)
+        known = self._known.get(record.identity)
         if known is not None:
             return known
         weight = len(record.message) + len(record.traceback) + len(record.pickled or b"")
@@ -120,7 +123,7 @@ class ErrorBook:
             )
             if live > MAX_LIVE:
                 _forget_locals(record.exception)
-        self._known[record.key] = record
+        self._known[record.identity] = record
         return record
 
     def chunk(self, variants: Variants, number: int) -> tuple[list[str], dict[int, Parts | None]]:
@@ -165,7 +168,11 @@ def exception_of(record: ErrorRecord) -> Exception:
 def _raw(record: ErrorRecord) -> BaseException:
     if record.exception is not None:
         return record.exception
-    if record.pickled is not None:
+    if isinstance(record.parts, Told):
+        error = made_again(record.parts.values)
+        if error is not None and says(error, record.message):
+            return _noted(error, record)
+    elif record.pickled is not None:
         try:
             error = pickle.loads(record.pickled)
             if isinstance(error, BaseException):
@@ -174,7 +181,8 @@ def _raw(record: ErrorRecord) -> BaseException:
             pass
     elif record.like is not None and record.parts is not None:
         like = _raw(record.like)
-        made = _made_like(like, record) if not isinstance(like, RemoteError) else None
+        is_known = isinstance(record.parts, bytes) or not isinstance(like, RemoteError)
+        made = _made_like(like, record) if is_known else None
         if made is not None:
             if like.__traceback__ is not None:
                 return made.with_traceback(like.__traceback__)
@@ -190,21 +198,22 @@ def _noted(error: BaseException, record: ErrorRecord) -> BaseException:
 
 def _made_like(like: BaseException, record: ErrorRecord) -> BaseException | None:
     """Return an exception of the same type that says what the record says."""
-    assert record.parts is not None
-    args, state = record.parts
-    kind = type(like)
-    for is_called in (not state, bool(state)):
-        try:
-            error = kind(*args) if is_called else kind.__new__(kind, *args)
-            if not is_called:
-                error.args = args
-            error.__dict__.update(state)
-        except Exception:
-            continue
-        text = _text(error)
-        if text is not None and (text == record.message or _is_cut(record.message, text)):
-            return error
-    return None
+    assert record.parts is not None and not isinstance(record.parts, Told)
+    try:
+        if isinstance(record.parts, bytes):
+            error = pickle.loads(record.parts)
+        else:
+            args, attributes, *members = record.parts
+            error = filled(made_of(type(like), args), (attributes, members[0] if members else {}, {}))
+    except Exception:
+        return None
+    return error if says(error, record.message) else None
+
+
+def says(error: Any, message: str) -> bool:
+    """Return whether an exception says a message, or the message is the bounded form of its text."""
+    text = _text(error) if isinstance(error, BaseException) else None
+    return text is not None and (text == message or _is_cut(message, text))
 
 
 def _is_cut(message: str, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import pickle
 import random
@@ -11,12 +12,14 @@ import threading
 import traceback
 import types
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
-from graphflow.errors import ItemTimedOut, SerializationError, restore
+from graphflow.common.exceptions import chain_of, filled, is_structural, made_of, members_of, members_of_type
+from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.model.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
 from graphflow.model.states import Code, State
@@ -50,6 +53,8 @@ MAX_APART = 10_000
 """Texts of one type and place among which a batch finds equal ones."""
 MAX_VARIANT = 400
 MAX_PARTS = 1_000
+MAX_PICKLED_PARTS = 16_384
+"""Larger pickles of exceptions are kept only of those that are kept in full."""
 _PLAIN = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
@@ -128,42 +133,66 @@ def _type_name(kind: type[BaseException]) -> str:
     )
 
 
-class _Remade:
-    """Pickles as the exception that it describes, which is then made without its `__init__`."""
+class _Lacking:
+    """Pickles as an exception without what cannot be pickled."""
 
-    def __init__(self, kind: type[BaseException], args: tuple[Any, ...], state: Mapping[str, Any]) -> None:
-        self._made = kind, args, dict(state)
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
 
     def __reduce__(self) -> Any:
-        return restore, self._made
+        error, lost = self._error, []
+        kept: list[dict[str, Any]] = []
+        for each in (error.__dict__, members_of(error), chain_of(error)):
+            fitting = {name: value for name, value in each.items() if _travels(value)}
+            lost += [name for name in each if name not in fitting]
+            kept.append(fitting)
+        # The object whose attribute was missing is seldom asked for.
+        if lost != ["obj"]:
+            note = f"left out, because it cannot be pickled or is large: {', '.join(lost)}"
+            kept[0]["__notes__"] = [*kept[0].get("__notes__", ()), note]
+        return made_of, (type(error), error.args), tuple(kept), None, None, filled
 
 
-def _pickled(made: Any) -> bytes | None:
-    """Return the bytes of an exception, None if it does not come back from them."""
+def _travels(value: Any) -> bool:
     try:
-        data = dumps_value(made)
-        return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
+        pickle.loads(dumps_value(value, most_nbytes=MAX_PICKLE))
+        return True
     except Exception:
-        return None
+        return False
+
+
+def _pickled(error: BaseException, text: str) -> tuple[bytes | None, bool]:
+    """Return the bytes of an exception, None if nothing that says the same comes back from them; and whether they have all of it."""
+    for made in (error, _Lacking(error)):
+        try:
+            data = dumps_value(made, most_nbytes=MAX_PICKLE)
+            back = pickle.loads(data)
+            if isinstance(back, BaseException) and _text(back) == text:
+                return data, made is error
+        except Exception:
+            continue
+    return None, False
 
 
 def error_record(
-    error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
+    error: BaseException,
+    *,
+    is_local: bool,
+    place: str = "",
+    traceback_text: str | None = None,
+    content: bytes = b"",
 ) -> ErrorRecord:
     """Return an exception as a record; its pickle is kept only if it can be restored."""
-    pickled: bytes | None = None
-    if not is_local:
-        pickled = _pickled(error)
-        if pickled is None and (parts := _parts(error)) is not None:
-            # Such as one whose `__init__` takes other arguments than those it hands on.
-            pickled = _pickled(_Remade(type(error), *parts))
+    text = _text(error)
+    pickled = None if is_local else _pickled(error, text)[0]
     return ErrorRecord(
         type_name=_type_name(type(error)),
-        message=_bounded(_text(error), MAX_MESSAGE),
+        message=_bounded(text, MAX_MESSAGE),
         traceback=user_traceback(error) if traceback_text is None else traceback_text,
         exception=error if is_local else None,
         pickled=pickled,
         place=place,
+        content=content,
     )
 
 
@@ -175,8 +204,10 @@ class _Kind:
         "block",
         "code",
         "first",
+        "has_members",
         "is_plain",
         "is_quick",
+        "is_structural",
         "numbers",
         "parts",
         "place",
@@ -194,11 +225,13 @@ class _Kind:
         """Held, so that its id names no other."""
         self.at = tb.tb_lasti if tb is not None else 0
         self.place = f"{code.co_filename}:{tb.tb_lineno}" if code is not None and tb is not None else ""
-        self.is_plain = kind.__reduce__ is BaseException.__reduce__
+        self.is_structural = is_structural(kind)
+        self.has_members = bool(members_of_type(kind))
+        self.is_plain = self.is_structural and not self.has_members
         """Whether such an exception is made of its arguments and its attributes."""
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[Hashable, int] = {}
         self.room = MAX_APART
-        """The errors that are found again by their text, and how many more may be."""
+        """The errors that are found again, by their text and what else they hold, and how many more may be."""
         self.first = 0
         self.records = 0
         """The place of the first full record, and how many there are."""
@@ -226,6 +259,9 @@ class ErrorTable:
         self._chunks: list[bytes] = []
         self._firsts = array("I")
         self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._salt = os.urandom(16)
+        """Begins what stands for an error that cannot be told from others by its content."""
 
     def add(self, error: BaseException) -> int:
         """Return the number of the error: above 0 of a full record, below of a variant."""
@@ -242,15 +278,21 @@ class ErrorTable:
             kind = self._last = self._kind_of(type(error), code, tb)
         try:
             text = str(error)
-            number = kind.numbers.get(text)
         except BaseException:
             text = _text(error)
+        args = error.args
+        if (
+            kind.is_plain
+            and len(args) == 1
+            and args[0] is text
+            and not error.__dict__
+            and error.__context__ is None
+            and error.__cause__ is None
+        ):
             number = kind.numbers.get(text)
-        if number is not None:
-            return number
-        if kind.is_quick and len(text) <= MAX_VARIANT:
-            args = error.args
-            if len(args) == 1 and args[0] is text and not error.__dict__:
+            if number is not None:
+                return number
+            if kind.is_quick and len(text) <= MAX_VARIANT:
                 # The short way, for a storm of errors that all say something else.
                 texts = kind.texts
                 texts.append(text)
@@ -261,10 +303,7 @@ class ErrorTable:
                     kind.room -= 1
                     kind.numbers[text] = number
                 return number
-        if len(text) > MAX_MESSAGE:
-            text = _bounded(text, MAX_MESSAGE)
-            number = kind.numbers.get(text)
-        return number if number is not None else self._add_new(kind, error, text)
+        return self._add(kind, error, text)
 
     def variants(self) -> Variants | None:
         """Return the variants so far, packed."""
@@ -299,12 +338,34 @@ class ErrorTable:
             known = self._kinds[key] = _Kind(kind, code, tb)
         return known
 
-    def _add_new(self, kind: _Kind, error: BaseException, text: str) -> int:
-        parts = _parts(error)
+    def _add(self, kind: _Kind, error: BaseException, text: str) -> int:
+        text = _bounded(text, MAX_MESSAGE)
+        parts = _parts(error, kind)
         if parts is None and kind.is_plain and _is_text(error):
             parts = ((text,), {})  # A text that is too long to be kept whole.
-        if kind.records < self._in_full or (parts is None and kind.records < MAX_RECORDS):
-            number = kind.numbers[text] = self._keep(kind, error)
+        content: Any = None
+        most = self._in_full
+        if parts is None:
+            data, is_whole = _pickled(error, _text(error))
+            if data is not None and len(data) <= MAX_PICKLED_PARTS:
+                parts = data
+            if data is None or not is_whole or self._is_local:
+                most = MAX_RECORDS
+            content = data if data is not None and is_whole else b"%b%d" % (self._salt, next(self._numbers))
+        elif parts != ((text,), {}):
+            content = _hashable(parts)
+        key: Hashable = text if content is None else (text, content, _types_of(parts))
+        try:
+            found = kind.numbers.get(key)
+        except TypeError:
+            # Lists, as notes are.
+            content = pickle.dumps(parts, protocol=5)
+            key = text, content
+            found = kind.numbers.get(key)
+        if found is not None:
+            return found
+        if kind.records < most:
+            number = kind.numbers[key] = self._keep(kind, error, content)
             return number
         if kind.block < 0:
             self._open_chunk(kind)
@@ -317,7 +378,7 @@ class ErrorTable:
             self._open_chunk(kind)
         if kind.room:
             kind.room -= 1
-            kind.numbers[text] = number
+            kind.numbers[key] = number
         return number
 
     def _open_chunk(self, kind: _Kind) -> None:
@@ -331,7 +392,7 @@ class ErrorTable:
             self._chunks.append(b"")
             self._firsts.append(kind.first)
 
-    def _keep(self, kind: _Kind, error: BaseException) -> int:
+    def _keep(self, kind: _Kind, error: BaseException, content: Any) -> int:
         """Keep an error in full; its traceback is formatted again only if it may differ."""
         text = None
         if kind.records and (kind.records >= MAX_LIVE or _cause_of(error) is None):
@@ -341,34 +402,69 @@ class ErrorTable:
             kind.first = kind.first if kind.records else len(self.records)
         kind.records += 1
         self.records.append(
-            error_record(error, is_local=self._is_local, place=kind.place, traceback_text=text)
+            error_record(
+                error,
+                is_local=self._is_local,
+                place=kind.place,
+                traceback_text=text,
+                content=_digest(content),
+            )
         )
         return len(self.records)
 
 
 def _is_text(error: BaseException) -> bool:
     """Return whether an exception is made of nothing but a text."""
-    return len(error.args) == 1 and type(error.args[0]) is str and not error.__dict__
+    return (
+        len(error.args) == 1
+        and type(error.args[0]) is str
+        and not error.__dict__
+        and _cause_of(error) is None
+    )
 
 
 def _cause_of(error: BaseException) -> BaseException | None:
     return error.__cause__ or error.__context__
 
 
-def _parts(error: BaseException) -> Parts | None:
+def _digest(content: Any) -> bytes:
+    if content is None:
+        return b""
+    data = content if isinstance(content, bytes) else pickle.dumps(content, protocol=5)
+    return blake2b(data, digest_size=16).digest()
+
+
+def _hashable(parts: Any) -> Any:
+    args, *named = parts
+    return args, *[tuple(each.items()) for each in named if each]
+
+
+def _types_of(parts: Any) -> tuple[type, ...] | None:
+    """Return the types of an exception's plain values: 1, 1.0 and True are equal keys."""
+    if not isinstance(parts, tuple):
+        return None
+    return tuple(
+        [type(value) for each in parts for value in (each if type(each) is tuple else each.values())]
+    )
+
+
+def _parts(error: BaseException, kind: _Kind) -> Parts | None:
     """Return what an exception is made of, if all of it is plain and small."""
-    try:
-        made = error.__reduce__()
-        if not isinstance(made, tuple) or made[0] is not type(error) or len(made) > 3:
-            return None
-        args, state = made[1], (made[2] or {}) if len(made) == 3 else {}
-        values = [*args, *state.values()]
+    if not kind.is_structural or _cause_of(error) is not None or error.__suppress_context__:
+        return None
+    args, state = error.args, error.__dict__
+    members = members_of(error) if kind.has_members else {}
+    values = [*args, *state.values(), *members.values()]
+    if not _PLAIN.issuperset(map(type, values)):
+        # Notes, as a rule.
+        inner = [each for value in values if type(value) is list or type(value) is tuple for each in value]
+        values = [value for value in values if type(value) is not list and type(value) is not tuple] + inner
         if not _PLAIN.issuperset(map(type, values)):
             return None
-        size = sum(len(each) for each in values if isinstance(each, str | bytes))
-        return (args, state) if size <= MAX_PARTS else None
-    except Exception:
+    size = sum(len(each) if isinstance(each, str | bytes) else 8 for each in values)
+    if size > MAX_PARTS:
         return None
+    return (args, dict(state), members) if members else (args, dict(state))
 
 
 def sure_end(kind: type[BaseException], options: TaskOptions) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from cloudpickle import cloudpickle as internals
 
 from graphflow.common.pickling import Pickler, dumps
+from graphflow.errors import SerializationError
 
 __all__ = ["ValuePickler", "class_of", "dumps_value"]
 
@@ -35,11 +36,31 @@ class ValuePickler(Pickler):
         return super().reducer_override(obj)
 
 
-def dumps_value(value: Any) -> bytes:
-    """Return the pickle of a value that other processes read."""
-    with io.BytesIO() as file:
+def dumps_value(value: Any, *, most_nbytes: int | None = None) -> bytes:
+    """Return the pickle of a value that other processes read.
+
+    Raises
+    ------
+    SerializationError
+        As soon as it is larger than that.
+    """
+    with io.BytesIO() if most_nbytes is None else _Bounded(most_nbytes) as file:
         ValuePickler(file, protocol=5).dump(value)
         return file.getvalue()
+
+
+class _Bounded(io.BytesIO):
+    """Takes so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def write(self, data: Any) -> int:
+        self._room -= memoryview(data).nbytes
+        if self._room < 0:
+            raise SerializationError("the pickle is too large")
+        return super().write(data)
 
 
 def _travels(kind: type) -> bool:

@@ -17,6 +17,7 @@ from graphflow.model.states import Code
 from graphflow.records import codec
 from graphflow.records.codec import RecordWriter
 from graphflow.records.errors import exception_of
+from graphflow.records.plain import told
 from graphflow.records.replay import Replay
 from graphflow.runner.faults import ErrorTable
 
@@ -275,8 +276,50 @@ def test_plain_builtin_exceptions_come_back_as_themselves(made: Exception) -> No
     assert type(found) is type(made) and found.args == made.args and "Traceback" in found.__notes__[0]
 
 
+class Coded(Exception):
+    __slots__ = ("level",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code, self.level = code, 2
+
+
+def made_with(error: BaseException, cause: BaseException | None = None, **attributes: Any) -> BaseException:
+    error.__cause__ = cause
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    error.add_note("noted")
+    return error
+
+
 @pytest.mark.parametrize(
-    "made", [OSError(2, "no such file"), ValueError(3), KeyError(4), ExceptionGroup("g", [OSError()])]
+    "made",
+    [
+        OSError(2, "no such file", "a", None, "b"),
+        FileNotFoundError(2, "no such file", "a"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+        SyntaxError("bad", ("f.py", 1, 2, "x y", 1, 3)),
+        ImportError("bad", name="n", path="p"),
+        KeyError(4),
+        ValueError(float("inf"), (1, [b"x", {"a": None}])),
+        ExceptionGroup("g", [OSError(1, "x"), made_with(KeyError("k"), cause=Coded(3))]),
+        made_with(Coded(7), cause=made_with(ValueError("x"), extra=(1, 2)), more=[1]),
+    ],
+    ids=repr,
+)
+def test_exceptions_of_plain_data_come_back_as_they_were(made: Exception) -> None:
+    run = Written()
+    record = error(str(made), exception=made, kind=type(made).__name__)
+    run.tell(1, [0], [Code.FAILED], errors=[record], marks=array("i", [1]))
+    found = exception_of(run.replay.errors[0])
+    assert "Traceback" in found.__notes__.pop()
+    if not found.__notes__:
+        del found.__notes__
+    assert told(found) == told(made) is not None and str(found) == str(made)
+
+
+@pytest.mark.parametrize(
+    "made", [ValueError(object()), made_with(ValueError("x"), lock=iter([]))], ids=["object", "lock"]
 )
 def test_other_exceptions_come_back_as_what_they_said(made: Exception) -> None:
     run = Written()
@@ -284,6 +327,15 @@ def test_other_exceptions_come_back_as_what_they_said(made: Exception) -> None:
     run.tell(1, [0], [Code.FAILED], errors=[record], marks=array("i", [1]))
     found = exception_of(run.replay.errors[0])
     assert isinstance(found, RemoteError) and found.message == str(made)
+
+
+def test_an_exception_whose_class_is_not_loaded_comes_back_as_what_it_said() -> None:
+    run = Written()
+    made = type("Gone", (Exception,), {})("bad")
+    record = error("bad", exception=made, kind="Gone")
+    run.tell(1, [0], [Code.FAILED], errors=[record], marks=array("i", [1]))
+    found = exception_of(run.replay.errors[0])
+    assert isinstance(found, RemoteError) and (found.type_name, found.message) == ("Gone", "bad")
 
 
 def test_errors_that_differ_by_their_text_come_back_from_what_a_worker_tells() -> None:
@@ -311,12 +363,14 @@ def test_errors_that_differ_by_their_text_come_back_from_what_a_worker_tells() -
 def test_a_variant_of_a_plain_exception_is_one_too() -> None:
     run = Written()
     like = error("first", exception=ValueError("first"))
-    variants = Variants(records=array("I", [0]), chunks=(pack_chunk(["second", "third"], {1: ((1, 2), {})}),))
+    variants = Variants(
+        records=array("I", [0]), chunks=(pack_chunk(["second", "('third', 2)"], {1: (("third", 2), {})}),)
+    )
     run.tell(1, range(3), [Code.FAILED] * 3, errors=[like], marks=array("i", [1, -1, -2]), variants=variants)
     found = [run.replay.history.last_error(0, index) for index in range(3)]
     made = [exception_of(each) for each in found if each is not None]
-    assert [type(each) for each in made] == [ValueError, ValueError, RemoteError]
-    assert [str(each).removeprefix("ValueError: ") for each in made] == ["first", "second", "third"]
+    assert [type(each) for each in made] == [ValueError, ValueError, ValueError]
+    assert [each.args for each in made] == [("first",), ("second",), ("third", 2)]
     assert "Traceback" in made[1].__notes__[0]
 
 
