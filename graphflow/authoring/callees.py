@@ -30,6 +30,6 @@ def callee_of(given: Any, owner: str) -> Callee:
     callee = getattr(given, "_callee", None)
     if isinstance(callee, Callee):
         return callee
-    if isinstance(given, type) or not callable(given):
+    if not callable(given):
         raise TaskOptionError(f"{owner} takes a task or a plain function, not {given!r}")
     return made_callee(given, TaskOptions(name=function_name(given)))

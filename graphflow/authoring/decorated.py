@@ -18,6 +18,7 @@ class Decorated(Generic[P]):
     """A function with options. A kind says what it is, and makes its `options` of what was given."""
 
     _kind: ClassVar[str]
+    _takes_types: ClassVar[bool] = False
     options: Any
     _given: Mapping[str, Any]
 
@@ -30,7 +31,7 @@ class Decorated(Generic[P]):
             raise TaskOptionError(
                 f"{fn!r} is already a {self._kind}; use its with_options(...) to change options"
             )
-        if isinstance(fn, type) or not callable(fn):
+        if (isinstance(fn, type) and not self._takes_types) or not callable(fn):
             raise TaskOptionError(f"@{self._kind} takes a function or another callable, not {fn!r}")
         self.fn: Callable[P, Any] = fn
         self.is_async = is_async(fn)

@@ -36,6 +36,7 @@ class Task(Decorated[P], Generic[P, R]):
     """
 
     _kind = "task"
+    _takes_types = True
     options: TaskOptions
 
     def _set_options(self, given: Mapping[str, Any]) -> None:

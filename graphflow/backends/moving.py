@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphflow.common.pickling import Pickler
+from graphflow.common.pickling import hindrance
 from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
@@ -177,30 +177,6 @@ def _with_refs(source: Input, change: Callable[[Ref], Ref]) -> Input:
     return source
 
 
-class _Enough(Exception):
-    """As much was pickled as a sample needs."""
-
-
-class _Limited:
-    """A file that takes so many bytes, and keeps none."""
-
-    def __init__(self) -> None:
-        self._left = SAMPLE_NBYTES
-
-    def write(self, data: Any) -> int:
-        size = len(data)
-        self._left -= size
-        if self._left < 0:
-            raise _Enough
-        return size
-
-
 def can_travel(values: list[Any]) -> Exception | None:
     """Return why values cannot be pickled, by a look at the first few and the last; None if they can."""
-    try:
-        Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
-    except _Enough:
-        return None
-    except Exception as error:
-        return error
-    return None
+    return hindrance([*values[:SAMPLE_VALUES], *values[-1:]], sample_nbytes=SAMPLE_NBYTES)

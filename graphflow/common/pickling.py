@@ -13,7 +13,9 @@ from cloudpickle.cloudpickle import _make_skeleton_class
 
 from graphflow.common import exceptions
 
-__all__ = ["Pickler", "dumps"]
+__all__ = ["SAMPLE_NBYTES", "Pickler", "dumps", "hindrance"]
+
+SAMPLE_NBYTES = 1 << 20
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -40,6 +42,35 @@ def dumps(value: Any) -> bytes:
     with io.BytesIO() as file:
         Pickler(file, protocol=5).dump(value)
         return file.getvalue()
+
+
+def hindrance(value: Any, *, sample_nbytes: int = SAMPLE_NBYTES) -> Exception | None:
+    """Return why a value cannot be pickled, as far as the first bytes of its pickle show; None if it can."""
+    try:
+        Pickler(_Sample(sample_nbytes), protocol=5).dump(value)
+    except _Enough:
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+class _Enough(Exception):
+    """As much was pickled as a sample needs."""
+
+
+class _Sample:
+    """A file that takes so many bytes, and keeps none."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._left = nbytes
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        self._left -= size
+        if self._left < 0:
+            raise _Enough
+        return size
 
 
 def _same(kind: type) -> type:

@@ -132,6 +132,7 @@ class RunRecorder(Recorder):
                 for node in self._pending:
                     if node.program is not None:
                         self.backend.check(node.program.options)
+                    self._check_constants(node)
                 durable = self._durability
                 kept: dict[str, Any] = {"persistence": persistence}
                 if durable is not None:
@@ -248,7 +249,15 @@ class RunRecorder(Recorder):
         if self.backend is not None:
             self.backend.check(callee.options)
 
+    def _check_constants(self, node: Node) -> None:
+        """Refuse what cannot be sent to other processes before anything runs."""
+        if node.program is not None and self.backend is not None and not self.backend.is_local:
+            from graphflow.runner.wire import check_constants
+
+            check_constants(node.program)
+
     def added(self, node: Node) -> None:
+        self._check_constants(node)
         self.graph.add(node)
         self.by_id[node.id] = node
         self._pending.append(node)

@@ -12,6 +12,7 @@ from graphflow.graph import mapping
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.graph.handles import CONTAINERS, Handle, Recording, contains_handle
 from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
+from graphflow.graph.threadbound import read_where_made
 from graphflow.model.orders import Hole, Spread
 from graphflow.model.policies import TaskOptions
 
@@ -138,11 +139,11 @@ class Binder:
             node = self.recorder.call(_PARTIAL, (AllowFailure(value),), {}, owner="a list of futures")
             return Hole(self.map_over(Handle(self.recorder, node), argument, allows=allows))
         slot = self.slot()
-        if kind == "iterator":
-            self.sources.append(
-                Source(slot=slot, argument=argument, length=None, values=mapping.iterator_of(value))
-            )
+        iterator = self._iterator_of(value, argument) if kind == "iterator" else None
+        if iterator is not None and type(iterator) is not list:
+            self.sources.append(Source(slot=slot, argument=argument, length=None, values=iterator))
         else:
+            value = value if iterator is None else iterator
             kept = mapping.snapshot(value)
             self.sources.append(
                 Source(
@@ -154,6 +155,13 @@ class Binder:
                 )
             )
         return Hole(slot)
+
+    def _iterator_of(self, value: Any, argument: str) -> Any:
+        """Return the iterator of a source; a list of what can be read in this thread only."""
+        try:
+            return read_where_made(mapping.iterator_of(value))
+        except MapTypeError as error:
+            raise MapTypeError(f"{self.owner}: argument {argument!r}: {error}") from None
 
     def map_over(self, handle: Handle, argument: str, *, allows: bool) -> int:
         node = self.recorder.own(handle, self.owner)

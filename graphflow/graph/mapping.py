@@ -196,6 +196,32 @@ def _is_model(value: Any) -> bool:
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
 
 
+def _is_like_mapping(value: Any) -> bool:
+    """Return whether a value is a mapping that does not say so: it has keys, and values by them."""
+    kind = type(value)
+    return (
+        callable(getattr(kind, "keys", None))
+        and hasattr(kind, "__getitem__")
+        and not hasattr(kind, "ndim")
+        and kind.__module__ != "sqlite3"  # a row, which iterates over its values
+    )
+
+
+def _is_indexable(value: Any) -> bool:
+    """Return whether elements come by index; what can be iterated over may have something else by `[...]`, such as a GroupBy."""
+    kind = type(value)
+    if isinstance(value, Sequence) or not hasattr(kind, "__iter__"):
+        return True
+    if kind.__name__.endswith("GroupBy"):
+        return False
+    try:
+        if len(value):
+            value[0]
+    except Exception:
+        return False
+    return True
+
+
 def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
     """Return what a value is to a map."""
     if isinstance(value, _CONSTANTS):
@@ -204,7 +230,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
         return "sized"
     if isinstance(value, KeysView | ValuesView | ItemsView):
         return "sized"
-    if isinstance(value, Mapping | Set) or _is_frame(value):
+    if isinstance(value, Mapping | Set) or _is_frame(value) or _is_like_mapping(value):
         return "refused"
     if _is_array(value):
         return "sized" if value.ndim else "constant"
@@ -212,7 +238,7 @@ def classify(value: Any) -> Literal["sized", "iterator", "constant", "refused"]:
         return "iterator"
     if _is_model(value):
         return "constant"
-    if hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__"):
+    if hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__") and _is_indexable(value):
         return "sized"
     if hasattr(type(value), "__aiter__"):
         return "iterator"
@@ -226,7 +252,7 @@ def refusal(value: Any) -> str:
     kind = type(value).__name__
     if _is_frame(value):
         return f"{with_article(kind)} cannot be mapped: columns or rows? Use rows(...) for its rows"
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or _is_like_mapping(value):
         return (
             f"{with_article(kind)} cannot be mapped: keys, values or pairs? Use items(...) for pairs, "
             "list(d) for keys, or list(d.values())"

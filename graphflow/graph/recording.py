@@ -255,8 +255,9 @@ class Recorder:
     ) -> Node:
         with self._lock:
             node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
-            self.nodes.append(node)
+            # It may be refused.
             self.added(node)
+            self.nodes.append(node)
         return node
 
     def unique_name(self, base: str) -> str:

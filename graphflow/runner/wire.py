@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.machinery
+import io
 import pickle
 import sys
 import time
 import types
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
-from graphflow.common.pickling import dumps
+from graphflow.common.pickling import dumps, hindrance
 from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.fragments import Fragment
@@ -32,11 +33,13 @@ from graphflow.model.orders import (
     Elements,
     Gathered,
     Given,
+    Hole,
     Input,
     Literals,
     Pace,
     Program,
     Ref,
+    Spread,
     StepOrder,
     Whole,
 )
@@ -48,6 +51,7 @@ from graphflow.runner.faults import error_record
 __all__ = [
     "Header",
     "OrderEncoder",
+    "check_constants",
     "decode_order",
     "decode_report",
     "encode_report",
@@ -56,6 +60,7 @@ __all__ = [
     "unbegun_report",
 ]
 
+_SURE = frozenset({int, float, complex, str, bytes, bool, type(None), Hole, Spread})
 MAX_PROGRAM = 32_768
 MAX_INPUTS = 262_144
 
@@ -177,12 +182,18 @@ class OrderEncoder:
             program.options, on_running=(), on_completion=(), on_failure=(), trigger=all_successful
         )
         self.send_module(program.fn)
+        sent = replace(program, options=options)
         try:
-            pickled = dumps(replace(program, options=options))
+            try:
+                pickled = dumps(sent)
+            except Exception:
+                # What the flow was given concerns a task only where it is asked for.
+                pickled = dumps(replace(sent, flow_parameters=_sendable(program.flow_parameters)))
         except Exception as error:
+            check_constants(program)
             raise SerializationError(
-                f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
-                f"a constant argument cannot be pickled: {type(error).__name__}: {error}; create what it needs inside "
+                f"task {program.options.name!r} cannot be sent to a worker process, because its function or its options "
+                f"cannot be pickled: {type(error).__name__}: {error}; create what it needs inside "
                 "the task, or run on the threads backend"
             ) from error
         data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
@@ -217,6 +228,45 @@ class OrderEncoder:
         except Exception as error:
             raise SerializationError(
                 f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Stands in a worker process for a parameter of the flow that cannot be pickled."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _sendable(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        if hindrance(value) is None
+        else Unsent(f"<{with_article(type(value).__qualname__)} that cannot be pickled>")
+        for name, value in parameters.items()
+    }
+
+
+def check_constants(program: Program) -> None:
+    """Raise `SerializationError` if a constant argument of a task cannot be pickled, as far as a look at its beginning shows."""
+    names = program.parameter_names
+    places = (
+        names[place] if place < len(names) else f"argument {place}" for place in range(len(program.args))
+    )
+    for name, value in [*zip(places, program.args, strict=True), *program.kwargs.items()]:
+        if type(value) in _SURE:
+            continue
+        error = hindrance(value)
+        if error is None and isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
+            error = TypeError("it is an open file")
+        if error is not None:
+            raise SerializationError(
+                f"task {program.options.name!r}: argument {name!r}, {with_article(type(value).__qualname__)}, cannot be sent to a "
+                f"worker process: {type(error).__name__}: {error}; create it inside the task, from plain data such as a path or "
+                "URL, or run on the threads backend"
             ) from error
 
 
