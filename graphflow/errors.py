@@ -79,7 +79,7 @@ class ParameterError(GraphflowError, ValueError, TypeError):
 
 
 class MapTypeError(GraphflowError, TypeError):
-    """An input of a map has a type that cannot be mapped; the text names the helper to use."""
+    """An argument has a type that cannot be mapped, or holds futures where none are looked for; the text says what to do."""
 
 
 class MapWidthError(GraphflowError, ValueError):

@@ -39,6 +39,7 @@ from graphflow.graph.context import FLOW, FlowContext
 from graphflow.graph.handles import Handle, contains_handle
 from graphflow.graph.mapping import AllowFailure, Unmapped
 from graphflow.graph.recording import RECORDER, Recorder
+from graphflow.graph.structured import fields_of, is_structured, rebuilt
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.ports import Backend
 from graphflow.runner.capture import capture_logging, capture_prints
@@ -497,7 +498,10 @@ def _allowed_to_fail(value: Any, *, allows: bool = False) -> list[Handle]:
         return [value] if allows else []
     if not contains_handle(value):
         return []
-    each = [*value, *value.values()] if isinstance(value, dict) else value
+    if is_structured(type(value)):
+        each: Any = fields_of(value).values()
+    else:
+        each = [*value, *value.values()] if isinstance(value, dict) else value
     return [handle for one in each for handle in _allowed_to_fail(one, allows=allows)]
 
 
@@ -535,4 +539,7 @@ def _walk(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if isinstance(value, tuple):
         parts = [_walk(each, leaf) for each in value]
         return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+    if is_structured(kind) and contains_handle(value):
+        fields = {name: each for name, each in fields_of(value).items() if contains_handle(each)}
+        return rebuilt(value, {name: _walk(each, leaf) for name, each in fields.items()})
     return value

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from graphflow.common.wording import with_article
 from graphflow.errors import MapTypeError, TaskOptionError
 from graphflow.graph import mapping
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.graph.handles import CONTAINERS, Handle, Recording, contains_handle
 from graphflow.graph.mapping import AllowFailure, SpreadOver, Unmapped, classify
+from graphflow.graph.structured import fields_of, is_structured, without
 from graphflow.graph.threadbound import read_where_made
-from graphflow.model.orders import Hole, Spread
+from graphflow.model.orders import Built, Hole, Spread
 from graphflow.model.policies import TaskOptions
 
 __all__ = ["COLLECT", "Binder", "Callee", "bound_names", "builtin", "spread_by_signature"]
@@ -68,7 +71,7 @@ class Binder:
         return self.slots - 1
 
     def constant(self, value: Any, argument: str, *, allows: bool = False, deep: bool = False) -> Any:
-        """Return the value with a hole for each future inside; containers without futures are kept as they are."""
+        """Return the value with a hole for each future inside; what has no futures is kept as it is."""
         if isinstance(value, Unmapped):
             return self.constant(value.value, argument, allows=allows, deep=deep)
         if isinstance(value, AllowFailure):
@@ -81,7 +84,11 @@ class Binder:
             self.has_nested = self.has_nested or deep
             return Hole(self.depend(value, argument, allows=allows))
         if not contains_handle(value):
+            if not deep:
+                self._refuse_hidden(value, argument)
             return value
+        if is_structured(type(value)):
+            return self._structured(value, argument, allows)
         if isinstance(value, dict):
             return {
                 self.constant(key, argument, allows=allows, deep=True): self.constant(
@@ -93,6 +100,31 @@ class Binder:
         if isinstance(value, tuple) and hasattr(value, "_make"):
             return value._make(parts)
         return type(value)(parts)
+
+    def _refuse_hidden(self, value: Any, argument: str) -> None:
+        """Refuse an object of another kind with a future for an attribute: the task would get the future itself."""
+        try:
+            attributes = vars(value)
+        except TypeError:
+            return
+        if isinstance(value, type | types.ModuleType | types.FunctionType):
+            return
+        for name, each in attributes.items():
+            if isinstance(each, Handle):
+                raise MapTypeError(
+                    f"{self.owner}: argument {argument!r}, {with_article(type(value).__qualname__)}, has a future for its attribute "
+                    f"{name!r}; futures are looked for in lists, tuples, dicts, sets, named tuples, dataclasses, attrs objects and "
+                    "pydantic models only: pass it as an argument of its own, or its value, future.result()"
+                )
+
+    def _structured(self, value: Any, argument: str, allows: bool) -> Built:
+        parts = {
+            name: self.constant(each, argument, allows=allows, deep=True)
+            for name, each in fields_of(value).items()
+            if contains_handle(each)
+        }
+        self.has_nested = True
+        return Built(without(value, parts), parts)
 
     def depend(self, handle: Handle, argument: str, *, allows: bool) -> int:
         node = self.recorder.own(handle, self.owner)

@@ -9,6 +9,7 @@ from typing import Any
 from graphflow.errors import ForcingError
 from graphflow.graph.context import TaskContext
 from graphflow.graph.graph import Node
+from graphflow.graph.handles import Handle
 from graphflow.graph.recording import Recorder
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 
@@ -60,5 +61,10 @@ class FragmentRecorder(Recorder):
             "makes (they run in its place), or calls the plain function: task.fn(...)"
         )
 
-    def foreign_hint(self) -> str:
-        return "inside a running task, only futures of calls made in the same task run can be used"
+    def foreign_text(self, handle: Handle, owner: str) -> str:
+        return (
+            f"{owner} got a future of {handle._node.name}, which was not called in this task run; inside a running task, only "
+            "futures of calls made in the same task run can be used. If it came with an argument: futures are resolved as "
+            "arguments and in lists, tuples, dicts, sets, named tuples, dataclasses, attrs objects and pydantic models, not in other "
+            f"objects; pass it as an argument of its own, or its value: future.result() ({self.context.node} has it)"
+        )

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, Protocol
 
 from graphflow.common.wording import with_article
 from graphflow.errors import CycleError
 from graphflow.graph.graph import Node
 from graphflow.graph.mapping import AllowFailure
+from graphflow.graph.structured import is_structured, kinds_within
 
 __all__ = ["CONTAINERS", "Handle", "Recording", "contains_handle", "handle_types"]
 
 CONTAINERS = (list, tuple, dict, set, frozenset)
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex})
+MAX_DEPTH = 50
+"""Deeper containers may contain themselves."""
+FIRST_LEVELS = 2
+"""Objects that are arguments, or elements of them, are all looked into."""
+MAX_OBJECTS = 10_000
+"""Of more objects below these, the others are not looked into."""
 
 
 class Recording(Protocol):
@@ -45,18 +54,70 @@ def handle_types() -> frozenset[type]:
     return frozenset(found)
 
 
-def contains_handle(value: Any, _above: tuple[int, ...] = ()) -> bool:
-    """Return whether a future is in the value, looking into plain containers only."""
+def contains_handle(value: Any) -> bool:
+    """Return whether a future is in the value, looking into plain containers, dataclasses, attrs objects and pydantic models only.
+
+    Of many elements of one type, their types are looked at together: some 0.1 µs each.
+    """
     if isinstance(value, Handle | AllowFailure):
         return True
-    kind = type(value)
-    if kind not in CONTAINERS and not (isinstance(value, tuple) and hasattr(value, "_fields")):
-        return False
-    each = [*value, *value.values()] if isinstance(value, dict) else value
-    if not set(map(type, each)) - _ATOMS:
-        return False
-    if id(value) in _above:
+    level: list[Any] = [value] if _may_hold(type(value)) else []
+    seen: set[int] = set()
+    depth = 0
+    while level:
+        depth += 1
+        if depth % MAX_DEPTH == 0:
+            _refuse_cycle(value, ())
+        following: list[Any] = []
+        for kind in set(map(type, level)):
+            owners: list[Any] = [each for each in level if type(each) is kind]
+            get: Callable[[Any], Iterable[Any]] = _elements
+            if not _is_container(kind):
+                # Objects may refer to each other in circles, and to very many others.
+                owners = _unseen(owners, seen) if depth > FIRST_LEVELS else owners
+                kinds, get = kinds_within(kind, owners)
+            elif issubclass(kind, dict):
+                kinds = {type(each) for each in chain.from_iterable(map(_elements, owners))}
+            else:
+                kinds, get = set(map(type, chain.from_iterable(owners))), iter
+            held = {each for each in kinds if each not in _ATOMS and _may_hold(each)}
+            if any(issubclass(each, Handle | AllowFailure) for each in held):
+                return True
+            if held:
+                following += [each for each in chain.from_iterable(map(get, owners)) if type(each) in held]
+        level = following
+    return False
+
+
+def _may_hold(kind: Any) -> bool:
+    return issubclass(kind, Handle | AllowFailure) or _is_container(kind) or is_structured(kind)
+
+
+def _is_container(kind: Any) -> bool:
+    return kind in CONTAINERS or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+
+
+def _elements(value: Any) -> Iterable[Any]:
+    return chain(value, value.values()) if isinstance(value, dict) else value
+
+
+def _unseen(owners: list[Any], seen: set[int]) -> list[Any]:
+    found = []
+    for each in owners:
+        if len(seen) >= MAX_OBJECTS:
+            break
+        if id(each) not in seen:
+            seen.add(id(each))
+            found.append(each)
+    return found
+
+
+def _refuse_cycle(value: Any, above: tuple[int, ...]) -> None:
+    if not _is_container(type(value)):
+        return
+    if id(value) in above:
         raise CycleError(
-            f"{with_article(kind.__name__)} passed as an argument contains itself; pass a copy without the cycle"
+            f"{with_article(type(value).__name__)} passed as an argument contains itself; pass a copy without the cycle"
         )
-    return any(contains_handle(one, (*_above, id(value))) for one in each)
+    for each in _elements(value):
+        _refuse_cycle(each, (*above, id(value)))

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from graphflow.common.wording import with_article
 from graphflow.errors import MapTypeError
+from graphflow.graph.structured import fields_of, is_structured
 from graphflow.model.reports import ValueInfo
 
 __all__ = [
@@ -455,5 +456,22 @@ def identity(value: T) -> T:
 
 
 def collected(value: Sequence[Any]) -> PartialList:
-    """Return a list of what may have failed, for a map over it."""
-    return PartialList(each for each in value if type(each) is not SkippedInput)
+    """Return a list of what may have failed, for a map over it; an element that holds a failure is one."""
+    marked = (_marked(each) for each in value)
+    return PartialList(each for each in marked if type(each) is not SkippedInput)
+
+
+def _marked(value: Any) -> Any:
+    """Return what stands in a value for a failed or skipped upstream; else the value."""
+    kind = type(value)
+    if kind in (list, tuple, dict, set, frozenset) or (isinstance(value, tuple) and hasattr(kind, "_fields")):
+        within: Any = [*value, *value.values()] if kind is dict else value
+    elif is_structured(kind):
+        within = fields_of(value).values()
+    else:
+        return value
+    for each in within:
+        found = each if type(each) in _NUMBERS or type(each) in _TEXTS else _marked(each)
+        if type(found) in (FailedInput, SkippedInput):
+            return found
+    return value

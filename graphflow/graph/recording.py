@@ -132,19 +132,19 @@ class Recorder:
             "flow.run(...) for a flow whose shape depends on values"
         )
 
-    def foreign_hint(self) -> str:
-        """Return what to do about a future of another recording."""
-        return "use its value instead: future.result()"
+    def foreign_text(self, handle: Handle, owner: str) -> str:
+        """Return what is wrong with a future of another recording, and what to do."""
+        return (
+            f"{owner} got a future of {handle._node.name} that belongs to another run "
+            f"(of {handle._recorder.flow_name!r}); use its value instead: future.result()"
+        )
 
     # -- calls ----------------------------------------------------------------------------------------
 
     def own(self, handle: Handle, owner: str) -> Node:
         """Return the node of a future, which must be of this recording."""
         if handle._recorder is not self:
-            raise CrossRunError(
-                f"{owner} got a future of {handle._node.name} that belongs to another run "
-                f"(of {handle._recorder.flow_name!r}); {self.foreign_hint()}"
-            )
+            raise CrossRunError(self.foreign_text(handle, owner))
         return handle._node
 
     def call(

@@ -45,6 +45,14 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """An object in a call's arguments with holes in some of its fields, by their names; `value` has None there."""
+
+    value: Any
+    parts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Spread:
     """A `Hole` whose value is spread over several arguments: a tuple by place, a mapping by name."""
 

@@ -8,10 +8,12 @@ from typing import Any
 from graphflow.errors import ResultDamaged, ValueUnavailable
 from graphflow.graph.folding import Folded
 from graphflow.graph.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
+from graphflow.graph.structured import rebuilt
 from graphflow.identity.hashing import source_digests
 from graphflow.model.orders import (
     GONE_TEXT,
     BatchOrder,
+    Built,
     Column,
     Elements,
     Gathered,
@@ -168,6 +170,8 @@ def filled(template: Any, values: Sequence[Any]) -> Any:
     if isinstance(template, tuple):
         parts = [filled(each, values) for each in template]
         return template._make(parts) if hasattr(template, "_make") else tuple(parts)
+    if kind is Built:
+        return rebuilt(template.value, {name: filled(each, values) for name, each in template.parts.items()})
     return template
 
 

@@ -30,7 +30,7 @@ from graphflow.identity.cache_keys import (
 from graphflow.identity.canonical import Encoder
 from graphflow.identity.fingerprints import code_fingerprint
 from graphflow.model.cache_policies import FileInput, FilesLater, files_later
-from graphflow.model.orders import Hole, Program, Spread
+from graphflow.model.orders import Built, Hole, Program, Spread
 from graphflow.runner.inputs import Constant, Ready, failed_input, filled, make_call
 
 __all__ = ["KeyMaker", "Keys"]
@@ -474,6 +474,8 @@ def _slots_in(template: Any) -> list[int]:
         return [template.slot]
     if kind is dict:
         return [slot for pair in template.items() for each in pair for slot in _slots_in(each)]
+    if kind is Built:
+        return [slot for each in template.parts.values() for slot in _slots_in(each)]
     if kind is list or kind is set or kind is frozenset or isinstance(template, tuple):
         return [slot for each in template for slot in _slots_in(each)]
     return []

@@ -9,15 +9,17 @@ import functools
 import sqlite3
 import threading
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import attrs
 import pandas as pd
+import pydantic
 import pytest
 
-from graphflow import INPUTS, flow, task, unmapped
-from graphflow.errors import MapFailed, MapTypeError, SerializationError
+from graphflow import INPUTS, allow_failure, flow, task, unmapped
+from graphflow.errors import MapFailed, MapTypeError, SerializationError, UpstreamFailed
 
 
 @task
@@ -225,3 +227,110 @@ def test_here_a_lock_is_given_as_it_is(local_name: str) -> None:
         return use.map([1, 2], unmapped(lock)), same(lock)
 
     assert body() == ([1, 2], lock)
+
+
+@dataclass
+class Job:
+    x: Any
+    y: Any = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    x: Any
+    y: Any = 2
+
+
+@dataclass
+class Derived:
+    x: Any
+    twice: Any = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.x, int):
+            self.twice = 2 * self.x
+
+
+class Named(NamedTuple):
+    x: Any
+    y: Any = 2
+
+
+@attrs.define
+class Defined:
+    x: Any
+    _y: Any = 2
+
+
+@attrs.frozen
+class Fixed:
+    x: Any
+    y: Any = 2
+
+
+class Asked(pydantic.BaseModel):
+    x: Any
+    y: Any = 2
+
+
+class AskedFrozen(pydantic.BaseModel, frozen=True):
+    x: Any
+    y: Any = 2
+
+
+STRUCTURED: list[Any] = [Job, Frozen, Derived, Named, Defined, Fixed, Asked, AskedFrozen]
+
+
+@task
+def three() -> int:
+    return 3
+
+
+@task
+def broken() -> int:
+    raise ValueError("broken")
+
+
+@task
+def x_of(value: Any, add: int = 0) -> Any:
+    return value.x + add
+
+
+def test_futures_in_structured_objects_are_resolved(backend_name: Any) -> None:
+    @flow(backend=backend_name)
+    def body() -> Any:
+        made = [kind(x=three()) for kind in STRUCTURED]
+        return (
+            [x_of(each) for each in made],
+            [same(each) for each in made],
+            [same({"in": [kind(x=Job([three()]))]}) for kind in STRUCTURED],
+            x_of.map(made),
+            x_of.map(unmapped(made[0]), [1, 2]),
+            made,
+        )
+
+    plain, whole, deep, mapped, constant, returned = body()
+    assert plain == mapped == [3] * len(STRUCTURED) and constant == [4, 5]
+    assert whole == returned == [kind(x=3) for kind in STRUCTURED]
+    assert deep == [{"in": [kind(x=Job([3]))]} for kind in STRUCTURED]
+
+
+def test_failures_in_structured_objects_are_those_of_the_task_or_item(local_name: str) -> None:
+    @flow(backend=local_name)
+    def body() -> Any:
+        given = same(Job(allow_failure(broken())))
+        mapped = x_of.map([Job(broken()), Job(three()), Frozen([broken()])])
+        return given, same(allow_failure(mapped))
+
+    given, (first, second, third) = body()
+    assert isinstance(given.x, ValueError) and second == 3
+    assert isinstance(first, UpstreamFailed) and isinstance(third, UpstreamFailed)
+
+
+def test_a_future_in_another_object_is_refused_by_name(backend_name: Any) -> None:
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return x_of(Model(three()))  # type: ignore[arg-type]
+
+    with pytest.raises(MapTypeError, match="argument 'value', a Model, has a future for its attribute 'x'"):
+        body()
