@@ -17,6 +17,7 @@ from graphflow.driver.dispatch import Dispatcher
 from graphflow.errors import GraphflowError, MapTypeError
 from graphflow.graph.graph import Node
 from graphflow.graph.handles import Handle
+from graphflow.graph.owning import PLAIN, Taker
 from graphflow.records.item_index import MemoryHistory
 
 __all__ = ["SourceReader", "Sources", "close_source", "pull_here"]
@@ -89,14 +90,16 @@ class _Stepped(Iterator[Any]):
             self._loop.close()
 
 
-def pull_here(iterator: Iterator[Any], count: int) -> Pulled:
+def pull_here(iterator: Iterator[Any], count: int, taker: Taker) -> Pulled:
     """Read up to `count` items in this thread, for as long as that is quick; at least one."""
     values: list[Any] = []
     until = time.monotonic() + PULL_SECONDS
     try:
         while len(values) < count and (not values or time.monotonic() < until):
             value = next(iterator)
-            _check(value)
+            if type(value) not in PLAIN:
+                _check(value)
+                value = taker.take(value, 1)
             values.append(value)
     except StopIteration:
         return Pulled(values, has_ended=True)
@@ -165,14 +168,15 @@ class SourceReader:
         iterator: Any = self._iterator
         if hasattr(iterator, "__anext__"):
             iterator = _Stepped(iterator)
-        waiting = self._waiting
+        waiting, take = self._waiting, Taker().take
         try:
             while self._may_read():
                 # What waits for one item is woken at once, what waits for many when they are all there.
                 while len(waiting) < self._wanted and not self._is_closed:
                     value = next(iterator)
-                    if isinstance(value, Handle):
+                    if type(value) not in PLAIN:
                         _check(value)
+                        value = take(value, 1)
                     waiting.append(value)
                     if self._is_awaited and (len(waiting) == 1 or len(waiting) >= self._wanted):
                         with self._changed:
@@ -225,6 +229,7 @@ class Sources:
         self._call = call
         self._readers: dict[tuple[int, int], SourceReader] = {}
         self._inline: dict[tuple[int, int], Any] = {}
+        self._takers: dict[tuple[int, int], Taker] = {}
         self._raised_after: dict[int, int] = {}
         """The items that the iterator of a node gave before it raised."""
 
@@ -246,7 +251,8 @@ class Sources:
 
         if in_caller and not hasattr(source.values, "__anext__"):
             self._inline[place] = source.values
-            self._call(lambda: deliver(pull_here(source.values, command.count)))
+            taker = self._takers.setdefault(place, Taker())
+            self._call(lambda: deliver(pull_here(source.values, command.count, taker)))
             return
         reader = self._readers.get(place)
         if reader is None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 from graphflow.common.wording import with_article
 from graphflow.errors import MapTypeError
+from graphflow.graph.owning import listed
 from graphflow.graph.structured import fields_of, is_structured
 from graphflow.model.reports import ValueInfo
 
@@ -271,7 +272,7 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
     kind = classify(value)
     name = type(value).__name__
     if kind == "iterator" and is_mapped_over and not hasattr(type(value), "__aiter__"):
-        value, kind = list(value), "sized"
+        value, kind = listed(value), "sized"
     if kind == "sized":
         try:
             return value, ValueInfo(kind="sized", type_name=name, length=len(value))
@@ -418,7 +419,7 @@ def flattened(value: Any) -> list[Any]:
                 raise MapTypeError(
                     f"flatten(...) takes a sequence of sequences, but found {with_article(type(each).__name__)} among them"
                 )
-            result.extend(each)
+            result.extend(listed(each) if isinstance(each, Iterator) else each)
     return result
 
 

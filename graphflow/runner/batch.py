@@ -20,6 +20,7 @@ from graphflow.graph.context import TaskContext
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.handles import Handle, handle_types
 from graphflow.graph.mapping import DROPPED, is_small, value_info
+from graphflow.graph.owning import listed
 from graphflow.graph.recording import Recorder
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
@@ -205,7 +206,7 @@ class Batch:
                 f"task {step.options.name!r} returned a coroutine from a plain function; define it with async def"
             )
         if kind in ONE_SHOT:
-            value = list(value)
+            value = listed(value)
         if not recorder.nodes and kind not in self.handle_types:
             step.values[position] = value
             step.states[position] = _SUCCESS

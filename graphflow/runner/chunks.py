@@ -18,6 +18,7 @@ from graphflow.common.wording import count_text, with_article
 from graphflow.errors import BatchedResultError
 from graphflow.graph.context import RUNNING
 from graphflow.graph.mapping import classify
+from graphflow.graph.owning import Taker, listed
 from graphflow.graph.recording import RECORDER
 from graphflow.model.states import Code
 from graphflow.runner.journal import SEVERAL
@@ -227,7 +228,7 @@ class _Chunks:
                 "await them there"
             )
         if kinds & ONE_SHOT:
-            results = [list(each) if type(each) in ONE_SHOT else each for each in results]
+            results = [listed(each) if type(each) in ONE_SHOT else each for each in results]
         return results
 
     def _called_with(self, part: Sequence[int]) -> list[Any]:
@@ -281,7 +282,7 @@ class _Chunks:
                 "result per item, in their order: a list, a tuple, an array, a Series or an iterator"
             )
         # An iterator may never end.
-        results = list(value) if kind == "sized" else list(islice(value, count + 1))
+        results = list(value) if kind == "sized" else listed(islice(value, count + 1))
         if len(results) != count:
             found = len(results) if kind == "sized" or len(results) < count else f"more than {count}"
             raise BatchedResultError(
@@ -375,8 +376,9 @@ class _Chunks:
 
 async def _first(source: AsyncIterator[Any], count: int) -> list[Any]:
     found: list[Any] = []
+    taker = Taker()
     async for each in source:
-        found.append(each)
+        found.append(taker.take(each, 1))
         if len(found) == count:
             break
     return found

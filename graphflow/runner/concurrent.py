@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.graph.context import RUNNING, TaskContext
 from graphflow.graph.fragments import FragmentRecorder
+from graphflow.graph.owning import Taker
 from graphflow.graph.recording import RECORDER
 from graphflow.model.policies import ASYNC_CONCURRENCY
 from graphflow.model.states import Code
@@ -369,4 +370,5 @@ async def _end_cancellation() -> None:
 
 
 async def _listed(source: Any) -> list[Any]:
-    return [each async for each in source]
+    taker = Taker()
+    return [taker.take(each, 1) async for each in source]

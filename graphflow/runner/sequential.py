@@ -7,6 +7,7 @@ from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
 from graphflow.graph.context import RUNNING
+from graphflow.graph.owning import listed
 from graphflow.graph.recording import RECORDER
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.faults import MAX_SUMMARIES
@@ -327,7 +328,7 @@ class _Careful:
             try:
                 value = step.fn(*args, **kwargs)
                 if type(value) in ONE_SHOT:
-                    value = list(value)
+                    value = listed(value)
             finally:
                 fired = guard.disarm()
         except ItemTimeout:
