@@ -18,7 +18,7 @@ from typing import Any
 from graphflow.errors import GraphflowError
 from graphflow.graph.structured import fields_of, is_structured
 
-__all__ = ["PLAIN", "Taker", "copied", "is_mutable", "listed"]
+__all__ = ["PLAIN", "Taker", "copied", "is_mutable", "listed", "may_be_mutable"]
 
 PLAIN: frozenset[type] = frozenset(
     {
@@ -62,6 +62,11 @@ def is_mutable(value: Any) -> bool:
     return isinstance(value, tuple) and any(map(is_mutable, value))
 
 
+def may_be_mutable(kind: type) -> bool:
+    """Return whether `copied` may copy values of a type."""
+    return kind in _CONTAINERS or kind in _BUFFERS or issubclass(kind, tuple)
+
+
 def copied(value: Any, memo: dict[int, Any] | None = None) -> Any:
     """Return a value with copies of the lists, dicts, sets, deques, byte arrays and arrays of numbers in it.
 
@@ -79,6 +84,8 @@ def copied(value: Any, memo: dict[int, Any] | None = None) -> Any:
     if memo is None:
         # Most are flat.
         if kind is list and PLAIN.issuperset(map(type, value)):
+            return value.copy()
+        if kind is dict and PLAIN.issuperset(map(type, value.values())):
             return value.copy()
         memo = {}
     known = memo.get(id(value))

@@ -8,6 +8,7 @@ from typing import Any
 from graphflow.errors import ResultDamaged, ValueUnavailable
 from graphflow.graph.folding import Folded
 from graphflow.graph.mapping import FailedInput, PartialList, elements_of, is_indexed, snapshot
+from graphflow.graph.owning import PLAIN, copied
 from graphflow.graph.structured import rebuilt
 from graphflow.identity.hashing import source_digests
 from graphflow.model.orders import (
@@ -176,9 +177,15 @@ def filled(template: Any, values: Sequence[Any]) -> Any:
 
 
 def make_call(
-    program: Program, slots: Sequence[Ready]
+    program: Program, slots: Sequence[Ready], *, copies: bool = False
 ) -> Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return a function that gives the arguments of the call at a position."""
+    """Return a function that gives the arguments of the call at a position.
+
+    Parameters
+    ----------
+    copies
+        Whether its only input is copied where a task could change it.
+    """
     constants = [each.value if isinstance(each, Constant) else None for each in slots]
     lanes = [(number, each) for number, each in enumerate(slots) if not isinstance(each, Constant)]
     nested = program.has_nested
@@ -187,6 +194,13 @@ def make_call(
 
     if not spreads and not nested and not kwargs and len(args) == 1 and type(args[0]) is Hole and lanes:
         column = lanes[0][1]
+        if copies:
+
+            def own(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+                value = column[position]
+                return (value if type(value) in PLAIN else copied(value),), {}
+
+            return own
 
         def single(position: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
             return (column[position],), {}

@@ -66,6 +66,8 @@ def _run(batch: Batch) -> Report:
 
             batch.caches = BatchCache(batch, slots[0])
         reached = _run_items(batch)
+        for step in steps:
+            step.finish()
     except ResultStoreError as error:
         batch.store_error = str(error)
         reached = 0

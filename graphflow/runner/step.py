@@ -19,7 +19,7 @@ from graphflow.graph.context import TaskContext
 from graphflow.graph.fragments import FragmentRecorder
 from graphflow.graph.mapping import FailedInput
 from graphflow.model.anomalies import AnomalyTable
-from graphflow.model.orders import BatchOrder, Lane, StepOrder
+from graphflow.model.orders import BatchOrder, Hole, Lane, StepOrder
 from graphflow.model.reports import Graft, ValueInfo
 from graphflow.model.states import FAILED_CODES, Code
 from graphflow.runner.capture import LogSink
@@ -32,6 +32,7 @@ from graphflow.runner.inputs import (
     make_call,
     make_chunk_call,
 )
+from graphflow.runner.owned import OwnArguments, is_unchanging
 from graphflow.runner.protocols import CacheOfStep
 
 __all__ = ["ONE_SHOT", "Step"]
@@ -89,6 +90,7 @@ class Step:
         """The later steps of the batch, and whether a failure here makes each of them `UpstreamFailed`."""
         self._lost_constant: FailedInput | None = None
         self._mixed: list[Sequence[Any]] = []
+        self._own: OwnArguments | None = None
         self._width = batch.width if program.is_mapped else None
         self._run_id = batch.flow_run_id
         self._sink = sink
@@ -137,16 +139,32 @@ class Step:
 
     def prepare(self, slots: Sequence[Ready]) -> None:
         """Prepare the inputs."""
-        self.call = make_call(self.program, slots)
-        if self.is_batched:
-            self.call_chunk = make_chunk_call(self.program, slots)
         if self.program.kind == "builtin":
+            self.call = make_call(self.program, slots)
             return
+        filled = {place for place, each in enumerate(self.order.slots) if isinstance(each, Lane)}
+        columns = {place: each for place, each in enumerate(slots) if not isinstance(each, Constant)}
+        changing = {place for place, each in columns.items() if place in filled or not is_unchanging(each)}
+        args = self.program.args
+        is_single = len(columns) == len(slots) == len(args) == 1 and type(args[0]) is Hole
+        if is_single and not self.program.kwargs and not self.is_batched:
+            self.call = make_call(self.program, slots, copies=bool(changing))
+        else:
+            constants = {place: each.value for place, each in enumerate(slots) if isinstance(each, Constant)}
+            own = self._own = OwnArguments(self.program, constants, changing)
+            self.call = own.over(make_call(self.program, slots))
+            if self.is_batched:
+                self.call_chunk = own.over(make_chunk_call(self.program, slots))
         for each in slots:
             if isinstance(each, Constant):
                 self._lost_constant = self._lost_constant or failed_input(each.value)
             elif isinstance(each, MixedColumn):
                 self._mixed.append(each)
+
+    def finish(self) -> None:
+        """Look for changes of what the items shared."""
+        if self._own is not None:
+            self._own.finish(self._run_id)
 
     @property
     def has_limit(self) -> bool:
