@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
@@ -286,6 +287,7 @@ class Execution:
             outcome = driver.outcome
             if error is None and outcome is not None and outcome.code != Code.COMPLETED:
                 error = unhandled_exception(driver, outcome)
+                self._advise(recorder, driver)
         if error is None and driver is None and recorder.by_id:
             error = RunCancelled(f"run {self.record.name} was cancelled before it began")
         if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
@@ -298,6 +300,20 @@ class Execution:
             except Exception as broken:
                 error = broken
         settle(self.record, error)
+
+    def _advise(self, recorder: RunRecorder, driver: Driver) -> None:
+        """Say where the body seems to handle a failure that it cannot have been given."""
+        failed = {book.node.task_name for book in list(driver.core.books.values()) if book.unhandled()}
+        for name, line in unreached_handlers(self.flow.fn):
+            if name in failed:
+                with self._body_context(recorder):
+                    logger.warning(
+                        "the `try` in line %d of flow %r cannot catch what %s raises: the call only records what will run; ask "
+                        "for the value inside the `try`, with .result()",
+                        line,
+                        self.flow.name,
+                        name,
+                    )
 
 
 class Deadline:

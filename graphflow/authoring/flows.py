@@ -352,7 +352,8 @@ class Flow(Decorated[P], Generic[P, R]):
     def _called_inside(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
         from graphflow.authoring.subflows import InnerCall
 
-        call = InnerCall(self._definition, recorder, self._parameters(args, kwargs))
+        wait_for = self._wait_for(kwargs)
+        call = InnerCall(self._definition, recorder, self._parameters(args, kwargs), wait_for)
         if self.is_async:
             return call.execute_async() if call.is_eager else call.record_async()
         return call.execute() if call.is_eager else call.record()

@@ -52,8 +52,9 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     # -- forcing ----------------------------------------------------------------------------------------
 
     def _started(self) -> Driver:
-        """Return the driver, with everything recorded so far started."""
+        """Return the driver, with everything recorded so far started; it counts as used now, not as thrown away."""
         recorder, current = self._recorder, RECORDER.get()
+        recorder.effects.use(self._node.id)
         if not isinstance(recorder, RunRecorder):
             raise recorder.cannot_force(self._name())
         if isinstance(current, FragmentRecorder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,9 +45,12 @@ class Definition:
         return self.options.name
 
     def call(self, parameters: Mapping[str, Any]) -> Any:
-        """Call the body."""
+        """Call the body; the values that a generator yields are its value, as a list."""
         args, kwargs = as_call(self.fn, parameters)
-        return self.fn(*args, **kwargs)
+        value = self.fn(*args, **kwargs)
+        if inspect.isasyncgen(value):
+            return _collected(value)
+        return list(value) if inspect.isgenerator(value) else value
 
     def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
         """Return the name of a run; the default if `flow_run_name` raises."""
@@ -66,6 +69,10 @@ class Definition:
         return FlowTimedOut(
             f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
         )
+
+
+async def _collected(values: AsyncIterator[Any]) -> list[Any]:
+    return [each async for each in values]
 
 
 def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -37,6 +37,8 @@ class DepKind(IntEnum):
     """It is mapped over the elements of a value."""
     ITEMS = 5
     """It is mapped over the items of a mapped node: item i needs item i."""
+    AFTER = 6
+    """It comes after a call that was made for its effect, and runs once that has ended well."""
 
     @property
     def is_lane(self) -> bool:
@@ -239,7 +241,13 @@ class Graph:
             lines.append(f'    n{node.id}[["{text}"]]' if node.is_mapped else f'    n{node.id}["{text}"]')
         for node in self:
             for dep in node.deps:
-                arrow = "-.->" if dep.kind is DepKind.ORDER else "==>" if _is_mapped(dep) else "-->"
+                arrow = (
+                    "-.->"
+                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
+                    else "==>"
+                    if _is_mapped(dep)
+                    else "-->"
+                )
                 text = f"|{_escape(dep.argument)}|" if dep.argument else ""
                 lines.append(f"    n{dep.upstream} {arrow}{text} n{node.id}")
         return "\n".join(lines)
@@ -252,7 +260,13 @@ class Graph:
             lines.append(f"    n{node.id} [label={_quote(self._label(node))}, shape={shape}];")
         for node in self:
             for dep in node.deps:
-                style = "dashed" if dep.kind is DepKind.ORDER else "bold" if _is_mapped(dep) else "solid"
+                style = (
+                    "dashed"
+                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
+                    else "bold"
+                    if _is_mapped(dep)
+                    else "solid"
+                )
                 lines.append(
                     f"    n{dep.upstream} -> n{node.id} [label={_quote(dep.argument)}, style={style}];"
                 )
@@ -264,7 +278,7 @@ class Graph:
         for node in self:
             state, _, _ = self.status(node.id)
             needs = ", ".join(
-                f"{dep.argument + '=' if dep.argument else ''}{self._nodes[dep.upstream].name}"
+                f"{dep.argument + '=' if dep.argument else 'after ' if dep.kind is DepKind.AFTER else ''}{self._nodes[dep.upstream].name}"
                 f"{'[*]' if _is_mapped(dep) else ''}{'[' + str(dep.index) + ']' if dep.index is not None else ''}"
                 for dep in node.deps
             )

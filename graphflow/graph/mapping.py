@@ -423,6 +423,10 @@ def product_of(*pools: Any, **named: Any) -> ProductSequence:
     )
 
 
+def nothing() -> None:
+    """Return nothing: the value of a node that is there for the order of others."""
+
+
 def identity(value: T) -> T:
     """Return the value itself."""
     return value

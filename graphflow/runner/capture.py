@@ -85,12 +85,16 @@ def capture_logging() -> None:
         def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
             record = make(*args, **kwargs)
             context = _current()
-            if context is not None and context.sink is not None and not record.name.startswith("distributed"):
+            if (
+                context is not None
+                and context.sink is not None
+                and not str(record.name).startswith("distributed")
+            ):
                 try:
                     message = record.getMessage()
                 except Exception:
                     message = str(record.msg)
-                context.sink.add(context, record.levelno, message, record.name)
+                context.sink.add(context, record.levelno, message, str(record.name))
             return record
 
         logging.setLogRecordFactory(factory)
