@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
+__all__ = ["MAX_RESULT_NBYTES", "SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
 
 SLICE_SECONDS = 0.25
 MAX_SLICE_SECONDS = 0.5

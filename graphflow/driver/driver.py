@@ -26,6 +26,7 @@ from graphflow.driver.known import DriverRun
 from graphflow.driver.outcomes import Outcomes
 from graphflow.driver.recovery import Recovery
 from graphflow.driver.sources import Sources
+from graphflow.driver.spilling import HeldValues
 from graphflow.driver.turns import Turns
 from graphflow.driver.unstored import UnstoredValues
 from graphflow.errors import (
@@ -126,6 +127,7 @@ class Driver:
         self._unstored = UnstoredValues(
             self.core, persistence, self.outcomes.column, run_id=run_id, backend=backend
         )
+        self._held = HeldValues(self.history, backend, persistence)
         self._sources = Sources(
             self.core,
             self.history,
@@ -514,7 +516,9 @@ class Driver:
         elif isinstance(command, ev.ReleaseItems):
             read = self._read_values.get(command.node)
             if read is None:
-                read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
+                read = self._read_values[command.node] = ReadValues(
+                    self.history.node(command.node), self._persistence.store
+                )
             self.backend.free(read.release(command.below))
         elif isinstance(command, ev.CloseSource):
             self._sources.close(command.node, command.slot)
@@ -537,6 +541,7 @@ class Driver:
                 self.call(partial(self.dispatcher.forget_ended, leader, indices))
             self.hooks.reported(self.core, step, command.indices)
             self._emit("items", step.node, "", report.reached)
+        self._held.committed(report)
 
     def _graft(self, command: ev.GraftItem) -> None:
         fragment = command.fragment

@@ -96,4 +96,6 @@ def _run_items(batch: Batch) -> int | None:
     finally:
         if batch.teller is not None:
             watchdog().forget(batch.teller)
+            # It refers to the batch, whose values would wait for the garbage collector.
+            batch.teller = None
     return None
