@@ -225,6 +225,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Future[Any]]:
         """Return futures of the elements; force the value only if their number is not declared."""
+        self._recorder.check_readable(self._node)
         count = self._n_outputs if self._n_outputs is not None else len(self)
         return iter([self[i] for i in range(count)])
 

@@ -21,6 +21,8 @@ __all__ = ["COLLECT", "Binder", "Callee", "bound_names", "builtin", "spread_by_s
 class _Caller(Recording, Protocol):
     """A recording that takes calls."""
 
+    def check_ends(self, node: Node, owner: str) -> None: ...
+
     def call(
         self, callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
     ) -> Node: ...
@@ -100,6 +102,7 @@ class Binder:
             kind = DepKind.PICK
         elif node.is_mapped:
             kind = DepKind.GATHER
+            self.recorder.check_ends(node, self.owner)
         slot = self.slot()
         self.deps.append(
             Dep(

@@ -257,6 +257,42 @@ class Recorder:
                     todo.append(self.nodes_by_id(dep.upstream))
         return False
 
+    def is_endless(self, node: Node) -> bool:
+        """Return whether a map is known to have no last item: all that it is mapped over are iterators without an end."""
+        lanes = [dep for dep in node.deps if dep.kind in (DepKind.ITEMS, DepKind.ELEMENTS)]
+        return (
+            bool(node.sources or lanes)
+            and all(source.length is None and mapping.is_endless(source.values) for source in node.sources)
+            and all(
+                dep.kind is DepKind.ITEMS and self.is_endless(self.nodes_by_id(dep.upstream)) for dep in lanes
+            )
+        )
+
+    def check_ends(self, node: Node, owner: str) -> None:
+        """Raise `ForcingError` if something takes all items of a map that has no last one."""
+        if node.is_mapped and self.is_endless(node):
+            raise ForcingError(
+                f"{owner} takes all items of {node.name}, which is mapped over an iterator without an end; iterate over the "
+                "future of the map, or bound the iterator: itertools.islice(values, n)"
+            )
+
+    def check_readable(self, node: Node) -> None:
+        """Raise `ForcingError` if items cannot be read while they run, since all of an iterator is read before the first."""
+        todo = [node]
+        while todo:
+            each = todo.pop()
+            for dep in each.deps:
+                if dep.kind not in (DepKind.ITEMS, DepKind.ELEMENTS) and not each.is_builtin:
+                    continue
+                upstream = self.nodes_by_id(dep.upstream)
+                if dep.kind is DepKind.GATHER and self.known_width(upstream) is None and self.is_lazy(upstream):
+                    raise ForcingError(
+                        f"{node.name} cannot be read item by item: {each.task_name}(...) takes all items of {upstream.name} "
+                        "first, and its iterator has no known end; iterate over the future of that map and choose or unpack "
+                        "values in the loop, give the map a list, or ask for all of it: .result()"
+                    )
+                todo.append(upstream)
+
     def _place(
         self,
         callee: Callee,
