@@ -285,7 +285,11 @@ class Recorder:
                 if dep.kind not in (DepKind.ITEMS, DepKind.ELEMENTS) and not each.is_builtin:
                     continue
                 upstream = self.nodes_by_id(dep.upstream)
-                if dep.kind is DepKind.GATHER and self.known_width(upstream) is None and self.is_lazy(upstream):
+                if (
+                    dep.kind is DepKind.GATHER
+                    and self.known_width(upstream) is None
+                    and self.is_lazy(upstream)
+                ):
                     raise ForcingError(
                         f"{node.name} cannot be read item by item: {each.task_name}(...) takes all items of {upstream.name} "
                         "first, and its iterator has no known end; iterate over the future of that map and choose or unpack "

@@ -71,7 +71,9 @@ def test_a_loop_behind_filter_or_flatten_over_an_iterator_is_refused(
         lambda xs: total(twice.map(xs)),
     ],
 )
-@pytest.mark.parametrize("source", [itertools.count, lambda: itertools.cycle([1]), lambda: itertools.repeat(1)])
+@pytest.mark.parametrize(
+    "source", [itertools.count, lambda: itertools.cycle([1]), lambda: itertools.repeat(1)]
+)
 def test_what_takes_all_of_an_endless_map_is_refused(
     take: Callable[[Any], Any], source: Callable[[], Any]
 ) -> None:
