@@ -519,7 +519,9 @@ class Driver:
                 read = self._read_values[command.node] = ReadValues(
                     self.history.node(command.node), self._persistence.store
                 )
-            self.backend.free(read.release(command.below))
+            gone = read.release(command.below)
+            self.backend.free(gone)
+            self._held.drop(gone)
         elif isinstance(command, ev.CloseSource):
             self._sources.close(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):

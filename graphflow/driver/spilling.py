@@ -7,7 +7,8 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from graphflow.driver.dispatch import Persistence
@@ -55,6 +56,13 @@ class HeldValues:
         if self._held > HELD_NBYTES:
             self._let_go()
 
+    @staticmethod
+    def drop(refs: Iterable[Ref]) -> None:
+        """Remove files of columns that nobody will ask for any more."""
+        for ref in refs:
+            if ref.is_spilled:
+                Path(ref.path).unlink(missing_ok=True)
+
     def _let_go(self) -> None:
         held = [each for each in self._columns() if id(each[1]) not in self._stays]
         self._held = sum(ref.nbytes for _, ref, _ in held)
@@ -93,7 +101,7 @@ class HeldValues:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="graphflow-values-"))
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            return write_pack(self._folder, str(next(self._numbers)), [data])[0]
+            return replace(write_pack(self._folder, str(next(self._numbers)), [data])[0], is_spilled=True)
         except OSError as error:
             logger.warning("values stay in memory, as they cannot be written to %s: %s", self._folder, error)
             return None

@@ -61,4 +61,4 @@ def _nbytes(ref: Ref | None) -> int:
         return 0
     if ref.kind == "local":
         return ref.nbytes + 16 * ref.count
-    return ref.nbytes if ref.kind == "inline" else 0
+    return ref.nbytes if ref.kind == "inline" or ref.is_spilled else 0
