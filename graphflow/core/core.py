@@ -294,6 +294,7 @@ class Core:
         done, rest = told
         if report.held:
             flight.held = report.held
+            self.queues.shrink(flight, len(report.held))
         else:
             self.queues.land(report.batch)
         self.run.commands.append(ev.CommitReport(report, done))
