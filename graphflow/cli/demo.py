@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from graphflow.cli.meter import format_seconds
 from graphflow.common.wording import count_text
+from graphflow.display.meter import format_seconds
 
 __all__ = ["check_against_plain_loop", "show_top_words"]
 

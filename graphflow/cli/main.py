@@ -25,13 +25,8 @@ from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    make_console,
-    only_data_on_stdout,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
+from graphflow.display.consoles import ProgressMode, make_console
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow

@@ -26,6 +26,7 @@ __all__ = [
     "history_kind",
     "home",
     "lease_seconds",
+    "progress",
     "read_key",
     "refresh_cache",
     "result_storage",
@@ -33,6 +34,7 @@ __all__ = [
     "secret_key",
     "secret_keys",
     "shown",
+    "tracebacks",
     "volatile_key",
     "store_attempts",
     "store_retry_seconds",
@@ -73,6 +75,28 @@ def shown() -> dict[str, str]:
     return found
 
 
+def progress() -> str:
+    """Return `GRAPHFLOW_PROGRESS`: how scripts show their runs: `auto` (the default), `live`, `plain` or `off`.
+
+    Raises
+    ------
+    SettingsError
+        If it is anything else.
+    """
+    return _one_of("GRAPHFLOW_PROGRESS", ("auto", "live", "plain", "off"))
+
+
+def tracebacks() -> str:
+    """Return `GRAPHFLOW_TRACEBACKS`: `user` (the default) for tracebacks with frames of your own code alone, or `full`.
+
+    Raises
+    ------
+    SettingsError
+        If it is anything else.
+    """
+    return _one_of("GRAPHFLOW_TRACEBACKS", ("user", "full"))
+
+
 def history_kind() -> str:
     """Return `GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
 
@@ -81,10 +105,7 @@ def history_kind() -> str:
     SettingsError
         If it is anything else.
     """
-    given = os.environ.get("GRAPHFLOW_HISTORY", "disk") or "disk"
-    if given not in ("disk", "memory"):
-        raise SettingsError(f"GRAPHFLOW_HISTORY is {given!r}; use 'disk' or 'memory'")
-    return given
+    return _one_of("GRAPHFLOW_HISTORY", ("disk", "memory"))
 
 
 def refresh_cache() -> bool:
@@ -181,6 +202,14 @@ def store_timeout_seconds() -> float:
         If it is not a positive number.
     """
     return _positive("GRAPHFLOW_STORE_TIMEOUT_SECONDS", STORE_TIMEOUT_SECONDS)
+
+
+def _one_of(name: str, choices: tuple[str, ...]) -> str:
+    given = os.environ.get(name) or choices[0]
+    if given not in choices:
+        *others, last = map(repr, choices)
+        raise SettingsError(f"{name} is {given!r}; use {', '.join(others)} or {last}")
+    return given
 
 
 def _positive(name: str, default: float) -> float:

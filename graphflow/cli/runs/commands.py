@@ -15,23 +15,17 @@ import typer
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.documents import ListFormat, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.meter import Meter
-from graphflow.cli.progress import make_progress
 from graphflow.cli.runs.again import resume_run, retry_run
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.runs.watch import follow_log, watch_run
 from graphflow.cli.session import Manner
-from graphflow.cli.summary import show_failures, show_summary
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    choose_progress,
-    make_console,
-    say_error,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, say_error, write_data
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import ProgressMode, choose_progress, make_console
+from graphflow.display.meter import Meter
+from graphflow.display.progress import make_progress
+from graphflow.display.summary import show_failures, show_summary
 from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
 from graphflow.runs.saving import check_suffix, save_value
 from graphflow.runs.selections import items_of, value_of

@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.escaping import EscapingConsole, printable
+from graphflow.display.escaping import EscapingConsole, printable
 
 HOSTILE = [
     "\x1b]0;owned\x07",

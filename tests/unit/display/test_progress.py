@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from graphflow.cli.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
-from graphflow.cli.progress import LiveProgress, PlainProgress, choose_rows, plain_line
-from graphflow.cli.terminal import ProgressMode, choose_progress
+from graphflow.display.consoles import ProgressMode, choose_progress
+from graphflow.display.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
+from graphflow.display.progress import LiveProgress, PlainProgress, choose_rows, plain_line
 from graphflow.model.states import Code, State
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
