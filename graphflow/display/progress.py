@@ -177,10 +177,13 @@ def live_table(rows: Sequence[NodeRow], *, width: int) -> Table:
 
     if total() > width:
         widths["bar"] = min(bar, _NARROW_BAR)
-    for name in ("pace", "bar", "end"):
+    for name in ("pace", "notes", "bar", "end", "failed"):
         if total() > width and name in columns:
             columns.remove(name)
-    widths["name"] = max(_SHORT_NAME, widths["name"] - max(0, total() - width))
+        # A name is cut before more is left out than the pace, but not so far that it says nothing.
+        shortest = _SHORT_NAME if name == "failed" else _MEDIUM_NAME
+        if widths["name"] > shortest:
+            widths["name"] = max(shortest, widths["name"] - max(0, total() - width))
     table = Table.grid(padding=(0, 2, 0, 0))
     columns = [name for name in columns if widths[name]]
     for name in columns:
@@ -193,19 +196,20 @@ def live_table(rows: Sequence[NodeRow], *, width: int) -> Table:
     return table
 
 
-_COLUMNS = ("glyph", "name", "bar", "count", "notes", "pace", "end")
-_BAR_WIDTH, _NARROW_BAR, _SHORT_NAME = 24, 10, 6
+_COLUMNS = ("glyph", "name", "bar", "count", "failed", "notes", "pace", "end")
+_BAR_WIDTH, _NARROW_BAR, _MEDIUM_NAME, _SHORT_NAME = 24, 10, 12, 6
 
 
 def _cells(row: NodeRow) -> dict[str, Text]:
     look = LOOKS.get(kind_of(row.state.name), LOOKS["pending"])
-    notes = [f"{count:,} {name}" for name, count in _exceptional(row) if count]
+    notes = [f"{count:,} {name}" for name, count in _exceptional(row) if count and name != "failed"]
     end = format_seconds(row.seconds) if row.state.is_final() else ""
     return {
         "glyph": Text(look.glyph, style=look.colour),
         "name": Text(row.name),
         "bar": Text(""),
         "count": Text(_out_of(row)),
+        "failed": Text(f"{row.failed:,} failed" if row.failed else "", style=LOOKS["failed"].colour),
         "notes": Text("  ".join(notes)),
         "pace": Text(format_rate(row.rate) if row.is_mapped else ""),
         "end": Text(f"ETA {format_eta(row.eta_seconds)}" if row.eta_seconds is not None else end),
