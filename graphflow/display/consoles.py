@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
-from graphflow.display.escaping import EscapingConsole
+from graphflow.display.escaping import is_printable, printable
 
-__all__ = ["ProgressMode", "choose_progress", "make_console"]
+__all__ = ["EscapingConsole", "ProgressMode", "choose_progress", "make_console"]
 
 
 class ProgressMode(StrEnum):
@@ -22,6 +23,17 @@ class ProgressMode(StrEnum):
     LIVE = "live"
     PLAIN = "plain"
     OFF = "off"
+
+
+class EscapingConsole(Console):
+    """A console that shows what is not printable as escapes, wherever it stands; its own colours stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or is_printable(segment.text):
+                yield segment
+            else:
+                yield segment._replace(text=printable(segment.text))
 
 
 def make_console(*, stdout: bool = False, stream: Any = None) -> Console:

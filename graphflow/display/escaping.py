@@ -7,12 +7,8 @@ has are shown as escapes. In JSON these are JSON's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-
-__all__ = ["EscapingConsole", "printable"]
+__all__ = ["is_printable", "printable"]
 
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -24,12 +20,6 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-class EscapingConsole(Console):
-    """A console that shows what is not printable as escapes, wherever it stands; its own colours stay."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            if segment.control or not _UNPRINTABLE.search(segment.text):
-                yield segment
-            else:
-                yield segment._replace(text=printable(segment.text))
+def is_printable(text: str) -> bool:
+    """Return whether `printable` leaves the text as it is."""
+    return _UNPRINTABLE.search(text) is None
