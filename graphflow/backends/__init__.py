@@ -15,6 +15,7 @@ import graphflow.backends.dask  # noqa: F401
 from graphflow.backends.automatic.shared_cluster import shared_cluster_of
 from graphflow.backends.automatic.switching import LocalBackend, cores
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
+from graphflow.common import settings
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 
@@ -96,7 +97,7 @@ def dask(
 def resolve(spec: Any) -> tuple[Backend, bool]:
     """Return the backend for a user's spec, and whether the run owns (and closes) it.
 
-    Accepts None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
+    Accepts None (the setting `runs.backend`, else `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
     `processes`, `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
     `distributed` client or cluster, or a backend.
 
@@ -105,6 +106,8 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
     BackendError
         For anything else.
     """
+    if spec is None:
+        spec = settings.backend()
     if spec is None:
         return _shared_local(None), True
     if isinstance(spec, str):

@@ -1,52 +1,64 @@
-"""Settings from the environment, and the secret keys of an installation.
+"""Settings, and the secret keys of an installation.
 
-Nothing is read or written when this is imported.
+A setting is what a block of `settings` says, else the environment, else the nearest `graphflow.toml`, else `[tool.graphflow]` of
+`pyproject.toml`, else the active profile of the user's own file, else its default. Nothing is read or written when this is imported.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphflow.errors import SettingsError
 
 __all__ = [
+    "backend",
+    "BY_KEY",
+    "config_files",
+    "given_in_environment",
+    "given_key",
+    "history_kind",
+    "home",
     "KEY_FILE",
     "KEY_FILE_VARIABLE",
     "KEY_NBYTES",
     "KEY_VARIABLE",
-    "OLD_KEY_FILES",
-    "given_key",
-    "history_kind",
-    "home",
     "lease_seconds",
+    "OLD_KEY_FILES",
+    "overrides",
     "progress",
+    "PROJECT_FILE",
     "read_key",
     "refresh_cache",
+    "resolved",
     "result_storage",
     "result_storage_options",
     "secret_key",
     "secret_keys",
+    "Setting",
+    "SETTINGS",
+    "settings",
     "shown",
-    "tracebacks",
-    "volatile_key",
     "store_attempts",
     "store_retry_seconds",
     "store_timeout_seconds",
+    "tracebacks",
+    "unknown_variables",
+    "user_file",
+    "volatile_key",
+    "without_user",
 ]
 
-LEASE_SECONDS = 30.0
+PROJECT_FILE = "graphflow.toml"
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|_KEY$")
 _USER_INFO = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s]*@")
-STORE_ATTEMPTS = 6
-STORE_RETRY_SECONDS = 60.0
-STORE_TIMEOUT_SECONDS = 30.0
 KEY_NBYTES = 32
 KEY_VARIABLE = "GRAPHFLOW_SECRET_KEY"
 KEY_FILE_VARIABLE = "GRAPHFLOW_SECRET_KEY_FILE"
@@ -55,9 +67,275 @@ OLD_KEY_FILES = "secret.key.old*"
 """Earlier keys, which sign nothing any more."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One setting: `section.name`, its environment variable, what it may be, and its default.
+
+    `kind` is a tuple of choices, or one of `text`, `path`, `flag`, `count`, `seconds` and `options` (a mapping). An empty
+    environment variable is none.
+    """
+
+    key: str
+    variable: str
+    kind: tuple[str, ...] | str
+    default: Any
+    help: str
+    is_secret: bool = False
+
+    @property
+    def new_variable(self) -> str:
+        """The variable that its section and name make, such as `GRAPHFLOW_RUNS__LEASE_SECONDS`."""
+        return "GRAPHFLOW_" + self.key.upper().replace(".", "__")
+
+
+SETTINGS = (
+    Setting(
+        key="home",
+        variable="GRAPHFLOW_HOME",
+        kind="path",
+        default=None,
+        help="The folder of histories and results; by default the user's data folder.",
+    ),
+    Setting(
+        key="runs.backend",
+        variable="GRAPHFLOW_BACKEND",
+        kind="text",
+        default=None,
+        help="Where flows run that name no backend: local, threads:8, processes:4, inline, an address.",
+    ),
+    Setting(
+        key="runs.history",
+        variable="GRAPHFLOW_HISTORY",
+        kind=("disk", "memory"),
+        default="disk",
+        help="Where runs are recorded; memory leaves nothing behind.",
+    ),
+    Setting(
+        key="runs.lease_seconds",
+        variable="GRAPHFLOW_LEASE_SECONDS",
+        kind="seconds",
+        default=30.0,
+        help="How long a driver keeps its run without renewing its lease.",
+    ),
+    Setting(
+        key="cache.refresh",
+        variable="GRAPHFLOW_REFRESH_CACHE",
+        kind="flag",
+        default=False,
+        help="Whether to recompute cached results.",
+    ),
+    Setting(
+        key="results.storage",
+        variable="GRAPHFLOW_RESULT_STORAGE",
+        kind="text",
+        default=None,
+        help="The URL or folder of results and the cache; by default results in the home.",
+    ),
+    Setting(
+        key="results.storage_options",
+        variable="GRAPHFLOW_RESULT_STORAGE_OPTIONS",
+        kind="options",
+        default={},
+        help="Options of fsspec's file system; may contain credentials.",
+        is_secret=True,
+    ),
+    Setting(
+        key="store.attempts",
+        variable="GRAPHFLOW_STORE_ATTEMPTS",
+        kind="count",
+        default=6,
+        help="The total attempts of a request to a remote store.",
+    ),
+    Setting(
+        key="store.retry_seconds",
+        variable="GRAPHFLOW_STORE_RETRY_SECONDS",
+        kind="seconds",
+        default=60.0,
+        help="The time after which no further attempt starts.",
+    ),
+    Setting(
+        key="store.timeout_seconds",
+        variable="GRAPHFLOW_STORE_TIMEOUT_SECONDS",
+        kind="seconds",
+        default=30.0,
+        help="The time limit of one attempt, plus a second per MiB.",
+    ),
+    Setting(
+        key="display.progress",
+        variable="GRAPHFLOW_PROGRESS",
+        kind=("auto", "live", "plain", "off"),
+        default="auto",
+        help="How scripts show their runs.",
+    ),
+    Setting(
+        key="display.tracebacks",
+        variable="GRAPHFLOW_TRACEBACKS",
+        kind=("user", "full"),
+        default="user",
+        help="Whether tracebacks on the terminal have your own frames alone.",
+    ),
+)
+BY_KEY = {each.key: each for each in SETTINGS}
+_VARIABLES = tuple((each, name) for each in SETTINGS for name in (each.new_variable, each.variable))
+_overrides: list[Mapping[str, Any]] = []
+_last: tuple[Any, Mapping[str, Any]] | None = None
+
+
+@contextmanager
+def settings(values: Mapping[str, Any] | None = None, /, **named: Any) -> Iterator[None]:
+    """Change settings for the runs of a block, in all threads of this process.
+
+    Parameters
+    ----------
+    values
+        Settings by key, such as `{"runs.lease_seconds": 10}`.
+    named
+        Settings by section and name, as in the environment: `runs__lease_seconds=10`.
+
+    Raises
+    ------
+    SettingsError
+        If one is unknown or wrong.
+    """
+    given = {**(values or {}), **{name.replace("__", "."): value for name, value in named.items()}}
+    before = dict(_overrides[-1]) if _overrides else {}
+    _overrides.append({**before, **given})
+    try:
+        resolved()
+        yield
+    finally:
+        _overrides.pop()
+
+
+def overrides() -> Mapping[str, Any]:
+    """Return what blocks of `settings` have changed, by key."""
+    return _overrides[-1] if _overrides else {}
+
+
+def given_in_environment() -> dict[str, tuple[str, str]]:
+    """Return the name and text of each setting that the environment gives, by key."""
+    found: dict[str, tuple[str, str]] = {}
+    for setting, name in _VARIABLES:
+        text = os.environ.get(name)
+        if text and setting.key not in found:
+            found[setting.key] = name, text
+    return found
+
+
+def resolved() -> Mapping[str, Any]:
+    """Return the value of every setting, by key.
+
+    Raises
+    ------
+    SettingsError
+        If one is wrong, or a file has an unknown one; the text says where.
+    """
+    global _last
+    given = given_in_environment()
+    files = config_files()
+    changed = overrides()
+    profile = os.environ.get("GRAPHFLOW_PROFILE")
+    stamp = (tuple(given.items()), files, repr(changed), unknown_variables(), profile)
+    if _last is not None and _last[0] == stamp:
+        return _last[1]
+    is_plain = not files and not changed and not stamp[3] and not profile
+    values: Mapping[str, Any] | None = _plainly(given) if is_plain else None
+    if values is None:
+        # pydantic takes longer to import than a small flow takes to run.
+        from graphflow.common.configuration import load
+
+        values = load().values
+    _last = stamp, values
+    return values
+
+
+def _plainly(given: Mapping[str, tuple[str, str]]) -> dict[str, Any] | None:
+    """Return the values where the environment alone gives some, as texts; None if some need to be parsed."""
+    values = {each.key: each.default for each in SETTINGS}
+    for key, (_, text) in given.items():
+        kind = BY_KEY[key].kind
+        if kind not in ("text", "path") and text not in kind:
+            return None
+        values[key] = text
+    return values
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """Return variables that look like settings of a section and are none."""
+    known = {each.new_variable for each in SETTINGS}
+    return tuple(
+        name for name in os.environ if name.startswith("GRAPHFLOW_") and "__" in name and name not in known
+    )
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+def config_files() -> tuple[tuple[str, tuple[int, int]], ...]:
+    """Return the files that settings are read from, nearest first, each with the time of its last change and its size.
+
+    The nearest `graphflow.toml` from the working folder upwards, the nearest `pyproject.toml` that has a section
+    `[tool.graphflow]`, and the user's own file.
+    """
+    found: list[tuple[str, tuple[int, int]]] = []
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was deleted
+        folder = ""
+    for name in (PROJECT_FILE, "pyproject.toml"):
+        place = folder
+        while place:
+            path = os.path.join(place, name)
+            changed = _changed(path)
+            if changed is not None and (name == PROJECT_FILE or _has_section(path, changed)):
+                found.append((path, changed))
+                break
+            above = os.path.dirname(place)
+            place = above if above != place else ""
+    own = user_file()
+    changed = _changed(own)
+    if changed is not None:
+        found.append((own, changed))
+    return tuple(found)
+
+
+def user_file() -> str:
+    """Return the path of the user's own file: `GRAPHFLOW_CONFIG_FILE`, else `config.toml` in the user's config folder."""
+    given = os.environ.get("GRAPHFLOW_CONFIG_FILE")
+    return os.path.abspath(os.path.expanduser(given)) if given else _default_user_file()
+
+
+@functools.cache
+def _default_user_file() -> str:
+    import platformdirs
+
+    return os.path.join(platformdirs.user_config_dir("graphflow", appauthor=False), "config.toml")
+
+
+def _changed(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+        return found.st_mtime_ns, found.st_size
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _has_section(path: str, changed: tuple[int, int]) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return "[tool.graphflow" in file.read()
+    except OSError:
+        return False
+
+
+# -- single settings ---------------------------------------------------------------------------------------
+
+
 def home() -> Path:
-    """Return the folder of histories and results: `GRAPHFLOW_HOME`, else the user's data folder."""
-    given = os.environ.get("GRAPHFLOW_HOME")
+    """Return the folder of histories and results: `GRAPHFLOW_HOME` or the setting `home`, else the user's data folder."""
+    given = os.environ.get("GRAPHFLOW_HOME") if not _overrides else None
+    given = given or resolved()["home"]
     if given:
         return Path(given).expanduser().absolute()
     import platformdirs
@@ -66,163 +344,80 @@ def home() -> Path:
 
 
 def shown() -> dict[str, str]:
-    """Return graphflow's environment variables, without what is or may be secret."""
+    """Return the settings that are not the defaults, by their variables, and graphflow's other environment variables.
+
+    What is or may be secret is masked.
+    """
     found: dict[str, str] = {}
     for name in sorted(os.environ):
         if name.startswith("GRAPHFLOW_"):
             is_secret = name == KEY_VARIABLE or name.endswith("_OPTIONS") or _SECRET.search(name) is not None
-            found[name] = "***" if is_secret else _USER_INFO.sub(r"\1***@", os.environ[name])
+            found[name] = "***" if is_secret else without_user(os.environ[name])
+    values = resolved()
+    for each in SETTINGS:
+        if values[each.key] != each.default and each.key not in given_in_environment():
+            found[each.variable] = "***" if each.is_secret else without_user(str(values[each.key]))
     return found
 
 
-def progress() -> str:
-    """Return `GRAPHFLOW_PROGRESS`: how scripts show their runs: `auto` (the default), `live`, `plain` or `off`.
+def without_user(text: str) -> str:
+    """Return a text with what stands before the host of URLs masked."""
+    return _USER_INFO.sub(r"\1***@", text)
 
-    Raises
-    ------
-    SettingsError
-        If it is anything else.
-    """
-    return _one_of("GRAPHFLOW_PROGRESS", ("auto", "live", "plain", "off"))
+
+def backend() -> str | None:
+    """Return `runs.backend`: where flows run that name no backend; None for the default, `local`."""
+    return resolved()["runs.backend"] or None
+
+
+def progress() -> str:
+    """Return `display.progress`: how scripts show their runs: `auto` (the default), `live`, `plain` or `off`."""
+    return str(resolved()["display.progress"])
 
 
 def tracebacks() -> str:
-    """Return `GRAPHFLOW_TRACEBACKS`: `user` (the default) for tracebacks with frames of your own code alone, or `full`.
-
-    Raises
-    ------
-    SettingsError
-        If it is anything else.
-    """
-    return _one_of("GRAPHFLOW_TRACEBACKS", ("user", "full"))
+    """Return `display.tracebacks`: `user` (the default) for tracebacks with frames of your own code alone, or `full`."""
+    return str(resolved()["display.tracebacks"])
 
 
 def history_kind() -> str:
-    """Return `GRAPHFLOW_HISTORY`: `disk` (the default), or `memory` for runs that leave nothing behind.
-
-    Raises
-    ------
-    SettingsError
-        If it is anything else.
-    """
-    return _one_of("GRAPHFLOW_HISTORY", ("disk", "memory"))
+    """Return `runs.history`: `disk` (the default), or `memory` for runs that leave nothing behind."""
+    return str(resolved()["runs.history"])
 
 
 def refresh_cache() -> bool:
-    """Return `GRAPHFLOW_REFRESH_CACHE`: whether to recompute cached results; false by default.
-
-    Raises
-    ------
-    SettingsError
-        If it is neither true nor false.
-    """
-    given = os.environ.get("GRAPHFLOW_REFRESH_CACHE", "").strip().lower()
-    if given in ("", "0", "false", "no"):
-        return False
-    if given in ("1", "true", "yes"):
-        return True
-    raise SettingsError(f"GRAPHFLOW_REFRESH_CACHE is {given!r}; use 'true' or 'false'")
+    """Return `cache.refresh`: whether to recompute cached results; false by default."""
+    return bool(resolved()["cache.refresh"])
 
 
 def lease_seconds() -> float:
-    """Return `GRAPHFLOW_LEASE_SECONDS`: how long a driver keeps its run without renewing its lease; 30 by default.
-
-    Raises
-    ------
-    SettingsError
-        If it is not a positive number.
-    """
-    return _positive("GRAPHFLOW_LEASE_SECONDS", LEASE_SECONDS)
-
-
-# -- result stores -----------------------------------------------------------------------------------------
+    """Return `runs.lease_seconds`: how long a driver keeps its run without renewing its lease; 30 by default."""
+    return float(resolved()["runs.lease_seconds"])
 
 
 def result_storage() -> str | None:
-    """Return `GRAPHFLOW_RESULT_STORAGE`: the URL or folder of results; None for the default, `<home>/results`."""
-    return os.environ.get("GRAPHFLOW_RESULT_STORAGE") or None
+    """Return `results.storage`: the URL or folder of results; None for the default, `<home>/results`."""
+    return resolved()["results.storage"] or None
 
 
 def result_storage_options() -> dict[str, Any]:
-    """Return `GRAPHFLOW_RESULT_STORAGE_OPTIONS`: options for fsspec's file system, as a JSON object; may contain credentials.
-
-    Raises
-    ------
-    SettingsError
-        If it is not a JSON object; its text is not shown.
-    """
-    given = os.environ.get("GRAPHFLOW_RESULT_STORAGE_OPTIONS")
-    if not given:
-        return {}
-    try:
-        options = json.loads(given)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise SettingsError(
-            "GRAPHFLOW_RESULT_STORAGE_OPTIONS is not a JSON object; use, for example, "
-            '{"endpoint_url": "https://storage.example.com"}'
-        )
-    return options
+    """Return `results.storage_options`: options for fsspec's file system; may contain credentials."""
+    return dict(resolved()["results.storage_options"])
 
 
 def store_attempts() -> int:
-    """Return `GRAPHFLOW_STORE_ATTEMPTS`: the total attempts of a request to a remote store; 6 by default.
-
-    Raises
-    ------
-    SettingsError
-        If it is not a positive integer.
-    """
-    given = os.environ.get("GRAPHFLOW_STORE_ATTEMPTS")
-    if not given:
-        return STORE_ATTEMPTS
-    if not given.isdecimal() or int(given) < 1:
-        raise SettingsError(f"GRAPHFLOW_STORE_ATTEMPTS is {given!r}; use a positive integer")
-    return int(given)
+    """Return `store.attempts`: the total attempts of a request to a remote store; 6 by default."""
+    return int(resolved()["store.attempts"])
 
 
 def store_retry_seconds() -> float:
-    """Return `GRAPHFLOW_STORE_RETRY_SECONDS`: the time after which no further attempt starts; 60 by default.
-
-    Raises
-    ------
-    SettingsError
-        If it is not a positive number.
-    """
-    return _positive("GRAPHFLOW_STORE_RETRY_SECONDS", STORE_RETRY_SECONDS)
+    """Return `store.retry_seconds`: the time after which no further attempt starts; 60 by default."""
+    return float(resolved()["store.retry_seconds"])
 
 
 def store_timeout_seconds() -> float:
-    """Return `GRAPHFLOW_STORE_TIMEOUT_SECONDS`: the time limit of one attempt, plus a second per MiB; 30 by default.
-
-    Raises
-    ------
-    SettingsError
-        If it is not a positive number.
-    """
-    return _positive("GRAPHFLOW_STORE_TIMEOUT_SECONDS", STORE_TIMEOUT_SECONDS)
-
-
-def _one_of(name: str, choices: tuple[str, ...]) -> str:
-    given = os.environ.get(name) or choices[0]
-    if given not in choices:
-        *others, last = map(repr, choices)
-        raise SettingsError(f"{name} is {given!r}; use {', '.join(others)} or {last}")
-    return given
-
-
-def _positive(name: str, default: float) -> float:
-    given = os.environ.get(name)
-    if not given:
-        return default
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0.0 < seconds < float("inf"):
-        raise SettingsError(f"{name} is {given!r}; use a positive number of seconds")
-    return seconds
+    """Return `store.timeout_seconds`: the time limit of one attempt, plus a second per MiB; 30 by default."""
+    return float(resolved()["store.timeout_seconds"])
 
 
 # -- keys --------------------------------------------------------------------------------------------------
