@@ -17,6 +17,7 @@ from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
 from graphflow.cli.cache.commands import cache
 from graphflow.cli.chaos.commands import chaos
+from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.grouped import GroupedCommands
@@ -224,6 +225,7 @@ def demo(
     raise typer.Exit(code)
 
 
+app.add_typer(config, name="config", rich_help_panel=TOOLS)
 app.add_typer(bench, name="bench", rich_help_panel=TOOLS)
 app.command(rich_help_panel=TOOLS)(chaos)
 

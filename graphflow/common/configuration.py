@@ -28,7 +28,7 @@ from graphflow.common import settings
 from graphflow.common.settings import BY_KEY, SETTINGS, Setting
 from graphflow.errors import SettingsError
 
-__all__ = ["Configuration", "Place", "checked", "line_of", "load", "profiles_of"]
+__all__ = ["Configuration", "Place", "active_profile", "checked", "known", "line_of", "load", "profiles_of"]
 
 _SECTIONS = {key.partition(".")[0] for key in BY_KEY if "." in key}
 _USES = {
@@ -72,7 +72,7 @@ def load() -> Configuration:
     SettingsError
         If a value is wrong or a setting is unknown, or a file cannot be read.
     """
-    profile = _profile()
+    profile = active_profile()
     found = [(describe, _flat(read())) for describe, read in _sources(profile)]
     places: dict[str, Place] = {}
     values: dict[str, Any] = {}
@@ -97,12 +97,24 @@ def checked(key: str, text: str) -> Any:
         If the setting is unknown, or this is no value of it.
     """
     place = Place("flag", key)
-    _refuse_unknown({key: place})
+    known(key)
     value: Any = _parsed_options(key, text) if BY_KEY[key].kind == "options" else text
     try:
         return _flat_model(_Settings(**_nested({key: value})))[key]
     except ValidationError as error:
         raise _refused(error, {key: place}, {key: text}) from None
+
+
+def known(key: str) -> Setting:
+    """Return a setting by its key.
+
+    Raises
+    ------
+    SettingsError
+        If there is none; the text says which one was probably meant.
+    """
+    _refuse_unknown({key: Place("flag", key)})
+    return BY_KEY[key]
 
 
 # -- the model ---------------------------------------------------------------------------------------------
@@ -281,7 +293,14 @@ def profiles_of(file: str) -> tuple[dict[str, Any], str | None]:
     return document.get("profiles", {}), document.get("active")
 
 
-def _profile() -> str | None:
+def active_profile() -> str | None:
+    """Return the name of the profile in force: the environment's, else the file's, else `default` if there is one.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such profile.
+    """
     profiles, active = profiles_of(settings.user_file())
     asked = os.environ.get("GRAPHFLOW_PROFILE")
     name = asked or active
