@@ -19,6 +19,7 @@ from graphflow.cli.cache.commands import cache
 from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
+from graphflow.cli.doctor import doctor
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
@@ -226,6 +227,7 @@ def demo(
 
 
 app.add_typer(config, name="config", rich_help_panel=TOOLS)
+app.command(rich_help_panel=TOOLS)(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=TOOLS)
 app.command(rich_help_panel=TOOLS)(chaos)
 

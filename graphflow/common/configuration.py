@@ -24,8 +24,8 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from graphflow.common import settings
-from graphflow.common.settings import BY_KEY, SETTINGS, Setting
+from graphflow.common import setting_sources as sources
+from graphflow.common.setting_sources import BY_KEY, SETTINGS, Setting
 from graphflow.errors import SettingsError
 
 __all__ = ["Configuration", "Place", "active_profile", "checked", "known", "line_of", "load", "profiles_of"]
@@ -191,7 +191,7 @@ _Read = Callable[[], Mapping[str, Any]]
 
 def _sources(profile: str | None) -> list[tuple[_Describe, _Read]]:
     """Return where settings are looked for, first one first."""
-    sources: list[tuple[_Describe, _Read]] = [
+    found: list[tuple[_Describe, _Read]] = [
         (lambda key: Place("python", f"settings({key.replace('.', '__')}=...)"), _read_overrides),
         (
             lambda key: Place(
@@ -202,27 +202,27 @@ def _sources(profile: str | None) -> list[tuple[_Describe, _Read]]:
         ),
         (lambda key: Place("environment", BY_KEY[key].variable), _read_variables),
     ]
-    for file, _ in settings.config_files():
+    for file, _ in sources.config_files():
         header: tuple[str, ...] = ()
         kind = "project"
         if os.path.basename(file) == "pyproject.toml":
             header = ("tool", "graphflow")
-        elif file == settings.user_file():
+        elif file == sources.user_file():
             kind = "profile"
             if profile is None:
                 continue
             header = ("profiles", profile)
-        sources.append((_in_file(kind, file, header), _reader(file, header)))
-    return sources
+        found.append((_in_file(kind, file, header), _reader(file, header)))
+    return found
 
 
 def _read_overrides() -> Mapping[str, Any]:
-    return InitSettingsSource(_Settings, _nested(settings.overrides()))()
+    return InitSettingsSource(_Settings, _nested(sources.overrides()))()
 
 
 def _read_environment() -> Mapping[str, Any]:
     options = tuple(each.new_variable for each in SETTINGS if each.kind == "options")
-    unknown = [name for name in settings.unknown_variables() if not name.startswith(options)]
+    unknown = [name for name in sources.unknown_variables() if not name.startswith(options)]
     if unknown:
         names = [each.new_variable for each in SETTINGS]
         raise SettingsError(f"unknown setting {unknown[0]}{_did_you_mean(unknown[0], names)}")
@@ -301,13 +301,13 @@ def active_profile() -> str | None:
     SettingsError
         If there is no such profile.
     """
-    profiles, active = profiles_of(settings.user_file())
+    profiles, active = profiles_of(sources.user_file())
     asked = os.environ.get("GRAPHFLOW_PROFILE")
     name = asked or active
     if name is None:
         return "default" if "default" in profiles else None
     if name not in profiles:
-        where = "GRAPHFLOW_PROFILE names" if asked else f"{settings.user_file()} names as active"
+        where = "GRAPHFLOW_PROFILE names" if asked else f"{sources.user_file()} names as active"
         raise SettingsError(
             f"there is no profile {name!r}, which {where}{_did_you_mean(name, profiles)}; create it: graphflow config profile create {name}"
         )
