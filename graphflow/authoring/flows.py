@@ -339,8 +339,10 @@ class Flow(Decorated[P], Generic[P, R]):
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.authoring.execution import Execution
+        from graphflow.backends import check_spec
         from graphflow.driver.durability import Durability
 
+        check_spec(self.options.backend)
         return Execution(definition, record, Durability.create(definition, record))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:

@@ -384,3 +384,53 @@ def test_the_demo_refuses_a_folder_that_is_not_there_or_has_no_file(cli: Cli, fo
     empty = cli("demo", "--folder", folder / "empty")
     assert empty.code == 2
     assert "no Python file" in empty.err
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "told"),
+    [
+        ("backend='thread'", {}, "unknown backend 'thread'"),
+        ("backend='threads:x'", {}, "'x' is not a number of slots"),
+        ("result_storage='nope://x'", {}, "no file system is known for nope://x"),
+        ("", {"GRAPHFLOW_BACKEND": "thread"}, "unknown backend 'thread'"),
+        ("", {"GRAPHFLOW_RESULT_STORAGE": "nope://x"}, "no file system is known for nope://x"),
+        ("", {"GRAPHFLOW_LEASE_SECONDS": "soon"}, "use a positive number of seconds"),
+    ],
+)
+def test_what_is_configured_wrongly_leaves_no_run_behind(
+    cli: Cli,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    environ: dict[str, str],
+    told: str,
+) -> None:
+    (folder / "wrong.py").write_text(
+        f"from graphflow import flow\n\n@flow({options})\ndef nothing():\n    return 1\n"
+    )
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(folder / "home"))
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    done = cli("run", "wrong.py:nothing")
+
+    assert done.code in (3, 5)
+    assert told in done.err
+    for name in environ:
+        monkeypatch.delenv(name)
+    assert json.loads(cli("runs", "ls", "-o", "json").out) == []
+
+
+def test_a_cluster_that_is_not_reached_leaves_no_run_behind(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "jobs.py").write_text("from graphflow import flow\n\n@flow\ndef nothing():\n    return 1\n")
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(folder / "home"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    done = cli("run", "jobs.py:nothing", "--backend", f"tcp://127.0.0.1:{port}")
+
+    assert done.code == 5
+    assert "no Dask scheduler answers" in done.err
+    assert json.loads(cli("runs", "ls", "-o", "json").out) == []
