@@ -21,6 +21,7 @@ from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
 from graphflow.cli.doctor import doctor
 from graphflow.cli.exits import errors_become_exit_codes
+from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
@@ -141,6 +142,13 @@ def run(
     refresh_cache: Annotated[
         bool, typer.Option("--refresh-cache", help="Recompute everything; ignore cached results.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run no task: show what would be taken from the cache and what would be executed.",
+        ),
+    ] = False,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -162,6 +170,9 @@ def run(
         if refresh_cache:
             flow = flow.with_options(refresh_cache=True)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
+        if dry_run:
+            show_forecast(flow, parameters, output)
+            return
         begin = None if run_id is None else partial(_begin_with_id, run_id)
         code = run_and_show(flow, parameters, backend=backend, manner=manner, begin=begin)
     raise typer.Exit(code)
