@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
 from graphflow.cli.cache.commands import cache
@@ -60,7 +61,9 @@ class GraphFormat(StrEnum):
 Target = Annotated[
     str,
     typer.Argument(
-        help="The flow: file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"
+        help="The flow: file.py:flow, package.module:flow, or a file with one flow.",
+        metavar="TARGET",
+        autocompletion=completing.targets,
     ),
 ]
 Pairs = Annotated[
@@ -84,6 +87,7 @@ BackendOption = Annotated[
         "--backend",
         parser=parse_backend,
         metavar="SPEC",
+        autocompletion=completing.backends,
         help="Where to run: local[:N], inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file "
         "(.json).",
     ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.documents import ListFormat, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
@@ -46,11 +47,16 @@ runs = typer.Typer(
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+        metavar="RUN",
+        help="A run id, a unique prefix of one, a run name, @latest or @latest-failed.",
+        autocompletion=completing.run_ids,
     ),
 ]
 Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
-NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only this node.")]
+NodeOption = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NAME", help="Only this node.", autocompletion=completing.nodes),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Target = Annotated[
     str | None,
@@ -61,7 +67,11 @@ Target = Annotated[
 Backend = Annotated[
     BackendSpec | None,
     typer.Option(
-        "--backend", parser=parse_backend, metavar="SPEC", help="Where to run, as for `graphflow run`."
+        "--backend",
+        parser=parse_backend,
+        metavar="SPEC",
+        help="Where to run, as for `graphflow run`.",
+        autocompletion=completing.backends,
     ),
 ]
 Value = Annotated[
@@ -95,7 +105,10 @@ def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
 @runs.command()
 def ls(
     flow: Annotated[
-        str | None, typer.Option("--flow", metavar="NAME", help="Only runs of this flow.")
+        str | None,
+        typer.Option(
+            "--flow", metavar="NAME", help="Only runs of this flow.", autocompletion=completing.flow_names
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -231,7 +244,12 @@ def logs(
 def items(
     run: RunArgument,
     node: Annotated[
-        str | None, typer.Argument(metavar="NODE", help="A node (default: the run's only map).")
+        str | None,
+        typer.Argument(
+            metavar="NODE",
+            help="A node (default: the run's only map).",
+            autocompletion=completing.nodes,
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -393,7 +411,10 @@ def retry(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="All failed items (the default).")] = False,
     node: Annotated[
-        str | None, typer.Option("--node", metavar="NAME", help="All items of this node.")
+        str | None,
+        typer.Option(
+            "--node", metavar="NAME", help="All items of this node.", autocompletion=completing.nodes
+        ),
     ] = None,
     index: Annotated[
         str | None,
@@ -458,7 +479,9 @@ def cancel(
 @runs.command()
 def update(
     run: RunArgument,
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A node of the run.")],
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="A node of the run.", autocompletion=completing.nodes)
+    ],
     settings: Annotated[
         list[str],
         typer.Argument(
@@ -477,7 +500,14 @@ def update(
 
 @runs.command()
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove, with their results.")],
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs to remove, with their results.",
+            autocompletion=completing.run_ids,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove runs with their histories, logs and results."""
