@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
+from graphflow.common.escaping import printable
 from graphflow.display.consoles import make_console
-from graphflow.display.escaping import printable
 
 __all__ = ["OutputFormat", "only_data_on_stdout", "say_error", "write_data"]
 

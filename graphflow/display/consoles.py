@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from graphflow.display.escaping import is_printable, printable
+from graphflow.common.escaping import is_printable, printable
 
 __all__ = ["EscapingConsole", "ProgressMode", "choose_progress", "make_console"]
 

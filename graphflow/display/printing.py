@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from graphflow.display.escaping import printable
+from graphflow.common.escaping import printable
 from graphflow.graph.context import TaskContext
 from graphflow.runner.printing import Line, LineStream
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from graphflow.display.consoles import ProgressMode
-from graphflow.display.looks import LOOKS, kind_of
 from graphflow.display.meter import NodeRow, format_eta, format_rate, format_seconds
+from graphflow.model.looks import LOOKS, kind_of
 
 __all__ = ["LiveProgress", "NoProgress", "PlainProgress", "Progress", "make_progress"]
 

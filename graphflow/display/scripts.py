@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from graphflow.common import settings
+from graphflow.common.escaping import printable
 from graphflow.common.service import Service
-from graphflow.display.escaping import printable
 from graphflow.display.next_steps import counted_failures, next_steps
 from graphflow.display.printing import Printing
 from graphflow.display.tracebacks import whole_text
@@ -29,6 +29,7 @@ from graphflow.errors import GraphflowError
 from graphflow.graph.context import RUNNING
 
 if TYPE_CHECKING:
+    from graphflow.display.notebook import NotebookArea
     from graphflow.display.progress import Progress
     from graphflow.runs.run import Run
 
@@ -66,6 +67,8 @@ class ScriptDisplay:
         """Those of `_failed` whose end was not shown."""
         self._printing = Printing()
         self._drawn: tuple[Run, Progress] | None = None
+        self._areas: dict[int, NotebookArea] = {}
+        self._shown_in: dict[Run, NotebookArea] = {}
         self._told_at = -QUICK_SECONDS
         self._untold = 0
         self._idle_since = 0.0
@@ -76,6 +79,12 @@ class ScriptDisplay:
         if _ELSEWHERE.get() or RUNNING.get() is not None or multiprocessing.parent_process() is not None:
             return "off"
         asked = settings.progress()
+        if asked in ("auto", "live") and "IPython" in sys.modules:
+            # Only what a notebook needs is loaded by it.
+            from graphflow.display.notebook import cell_of_kernel
+
+            if cell_of_kernel() is not None:
+                return "notebook"
         if asked != "auto":
             return asked
         if "pytest" in sys.modules or sys.stderr is None:
@@ -90,6 +99,8 @@ class ScriptDisplay:
         with self._lock:
             if not self._runs:
                 self._printing.install()
+            if mode == "notebook":
+                self._begin_in_notebook(run)
             self._runs[run] = mode, time.monotonic()
             if sys.excepthook is sys.__excepthook__:
                 sys.excepthook = self._uncaught
@@ -107,6 +118,9 @@ class ScriptDisplay:
             if not self._runs:
                 self._printing.remove()
                 self._idle_since = time.monotonic()
+            if mode == "notebook":
+                self._end_in_notebook(run)
+                return
             if run.exception is not None:
                 self._failed.add(run)
                 self._untold_failed.add(run)
@@ -121,11 +135,13 @@ class ScriptDisplay:
         from graphflow.display.meter import rows_of
 
         with self._lock:
-            if not self._runs:
+            for area in list(self._areas.values()):
+                area.update()
+            if not self._runs and not any(area.is_stale for area in self._areas.values()):
                 if time.monotonic() - self._idle_since > _IDLE_SECONDS:
                     self._service.stop()
                 return None
-            if self._drawn is None:
+            if self._drawn is None and self._runs:
                 self._begin_drawing()
             if self._drawn is not None:
                 run, progress = self._drawn
@@ -134,7 +150,9 @@ class ScriptDisplay:
 
     def _begin_drawing(self) -> None:
         run, (mode, since) = next(iter(self._runs.items()))
-        if time.monotonic() - since < (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
+        if mode == "notebook" or time.monotonic() - since < (
+            PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS
+        ):
             return
         # A run that ends before this moment loads no tables.
         from graphflow.display.consoles import make_console
@@ -153,6 +171,24 @@ class ScriptDisplay:
         _, progress = self._drawn
         self._drawn = self._printing.above = None
         progress.stop([], now=time.time())
+
+    def _begin_in_notebook(self, run: Run) -> None:
+        from graphflow.display.notebook import NotebookArea, cell_of_kernel
+
+        cell = cell_of_kernel() or 0
+        if cell not in self._areas:
+            # Earlier cells are drawn as long as their runs go on.
+            kept = {area.cell for area in self._shown_in.values()}
+            self._areas = {number: area for number, area in self._areas.items() if number in kept}
+            self._areas[cell] = NotebookArea(cell)
+        self._shown_in[run] = self._areas[cell]
+        self._areas[cell].begin(run)
+
+    def _end_in_notebook(self, run: Run) -> None:
+        from graphflow.model.html import element
+
+        steps = [element("pre", line.strip()) for line in next_steps(run)]
+        self._shown_in.pop(run).end(run, steps)
 
     # -- at its end -------------------------------------------------------------------------------------------
 

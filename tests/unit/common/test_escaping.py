@@ -10,8 +10,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from graphflow.common.escaping import printable
 from graphflow.display.consoles import EscapingConsole
-from graphflow.display.escaping import printable
 
 HOSTILE = [
     "\x1b]0;owned\x07",
