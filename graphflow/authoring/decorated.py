@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, ParamSpec
 
-from graphflow.common.functions import Binding, dress, is_async, signature_of
+from graphflow.common.functions import Binding, dress, function_name, is_async, signature_of
 from graphflow.errors import TaskOptionError
 
 __all__ = ["Decorated"]
@@ -64,6 +64,20 @@ class Decorated(Generic[P]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+    def _repr_html_(self) -> str:
+        # What only notebooks show is loaded by them alone.
+        from graphflow.model.html import box, element, table
+
+        called = f"{function_name(self.fn)}{self._signature or '(...)'}"
+        head = element("div", element("b", self.name), f"  {self._kind}  ", element("code", called))
+        options = [
+            # Options of stores have credentials.
+            (name, element("code", "***" if name.endswith("_options") else repr(value)))
+            for name, value in self._given.items()
+            if value is not None
+        ]
+        return box(head, *([table(["option", "value"], options)] if options else []))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         bound = self._binding.bind(self.fn, instance, owner)

@@ -17,6 +17,7 @@ from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
+from graphflow.display.scripts import display
 from graphflow.driver.caches import Caches
 from graphflow.driver.definition import Definition
 from graphflow.driver.dispatch import Persistence
@@ -76,6 +77,7 @@ class Execution:
         self.run = LiveRun(record)
         self.durability = record.durability = durability
         self._opened: list[tuple[Backend, bool]] = []
+        self._shown = display.mode()
 
     # -- from the first state to the last -------------------------------------------------------------------
 
@@ -119,6 +121,7 @@ class Execution:
         record, durable = self.record, self.durability
         record.started = datetime.now(UTC)
         durable.watch(sink=record.sink, act=record.carry_out, lost=self._lost)
+        display.begin(self.run, self._shown)
         try:
             yield
         finally:
@@ -129,6 +132,7 @@ class Execution:
                 record.end()
             durable.close()
             call_end_hooks(self.flow, self.run)
+            display.end(self.run)
             record.done.set()
 
     def _lost(self, error: GraphflowError) -> None:

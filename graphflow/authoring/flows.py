@@ -15,7 +15,7 @@ from graphflow.authoring.parameters import bind_parameters, validated
 from graphflow.common import ids
 from graphflow.common.functions import function_name
 from graphflow.driver.run_record import RunRecord
-from graphflow.errors import ParameterError
+from graphflow.errors import ForcingError, ParameterError
 from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
@@ -27,6 +27,7 @@ from graphflow.runs.run import Run
 if TYPE_CHECKING:
     from graphflow.authoring.execution import Execution
     from graphflow.driver.definition import Definition
+    from graphflow.runs.forecasting import Forecast
 
 __all__ = ["Flow", "flow"]
 
@@ -306,20 +307,52 @@ class Flow(Decorated[P], Generic[P, R]):
         ForcingError
             If the body forces a future: the rest of its graph depends on a value.
         """
-        parameters = self._parameters(args, kwargs)
-        recorder = Recorder(flow_name=self.name, scope=self.name, results=self.options.results)
-        token = RECORDER.set(recorder)
-        try:
-            outcome = self._definition.call(parameters)
-            if inspect.iscoroutine(outcome):
-                _finish_coroutine(outcome)
-        finally:
-            RECORDER.reset(token)
+        recorder = self._recorder(self._parameters(args, kwargs))
+        self._record(recorder)
         return Graph(
             recorder.nodes,
             name=self.name,
             status=lambda node: ("Pending", recorder.known_width(recorder.nodes[node]), {}),
         )
+
+    def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
+        """Return what a run would find in the cache, without running it.
+
+        The flow's body runs, as for `graph`; where it asks for a value, the forecast ends and says so. Items whose inputs follow from
+        what would run first are unknown.
+
+        Raises
+        ------
+        ResultStoreError
+            If the cache cannot be read.
+        """
+        from graphflow.runs.forecasting import forecast
+
+        recorder = self._recorder(self._parameters(args, kwargs))
+        forced = ""
+        try:
+            self._record(recorder)
+        except ForcingError as error:
+            forced = str(error)
+        return forecast(self.name, recorder.nodes, forced=forced)
+
+    def _recorder(self, parameters: dict[str, Any]) -> Recorder:
+        return Recorder(
+            flow_name=self.name,
+            scope=self.name,
+            results=self.options.results,
+            flow_parameters=parameters,
+        )
+
+    def _record(self, recorder: Recorder) -> None:
+        """Call the body, so that what it calls is recorded and nothing runs."""
+        token = RECORDER.set(recorder)
+        try:
+            outcome = self._definition.call(dict(recorder.flow_parameters))
+            if inspect.iscoroutine(outcome):
+                _finish_coroutine(outcome)
+        finally:
+            RECORDER.reset(token)
 
     def _parameters(self, args: Any, kwargs: Any) -> dict[str, Any]:
         parameters = bind_parameters(self.fn, self.name, args, kwargs)
@@ -339,8 +372,10 @@ class Flow(Decorated[P], Generic[P, R]):
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.authoring.execution import Execution
+        from graphflow.backends import check_spec
         from graphflow.driver.durability import Durability
 
+        check_spec(self.options.backend)
         return Execution(definition, record, Durability.create(definition, record))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:

@@ -180,6 +180,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"<Future {self._name()}: {self._state().name}>"
 
+    def _repr_html_(self) -> str:
+        """Return what is known of it, without forcing it."""
+        # What only notebooks show is loaded by them alone.
+        from graphflow.authoring.html import future_html
+
+        return future_html(self._recorder, self._node, self._index, self._state().name)
+
     def __str__(self) -> str:
         return str(self.result())
 

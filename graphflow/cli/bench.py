@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.terminal import make_console, say_error, write_data
+from graphflow.cli.terminal import say_error, write_data
+from graphflow.display.consoles import make_console
 
 if TYPE_CHECKING:
     from graphflow.bench.compare import Row

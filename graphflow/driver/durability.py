@@ -44,6 +44,7 @@ from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.results.packs.single import keep, restore
+from graphflow.results.stores.opening import check_protocol
 from graphflow.runner.capture import LogSink
 
 __all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
@@ -130,7 +131,7 @@ class Durability:
 
         Raises
         ------
-        HistoryError, SettingsError
+        HistoryError, ResultStoreError, SettingsError
             If it cannot be written; nothing has run then.
         """
         history = open_history()
@@ -142,9 +143,11 @@ class Durability:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
+        # What is configured wrongly leaves no run behind.
+        store = open_store(history, run.id, said=flow.options.results)
+        check_protocol(store.url)
         journal = history.create(header)
         try:
-            store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))

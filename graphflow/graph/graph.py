@@ -164,6 +164,15 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self._nodes)} nodes>"
 
+    def _repr_html_(self) -> str:
+        # What only notebooks show is loaded by them alone.
+        from graphflow.graph.drawing import MOST_NODES, drawing
+        from graphflow.model.html import box, element
+
+        if sum(not node.is_builtin for node in self) <= MOST_NODES:
+            return box(drawing(self))
+        return box(element("pre", f"{self!r}; it is too large to draw, use .to_dot() or .to_text()"))
+
     def status(self, node_id: int) -> tuple[str, int | None, Mapping[str, int]]:
         """Return (state name, width or None, counts by state name) of a node."""
         if self._status is not None:

@@ -67,7 +67,7 @@ class Batch:
         self.order = order
         self.host = host
         self.size = len(order.indices)
-        self.sink = LogSink(worker=host.worker, tees=host.is_local)
+        self.sink = LogSink(worker=host.worker, tell=host.tell)
         self.steps = [Step(step, self.size, order, self.sink) for step in order.steps]
         for place, each in enumerate(self.steps):
             each.look_ahead(place, self.steps)

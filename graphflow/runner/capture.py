@@ -7,11 +7,12 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphflow.graph.context import FLOW, RUNNING, FlowContext, TaskContext
 from graphflow.model.reports import LogRecord
+from graphflow.runner.printing import Line
 
 __all__ = ["LogSink", "echo", "capture_logging", "capture_prints"]
 
@@ -24,11 +25,17 @@ _installed: set[str] = set()
 class LogSink:
     """The log of one batch, or of one flow body; keeps the first lines and counts what it drops."""
 
-    def __init__(self, *, worker: str = "", tees: bool = True, max_lines: int = MAX_LINES_PER_SINK) -> None:
+    def __init__(
+        self,
+        *,
+        worker: str = "",
+        tell: Callable[[Line], None] | None = None,
+        max_lines: int = MAX_LINES_PER_SINK,
+    ) -> None:
         self.records: list[LogRecord] = []
         self.dropped = 0
-        self.tees = tees
-        """Whether prints also go to the process's own stdout."""
+        self.tell = tell
+        """Sends a printed line to the run's process, where this is another one."""
         self._worker = worker
         self._max_lines = max_lines
         self._taken = 0
@@ -121,16 +128,17 @@ def capture_prints() -> None:
             separator = kwargs.get("sep")
             text = (" " if separator is None else separator).join(str(each) for each in args)
             context.sink.add(context, logging.INFO, text, "print")
-            if context.sink.tees:
-                plain(*args, **kwargs)
+            plain(*args, **kwargs)
 
         builtins.print = tee
 
 
 def echo(records: Sequence[LogRecord]) -> None:
-    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
+    """Pass a worker's log lines on to this process's loggers; what was printed has come by itself."""
     for record in records:
-        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
+        if record.logger == "print":
+            continue
+        target = logging.getLogger(record.logger)
         if target.isEnabledFor(record.level):
             target.log(
                 record.level,

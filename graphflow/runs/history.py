@@ -19,6 +19,8 @@ from graphflow.model.records import RunHeader
 from graphflow.model.states import checked_states
 from graphflow.ports import History
 from graphflow.results.stores.opening import open_store
+from graphflow.runs.html import runs_html
+from graphflow.runs.listed import Listed
 from graphflow.runs.recorded import RecordedRun
 
 __all__ = ["RunHistory", "history"]
@@ -43,6 +45,9 @@ class RunHistory:
 
     def __repr__(self) -> str:
         return f"<RunHistory of {self._folder or settings.home()}>"
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs(limit=20))
 
     def __enter__(self) -> RunHistory:
         return self
@@ -93,7 +98,7 @@ class RunHistory:
             limit=limit,
             before=before.id if isinstance(before, RecordedRun) else before,
         )
-        return [self._opened(header) for header in headers]
+        return Listed(self._opened(header) for header in headers)
 
     def run(self, run: str) -> RecordedRun:
         """Return the run with an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.

@@ -36,6 +36,7 @@ from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.journal import SEVERAL, executing
+from graphflow.runner.printing import print_lines
 from graphflow.runner.wire import OrderEncoder, decode_report, refused_report
 from graphflow.runner.worker import give_back, set_limit, set_stopped
 
@@ -317,6 +318,9 @@ class DaskBackend:
     def _on_report(self, run_id: str, message: Mapping[str, Any]) -> None:
         state = self._runs.get(run_id)
         if state is None:
+            return
+        if "lines" in message:
+            print_lines(message["lines"])
             return
         try:
             report = decode_report(message["report"])

@@ -12,26 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.documents import ListFormat, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.meter import Meter
-from graphflow.cli.progress import make_progress
 from graphflow.cli.runs.again import resume_run, retry_run
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.runs.watch import follow_log, watch_run
 from graphflow.cli.session import Manner
-from graphflow.cli.summary import show_failures, show_summary
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    choose_progress,
-    make_console,
-    say_error,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, say_error, write_data
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import ProgressMode, choose_progress, make_console
+from graphflow.display.meter import Meter
+from graphflow.display.progress import make_progress
+from graphflow.display.summary import show_failures, show_summary
 from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
 from graphflow.runs.saving import check_suffix, save_value
 from graphflow.runs.selections import items_of, value_of
@@ -52,11 +47,16 @@ runs = typer.Typer(
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+        metavar="RUN",
+        help="A run id, a unique prefix of one, a run name, @latest or @latest-failed.",
+        autocompletion=completing.run_ids,
     ),
 ]
 Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
-NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only this node.")]
+NodeOption = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NAME", help="Only this node.", autocompletion=completing.nodes),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Target = Annotated[
     str | None,
@@ -67,7 +67,11 @@ Target = Annotated[
 Backend = Annotated[
     BackendSpec | None,
     typer.Option(
-        "--backend", parser=parse_backend, metavar="SPEC", help="Where to run, as for `graphflow run`."
+        "--backend",
+        parser=parse_backend,
+        metavar="SPEC",
+        help="Where to run, as for `graphflow run`.",
+        autocompletion=completing.backends,
     ),
 ]
 Value = Annotated[
@@ -101,7 +105,10 @@ def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
 @runs.command()
 def ls(
     flow: Annotated[
-        str | None, typer.Option("--flow", metavar="NAME", help="Only runs of this flow.")
+        str | None,
+        typer.Option(
+            "--flow", metavar="NAME", help="Only runs of this flow.", autocompletion=completing.flow_names
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -237,7 +244,12 @@ def logs(
 def items(
     run: RunArgument,
     node: Annotated[
-        str | None, typer.Argument(metavar="NODE", help="A node (default: the run's only map).")
+        str | None,
+        typer.Argument(
+            metavar="NODE",
+            help="A node (default: the run's only map).",
+            autocompletion=completing.nodes,
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -399,7 +411,10 @@ def retry(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="All failed items (the default).")] = False,
     node: Annotated[
-        str | None, typer.Option("--node", metavar="NAME", help="All items of this node.")
+        str | None,
+        typer.Option(
+            "--node", metavar="NAME", help="All items of this node.", autocompletion=completing.nodes
+        ),
     ] = None,
     index: Annotated[
         str | None,
@@ -464,7 +479,9 @@ def cancel(
 @runs.command()
 def update(
     run: RunArgument,
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A node of the run.")],
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="A node of the run.", autocompletion=completing.nodes)
+    ],
     settings: Annotated[
         list[str],
         typer.Argument(
@@ -483,7 +500,14 @@ def update(
 
 @runs.command()
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove, with their results.")],
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs to remove, with their results.",
+            autocompletion=completing.run_ids,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove runs with their histories, logs and results."""

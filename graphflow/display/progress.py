@@ -7,25 +7,17 @@ from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.meter import NodeRow, format_eta, format_rate, format_seconds
-from graphflow.cli.terminal import ProgressMode
+from graphflow.display.consoles import ProgressMode
+from graphflow.display.meter import NodeRow, format_eta, format_rate, format_seconds
+from graphflow.model.looks import LOOKS, kind_of
 
 __all__ = ["LiveProgress", "NoProgress", "PlainProgress", "Progress", "make_progress"]
 
 _PLAIN_SECONDS = 10.0
 _PLAIN_FRACTION = 0.05 - 1e-9  # 0.06 - 0.01 is a hair less than 0.05
-_GLYPHS = {
-    "Completed": ("✔", "green"),
-    "Cached": ("✔", "green"),
-    "Skipped": ("–", "dim"),
-    "Cancelled": ("■", "yellow"),
-    "Running": ("●", "cyan"),
-    "Retrying": ("●", "cyan"),
-}
 
 
 class Progress(Protocol):
@@ -34,6 +26,7 @@ class Progress(Protocol):
     def start(self) -> None: ...
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None: ...
     def say(self, text: str) -> None: ...
+    def print_text(self, text: str, *, label: str = "") -> None: ...
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None: ...
 
 
@@ -49,7 +42,7 @@ def make_progress(mode: ProgressMode, console: Console) -> Progress:
 
 
 class NoProgress:
-    """Shows messages only."""
+    """Shows messages only, and what tasks print."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -62,17 +55,24 @@ class NoProgress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def print_text(self, text: str, *, label: str = "") -> None:
+        """Print lines of user code, on a terminal with a label before them."""
+        label = f"{label}  " if label and self._console.is_terminal else ""
+        self._console.file.write(f"{label}{text}\n")
+        self._console.file.flush()
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
         """Do nothing."""
 
 
 class PlainProgress(NoProgress):
-    """Prints lines for a log: a node's line every 10 s or 5 %, and when its state changes."""
+    """Prints lines for a log: a node's line every 10 s, and unless `is_sparse` every 5 % and when its state changes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, is_sparse: bool = False) -> None:
         super().__init__(console)
+        self._is_sparse = is_sparse
         self._said: dict[int, tuple[float, float, str]] = {}
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
@@ -90,6 +90,8 @@ class PlainProgress(NoProgress):
         if row.started_nothing:
             return False
         at, fraction, state = self._said.get(row.id, (None, 0.0, ""))
+        if self._is_sparse:
+            return not row.state.is_final() and (at is None or now - at >= _PLAIN_SECONDS)
         if at is None:
             return row.is_mapped or row.state.is_final()
         if row.state.is_final():
@@ -125,6 +127,9 @@ class LiveProgress:
             console=console,
             auto_refresh=False,
             vertical_overflow="crop",
+            # What is printed meanwhile comes as whole lines, by `say` and `print_text`.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
 
     def start(self) -> None:
@@ -137,7 +142,12 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         """Print one line above the table."""
-        self._live.console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def print_text(self, text: str, *, label: str = "") -> None:
+        """Print lines of user code above the table, in their own colours, a label before them."""
+        head = Text(f"{label}  " if label else "", style="dim")
+        self._console.print(Text.assemble(head, Text.from_ansi(text)), soft_wrap=True)
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
         """Clear the table, which the summary replaces, and restore the terminal."""
@@ -147,22 +157,93 @@ class LiveProgress:
 
     def _table(self, rows: Sequence[NodeRow]) -> Table | Group:
         shown, left_out = choose_rows(rows, room=max(3, self._console.size.height - 3))
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for row in shown:
-            glyph, style = _GLYPHS.get(row.state.name, ("○", "dim"))
-            if row.state.is_failed() or row.state.is_crashed():
-                glyph, style = "✘", "red"
-            bar = ProgressBar(total=1.0, completed=row.fraction or 0.0, width=24) if row.is_mapped else ""
-            notes = [f"{count:,} {name}" for name, count in _exceptional(row) if count]
-            pace = format_rate(row.rate) if row.is_mapped else ""
-            end = format_seconds(row.seconds) if row.state.is_final() else ""
-            eta = f"ETA {format_eta(row.eta_seconds)}" if row.eta_seconds is not None else end
-            table.add_row(
-                Text(glyph, style=style), Text(row.name), bar, _out_of(row), "  ".join(notes), pace, eta
-            )
+        table = live_table(shown, width=self._console.width)
         if not left_out:
             return table
         return Group(table, Text(f"… and {left_out:,} more nodes", style="dim"))
+
+
+def live_table(rows: Sequence[NodeRow], *, width: int) -> Table:
+    """Return a line per node that is at most `width` wide: columns are left out before a number is cut, then names are cut."""
+    lines = [_cells(row) for row in rows]
+    columns = [name for name in _COLUMNS if name == "bar" or any(cells[name].plain for cells in lines)]
+    bar = _BAR_WIDTH if any(row.is_mapped for row in rows) else 0
+    widths = {name: max((cells[name].cell_len for cells in lines), default=0) for name in columns}
+    widths["bar"] = bar
+
+    def total() -> int:
+        kept = [widths[name] for name in columns if widths[name]]
+        return sum(kept) + 2 * len(kept)
+
+    if total() > width:
+        widths["bar"] = min(bar, _NARROW_BAR)
+    for name in ("pace", "notes", "bar", "end", "failed"):
+        if total() > width and name in columns:
+            columns.remove(name)
+        # A name is cut before more is left out than the pace, but not so far that it says nothing.
+        shortest = _SHORT_NAME if name == "failed" else _MEDIUM_NAME
+        if widths["name"] > shortest:
+            widths["name"] = max(shortest, widths["name"] - max(0, total() - width))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    columns = [name for name in columns if widths[name]]
+    for name in columns:
+        table.add_column(no_wrap=True, min_width=min(widths[name], width), max_width=widths[name])
+    for row, cells in zip(rows, lines, strict=True):
+        cells["name"].truncate(widths["name"], overflow="ellipsis")
+        if row.is_mapped and "bar" in columns:
+            cells["bar"] = bar_of(row, widths["bar"])
+        table.add_row(*[cells[name] for name in columns])
+    return table
+
+
+_COLUMNS = ("glyph", "name", "bar", "count", "failed", "notes", "pace", "end")
+_BAR_WIDTH, _NARROW_BAR, _MEDIUM_NAME, _SHORT_NAME = 24, 10, 12, 6
+
+
+def _cells(row: NodeRow) -> dict[str, Text]:
+    look = LOOKS.get(kind_of(row.state.name), LOOKS["pending"])
+    notes = [f"{count:,} {name}" for name, count in _exceptional(row) if count and name != "failed"]
+    end = format_seconds(row.seconds) if row.state.is_final() else ""
+    return {
+        "glyph": Text(look.glyph, style=look.colour),
+        "name": Text(row.name),
+        "bar": Text(""),
+        "count": Text(_out_of(row)),
+        "failed": Text(f"{row.failed:,} failed" if row.failed else "", style=LOOKS["failed"].colour),
+        "notes": Text("  ".join(notes)),
+        "pace": Text(format_rate(row.rate) if row.is_mapped else ""),
+        "end": Text(f"ETA {format_eta(row.eta_seconds)}" if row.eta_seconds is not None else end),
+    }
+
+
+def bar_of(row: NodeRow, width: int) -> Text:
+    """Return a bar in the colours of the states of the node's items; each state that there is has at least one cell."""
+    bar = Text()
+    for kind, cells in segments(row, width):
+        bar.append(("─" if kind == "pending" else "━") * cells, style=LOOKS[kind].colour)
+    return bar
+
+
+def segments(row: NodeRow, width: int) -> list[tuple[str, int]]:
+    """Return kinds of states and their numbers of cells, which are `width` together."""
+    counts = {
+        "completed": row.completed,
+        "cached": row.cached,
+        "skipped": row.skipped,
+        "failed": row.failed - row.blocked,
+        "blocked": row.blocked,
+        "cancelled": row.cancelled,
+        "retrying": row.retrying,
+    }
+    known = sum(counts.values())
+    counts["pending"] = max(0, row.width - known) if row.width is not None else max(known, 1)
+    whole = sum(counts.values())
+    if not whole:
+        return [("completed", width)]
+    cells = {kind: max(1, width * count // whole) for kind, count in counts.items() if count}
+    # What rounding gave or took is the largest one's.
+    cells[max(cells, key=cells.__getitem__)] += width - sum(cells.values())
+    return [(kind, number) for kind, number in cells.items() if number > 0]
 
 
 def choose_rows(rows: Sequence[NodeRow], *, room: int) -> tuple[list[NodeRow], int]:

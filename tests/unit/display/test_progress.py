@@ -10,9 +10,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from graphflow.cli.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
-from graphflow.cli.progress import LiveProgress, PlainProgress, choose_rows, plain_line
-from graphflow.cli.terminal import ProgressMode, choose_progress
+from graphflow.display.consoles import ProgressMode, choose_progress
+from graphflow.display.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
+from graphflow.display.progress import (
+    LiveProgress,
+    PlainProgress,
+    choose_rows,
+    live_table,
+    plain_line,
+    segments,
+)
 from graphflow.model.states import Code, State
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -211,3 +218,35 @@ def test_rates_are_short(rate: float | None, text: str) -> None:
 
 def test_the_time_left_is_minutes_and_seconds() -> None:
     assert (format_eta(None), format_eta(21), format_eta(3661)) == ("", "0:21", "1:01:01")
+
+
+MANY = Node(
+    name="fetch_a_page_with_a_long_name",
+    width=1_234_567,
+    counts={"Completed": 900_000, "Cached": 30_000, "Failed": 3, "UpstreamFailed": 1, "AwaitingRetry": 20},
+)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_a_line_fits_the_terminal_and_no_number_is_cut(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+    console.print(
+        live_table([row_of(MANY), row_of(Node(name="total", is_mapped=False, width=1))], width=width)
+    )
+
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    assert all(len(line) <= width for line in lines)
+    assert "930,004/1,234,567" in lines[0]
+    assert ("━" in lines[0]) == (width >= 80)
+    assert ("4 failed" in lines[0]) == (width >= 60)
+
+
+def test_a_bar_has_a_cell_for_each_state_that_there_is() -> None:
+    cells = dict(segments(row_of(MANY), 24))
+
+    assert list(cells) == ["completed", "cached", "failed", "blocked", "retrying", "pending"]
+    assert sum(cells.values()) == 24
+    assert cells["failed"] == cells["blocked"] == cells["retrying"] == 1
+    assert segments(row_of(Node(width=0)), 24) == [("completed", 24)]
+    assert sum(cells for _, cells in segments(row_of(Node(width=None, counts={"Completed": 7})), 24)) == 24
