@@ -65,6 +65,8 @@ class Bookkeeper:
         self._wall = wall
         self._writer = writer
         self._by_key = dict(numbers or {})
+        # Numbers may be missing, where a history was repaired.
+        self._next = max(self._by_key.values(), default=-1) + 1
         self._numbers: dict[int, int] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
@@ -122,7 +124,8 @@ class Bookkeeper:
         """Record nodes that were placed in the graph; `parent` is the (node, item) whose task did it."""
         with self._lock:
             for node in nodes:
-                number = self._by_key.setdefault(node.key, len(self._by_key))
+                number = self._by_key.setdefault(node.key, self._next)
+                self._next = max(self._next, number + 1)
                 self._numbers[node.id] = number
                 entry = self._entry(node, number, parent)
                 self._add(self._writer.node(entry, self._wall()))

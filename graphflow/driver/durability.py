@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import os
@@ -31,6 +32,7 @@ from graphflow.errors import (
     GraphflowError,
     LeaseLost,
     ParameterError,
+    ResultDamaged,
     RunNotFound,
     ValueUnavailable,
 )
@@ -43,7 +45,7 @@ from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
-from graphflow.results.packs.single import keep, restore
+from graphflow.results.packs.single import check, is_same, keep, restore
 from graphflow.runner.capture import LogSink
 
 __all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
@@ -324,8 +326,8 @@ def reopen(
     store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
-        given = _parameters(replay, store, parameters)
-        return Reopened(header, given, None)
+        if _has_value(replay, store):
+            return Reopened(header, _parameters(replay, store, parameters), None)
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
@@ -386,6 +388,18 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     return damaged
 
 
+def _has_value(replay: Replay, store: ResultStore) -> bool:
+    """Return whether the value of a completed run is there as it was written; else it is made again from its nodes'."""
+    if replay.value is None:
+        return True
+    try:
+        check(store, replay.value, "the value of the run")
+    except (ResultDamaged, ValueUnavailable) as error:
+        logger.warning("%s; it is made again", error)
+        return False
+    return True
+
+
 def is_known(run_id: str) -> bool:
     """Return whether there is a run of just this id."""
     try:
@@ -419,8 +433,25 @@ def _parameters(
         raise ValueUnavailable(
             "the parameters of this run could not be pickled when it began, so it cannot be resumed; start a new run"
         )
-    parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
+    try:
+        parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
+    except (ResultDamaged, ValueUnavailable) as error:
+        again = _again(replay.launches[0].parameters) if wanted is None else dict(wanted)
+        if again is None or (wanted is None and not is_same(stored, cloudpickle.dumps(again, protocol=5))):
+            raise type(error)(
+                f"{error}. Pass the same parameters to the flow's run(..., run_id=...) to go on"
+            ) from error
+        logger.warning("%s; they are restored from what the history tells", error)
+        return again
     return parameters
+
+
+def _again(shown: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return parameters from their texts, where these are literals; whether they are the same, their digest tells."""
+    try:
+        return {name: ast.literal_eval(text) for name, text in shown.items()}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 # -- what a launch is ---------------------------------------------------------------------------------------
@@ -483,6 +514,7 @@ def _described(
         settings=settings.shown(),
         backend=_backend_name(flow.options.backend),
         results=store.url,
+        attempts=1 + flow.options.retries,
     )
 
 

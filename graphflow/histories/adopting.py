@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from graphflow.errors import HistoryError
-from graphflow.histories.catalogs import SqliteCatalog
+from graphflow.histories import schema
+from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.checks import is_final
+from graphflow.histories.databases import open_database
+from graphflow.histories.leases import is_locked
 from graphflow.histories.readers import RunReader
+from graphflow.histories.repairing import kept_beside
+from graphflow.histories.runfiles import RUN_FILE, sync_folder
 from graphflow.histories.seals import Seal
 from graphflow.model.records import RunHeader
 
-__all__ = ["adopt", "sweep", "unlisted"]
+__all__ = ["adopt", "header_of", "put_aside", "signers", "sweep", "unlisted"]
 
 LEFT_SECONDS = 3600.0
 """The age after which a folder that was being created or removed counts as abandoned."""
@@ -52,8 +59,13 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
         for place in places:
             if catalog.run(place.name) is not None:
                 continue
+            if is_locked(place):
+                wrong.append(
+                    f"run {place.name} has a driver now, so it is not listed yet; repeat this when it has ended"
+                )
+                continue
             try:
-                header = _header(place, seal_of(place.name))
+                header = header_of(place, seal_of(place.name))
             except HistoryError as error:
                 wrong.append(str(error))
                 continue
@@ -64,6 +76,34 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     finally:
         catalog.close()
     return adopted, wrong
+
+
+def signers(folder: Path) -> frozenset[bytes]:
+    """Return the ids of the keys that the runs of a folder say they were signed with; not verified."""
+    found: set[bytes] = set()
+    for place in _places(folder):
+        path = place / RUN_FILE
+        with suppress(HistoryError):
+            database = open_database(path, schema.RUN, writes=False, pragmas=schema.READER_PRAGMAS)
+            try:
+                found.update(each[4] for each in database.rows(schema.READ_RUN) if isinstance(each[4], bytes))
+            finally:
+                database.close()
+    return frozenset(found)
+
+
+def put_aside(folder: Path, moment: str) -> list[str]:
+    """Move a damaged catalog away, under another name beside its place; return the new names."""
+    moved = []
+    # Its journal goes first: without it, the catalog is only more damaged.
+    for name in (f"{CATALOG_FILE}-journal", f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm", CATALOG_FILE):
+        path = folder / name
+        if path.exists():
+            place = kept_beside(path, moment)
+            os.rename(path, place)
+            moved.append(place.name)
+    sync_folder(folder)
+    return moved
 
 
 def sweep(folder: Path) -> int:
@@ -77,7 +117,8 @@ def sweep(folder: Path) -> int:
     return count
 
 
-def _header(place: Path, seal: Seal) -> RunHeader:
+def header_of(place: Path, seal: Seal) -> RunHeader:
+    """Return a run as its verified history tells it; one that has not ended is crashed."""
     with RunReader(place, seal, run_id=place.name) as reader:
         for _ in reader.entries():
             pass

@@ -204,7 +204,7 @@ class Database:
                 connection.execute(schema.ROLLBACK)
 
 
-_HINT = "; run `graphflow fsck` for details"
+_HINT = "; `graphflow fsck --repair` keeps what verifies"
 
 
 def _code(error: BaseException) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import HistoryDamaged, HistoryError
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
 from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, is_final, state_code
@@ -281,6 +282,98 @@ class SqliteHistory(CatalogHistory):
         from graphflow.histories.adopting import adopt
 
         return adopt(self.folder, self._seal)
+
+    def repair_key(self) -> list[str]:
+        """Restore a damaged key from its copy; see `graphflow.common.signing.repair_key`."""
+        from graphflow.common.signing import repair_key
+        from graphflow.histories.adopting import signers
+
+        known = signers(self.folder)
+        told = repair_key(self.folder, lambda key: Seal(key, "").key_id in known)
+        if told:
+            self._keys = ()
+        return told
+
+    def repair_catalog(self) -> list[str]:
+        """Put a damaged catalog aside, and list all runs again from their own records; return what was done.
+
+        Raises
+        ------
+        HistoryError
+            If a run has a driver, which would lose its lease, or the folder cannot be written.
+        """
+        from graphflow.histories.adopting import put_aside
+
+        path = self.folder / CATALOG_FILE
+        if not path.exists():
+            return []
+        try:
+            wrong = self._open().integrity()
+        except (HistoryTooNew, HistoryTooOld):
+            raise
+        except HistoryDamaged as error:
+            wrong = [str(error)]
+        if not wrong:
+            return []
+        held = [each.name for each in sorted((self.folder / "runs").glob("[!.]*")) if is_locked(each)]
+        if held:
+            raise HistoryError(
+                f"{path} is damaged, and cannot be repaired while runs have a driver: {', '.join(held[:5])}. Wait for them, or"
+                " stop them, and repeat this"
+            )
+        self.close()
+        moved = put_aside(self.folder, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+        return [
+            f"{path} was damaged ({wrong[0]}); it is {moved[-1]} now, and all runs are listed again",
+            *self._relisted(),
+        ]
+
+    def _relisted(self) -> list[str]:
+        _, wrong = self.adopt()
+        return wrong
+
+    def repair(self, run_id: str) -> list[str]:
+        """Repair what is damaged of a run that has no driver; see `graphflow.histories.repairing`.
+
+        Raises
+        ------
+        LeaseHeld
+            If it has a driver.
+        HistoryError
+            If nothing of it can be verified.
+        """
+        from graphflow.histories.adopting import header_of
+        from graphflow.histories.fsck import check_run
+        from graphflow.histories.repairing import repair_run
+
+        folder, seal = self.run_folder(check_id(run_id)), self._seal(run_id)
+        catalog = SqliteCatalog(self.folder, creates=True)
+        try:
+            # Nobody takes the run meanwhile: that, too, is a transaction of the catalog.
+            with catalog.transaction():
+                row = catalog.run(run_id)
+                if row is None and not folder.exists():
+                    raise self._missing(run_id)
+                header, claim = (None, None) if row is None else row
+                self._check_free(claim, "cannot be repaired")
+                if is_locked(folder):
+                    raise HistoryError(
+                        f"run {run_id} cannot be repaired: a process has it open, as its driver"
+                    )
+                if not folder.exists():
+                    raise HistoryDamaged(
+                        f"{folder} is gone, and with it the history of run {run_id}; remove the run"
+                    )
+                epoch = 0 if header is None else header.epoch
+                told = repair_run(folder, seal, run_id=run_id, header=header, epoch=epoch)
+                if header is None or check_run(folder, seal, run_id=run_id, header=header):
+                    found = header_of(folder, seal)
+                    catalog.forget(run_id)
+                    catalog.add(replace(found, epoch=max(found.epoch, epoch)))
+                    told.append(f"run {run_id} is listed again as its history tells it: {found.state}")
+            return told
+        finally:
+            catalog.close()
 
     def _shut_out(self, run_id: str, epoch: int) -> None:
         """Refuse further writes of a driver that lost its lease, in case it wakes up."""

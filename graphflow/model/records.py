@@ -113,6 +113,8 @@ class Launch:
     backend: str = ""
     results: str = ""
     """URL of the result store."""
+    attempts: int = 0
+    """How often the flow may be tried as a whole; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

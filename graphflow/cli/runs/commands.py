@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -305,15 +306,22 @@ def result(
             help="Write the value to this file: .json, .jsonl (a list, a line per item) or .pickle.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists; it keeps its mode.")
+    ] = False,
 ) -> None:
     """Print the value of a run, a node or an item, as JSON or its repr.
 
     Exit codes: 0 printed or saved, 1 it failed, 2 the value cannot be saved in this format, 4 no such run or value, 5 it
     cannot be read.
     """
+    if save is None and overwrite:
+        raise typer.BadParameter("--overwrite says what --save does; use both")
     if save is not None:
         with _saving():
             check_suffix(save)
+            if not overwrite and os.path.lexists(save):
+                raise ValueError(f"{save} already exists; use another name, or --overwrite")
     with _history() as history:
         found = history.run(run)
         try:
@@ -330,7 +338,7 @@ def result(
         write_data(value_text(value))
     else:
         with _saving():
-            _say(f"saved {save_value(value, save)}")
+            _say(f"saved {save_value(value, save, overwrites=overwrite)}")
 
 
 @contextmanager
@@ -506,7 +514,10 @@ def fsck(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="List runs again that the catalog has lost, from their own records."),
+        typer.Option(
+            "--repair",
+            help="Keep what verifies of damaged histories and the catalog, so that runs can be resumed; what is lost runs again.",
+        ),
     ] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
@@ -516,11 +527,11 @@ def fsck(
     """
     with _history() as history:
         if repair:
-            adopted, unreadable = history.adopt()
-            for run_id in adopted:
-                _say(f"run {run_id} is listed again")
-            for problem in unreadable:
-                _say(problem)
+            chosen_runs: list[str | None] = [*run] if run else [None]
+            for asked in chosen_runs:
+                for run_id, texts in history.repair(asked).items():
+                    for text in texts:
+                        _say(f"{run_id}  {text}" if run_id else text)
         lost = [] if run else history.unlisted()
         chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
         checked = ((each, history.verify(each.id)) for each in chosen)
@@ -536,7 +547,7 @@ def fsck(
                 write_data(dumped(document))
             documents.append(document)
         for run_id in lost:
-            problem = "the catalog has lost this run; use `graphflow fsck --repair` to list it again"
+            problem = "the catalog has lost this run; `graphflow fsck --repair` lists it again"
             wrong += 1
             if output is ListFormat.TABLE:
                 write_data(f"{run_id}  {problem}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tally import count
 
-from graphflow import backends, flow, task, task_context
+from graphflow import backends, flow, history, task, task_context
 from graphflow.common import failpoints
 from graphflow.driver import durability
 from graphflow.errors import GraphflowError, RunNotFound
@@ -235,6 +235,17 @@ def look(run_id: str, *, verifies: bool = True) -> dict[str, Any]:
         "packs": packs,
         "wrong": history.verify(run_id) if verifies else [],
     }
+
+
+def repair(rules: str | None = None) -> dict[str, Any]:
+    """Repair the home, and say what was done."""
+    if rules is not None:
+        failpoints.activate(rules)
+    with history() as found:
+        try:
+            return {"told": found.repair(), "error": ""}
+        except GraphflowError as error:
+            return {"told": {}, "error": f"{type(error).__name__}: {error}"}
 
 
 def resume(run_id: str, **given: Any) -> dict[str, Any]:
