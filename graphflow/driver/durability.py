@@ -30,6 +30,7 @@ from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import (
     GraphflowError,
+    HistoryLocked,
     LeaseLost,
     ParameterError,
     ResultDamaged,
@@ -404,7 +405,8 @@ def is_known(run_id: str) -> bool:
     """Return whether there is a run of just this id."""
     try:
         return open_history().find(run_id).id == run_id
-    except RunNotFound:
+    except (RunNotFound, HistoryLocked):
+        # A run that is on this machine is found also where the catalog is locked.
         return False
 
 

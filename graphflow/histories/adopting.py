@@ -15,13 +15,16 @@ from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.checks import is_final
 from graphflow.histories.databases import open_database
 from graphflow.histories.leases import is_locked
+from graphflow.histories.marks import UNLISTED, mark_listed
 from graphflow.histories.readers import RunReader
 from graphflow.histories.repairing import kept_beside
 from graphflow.histories.runfiles import RUN_FILE, sync_folder
 from graphflow.histories.seals import Seal
-from graphflow.model.records import RunHeader
+from graphflow.model.records import Kind, RunHeader
+from graphflow.ports import Holder
+from graphflow.records.codec import decode
 
-__all__ = ["adopt", "header_of", "put_aside", "signers", "sweep", "unlisted"]
+__all__ = ["adopt", "header_of", "last_holder", "list_marked", "put_aside", "signers", "sweep", "unlisted"]
 
 LEFT_SECONDS = 3600.0
 """The age after which a folder that was being created or removed counts as abandoned."""
@@ -104,6 +107,37 @@ def put_aside(folder: Path, moment: str) -> list[str]:
             moved.append(place.name)
     sync_folder(folder)
     return moved
+
+
+def list_marked(folder: Path, seal_of: Callable[[str], Seal]) -> None:
+    """Add the runs to the catalog that began while it was locked and have no driver any more; nothing happens where it still is."""
+    with suppress(HistoryError, OSError):
+        catalog = SqliteCatalog(folder, creates=True)
+        catalog.be_quick()
+        try:
+            for mark in sorted((folder / UNLISTED).iterdir()):
+                place = folder / "runs" / mark.name
+                if is_locked(place):
+                    continue
+                header = header_of(place, seal_of(mark.name)) if place.exists() else None
+                with catalog.transaction():
+                    row = catalog.run(mark.name)
+                    if header is not None and (row is None or row[0].epoch < header.epoch):
+                        catalog.forget(mark.name)
+                        catalog.add(header)
+                mark_listed(folder, mark.name)
+        finally:
+            catalog.close()
+
+
+def last_holder(place: Path, seal: Seal) -> Holder | None:
+    """Return the process that drove a run last, as its verified history tells; None where it tells none."""
+    found: Holder | None = None
+    with RunReader(place, seal, run_id=place.name) as reader:
+        for entry in reader.entries(kinds=(Kind.LAUNCH,)):
+            launch = decode(entry.record)
+            found = Holder(launch.host, launch.pid, launch.boot_id)
+    return found
 
 
 def sweep(folder: Path) -> int:

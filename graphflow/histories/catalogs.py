@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.databases import Database, build, open_database
 from graphflow.histories.runfiles import sync_folder
@@ -21,6 +21,10 @@ __all__ = ["CATALOG_FILE", "SqliteCatalog"]
 
 CATALOG_FILE = "catalog.db"
 RUNS_AT_ONCE = 100
+PATIENCE_SECONDS = 2.0
+"""How long a lock that others hold is waited for: a run goes on without its row in the catalog."""
+
+MOMENT_SECONDS = 0.02
 
 
 class SqliteCatalog:
@@ -36,7 +40,7 @@ class SqliteCatalog:
     Raises
     ------
     HistoryError, HistoryDamaged, HistoryTooNew, HistoryTooOld
-        If it cannot be opened, or read.
+        If it cannot be opened, or read; where others have it locked, only its methods do.
     """
 
     def __init__(self, folder: Path, *, creates: bool) -> None:
@@ -44,25 +48,62 @@ class SqliteCatalog:
         if creates and not self.path.exists():
             _create(self.path)
         self._lock = threading.RLock()
-        self._database = _opened(self.path)
+        self._patience = self._waits = PATIENCE_SECONDS
+        self._is_closed = False
+        self._opened: Database | None = None
+        with suppress(HistoryLocked), self._patiently():
+            self._open()
+
+    def _open(self) -> Database:
+        if self._opened is None:
+            if self._is_closed:
+                raise HistoryError(f"{self.path} is closed")
+            self._opened = _opened(self.path, self._waits)
+        return self._opened
+
+    @property
+    def _database(self) -> Database:
+        with self._lock:
+            return self._open()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._database.transaction():
+        with self._lock, self._patiently(), self._database.transaction():
             yield
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """Wait once for others who have it locked, and then only for a moment until it was free."""
+        try:
+            yield
+        except HistoryLocked:
+            self._wait_for(MOMENT_SECONDS)
+            raise
+        if self._waits != self._patience:
+            self._wait_for(self._patience)
+
+    def _wait_for(self, seconds: float) -> None:
+        self._waits = seconds
+        if self._opened is not None:
+            self._opened.wait_for(seconds)
 
     def be_quick(self) -> None:
         """Wait for locks for 20 ms at most from now on, then raise `HistoryLocked`."""
         with self._lock:
-            self._database.be_quick()
+            self._patience = MOMENT_SECONDS
+            self._wait_for(MOMENT_SECONDS)
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
+            self._is_closed = True
+            if self._opened is not None:
+                self._opened.close()
 
     def strand(self) -> None:
         """Forget the connection, as when this process is killed."""
-        self._database.strand()
+        self._is_closed = True
+        if self._opened is not None:
+            self._opened.strand()
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong."""
@@ -195,11 +236,11 @@ class SqliteCatalog:
     # -- parts ---------------------------------------------------------------------------------------------
 
     def _execute(self, statement: str, *values: Any) -> int:
-        with self._lock:
+        with self._lock, self._patiently():
             return self._database.execute(statement, values).rowcount
 
     def _runs(self, statement: str, *values: Any) -> list[Row]:
-        with self._lock:
+        with self._lock, self._patiently():
             rows = self._database.rows(statement, values)
         try:
             return [_row(*row) for row in rows]
@@ -266,10 +307,12 @@ def _create(path: Path) -> None:
                 leftover.unlink()
 
 
-def _opened(path: Path) -> Database:
+def _opened(path: Path, patience: float) -> Database:
     try:
-        return open_database(path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS)
-    except (HistoryDamaged, HistoryTooNew, HistoryTooOld):
+        return open_database(
+            path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS, patience=patience
+        )
+    except (HistoryDamaged, HistoryLocked, HistoryTooNew, HistoryTooOld):
         raise
     except HistoryError:
         if not path.is_file():

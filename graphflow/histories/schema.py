@@ -38,7 +38,7 @@ RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
-WAIT_A_MOMENT = "PRAGMA busy_timeout = 20"
+WAIT = "PRAGMA busy_timeout = {}"
 DATA_VERSION = "PRAGMA data_version"
 INTEGRITY = "PRAGMA integrity_check(20)"
 

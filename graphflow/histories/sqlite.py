@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -13,23 +14,35 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
+from graphflow.errors import (
+    HistoryDamaged,
+    HistoryError,
+    HistoryLocked,
+    HistoryTooNew,
+    HistoryTooOld,
+    RunNotFound,
+)
 from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.catalogued import CatalogHistory
-from graphflow.histories.checks import GONE, check_id, is_final, state_code
+from graphflow.histories.checks import GONE, check_id, is_final, is_id, state_code
 from graphflow.histories.journals import RunJournal
-from graphflow.histories.leases import DriverLock, is_locked
+from graphflow.histories.leases import DriverLock, is_locked, noted_claim
+from graphflow.histories.marks import UNLISTED, is_marked, mark_listed, mark_unlisted
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
 from graphflow.model.records import Entry, RunHeader
-from graphflow.ports import Clock, Holder, Row
+from graphflow.ports import Catalog, Claim, Clock, Holder, Row
 
 __all__ = ["SqliteHistory"]
+
+_logger = logging.getLogger(__name__)
 
 
 class SqliteHistory(CatalogHistory):
@@ -94,18 +107,28 @@ class SqliteHistory(CatalogHistory):
             lock = DriverLock(newborn)
             lock.publish()
             failpoint("history.create.built")
-            with catalog.transaction():
-                if catalog.run(run_id) is not None:
-                    raise HistoryError(
-                        f"run {run_id} already exists, in {folder}; resume it, or use another id"
-                    )
-                self._move_in(newborn, folder)
-                failpoint("history.create.moved")
-                catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
-                catalog.grant(self._claim(run_id, 1))
+            listed = replace(header, created=created, started=None, ended=None, lease=None)
+            unlisted: RunHeader | None = None
+            try:
+                with catalog.transaction():
+                    if catalog.run(run_id) is not None:
+                        raise HistoryError(
+                            f"run {run_id} already exists, in {folder}; resume it, or use another id"
+                        )
+                    self._move_in(newborn, folder)
+                    failpoint("history.create.moved")
+                    catalog.add(listed)
+                    catalog.grant(self._claim(run_id, 1))
+            except HistoryLocked as error:
+                # The run's own file is what counts; its row follows.
+                self._warn_of_lock(run_id, error)
+                unlisted = replace(listed, host=header.host, pid=header.pid, epoch=1)
+                mark_unlisted(self.folder, run_id)
+                if newborn.exists():
+                    self._move_in(newborn, folder)
             failpoint("history.create.listed")
             sync_folder(folder.parent)
-            return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
+            return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0, unlisted=unlisted)
         except BaseException as error:
             catalog.close()
             if lock is not None:
@@ -119,7 +142,8 @@ class SqliteHistory(CatalogHistory):
             raise
 
     def take(self, run_id: str) -> RunJournal:
-        self._check_free(self._known(run_id)[1], "cannot be taken")
+        found, claim = self._known(run_id)
+        self._check_free(claim, "cannot be taken")
         with self._reader(run_id) as reader:
             # Nothing is opened for writing before all of it was found in order.
             for _ in reader.entries():
@@ -132,19 +156,30 @@ class SqliteHistory(CatalogHistory):
             try:
                 # Before anything is granted: a driver that cannot be shut out keeps its lease.
                 wait_for_turn(self.run_folder(run_id))
-                with catalog.transaction():
-                    header, claim = self._row(catalog, run_id)
+                unlisted: RunHeader | None = None
+                try:
+                    with catalog.transaction():
+                        header, claim = self._row(catalog, run_id)
+                        self._check_free(claim, "cannot be taken")
+                        epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
+                        catalog.grant(self._claim(run_id, epoch))
+                        catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
+                        lock.publish()
+                except HistoryLocked as error:
+                    # What shuts out others is the run's own file, and the lock shows them who drives it.
+                    self._warn_of_lock(run_id, error)
+                    claim = self._newer(run_id, claim)
                     self._check_free(claim, "cannot be taken")
-                    epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
-                    catalog.grant(self._claim(run_id, epoch))
-                    catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
+                    epoch = max(found.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
+                    unlisted = replace(found, epoch=epoch, lease=None)
+                    mark_unlisted(self.folder, run_id)
                     lock.publish()
                 failpoint("history.take.granted")
             except BaseException:
                 lock.discard()
                 raise
             try:
-                return self._journal(catalog, lock, run_id=run_id, epoch=epoch, seen=seen)
+                return self._journal(catalog, lock, run_id=run_id, epoch=epoch, seen=seen, unlisted=unlisted)
             except BaseException:
                 lock.release()
                 with suppress(HistoryError):
@@ -154,8 +189,20 @@ class SqliteHistory(CatalogHistory):
             catalog.close()
             raise
 
+    def _warn_of_lock(self, run_id: str, error: HistoryLocked) -> None:
+        _logger.warning(
+            "run %s goes on without the catalog, which follows when it is free: %s", run_id, error
+        )
+
     def _journal(
-        self, catalog: SqliteCatalog, lock: DriverLock, *, run_id: str, epoch: int, seen: int
+        self,
+        catalog: SqliteCatalog,
+        lock: DriverLock,
+        *,
+        run_id: str,
+        epoch: int,
+        seen: int,
+        unlisted: RunHeader | None = None,
     ) -> RunJournal:
         folder = self.run_folder(run_id)
         writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
@@ -182,6 +229,8 @@ class SqliteHistory(CatalogHistory):
             epoch=epoch,
             claim=self._claim,
             clock=self._clock,
+            unlisted=unlisted,
+            listed=partial(mark_listed, self.folder, run_id),
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:
@@ -427,6 +476,71 @@ class SqliteHistory(CatalogHistory):
 
     def _is_locked(self, run_id: str) -> bool:
         return is_locked(self.run_folder(run_id))
+
+    def _newer(self, run_id: str, claim: Claim | None) -> Claim | None:
+        """Return the claim that the driver of a run shows beside its lock, if that is newer than the catalog's."""
+        noted = noted_claim(self.run_folder(run_id))
+        if noted is None or (claim is not None and noted.epoch < claim.epoch):
+            return claim
+        return noted
+
+    def _row(self, catalog: Catalog, run_id: str) -> Row:
+        header, claim = super()._row(catalog, run_id)
+        return header, self._newer(run_id, claim)
+
+    def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
+        if claim is not None or not is_final(header.state):
+            claim = self._newer(header.id, claim)
+        return super()._seen(header, claim)
+
+    def _readable_now(self, run_id: str, error: HistoryLocked) -> Row:
+        """Return a run from its own file, while the catalog cannot even be read.
+
+        Raises
+        ------
+        HistoryLocked
+            If its last driver was on another machine: whether that one lives, only the catalog tells.
+        """
+        from graphflow.histories.adopting import header_of, last_holder
+
+        folder = self.run_folder(run_id)
+        holder = last_holder(folder, self._seal(run_id)) if (folder / RUN_FILE).exists() else None
+        if holder is None or not self._me().is_beside(holder):
+            raise error
+        return header_of(folder, self._seal(run_id)), self._newer(run_id, None)
+
+    def _known(self, run_id: str) -> Row:
+        self._list_marked()
+        try:
+            return super()._known(run_id)
+        except HistoryLocked as error:
+            return self._readable_now(check_id(run_id), error)
+        except RunNotFound:
+            if not is_marked(self.folder, run_id):
+                raise
+            return self._readable_now(check_id(run_id), HistoryLocked("the catalog is locked"))
+
+    def find(self, text: str) -> RunHeader:
+        self._list_marked()
+        try:
+            return super().find(text)
+        except (HistoryLocked, RunNotFound) as error:
+            is_there = is_id(text) and (self.run_folder(text) / RUN_FILE).exists()
+            if not is_there or not (isinstance(error, HistoryLocked) or is_marked(self.folder, text)):
+                raise
+            held = error if isinstance(error, HistoryLocked) else HistoryLocked("the catalog is locked")
+            return self._seen(*self._readable_now(text, held))
+
+    def runs(self, **given: Any) -> list[RunHeader]:
+        self._list_marked()
+        return super().runs(**given)
+
+    def _list_marked(self) -> None:
+        """Add the runs that began while the catalog was locked, and have ended since."""
+        if (self.folder / UNLISTED).is_dir():
+            from graphflow.histories.adopting import list_marked
+
+            list_marked(self.folder, self._seal)
 
     def _last(self, header: RunHeader) -> tuple[str, float]:
         state, ended = super()._last(header)
