@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.graph.graph import DepKind, Node
@@ -91,7 +92,7 @@ class Bookkeeper:
         """Record the run's new state."""
         with self._lock:
             self._state = code.state_name
-            self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
+            self._add(self._writer.state(None, Transition(code=code, message=mask(message)), self._wall()))
 
     def run_noted(self, body: Mapping[str, Any]) -> None:
         """Record a fact about the run that is not a state."""
@@ -210,7 +211,7 @@ class Bookkeeper:
             self._add(self._writer.state(self._numbers[command.node], moved, at))
         elif isinstance(command, ev.NodeFailed) and command.error is not None:
             # Told with the state that it leads to.
-            self._why[command.node] = f"{type(command.error).__name__}: {command.error}"
+            self._why[command.node] = mask(f"{type(command.error).__name__}: {command.error}")
         elif isinstance(command, ev.Alias):
             alias = Alias(
                 node=self._numbers[command.node],

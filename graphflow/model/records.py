@@ -113,6 +113,8 @@ class Launch:
     backend: str = ""
     results: str = ""
     """URL of the result store."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of parameters with secrets, which are not stored: `digest`, keyed, of the parameter; `name` where it was looked up by one."""
     attempts: int = 0
     """How often the flow may be tried as a whole; 0 where that is not known."""
 

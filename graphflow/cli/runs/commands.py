@@ -71,6 +71,15 @@ Backend = Annotated[
         "--backend", parser=parse_backend, metavar="SPEC", help="Where to run, as for `graphflow run`."
     ),
 ]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A secret that the run began with, as for `graphflow run`: secrets are not stored.",
+    ),
+]
 Value = Annotated[
     OutputFormat, typer.Option("--output", "-o", help="Output format: the value, or the run as JSON.")
 ]
@@ -376,6 +385,7 @@ def resume(
         bool,
         typer.Option("--force", help="Resume even if the flow's calls no longer match the recorded run."),
     ] = False,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -397,7 +407,13 @@ def resume(
         else:
             found.check_free()
             code = resume_run(
-                found, target=target, backend=backend, manner=manner, rerun_changed=rerun_changed, force=force
+                found,
+                target=target,
+                backend=backend,
+                manner=manner,
+                pairs=param or (),
+                rerun_changed=rerun_changed,
+                force=force,
             )
     raise typer.Exit(code)
 
@@ -417,6 +433,7 @@ def retry(
             help="These items of the node, or of the only map; 3,7:9 is 3, 7 and 8.",
         ),
     ] = None,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -439,7 +456,15 @@ def retry(
                 raise ValueError(
                     f"the node has {count_text(len(chosen), 'item')}; there is no item {wrong[0]}"
                 )
-        code = retry_run(found, target=target, backend=backend, manner=manner, node=node, indices=indices)
+        code = retry_run(
+            found,
+            target=target,
+            backend=backend,
+            manner=manner,
+            pairs=param or (),
+            node=node,
+            indices=indices,
+        )
     raise typer.Exit(code)
 
 
