@@ -7,6 +7,7 @@ were made or restored in it; `mask` and `scrub` take their texts out of everythi
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import stat
@@ -266,8 +267,6 @@ def named_secret(name: str) -> Secret[str]:
     SettingsError
         If that file can be read by others, or is not TOML.
     """
-    import os
-
     text = os.environ.get(name)
     if text is None:
         text = _from_file(name)
@@ -285,8 +284,7 @@ def _file() -> Any:
 
 
 def _from_file(name: str) -> str | None:
-    import os
-    import tomllib
+    import tomllib  # only where there is such a file
 
     place = _file()
     try:
@@ -299,7 +297,7 @@ def _from_file(name: str) -> str | None:
         return None
     except OSError as error:
         raise SettingsError(f"{place} cannot be read: {error.strerror}") from error
-    except ValueError:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         # What is wrong with it may be shown with a secret beside it.
         raise SettingsError(f'{place} is not TOML; use lines of the form NAME = "text"') from None
     if found is not None and not isinstance(found, str):
