@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ def sizes(token: Secret[str], n: int = 3) -> list[int]:
 
 
 def test_equal_secrets_hit_the_cache_and_others_do_not(backend_name: Any) -> None:
+    salt = os.urandom(4).hex()
     chosen = sizes.with_options(backend=backend_name)
     states = [
         [item.state.name for item in chosen.run(given).nodes["size"].items]
-        for given in (Secret("sesame-1"), "sesame-1", Secret("sesame-2"))
+        for given in (Secret(f"sesame-1{salt}"), f"sesame-1{salt}", Secret(f"sesame-2{salt}"))
     ]
     assert states == [["Completed"] * 3, ["Cached"] * 3, ["Completed"] * 3]
 
