@@ -330,7 +330,8 @@ def reopen(
     """
     history = open_history()
     header = history.find(run)
-    if header.flow_name != flow.name:
+    # What is wrong with a run that cannot be verified is told when it is read.
+    if header.is_verified and header.flow_name != flow.name:
         raise RunNotFound(f"run {header.id} belongs to flow {header.flow_name!r}, not to {flow.name!r}")
     store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from graphflow.histories.readers import RunReader
 from graphflow.histories.repairing import kept_beside
 from graphflow.histories.runfiles import RUN_FILE, sync_folder
 from graphflow.histories.seals import Seal
-from graphflow.model.records import Kind, RunHeader
+from graphflow.model.records import NO_NODE, Kind, RunHeader
+from graphflow.model.states import Code, StateType
 from graphflow.ports import Holder
 from graphflow.records.codec import decode
 
@@ -41,7 +42,7 @@ def unlisted(folder: Path, catalog: SqliteCatalog | None) -> list[str]:
     return [place.name for place in _places(folder) if catalog is None or catalog.run(place.name) is None]
 
 
-def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list[str]]:
+def adopt(folder: Path, seal_of: Callable[[str], Seal], keys: Sequence[bytes]) -> tuple[list[str], list[str]]:
     """Add all runs that are missing from a folder's catalog; a missing catalog is created.
 
     Return the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
@@ -57,7 +58,7 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     places = _places(folder)
     if not places:
         return adopted, wrong
-    catalog = SqliteCatalog(folder, creates=True)
+    catalog = SqliteCatalog(folder, creates=True, keys=keys)
     try:
         for place in places:
             if catalog.run(place.name) is not None:
@@ -109,10 +110,10 @@ def put_aside(folder: Path, moment: str) -> list[str]:
     return moved
 
 
-def list_marked(folder: Path, seal_of: Callable[[str], Seal]) -> None:
+def list_marked(folder: Path, seal_of: Callable[[str], Seal], keys: Sequence[bytes]) -> None:
     """Add the runs to the catalog that began while it was locked and have no driver any more; nothing happens where it still is."""
     with suppress(HistoryError, OSError):
-        catalog = SqliteCatalog(folder, creates=True)
+        catalog = SqliteCatalog(folder, creates=True, keys=keys)
         catalog.be_quick()
         try:
             for mark in sorted((folder / UNLISTED).iterdir()):
@@ -151,21 +152,36 @@ def sweep(folder: Path) -> int:
     return count
 
 
-def header_of(place: Path, seal: Seal) -> RunHeader:
-    """Return a run as its verified history tells it; one that has not ended is crashed."""
+def header_of(place: Path, seal: Seal, *, is_live: bool = False) -> RunHeader:
+    """Return a run as its verified history tells it; one that has not ended, and is not live, is crashed."""
+    holder: Holder | None = None
+    started: float | None = None
     with RunReader(place, seal, run_id=place.name) as reader:
         for _ in reader.entries():
             pass
+        for entry in reader.entries(kinds=(Kind.LAUNCH, Kind.STATE)):
+            if entry.record.kind == Kind.LAUNCH:
+                launch = decode(entry.record)
+                holder = Holder(launch.host, launch.pid, launch.boot_id)
+            elif (
+                started is None
+                and entry.record.node == NO_NODE
+                and Code(decode(entry.record).code).type is StateType.RUNNING
+            ):
+                started = entry.record.at
         row, last = reader.row, reader.last_state()
         ended = reader.last_time()
-    state = "Crashed" if last is None or not is_final(last[0]) else last[0]
+    is_over = last is not None and is_final(last[0])
+    state = last[0] if last is not None and (is_over or is_live) else "Pending" if is_live else "Crashed"
     return RunHeader(
         id=row.id,
         name=row.name,
         flow_name=row.flow_name,
         state=state,
         created=row.created,
-        started=row.created if last is not None else None,
-        ended=ended,
+        started=started,
+        ended=None if is_live and not is_over else ended,
+        host=holder.host if holder is not None else "",
+        pid=holder.pid if holder is not None else 0,
         epoch=row.epoch,
     )

@@ -411,7 +411,8 @@ def _put_in_place(folder: Path) -> list[str]:
     try:
         for name in (RUN_FILE, log):
             path = folder / name
-            if path.exists() and not any(each.samefile(path) for each in folder.glob(f"{name}.damaged-*")):
+            is_there = path.exists() and path.stat().st_size > 0
+            if is_there and not any(each.samefile(path) for each in folder.glob(f"{name}.damaged-*")):
                 os.link(path, kept_beside(path, moment))
         sync_folder(folder)
         failpoint("repair.linked")

@@ -89,7 +89,7 @@ class SqliteHistory(CatalogHistory):
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         self._make_folders()
-        catalog = SqliteCatalog(self.folder, creates=True)
+        catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
         folder = self.run_folder(run_id)
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
@@ -150,7 +150,7 @@ class SqliteHistory(CatalogHistory):
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
         failpoint("history.take.before")
-        catalog = SqliteCatalog(self.folder, creates=False)
+        catalog = SqliteCatalog(self.folder, creates=False, keys=self._all_keys())
         try:
             lock = DriverLock(self.run_folder(run_id))
             try:
@@ -215,7 +215,7 @@ class SqliteHistory(CatalogHistory):
                     for _ in reader.entries(after=min(seen, row.seq)):
                         pass
             # A driver that looks for requests must not be held up by whoever has the catalog locked.
-            polls = SqliteCatalog(self.folder, creates=False)
+            polls = SqliteCatalog(self.folder, creates=False, keys=self._all_keys())
             polls.be_quick()
         except BaseException:
             writer.close(checkpoint=False)
@@ -286,7 +286,9 @@ class SqliteHistory(CatalogHistory):
             wrong.append(str(error))
         if row is None and not folder.exists():
             raise self._missing(run_id)
-        header = None if row is None else self._seen(*row)
+        header = None if row is None else row[0]
+        if row is not None and row[0].is_verified:
+            header = self._seen(*row)
         return wrong + check_run(folder, self._seal(run_id), run_id=run_id, header=header)
 
     def remove(self, run_id: str) -> None:
@@ -330,7 +332,7 @@ class SqliteHistory(CatalogHistory):
         """
         from graphflow.histories.adopting import adopt
 
-        return adopt(self.folder, self._seal)
+        return adopt(self.folder, self._seal, self._all_keys())
 
     def repair_key(self) -> list[str]:
         """Restore a damaged key from its copy; see `graphflow.common.signing.repair_key`."""
@@ -396,7 +398,7 @@ class SqliteHistory(CatalogHistory):
         from graphflow.histories.repairing import repair_run
 
         folder, seal = self.run_folder(check_id(run_id)), self._seal(run_id)
-        catalog = SqliteCatalog(self.folder, creates=True)
+        catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
         try:
             # Nobody takes the run meanwhile: that, too, is a transaction of the catalog.
             with catalog.transaction():
@@ -435,10 +437,14 @@ class SqliteHistory(CatalogHistory):
 
     # -- parts ---------------------------------------------------------------------------------------------
 
-    def _seal(self, run_id: str) -> Seal:
+    def _all_keys(self) -> tuple[bytes, ...]:
         if not self._keys:
             self._keys = settings.secret_keys(self.folder)
-        return Seal(self._keys[0], run_id, self._keys[1:])
+        return self._keys
+
+    def _seal(self, run_id: str) -> Seal:
+        first, *older = self._all_keys()
+        return Seal(first, run_id, older)
 
     def _make_folders(self) -> None:
         try:
@@ -454,7 +460,10 @@ class SqliteHistory(CatalogHistory):
         """Return the catalog; a child process has its own connection."""
         with self._guard:
             if self._catalog is None or self._pid != os.getpid():
-                self._catalog, self._pid = SqliteCatalog(self.folder, creates=False), os.getpid()
+                self._catalog, self._pid = (
+                    SqliteCatalog(self.folder, creates=False, keys=self._all_keys()),
+                    os.getpid(),
+                )
             return self._catalog
 
     def _readable(self) -> SqliteCatalog | None:
@@ -491,7 +500,24 @@ class SqliteHistory(CatalogHistory):
     def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
         if claim is not None or not is_final(header.state):
             claim = self._newer(header.id, claim)
+        if not header.is_verified:
+            header = self._verified(header, is_live=claim is not None and self._is_alive(claim))
+            if not header.is_verified:
+                return header
         return super()._seen(header, claim)
+
+    def _verified(self, header: RunHeader, *, is_live: bool) -> RunHeader:
+        """Return a run whose row is not sealed from its own history, and seal that; without one, nothing but its id is shown."""
+        from graphflow.histories.adopting import header_of
+
+        try:
+            found = header_of(self.run_folder(check_id(header.id)), self._seal(header.id), is_live=is_live)
+        except HistoryError:
+            return replace(header, name="?", flow_name="?", state="Crashed", host="", pid=0)
+        found = replace(found, epoch=header.epoch)
+        with suppress(HistoryError):
+            self._open().correct(found)
+        return found
 
     def _readable_now(self, run_id: str, error: HistoryLocked) -> Row:
         """Return a run from its own file, while the catalog cannot even be read.
@@ -540,7 +566,7 @@ class SqliteHistory(CatalogHistory):
         if (self.folder / UNLISTED).is_dir():
             from graphflow.histories.adopting import list_marked
 
-            list_marked(self.folder, self._seal)
+            list_marked(self.folder, self._seal, self._all_keys())
 
     def _last(self, header: RunHeader) -> tuple[str, float]:
         state, ended = super()._last(header)

@@ -242,6 +242,8 @@ class RunHeader:
     pid: int = 0
     epoch: int = 0
     lease: Lease | None = None
+    is_verified: bool = True
+    """Whether a catalog that seals its rows has it as it was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
