@@ -17,6 +17,7 @@ from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
+from graphflow.common.secrets import are_known, scrub
 from graphflow.display.scripts import display
 from graphflow.driver.caches import Caches
 from graphflow.driver.definition import Definition
@@ -403,6 +404,7 @@ def failure_of_body(error: BaseException) -> BaseException:
     else that is not an `Exception`, such as a `CancelledError` that escaped from a library, only fails the run: it is the
     cause of an exception then, for it would end the caller's asyncio task or program.
     """
+    scrub(error)
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit) or _is_cancelled(error):
         return error
     failure = GraphflowError(
@@ -496,7 +498,7 @@ def call_end_hooks(flow: Definition, run: LiveRun) -> None:
 def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
     """Record calls made in this context with `recorder`, and set the flow context."""
     capture_logging()
-    if context.log_prints:
+    if context.log_prints or are_known():
         capture_prints()
     tokens = RECORDER.set(recorder), FLOW.set(context)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.secrets import is_secret
 from graphflow.common.wording import with_article
 from graphflow.errors import ResultStoreError, SerializationError
 from graphflow.model.orders import BatchOrder, Column, Elements, Gathered, Input, Ref, StepOrder, Whole
@@ -199,7 +200,9 @@ class _Limited:
 def can_travel(values: list[Any]) -> Exception | None:
     """Return why values cannot be pickled, by a look at the first few and the last; None if they can."""
     try:
-        cloudpickle.Pickler(_Limited(), protocol=5).dump([*values[:SAMPLE_VALUES], *values[-1:]])
+        # A secret can travel, though it is never written.
+        sample = [each for each in [*values[:SAMPLE_VALUES], *values[-1:]] if not is_secret(each)]
+        cloudpickle.Pickler(_Limited(), protocol=5).dump(sample)
     except _Enough:
         return None
     except Exception as error:

@@ -73,6 +73,8 @@ KEY_NBYTES = 32
 KEY_VARIABLE = "GRAPHFLOW_SECRET_KEY"
 KEY_FILE_VARIABLE = "GRAPHFLOW_SECRET_KEY_FILE"
 KEY_FILE = "secret.key"
+KEY_COPY = "secret.key.copy"
+"""The same key again: with a key that is lost or damaged, nothing that it signed could be verified."""
 OLD_KEY_FILES = "secret.key.old*"
 """Earlier keys, which sign nothing any more."""
 
@@ -303,30 +305,50 @@ def given_key() -> bytes | None:
 def _own_key(folder: Path) -> bytes:
     place = folder / KEY_FILE
     try:
-        return read_key(place)
+        key = read_key(place)
     except FileNotFoundError:
-        pass
+        key = _made_key(folder, place)
+    if not (folder / KEY_COPY).exists():
+        # A home that cannot be written to has no copy.
+        with suppress(OSError):
+            write_key(folder / KEY_COPY, key, replaces=False)
+    return key
+
+
+def _made_key(folder: Path, place: Path) -> bytes:
+    """Make the key of a home; one that is gone comes back from its copy."""
+    try:
+        key = read_key(folder / KEY_COPY)
+    except FileNotFoundError:
+        key = os.urandom(KEY_NBYTES)
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, os.urandom(KEY_NBYTES))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            # A link appears complete, and only once: of several processes one makes the key.
-            os.link(temporary, place)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        return read_key(place)
+        write_key(place, key, replaces=False)
     except OSError as error:
         raise SettingsError(
             f"the key {place} cannot be created: {error.strerror}; set GRAPHFLOW_HOME to a writable folder"
         ) from error
+    return read_key(place)
+
+
+def write_key(place: Path, key: bytes, *, replaces: bool) -> None:
+    """Write a key to a file that its owner alone can read; it appears complete. If it does not replace, a file that is there stays."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        try:
+            os.write(descriptor, key)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if replaces:
+            os.replace(temporary, place)
+        else:
+            # A link is made only once: of several processes one makes the key.
+            with suppress(FileExistsError):
+                os.link(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_key(place: Path) -> bytes:

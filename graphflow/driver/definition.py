@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from graphflow.common.secrets import mask
 from graphflow.errors import FlowTimedOut
 from graphflow.model.flow_options import FlowOptions
 
@@ -57,9 +58,9 @@ class Definition:
         label = self.options.flow_run_name
         try:
             if isinstance(label, str):
-                return label.format_map({"flow_name": self.name, "run_id": run_id, **parameters})
+                return mask(label.format_map({"flow_name": self.name, "run_id": run_id, **parameters}))
             if callable(label):
-                return str(label())
+                return mask(str(label()))
         except Exception:
             logger.debug("flow_run_name of %s raised; the default is used", self.name, exc_info=True)
         return f"{self.name}-{run_id[-6:].lower()}"

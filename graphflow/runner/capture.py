@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphflow.common.secrets import are_known, mask, scrub
 from graphflow.graph.context import FLOW, RUNNING, FlowContext, TaskContext
 from graphflow.model.reports import LogRecord
 from graphflow.runner.printing import Line
@@ -56,6 +57,7 @@ class LogSink:
         if self._taken + len(self.records) >= self._max_lines:
             self.dropped += 1
             return
+        message = mask(message)
         if len(message) > MAX_LINE:
             message = f"{message[:MAX_LINE]}... ({len(message)} characters)"
         is_task = isinstance(context, TaskContext)
@@ -92,6 +94,8 @@ def capture_logging() -> None:
         def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
             record = make(*args, **kwargs)
             context = _current()
+            if context is not None and are_known():
+                _mask_record(record)
             if (
                 context is not None
                 and context.sink is not None
@@ -107,8 +111,22 @@ def capture_logging() -> None:
         logging.setLogRecordFactory(factory)
 
 
+def _mask_record(record: logging.LogRecord) -> None:
+    """Mask secrets in a record, for all handlers."""
+    try:
+        message = record.getMessage()
+    except Exception:
+        message = str(record.msg)
+    found = mask(message)
+    if found != message:
+        record.msg, record.args = found, ()
+    if record.exc_info and record.exc_info[1] is not None:
+        scrub(record.exc_info[1])
+        record.exc_text = mask(logging.Formatter().formatException(record.exc_info))
+
+
 def capture_prints() -> None:
-    """Route `print` to the log of an item with `log_prints`; installed once per process."""
+    """Route `print` to the log of an item with `log_prints`, and mask secrets in it; installed once per process."""
     with _lock:
         if "print" in _installed:
             return
@@ -117,6 +135,8 @@ def capture_prints() -> None:
 
         def tee(*args: Any, **kwargs: Any) -> None:
             context = _current()
+            if context is not None and are_known() and kwargs.get("file") in (None, sys.stdout, sys.stderr):
+                args = tuple(mask(str(each)) for each in args)
             if (
                 context is None
                 or not context.log_prints

@@ -18,6 +18,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.secrets import are_known, mask, masked, scrub
 from graphflow.errors import ItemTimedOut, SerializationError, restore
 from graphflow.model.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
@@ -103,6 +104,7 @@ def user_traceback(error: BaseException) -> str:
         text = "".join(traceback.format_exception(type(error), error, tb, limit=-20))
     except Exception:
         text = f"{type(error).__name__} (its traceback cannot be shown)\n"
+    text = mask(text)
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters omitted ...\n{text[-half:]}"
@@ -112,7 +114,7 @@ def user_traceback(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     """Return what it says, whatever its `__str__` does."""
     try:
-        return str(error)
+        return mask(str(error))
     except BaseException as broken:
         return f"<its text cannot be shown: {type(broken).__name__}>"
 
@@ -143,6 +145,8 @@ def _pickled(made: Any) -> bytes | None:
     """Return the bytes of an exception, None if it does not come back from them."""
     try:
         data: bytes = cloudpickle.dumps(made)
+        if are_known() and masked(data) is not data:
+            return None
         return data if len(data) <= MAX_PICKLE and isinstance(pickle.loads(data), BaseException) else None
     except Exception:
         return None
@@ -152,6 +156,7 @@ def error_record(
     error: BaseException, *, is_local: bool, place: str = "", traceback_text: str | None = None
 ) -> ErrorRecord:
     """Return an exception as a record; its pickle is kept only if it can be restored."""
+    scrub(error)
     pickled: bytes | None = None
     if not is_local:
         pickled = _pickled(error)
@@ -230,6 +235,7 @@ class ErrorTable:
 
     def add(self, error: BaseException) -> int:
         """Return the number of the error: above 0 of a full record, below of a variant."""
+        scrub(error)
         tb = error.__traceback__
         code, at = None, 0
         if tb is not None:
@@ -242,7 +248,7 @@ class ErrorTable:
         if code is not kind.code or at != kind.at or type(error) is not kind.type:
             kind = self._last = self._kind_of(type(error), code, tb)
         try:
-            text = str(error)
+            text = mask(str(error))
             number = kind.numbers.get(text)
         except BaseException:
             text = _text(error)
@@ -482,6 +488,6 @@ def summarize(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str
 
 def _repr(value: Any) -> str:
     try:
-        return _SHORT.repr(value)
+        return mask(_SHORT.repr(masked(value) if are_known() else value))
     except Exception:
         return f"<{type(value).__name__}>"

@@ -24,6 +24,7 @@ from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.mapping import FailedInput
+from graphflow.identity.carrying import carried
 from graphflow.identity.origins import is_installed
 from graphflow.model.orders import (
     BatchOrder,
@@ -177,7 +178,7 @@ class OrderEncoder:
         )
         self.send_module(program.fn)
         try:
-            pickled: bytes = cloudpickle.dumps(replace(program, options=options), protocol=5)
+            pickled: bytes = carried(replace(program, options=options))
         except Exception as error:
             raise SerializationError(
                 f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
@@ -207,13 +208,13 @@ class OrderEncoder:
     def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
         mended = order.inputs
         try:
-            data: bytes = cloudpickle.dumps(order.inputs, protocol=5)
+            data: bytes = carried(order.inputs)
             return data
         except Exception:
             if not is_strict:
                 mended = tuple(_mended(each) for each in order.inputs)
         try:
-            data = cloudpickle.dumps(mended, protocol=5)
+            data = carried(mended)
             return data
         except Exception as error:
             raise SerializationError(
@@ -240,7 +241,7 @@ def _mended(source: Input) -> Input:
 
 def _carried(value: Any) -> Any:
     try:
-        cloudpickle.dumps(value, protocol=5)
+        carried(value)
     except Exception as error:
         if isinstance(value, BaseException):
             return RemoteError(type(value).__name__, str(value))
@@ -402,7 +403,7 @@ def encode_report(report: Report) -> bytes:
         grafts = []
         for graft in step.grafts:
             try:
-                content: Any = cloudpickle.dumps(graft.fragment, protocol=5)
+                content: Any = carried(graft.fragment)
             except Exception as error:
                 problem = SerializationError(
                     "the calls that a task made and returned cannot be carried back from the worker: "

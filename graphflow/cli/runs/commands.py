@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -72,6 +73,15 @@ Backend = Annotated[
         metavar="SPEC",
         help="Where to run, as for `graphflow run`.",
         autocompletion=completing.backends,
+    ),
+]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A secret that the run began with, as for `graphflow run`: secrets are not stored.",
     ),
 ]
 Value = Annotated[
@@ -317,15 +327,22 @@ def result(
             help="Write the value to this file: .json, .jsonl (a list, a line per item) or .pickle.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists; it keeps its mode.")
+    ] = False,
 ) -> None:
     """Print the value of a run, a node or an item, as JSON or its repr.
 
     Exit codes: 0 printed or saved, 1 it failed, 2 the value cannot be saved in this format, 4 no such run or value, 5 it
     cannot be read.
     """
+    if save is None and overwrite:
+        raise typer.BadParameter("--overwrite says what --save does; use both")
     if save is not None:
         with _saving():
             check_suffix(save)
+            if not overwrite and os.path.lexists(save):
+                raise ValueError(f"{save} already exists; use another name, or --overwrite")
     with _history() as history:
         found = history.run(run)
         try:
@@ -342,7 +359,7 @@ def result(
         write_data(value_text(value))
     else:
         with _saving():
-            _say(f"saved {save_value(value, save)}")
+            _say(f"saved {save_value(value, save, overwrites=overwrite)}")
 
 
 @contextmanager
@@ -380,6 +397,7 @@ def resume(
         bool,
         typer.Option("--force", help="Resume even if the flow's calls no longer match the recorded run."),
     ] = False,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -401,7 +419,13 @@ def resume(
         else:
             found.check_free()
             code = resume_run(
-                found, target=target, backend=backend, manner=manner, rerun_changed=rerun_changed, force=force
+                found,
+                target=target,
+                backend=backend,
+                manner=manner,
+                pairs=param or (),
+                rerun_changed=rerun_changed,
+                force=force,
             )
     raise typer.Exit(code)
 
@@ -424,6 +448,7 @@ def retry(
             help="These items of the node, or of the only map; 3,7:9 is 3, 7 and 8.",
         ),
     ] = None,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -446,7 +471,15 @@ def retry(
                 raise ValueError(
                     f"the node has {count_text(len(chosen), 'item')}; there is no item {wrong[0]}"
                 )
-        code = retry_run(found, target=target, backend=backend, manner=manner, node=node, indices=indices)
+        code = retry_run(
+            found,
+            target=target,
+            backend=backend,
+            manner=manner,
+            pairs=param or (),
+            node=node,
+            indices=indices,
+        )
     raise typer.Exit(code)
 
 
@@ -530,7 +563,10 @@ def fsck(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="List runs again that the catalog has lost, from their own records."),
+        typer.Option(
+            "--repair",
+            help="Keep what verifies of damaged histories and the catalog, so that runs can be resumed; what is lost runs again.",
+        ),
     ] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
@@ -540,11 +576,11 @@ def fsck(
     """
     with _history() as history:
         if repair:
-            adopted, unreadable = history.adopt()
-            for run_id in adopted:
-                _say(f"run {run_id} is listed again")
-            for problem in unreadable:
-                _say(problem)
+            chosen_runs: list[str | None] = [*run] if run else [None]
+            for asked in chosen_runs:
+                for run_id, texts in history.repair(asked).items():
+                    for text in texts:
+                        _say(f"{run_id}  {text}" if run_id else text)
         lost = [] if run else history.unlisted()
         chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
         checked = ((each, history.verify(each.id)) for each in chosen)
@@ -560,7 +596,7 @@ def fsck(
                 write_data(dumped(document))
             documents.append(document)
         for run_id in lost:
-            problem = "the catalog has lost this run; use `graphflow fsck --repair` to list it again"
+            problem = "the catalog has lost this run; `graphflow fsck --repair` lists it again"
             wrong += 1
             if output is ListFormat.TABLE:
                 write_data(f"{run_id}  {problem}")

@@ -16,6 +16,8 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as internals
 
+from graphflow.common.secrets import is_secret, refuse_to_write
+
 __all__ = ["ValuePickler", "class_of"]
 
 _MAIN = ("__main__", "__mp_main__")
@@ -28,6 +30,8 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what is not plain data; called once per class in a pickle."""
+        if is_secret(obj):
+            raise refuse_to_write(obj)
         if isinstance(obj, type) and _travels(obj):
             return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
         return super().reducer_override(obj)

@@ -1,0 +1,83 @@
+"""Pickles that carry secrets, for processes that work for this one; and those that refuse to, for all that is written.
+
+Where a secret arrives, its text is masked there too, and it has the digest that the sender's key gave it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+
+from graphflow.common.secrets import Secret, inner_of, is_secret, known, refuse_to_write
+from graphflow.identity.canonical import secret_digest, told_digest
+
+__all__ = ["carried", "kept", "secrets_in"]
+
+
+class _Carrier(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if is_secret(obj):
+            return _arrived, (type(obj), inner_of(obj), secret_digest(obj))
+        return super().reducer_override(obj)
+
+
+class _Keeper(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if is_secret(obj):
+            raise refuse_to_write(obj)
+        return super().reducer_override(obj)
+
+
+class _Finder(cloudpickle.Pickler):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), protocol=5)
+        self.found: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if is_secret(obj):
+            self.found.append(obj)
+            return str, ()
+        return super().reducer_override(obj)
+
+
+def _arrived(kind: Any, value: Any, digest: bytes) -> Any:
+    made = Secret(value) if issubclass(kind, Secret) else known(kind(value))
+    told_digest(made, digest)
+    return made
+
+
+def carried(value: Any) -> bytes:
+    """Return the pickle of a value for another process, with its secrets."""
+    return _dumped(_Carrier, value)
+
+
+def kept(value: Any) -> bytes:
+    """Return the pickle of a value that is written.
+
+    Raises
+    ------
+    pickle.PicklingError
+        If there is a secret in it.
+    """
+    return _dumped(_Keeper, value)
+
+
+def secrets_in(value: Any) -> Sequence[Any]:
+    """Return the secrets in a value, as far as it can be pickled."""
+    if is_secret(value):
+        return [value]
+    finder = _Finder()
+    try:
+        finder.dump(value)
+    except Exception:
+        return finder.found
+    return finder.found
+
+
+def _dumped(kind: Any, value: Any) -> bytes:
+    buffer = io.BytesIO()
+    kind(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
