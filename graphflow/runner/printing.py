@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from graphflow.common.secrets import mask
 from graphflow.graph.context import RUNNING, TaskContext
 
 __all__ = ["Line", "LineStream", "print_lines"]
@@ -78,9 +79,9 @@ class LineStream:
             if end:
                 if label:
                     for line in whole.split("\n"):
-                        self._pass_on(Line(label, line, self._is_error), context)
+                        self._pass_on(Line(label, mask(line), self._is_error), context)
                 else:
-                    self._pass_plainly(whole + end)
+                    self._pass_plainly(mask(whole + end))
             if len(rest) > _MAX_OPEN:
                 self._end(label, rest, context)
             elif rest:
@@ -98,7 +99,7 @@ class LineStream:
             label, kept, _ = self._open.get(threading.get_ident(), ("", "", None))
             if kept and not label:
                 del self._open[threading.get_ident()]
-                self._pass_plainly(kept)
+                self._pass_plainly(mask(kept))
         self.stream.flush()
 
     def show(self, line: Line) -> None:
@@ -123,9 +124,9 @@ class LineStream:
 
     def _end(self, label: str, text: str, context: TaskContext | None) -> None:
         if label:
-            self._pass_on(Line(label, text, self._is_error), context)
+            self._pass_on(Line(label, mask(text), self._is_error), context)
         else:
-            self._pass_plainly(text)
+            self._pass_plainly(mask(text))
 
     def _write(self, text: str) -> None:
         self.stream.write(text)
