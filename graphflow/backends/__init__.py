@@ -46,17 +46,38 @@ def local(slots: int | None = None) -> LocalBackend:
     return LocalBackend(slots)
 
 
-def processes(slots: int | None = None) -> DaskBackend:
+def processes(
+    slots: int | None = None,
+    *,
+    worker_timeout_seconds: float | None = None,
+    wait_for_workers_seconds: float | None = None,
+) -> DaskBackend:
     """Run batches on a local Dask cluster of `slots` worker processes; by default one per core.
 
     It needs no `__main__` guard. The cluster starts with the first run and stays until `close()`, the end of
     a `with` block, or the interpreter's end.
+
+    Parameters
+    ----------
+    worker_timeout_seconds
+        Seconds of silence after which a worker is taken for lost and what runs there goes to others; by default the setting
+        `workers.timeout_seconds`, 60.
+    wait_for_workers_seconds
+        Seconds for which a run waits where there are no workers, and five times that while some are starting; by default
+        the setting `workers.wait_seconds`, 60.
     """
     from graphflow.backends.dask.cluster import DaskBackend
     from graphflow.backends.dask.connecting import Way
 
     check_slots("processes", slots)
-    return DaskBackend(Way(slots=slots or os.cpu_count() or 1))
+    return DaskBackend(
+        Way(slots=slots or os.cpu_count() or 1, **_patience(worker_timeout_seconds, wait_for_workers_seconds))
+    )
+
+
+def _patience(timeout: float | None, wait: float | None) -> dict[str, Any]:
+    given = {"worker_timeout_seconds": timeout, "wait_for_workers_seconds": wait}
+    return {name: seconds for name, seconds in given.items() if seconds is not None}
 
 
 def dask(
@@ -69,11 +90,14 @@ def dask(
     cluster_kwargs: Mapping[str, Any] | None = None,
     adapt_kwargs: Mapping[str, Any] | None = None,
     client_kwargs: Mapping[str, Any] | None = None,
+    worker_timeout_seconds: float | None = None,
+    wait_for_workers_seconds: float | None = None,
 ) -> DaskBackend:
     """Run batches on a Dask cluster: exactly one of an address, a scheduler file, a client, a cluster or a class.
 
     A client or cluster that is passed stays open; one that is created from `cluster_class` (a class or its
-    dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend.
+    dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend. For `worker_timeout_seconds` and
+    `wait_for_workers_seconds` see `processes`; a silent worker on which batches run is removed from the cluster.
 
     Raises
     ------
@@ -92,6 +116,7 @@ def dask(
         cluster_kwargs=dict(cluster_kwargs or {}),
         adapt_kwargs=dict(adapt_kwargs or {}),
         client_kwargs=dict(client_kwargs or {}),
+        **_patience(worker_timeout_seconds, wait_for_workers_seconds),
     )
     return DaskBackend(way)
 

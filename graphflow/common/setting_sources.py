@@ -75,6 +75,27 @@ SETTINGS = (
         help="How long a driver keeps its run without renewing its lease.",
     ),
     Setting(
+        key="runs.max_depth",
+        variable="GRAPHFLOW_MAX_DEPTH",
+        kind="count",
+        default=10_000,
+        help="How deep tasks that return calls of tasks may be nested.",
+    ),
+    Setting(
+        key="workers.timeout_seconds",
+        variable="GRAPHFLOW_WORKER_TIMEOUT_SECONDS",
+        kind="seconds",
+        default=60.0,
+        help="The silence after which a worker is taken for lost, and what runs there goes to others.",
+    ),
+    Setting(
+        key="workers.wait_seconds",
+        variable="GRAPHFLOW_WAIT_FOR_WORKERS_SECONDS",
+        kind="seconds",
+        default=60.0,
+        help="How long a run waits where there are no workers.",
+    ),
+    Setting(
         key="cache.refresh",
         variable="GRAPHFLOW_REFRESH_CACHE",
         kind="flag",

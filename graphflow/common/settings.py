@@ -42,6 +42,9 @@ __all__ = [
     "KEY_NBYTES",
     "KEY_VARIABLE",
     "lease_seconds",
+    "max_depth",
+    "wait_for_workers_seconds",
+    "worker_timeout_seconds",
     "OLD_KEY_FILES",
     "overrides",
     "progress",
@@ -209,6 +212,21 @@ def refresh_cache() -> bool:
 def lease_seconds() -> float:
     """Return `runs.lease_seconds`: how long a driver keeps its run without renewing its lease; 30 by default."""
     return float(resolved()["runs.lease_seconds"])
+
+
+def max_depth() -> int:
+    """Return `runs.max_depth`: how deep tasks that return calls of tasks may be nested; 10,000 by default."""
+    return int(resolved()["runs.max_depth"])
+
+
+def worker_timeout_seconds() -> float:
+    """Return `workers.timeout_seconds`: the silence after which a worker is lost; 60 by default."""
+    return float(resolved()["workers.timeout_seconds"])
+
+
+def wait_for_workers_seconds() -> float:
+    """Return `workers.wait_seconds`: how long a run waits where there are no workers; 60 by default."""
+    return float(resolved()["workers.wait_seconds"])
 
 
 def result_storage() -> str | None:

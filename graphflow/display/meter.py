@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from graphflow.errors import ValueUnavailable
-from graphflow.model.states import State
+from graphflow.model.states import Code, State
 
 if TYPE_CHECKING:
     from graphflow.runs.run import Run
@@ -29,7 +29,7 @@ class NodeView(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def state(self) -> State: ...
+    def state_code(self) -> Code: ...
     @property
     def width(self) -> int | None: ...
     @property
@@ -105,7 +105,7 @@ class Meter:
 
     def _row(self, node: NodeView, now: float, counts_retries: bool) -> NodeRow:
         counts = node.counts
-        state = node.state
+        state = State.of(node.state_code)
         completed = counts.get("Completed", 0)
         cached = counts.get("Cached", 0)
         skipped = counts.get("Skipped", 0)

@@ -18,6 +18,7 @@ __all__ = ["LiveProgress", "NoProgress", "PlainProgress", "Progress", "make_prog
 
 _PLAIN_SECONDS = 10.0
 _PLAIN_FRACTION = 0.05 - 1e-9  # 0.06 - 0.01 is a hair less than 0.05
+_PLAIN_LINES = 30
 
 
 class Progress(Protocol):
@@ -76,11 +77,14 @@ class PlainProgress(NoProgress):
         self._said: dict[int, tuple[float, float, str]] = {}
 
     def show(self, rows: Sequence[NodeRow], *, now: float) -> None:
-        """Print the lines that are due."""
-        for row in rows:
-            if self._is_due(row, now):
-                self._said[row.id] = (now, row.fraction or 0.0, row.state.name)
-                self.say(plain_line(row))
+        """Print the lines that are due; of many at a time, the first ones and the number of the others."""
+        due = [row for row in rows if self._is_due(row, now)]
+        for row in due:
+            self._said[row.id] = (now, row.fraction or 0.0, row.state.name)
+        for row in due[:_PLAIN_LINES]:
+            self.say(plain_line(row))
+        if len(due) > _PLAIN_LINES:
+            self.say(f"... and {len(due) - _PLAIN_LINES:,} more nodes")
 
     def stop(self, rows: Sequence[NodeRow], *, now: float) -> None:
         """Print the last lines."""

@@ -131,7 +131,13 @@ class ScriptDisplay:
 
     # -- while a run goes on ------------------------------------------------------------------------------------
 
-    def _turn(self) -> float | None:
+    def _turn(self) -> float:
+        begun = time.monotonic()
+        self._draw()
+        # Drawing thousands of nodes takes a small share of the time all the same.
+        return max(_REFRESH_SECONDS, 20 * (time.monotonic() - begun))
+
+    def _draw(self) -> None:
         from graphflow.display.meter import rows_of
 
         with self._lock:
@@ -140,13 +146,12 @@ class ScriptDisplay:
             if not self._runs and not any(area.is_stale for area in self._areas.values()):
                 if time.monotonic() - self._idle_since > _IDLE_SECONDS:
                     self._service.stop()
-                return None
+                return
             if self._drawn is None and self._runs:
                 self._begin_drawing()
             if self._drawn is not None:
                 run, progress = self._drawn
                 progress.show(rows_of(run, self._meter), now=time.time())
-        return None
 
     def _begin_drawing(self) -> None:
         run, (mode, since) = next(iter(self._runs.items()))

@@ -26,6 +26,7 @@ __all__ = ["show_end", "show_failures", "show_summary"]
 _ROWS_SHOWN = 60
 _NODE_WIDTH = 12
 _GROUPS_SHOWN = 5
+_OWN_FAILURES = frozenset({"Failed", "TimedOut", "Crashed", "Indeterminate"})
 _LOOKED_AT = 1_000
 """The number of a node's failures up to which each is read; beyond it, only distinct exceptions are."""
 
@@ -99,6 +100,9 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             broken.append(f"{node.name} failed apart from its items: {node.state.message}")
         if not _has_failed(node.counts) or only not in (None, node.name):
             continue
+        if set(node.counts).isdisjoint(_OWN_FAILURES):
+            followers += node.counts["UpstreamFailed"]
+            continue
         own: list[FailureView] = []
         failures = node.failures()
         if len(failures) > _LOOKED_AT:
@@ -153,7 +157,7 @@ def _body_failure(error: BaseException, *, is_verbose: bool) -> str:
 
 
 def _has_failed(counts: Iterable[str]) -> bool:
-    return not {"Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate"}.isdisjoint(counts)
+    return not {*_OWN_FAILURES, "UpstreamFailed"}.isdisjoint(counts)
 
 
 def _number(number: int | None) -> str:

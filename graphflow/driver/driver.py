@@ -33,6 +33,7 @@ from graphflow.errors import (
     BackendError,
     GraphflowError,
     ResultStoreError,
+    TooDeep,
 )
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Node
@@ -549,11 +550,14 @@ class Driver:
         fragment = command.fragment
         parent = self.core.books[command.node].node
         if isinstance(fragment, ErrorRecord):
-            self.history.errors[command.node] = self.history.restored(fragment)
-            answer = ev.Grafted(node=command.node, index=command.index, failed=True)
+            self._graft_failed(command, self.history.restored(fragment))
         else:
             failpoint("driver.expand.before")
-            nodes, root = self._adopt(fragment, parent, command.index)
+            try:
+                nodes, root = self._adopt(fragment, parent, command.index)
+            except TooDeep as error:
+                self._graft_failed(command, error)
+                return
             failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
@@ -568,8 +572,10 @@ class Driver:
                     )
                 )
             )
-            return
-        self.tell(answer)
+
+    def _graft_failed(self, command: ev.GraftItem, error: BaseException) -> None:
+        self.history.errors[command.node] = error
+        self.tell(ev.Grafted(node=command.node, index=command.index, failed=True, error=error))
 
     def _finish(self, command: ev.FinishRun) -> None:
         failpoint("driver.finish.before")

@@ -101,6 +101,11 @@ class Node:
         return Code.CRASHED if known.has_started else Code.PENDING
 
     @property
+    def state_code(self) -> Code:
+        """Its state as a code, without what is known of the reason."""
+        return self._code(self.known)
+
+    @property
     def state(self) -> State:
         """Its state; for a mapped node, derived from its items."""
         known = self.known

@@ -20,7 +20,7 @@ from graphflow.display.progress import (
     plain_line,
     segments,
 )
-from graphflow.model.states import Code, State
+from graphflow.model.states import Code
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = BEGIN.timestamp()
@@ -30,7 +30,7 @@ NOW = BEGIN.timestamp()
 class Node:
     id: int = 0
     name: str = "count"
-    state: State = field(default_factory=lambda: State.of(Code.RUNNING))
+    state_code: Code = Code.RUNNING
     width: int | None = 100
     is_mapped: bool = True
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def test_the_rate_is_measured_over_the_last_seconds_and_gives_the_time_left() ->
 
 def test_a_node_that_ended_shows_its_mean_rate_and_no_time_left() -> None:
     node = Node(
-        state=State.of(Code.COMPLETED), counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20)
+        state_code=Code.COMPLETED, counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20)
     )
 
     row = row_of(node, after=1000)
@@ -130,7 +130,7 @@ def test_a_single_task_says_one_line_when_it_ends_and_none_before() -> None:
     done = Node(
         is_mapped=False,
         width=1,
-        state=State.of(Code.COMPLETED),
+        state_code=Code.COMPLETED,
         counts={"Completed": 1},
         ended=BEGIN + timedelta(seconds=2),
     )
@@ -141,7 +141,7 @@ def test_a_single_task_says_one_line_when_it_ends_and_none_before() -> None:
 
 
 def test_a_node_that_has_not_begun_says_nothing() -> None:
-    assert plain_output((0.0, Node(state=State.of(Code.PENDING), started=None))) == []
+    assert plain_output((0.0, Node(state_code=Code.PENDING, started=None))) == []
 
 
 def test_the_live_table_has_a_line_per_node() -> None:
@@ -165,7 +165,7 @@ def test_the_live_table_has_a_line_per_node() -> None:
 def test_rows_that_do_not_fit_give_way_to_those_at_work() -> None:
     states = [Code.COMPLETED] * 5 + [Code.RUNNING] * 2 + [Code.PENDING] * 5
     rows = Meter().read(
-        [Node(id=i, name=str(i), state=State.of(code)) for i, code in enumerate(states)], now=NOW
+        [Node(id=i, name=str(i), state_code=code) for i, code in enumerate(states)], now=NOW
     )
 
     shown, left_out = choose_rows(rows, room=4)
