@@ -6,6 +6,7 @@ which send their lines to the run's process.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -59,13 +60,15 @@ class LineStream:
         self._lock = threading.RLock()
         self._open: dict[int, tuple[str, str, TaskContext | None]] = {}
         self._is_over = False
+        self._pid = os.getpid()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         """Pass the lines on that are whole; keep the rest until its end comes, or another item prints in this thread."""
-        if self._is_over or not isinstance(text, str):
+        if self._is_over or not isinstance(text, str) or os.getpid() != self._pid:
+            # A fork has no one to pass lines on to.
             return int(self.stream.write(text))
         context = RUNNING.get()
         label = "" if context is None else _label(context)

@@ -21,6 +21,7 @@ from graphflow.graph.context import TaskContext
 from graphflow.model.orders import BatchOrder, Program, Ref
 from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
+from graphflow.runner.children import allow_children
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
 from graphflow.runner.host import Packed, SerializationFailure
 from graphflow.runner.journal import CrashJournal
@@ -340,6 +341,7 @@ def run_payload(
 
 
 def _run(order: BatchOrder, host: WorkerHost) -> bytes:
+    allow_children()
     _take_lines()
     report = run_batch(order, host)
     _finish_lines()

@@ -64,9 +64,7 @@ def test_the_rate_is_measured_over_the_last_seconds_and_gives_the_time_left() ->
 
 
 def test_a_node_that_ended_shows_its_mean_rate_and_no_time_left() -> None:
-    node = Node(
-        state_code=Code.COMPLETED, counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20)
-    )
+    node = Node(state_code=Code.COMPLETED, counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20))
 
     row = row_of(node, after=1000)
 
@@ -164,9 +162,7 @@ def test_the_live_table_has_a_line_per_node() -> None:
 
 def test_rows_that_do_not_fit_give_way_to_those_at_work() -> None:
     states = [Code.COMPLETED] * 5 + [Code.RUNNING] * 2 + [Code.PENDING] * 5
-    rows = Meter().read(
-        [Node(id=i, name=str(i), state_code=code) for i, code in enumerate(states)], now=NOW
-    )
+    rows = Meter().read([Node(id=i, name=str(i), state_code=code) for i, code in enumerate(states)], now=NOW)
 
     shown, left_out = choose_rows(rows, room=4)
 
