@@ -11,6 +11,8 @@ from graphflow.authoring.pausing import pause_run
 from graphflow.authoring.spreading import flatten, items, product, rows, starmap
 from graphflow.authoring.tasks import Task, task
 from graphflow.authoring.waiting import as_completed, wait
+from graphflow.common.secrets import Secret
+from graphflow.common.settings import settings
 from graphflow.graph.context import flow_context, get_run_logger, task_context
 from graphflow.graph.mapping import allow_failure, unmapped
 from graphflow.identity.canonical import register_hash
@@ -61,6 +63,7 @@ __all__ = [
     "Pause",
     "Retry",
     "Run",
+    "Secret",
     "Skip",
     "State",
     "Task",
@@ -84,6 +87,7 @@ __all__ = [
     "product",
     "register_hash",
     "rows",
+    "settings",
     "some_failed",
     "some_successful",
     "starmap",

@@ -46,6 +46,7 @@ __all__ = [
     "SourceChanged",
     "TargetError",
     "TaskOptionError",
+    "TooDeep",
     "TransitionError",
     "UpstreamFailed",
     "ValueUnavailable",
@@ -100,6 +101,10 @@ class CycleError(GraphflowError, ValueError):
 
 class ForcingError(GraphflowError, RuntimeError):
     """A future was forced where nothing can run: while a graph is built, or inside a task."""
+
+
+class TooDeep(GraphflowError):
+    """Tasks that return calls of tasks are nested deeper than the setting `runs.max_depth` allows."""
 
 
 class TransitionError(GraphflowError, ValueError):

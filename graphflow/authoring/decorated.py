@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, ParamSpec
 
-from graphflow.common.functions import Binding, dress, is_async
+from graphflow.common.functions import Binding, dress, function_name, is_async, signature_of
 from graphflow.errors import TaskOptionError
 
 __all__ = ["Decorated"]
@@ -27,6 +29,11 @@ class Decorated(Generic[P]):
         self._binding = Binding.of(fn)
         if isinstance(fn, staticmethod | classmethod):
             fn = fn.__func__
+        if isinstance(fn, str):
+            raise TaskOptionError(
+                f"@{self._kind} was given a name, {fn!r}, in place of a function; write @{self._kind}(name={fn!r}) above a "
+                "function, whose body makes the calls"
+            )
         if isinstance(fn, type(self)):
             raise TaskOptionError(
                 f"{fn!r} is already a {self._kind}; use its with_options(...) to change options"
@@ -37,6 +44,15 @@ class Decorated(Generic[P]):
         self.is_async = is_async(fn)
         self._set_options(options)
         dress(self, fn)
+
+    def _wait_for(self, kwargs: dict[str, Any]) -> Any:
+        """Take out what a call waits for, unless the function has a parameter of that name."""
+        has_its_own = self._signature is not None and "wait_for" in self._signature.parameters
+        return None if has_its_own else kwargs.pop("wait_for", None)
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature | None:
+        return signature_of(self.fn)
 
     @abstractmethod
     def _set_options(self, given: Mapping[str, Any]) -> None:
@@ -49,6 +65,20 @@ class Decorated(Generic[P]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+    def _repr_html_(self) -> str:
+        # What only notebooks show is loaded by them alone.
+        from graphflow.model.html import box, element, table
+
+        called = f"{function_name(self.fn)}{self._signature or '(...)'}"
+        head = element("div", element("b", self.name), f"  {self._kind}  ", element("code", called))
+        options = [
+            # Options of stores have credentials.
+            (name, element("code", "***" if name.endswith("_options") else repr(value)))
+            for name, value in self._given.items()
+            if value is not None
+        ]
+        return box(head, *([table(["option", "value"], options)] if options else []))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         bound = self._binding.bind(self.fn, instance, owner)

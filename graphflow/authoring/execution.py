@@ -13,9 +13,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
+from graphflow.common.secrets import are_known, scrub
+from graphflow.display.scripts import display
 from graphflow.driver.caches import Caches
 from graphflow.driver.definition import Definition
 from graphflow.driver.dispatch import Persistence
@@ -76,6 +79,7 @@ class Execution:
         self.run = LiveRun(record)
         self.durability = record.durability = durability
         self._opened: list[tuple[Backend, bool]] = []
+        self._shown = display.mode()
 
     # -- from the first state to the last -------------------------------------------------------------------
 
@@ -119,6 +123,7 @@ class Execution:
         record, durable = self.record, self.durability
         record.started = datetime.now(UTC)
         durable.watch(sink=record.sink, act=record.carry_out, lost=self._lost)
+        display.begin(self.run, self._shown)
         try:
             yield
         finally:
@@ -129,6 +134,7 @@ class Execution:
                 record.end()
             durable.close()
             call_end_hooks(self.flow, self.run)
+            display.end(self.run)
             record.done.set()
 
     def _lost(self, error: GraphflowError) -> None:
@@ -287,6 +293,7 @@ class Execution:
             outcome = driver.outcome
             if error is None and outcome is not None and outcome.code != Code.COMPLETED:
                 error = unhandled_exception(driver, outcome)
+                self._advise(recorder, driver)
         if error is None and driver is None and recorder.by_id:
             error = RunCancelled(f"run {self.record.name} was cancelled before it began")
         if isinstance(error, RunCancelled) and deadline is not None and deadline.is_over:
@@ -299,6 +306,20 @@ class Execution:
             except Exception as broken:
                 error = broken
         settle(self.record, error)
+
+    def _advise(self, recorder: RunRecorder, driver: Driver) -> None:
+        """Say where the body seems to handle a failure that it cannot have been given."""
+        failed = {book.node.task_name for book in list(driver.core.books.values()) if book.unhandled()}
+        for name, line in unreached_handlers(self.flow.fn):
+            if name in failed:
+                with self._body_context(recorder):
+                    logger.warning(
+                        "the `try` in line %d of flow %r cannot catch what %s raises: the call only records what will run; ask "
+                        "for the value inside the `try`, with .result()",
+                        line,
+                        self.flow.name,
+                        name,
+                    )
 
 
 class Deadline:
@@ -384,6 +405,7 @@ def failure_of_body(error: BaseException) -> BaseException:
     else that is not an `Exception`, such as a `CancelledError` that escaped from a library, only fails the run: it is the
     cause of an exception then, for it would end the caller's asyncio task or program.
     """
+    scrub(error)
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit) or _is_cancelled(error):
         return error
     failure = GraphflowError(
@@ -477,7 +499,7 @@ def call_end_hooks(flow: Definition, run: LiveRun) -> None:
 def entered(recorder: Recorder, context: FlowContext) -> Iterator[None]:
     """Record calls made in this context with `recorder`, and set the flow context."""
     capture_logging()
-    if context.log_prints:
+    if context.log_prints or are_known():
         capture_prints()
     tokens = RECORDER.set(recorder), FLOW.set(context)
     try:

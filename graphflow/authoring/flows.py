@@ -11,11 +11,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow.authoring.decorated import Decorated
-from graphflow.authoring.parameters import bind_parameters, validated
+from graphflow.authoring.parameters import bind_parameters, validated, with_named_secrets
 from graphflow.common import ids
 from graphflow.common.functions import function_name
 from graphflow.driver.run_record import RunRecord
-from graphflow.errors import ParameterError
+from graphflow.errors import ForcingError, ParameterError
 from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
@@ -27,6 +27,7 @@ from graphflow.runs.run import Run
 if TYPE_CHECKING:
     from graphflow.authoring.execution import Execution
     from graphflow.driver.definition import Definition
+    from graphflow.runs.forecasting import Forecast
 
 __all__ = ["Flow", "flow"]
 
@@ -167,7 +168,14 @@ class Flow(Decorated[P], Generic[P, R]):
         execution.execute()
         return execution.run
 
-    def resume(self, run_id: str, *, rerun_changed: bool = False, force: bool = False) -> Any:
+    def resume(
+        self,
+        run_id: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        rerun_changed: bool = False,
+        force: bool = False,
+    ) -> Any:
         """Resume a run that crashed, failed, was cancelled or interrupted: run missing items, keep finished ones.
 
         The body runs again with the original parameters; its calls are matched with the earlier ones. Returns the run,
@@ -177,6 +185,9 @@ class Flow(Decorated[P], Generic[P, R]):
         ----------
         run_id
             The run's id, a unique prefix of it, its name, `@latest` or `@latest-failed`.
+        parameters
+            Secrets, which are not stored, by the names of their parameters; those that the run began with. Others, if given,
+            must be the same as then.
         rerun_changed
             Whether to rerun tasks whose code has changed, and what depends on them. Otherwise their finished items
             are kept, with one warning, and the new code runs the others.
@@ -187,12 +198,14 @@ class Flow(Decorated[P], Generic[P, R]):
         ------
         RunNotFound
             If there is no such run, or it is another flow's.
+        ParameterError
+            If a secret is missing, or a parameter differs from what the run began with.
         LeaseHeld
             If it has a driver.
         FlowChanged
             If the calls of the changed flow do not match, and this is not forced; as the run's exception.
         """
-        return self._again(run_id, None, rerun_changed=rerun_changed, force=force)
+        return self._again(run_id, None, rerun_changed=rerun_changed, force=force, given=parameters)
 
     def redrive(
         self,
@@ -201,6 +214,7 @@ class Flow(Decorated[P], Generic[P, R]):
         failed: bool | None = None,
         node: str | None = None,
         indices: Iterable[int] | None = None,
+        parameters: Mapping[str, Any] | None = None,
         rerun_changed: bool = False,
         force: bool = False,
     ) -> Any:
@@ -216,7 +230,7 @@ class Flow(Decorated[P], Generic[P, R]):
             The node, by its name in the run.
         indices
             Only these items of it; without `node`, of the run's only map.
-        rerun_changed, force
+        parameters, rerun_changed, force
             As for `resume`.
 
         Raises
@@ -237,7 +251,9 @@ class Flow(Decorated[P], Generic[P, R]):
             raise ParameterError("redrive: use failed=True, or a node and its indices, not both")
         if failed is False and node is None and chosen is None:
             raise ParameterError("redrive: nothing to run again; use failed=True, or a node and its indices")
-        return self._redriven(run_id, node, chosen, rerun_changed=rerun_changed, force=force)
+        return self._redriven(
+            run_id, node, chosen, rerun_changed=rerun_changed, force=force, given=parameters
+        )
 
     def _redriven(
         self,
@@ -248,13 +264,16 @@ class Flow(Decorated[P], Generic[P, R]):
         rerun_changed: bool = False,
         force: bool = False,
         starts: bool = False,
+        given: Mapping[str, Any] | None = None,
     ) -> Any:
         """Another launch in which these run again: all that failed, where neither a node nor items are named."""
         from graphflow.driver.recovery import Selection
 
         chosen = None if indices is None else frozenset(indices)
         selections = [] if node is None and chosen is None else [Selection(node=node or "", indices=chosen)]
-        return self._again(run_id, selections, rerun_changed=rerun_changed, force=force, starts=starts)
+        return self._again(
+            run_id, selections, rerun_changed=rerun_changed, force=force, starts=starts, given=given
+        )
 
     def _again(
         self,
@@ -264,6 +283,7 @@ class Flow(Decorated[P], Generic[P, R]):
         rerun_changed: bool = False,
         force: bool = False,
         parameters: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | None = None,
         starts: bool = False,
     ) -> Any:
         """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
@@ -277,6 +297,8 @@ class Flow(Decorated[P], Generic[P, R]):
             rerun_changed=rerun_changed,
             is_forced=force,
             parameters=parameters,
+            given=self._given_again(given),
+            checked=self._checked,
         )
         if found.durability is None:
             from graphflow.runs.history import history
@@ -306,24 +328,71 @@ class Flow(Decorated[P], Generic[P, R]):
         ForcingError
             If the body forces a future: the rest of its graph depends on a value.
         """
-        parameters = self._parameters(args, kwargs)
-        recorder = Recorder(flow_name=self.name, scope=self.name, results=self.options.results)
-        token = RECORDER.set(recorder)
-        try:
-            outcome = self._definition.call(parameters)
-            if inspect.iscoroutine(outcome):
-                _finish_coroutine(outcome)
-        finally:
-            RECORDER.reset(token)
+        recorder = self._recorder(self._parameters(args, kwargs))
+        self._record(recorder)
         return Graph(
             recorder.nodes,
             name=self.name,
             status=lambda node: ("Pending", recorder.known_width(recorder.nodes[node]), {}),
         )
 
+    def forecast(self, *args: P.args, **kwargs: P.kwargs) -> Forecast:
+        """Return what a run would find in the cache, without running it.
+
+        The flow's body runs, as for `graph`; where it asks for a value, the forecast ends and says so. Items whose inputs follow from
+        what would run first are unknown.
+
+        Raises
+        ------
+        ResultStoreError
+            If the cache cannot be read.
+        """
+        from graphflow.runs.forecasting import forecast
+
+        recorder = self._recorder(self._parameters(args, kwargs))
+        forced = ""
+        try:
+            self._record(recorder)
+        except ForcingError as error:
+            forced = str(error)
+        return forecast(self.name, recorder.nodes, forced=forced)
+
+    def _recorder(self, parameters: dict[str, Any]) -> Recorder:
+        return Recorder(
+            flow_name=self.name,
+            scope=self.name,
+            results=self.options.results,
+            flow_parameters=parameters,
+        )
+
+    def _record(self, recorder: Recorder) -> None:
+        """Call the body, so that what it calls is recorded and nothing runs."""
+        token = RECORDER.set(recorder)
+        try:
+            outcome = self._definition.call(dict(recorder.flow_parameters))
+            if inspect.iscoroutine(outcome):
+                _finish_coroutine(outcome)
+        finally:
+            RECORDER.reset(token)
+
     def _parameters(self, args: Any, kwargs: Any) -> dict[str, Any]:
-        parameters = bind_parameters(self.fn, self.name, args, kwargs)
+        parameters = with_named_secrets(bind_parameters(self.fn, self.name, args, kwargs))
         return validated(self.fn, self.name, parameters) if self.options.validate_parameters else parameters
+
+    def _given_again(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return parameters that are given to another launch."""
+        names = inspect.signature(self.fn).parameters
+        for name in parameters or ():
+            if name not in names:
+                raise ParameterError(
+                    f"flow {self.name!r} has no parameter {name!r}; it takes {', '.join(names) or 'none'}"
+                )
+        return self._checked(with_named_secrets(parameters or {}))
+
+    def _checked(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return some of the parameters, coerced to their annotations."""
+        found = dict(parameters)
+        return validated(self.fn, self.name, found) if self.options.validate_parameters else found
 
     @property
     def _definition(self) -> Definition:
@@ -339,8 +408,10 @@ class Flow(Decorated[P], Generic[P, R]):
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.authoring.execution import Execution
+        from graphflow.backends import check_spec
         from graphflow.driver.durability import Durability
 
+        check_spec(self.options.backend)
         return Execution(definition, record, Durability.create(definition, record))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:
@@ -352,7 +423,8 @@ class Flow(Decorated[P], Generic[P, R]):
     def _called_inside(self, recorder: Recorder, args: Any, kwargs: Any) -> Any:
         from graphflow.authoring.subflows import InnerCall
 
-        call = InnerCall(self._definition, recorder, self._parameters(args, kwargs))
+        wait_for = self._wait_for(kwargs)
+        call = InnerCall(self._definition, recorder, self._parameters(args, kwargs), wait_for)
         if self.is_async:
             return call.execute_async() if call.is_eager else call.record_async()
         return call.execute() if call.is_eager else call.record()

@@ -52,8 +52,9 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     # -- forcing ----------------------------------------------------------------------------------------
 
     def _started(self) -> Driver:
-        """Return the driver, with everything recorded so far started."""
+        """Return the driver, with everything recorded so far started; it counts as used now, not as thrown away."""
         recorder, current = self._recorder, RECORDER.get()
+        recorder.effects.use(self._node.id)
         if not isinstance(recorder, RunRecorder):
             raise recorder.cannot_force(self._name())
         if isinstance(current, FragmentRecorder):
@@ -179,6 +180,13 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
     def __repr__(self) -> str:
         return f"<Future {self._name()}: {self._state().name}>"
 
+    def _repr_html_(self) -> str:
+        """Return what is known of it, without forcing it."""
+        # What only notebooks show is loaded by them alone.
+        from graphflow.authoring.html import future_html
+
+        return future_html(self._recorder, self._node, self._index, self._state().name)
+
     def __str__(self) -> str:
         return str(self.result())
 
@@ -224,6 +232,7 @@ class Future(Handle, _Lazy, Generic[R]):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Future[Any]]:
         """Return futures of the elements; force the value only if their number is not declared."""
+        self._recorder.check_readable(self._node)
         count = self._n_outputs if self._n_outputs is not None else len(self)
         return iter([self[i] for i in range(count)])
 

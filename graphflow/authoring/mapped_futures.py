@@ -39,6 +39,10 @@ class MappedFuture(Future[list[R]], Generic[R]):
     def _each(self) -> list[Future[Any]]:
         return list(self)
 
+    def wait(self, timeout: float | None = None) -> bool:
+        self._recorder.check_ends(self._node, "waiting for the whole map")
+        return super().wait(timeout)
+
     def _width(self) -> int:
         known = self._recorder.known_width(self._node)
         if known is not None:
@@ -90,6 +94,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         early is cancelled when the flow's body ends. If the iterator raised, the loop raises that after the last item.
         """
         if not self._is_lazy():
+            self._recorder.check_readable(self._node)
             return (Future(self._recorder, self._node, i) for i in range(self._width()))
         return self._read()
 
@@ -115,6 +120,7 @@ class MappedFuture(Future[list[R]], Generic[R]):
         """Yield the items' futures, in order, without blocking the event loop; see `__iter__`."""
         recorder, node, driver = self._recorder, self._node, self._started()
         if not self._is_lazy():
+            self._recorder.check_readable(self._node)
             await wait_in_loop(driver, lambda: self._has_width(driver))
             for future in self:
                 yield future

@@ -8,12 +8,36 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from graphflow.common.secrets import Secret, is_secret, is_secret_type, known, named_secret, reference_of
+from graphflow.common.wording import with_article
 from graphflow.errors import ParameterError
 from graphflow.graph.handles import contains_handle
 
-__all__ = ["bind_parameters", "validated"]
+__all__ = ["bind_parameters", "takes_secret", "validated", "with_named_secrets"]
 
 _PLAIN = (inspect.Parameter.empty, Any, object)
+
+
+def with_named_secrets(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the secrets that `{"$secret": NAME}` stands for; secrets are masked from now on.
+
+    Raises
+    ------
+    ParameterError, SettingsError
+        If there is no secret of a name, or the file of secrets can be read by others.
+    """
+    found: dict[str, Any] = {}
+    for name, value in parameters.items():
+        reference = reference_of(value)
+        found[name] = value if reference is None else named_secret(reference)
+        if is_secret(value):
+            known(value)
+    return found
+
+
+def takes_secret(hint: Any) -> bool:
+    """Return whether an annotation is of a secret, or of one among others."""
+    return is_secret_type(hint) or any(takes_secret(each) for each in typing.get_args(hint))
 
 
 def bind_parameters(
@@ -80,10 +104,16 @@ def validated(fn: Callable[..., Any], name: str, parameters: dict[str, Any]) -> 
             hint = dict[str, hint]  # type: ignore[valid-type]
         if isinstance(hint, type) and type(value) is hint and hint in (int, str, float, bool, bytes):
             continue
+        hides = takes_secret(hint)
+        if hides and isinstance(value, Secret) and not _is_ours(hint):
+            value = value.get_secret_value()
         try:
             checked[parameter.name] = _coerced(hint, value)
         except ValueError as error:
-            problems.append(_problem(parameter.name, hint, value, error))
+            problems.append(_problem(parameter.name, hint, value, error, hides=hides))
+        else:
+            if is_secret(checked[parameter.name]):
+                known(checked[parameter.name])
     if problems:
         raise ParameterError(f"flow {name!r}: " + "; ".join(problems))
     return checked
@@ -99,7 +129,12 @@ def _coerced(hint: Any, value: Any) -> Any:
     return adapter.validate_python(value)
 
 
-def _problem(name: str, hint: Any, value: Any, error: ValueError) -> str:
+def _is_ours(hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    return origin is Secret or any(_is_ours(each) for each in typing.get_args(hint))
+
+
+def _problem(name: str, hint: Any, value: Any, error: ValueError, *, hides: bool) -> str:
     shown = (
         getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
     )
@@ -110,6 +145,8 @@ def _problem(name: str, hint: Any, value: Any, error: ValueError) -> str:
             f"{'.'.join(str(part) for part in each['loc'])}{': ' if each['loc'] else ''}{each['msg']}"
             for each in details()[:3]
         )
+    if hides:
+        return f"parameter {name!r} must be {shown}, not {with_article(type(value).__name__)} of another form"
     text = repr(value)
     return (
         f"parameter {name!r} must be {shown}, not {text if len(text) <= 80 else text[:77] + '...'} ({reason})"

@@ -50,6 +50,7 @@ class InnerCall:
     flow: Definition
     recorder: Recorder
     parameters: dict[str, Any]
+    wait_for: Any = None
     _group: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,9 @@ class InnerCall:
             backend=outer.backend if outer is not None else None,
         )
         options = flow.options
-        inside = self.recorder.inside(flow.name, log_prints=options.log_prints, results=options.results)
+        inside = self.recorder.inside(
+            flow.name, log_prints=options.log_prints, results=options.results, wait_for=self.wait_for
+        )
         with inside as self._group, entered(self.recorder, context):
             yield
 
@@ -181,6 +184,7 @@ class InnerCall:
         """Settle the attempt; return the delay before the next one, None if there is none."""
         if recorder.has_driver:
             error = self._taken_failure(recorder, error)
+        recorder.effects.settle(set(self._nodes(recorder)))
         if error is None:
             try:
                 run.value = resolved(value, recorder)

@@ -15,7 +15,7 @@ from graphflow.authoring.futures import Future
 from graphflow.authoring.mapped_futures import MappedFuture
 from graphflow.authoring.outside import current_recorder, keep_running
 from graphflow.authoring.spreading import starmap
-from graphflow.common.functions import function_name, result_annotation, signature_of
+from graphflow.common.functions import function_name, result_annotation
 from graphflow.driver.recorder import RunRecorder
 from graphflow.errors import TaskOptionError
 from graphflow.model.cache_policies import CachePolicy, changed_options, check_arguments
@@ -53,7 +53,6 @@ class Task(Decorated[P], Generic[P, R]):
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for tasks whose items run one per "
                 "call; a batched task gets many items in one call; remove one of the two"
             )
-        self._signature = signature_of(self.fn)
         check_arguments(f"task {self.options.name!r}", self.options.results.policy, self._signature)
         self._callee = made_callee(self.fn, self.options)
 
@@ -92,6 +91,11 @@ class Task(Decorated[P], Generic[P, R]):
     def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Future[R]:
         """Record a call and return the future of its value. `wait_for=[...]` only orders it after others."""
+        future = self._call(args, kwargs)
+        future._recorder.effects.watch(future)
+        return future
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[R]:
         wait_for = self._wait_for(kwargs)
         recorder = current_recorder([*args, *kwargs.values(), wait_for])
         node = recorder.call(self._callee, args, kwargs, wait_for=wait_for)
@@ -103,7 +107,7 @@ class Task(Decorated[P], Generic[P, R]):
     def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> Future[R]: ...
     def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
         """Record a call, start everything recorded so far, and return the future at once."""
-        future = self(*args, **kwargs)
+        future = self._call(args, kwargs)
         if isinstance(future._recorder, RunRecorder):
             future._recorder.flush()
             keep_running(future._recorder)
@@ -126,11 +130,6 @@ class Task(Decorated[P], Generic[P, R]):
     def starmap(self, values: Any, **kwargs: Any) -> MappedFuture[R]:
         """Record a map that spreads each element over the arguments: `add.starmap([(1, 2), (3, 4)])`."""
         return self.map(starmap(values), **kwargs)
-
-    def _wait_for(self, kwargs: dict[str, Any]) -> Any:
-        if self._signature is not None and "wait_for" in self._signature.parameters:
-            return None
-        return kwargs.pop("wait_for", None)
 
     def _n_outputs(self) -> int | None:
         return self.options.n_outputs or self._declared_outputs

@@ -6,8 +6,10 @@ enough work for worker processes; `processes()` and `dask()` load it when they a
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 # Loaded here, before the function `dask` is made: who loads it later puts the folder in the function's place.
@@ -15,13 +17,14 @@ import graphflow.backends.dask  # noqa: F401
 from graphflow.backends.automatic.shared_cluster import shared_cluster_of
 from graphflow.backends.automatic.switching import LocalBackend, cores
 from graphflow.backends.local import InlineBackend, ThreadsBackend, check_slots
+from graphflow.common import settings
 from graphflow.errors import BackendError
 from graphflow.ports import Backend
 
 if TYPE_CHECKING:
     from graphflow.backends.dask.cluster import DaskBackend
 
-__all__ = ["dask", "inline", "local", "processes", "resolve", "threads"]
+__all__ = ["check_spec", "dask", "inline", "local", "processes", "resolve", "threads"]
 
 
 def inline() -> InlineBackend:
@@ -43,17 +46,38 @@ def local(slots: int | None = None) -> LocalBackend:
     return LocalBackend(slots)
 
 
-def processes(slots: int | None = None) -> DaskBackend:
+def processes(
+    slots: int | None = None,
+    *,
+    worker_timeout_seconds: float | None = None,
+    wait_for_workers_seconds: float | None = None,
+) -> DaskBackend:
     """Run batches on a local Dask cluster of `slots` worker processes; by default one per core.
 
     It needs no `__main__` guard. The cluster starts with the first run and stays until `close()`, the end of
     a `with` block, or the interpreter's end.
+
+    Parameters
+    ----------
+    worker_timeout_seconds
+        Seconds of silence after which a worker is taken for lost and what runs there goes to others; by default the setting
+        `workers.timeout_seconds`, 60.
+    wait_for_workers_seconds
+        Seconds for which a run waits where there are no workers, and five times that while some are starting; by default
+        the setting `workers.wait_seconds`, 60.
     """
     from graphflow.backends.dask.cluster import DaskBackend
     from graphflow.backends.dask.connecting import Way
 
     check_slots("processes", slots)
-    return DaskBackend(Way(slots=slots or os.cpu_count() or 1))
+    return DaskBackend(
+        Way(slots=slots or os.cpu_count() or 1, **_patience(worker_timeout_seconds, wait_for_workers_seconds))
+    )
+
+
+def _patience(timeout: float | None, wait: float | None) -> dict[str, Any]:
+    given = {"worker_timeout_seconds": timeout, "wait_for_workers_seconds": wait}
+    return {name: seconds for name, seconds in given.items() if seconds is not None}
 
 
 def dask(
@@ -66,11 +90,14 @@ def dask(
     cluster_kwargs: Mapping[str, Any] | None = None,
     adapt_kwargs: Mapping[str, Any] | None = None,
     client_kwargs: Mapping[str, Any] | None = None,
+    worker_timeout_seconds: float | None = None,
+    wait_for_workers_seconds: float | None = None,
 ) -> DaskBackend:
     """Run batches on a Dask cluster: exactly one of an address, a scheduler file, a client, a cluster or a class.
 
     A client or cluster that is passed stays open; one that is created from `cluster_class` (a class or its
-    dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend.
+    dotted path), `cluster_kwargs` and `adapt_kwargs` is closed with the backend. For `worker_timeout_seconds` and
+    `wait_for_workers_seconds` see `processes`; a silent worker on which batches run is removed from the cluster.
 
     Raises
     ------
@@ -89,6 +116,7 @@ def dask(
         cluster_kwargs=dict(cluster_kwargs or {}),
         adapt_kwargs=dict(adapt_kwargs or {}),
         client_kwargs=dict(client_kwargs or {}),
+        **_patience(worker_timeout_seconds, wait_for_workers_seconds),
     )
     return DaskBackend(way)
 
@@ -96,7 +124,7 @@ def dask(
 def resolve(spec: Any) -> tuple[Backend, bool]:
     """Return the backend for a user's spec, and whether the run owns (and closes) it.
 
-    Accepts None (the default, `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
+    Accepts None (the setting `runs.backend`, else `local`), a name (`local`, `local:4`, `inline`, `threads`, `threads:8`,
     `processes`, `processes:4`), an address (`tcp://host:8786`), the path of a scheduler file (`*.json`), a
     `distributed` client or cluster, or a backend.
 
@@ -105,16 +133,32 @@ def resolve(spec: Any) -> tuple[Backend, bool]:
     BackendError
         For anything else.
     """
-    if spec is None:
-        return _shared_local(None), True
-    if isinstance(spec, str):
-        return _by_name(spec), True
     if isinstance(spec, Backend):
         return spec, False
+    return _maker(spec)(), True
+
+
+def check_spec(spec: Any) -> None:
+    """Refuse what `resolve` accepts nothing of, without making a backend.
+
+    Raises
+    ------
+    BackendError
+        As `resolve` does.
+    """
+    if not isinstance(spec, Backend):
+        _maker(spec)
+
+
+def _maker(spec: Any) -> Callable[[], Backend]:
+    if spec is None:
+        spec = settings.backend() or "local"
+    if isinstance(spec, str):
+        return _by_name(spec)
     if hasattr(spec, "scheduler_info") and hasattr(spec, "submit"):
-        return dask(client=spec), True
+        return partial(dask, client=spec)
     if hasattr(spec, "scheduler_address"):
-        return dask(cluster=spec), True
+        return partial(dask, cluster=spec)
     raise BackendError(f"unknown backend {spec!r}; {_HINT}")
 
 
@@ -129,7 +173,7 @@ def _shared_local(slots: int | None) -> LocalBackend:
     return LocalBackend(slots, shared=shared_cluster_of(slots or cores()))
 
 
-def _by_name(spec: str) -> Backend:
+def _by_name(spec: str) -> Callable[[], Backend]:
     name, _, count = spec.partition(":")
     if name in ("local", "threads", "processes") and "/" not in spec:
         if count and not (count.isdigit() and int(count) > 0):
@@ -142,11 +186,13 @@ def _by_name(spec: str) -> Backend:
             "threads": threads,
             "processes": processes,
         }
-        return makers[name](slots)
+        return partial(makers[name], slots)
     if spec == "inline":
-        return inline()
+        return inline
     if "://" in spec:
-        return dask(address=spec)
+        return partial(dask, address=spec)
     if spec.endswith(".json"):
-        return dask(scheduler_file=spec)
-    raise BackendError(f"unknown backend {spec!r}; {_HINT}")
+        return partial(dask, scheduler_file=spec)
+    close = difflib.get_close_matches(name, ("local", "inline", "threads", "processes"), n=1)
+    hint = f". Did you mean {close[0]!r}?" if close else ""
+    raise BackendError(f"unknown backend {spec!r}; {_HINT}{hint}")

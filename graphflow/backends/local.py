@@ -57,6 +57,7 @@ class LocalHost:
     """The process of a local backend, as a batch sees it: values stay the objects that they are."""
 
     is_local = True
+    tell = None
 
     def __init__(
         self,

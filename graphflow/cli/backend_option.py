@@ -70,6 +70,9 @@ def opened(spec: BackendSpec | None) -> Iterator[Backend | None]:
         return
     backend = _make(spec)
     try:
+        if spec.name == "dask":
+            # What cannot be reached leaves no run behind.
+            backend.start()
         yield backend
     finally:
         backend.close()

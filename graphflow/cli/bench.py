@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.terminal import make_console, say_error, write_data
+from graphflow.cli.terminal import say_error, write_data
+from graphflow.common.files import open_file
+from graphflow.display.consoles import make_console
 
 if TYPE_CHECKING:
     from graphflow.bench.compare import Row
@@ -26,6 +28,7 @@ bench = typer.Typer(
 Results = Annotated[
     Path, typer.Argument(help="A file written by `graphflow bench run --output`.", metavar="RESULTS")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="The ratio above which a median counts as changed.")
 ]
@@ -79,6 +82,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the lines to this file.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure the workloads, and print one JSON line per workload, peer and size.
 
@@ -104,7 +108,7 @@ def run(
     is_bad = False
     with errors_become_exit_codes(), _bad_input_is_a_usage_error(), ExitStack() as stack:
         check(asked)
-        file = stack.enter_context(_opened(output)) if output is not None else None
+        file = stack.enter_context(_opened(output, overwrite)) if output is not None else None
         for line in run_benchmark(asked):
             write_data(line.to_json())
             if file is not None:
@@ -120,17 +124,17 @@ def _flat(sizes: object) -> list[int]:
     return [n for each in sizes for n in each] if isinstance(sizes, list) else []
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path, overwrites: bool) -> TextIO:
     from graphflow.bench.lines import BenchError
 
     try:
-        return path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        return open_file(path, overwrites=overwrites)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
 
 
-def _write(path: Path, text: str) -> None:
-    with _opened(path) as file:
+def _write(path: Path, text: str, overwrites: bool) -> None:
+    with _opened(path, overwrites) as file:
         file.write(text)
 
 
@@ -208,6 +212,7 @@ def chart(
         typer.Option("--output", "-o", help="Output file: .html (works offline) or .svg.", metavar="FILE"),
     ],
     workload: Annotated[str, typer.Option("--workload", "-w", help="Workload to draw.")] = "W1",
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw µs per item against the number of items, a line per peer.
 
@@ -224,11 +229,11 @@ def chart(
         if kind == ".svg":
             from graphflow.bench.svg import svg_of
 
-            _write(output, svg_of(drawn))
+            _write(output, svg_of(drawn), overwrite)
         else:
             from graphflow.bench.html import html_of
 
-            _write(output, html_of(drawn))
+            _write(output, html_of(drawn), overwrite)
 
 
 @bench.command()

@@ -1,44 +1,112 @@
-"""What `graphflow demo` shows after its run: the top words, and whether a plain loop agrees."""
+"""`graphflow demo`: the same work by graphflow, again from its cache, and by a plain loop, with the time of each."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections import Counter
+from typing import TYPE_CHECKING
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from graphflow.cli.meter import format_seconds
+from graphflow.cli.backend_option import BackendSpec
+from graphflow.cli.exits import ExitCode
+from graphflow.cli.session import Manner, run_and_show
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import make_console
+from graphflow.display.meter import format_seconds
 
-__all__ = ["check_against_plain_loop", "show_top_words"]
+if TYPE_CHECKING:
+    from graphflow.examples.wordcount import Counts
+    from graphflow.runs.run import Run
+
+__all__ = ["run_demo"]
 
 
-def show_top_words(words: Counter[str], console: Console) -> None:
-    """Print the ten most frequent words as a table."""
+def run_demo(
+    *, folder: str | None, limit: int | None, backend: BackendSpec | None, manner: Manner
+) -> ExitCode:
+    """Count twice with graphflow and once with a plain loop, and print the answer and the times.
+
+    Raises
+    ------
+    typer.BadParameter
+        If there is no such folder, or no Python file in it.
+    """
+    from graphflow.examples import wordcount  # help must not load the engine
+
+    place = folder or wordcount.standard_library()
+    if not os.path.isdir(place):
+        raise typer.BadParameter(f"there is no folder {place!r}", param_hint="'--folder'")
+    files = len(wordcount.find_sources(place, limit))
+    if not files and limit != 0:
+        raise typer.BadParameter(f"there is no Python file below {place!r}", param_hint="'--folder'")
+    console = make_console()
+    spec = backend or BackendSpec(name="processes")
+    console.print(f"words and syntax of {count_text(files, 'Python file')} in {place}", markup=False)
+    answers: list[Counts] = []
+    times: list[tuple[str, float]] = []
+
+    def finish(run: Run) -> ExitCode:
+        answers.append(run.value)
+        return ExitCode.COMPLETED
+
+    for name, refreshes in (("graphflow, first run", True), ("graphflow, from the cache", False)):
+        begin = time.perf_counter()
+        code = run_and_show(
+            wordcount.word_count.with_options(refresh_cache=refreshes),
+            {"folder": place, "limit": limit},
+            backend=spec,
+            manner=manner,
+            finish=finish,
+        )
+        times.append((name, time.perf_counter() - begin))
+        if code is not ExitCode.COMPLETED:
+            return code
+    console.print("the same in a plain loop, for comparison ...")
+    begin = time.perf_counter()
+    expected = wordcount.count_plainly(place, limit)
+    times.insert(0, ("plain loop", time.perf_counter() - begin))
+    _show_top(answers[0], make_console(stdout=True))
+    _show_times(times, console)
+    return ExitCode.COMPLETED if _is_same(answers, expected, console) else ExitCode.FAILED
+
+
+def _show_top(counts: Counts, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("word")
-    table.add_column("times", justify="right")
-    for word, times in words.most_common(10):
-        table.add_row(word, f"{times:,}")
+    for name in ("word", "syntax"):
+        table.add_column(name)
+        table.add_column("times", justify="right")
+    words, syntax = counts.words.most_common(10), counts.syntax.most_common(10)
+    for place in range(max(len(words), len(syntax))):
+        cells: list[str] = []
+        for part in (words, syntax):
+            cells += [part[place][0], f"{part[place][1]:,}"] if place < len(part) else ["", ""]
+        table.add_row(*cells)
     console.print(table)
 
 
-def check_against_plain_loop(
-    words: Counter[str], console: Console, *, folder: str, limit: int | None = None
-) -> bool:
-    """Count again with a plain loop, print whether the answers are equal, and return that."""
-    from graphflow.examples.wordcount import count_plainly  # here, as help must not load the engine
+def _show_times(times: list[tuple[str, float]], console: Console) -> None:
+    """Print the times, as measured just now from outside: starting and stopping the workers is part of them."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("way")
+    table.add_column("time", justify="right")
+    table.add_column("speed-up", justify="right")
+    plain = times[0][1]
+    for name, seconds in times:
+        table.add_row(name, format_seconds(seconds), f"{plain / seconds:.1f} ×")
+    console.print(table)
 
-    begin = time.perf_counter()
-    expected = count_plainly(folder, limit)
-    seconds = time.perf_counter() - begin
-    is_same = words == expected
-    console.print(f"same as a plain loop: {'yes' if is_same else 'no'} (it took {format_seconds(seconds)})")
-    if not is_same:
-        differing = sorted(word for word in words.keys() | expected.keys() if words[word] != expected[word])
-        console.print(
-            f"{count_text(len(differing), 'word')} with different counts, such as {', '.join(differing[:5])}"
-        )
+
+def _is_same(answers: list[Counts], expected: Counts, console: Console) -> bool:
+    is_same = all(tuple(answer) == tuple(expected) for answer in answers)
+    console.print(f"same as a plain loop: {'yes' if is_same else 'no'}")
+    for answer in answers:
+        for name, found, right in zip(expected._fields, answer, expected, strict=True):
+            differing = sorted(each for each in found.keys() | right.keys() if found[each] != right[each])
+            if differing:
+                count = count_text(len(differing), "different count")
+                console.print(f"{name}: {count}, such as of {', '.join(differing[:5])}", markup=False)
     return is_same

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from graphflow.cli.meter import Meter, NodeRow
-from graphflow.cli.progress import Progress
 from graphflow.common.service import Service
-from graphflow.errors import ValueUnavailable
+from graphflow.display.meter import Meter, rows_of
+from graphflow.display.progress import Progress
+from graphflow.display.scripts import shown_elsewhere
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
     from graphflow.ports import Backend
     from graphflow.runs.run import Run
 
-__all__ = ["Begin", "Interrupts", "rows_of", "run_flow"]
+__all__ = ["Begin", "Interrupts", "run_flow"]
 
 Begin = Callable[["Flow[Any, Any]", Mapping[str, Any]], "Run"]
 """Starts a run of a flow with parameters, and returns it at once."""
@@ -102,15 +102,6 @@ class Watcher:
             self._run.cancel(force=True)
 
 
-def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[NodeRow]:
-    """Return the run's current rows; none before it has begun."""
-    try:
-        nodes = run.nodes
-    except ValueUnavailable:
-        return []
-    return meter.read(nodes, now=time.time(), counts_retries=counts_retries)
-
-
 def run_flow(
     flow: Flow[Any, Any],
     parameters: Mapping[str, Any],
@@ -132,7 +123,8 @@ def run_flow(
     interrupts = interrupts or Interrupts()
     chosen = flow if backend is None else flow.with_options(backend=backend)
     with interrupts.installed():
-        run = chosen.start(**parameters) if begin is None else begin(chosen, parameters)
+        with shown_elsewhere():
+            run = chosen.start(**parameters) if begin is None else begin(chosen, parameters)
         interrupts.is_armed = True
         with Watcher(run, progress, interrupts):
             run.wait()

@@ -9,7 +9,7 @@ from enum import IntEnum
 import typer
 
 from graphflow.cli.terminal import say_error
-from graphflow.cli.tracebacks import full_text
+from graphflow.display.tracebacks import full_text
 from graphflow.errors import (
     BackendError,
     GraphflowError,

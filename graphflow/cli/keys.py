@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphflow.cli.exits import errors_become_exit_codes
-from graphflow.cli.terminal import OutputFormat, make_console, write_data
+from graphflow.cli.terminal import OutputFormat, write_data
 from graphflow.common.signing import export_key, import_key, known_keys, rotate_key
+from graphflow.display.consoles import make_console
 from graphflow.errors import SettingsError
 
 if TYPE_CHECKING:

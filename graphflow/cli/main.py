@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
 from graphflow.cli.cache.commands import cache
 from graphflow.cli.chaos.commands import chaos
-from graphflow.cli.demo import check_against_plain_loop, show_top_words
-from graphflow.cli.exits import ExitCode, errors_become_exit_codes
+from graphflow.cli.config.commands import config
+from graphflow.cli.demo import run_demo
+from graphflow.cli.doctor import doctor
+from graphflow.cli.exits import errors_become_exit_codes
+from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    make_console,
-    only_data_on_stdout,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
+from graphflow.display.consoles import ProgressMode
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -62,7 +61,9 @@ class GraphFormat(StrEnum):
 Target = Annotated[
     str,
     typer.Argument(
-        help="The flow: file.py:flow, package.module:flow, or a file with one flow.", metavar="TARGET"
+        help="The flow: file.py:flow, package.module:flow, or a file with one flow.",
+        metavar="TARGET",
+        autocompletion=completing.targets,
     ),
 ]
 Pairs = Annotated[
@@ -86,6 +87,7 @@ BackendOption = Annotated[
         "--backend",
         parser=parse_backend,
         metavar="SPEC",
+        autocompletion=completing.backends,
         help="Where to run: local[:N], inline, threads[:N], processes[:N], tcp://..., tls://..., or a scheduler file "
         "(.json).",
     ),
@@ -144,6 +146,13 @@ def run(
     refresh_cache: Annotated[
         bool, typer.Option("--refresh-cache", help="Recompute everything; ignore cached results.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run no task: show what would be taken from the cache and what would be executed.",
+        ),
+    ] = False,
     progress: Progress = ProgressMode.AUTO,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -165,6 +174,9 @@ def run(
         if refresh_cache:
             flow = flow.with_options(refresh_cache=True)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
+        if dry_run:
+            show_forecast(flow, parameters, output)
+            return
         begin = None if run_id is None else partial(_begin_with_id, run_id)
         code = run_and_show(flow, parameters, backend=backend, manner=manner, begin=begin)
     raise typer.Exit(code)
@@ -219,32 +231,18 @@ def demo(
     progress: Progress = ProgressMode.AUTO,
     verbose: Verbose = False,
 ) -> None:
-    """Count the words of the standard library on a local Dask cluster.
+    """Count words and syntax of the standard library on a local Dask cluster, again from the cache, and in a plain loop.
 
-    The answer is compared with that of a plain loop. The default backend of this command is processes.
+    The answers are compared, and the times shown. The default backend of this command is processes.
     """
-    from graphflow.examples.wordcount import standard_library, word_count  # help must not load the engine
-
-    place = folder or standard_library()
-    console = make_console()
-
-    def finish(run: Run) -> ExitCode:
-        show_top_words(run.value, make_console(stdout=True))
-        is_same = check_against_plain_loop(run.value, console, folder=place, limit=limit)
-        return ExitCode.COMPLETED if is_same else ExitCode.FAILED
-
+    manner = Manner(progress=progress, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
-        console.print(f"word count over the Python files in {place}", markup=False)
-        code = run_and_show(
-            word_count,
-            {"folder": place, "limit": limit},
-            backend=backend or BackendSpec(name="processes"),
-            manner=Manner(progress=progress, is_verbose=verbose),
-            finish=finish,
-        )
+        code = run_demo(folder=folder, limit=limit, backend=backend, manner=manner)
     raise typer.Exit(code)
 
 
+app.add_typer(config, name="config", rich_help_panel=TOOLS)
+app.command(rich_help_panel=TOOLS)(doctor)
 app.add_typer(bench, name="bench", rich_help_panel=TOOLS)
 app.command(rich_help_panel=TOOLS)(chaos)
 

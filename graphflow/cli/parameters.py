@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphflow.common.secrets import is_secret_type
 from graphflow.errors import ParameterError
 
 __all__ = ["parse_parameters"]
@@ -102,6 +103,8 @@ def _stays_text(value: Any, hint: Any) -> bool:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = typing.get_args(hint) if is_union else (hint,)
     plain = {typing.get_origin(member) or member for member in members}
+    if any(is_secret_type(member) for member in members):
+        return not isinstance(value, dict)
     return str in plain and type(value) not in plain
 
 

@@ -12,19 +12,14 @@ from rich.console import Console
 
 from graphflow.cli.backend_option import BackendSpec, opened
 from graphflow.cli.documents import dumped
-from graphflow.cli.execute import Begin, Interrupts, rows_of, run_flow
+from graphflow.cli.execute import Begin, Interrupts, run_flow
 from graphflow.cli.exits import ExitCode, code_of
-from graphflow.cli.meter import Meter
-from graphflow.cli.progress import make_progress
-from graphflow.cli.summary import show_failures, show_summary
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    choose_progress,
-    make_console,
-    only_data_on_stdout,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
+from graphflow.display.consoles import ProgressMode, choose_progress, make_console
+from graphflow.display.meter import Meter, rows_of
+from graphflow.display.printing import Printing
+from graphflow.display.progress import make_progress
+from graphflow.display.summary import show_end, show_failures
 from graphflow.runs.documents import run_document, value_text
 
 if TYPE_CHECKING:
@@ -64,20 +59,24 @@ def run_and_show(
     is_live_possible = console.is_terminal and (backend is None or backend.name != "inline")
     mode = choose_progress(asked, is_terminal=is_live_possible)
     interrupts = Interrupts()
+    progress = make_progress(mode, console)
+    printing = Printing(is_quiet=manner.is_quiet)
+    printing.above = progress if mode is ProgressMode.LIVE else None
     with opened(backend) as chosen, _logs_on(console, manner):
-        with only_data_on_stdout():
+        with only_data_on_stdout(), printing.installed():
             run = run_flow(
                 flow,
                 parameters,
                 backend=chosen,
-                progress=make_progress(mode, console),
+                progress=progress,
                 interrupts=interrupts,
                 begin=begin,
             )
-        if not manner.is_quiet:
-            show_summary(run, rows_of(run, Meter(), counts_retries=True), console)
         code = _code_of_run(run, interrupts)
-        if not run.state.is_completed():
+        if not manner.is_quiet:
+            rows = rows_of(run, Meter(), counts_retries=True)
+            show_end(run, rows, console, is_verbose=manner.is_verbose)
+        elif not run.state.is_completed():
             show_failures(run, console, is_verbose=manner.is_verbose)
         if finish is not None and code is ExitCode.COMPLETED:
             return finish(run)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from graphflow.cli.tracebacks import user_text
+from graphflow.display.tracebacks import user_text
 from graphflow.errors import TargetError
 
 if TYPE_CHECKING:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from rich.console import Console
+from graphflow.common.escaping import printable
+from graphflow.display.consoles import make_console
 
-from graphflow.cli.escaping import EscapingConsole, printable
-
-__all__ = [
-    "OutputFormat",
-    "ProgressMode",
-    "choose_progress",
-    "make_console",
-    "only_data_on_stdout",
-    "say_error",
-    "write_data",
-]
+__all__ = ["OutputFormat", "only_data_on_stdout", "say_error", "write_data"]
 
 
 class OutputFormat(StrEnum):
@@ -28,42 +19,6 @@ class OutputFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
-
-
-class ProgressMode(StrEnum):
-    """How a run is shown while it runs."""
-
-    AUTO = "auto"
-    LIVE = "live"
-    PLAIN = "plain"
-    OFF = "off"
-
-
-def make_console(*, stdout: bool = False) -> Console:
-    """Return a console on stderr, or on stdout.
-
-    Colour follows `NO_COLOR`, `FORCE_COLOR` and `TERM=dumb`. Lines are cut to a width on a terminal only.
-    """
-    stream = sys.stdout if stdout else sys.stderr
-    is_terminal = stream.isatty()
-    return EscapingConsole(
-        file=stream,
-        highlight=False,
-        emoji=False,  # names and values may look like some
-        soft_wrap=not is_terminal,
-        width=None if is_terminal else 160,
-        no_color=True if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None,
-    )
-
-
-def choose_progress(
-    asked: ProgressMode, *, is_terminal: bool, environ: Mapping[str, str] = os.environ
-) -> ProgressMode:
-    """Return the mode that `auto` means here: live on a capable terminal, plain lines in a log, in CI and elsewhere."""
-    if asked is not ProgressMode.AUTO:
-        return asked
-    is_plain = not is_terminal or bool(environ.get("CI")) or environ.get("TERM") == "dumb"
-    return ProgressMode.PLAIN if is_plain else ProgressMode.LIVE
 
 
 @contextmanager

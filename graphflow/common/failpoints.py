@@ -54,6 +54,11 @@ NAMES: dict[str, str] = {
     "journal.close.after": "the lease was released",
     "request.answer.before": "an answer is durable, the catalog is not updated",
     "request.answer.after": "the catalog has the answer",
+    # The repair of a damaged history.
+    "repair.written": "what verifies is in a new file, which is complete",
+    "repair.linked": "the damaged file has another name beside",
+    "repair.emptied": "its write-ahead log is gone",
+    "repair.placed": "the new file has its place, its anchor is not written",
     # Objects of a result store: packs, parameters, the value of a run.
     "store.publish.before": "an object is about to be written",
     "store.write.after": "all its bytes were written, under another name",

@@ -44,10 +44,12 @@ def dumps(value: Any) -> bytes:
         return file.getvalue()
 
 
-def hindrance(value: Any, *, sample_nbytes: int = SAMPLE_NBYTES) -> Exception | None:
-    """Return why a value cannot be pickled, as far as the first bytes of its pickle show; None if it can."""
+def hindrance(
+    value: Any, *, sample_nbytes: int = SAMPLE_NBYTES, kind: type[Pickler] = Pickler
+) -> Exception | None:
+    """Return why a value cannot be pickled by a kind of pickler, as far as its first bytes show; None if it can."""
     try:
-        Pickler(_Sample(sample_nbytes), protocol=5).dump(value)
+        kind(_Sample(sample_nbytes), protocol=5).dump(value)
     except _Enough:
         return None
     except Exception as error:

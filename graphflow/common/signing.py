@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,7 +17,7 @@ from pathlib import Path
 from graphflow.common import settings
 from graphflow.errors import SettingsError
 
-__all__ = ["KeyInfo", "export_key", "fingerprint", "import_key", "known_keys", "rotate_key"]
+__all__ = ["KeyInfo", "export_key", "fingerprint", "import_key", "known_keys", "repair_key", "rotate_key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,56 @@ def export_key(folder: Path | None = None) -> str:
     return settings.secret_key(folder).hex()
 
 
+def repair_key(home: Path, has_signed: Callable[[bytes], bool]) -> list[str]:
+    """Restore a damaged signing key from its copy, or the copy from the key; return what was done.
+
+    Parameters
+    ----------
+    has_signed
+        Whether something in the home was signed with a key: where the two differ, that tells which one is right.
+
+    Raises
+    ------
+    SettingsError
+        If the key is damaged and its copy cannot replace it, or the home cannot be written.
+    """
+    own, copy = home / settings.KEY_FILE, home / settings.KEY_COPY
+    if settings.given_key() is not None or not (own.exists() or copy.exists()):
+        return []
+    found: dict[Path, bytes | SettingsError | None] = {}
+    for place in (own, copy):
+        try:
+            found[place] = settings.read_key(place)
+        except FileNotFoundError:
+            found[place] = None
+        except SettingsError as error:
+            found[place] = error
+    key, second = found[own], found[copy]
+    if key == second:
+        return []
+    older = [settings.read_key(each) for each in home.glob(settings.OLD_KEY_FILES)]
+    is_copy_right = isinstance(second, bytes) and second not in older and has_signed(second)
+    if isinstance(key, bytes) and not (is_copy_right and not has_signed(key)):
+        if is_copy_right and isinstance(second, bytes):
+            _take(home, second, signs=False)
+        settings.write_key(copy, key, replaces=True)
+        return [f"{copy} was missing or differed from the key; it is written again"]
+    if not isinstance(second, bytes):
+        raise SettingsError(
+            f"{own} is damaged, and there is no copy of it that could replace it. What it signed cannot be verified, and nothing"
+            " unverified is believed: restore that file from a backup, or from a machine that shares the key (`graphflow key"
+            " export` there). Otherwise move it away; new runs get a new key, and the old ones stay unreadable"
+        )
+    try:
+        if own.exists():
+            moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            os.rename(own, own.with_name(f"{own.name}.damaged-{moment}"))
+        settings.write_key(own, second, replaces=True)
+    except OSError as error:
+        raise SettingsError(f"the key cannot be written to {home}: {error.strerror or error}") from error
+    return [f"{own} was damaged; it is restored from its copy, which signed the runs here"]
+
+
 def _refuse_given(what: str) -> None:
     if settings.given_key() is not None:
         raise SettingsError(
@@ -126,12 +176,13 @@ def _take(home: Path, key: bytes, *, signs: bool) -> KeyInfo:
             if signs:
                 if own.exists():
                     _keep(own, settings.read_key(own))
-                _write(own, key)
+                settings.write_key(own, key, replaces=True)
+                settings.write_key(home / settings.KEY_COPY, key, replaces=True)
                 place = own
             else:
                 place = _old_place(home, key)
                 if not place.exists():
-                    _write(place, key)
+                    settings.write_key(place, key, replaces=True)
             os.fsync(directory)
     except OSError as error:
         raise SettingsError(f"the key cannot be written to {home}: {error.strerror or error}") from error
@@ -149,21 +200,6 @@ def _keep(own: Path, key: bytes) -> None:
     place = _old_place(own.parent, key)
     if not place.exists():
         os.link(own, place)
-
-
-def _write(place: Path, key: bytes) -> None:
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        try:
-            os.write(descriptor, key)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, place)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
+__all__ = ["MAX_RESULT_NBYTES", "SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
 
 SLICE_SECONDS = 0.25
 MAX_SLICE_SECONDS = 0.5
@@ -90,7 +90,7 @@ def next_slice(
     if concurrency > 1:
         # Whole rounds: a round that is not full takes as long as one that is.
         budget = max(budget, CONCURRENT_SLICE_SECONDS)
-        tail = max(min(concurrency, remaining), tail)
+        tail = min(math.ceil(tail / concurrency) * concurrency, remaining)
         if mean_seconds is None:
             return Slice(min(tail, cap), budget)
     if mean_seconds is None:

@@ -73,6 +73,7 @@ def _causes(books: Mapping[int, NodeBook], book: NodeBook, index: int | None) ->
         for dep in book.node.deps
         if dep.kind is not DepKind.ITEMS
         and (_has_failed(books, dep, None) if not is_plain else _fails(books, dep))
+        and (is_plain or dep.kind is not DepKind.AFTER)
     ]
     deciding = [
         dep for dep in constants if (is_plain and not dep.allows_failure) or dep.kind is DepKind.ELEMENTS
@@ -126,7 +127,7 @@ def hand_over_inputs(books: Mapping[int, NodeBook], book: NodeBook) -> None:
     own_trigger = book.node.trigger is not all_successful
     for dep in book.node.deps:
         if (
-            dep.kind is not DepKind.ITEMS
+            dep.kind not in (DepKind.ITEMS, DepKind.AFTER)
             and (own_trigger or dep.allows_failure)
             and _has_failed(books, dep, None)
         ):

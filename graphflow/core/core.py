@@ -294,6 +294,7 @@ class Core:
         done, rest = told
         if report.held:
             flight.held = report.held
+            self.queues.shrink(flight, len(report.held))
         else:
             self.queues.land(report.batch)
         self.run.commands.append(ev.CommitReport(report, done))
@@ -392,6 +393,8 @@ class Core:
         if book.states[event.index] != Code.GRAFTED:
             return
         if event.failed or event.root is None:
+            if event.error is not None and not book.node.is_mapped:
+                self.run.commands.append(ev.NodeFailed(node=event.node, error=event.error))
             end_items(self.run, book, (event.index,), Code.FAILED)
             self.opener.continue_lane(book.stage, event.index)
             return

@@ -108,6 +108,7 @@ class Grafted:
     nodes: Sequence[Node] = ()
     root: int | None = None
     failed: bool = False
+    error: BaseException | None = None
     pasts: Mapping[int, Past] = field(default_factory=dict)
 
 

@@ -67,13 +67,15 @@ def _judge(
     skips = False
     for dep, found, whole_failed in parts:
         counts = found
+        if dep.kind is DepKind.AFTER and trigger is not all_successful:
+            continue  # Nobody asked the trigger about it.
         if trigger is all_successful:
             counts = _without_tolerated(dep, found, books)
             if (_has_failed(counts) or whole_failed) and not dep.allows_failure:
                 return Verdict.FAIL
             # A scalar that was skipped has no value to hand on; of a gather, only the skipped items drop out.
             is_skipped = counts.skipped and not counts.successful and not counts.failed and not whole_failed
-            skips = skips or bool(is_skipped and dep.kind is not DepKind.ORDER)
+            skips = skips or bool(is_skipped and dep.kind not in (DepKind.ORDER, DepKind.AFTER))
         else:
             total.update(counts)
             if whole_failed and not counts.failed:

@@ -134,7 +134,11 @@ class Queues:
 
     def _may_send(self, stage: Stage) -> bool:
         """Return whether the limits of a stage leave room for another batch now."""
-        if stage.max_concurrency is not None and stage.running >= stage.max_concurrency:
+        if stage.max_concurrency is not None and (
+            stage.running >= stage.max_concurrency
+            # A batch that waits for a slot would keep what it may run from those that have one.
+            or (stage.concurrency is not None and stage.flying >= self._run.capacity.slots)
+        ):
             return False
         if stage.rate is None:
             return True
@@ -170,9 +174,9 @@ class Queues:
 
     def _submit_next(self, stage: Stage) -> None:
         run = self._run
-        slots = run.capacity.slots
+        slots, share = run.capacity.slots, self._share(stage)
         if stage.max_concurrency is not None:
-            slots = min(slots, stage.max_concurrency)
+            slots = min(slots, math.ceil(stage.max_concurrency / share))
         size = next_slice(
             remaining=stage.ready,
             mean_seconds=stage.mean_seconds,
@@ -180,7 +184,7 @@ class Queues:
             batch_size=stage.batch_size,
             item_nbytes=stage.item_nbytes,
             batch_seconds=run.capacity.batch_seconds,
-            concurrency=stage.concurrency or 1,
+            concurrency=share,
             result_nbytes=stage.result_nbytes or 0.0,
             store_seconds=stage.store_seconds or 0.0,
         )
@@ -294,6 +298,12 @@ class Queues:
         flight = self._run.flights.pop(batch)
         flight.stage.flying -= 1
         flight.stage.running -= flight.running
+
+    def shrink(self, flight: Flight, left: int) -> None:
+        """Let other batches run as many items as a batch that begins none any more has ended, by what is left of it."""
+        ended = max(0, flight.running - left)
+        flight.running -= ended
+        flight.stage.running -= ended
 
     def _begin(self, book: NodeBook, indices: Sequence[int]) -> bytes:
         """Single items begin; returns the attempts that each has used."""

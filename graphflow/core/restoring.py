@@ -45,7 +45,7 @@ class Restorer:
             if book.past is not None and any(
                 _ended_otherwise(books[dep.upstream], dep.index if dep.kind is DepKind.PICK else None)
                 for dep in book.node.deps
-                if dep.kind not in (DepKind.ITEMS, DepKind.ORDER)
+                if dep.kind not in (DepKind.ITEMS, DepKind.ORDER, DepKind.AFTER)
             ):
                 book.past.void()
 
@@ -157,7 +157,7 @@ class Restorer:
 
     def _unneeded(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
         """Return where all that takes the values of a node, as far as it was recorded, is taken over."""
-        users = [user for user in book.users if user[1] is not DepKind.ORDER]
+        users = [user for user in book.users if user[1] not in (DepKind.ORDER, DepKind.AFTER)]
         mask = _all(len(indices)) if users else 0
         for user, kind, index in users:
             if kind is DepKind.ITEMS:
@@ -252,14 +252,19 @@ def _ended_otherwise(book: NodeBook, index: int | None) -> bool:
 
 
 def _changed(book: NodeBook, past: Past, indices: Sequence[int]) -> int:
-    """Return a mask: 1 where an item had ended before, and has ended otherwise now."""
+    """Return a mask: 1 where an item had ended before, and has ended otherwise now, or is there no more."""
     limit = indices.stop if isinstance(indices, range) else max(indices, default=-1) + 1
     past.grow(limit)
     before = codes_at(past.states, indices)
-    now = codes_at(book.states, indices) if limit <= len(book.states) else bytes(len(indices))
+    if limit > len(book.states):
+        return _mask(before.translate(FINAL_TABLE))
+    now = codes_at(book.states, indices)
     if before == now:
         return 0
-    return _mask(bytes(was != code and FINAL_TABLE[was] for was, code in zip(before, now, strict=True)))
+    ended = (
+        was != code and FINAL_TABLE[was] and FINAL_TABLE[code] for was, code in zip(before, now, strict=True)
+    )
+    return _mask(bytes(ended))
 
 
 def _mask(flags: bytes) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.graph.graph import DepKind, Node
@@ -65,6 +66,8 @@ class Bookkeeper:
         self._wall = wall
         self._writer = writer
         self._by_key = dict(numbers or {})
+        # Numbers may be missing, where a history was repaired.
+        self._next = max(self._by_key.values(), default=-1) + 1
         self._numbers: dict[int, int] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
@@ -89,7 +92,7 @@ class Bookkeeper:
         """Record the run's new state."""
         with self._lock:
             self._state = code.state_name
-            self._add(self._writer.state(None, Transition(code=code, message=message), self._wall()))
+            self._add(self._writer.state(None, Transition(code=code, message=mask(message)), self._wall()))
 
     def run_noted(self, body: Mapping[str, Any]) -> None:
         """Record a fact about the run that is not a state."""
@@ -122,7 +125,8 @@ class Bookkeeper:
         """Record nodes that were placed in the graph; `parent` is the (node, item) whose task did it."""
         with self._lock:
             for node in nodes:
-                number = self._by_key.setdefault(node.key, len(self._by_key))
+                number = self._by_key.setdefault(node.key, self._next)
+                self._next = max(self._next, number + 1)
                 self._numbers[node.id] = number
                 entry = self._entry(node, number, parent)
                 self._add(self._writer.node(entry, self._wall()))
@@ -207,7 +211,7 @@ class Bookkeeper:
             self._add(self._writer.state(self._numbers[command.node], moved, at))
         elif isinstance(command, ev.NodeFailed) and command.error is not None:
             # Told with the state that it leads to.
-            self._why[command.node] = f"{type(command.error).__name__}: {command.error}"
+            self._why[command.node] = mask(f"{type(command.error).__name__}: {command.error}")
         elif isinstance(command, ev.Alias):
             alias = Alias(
                 node=self._numbers[command.node],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from graphflow.common.secrets import mask
 from graphflow.errors import FlowTimedOut
 from graphflow.model.flow_options import FlowOptions
 
@@ -45,18 +46,21 @@ class Definition:
         return self.options.name
 
     def call(self, parameters: Mapping[str, Any]) -> Any:
-        """Call the body."""
+        """Call the body; the values that a generator yields are its value, as a list."""
         args, kwargs = as_call(self.fn, parameters)
-        return self.fn(*args, **kwargs)
+        value = self.fn(*args, **kwargs)
+        if inspect.isasyncgen(value):
+            return _collected(value)
+        return list(value) if inspect.isgenerator(value) else value
 
     def run_name(self, parameters: Mapping[str, Any], run_id: str) -> str:
         """Return the name of a run; the default if `flow_run_name` raises."""
         label = self.options.flow_run_name
         try:
             if isinstance(label, str):
-                return label.format_map({"flow_name": self.name, "run_id": run_id, **parameters})
+                return mask(label.format_map({"flow_name": self.name, "run_id": run_id, **parameters}))
             if callable(label):
-                return str(label())
+                return mask(str(label()))
         except Exception:
             logger.debug("flow_run_name of %s raised; the default is used", self.name, exc_info=True)
         return f"{self.name}-{run_id[-6:].lower()}"
@@ -66,6 +70,10 @@ class Definition:
         return FlowTimedOut(
             f"flow {self.name!r} ran longer than timeout_seconds={self.options.timeout_seconds:g}"
         )
+
+
+async def _collected(values: AsyncIterator[Any]) -> list[Any]:
+    return [each async for each in values]
 
 
 def as_call(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -26,12 +26,14 @@ from graphflow.driver.known import DriverRun
 from graphflow.driver.outcomes import Outcomes
 from graphflow.driver.recovery import Recovery
 from graphflow.driver.sources import Sources
+from graphflow.driver.spilling import HeldValues
 from graphflow.driver.turns import Turns
 from graphflow.driver.unstored import UnstoredValues
 from graphflow.errors import (
     BackendError,
     GraphflowError,
     ResultStoreError,
+    TooDeep,
 )
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Node
@@ -126,6 +128,7 @@ class Driver:
         self._unstored = UnstoredValues(
             self.core, persistence, self.outcomes.column, run_id=run_id, backend=backend
         )
+        self._held = HeldValues(self.history, backend, persistence)
         self._sources = Sources(
             self.core,
             self.history,
@@ -514,8 +517,12 @@ class Driver:
         elif isinstance(command, ev.ReleaseItems):
             read = self._read_values.get(command.node)
             if read is None:
-                read = self._read_values[command.node] = ReadValues(self.history.node(command.node))
-            self.backend.free(read.release(command.below))
+                read = self._read_values[command.node] = ReadValues(
+                    self.history.node(command.node), self._persistence.store
+                )
+            gone = read.release(command.below)
+            self.backend.free(gone)
+            self._held.drop(gone)
         elif isinstance(command, ev.CloseSource):
             self._sources.close(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):
@@ -537,16 +544,20 @@ class Driver:
                 self.call(partial(self.dispatcher.forget_ended, leader, indices))
             self.hooks.reported(self.core, step, command.indices)
             self._emit("items", step.node, "", report.reached)
+        self._held.committed(report)
 
     def _graft(self, command: ev.GraftItem) -> None:
         fragment = command.fragment
         parent = self.core.books[command.node].node
         if isinstance(fragment, ErrorRecord):
-            self.history.errors[command.node] = self.history.restored(fragment)
-            answer = ev.Grafted(node=command.node, index=command.index, failed=True)
+            self._graft_failed(command, self.history.restored(fragment))
         else:
             failpoint("driver.expand.before")
-            nodes, root = self._adopt(fragment, parent, command.index)
+            try:
+                nodes, root = self._adopt(fragment, parent, command.index)
+            except TooDeep as error:
+                self._graft_failed(command, error)
+                return
             failpoint("driver.expand.after")
             place = (command.node, command.index)
             # Queued, not nested: a chain of grafts never grows the stack.
@@ -561,8 +572,10 @@ class Driver:
                     )
                 )
             )
-            return
-        self.tell(answer)
+
+    def _graft_failed(self, command: ev.GraftItem, error: BaseException) -> None:
+        self.history.errors[command.node] = error
+        self.tell(ev.Grafted(node=command.node, index=command.index, failed=True, error=error))
 
     def _finish(self, command: ev.FinishRun) -> None:
         failpoint("driver.finish.before")

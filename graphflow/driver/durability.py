@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import os
@@ -12,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
 from graphflow.common.functions import plain_function
 from graphflow.common.machine import boot_id
+from graphflow.common.secrets import known, mask, name_of, named_secret
 from graphflow.common.service import Service
 from graphflow.common.wording import with_article
 from graphflow.driver.bookkeeping import Bookkeeper
@@ -27,14 +30,18 @@ from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import (
     GraphflowError,
+    HistoryLocked,
     LeaseLost,
     ParameterError,
+    ResultDamaged,
     RunNotFound,
     ValueUnavailable,
 )
 from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
+from graphflow.identity.carrying import secrets_in
 from graphflow.identity.fingerprints import code_fingerprint
+from graphflow.identity.hashing import canonical_digest
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 from graphflow.model.records import Launch, Request, RunHeader
 from graphflow.model.states import Code
@@ -42,7 +49,8 @@ from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.results.packs.classes import dumps_value
-from graphflow.results.packs.single import keep, restore
+from graphflow.results.packs.single import check, is_same, keep, restore
+from graphflow.results.stores.opening import check_protocol
 from graphflow.runner.capture import LogSink
 
 __all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
@@ -129,7 +137,7 @@ class Durability:
 
         Raises
         ------
-        HistoryError, SettingsError
+        HistoryError, ResultStoreError, SettingsError
             If it cannot be written; nothing has run then.
         """
         history = open_history()
@@ -141,9 +149,11 @@ class Durability:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
+        # What is configured wrongly leaves no run behind.
+        store = open_store(history, run.id, said=flow.options.results)
+        check_protocol(store.url)
         journal = history.create(header)
         try:
-            store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))
@@ -291,6 +301,8 @@ def reopen(
     rerun_changed: bool = False,
     is_forced: bool = False,
     parameters: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    checked: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> Reopened:
     """Open an existing run, with everything it has finished.
 
@@ -304,6 +316,10 @@ def reopen(
         See `Recovery`.
     parameters
         Those that the run must have.
+    given
+        Some of them, such as secrets, which are not stored.
+    checked
+        Coerces parameters that are looked up to what the flow takes.
 
     Raises
     ------
@@ -318,17 +334,20 @@ def reopen(
     """
     history = open_history()
     header = history.find(run)
-    if header.flow_name != flow.name:
+    # What is wrong with a run that cannot be verified is told when it is read.
+    if header.is_verified and header.flow_name != flow.name:
         raise RunNotFound(f"run {header.id} belongs to flow {header.flow_name!r}, not to {flow.name!r}")
     store = open_store(history, header.id, said=flow.options.results, known=results_of(history, header.id))
     if selections is None and header.state == Code.COMPLETED.state_name:
         replay = read_run(history, header.id, store)
-        given = _parameters(replay, store, parameters)
-        return Reopened(header, given, None)
+        if _has_value(replay, store):
+            if parameters is not None and replay.launches:
+                _compare(replay.launches[0], parameters)
+            return Reopened(header, {}, None)
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
-        given = _parameters(replay, store, parameters)
+        found = _parameters(replay, store, parameters, given, checked)
         recovery = Recovery(
             replay,
             damaged=_damaged(replay, store),
@@ -350,14 +369,14 @@ def reopen(
         if replay.launches:
             self._begin(_launch_again(flow, header, replay, journal.epoch, reason, store))
         else:
-            self._begin(_launch(flow, header.name, given, journal.epoch, "start", store))
+            self._begin(_launch(flow, header.name, found, journal.epoch, "start", store))
         books.run_moved(Code.RESUMING)
         books.commit()
         failpoint("launch.begin.after")
     except BaseException:
         journal.close()
         raise
-    return Reopened(header, given, self)
+    return Reopened(header, found, self)
 
 
 def read_run(history: History, run_id: str, store: ResultStore) -> Replay:
@@ -385,27 +404,35 @@ def _damaged(replay: Replay, store: ResultStore) -> list[Any]:
     return damaged
 
 
+def _has_value(replay: Replay, store: ResultStore) -> bool:
+    """Return whether the value of a completed run is there as it was written; else it is made again from its nodes'."""
+    if replay.value is None:
+        return True
+    try:
+        check(store, replay.value, "the value of the run")
+    except (ResultDamaged, ValueUnavailable) as error:
+        logger.warning("%s; it is made again", error)
+        return False
+    return True
+
+
 def is_known(run_id: str) -> bool:
     """Return whether there is a run of just this id."""
     try:
         return open_history().find(run_id).id == run_id
-    except RunNotFound:
+    except (RunNotFound, HistoryLocked):
+        # A run that is on this machine is found also where the catalog is locked.
         return False
 
 
 def _parameters(
-    replay: Replay, store: ResultStore, wanted: Mapping[str, Any] | None = None
+    replay: Replay,
+    store: ResultStore,
+    wanted: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+    checked: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    if wanted is not None and replay.launches:
-        before = replay.launches[0].parameters
-        for name in sorted({*before, *wanted}):
-            now = _short(wanted[name]) if name in wanted else "not given"
-            # What only tells its address cannot be compared.
-            if before.get(name, "not given") != now and " at 0x" not in now:
-                raise ParameterError(
-                    f"run {replay.launches[0].run_name} began with {name}={before.get(name, 'not given')}, but {name} is {now} now; "
-                    "pass the same parameters, or use another run id"
-                )
+    """Return the parameters of a run: those that are stored, and the secrets, which are given or looked up again."""
     if not replay.launches:
         if wanted is not None:
             return dict(wanted)
@@ -413,13 +440,78 @@ def _parameters(
             "the driver of this run died before it recorded the run's parameters, so the run cannot be resumed; nothing "
             "of it ran: start a new run"
         )
-    stored = replay.launches[0].stored
-    if stored is None:
+    first = replay.launches[0]
+    if wanted is not None:
+        _compare(first, wanted)
+    _compare(first, given, is_whole=False)
+    if first.stored is None:
         raise ValueUnavailable(
             "the parameters of this run could not be pickled when it began, so it cannot be resumed; start a new run"
         )
-    parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
+    found = _stored_parameters(first, store, wanted)
+    asked: dict[str, Any] = {}
+    for name, told in first.secrets.items():
+        if wanted is not None and name in wanted:
+            asked[name] = wanted[name]
+        elif name in given:
+            asked[name] = given[name]
+        elif told.get("name"):
+            asked[name] = checked({name: named_secret(told["name"])})[name]
+        else:
+            raise ParameterError(
+                f"run {first.run_name} began with a secret as {name}, which is not stored; give it again: "
+                f"flow.resume(run, parameters={{{name!r}: ...}}), or -p {name}=... on the command line"
+            )
+    _compare(first, asked, is_whole=False)
+    return {**found, **asked}
+
+
+def _compare(first: Launch, wanted: Mapping[str, Any], *, is_whole: bool = True) -> None:
+    """Raise `ParameterError` if parameters are not those that a run began with."""
+    for name in sorted({*first.parameters, *wanted} if is_whole else wanted):
+        told = first.secrets.get(name)
+        if told is not None and name in wanted:
+            if _digest_of(wanted[name]) != told.get("digest"):
+                raise ParameterError(
+                    f"{name} is not the secret that run {first.run_name} began with; pass the same one, or use another run id"
+                )
+            continue
+        before = first.parameters.get(name, "not given")
+        now = _short(wanted[name]) if name in wanted else "not given"
+        # What only tells its address cannot be compared.
+        if before != now and " at 0x" not in now:
+            raise ParameterError(
+                f"run {first.run_name} began with {name}={before}, but {name} is {now} now; pass the same parameters, or use"
+                " another run id"
+            )
+
+
+def _stored_parameters(first: Launch, store: ResultStore, wanted: Mapping[str, Any] | None) -> dict[str, Any]:
+    stored = first.stored or {}
+    try:
+        parameters: dict[str, Any] = restore(store, stored, "the parameters of the run")
+    except (ResultDamaged, ValueUnavailable) as error:
+        shown = {name: text for name, text in first.parameters.items() if name not in first.secrets}
+        again = _again(shown) if wanted is None else dict(wanted)
+        if again is None or (wanted is None and not is_same(stored, dumps_value(again))):
+            raise type(error)(
+                f"{error}. Pass the same parameters to the flow's run(..., run_id=...) to go on"
+            ) from error
+        logger.warning("%s; they are restored from what the history tells", error)
+        return again
     return parameters
+
+
+def _digest_of(value: Any) -> str:
+    return (canonical_digest(value) or b"").hex()
+
+
+def _again(shown: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return parameters from their texts, where these are literals; whether they are the same, their digest tells."""
+    try:
+        return {name: ast.literal_eval(text) for name, text in shown.items()}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 # -- what a launch is ---------------------------------------------------------------------------------------
@@ -434,8 +526,15 @@ def _launch(
     store: ResultStore,
 ) -> Launch:
     stored: Mapping[str, Any] | None = None
+    secrets: dict[str, Mapping[str, str]] = {}
     try:
-        data = dumps_value(dict(parameters))
+        try:
+            data = dumps_value(dict(parameters))
+        except Exception:
+            secrets = _secrets_of(parameters)
+            if not secrets:
+                raise
+            data = dumps_value({name: value for name, value in parameters.items() if name not in secrets})
         stored = keep(store, f"{epoch:04d}-parameters", data)
     except GraphflowError:
         raise
@@ -447,14 +546,26 @@ def _launch(
             error,
         )
     shown = {name: _short(value) for name, value in parameters.items()}
-    return _described(flow, run_name, epoch, reason, store, shown, stored)
+    return _described(flow, run_name, epoch, reason, store, shown, stored, secrets)
+
+
+def _secrets_of(parameters: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """Return what is told of the parameters that have secrets in them, whose texts are masked from now on."""
+    told: dict[str, Mapping[str, str]] = {}
+    for name, value in parameters.items():
+        found = secrets_in(value)
+        if found:
+            names = [of for each in found if (of := name_of(known(each)))]
+            reference = {"name": names[0]} if len(names) == 1 and found == [value] else {}
+            told[name] = {"digest": _digest_of(value), **reference}
+    return told
 
 
 def _launch_again(
     flow: Definition, header: RunHeader, replay: Replay, epoch: int, reason: str, store: ResultStore
 ) -> Launch:
     first = replay.launches[0]
-    return _described(flow, header.name, epoch, reason, store, first.parameters, first.stored)
+    return _described(flow, header.name, epoch, reason, store, first.parameters, first.stored, first.secrets)
 
 
 def _described(
@@ -465,6 +576,7 @@ def _described(
     store: ResultStore,
     shown: Mapping[str, str],
     stored: Mapping[str, Any] | None,
+    secrets: Mapping[str, Mapping[str, str]],
 ) -> Launch:
     return Launch(
         epoch=epoch,
@@ -482,6 +594,8 @@ def _described(
         settings=settings.shown(),
         backend=_backend_name(flow.options.backend),
         results=store.url,
+        secrets=secrets,
+        attempts=1 + flow.options.retries,
     )
 
 
@@ -519,4 +633,5 @@ def _short(value: Any) -> str:
         text = repr(value)
     except Exception as error:
         text = f"<{with_article(type(value).__name__)} whose repr raised {type(error).__name__}>"
+    text = mask(text)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

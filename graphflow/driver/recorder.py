@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphflow.common import settings
-from graphflow.errors import GraphflowError
+from graphflow.errors import GraphflowError, TooDeep
 from graphflow.graph.binding import Callee
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Dep, Graph, Node
@@ -75,6 +75,9 @@ class RunRecorder(Recorder):
         self._make_backend = make_backend
         self.created = time.time()
         self._ids = itertools.count()
+        self._depths: dict[int, int] = {}
+        """How deep the nodes that tasks recorded are nested."""
+        self._max_depth = settings.max_depth()
         self._pending: list[Node] = []
         self.not_asked: list[str] = []
         """The names of what is recorded and was not started; the same list for as long as this lives."""
@@ -274,12 +277,26 @@ class RunRecorder(Recorder):
             driver.record(pending)
 
     def adopt(self, fragment: Fragment, parent: Node, index: int) -> tuple[Sequence[Node], int]:
-        """Return nodes of a fragment with ids and names of this run; called by the driver."""
+        """Return nodes of a fragment with ids and names of this run; called by the driver.
+
+        Raises
+        ------
+        TooDeep
+            If it is nested in more tasks than the setting `runs.max_depth` allows.
+        """
+        depth = self._depths.get(parent.id, 0) + 1
+        if depth > self._max_depth:
+            raise TooDeep(
+                f"task {parent.task_name!r} returned a call of a task that is nested {depth} deep, and the limit is "
+                f"{self._max_depth}; if that is no recursion without an end, raise the setting runs.max_depth "
+                "(GRAPHFLOW_MAX_DEPTH)"
+            )
         ids: dict[int, int] = {}
         adopted: list[Node] = []
         with self._lock:
             for node in fragment.nodes:
                 ids[node.id] = self.next_id()
+                self._depths[ids[node.id]] = depth
                 name = self.unique_name(node.task_name)
                 program = None if node.program is None else replace(node.program, node_name=name)
                 deps: tuple[Dep, ...] = tuple(replace(dep, upstream=ids[dep.upstream]) for dep in node.deps)

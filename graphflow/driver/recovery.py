@@ -192,11 +192,16 @@ class Recovery:
     def _is_alike(self, node: Node, known: ReplayedNode) -> bool:
         """Return whether a node may be the one that was there before; warns where it may not."""
         entry = known.entry
-        deps = [(DepKind(dep.kind).name, self._keys.get(dep.upstream, ""), dep.index) for dep in node.deps]
+        # What it comes after decides when it runs, and not what it gives.
+        deps = [
+            (DepKind(dep.kind).name, self._keys.get(dep.upstream, ""), dep.index)
+            for dep in node.deps
+            if dep.kind is not DepKind.AFTER
+        ]
         before = [
             (dep.kind, self.replay.nodes[dep.upstream].entry.key, dep.index)
             for dep in entry.deps
-            if dep.upstream in self.replay.nodes
+            if dep.upstream in self.replay.nodes and dep.kind != DepKind.AFTER.name
         ]
         if entry.is_mapped != node.is_mapped or deps != before:
             if self._is_strict:

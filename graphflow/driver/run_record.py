@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from graphflow.common.secrets import mask
 from graphflow.errors import GraphflowError, RunCancelled, TaskOptionError
 from graphflow.model.map_options import MAP_OPTION_NAMES, timeout_factor
 from graphflow.model.option_checks import refuse_unknown
@@ -101,7 +102,7 @@ class RunRecord:
         LeaseLost, HistoryError
             If it cannot be written down.
         """
-        message = f"{type(error).__name__}: {error}" if error is not None else ""
+        message = mask(f"{type(error).__name__}: {error}") if error is not None else ""
         if self.durability is not None:
             if error is not None:
                 # Loaded with the first run, not by `import graphflow`.

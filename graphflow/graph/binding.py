@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from graphflow.common.wording import with_article
-from graphflow.errors import MapTypeError, TaskOptionError
+from graphflow.errors import MapTypeError
 from graphflow.graph import mapping
 from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.graph.handles import CONTAINERS, Handle, Recording, contains_handle
@@ -24,6 +24,8 @@ __all__ = ["COLLECT", "Binder", "Callee", "bound_names", "builtin", "spread_by_s
 
 class _Caller(Recording, Protocol):
     """A recording that takes calls."""
+
+    def check_ends(self, node: Node, owner: str) -> None: ...
 
     def call(
         self, callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], *, owner: str | None = None
@@ -133,6 +135,7 @@ class Binder:
             kind = DepKind.PICK
         elif node.is_mapped:
             kind = DepKind.GATHER
+            self.recorder.check_ends(node, self.owner)
         slot = self.slot()
         self.deps.append(
             Dep(
@@ -212,18 +215,17 @@ class Binder:
             dep.slot == slot and dep.kind in (DepKind.ELEMENTS, DepKind.ITEMS) for dep in self.deps
         )
 
-    def order(self, wait_for: Any) -> None:
-        """Dependencies of order only."""
-        if wait_for is None:
-            return
-        for each in wait_for if isinstance(wait_for, list | tuple | set | frozenset) else [wait_for]:
-            allows = isinstance(each, AllowFailure)
-            handle = each.value if isinstance(each, AllowFailure) else each
-            if not isinstance(handle, Handle):
-                raise TaskOptionError(f"{self.owner}: wait_for takes futures, not {each!r}")
-            node = self.recorder.own(handle, self.owner)
-            kind = DepKind.ORDER if handle._index is None else DepKind.PICK
-            self.deps.append(Dep(upstream=node.id, kind=kind, index=handle._index, allows_failure=allows))
+    def order(self, wait_for: Any, *, allows: bool = False) -> None:
+        """Dependencies of order only, on the futures in a value; what is no future has ended already."""
+        if isinstance(wait_for, AllowFailure):
+            self.order(wait_for.value, allows=True)
+        elif isinstance(wait_for, Handle):
+            node = self.recorder.own(wait_for, self.owner)
+            kind = DepKind.ORDER if wait_for._index is None else DepKind.PICK
+            self.deps.append(Dep(upstream=node.id, kind=kind, index=wait_for._index, allows_failure=allows))
+        elif contains_handle(wait_for):
+            for each in [*wait_for, *wait_for.values()] if isinstance(wait_for, dict) else wait_for:
+                self.order(each, allows=allows)
 
 
 def bound_names(callee: Callee, args: Sequence[Any], kwargs: Mapping[str, Any], owner: str) -> list[str]:

@@ -37,6 +37,8 @@ class DepKind(IntEnum):
     """It is mapped over the elements of a value."""
     ITEMS = 5
     """It is mapped over the items of a mapped node: item i needs item i."""
+    AFTER = 6
+    """It comes after a call that was made for its effect, and runs once that has ended well."""
 
     @property
     def is_lane(self) -> bool:
@@ -162,6 +164,15 @@ class Graph:
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self._nodes)} nodes>"
 
+    def _repr_html_(self) -> str:
+        # What only notebooks show is loaded by them alone.
+        from graphflow.graph.drawing import MOST_NODES, drawing
+        from graphflow.model.html import box, element
+
+        if sum(not node.is_builtin for node in self) <= MOST_NODES:
+            return box(drawing(self))
+        return box(element("pre", f"{self!r}; it is too large to draw, use .to_dot() or .to_text()"))
+
     def status(self, node_id: int) -> tuple[str, int | None, Mapping[str, int]]:
         """Return (state name, width or None, counts by state name) of a node."""
         if self._status is not None:
@@ -239,7 +250,13 @@ class Graph:
             lines.append(f'    n{node.id}[["{text}"]]' if node.is_mapped else f'    n{node.id}["{text}"]')
         for node in self:
             for dep in node.deps:
-                arrow = "-.->" if dep.kind is DepKind.ORDER else "==>" if _is_mapped(dep) else "-->"
+                arrow = (
+                    "-.->"
+                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
+                    else "==>"
+                    if _is_mapped(dep)
+                    else "-->"
+                )
                 text = f"|{_escape(dep.argument)}|" if dep.argument else ""
                 lines.append(f"    n{dep.upstream} {arrow}{text} n{node.id}")
         return "\n".join(lines)
@@ -252,7 +269,13 @@ class Graph:
             lines.append(f"    n{node.id} [label={_quote(self._label(node))}, shape={shape}];")
         for node in self:
             for dep in node.deps:
-                style = "dashed" if dep.kind is DepKind.ORDER else "bold" if _is_mapped(dep) else "solid"
+                style = (
+                    "dashed"
+                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
+                    else "bold"
+                    if _is_mapped(dep)
+                    else "solid"
+                )
                 lines.append(
                     f"    n{dep.upstream} -> n{node.id} [label={_quote(dep.argument)}, style={style}];"
                 )
@@ -264,7 +287,7 @@ class Graph:
         for node in self:
             state, _, _ = self.status(node.id)
             needs = ", ".join(
-                f"{dep.argument + '=' if dep.argument else ''}{self._nodes[dep.upstream].name}"
+                f"{dep.argument + '=' if dep.argument else 'after ' if dep.kind is DepKind.AFTER else ''}{self._nodes[dep.upstream].name}"
                 f"{'[*]' if _is_mapped(dep) else ''}{'[' + str(dep.index) + ']' if dep.index is not None else ''}"
                 for dep in node.deps
             )

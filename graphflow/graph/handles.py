@@ -36,7 +36,7 @@ class Recording(Protocol):
 class Handle:
     """What a future is to the recorder: a node of a recording, or one item of a mapped node."""
 
-    __slots__ = ("_index", "_node", "_recorder")
+    __slots__ = ("__weakref__", "_index", "_node", "_recorder")
 
     def __init__(self, recorder: Recording, node: Node, index: int | None = None) -> None:
         self._recorder = recorder

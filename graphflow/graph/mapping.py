@@ -303,6 +303,16 @@ def snapshot(value: Any) -> Any:
     return value
 
 
+def is_endless(values: Any) -> bool:
+    """Return whether an iterator is known to have no end; what a generator yields is not known."""
+    if type(values) is itertools.repeat:
+        try:
+            values.__length_hint__()
+        except TypeError:
+            return True
+    return type(values) in (itertools.count, itertools.cycle)
+
+
 def iterator_of(value: Any) -> Any:
     """Return the iterator behind something that can be iterated over, an async one where it is that."""
     return value.__aiter__() if hasattr(type(value), "__aiter__") else iter(value)
@@ -449,6 +459,10 @@ def product_of(*pools: Any, **named: Any) -> ProductSequence:
     return ProductSequence(
         [list(pool) if not isinstance(pool, list | tuple | range) else pool for pool in chosen], tuple(named)
     )
+
+
+def nothing() -> None:
+    """Return nothing: the value of a node that is there for the order of others."""
 
 
 def identity(value: T) -> T:

@@ -19,6 +19,7 @@ from graphflow.errors import (
 )
 from graphflow.graph import mapping
 from graphflow.graph.binding import COLLECT, Binder, Callee, bound_names, builtin, spread_by_signature
+from graphflow.graph.effects import Effects
 from graphflow.graph.folding import Combine, Fold
 from graphflow.graph.graph import DepKind, Node
 from graphflow.graph.handles import Handle
@@ -37,16 +38,21 @@ _COMPRESS = builtin("filter", mapping.compressed)
 _PRODUCT = builtin("product", mapping.product_of)
 _ITEMS = builtin("items", mapping.item_pairs)
 _ROWS = builtin("rows", mapping.table_rows)
+_EFFECTS = builtin("effects", mapping.nothing)
 
 
 @dataclass(frozen=True, slots=True)
 class _Inside:
-    """The flow inside the flow whose body records here, as a path, whether its prints are logged, and where results go."""
+    """The flow inside the flow whose body records here, as a path, whether its prints are logged, and where results go.
+
+    All that it records waits for `wait_for`.
+    """
 
     recorder: Recorder
     group: str
     log_prints: bool
     results: CacheDefaults
+    wait_for: tuple[Any, ...] = ()
 
 
 _INSIDE: ContextVar[_Inside | None] = ContextVar("graphflow_inside", default=None)
@@ -76,6 +82,7 @@ class Recorder:
         self.flow_name = flow_name
         self.flow_parameters: Mapping[str, Any] = flow_parameters or {}
         self.nodes: list[Node] = []
+        self.effects = Effects()
         self._scope = scope
         self._outermost = _Inside(self, group, log_prints, results)
         self._occurrences: dict[tuple[str, str], int] = {}
@@ -94,7 +101,7 @@ class Recorder:
 
     @contextmanager
     def inside(
-        self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS
+        self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS, wait_for: Any = None
     ) -> Iterator[str]:
         """Record nodes in this context under a flow that is called here; yield its path.
 
@@ -106,7 +113,13 @@ class Recorder:
         name = flow_name if count == 0 else f"{flow_name}-{count}"
         group = f"{outer.group}/{name}" if outer.group else name
         token = _INSIDE.set(
-            _Inside(self, group, outer.log_prints or log_prints, results.merged(outer.results))
+            _Inside(
+                self,
+                group,
+                outer.log_prints or log_prints,
+                results.merged(outer.results),
+                outer.wait_for if wait_for is None else (*outer.wait_for, wait_for),
+            )
         )
         try:
             yield group
@@ -145,6 +158,7 @@ class Recorder:
         """Return the node of a future, which must be of this recording."""
         if handle._recorder is not self:
             raise CrossRunError(self.foreign_text(handle, owner))
+        self.effects.use(handle._node.id)
         return handle._node
 
     def call(
@@ -243,6 +257,46 @@ class Recorder:
                     todo.append(self.nodes_by_id(dep.upstream))
         return False
 
+    def is_endless(self, node: Node) -> bool:
+        """Return whether a map is known to have no last item: all that it is mapped over are iterators without an end."""
+        lanes = [dep for dep in node.deps if dep.kind in (DepKind.ITEMS, DepKind.ELEMENTS)]
+        return (
+            bool(node.sources or lanes)
+            and all(source.length is None and mapping.is_endless(source.values) for source in node.sources)
+            and all(
+                dep.kind is DepKind.ITEMS and self.is_endless(self.nodes_by_id(dep.upstream)) for dep in lanes
+            )
+        )
+
+    def check_ends(self, node: Node, owner: str) -> None:
+        """Raise `ForcingError` if something takes all items of a map that has no last one."""
+        if node.is_mapped and self.is_endless(node):
+            raise ForcingError(
+                f"{owner} takes all items of {node.name}, which is mapped over an iterator without an end; iterate over the "
+                "future of the map, or bound the iterator: itertools.islice(values, n)"
+            )
+
+    def check_readable(self, node: Node) -> None:
+        """Raise `ForcingError` if items cannot be read while they run, since all of an iterator is read before the first."""
+        todo = [node]
+        while todo:
+            each = todo.pop()
+            for dep in each.deps:
+                if dep.kind not in (DepKind.ITEMS, DepKind.ELEMENTS) and not each.is_builtin:
+                    continue
+                upstream = self.nodes_by_id(dep.upstream)
+                if (
+                    dep.kind is DepKind.GATHER
+                    and self.known_width(upstream) is None
+                    and self.is_lazy(upstream)
+                ):
+                    raise ForcingError(
+                        f"{node.name} cannot be read item by item: {each.task_name}(...) takes all items of {upstream.name} "
+                        "first, and its iterator has no known end; iterate over the future of that map and choose or unpack "
+                        "values in the loop, give the map a list, or ask for all of it: .result()"
+                    )
+                todo.append(upstream)
+
     def _place(
         self,
         callee: Callee,
@@ -254,10 +308,32 @@ class Recorder:
         name: str | None = None,
     ) -> Node:
         with self._lock:
-            node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
-            # It may be refused.
-            self.added(node)
-            self.nodes.append(node)
+            many = self.effects.many()
+            if many:
+                every = Binder(self, "effects")
+                every.deps += many
+                self.effects.stand_in(self._add(_EFFECTS, every, (), {}, is_mapped=False, name=None))
+            if not callee.is_builtin:
+                binder.order(self._inside().wait_for)
+                binder.deps += self.effects.before(binder.deps, callee.options.trigger)
+            node = self._add(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+            self.effects.recorded(node)
+        return node
+
+    def _add(
+        self,
+        callee: Callee,
+        binder: Binder,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_mapped: bool,
+        name: str | None,
+    ) -> Node:
+        node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+        # It may be refused.
+        self.added(node)
+        self.nodes.append(node)
         return node
 
     def unique_name(self, base: str) -> str:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from graphflow.errors import HistoryError
-from graphflow.histories.catalogs import SqliteCatalog
+from graphflow.histories import schema
+from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.checks import is_final
+from graphflow.histories.databases import open_database
+from graphflow.histories.leases import is_locked
+from graphflow.histories.marks import UNLISTED, mark_listed
 from graphflow.histories.readers import RunReader
+from graphflow.histories.repairing import kept_beside
+from graphflow.histories.runfiles import RUN_FILE, sync_folder
 from graphflow.histories.seals import Seal
-from graphflow.model.records import RunHeader
+from graphflow.model.records import NO_NODE, Kind, RunHeader
+from graphflow.model.states import Code, StateType
+from graphflow.ports import Holder
+from graphflow.records.codec import decode
 
-__all__ = ["adopt", "sweep", "unlisted"]
+__all__ = ["adopt", "header_of", "last_holder", "list_marked", "put_aside", "signers", "sweep", "unlisted"]
 
 LEFT_SECONDS = 3600.0
 """The age after which a folder that was being created or removed counts as abandoned."""
@@ -31,7 +42,7 @@ def unlisted(folder: Path, catalog: SqliteCatalog | None) -> list[str]:
     return [place.name for place in _places(folder) if catalog is None or catalog.run(place.name) is None]
 
 
-def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list[str]]:
+def adopt(folder: Path, seal_of: Callable[[str], Seal], keys: Sequence[bytes]) -> tuple[list[str], list[str]]:
     """Add all runs that are missing from a folder's catalog; a missing catalog is created.
 
     Return the ids of these runs, and what was wrong with those that cannot be read. They are verified first. A run
@@ -47,13 +58,18 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     places = _places(folder)
     if not places:
         return adopted, wrong
-    catalog = SqliteCatalog(folder, creates=True)
+    catalog = SqliteCatalog(folder, creates=True, keys=keys)
     try:
         for place in places:
             if catalog.run(place.name) is not None:
                 continue
+            if is_locked(place):
+                wrong.append(
+                    f"run {place.name} has a driver now, so it is not listed yet; repeat this when it has ended"
+                )
+                continue
             try:
-                header = _header(place, seal_of(place.name))
+                header = header_of(place, seal_of(place.name))
             except HistoryError as error:
                 wrong.append(str(error))
                 continue
@@ -64,6 +80,65 @@ def adopt(folder: Path, seal_of: Callable[[str], Seal]) -> tuple[list[str], list
     finally:
         catalog.close()
     return adopted, wrong
+
+
+def signers(folder: Path) -> frozenset[bytes]:
+    """Return the ids of the keys that the runs of a folder say they were signed with; not verified."""
+    found: set[bytes] = set()
+    for place in _places(folder):
+        path = place / RUN_FILE
+        with suppress(HistoryError):
+            database = open_database(path, schema.RUN, writes=False, pragmas=schema.READER_PRAGMAS)
+            try:
+                found.update(each[4] for each in database.rows(schema.READ_RUN) if isinstance(each[4], bytes))
+            finally:
+                database.close()
+    return frozenset(found)
+
+
+def put_aside(folder: Path, moment: str) -> list[str]:
+    """Move a damaged catalog away, under another name beside its place; return the new names."""
+    moved = []
+    # Its journal goes first: without it, the catalog is only more damaged.
+    for name in (f"{CATALOG_FILE}-journal", f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm", CATALOG_FILE):
+        path = folder / name
+        if path.exists():
+            place = kept_beside(path, moment)
+            os.rename(path, place)
+            moved.append(place.name)
+    sync_folder(folder)
+    return moved
+
+
+def list_marked(folder: Path, seal_of: Callable[[str], Seal], keys: Sequence[bytes]) -> None:
+    """Add the runs to the catalog that began while it was locked and have no driver any more; nothing happens where it still is."""
+    with suppress(HistoryError, OSError):
+        catalog = SqliteCatalog(folder, creates=True, keys=keys)
+        catalog.be_quick()
+        try:
+            for mark in sorted((folder / UNLISTED).iterdir()):
+                place = folder / "runs" / mark.name
+                if is_locked(place):
+                    continue
+                header = header_of(place, seal_of(mark.name)) if place.exists() else None
+                with catalog.transaction():
+                    row = catalog.run(mark.name)
+                    if header is not None and (row is None or row[0].epoch < header.epoch):
+                        catalog.forget(mark.name)
+                        catalog.add(header)
+                mark_listed(folder, mark.name)
+        finally:
+            catalog.close()
+
+
+def last_holder(place: Path, seal: Seal) -> Holder | None:
+    """Return the process that drove a run last, as its verified history tells; None where it tells none."""
+    found: Holder | None = None
+    with RunReader(place, seal, run_id=place.name) as reader:
+        for entry in reader.entries(kinds=(Kind.LAUNCH,)):
+            launch = decode(entry.record)
+            found = Holder(launch.host, launch.pid, launch.boot_id)
+    return found
 
 
 def sweep(folder: Path) -> int:
@@ -77,20 +152,36 @@ def sweep(folder: Path) -> int:
     return count
 
 
-def _header(place: Path, seal: Seal) -> RunHeader:
+def header_of(place: Path, seal: Seal, *, is_live: bool = False) -> RunHeader:
+    """Return a run as its verified history tells it; one that has not ended, and is not live, is crashed."""
+    holder: Holder | None = None
+    started: float | None = None
     with RunReader(place, seal, run_id=place.name) as reader:
         for _ in reader.entries():
             pass
+        for entry in reader.entries(kinds=(Kind.LAUNCH, Kind.STATE)):
+            if entry.record.kind == Kind.LAUNCH:
+                launch = decode(entry.record)
+                holder = Holder(launch.host, launch.pid, launch.boot_id)
+            elif (
+                started is None
+                and entry.record.node == NO_NODE
+                and Code(decode(entry.record).code).type is StateType.RUNNING
+            ):
+                started = entry.record.at
         row, last = reader.row, reader.last_state()
         ended = reader.last_time()
-    state = "Crashed" if last is None or not is_final(last[0]) else last[0]
+    is_over = last is not None and is_final(last[0])
+    state = last[0] if last is not None and (is_over or is_live) else "Pending" if is_live else "Crashed"
     return RunHeader(
         id=row.id,
         name=row.name,
         flow_name=row.flow_name,
         state=state,
         created=row.created,
-        started=row.created if last is not None else None,
-        ended=ended,
+        started=started,
+        ended=None if is_live and not is_over else ended,
+        host=holder.host if holder is not None else "",
+        pid=holder.pid if holder is not None else 0,
         epoch=row.epoch,
     )

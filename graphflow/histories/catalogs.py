@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from graphflow.errors import HistoryDamaged, HistoryError, HistoryTooNew, HistoryTooOld
+from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.databases import Database, build, open_database
 from graphflow.histories.runfiles import sync_folder
@@ -21,6 +23,12 @@ __all__ = ["CATALOG_FILE", "SqliteCatalog"]
 
 CATALOG_FILE = "catalog.db"
 RUNS_AT_ONCE = 100
+PATIENCE_SECONDS = 2.0
+"""How long a lock that others hold is waited for: a run goes on without its row in the catalog."""
+
+MOMENT_SECONDS = 0.02
+MAC_PLACE = 10
+"""Where the seal is in a row that was read."""
 
 
 class SqliteCatalog:
@@ -32,37 +40,84 @@ class SqliteCatalog:
         Where it is.
     creates
         Whether it is made where there is none.
+    keys
+        What its rows are sealed with: the first seals, each is accepted. Without any, rows are believed as they are.
 
     Raises
     ------
     HistoryError, HistoryDamaged, HistoryTooNew, HistoryTooOld
-        If it cannot be opened, or read.
+        If it cannot be opened, or read; where others have it locked, only its methods do.
     """
 
-    def __init__(self, folder: Path, *, creates: bool) -> None:
+    def __init__(self, folder: Path, *, creates: bool, keys: Sequence[bytes] = ()) -> None:
         self.path = folder / CATALOG_FILE
         if creates and not self.path.exists():
             _create(self.path)
         self._lock = threading.RLock()
-        self._database = _opened(self.path)
+        self._patience = self._waits = PATIENCE_SECONDS
+        self._is_closed = False
+        self._keys = tuple(keys)
+        self._has_mac = True
+        self._opened: Database | None = None
+        with suppress(HistoryLocked), self._patiently():
+            self._open()
+
+    def _open(self) -> Database:
+        if self._opened is None:
+            if self._is_closed:
+                raise HistoryError(f"{self.path} is closed")
+            opened = _opened(self.path, self._waits)
+            try:
+                self._has_mac = _with_mac(opened)
+            except BaseException:
+                opened.close()
+                raise
+            self._opened = opened
+        return self._opened
+
+    @property
+    def _database(self) -> Database:
+        with self._lock:
+            return self._open()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._database.transaction():
+        with self._lock, self._patiently(), self._database.transaction():
             yield
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """Wait once for others who have it locked, and then only for a moment until it was free."""
+        try:
+            yield
+        except HistoryLocked:
+            self._wait_for(MOMENT_SECONDS)
+            raise
+        if self._waits != self._patience:
+            self._wait_for(self._patience)
+
+    def _wait_for(self, seconds: float) -> None:
+        self._waits = seconds
+        if self._opened is not None:
+            self._opened.wait_for(seconds)
 
     def be_quick(self) -> None:
         """Wait for locks for 20 ms at most from now on, then raise `HistoryLocked`."""
         with self._lock:
-            self._database.be_quick()
+            self._patience = MOMENT_SECONDS
+            self._wait_for(MOMENT_SECONDS)
 
     def close(self) -> None:
         with self._lock:
-            self._database.close()
+            self._is_closed = True
+            if self._opened is not None:
+                self._opened.close()
 
     def strand(self) -> None:
         """Forget the connection, as when this process is killed."""
-        self._database.strand()
+        self._is_closed = True
+        if self._opened is not None:
+            self._opened.strand()
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong."""
@@ -72,19 +127,53 @@ class SqliteCatalog:
     # -- runs ----------------------------------------------------------------------------------------------
 
     def add(self, header: RunHeader) -> None:
-        self._execute(
-            schema.ADD_RUN,
-            header.id,
-            header.name,
-            header.flow_name,
-            header.state,
-            header.created,
-            header.started,
-            header.ended,
-            header.host,
-            header.pid,
-            header.epoch,
-        )
+        with self._sealing(header.id, is_new=True):
+            self._execute(
+                schema.ADD_RUN,
+                header.id,
+                header.name,
+                header.flow_name,
+                header.state,
+                header.created,
+                header.started,
+                header.ended,
+                header.host,
+                header.pid,
+                header.epoch,
+            )
+
+    def correct(self, header: RunHeader) -> None:
+        """Write and seal a row as its run's history tells it, unless another driver has the run."""
+        with self._sealing(header.id, is_new=True):
+            self._execute(
+                schema.CORRECT_RUN,
+                header.name,
+                header.flow_name,
+                header.state,
+                header.created,
+                header.started,
+                header.ended,
+                header.host,
+                header.pid,
+                header.id,
+                header.epoch,
+            )
+
+    @contextmanager
+    def _sealing(self, run_id: str, *, is_new: bool = False) -> Iterator[None]:
+        """Seal a row after it was changed, in the same transaction; one that was not as written before stays unsealed."""
+        if not self._keys:
+            yield
+            return
+        with self._lock:
+            is_inside = self._database.connection.in_transaction
+            with nullcontext() if is_inside else self.transaction():
+                before = None if is_new else self.run(run_id)
+                yield
+                if is_new or (before is not None and before[0].is_verified):
+                    after = self.run(run_id)
+                    if after is not None:
+                        self._execute(schema.SEAL_RUN, _row_mac(self._keys[0], after[0]), run_id)
 
     def run(self, run_id: str) -> Row | None:
         rows = self._runs(schema.RUN_BY_ID, run_id)
@@ -113,13 +202,16 @@ class SqliteCatalog:
     def set_state(
         self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
     ) -> None:
-        self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
+        with self._sealing(run_id):
+            self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
 
     def note_state(self, header: RunHeader, before: str) -> None:
-        self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
+        with self._sealing(header.id):
+            self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
-        self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
+        with self._sealing(run_id):
+            self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
 
     def forget(self, run_id: str) -> None:
         for statement in schema.DELETE_RUN:
@@ -140,7 +232,8 @@ class SqliteCatalog:
             claim.steady_until,
             claim.wall_until,
         )
-        self._execute(schema.DRIVE_RUN, holder.host, holder.pid, claim.epoch, claim.run_id)
+        with self._sealing(claim.run_id):
+            self._execute(schema.DRIVE_RUN, holder.host, holder.pid, claim.epoch, claim.run_id)
 
     def renew(self, claim: Claim) -> bool:
         return (
@@ -195,16 +288,47 @@ class SqliteCatalog:
     # -- parts ---------------------------------------------------------------------------------------------
 
     def _execute(self, statement: str, *values: Any) -> int:
-        with self._lock:
+        with self._lock, self._patiently():
             return self._database.execute(statement, values).rowcount
 
     def _runs(self, statement: str, *values: Any) -> list[Row]:
-        with self._lock:
-            rows = self._database.rows(statement, values)
+        with self._lock, self._patiently():
+            database = self._database
+            if not self._has_mac:
+                statement = statement.replace(*schema.NO_MAC)
+            rows = database.rows(statement, values)
         try:
-            return [_row(*row) for row in rows]
+            return [self._verified(_row(*row), row[MAC_PLACE]) for row in rows]
         except (TypeError, ValueError) as error:
             raise HistoryDamaged(f"{self.path} is damaged: a row of a run is unreadable ({error})") from error
+
+    def _verified(self, row: Row, mac: Any) -> Row:
+        if not self._keys or any(_row_mac(key, row[0]) == mac for key in self._keys):
+            return row
+        return replace(row[0], is_verified=False), row[1]
+
+
+def _row_mac(key: bytes, header: RunHeader) -> bytes:
+    """Return what seals the row of a run."""
+    columns = [header.id, header.name, header.flow_name, header.state, header.host, header.pid, header.epoch]
+    times = [
+        None if each is None else float(each).hex() for each in (header.created, header.started, header.ended)
+    ]
+    return blake2b(
+        json.dumps([columns, times]).encode(), digest_size=16, key=key, person=b"gf-catalog-row"
+    ).digest()
+
+
+def _with_mac(database: Database) -> bool:
+    """Return whether rows have a seal; a catalog of before gets the column, where it can be written."""
+    if database.row(schema.HAS_MAC) != (0,):
+        return True
+    if not database.writes:
+        return False
+    with database.transaction():
+        if database.row(schema.HAS_MAC) == (0,):
+            database.execute(schema.ADD_MAC)
+    return True
 
 
 def _row(
@@ -218,6 +342,7 @@ def _row(
     host: str,
     pid: int,
     epoch: int,
+    mac: bytes | None,
     lease_epoch: int | None,
     lease_host: str,
     lease_pid: int,
@@ -266,10 +391,12 @@ def _create(path: Path) -> None:
                 leftover.unlink()
 
 
-def _opened(path: Path) -> Database:
+def _opened(path: Path, patience: float) -> Database:
     try:
-        return open_database(path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS)
-    except (HistoryDamaged, HistoryTooNew, HistoryTooOld):
+        return open_database(
+            path, schema.CATALOG, writes=True, pragmas=schema.CATALOG_PRAGMAS, patience=patience
+        )
+    except (HistoryDamaged, HistoryLocked, HistoryTooNew, HistoryTooOld):
         raise
     except HistoryError:
         if not path.is_file():

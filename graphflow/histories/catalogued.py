@@ -79,7 +79,11 @@ class CatalogHistory(ABC):
             raise RunNotFound(
                 f"several runs have an id that begins with {text!r}: {ids}, ...; use a longer prefix"
             )
-        return self._seen(*rows[0])
+        seen = self._seen(*rows[0])
+        if seen.name != text and not seen.id.upper().startswith(text.upper()):
+            # It only had this name in the catalog.
+            raise self._missing(text)
+        return seen
 
     def runs(
         self,
@@ -98,7 +102,7 @@ class CatalogHistory(ABC):
         for header in self._newest(catalog.runs(flow_name=flow_name or "", since=since, before=last)):
             if limit is not None and len(found) >= limit:
                 break
-            if not states or header.state in states:
+            if (not states or header.state in states) and flow_name in (None, header.flow_name):
                 found.append(header)
         return found
 

@@ -9,7 +9,17 @@ from graphflow.errors import HistoryError
 from graphflow.model.records import Record, RunHeader
 from graphflow.model.states import FINAL_CODES, Code, StateType
 
-__all__ = ["FAILED_TYPES", "GONE", "check_id", "is_failed", "is_final", "plain", "started_at", "state_code"]
+__all__ = [
+    "FAILED_TYPES",
+    "GONE",
+    "check_id",
+    "is_failed",
+    "is_final",
+    "is_id",
+    "plain",
+    "started_at",
+    "state_code",
+]
 
 _NUMBERS = struct.Struct("<qqqq")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.\-]{0,127}")
@@ -33,6 +43,11 @@ def check_id(run_id: str) -> str:
             " with a letter or digit"
         )
     return run_id
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text could be a run's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def state_code(state: str) -> Code:

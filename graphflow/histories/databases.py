@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from graphflow.common.machine import is_stopped, lockers
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
 from graphflow.histories.schema import Schema
@@ -60,6 +61,8 @@ class Database:
         Whether it is written; a reader changes nothing, and never waits for a writer of a run.
     pragmas
         Run when it is opened.
+    patience
+        How many seconds a lock that others hold is waited for; `PATIENCE_SECONDS` by default.
 
     Raises
     ------
@@ -76,10 +79,11 @@ class Database:
         writes: bool,
         pragmas: Sequence[str] = (),
         is_frozen: bool = False,
+        patience: float | None = None,
     ) -> None:
         self.path = path
         self.writes = writes
-        self._patience = PATIENCE_SECONDS
+        self._patience = PATIENCE_SECONDS if patience is None else patience
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
         if not path.is_file():
@@ -91,7 +95,7 @@ class Database:
             self._connection = sqlite3.connect(
                 f"file:{quote(str(path))}?mode={mode}",
                 uri=True,
-                timeout=BUSY_SECONDS,
+                timeout=min(BUSY_SECONDS, self._patience),
                 isolation_level=None,
                 check_same_thread=False,
             )
@@ -154,10 +158,10 @@ class Database:
             self._roll_back()
             raise
 
-    def be_quick(self) -> None:
-        """Wait for locks for 20 ms at most from now on."""
-        self.execute(schema.WAIT_A_MOMENT)
-        self._patience = 0.0
+    def wait_for(self, seconds: float) -> None:
+        """Wait for locks for so many seconds at most from now on."""
+        self.execute(schema.WAIT.format(int(1000 * min(seconds, BUSY_SECONDS))))
+        self._patience = seconds
 
     def close(self) -> None:
         """Close it; calling it again does nothing. In a child process the parent's connection is left alone."""
@@ -204,21 +208,35 @@ class Database:
                 connection.execute(schema.ROLLBACK)
 
 
-_HINT = "; run `graphflow fsck` for details"
+_HINT = "; `graphflow fsck --repair` keeps what verifies"
 
 
 def _code(error: BaseException) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
+def _locked_by(path: Path) -> str:
+    """Return who keeps a file locked, and what to do."""
+    pids = lockers(path)
+    for pid in pids:
+        if is_stopped(pid):
+            return (
+                f"process {pid} keeps it locked, and is stopped (Ctrl-Z). Continue or end it (kill -CONT {pid}, or kill {pid}),"
+                " then try again"
+            )
+    if pids:
+        return f"process {pids[0]} keeps it locked, with a long transaction. Wait for it or end it, then try again"
+    return (
+        "another process keeps it locked. Is that process stopped (Ctrl-Z), or busy with a long transaction? Continue or end"
+        " it, then try again"
+    )
+
+
 def translated(error: BaseException, path: Path, what: str) -> HistoryError:
     """Return what an error of SQLite means."""
     code, name = _code(error), getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code in _BUSY:
-        return HistoryLocked(
-            f"{path} cannot be {what}: another process keeps it locked ({error}). Is that process stopped"
-            " (Ctrl-Z), or busy with a long transaction? Continue or end it, then try again"
-        )
+        return HistoryLocked(f"{path} cannot be {what}: {_locked_by(path)} ({error})")
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_DBMOVED:
         return HistoryError(f"{path} cannot be {what}: it was moved or removed while open in this process")
     if code == sqlite3.SQLITE_CANTOPEN and path.exists() and not os.access(path.parent, os.W_OK):
@@ -235,7 +253,13 @@ def translated(error: BaseException, path: Path, what: str) -> HistoryError:
 
 
 def open_database(
-    path: Path, kind: Schema, *, writes: bool, pragmas: Sequence[str] = (), is_frozen: bool = False
+    path: Path,
+    kind: Schema,
+    *,
+    writes: bool,
+    pragmas: Sequence[str] = (),
+    is_frozen: bool = False,
+    patience: float | None = None,
 ) -> Database:
     """Open a file of the version that is written now.
 
@@ -248,7 +272,7 @@ def open_database(
     HistoryError
         If it cannot be opened.
     """
-    database = Database(path, writes=writes, pragmas=pragmas, is_frozen=is_frozen)
+    database = Database(path, writes=writes, pragmas=pragmas, is_frozen=is_frozen, patience=patience)
     try:
         _check_version(database, kind)
     except BaseException:

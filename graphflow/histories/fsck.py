@@ -45,8 +45,9 @@ def _differences(reader: RunReader, header: RunHeader) -> list[str]:
         wrong.append(
             f"the catalog counts {header.epoch} drivers of run {row.id}; its history has {row.epoch}"
         )
-    if header.lease is None and last is not None and is_final(header.state):
-        state = last[0] if is_final(last[0]) else "Crashed"
+    if header.lease is None and is_final(header.state):
+        state = last[0] if last is not None and is_final(last[0]) else "Crashed"
         if header.state != state:
-            wrong.append(f"the catalog has run {row.id} as {header.state}; its history ends with {last[0]}")
+            end = "has no state" if last is None else f"ends with {last[0]}"
+            wrong.append(f"the catalog has run {row.id} as {header.state}; its history {end}")
     return wrong

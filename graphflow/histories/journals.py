@@ -11,7 +11,7 @@ from typing import Protocol
 from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
-from graphflow.model.records import Record, Request
+from graphflow.model.records import Record, Request, RunHeader
 from graphflow.ports import Catalog, Claim, Clock
 
 __all__ = ["RunJournal"]
@@ -51,6 +51,10 @@ class Lock(Protocol):
         """Release it; calling it again does nothing."""
         ...
 
+    def note(self, claim: Claim) -> None:
+        """Show others the claim, too, while the catalog cannot be written."""
+        ...
+
 
 class Connection(Catalog, Protocol):
     """A catalog that this process may be killed with."""
@@ -69,6 +73,10 @@ class RunJournal:
         Another connection to the catalog, which does not wait for locks.
     claim
         Makes a claim of the run for another term.
+    unlisted
+        The run, where the catalog was locked when it began: its row, or its claim alone, follows as soon as that is free.
+    listed
+        Told when it has followed.
 
     `commit` is for the driver's thread, `renew` may be called by another one. The catalog is written only when the
     run's state changes, when a request is answered and when the lease is renewed.
@@ -85,6 +93,8 @@ class RunJournal:
         epoch: int,
         claim: Callable[[str, int], Claim],
         clock: Clock,
+        unlisted: RunHeader | None = None,
+        listed: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
         self._catalog = catalog
@@ -101,6 +111,9 @@ class RunJournal:
         self._unpublished: tuple[str, float] | None = None
         self._seen_version = -1
         self._waiting: list[Request] = []
+        self._unlisted = unlisted
+        self._listed = listed
+        lock.note(claim(run_id, epoch))
 
     @property
     def run_id(self) -> str:
@@ -140,6 +153,10 @@ class RunJournal:
         self._writer.check_there()
         failpoint("lease.renew.before")
         claim = self._claim(self._run_id, self._epoch)
+        self._lock.note(claim)
+        if self._unlisted is not None:
+            self._list()
+            return
         with self._catalog.transaction():
             is_ours = self._catalog.renew(claim)
             if is_ours and self._state is not None and self._unpublished is None:
@@ -182,6 +199,8 @@ class RunJournal:
         try:
             self._writer.close(checkpoint=not self._is_lost)
             failpoint("journal.close.emptied")
+            if self._unlisted is not None:
+                self._list()
             if self._unpublished is not None:
                 self._publish()
             with self._catalog.transaction():
@@ -190,7 +209,8 @@ class RunJournal:
             failpoint("journal.close.after")
         except HistoryError as error:
             # The lock is let go below, which tells the others.
-            _logger.warning("run %s: its lease could not be released: %s", self._run_id, error)
+            level = logging.DEBUG if self._unlisted is not None else logging.WARNING
+            _logger.log(level, "run %s: its lease could not be released: %s", self._run_id, error)
         finally:
             self._catalog.close()
             self._polls.close()
@@ -205,6 +225,40 @@ class RunJournal:
             self._polls.strand()
             self._lock.release()
 
+    def _list(self) -> None:
+        """Write what the catalog could not be told when the run began.
+
+        Raises
+        ------
+        LeaseLost
+            If another driver has taken the run meanwhile.
+        HistoryLocked, HistoryError
+            If it still cannot be told.
+        """
+        header = self._unlisted
+        if header is None:
+            return
+        with self._catalog.transaction():
+            row = self._catalog.run(self._run_id)
+            if row is None:
+                self._catalog.add(header)
+            is_ours = row is None or row[0].epoch <= self._epoch
+            if is_ours:
+                self._catalog.grant(self._claim(self._run_id, self._epoch))
+                self._catalog.answer_all(self._run_id, self._epoch - 1, GONE, at=self._clock.wall())
+                if self._state is not None:
+                    self._tell_state(
+                        self._state, self._unpublished[1] if self._unpublished else self._clock.wall()
+                    )
+        if not is_ours:
+            self._is_lost = True
+            raise LeaseLost(
+                f"run {self._run_id} was taken over by another driver (epoch {self._epoch} was this one's)"
+            )
+        self._unlisted = None
+        if self._listed is not None:
+            self._listed()
+
     def _publish(self) -> None:
         """Write the run's state to the catalog; the commit is durable even if this fails."""
         if self._unpublished is None:
@@ -212,20 +266,30 @@ class RunJournal:
         state, at = self._unpublished
         failpoint("catalog.state.before")
         try:
-            self._catalog.set_state(
-                self._run_id,
-                self._epoch,
-                state,
-                started=started_at(state, at),
-                ended=at if is_final(state) else None,
-            )
+            self._list()
+            self._tell_state(state, at)
         except HistoryError as error:
-            _logger.warning(
-                "run %s: its state %s could not be written to the catalog: %s", self._run_id, state, error
+            # Of a catalog that is locked the user was told when the run began.
+            level = logging.DEBUG if self._unlisted is not None else logging.WARNING
+            _logger.log(
+                level,
+                "run %s: its state %s could not be written to the catalog: %s",
+                self._run_id,
+                state,
+                error,
             )
         else:
             failpoint("catalog.state.after")
             self._unpublished = None
+
+    def _tell_state(self, state: str, at: float) -> None:
+        self._catalog.set_state(
+            self._run_id,
+            self._epoch,
+            state,
+            started=started_at(state, at),
+            ended=at if is_final(state) else None,
+        )
 
     def _check(self) -> None:
         if self._pid != os.getpid():

@@ -7,6 +7,7 @@ the number of its claim (its epoch), which every commit is guarded by.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -16,11 +17,12 @@ from pathlib import Path
 
 from graphflow.common.machine import boot_id
 from graphflow.errors import HistoryError
-from graphflow.ports import Holder
+from graphflow.ports import Claim, Holder
 
-__all__ = ["DriverLock", "SystemClock", "is_locked", "this_process"]
+__all__ = ["DriverLock", "SystemClock", "is_locked", "noted_claim", "this_process"]
 
 LOCK_NAME = "driver.lock"
+CLAIM_NBYTES = 1024
 
 
 class SystemClock:
@@ -91,6 +93,23 @@ class DriverLock:
         except OSError as error:
             raise HistoryError(f"the lock file {self.path} cannot be created: {error.strerror}") from error
 
+    def note(self, claim: Claim) -> None:
+        """Write a claim beside the lock, for others to see while the catalog cannot be written; a failure is harmless."""
+        holder = claim.holder
+        text = json.dumps(
+            [
+                claim.run_id,
+                claim.epoch,
+                holder.host,
+                holder.pid,
+                holder.boot_id,
+                claim.steady_until,
+                claim.wall_until,
+            ]
+        )
+        with suppress(OSError):
+            os.pwrite(self._descriptor, text.encode().ljust(CLAIM_NBYTES), 0)
+
     def release(self) -> None:
         """Release it; calling it again does nothing."""
         self.strand()
@@ -107,6 +126,24 @@ class DriverLock:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def noted_claim(folder: Path) -> Claim | None:
+    """Return the claim beside the lock that a living process of this machine holds, if there is one."""
+    if not is_locked(folder):
+        return None
+    try:
+        with open(folder / LOCK_NAME, "rb") as file:
+            run_id, epoch, host, pid, boot_id, steady_until, wall_until = json.loads(file.read(CLAIM_NBYTES))
+        return Claim(
+            run_id=str(run_id),
+            epoch=int(epoch),
+            holder=Holder(str(host), int(pid), str(boot_id)),
+            steady_until=float(steady_until),
+            wall_until=float(wall_until),
+        )
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def is_locked(folder: Path) -> bool:

@@ -27,7 +27,7 @@ Commit = tuple[int, int, float, int, int, str | None, bytes]
 
 
 class RunReader:
-    """One look at a run's file; a context manager.
+    """One look at a run's file; a context manager. Where it is not `is_anchored`, the anchor is not looked at.
 
     Raises
     ------
@@ -39,11 +39,11 @@ class RunReader:
         If it is not what was written: another file, signed with another key, shorter than it was.
     """
 
-    def __init__(self, folder: Path, seal: Seal, *, run_id: str) -> None:
+    def __init__(self, folder: Path, seal: Seal, *, run_id: str, is_anchored: bool = True) -> None:
         self.path = folder / RUN_FILE
         self._seal = seal
         # Before the file: it can only have grown since.
-        anchor = anchor_bytes(folder)
+        anchor = anchor_bytes(folder) if is_anchored else None
         self.database = _opened(self.path)
         try:
             self.row = self._read_row(run_id)
@@ -110,7 +110,7 @@ class RunReader:
                     kind, of = found[2], found[3]
                     if (wanted and kind not in wanted) or (node is not None and of != node):
                         continue
-                    body = self._checked_body(found, is_all)
+                    body = self._checked_body(found, epoch, is_all)
                     record = Record(kind, found[6], body, of, found[4], found[5])
                     yield Entry(seq, found[0] - first, epoch, record)
         if before != self.row.head:
@@ -157,7 +157,7 @@ class RunReader:
         """Return the error for something that is wrong with this file."""
         return HistoryDamaged(
             f"{self.path} is not authentic: {what}. The file was not changed; `graphflow fsck {self.row.id}` lists all"
-            " problems"
+            " problems, and --repair keeps what verifies"
         )
 
     # -- what is wrong -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class RunReader:
                 try:
                     self._check_commit(before, number, commit, rows)
                     for row in rows:
-                        self._checked_body(row, False)
+                        self._checked_body(row, commit[1], False)
                 finally:
                     before, number = commit[6], commit[3] + commit[4]
             except HistoryDamaged as error:
@@ -277,13 +277,13 @@ class RunReader:
                 f"commit {seq} differs from what was written, or does not follow the one before it"
             )
 
-    def _checked_body(self, row: tuple[Any, ...], has_body: bool) -> bytes:
+    def _checked_body(self, row: tuple[Any, ...], epoch: int, has_body: bool) -> bytes:
         if has_body:
             body = row[8]
         else:
             found = self.database.row(schema.READ_BODY, (row[0],))
             body = None if found is None else found[0]
-        if type(body) is not bytes or self._seal.body(body) != row[7]:
+        if type(body) is not bytes or not self._seal.is_record(row[7], row[0], row[1], epoch, row[2:8], body):
             raise self.damaged(f"a record of commit {row[1]} differs from what was written")
         return body
 

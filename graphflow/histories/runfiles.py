@@ -132,8 +132,9 @@ class RunWriter:
         rows: list[tuple[int, int, int, int, int, int, float, bytes, bytes]] = []
         heads: list[Head] = []
         for number, record in enumerate(map(plain, records), first):
-            digest = self._seal.body(record.body)
             kind, node, lo, count, moment = record.kind, record.node, record.lo, record.count, record.at
+            columns = (kind, node, lo, count, moment)
+            digest = self._seal.record(number, seq, self._epoch, columns, record.body)
             rows.append((number, seq, kind, node, lo, count, moment, digest, record.body))
             heads.append((kind, node, lo, count, moment, digest))
         mac = self._seal.commit(self._head, seq, self._epoch, at, first, state, heads)

@@ -38,7 +38,7 @@ RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
-WAIT_A_MOMENT = "PRAGMA busy_timeout = 20"
+WAIT = "PRAGMA busy_timeout = {}"
 DATA_VERSION = "PRAGMA data_version"
 INTEGRITY = "PRAGMA integrity_check(20)"
 
@@ -135,7 +135,8 @@ CATALOG = Schema(
             ended DOUBLE PRECISION,
             host TEXT NOT NULL,
             pid BIGINT NOT NULL,
-            epoch BIGINT NOT NULL
+            epoch BIGINT NOT NULL,
+            mac BLOB
         )""",
         "CREATE INDEX run_by_time ON run (created, id)",
         "CREATE INDEX run_by_name ON run (name)",
@@ -167,7 +168,7 @@ CATALOG = Schema(
 
 _RUN_COLUMNS = (
     "run.id, run.name, run.flow_name, run.state, run.created, run.started, run.ended, run.host, run.pid, run.epoch,"
-    " lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until"
+    " run.mac, lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until"
 )
 _RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id"
 ADD_RUN = (
@@ -185,6 +186,15 @@ RUNS = f"""{_RUNS}
         AND (run.created, run.id) < (?, ?)
     ORDER BY run.created DESC, run.id DESC
     LIMIT ?"""
+# Catalogs of before have no column for what seals a row.
+HAS_MAC = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'mac'"
+ADD_MAC = "ALTER TABLE run ADD COLUMN mac BLOB"
+NO_MAC = ("run.mac", "NULL")
+SEAL_RUN = "UPDATE run SET mac = ? WHERE id = ?"
+CORRECT_RUN = (
+    "UPDATE run SET name = ?, flow_name = ?, state = ?, created = ?, started = ?, ended = ?, host = ?, pid = ?"
+    " WHERE id = ? AND epoch = ?"
+)
 DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
 SET_STATE = "UPDATE run SET state = ?, started = COALESCE(started, ?), ended = ? WHERE id = ? AND epoch = ?"
 NOTE_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state = ?"

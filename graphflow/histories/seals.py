@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 
 __all__ = ["Seal"]
@@ -12,9 +12,10 @@ NBYTES = 16
 _COMMIT = struct.Struct("<qqdqqq")
 _RECORD = struct.Struct("<qqqqd")
 _ANCHOR = struct.Struct("<q")
+_PLACE = struct.Struct("<qqq")
 
 Head = tuple[int, int, int, int, float, bytes]
-"""Of a record: kind, node, lo, count, at and the digest of its body."""
+"""Of a record: kind, node, lo, count, at and its digest."""
 
 
 class Seal:
@@ -30,13 +31,18 @@ class Seal:
         self.key_id = blake2b(b"graphflow key", digest_size=8, key=key).digest()
         """Tells keys apart, so that a history of another key is not called damaged."""
         self._body = blake2b(digest_size=NBYTES, key=key, person=b"gf-body")
+        self._record = blake2b(digest_size=NBYTES, key=key, person=b"gf-record")
+        self._record.update(struct.pack("<q", len(self._run)) + self._run)
 
     def of(self, key_id: bytes) -> Seal | None:
         """Return the seal that a run was begun with; None where that key is not known."""
-        if key_id == self.key_id:
-            return self
-        seals = (Seal(key, self._run.decode()) for key in self._older)
-        return next((seal for seal in seals if seal.key_id == key_id), None)
+        return next((seal for seal in self.all() if seal.key_id == key_id), None)
+
+    def all(self) -> Iterator[Seal]:
+        """Yield the seals of all known keys, this one first."""
+        yield self
+        for key in self._older:
+            yield Seal(key, self._run.decode())
 
     def genesis(self, name: str, flow_name: str, created: float) -> bytes:
         """Return what the first commit follows."""
@@ -47,11 +53,37 @@ class Seal:
             hasher.update(part)
         return hasher.digest()
 
-    def body(self, body: bytes) -> bytes:
-        """Return the digest of a record's body."""
-        hasher = self._body.copy()
+    def record(
+        self,
+        number: int,
+        seq: int,
+        epoch: int,
+        columns: tuple[int, int, int, int, float],
+        body: bytes,
+    ) -> bytes:
+        """Return the digest of a record: of its body, its columns (kind, node, lo, count, at) and its place in this run.
+
+        It alone shows that a record is one of this run, of this launch and at this place, where its commit is lost.
+
+        Raises
+        ------
+        struct.error, TypeError
+            If a value is not of the type that it is kept as.
+        """
+        hasher = self._record.copy()
+        hasher.update(_PLACE.pack(number, seq, epoch))
+        hasher.update(_RECORD.pack(*columns))
         hasher.update(body)
         return hasher.digest()
+
+    def is_record(self, digest: bytes, number: int, seq: int, epoch: int, head: Head, body: bytes) -> bool:
+        """Return whether this is the body of a record whose commit was found right."""
+        if self.record(number, seq, epoch, head[:5], body) == digest:
+            return True
+        # Older histories have the digest of the body alone.
+        hasher = self._body.copy()
+        hasher.update(body)
+        return hasher.digest() == digest
 
     def commit(
         self,

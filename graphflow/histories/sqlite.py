@@ -6,29 +6,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from graphflow.common import settings
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import HistoryDamaged, HistoryError
+from graphflow.errors import (
+    HistoryDamaged,
+    HistoryError,
+    HistoryLocked,
+    HistoryTooNew,
+    HistoryTooOld,
+    RunNotFound,
+)
 from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
 from graphflow.histories.catalogued import CatalogHistory
-from graphflow.histories.checks import GONE, check_id, is_final, state_code
+from graphflow.histories.checks import GONE, check_id, is_final, is_id, state_code
 from graphflow.histories.journals import RunJournal
-from graphflow.histories.leases import DriverLock, is_locked
+from graphflow.histories.leases import DriverLock, is_locked, noted_claim
+from graphflow.histories.marks import UNLISTED, is_marked, mark_listed, mark_unlisted
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
 from graphflow.model.records import Entry, RunHeader
-from graphflow.ports import Clock, Holder, Row
+from graphflow.ports import Catalog, Claim, Clock, Holder, Row
 
 __all__ = ["SqliteHistory"]
+
+_logger = logging.getLogger(__name__)
 
 
 class SqliteHistory(CatalogHistory):
@@ -75,7 +89,7 @@ class SqliteHistory(CatalogHistory):
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         self._make_folders()
-        catalog = SqliteCatalog(self.folder, creates=True)
+        catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
         folder = self.run_folder(run_id)
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
@@ -93,18 +107,28 @@ class SqliteHistory(CatalogHistory):
             lock = DriverLock(newborn)
             lock.publish()
             failpoint("history.create.built")
-            with catalog.transaction():
-                if catalog.run(run_id) is not None:
-                    raise HistoryError(
-                        f"run {run_id} already exists, in {folder}; resume it, or use another id"
-                    )
-                self._move_in(newborn, folder)
-                failpoint("history.create.moved")
-                catalog.add(replace(header, created=created, started=None, ended=None, lease=None))
-                catalog.grant(self._claim(run_id, 1))
+            listed = replace(header, created=created, started=None, ended=None, lease=None)
+            unlisted: RunHeader | None = None
+            try:
+                with catalog.transaction():
+                    if catalog.run(run_id) is not None:
+                        raise HistoryError(
+                            f"run {run_id} already exists, in {folder}; resume it, or use another id"
+                        )
+                    self._move_in(newborn, folder)
+                    failpoint("history.create.moved")
+                    catalog.add(listed)
+                    catalog.grant(self._claim(run_id, 1))
+            except HistoryLocked as error:
+                # The run's own file is what counts; its row follows.
+                self._warn_of_lock(run_id, error)
+                unlisted = replace(listed, host=header.host, pid=header.pid, epoch=1)
+                mark_unlisted(self.folder, run_id)
+                if newborn.exists():
+                    self._move_in(newborn, folder)
             failpoint("history.create.listed")
             sync_folder(folder.parent)
-            return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0)
+            return self._journal(catalog, lock, run_id=run_id, epoch=1, seen=0, unlisted=unlisted)
         except BaseException as error:
             catalog.close()
             if lock is not None:
@@ -118,32 +142,44 @@ class SqliteHistory(CatalogHistory):
             raise
 
     def take(self, run_id: str) -> RunJournal:
-        self._check_free(self._known(run_id)[1], "cannot be taken")
+        found, claim = self._known(run_id)
+        self._check_free(claim, "cannot be taken")
         with self._reader(run_id) as reader:
             # Nothing is opened for writing before all of it was found in order.
             for _ in reader.entries():
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
         failpoint("history.take.before")
-        catalog = SqliteCatalog(self.folder, creates=False)
+        catalog = SqliteCatalog(self.folder, creates=False, keys=self._all_keys())
         try:
             lock = DriverLock(self.run_folder(run_id))
             try:
                 # Before anything is granted: a driver that cannot be shut out keeps its lease.
                 wait_for_turn(self.run_folder(run_id))
-                with catalog.transaction():
-                    header, claim = self._row(catalog, run_id)
+                unlisted: RunHeader | None = None
+                try:
+                    with catalog.transaction():
+                        header, claim = self._row(catalog, run_id)
+                        self._check_free(claim, "cannot be taken")
+                        epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
+                        catalog.grant(self._claim(run_id, epoch))
+                        catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
+                        lock.publish()
+                except HistoryLocked as error:
+                    # What shuts out others is the run's own file, and the lock shows them who drives it.
+                    self._warn_of_lock(run_id, error)
+                    claim = self._newer(run_id, claim)
                     self._check_free(claim, "cannot be taken")
-                    epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
-                    catalog.grant(self._claim(run_id, epoch))
-                    catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
+                    epoch = max(found.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
+                    unlisted = replace(found, epoch=epoch, lease=None)
+                    mark_unlisted(self.folder, run_id)
                     lock.publish()
                 failpoint("history.take.granted")
             except BaseException:
                 lock.discard()
                 raise
             try:
-                return self._journal(catalog, lock, run_id=run_id, epoch=epoch, seen=seen)
+                return self._journal(catalog, lock, run_id=run_id, epoch=epoch, seen=seen, unlisted=unlisted)
             except BaseException:
                 lock.release()
                 with suppress(HistoryError):
@@ -153,8 +189,20 @@ class SqliteHistory(CatalogHistory):
             catalog.close()
             raise
 
+    def _warn_of_lock(self, run_id: str, error: HistoryLocked) -> None:
+        _logger.warning(
+            "run %s goes on without the catalog, which follows when it is free: %s", run_id, error
+        )
+
     def _journal(
-        self, catalog: SqliteCatalog, lock: DriverLock, *, run_id: str, epoch: int, seen: int
+        self,
+        catalog: SqliteCatalog,
+        lock: DriverLock,
+        *,
+        run_id: str,
+        epoch: int,
+        seen: int,
+        unlisted: RunHeader | None = None,
     ) -> RunJournal:
         folder = self.run_folder(run_id)
         writer = RunWriter(folder, self._seal(run_id), run_id=run_id, epoch=epoch)
@@ -167,7 +215,7 @@ class SqliteHistory(CatalogHistory):
                     for _ in reader.entries(after=min(seen, row.seq)):
                         pass
             # A driver that looks for requests must not be held up by whoever has the catalog locked.
-            polls = SqliteCatalog(self.folder, creates=False)
+            polls = SqliteCatalog(self.folder, creates=False, keys=self._all_keys())
             polls.be_quick()
         except BaseException:
             writer.close(checkpoint=False)
@@ -181,6 +229,8 @@ class SqliteHistory(CatalogHistory):
             epoch=epoch,
             claim=self._claim,
             clock=self._clock,
+            unlisted=unlisted,
+            listed=partial(mark_listed, self.folder, run_id),
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:
@@ -236,7 +286,9 @@ class SqliteHistory(CatalogHistory):
             wrong.append(str(error))
         if row is None and not folder.exists():
             raise self._missing(run_id)
-        header = None if row is None else self._seen(*row)
+        header = None if row is None else row[0]
+        if row is not None and row[0].is_verified:
+            header = self._seen(*row)
         return wrong + check_run(folder, self._seal(run_id), run_id=run_id, header=header)
 
     def remove(self, run_id: str) -> None:
@@ -280,7 +332,99 @@ class SqliteHistory(CatalogHistory):
         """
         from graphflow.histories.adopting import adopt
 
-        return adopt(self.folder, self._seal)
+        return adopt(self.folder, self._seal, self._all_keys())
+
+    def repair_key(self) -> list[str]:
+        """Restore a damaged key from its copy; see `graphflow.common.signing.repair_key`."""
+        from graphflow.common.signing import repair_key
+        from graphflow.histories.adopting import signers
+
+        known = signers(self.folder)
+        told = repair_key(self.folder, lambda key: Seal(key, "").key_id in known)
+        if told:
+            self._keys = ()
+        return told
+
+    def repair_catalog(self) -> list[str]:
+        """Put a damaged catalog aside, and list all runs again from their own records; return what was done.
+
+        Raises
+        ------
+        HistoryError
+            If a run has a driver, which would lose its lease, or the folder cannot be written.
+        """
+        from graphflow.histories.adopting import put_aside
+
+        path = self.folder / CATALOG_FILE
+        if not path.exists():
+            return []
+        try:
+            wrong = self._open().integrity()
+        except (HistoryTooNew, HistoryTooOld):
+            raise
+        except HistoryDamaged as error:
+            wrong = [str(error)]
+        if not wrong:
+            return []
+        held = [each.name for each in sorted((self.folder / "runs").glob("[!.]*")) if is_locked(each)]
+        if held:
+            raise HistoryError(
+                f"{path} is damaged, and cannot be repaired while runs have a driver: {', '.join(held[:5])}. Wait for them, or"
+                " stop them, and repeat this"
+            )
+        self.close()
+        moved = put_aside(self.folder, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+        return [
+            f"{path} was damaged ({wrong[0]}); it is {moved[-1]} now, and all runs are listed again",
+            *self._relisted(),
+        ]
+
+    def _relisted(self) -> list[str]:
+        _, wrong = self.adopt()
+        return wrong
+
+    def repair(self, run_id: str) -> list[str]:
+        """Repair what is damaged of a run that has no driver; see `graphflow.histories.repairing`.
+
+        Raises
+        ------
+        LeaseHeld
+            If it has a driver.
+        HistoryError
+            If nothing of it can be verified.
+        """
+        from graphflow.histories.adopting import header_of
+        from graphflow.histories.fsck import check_run
+        from graphflow.histories.repairing import repair_run
+
+        folder, seal = self.run_folder(check_id(run_id)), self._seal(run_id)
+        catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
+        try:
+            # Nobody takes the run meanwhile: that, too, is a transaction of the catalog.
+            with catalog.transaction():
+                row = catalog.run(run_id)
+                if row is None and not folder.exists():
+                    raise self._missing(run_id)
+                header, claim = (None, None) if row is None else row
+                self._check_free(claim, "cannot be repaired")
+                if is_locked(folder):
+                    raise HistoryError(
+                        f"run {run_id} cannot be repaired: a process has it open, as its driver"
+                    )
+                if not folder.exists():
+                    raise HistoryDamaged(
+                        f"{folder} is gone, and with it the history of run {run_id}; remove the run"
+                    )
+                epoch = 0 if header is None else header.epoch
+                told = repair_run(folder, seal, run_id=run_id, header=header, epoch=epoch)
+                if header is None or check_run(folder, seal, run_id=run_id, header=header):
+                    found = header_of(folder, seal)
+                    catalog.forget(run_id)
+                    catalog.add(replace(found, epoch=max(found.epoch, epoch)))
+                    told.append(f"run {run_id} is listed again as its history tells it: {found.state}")
+            return told
+        finally:
+            catalog.close()
 
     def _shut_out(self, run_id: str, epoch: int) -> None:
         """Refuse further writes of a driver that lost its lease, in case it wakes up."""
@@ -293,10 +437,14 @@ class SqliteHistory(CatalogHistory):
 
     # -- parts ---------------------------------------------------------------------------------------------
 
-    def _seal(self, run_id: str) -> Seal:
+    def _all_keys(self) -> tuple[bytes, ...]:
         if not self._keys:
             self._keys = settings.secret_keys(self.folder)
-        return Seal(self._keys[0], run_id, self._keys[1:])
+        return self._keys
+
+    def _seal(self, run_id: str) -> Seal:
+        first, *older = self._all_keys()
+        return Seal(first, run_id, older)
 
     def _make_folders(self) -> None:
         try:
@@ -312,7 +460,10 @@ class SqliteHistory(CatalogHistory):
         """Return the catalog; a child process has its own connection."""
         with self._guard:
             if self._catalog is None or self._pid != os.getpid():
-                self._catalog, self._pid = SqliteCatalog(self.folder, creates=False), os.getpid()
+                self._catalog, self._pid = (
+                    SqliteCatalog(self.folder, creates=False, keys=self._all_keys()),
+                    os.getpid(),
+                )
             return self._catalog
 
     def _readable(self) -> SqliteCatalog | None:
@@ -334,6 +485,88 @@ class SqliteHistory(CatalogHistory):
 
     def _is_locked(self, run_id: str) -> bool:
         return is_locked(self.run_folder(run_id))
+
+    def _newer(self, run_id: str, claim: Claim | None) -> Claim | None:
+        """Return the claim that the driver of a run shows beside its lock, if that is newer than the catalog's."""
+        noted = noted_claim(self.run_folder(run_id))
+        if noted is None or (claim is not None and noted.epoch < claim.epoch):
+            return claim
+        return noted
+
+    def _row(self, catalog: Catalog, run_id: str) -> Row:
+        header, claim = super()._row(catalog, run_id)
+        return header, self._newer(run_id, claim)
+
+    def _seen(self, header: RunHeader, claim: Claim | None) -> RunHeader:
+        if claim is not None or not is_final(header.state):
+            claim = self._newer(header.id, claim)
+        if not header.is_verified:
+            header = self._verified(header, is_live=claim is not None and self._is_alive(claim))
+            if not header.is_verified:
+                return header
+        return super()._seen(header, claim)
+
+    def _verified(self, header: RunHeader, *, is_live: bool) -> RunHeader:
+        """Return a run whose row is not sealed from its own history, and seal that; without one, nothing but its id is shown."""
+        from graphflow.histories.adopting import header_of
+
+        try:
+            found = header_of(self.run_folder(check_id(header.id)), self._seal(header.id), is_live=is_live)
+        except HistoryError:
+            return replace(header, name="?", flow_name="?", state="Crashed", host="", pid=0)
+        found = replace(found, epoch=header.epoch)
+        with suppress(HistoryError):
+            self._open().correct(found)
+        return found
+
+    def _readable_now(self, run_id: str, error: HistoryLocked) -> Row:
+        """Return a run from its own file, while the catalog cannot even be read.
+
+        Raises
+        ------
+        HistoryLocked
+            If its last driver was on another machine: whether that one lives, only the catalog tells.
+        """
+        from graphflow.histories.adopting import header_of, last_holder
+
+        folder = self.run_folder(run_id)
+        holder = last_holder(folder, self._seal(run_id)) if (folder / RUN_FILE).exists() else None
+        if holder is None or not self._me().is_beside(holder):
+            raise error
+        return header_of(folder, self._seal(run_id)), self._newer(run_id, None)
+
+    def _known(self, run_id: str) -> Row:
+        self._list_marked()
+        try:
+            return super()._known(run_id)
+        except HistoryLocked as error:
+            return self._readable_now(check_id(run_id), error)
+        except RunNotFound:
+            if not is_marked(self.folder, run_id):
+                raise
+            return self._readable_now(check_id(run_id), HistoryLocked("the catalog is locked"))
+
+    def find(self, text: str) -> RunHeader:
+        self._list_marked()
+        try:
+            return super().find(text)
+        except (HistoryLocked, RunNotFound) as error:
+            is_there = is_id(text) and (self.run_folder(text) / RUN_FILE).exists()
+            if not is_there or not (isinstance(error, HistoryLocked) or is_marked(self.folder, text)):
+                raise
+            held = error if isinstance(error, HistoryLocked) else HistoryLocked("the catalog is locked")
+            return self._seen(*self._readable_now(text, held))
+
+    def runs(self, **given: Any) -> list[RunHeader]:
+        self._list_marked()
+        return super().runs(**given)
+
+    def _list_marked(self) -> None:
+        """Add the runs that began while the catalog was locked, and have ended since."""
+        if (self.folder / UNLISTED).is_dir():
+            from graphflow.histories.adopting import list_marked
+
+            list_marked(self.folder, self._seal, self._all_keys())
 
     def _last(self, header: RunHeader) -> tuple[str, float]:
         state, ended = super()._last(header)

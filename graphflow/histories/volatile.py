@@ -17,7 +17,7 @@ from graphflow.histories.checks import GONE, check_id, plain, state_code
 from graphflow.histories.journals import RunJournal
 from graphflow.histories.volatile_catalog import VolatileCatalog
 from graphflow.model.records import Entry, Record, RunHeader
-from graphflow.ports import Clock, Holder
+from graphflow.ports import Claim, Clock, Holder
 
 __all__ = ["VolatileHistory", "VolatileWriter"]
 
@@ -228,6 +228,9 @@ class VolatileWriter:
         if mine is not None:
             with mine.guard:
                 mine.has_lock &= mine.epoch != self._epoch
+
+    def note(self, claim: Claim) -> None:
+        """Nothing is to be done: others see the catalog."""
 
     def _mine(self) -> _Records:
         mine = self._records.get(self._run_id) or _Records()

@@ -21,11 +21,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from graphflow.common import settings
+from graphflow.common.secrets import inner_of, is_secret_type
 from graphflow.errors import TaskOptionError
 
-__all__ = ["Encoder", "Untold", "register_hash"]
+__all__ = ["Encoder", "Untold", "register_hash", "secret_digest", "told_digest"]
 
 LARGE_NBYTES = 65_536
+MAX_DIGESTS = 100_000
 """Of longer texts and arrays, the digest stands for the bytes."""
 _TEXT_HEADS = [b"s%d:" % size for size in range(256)]
 _DOUBLE = struct.Struct("<d")
@@ -212,7 +215,13 @@ class Encoder:
 
     # -- everything else --------------------------------------------------------------------------------
 
+    def _secret(self, value: Any) -> bytes:
+        inner = self.encode(inner_of(value))
+        return self._named(b"secret", _keyed(inner))
+
     def _other(self, value: Any, kind: type) -> bytes:
+        if is_secret_type(kind):
+            return self._secret(value)
         own = getattr(kind, "__graphflow_hash__", None)
         if own is not None:
             return self._of(kind, b"own", own(value), owner=value)
@@ -354,6 +363,36 @@ class Encoder:
             codes = value.cat.codes if hasattr(value, "cat") else value.codes
             return "category", dtype.ordered, dtype.categories, list(map(int, codes))
         return str(dtype), list(value.astype(object))
+
+
+_digests: dict[bytes, bytes] = {}
+"""Of secrets that came from other processes: the digests that the sender's key gave them, by a hash of theirs."""
+
+
+def _keyed(inner: bytes) -> bytes:
+    """Return what stands for a secret in keys and digests: nobody without the key can try texts until one fits."""
+    told = _digests.get(blake2b(inner, digest_size=32).digest())
+    return (
+        told or blake2b(inner, digest_size=16, key=settings.secret_key(), person=b"graphflow secret").digest()
+    )
+
+
+def secret_digest(value: Any) -> bytes:
+    """Return the keyed digest of a secret, 16 bytes.
+
+    Raises
+    ------
+    Untold
+        If what it holds has no canonical form.
+    """
+    return _keyed(Encoder(lambda _: "").encode(inner_of(value)))
+
+
+def told_digest(value: Any, digest: bytes) -> None:
+    """Use the digest that a secret had where it came from."""
+    if len(_digests) >= MAX_DIGESTS:
+        _digests.clear()
+    _digests[blake2b(Encoder(lambda _: "").encode(inner_of(value)), digest_size=32).digest()] = digest
 
 
 class _Raw:

@@ -102,6 +102,8 @@ class Ref:
     path: str = ""
     offset: int = 0
     digest: bytes = b""
+    is_spilled: bool = False
+    """Whether the file was written by the driver, in place of values in its memory."""
 
 
 RUN_ID_ENDS = "@"

@@ -113,6 +113,10 @@ class Launch:
     backend: str = ""
     results: str = ""
     """URL of the result store."""
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of parameters with secrets, which are not stored: `digest`, keyed, of the parameter; `name` where it was looked up by one."""
+    attempts: int = 0
+    """How often the flow may be tried as a whole; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +242,8 @@ class RunHeader:
     pid: int = 0
     epoch: int = 0
     lease: Lease | None = None
+    is_verified: bool = True
+    """Whether a catalog that seals its rows has it as it was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

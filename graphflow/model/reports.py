@@ -80,6 +80,11 @@ class Stored:
     missing: Sequence[int] = ()
     is_whole: bool = True
 
+    @property
+    def has_all(self) -> bool:
+        """Whether each value of the column is there."""
+        return self.is_whole and not self.missing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedOrigin:

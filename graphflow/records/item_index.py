@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graphflow.model.anomalies import Anomaly, AnomalyTable, ErrorRecord
@@ -155,6 +155,23 @@ class NodeHistory:
                 offsets[index] = position
                 self._is_odd[index] = 1
         self._earlier.append(before)
+
+    def steps(self) -> Iterator[StepReport]:
+        """Yield what was reported: of first runs in index order, then what came back later."""
+        for segments in (self.ranges, self._odd):
+            for segment in segments:
+                yield segment.step
+
+    def move(self, moved: Mapping[int, Ref]) -> None:
+        """Refer to other columns of the same values, by the ids of the refs so far."""
+        for segments in (self.ranges, self._odd):
+            for at, segment in enumerate(segments):
+                ref = moved.get(id(segment.step.values))
+                if ref is not None:
+                    segments[at] = replace(segment, step=replace(segment.step, values=ref))
+        for index, place in self._aliases.items():
+            if id(place.ref) in moved:
+                self._aliases[index] = replace(place, ref=moved[id(place.ref)])
 
     def forget(self, is_lost: Callable[[Ref], bool]) -> None:
         """Refer no more to columns of values that are lost: items that have none stand in them too."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 from graphflow.model.orders import GONE, Ref
+from graphflow.model.reports import stored_ref
 from graphflow.records.item_index import NodeHistory
 
 __all__ = ["ReadValues"]
@@ -20,10 +22,13 @@ class ReadValues:
     ----------
     history
         The map's; the records of its items stay when their values are released.
+    store
+        The `ResultStore` from which values that are there are read once they are released; None without one.
     """
 
-    def __init__(self, history: NodeHistory) -> None:
+    def __init__(self, history: NodeHistory, store: Any = None) -> None:
         self._history = history
+        self._store = store
         self._read: deque[tuple[int, int]] = deque()
         """Places in the history's ranges, with the bytes of their values."""
         self._next = 0
@@ -44,7 +49,10 @@ class ReadValues:
             segment = ranges[place]
             if segment.step.values is not None and segment.step.values.kind != "gone":
                 gone.append(segment.step.values)
-                ranges[place] = replace(segment, step=replace(segment.step, values=GONE))
+                stored = segment.step.stored
+                is_there = self._store is not None and stored is not None and stored.has_all
+                values = stored_ref(stored, self._store) if stored is not None and is_there else GONE
+                ranges[place] = replace(segment, step=replace(segment.step, values=values))
         return gone
 
 
@@ -53,4 +61,4 @@ def _nbytes(ref: Ref | None) -> int:
         return 0
     if ref.kind == "local":
         return ref.nbytes + 16 * ref.count
-    return ref.nbytes if ref.kind == "inline" else 0
+    return ref.nbytes if ref.kind == "inline" or ref.is_spilled else 0

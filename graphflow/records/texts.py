@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.common.exceptions import chain_of, members_of
+from graphflow.common.secrets import masked
 from graphflow.model.anomalies import ErrorRecord, Parts, Told, Variants
 from graphflow.records.packing import Packer, Unpacker, pressed, unpressed
 from graphflow.records.plain import from_plain, to_plain, told
@@ -88,7 +89,7 @@ def _what_of(record: ErrorRecord) -> Any:
 
 
 def _bounded(error: BaseException) -> Any:
-    values = told(error)
+    values = masked(told(error))
     return values if values is not None and len(repr(values)) <= MAX_TOLD else None
 
 

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from graphflow.common.failpoints import failpoint
+from graphflow.core.batching import MAX_RESULT_NBYTES
 from graphflow.errors import GraphflowError, ResultDamaged, SerializationError
 from graphflow.graph.context import TaskContext
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.handles import Handle, handle_types
-from graphflow.graph.mapping import DROPPED, is_small, value_info
+from graphflow.graph.mapping import DROPPED, element_nbytes, is_small, value_info
 from graphflow.graph.owning import listed
 from graphflow.graph.recording import Recorder
 from graphflow.model.orders import BatchOrder
@@ -67,7 +68,7 @@ class Batch:
         self.order = order
         self.host = host
         self.size = len(order.indices)
-        self.sink = LogSink(worker=host.worker, tees=host.is_local)
+        self.sink = LogSink(worker=host.worker, tell=host.tell)
         self.steps = [Step(step, self.size, order, self.sink) for step in order.steps]
         for place, each in enumerate(self.steps):
             each.look_ahead(place, self.steps)
@@ -107,6 +108,13 @@ class Batch:
     def is_stopped(self) -> bool:
         """Return whether no further item may be begun."""
         return self.host.is_stopped(self.order.run_id)
+
+    def is_full(self, reached: int) -> bool:
+        """Return whether the values of so many items, of which the last is taken as a sample, weigh enough for one batch."""
+        if self.order.slice_seconds is None:
+            return False
+        kept = [step.values[reached - 1 : reached] for step in self.steps if step.order.keeps]
+        return reached * sum(map(element_nbytes, kept)) > MAX_RESULT_NBYTES
 
     def begin(self) -> None:
         """Start the clock of the batch."""

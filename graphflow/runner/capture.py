@@ -7,11 +7,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from graphflow.common.secrets import are_known, mask, scrub
 from graphflow.graph.context import FLOW, RUNNING, FlowContext, TaskContext
 from graphflow.model.reports import LogRecord
+from graphflow.runner.printing import Line
 
 __all__ = ["LogSink", "echo", "capture_logging", "capture_prints"]
 
@@ -24,11 +26,17 @@ _installed: set[str] = set()
 class LogSink:
     """The log of one batch, or of one flow body; keeps the first lines and counts what it drops."""
 
-    def __init__(self, *, worker: str = "", tees: bool = True, max_lines: int = MAX_LINES_PER_SINK) -> None:
+    def __init__(
+        self,
+        *,
+        worker: str = "",
+        tell: Callable[[Line], None] | None = None,
+        max_lines: int = MAX_LINES_PER_SINK,
+    ) -> None:
         self.records: list[LogRecord] = []
         self.dropped = 0
-        self.tees = tees
-        """Whether prints also go to the process's own stdout."""
+        self.tell = tell
+        """Sends a printed line to the run's process, where this is another one."""
         self._worker = worker
         self._max_lines = max_lines
         self._taken = 0
@@ -49,6 +57,7 @@ class LogSink:
         if self._taken + len(self.records) >= self._max_lines:
             self.dropped += 1
             return
+        message = mask(message)
         if len(message) > MAX_LINE:
             message = f"{message[:MAX_LINE]}... ({len(message)} characters)"
         is_task = isinstance(context, TaskContext)
@@ -85,19 +94,39 @@ def capture_logging() -> None:
         def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
             record = make(*args, **kwargs)
             context = _current()
-            if context is not None and context.sink is not None and not record.name.startswith("distributed"):
+            if context is not None and are_known():
+                _mask_record(record)
+            if (
+                context is not None
+                and context.sink is not None
+                and not str(record.name).startswith("distributed")
+            ):
                 try:
                     message = record.getMessage()
                 except Exception:
                     message = str(record.msg)
-                context.sink.add(context, record.levelno, message, record.name)
+                context.sink.add(context, record.levelno, message, str(record.name))
             return record
 
         logging.setLogRecordFactory(factory)
 
 
+def _mask_record(record: logging.LogRecord) -> None:
+    """Mask secrets in a record, for all handlers."""
+    try:
+        message = record.getMessage()
+    except Exception:
+        message = str(record.msg)
+    found = mask(message)
+    if found != message:
+        record.msg, record.args = found, ()
+    if record.exc_info and record.exc_info[1] is not None:
+        scrub(record.exc_info[1])
+        record.exc_text = mask(logging.Formatter().formatException(record.exc_info))
+
+
 def capture_prints() -> None:
-    """Route `print` to the log of an item with `log_prints`; installed once per process."""
+    """Route `print` to the log of an item with `log_prints`, and mask secrets in it; installed once per process."""
     with _lock:
         if "print" in _installed:
             return
@@ -106,6 +135,8 @@ def capture_prints() -> None:
 
         def tee(*args: Any, **kwargs: Any) -> None:
             context = _current()
+            if context is not None and are_known() and kwargs.get("file") in (None, sys.stdout, sys.stderr):
+                args = tuple(mask(str(each)) for each in args)
             if (
                 context is None
                 or not context.log_prints
@@ -117,16 +148,17 @@ def capture_prints() -> None:
             separator = kwargs.get("sep")
             text = (" " if separator is None else separator).join(str(each) for each in args)
             context.sink.add(context, logging.INFO, text, "print")
-            if context.sink.tees:
-                plain(*args, **kwargs)
+            plain(*args, **kwargs)
 
         builtins.print = tee
 
 
 def echo(records: Sequence[LogRecord]) -> None:
-    """Pass a worker's log lines on to this process's loggers; lines that were printed go to stdout there."""
+    """Pass a worker's log lines on to this process's loggers; what was printed has come by itself."""
     for record in records:
-        target = logging.getLogger(record.logger if record.logger != "print" else "graphflow.print")
+        if record.logger == "print":
+            continue
+        target = logging.getLogger(record.logger)
         if target.isEnabledFor(record.level):
             target.log(
                 record.level,

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from graphflow.common.exceptions import chain_of, filled, is_structural, made_of, members_of, members_of_type
+from graphflow.common.secrets import are_known, mask, masked, scrub
 from graphflow.errors import ItemTimedOut, SerializationError
 from graphflow.model.anomalies import CHUNK, ErrorRecord, Parts, Variants, pack_chunk, retold
 from graphflow.model.policies import Fail, Pause, Retry, Skip, TaskOptions
@@ -107,6 +108,7 @@ def user_traceback(error: BaseException) -> str:
         text = "".join(traceback.format_exception(type(error), error, tb, limit=-20))
     except Exception:
         text = f"{type(error).__name__} (its traceback cannot be shown)\n"
+    text = mask(text)
     if len(text) > MAX_TRACEBACK:
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n  ... {len(text) - 2 * half} characters omitted ...\n{text[-half:]}"
@@ -116,7 +118,7 @@ def user_traceback(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     """Return what it says, whatever its `__str__` does."""
     try:
-        return str(error)
+        return mask(str(error))
     except BaseException as broken:
         return f"<its text cannot be shown: {type(broken).__name__}>"
 
@@ -166,6 +168,8 @@ def _pickled(error: BaseException, text: str) -> tuple[bytes | None, bool]:
     for made in (error, _Lacking(error)):
         try:
             data = dumps_value(made, most_nbytes=MAX_PICKLE)
+            if are_known() and masked(data) is not data:
+                continue
             back = pickle.loads(data)
             if isinstance(back, BaseException) and _text(back) == text:
                 return data, made is error
@@ -183,6 +187,7 @@ def error_record(
     content: bytes = b"",
 ) -> ErrorRecord:
     """Return an exception as a record; its pickle is kept only if it can be restored."""
+    scrub(error)
     text = _text(error)
     pickled = None if is_local else _pickled(error, text)[0]
     return ErrorRecord(
@@ -265,6 +270,7 @@ class ErrorTable:
 
     def add(self, error: BaseException) -> int:
         """Return the number of the error: above 0 of a full record, below of a variant."""
+        scrub(error)
         tb = error.__traceback__
         code, at = None, 0
         if tb is not None:
@@ -277,7 +283,7 @@ class ErrorTable:
         if code is not kind.code or at != kind.at or type(error) is not kind.type:
             kind = self._last = self._kind_of(type(error), code, tb)
         try:
-            text = str(error)
+            text = mask(str(error))
         except BaseException:
             text = _text(error)
         args = error.args
@@ -577,6 +583,6 @@ def summarize(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str
 
 def _repr(value: Any) -> str:
     try:
-        return _SHORT.repr(value)
+        return mask(_SHORT.repr(masked(value) if are_known() else value))
     except Exception:
         return f"<{type(value).__name__}>"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from graphflow.model.orders import Ref
 from graphflow.model.reports import Report, Stored
+from graphflow.runner.printing import Line
 
 __all__ = ["BatchHost", "Packed", "SerializationFailure"]
 
@@ -33,6 +34,11 @@ class BatchHost(Protocol):
     is_local: bool
     takes_progress: bool
     """Whether partial reports are delivered while a batch runs."""
+
+    @property
+    def tell(self) -> Callable[[Line], None] | None:
+        """Sends a line that an item printed to the run's process; None in that process itself."""
+        ...
 
     def load(self, ref: Ref) -> list[Any]:
         """Return the values of a column."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from graphflow.common.secrets import mask
 from graphflow.graph.context import TaskContext
 from graphflow.model.orders import Program
 
@@ -28,14 +29,14 @@ def label_of(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], co
                 "flow_name": context.flow_name,
                 "run_id": context.run_id,
             }
-            return str(maker.format_map({**extra, **parameters}))
+            return mask(str(maker.format_map({**extra, **parameters})))
         assert callable(maker)
         takes = [
             each
             for each in inspect.signature(maker).parameters.values()
             if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) and each.default is each.empty
         ]
-        return str(maker(parameters) if takes else maker())
+        return mask(str(maker(parameters) if takes else maker()))
     except Exception:
         return default_label(context.node, context.map_index)
 

@@ -8,6 +8,7 @@ alone knows the ways of running: in turn, in chunks and concurrently.
 from __future__ import annotations
 
 from graphflow.common.failpoints import failpoint
+from graphflow.common.secrets import are_known
 from graphflow.errors import ResultStoreError
 from graphflow.model.orders import BatchOrder, Lane
 from graphflow.model.reports import Report
@@ -42,7 +43,7 @@ def _run(batch: Batch) -> Report:
     """Run items until done, the slice is over, or the run stops; never raises for user code."""
     steps = batch.steps
     capture_logging()
-    if any(step.options.log_prints for step in steps):
+    if are_known() or any(step.options.log_prints for step in steps):
         capture_prints()
     if batch.is_stopped():
         return batch.report(range(0))
@@ -98,4 +99,6 @@ def _run_items(batch: Batch) -> int | None:
     finally:
         if batch.teller is not None:
             watchdog().forget(batch.teller)
+            # It refers to the batch, whose values would wait for the garbage collector.
+            batch.teller = None
     return None

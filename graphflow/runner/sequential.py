@@ -141,7 +141,7 @@ def _run_plain(batch: Batch) -> int:
         if drops:
             batch.drop_values(position)
         if start >= check_at:
-            if start >= deadline or batch.is_stopped():
+            if start >= deadline or batch.is_stopped() or batch.is_full(position + 1):
                 break
             check_at = min(deadline, start + STOP_CHECK_SECONDS)
     return position + 1
@@ -263,7 +263,7 @@ class _Careful:
                 batch.drop_values(position)
             now = time.perf_counter()
             if now >= check_at or looks_now:
-                if now >= deadline or batch.is_stopped():
+                if now >= deadline or batch.is_stopped() or batch.is_full(position + 1):
                     break
                 check_at = min(deadline, now + STOP_CHECK_SECONDS)
         return position + 1

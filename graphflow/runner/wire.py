@@ -21,11 +21,12 @@ from typing import Any
 
 import cloudpickle
 
-from graphflow.common.pickling import dumps, hindrance
+from graphflow.common.pickling import hindrance
 from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.mapping import FailedInput
+from graphflow.identity.carrying import Carrier, carried
 from graphflow.identity.origins import is_installed
 from graphflow.model.orders import (
     BatchOrder,
@@ -185,10 +186,10 @@ class OrderEncoder:
         sent = replace(program, options=options)
         try:
             try:
-                pickled = dumps(sent)
+                pickled = carried(sent)
             except Exception:
                 # What the flow was given concerns a task only where it is asked for.
-                pickled = dumps(replace(sent, flow_parameters=_sendable(program.flow_parameters)))
+                pickled = carried(replace(sent, flow_parameters=_sendable(program.flow_parameters)))
         except Exception as error:
             check_constants(program)
             raise SerializationError(
@@ -219,12 +220,12 @@ class OrderEncoder:
     def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
         mended = order.inputs
         try:
-            return dumps(order.inputs)
+            return carried(order.inputs)
         except Exception:
             if not is_strict:
                 mended = tuple(_mended(each) for each in order.inputs)
         try:
-            return dumps(mended)
+            return carried(mended)
         except Exception as error:
             raise SerializationError(
                 f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
@@ -244,7 +245,7 @@ class Unsent:
 def _sendable(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        if hindrance(value) is None
+        if hindrance(value, kind=Carrier) is None
         else Unsent(f"<{with_article(type(value).__qualname__)} that cannot be pickled>")
         for name, value in parameters.items()
     }
@@ -259,7 +260,7 @@ def check_constants(program: Program) -> None:
     for name, value in [*zip(places, program.args, strict=True), *program.kwargs.items()]:
         if type(value) in _SURE:
             continue
-        error = hindrance(value)
+        error = hindrance(value, kind=Carrier)
         if error is None and isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
             error = TypeError("it is an open file")
         if error is not None:
@@ -289,7 +290,7 @@ def _mended(source: Input) -> Input:
 
 def _carried(value: Any) -> Any:
     try:
-        dumps(value)
+        carried(value)
     except Exception as error:
         if isinstance(value, BaseException):
             return RemoteError(type(value).__name__, str(value))
@@ -451,7 +452,7 @@ def encode_report(report: Report) -> bytes:
         grafts = []
         for graft in step.grafts:
             try:
-                content: Any = dumps(graft.fragment)
+                content: Any = carried(graft.fragment)
             except Exception as error:
                 problem = SerializationError(
                     "the calls that a task made and returned cannot be carried back from the worker: "

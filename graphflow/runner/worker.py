@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import time
 import uuid
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import SerializationError, ValueUnavailable
+from graphflow.graph.context import TaskContext
 from graphflow.model.orders import BatchOrder, Program, Ref
 from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
+from graphflow.runner.children import allow_children
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
 from graphflow.runner.host import Packed, SerializationFailure
 from graphflow.runner.journal import CrashJournal
+from graphflow.runner.printing import Line, LineStream
 from graphflow.runner.run import run_batch
 from graphflow.runner.slots import Slot
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
@@ -30,9 +34,15 @@ __all__ = ["EXIT_STUCK", "Stored", "give_back", "run_payload", "set_limit", "set
 
 EXIT_STUCK = 77
 """The exit code of a worker that ended itself because an item did not yield after its timeout."""
+LINES_SECONDS = 0.05
+"""Printed lines are sent at most this often."""
 MAX_PROGRAMS = 512
 MAX_COLUMNS = 64
 MAX_COLUMN_NBYTES = 256 << 20
+
+
+Emit = Callable[..., None]
+"""Sends bytes of a report to the driver before the batch has ended, or of another kind, which is its second argument."""
 
 
 class _Process:
@@ -114,7 +124,7 @@ class WorkerHost:
         header: Header,
         folder: Path | None,
         blocks: Mapping[str, bytes],
-        emit: Callable[[bytes], None],
+        emit: Emit,
     ) -> None:
         self.worker = worker
         self.kept: dict[str, bytes] = {}
@@ -125,6 +135,9 @@ class WorkerHost:
         self._blocks = blocks
         self._emit = emit
         self._is_ending = False
+        self._lines: list[Line] = []
+        self._telling = threading.Lock()
+        self._told_at = 0.0
         self._journal = _PROCESS.journal(folder.parent / "journal") if folder is not None else None
         if self._journal is not None:
             self._journal.begin(header.run_id)
@@ -244,8 +257,30 @@ class WorkerHost:
         """Send a partial report of a running batch."""
         self._emit(encode_report(report))
 
+    def tell(self, line: Line) -> None:
+        """Send a printed line to the run's process, with those of the next moment if there are many."""
+        with self._telling:
+            self._lines.append(line)
+            is_first = len(self._lines) == 1
+        if time.monotonic() - self._told_at >= LINES_SECONDS:
+            self.tell_rest()
+        elif is_first:
+            # No `Service`: once, for the lines of a moment.
+            timer = threading.Timer(LINES_SECONDS, self.tell_rest)
+            timer.daemon = True
+            timer.start()
+
+    def tell_rest(self) -> None:
+        """Send the lines that wait."""
+        with self._telling:
+            if self._lines:
+                self._emit([tuple(line) for line in self._lines], "lines")
+                self._lines.clear()
+            self._told_at = time.monotonic()
+
     def give_up(self, report: Report) -> None:
         """Send what is done, then end this process: nothing else stops an item that does not yield."""
+        self.tell_rest()
         self._emit(encode_report(report))
         time.sleep(0.25)
         os._exit(EXIT_STUCK)
@@ -268,7 +303,7 @@ def run_payload(
     worker: str,
     folder: str | None,
     blocks: Mapping[str, bytes],
-    emit: Callable[[bytes], None],
+    emit: Emit,
     patience_seconds: float | None = None,
 ) -> tuple[bytes, dict[str, bytes]]:
     """Run a batch given as bytes; return the report's bytes and the columns that stay on this worker.
@@ -306,9 +341,33 @@ def run_payload(
 
 
 def _run(order: BatchOrder, host: WorkerHost) -> bytes:
+    allow_children()
+    _take_lines()
     report = run_batch(order, host)
+    _finish_lines()
+    host.tell_rest()
     if report is None:
         # The watchdog is ending this process; there is nothing left to return, and nothing else may begin.
         threading.Event().wait()
         raise AssertionError("unreachable")
     return encode_report(report)
+
+
+def _take_lines() -> None:
+    """Let lines that items print in this process go to their run's process."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, LineStream):
+            setattr(sys, name, LineStream(stream, _tell, is_error=name == "stderr"))
+
+
+def _finish_lines() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, LineStream):
+            stream.end_line()
+
+
+def _tell(line: Line, context: TaskContext | None) -> None:
+    tell = context.sink.tell if context is not None and context.sink is not None else None
+    if tell is not None:
+        tell(line)

@@ -10,15 +10,25 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from graphflow.common import settings
-from graphflow.errors import HistoryDamaged, HistoryTooNew, HistoryTooOld, ResultStoreError
+from graphflow.errors import (
+    HistoryDamaged,
+    HistoryError,
+    HistoryTooNew,
+    HistoryTooOld,
+    LeaseHeld,
+    ResultStoreError,
+)
 from graphflow.histories.opening import open_history
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.records import RunHeader
 from graphflow.model.states import checked_states
 from graphflow.ports import History
 from graphflow.results.stores.opening import open_store
+from graphflow.runs.html import runs_html
+from graphflow.runs.listed import Listed
 from graphflow.runs.recorded import RecordedRun
 
 __all__ = ["RunHistory", "history"]
@@ -43,6 +53,9 @@ class RunHistory:
 
     def __repr__(self) -> str:
         return f"<RunHistory of {self._folder or settings.home()}>"
+
+    def _repr_html_(self) -> str:
+        return runs_html(self.runs(limit=20))
 
     def __enter__(self) -> RunHistory:
         return self
@@ -93,7 +106,7 @@ class RunHistory:
             limit=limit,
             before=before.id if isinstance(before, RecordedRun) else before,
         )
-        return [self._opened(header) for header in headers]
+        return Listed(self._opened(header) for header in headers)
 
     def run(self, run: str) -> RecordedRun:
         """Return the run with an id, a unique prefix of one, a name (the newest), `@latest` or `@latest-failed`.
@@ -118,20 +131,47 @@ class RunHistory:
         lost = getattr(self._histories, "unlisted", None)
         return [] if lost is None else list(lost())
 
-    def adopt(self) -> tuple[list[str], list[str]]:
-        """List lost runs again, from their own verified records.
+    def repair(self, run: str | None = None) -> dict[str, list[str]]:
+        """Keep what verifies of damaged histories, and make runs with them that can be resumed; what is lost runs again.
+
+        Damaged files stay beside the new ones. The catalog is restored first, if it is damaged.
+
+        Parameters
+        ----------
+        run
+            The run to repair; all by default.
 
         Returns
         -------
-        The ids of these runs, and the problems of those that cannot be read. A run that has not ended is listed as crashed.
+        By run id, what was done and what is lost, as texts; `""` stands for the catalog.
 
         Raises
         ------
         HistoryError
-            If the catalog cannot be opened or written.
+            If the catalog cannot be repaired now: a run has a driver.
+        SettingsError
+            If the key is damaged, and has no copy.
         """
-        adopt = getattr(self._histories, "adopt", None)
-        return ([], []) if adopt is None else adopt()
+        histories: Any = self._histories
+        if not hasattr(histories, "repair"):
+            return {}
+        told: dict[str, list[str]] = {"": [*histories.repair_key(), *histories.repair_catalog()]}
+        lost, _ = histories.adopt()
+        for run_id in lost:
+            told[run_id] = [f"run {run_id} is listed again"]
+        ids = [each.id for each in histories.runs()] + histories.unlisted()
+        if run is not None:
+            ids = [histories.find(run).id]
+        for run_id in ids:
+            try:
+                done = histories.repair(run_id)
+            except LeaseHeld:
+                continue
+            except HistoryError as error:
+                done = [str(error)]
+            if done:
+                told.setdefault(run_id, []).extend(done)
+        return {run_id: texts for run_id, texts in told.items() if texts}
 
     def remove(self, run: str) -> None:
         """Remove a run, with its results, wherever they are; cached results stay.

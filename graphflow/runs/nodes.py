@@ -10,6 +10,7 @@ from typing import Any, overload
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
 from graphflow.errors import MapFailed, ValueUnavailable
+from graphflow.model.html import box
 from graphflow.model.reports import CachedItem, LogRecord
 from graphflow.model.states import (
     FAILED_CODES,
@@ -24,6 +25,7 @@ from graphflow.records.errors import DistinctErrors
 from graphflow.records.failures import item_failure, node_failure, whole_failure
 from graphflow.records.known import KnownNode, KnownRun
 from graphflow.runner.faults import user_traceback
+from graphflow.runs.html import items_html, node_html, nodes_table
 from graphflow.runs.places import WHOLE, MarkedPlaces
 
 __all__ = ["Item", "Items", "Node", "Nodes"]
@@ -42,6 +44,9 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.name}: {self.state.name}>"
+
+    def _repr_html_(self) -> str:
+        return node_html(self)
 
     @property
     def known(self) -> KnownNode:
@@ -94,6 +99,11 @@ class Node:
             return code
         # Nobody works on it any more.
         return Code.CRASHED if known.has_started else Code.PENDING
+
+    @property
+    def state_code(self) -> Code:
+        """Its state as a code, without what is known of the reason."""
+        return self._code(self.known)
 
     @property
     def state(self) -> State:
@@ -247,6 +257,9 @@ class Nodes(Sequence[Node]):
     def __repr__(self) -> str:
         return f"[{', '.join(map(repr, self))}]"
 
+    def _repr_html_(self) -> str:
+        return box(nodes_table([node for node in self if not node.is_builtin]))
+
 
 class Items(Sequence["Item"]):
     """Items of a node in map order, created on access. Slices are lazy too."""
@@ -286,6 +299,9 @@ class Items(Sequence["Item"]):
         shown = ", ".join(map(repr, self[:3]))
         rest = ", ..." if len(self) > 3 else ""
         return f"<{count_text(len(self), self._what.removesuffix('s'))} of {self._node.name}{': ' if shown else ''}{shown}{rest}>"
+
+    def _repr_html_(self) -> str:
+        return items_html(self)
 
     def where(
         self,

@@ -111,7 +111,7 @@ class _Known:
             if each.entry.parent == (node.number, index) and each.code in _BAD:
                 return each, _first_bad(each)
         # What is taken as a whole decides before what is taken item by item.
-        for dep in sorted(node.entry.deps, key=lambda dep: dep.kind == "ITEMS"):
+        for dep in sorted(node.entry.deps, key=lambda dep: (dep.kind == "AFTER", dep.kind == "ITEMS")):
             upstream = nodes.get(dep.upstream)
             if upstream is None:
                 continue

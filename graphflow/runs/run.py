@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from graphflow.model.states import State
+from graphflow.runs.listed import Listed
 
 if TYPE_CHECKING:
     from graphflow.graph.graph import Graph
@@ -28,6 +29,12 @@ class Run(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} of {self.flow_name!r}: {self.state_name}>"
+
+    def _repr_html_(self) -> str:
+        # What only notebooks show is loaded by them alone.
+        from graphflow.runs.html import run_html
+
+        return run_html(self)
 
     # -- what it is -----------------------------------------------------------------------------------------
 
@@ -152,7 +159,7 @@ class Run(ABC):
         """Return the items that failed, of one node or of all."""
         if node is not None:
             return self.nodes[node].failures()
-        return [item for each in self.nodes for item in each.failures()]
+        return Listed(item for each in self.nodes for item in each.failures())
 
     # -- waiting ----------------------------------------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from graphflow.common.files import write_file
 from graphflow.common.pickling import dumps
 from graphflow.common.wording import with_article
 
@@ -28,13 +28,16 @@ def check_suffix(place: Path) -> None:
         raise ValueError(f"{place} has an unknown suffix; use one of {', '.join(SUFFIXES)}")
 
 
-def save_value(value: Any, place: Path) -> str:
+def save_value(value: Any, place: Path, *, overwrites: bool = False) -> str:
     """Write a value in the format of the file's suffix, atomically, and return the file's name and size.
+
+    A new file can be read by its owner alone; one that is replaced keeps its mode.
 
     Raises
     ------
     ValueError
-        If the value does not fit the format, or the file cannot be written.
+        If the value does not fit the format, the file is there already (unless it `overwrites`) or is a link, or it cannot be
+        written.
     """
     try:
         data = _bytes_of(value, place.suffix)
@@ -42,13 +45,7 @@ def save_value(value: Any, place: Path) -> str:
         raise ValueError(
             f"{with_article(type(value).__qualname__)} cannot be written as {place.suffix}: {error}; use .pickle for such values"
         ) from error
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, place)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{place} cannot be written: {error.strerror}") from error
+    write_file(place, data, overwrites=overwrites)
     return f"{place} ({len(data):,} bytes)"
 
 

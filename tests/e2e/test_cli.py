@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from graphflow.examples.wordcount import Counts
 
 Cli = Callable[..., Any]
 
@@ -348,8 +351,12 @@ def test_the_demo_counts_words_and_agrees_with_a_plain_loop(cli: Cli, folder: Pa
     done = cli("demo", "--folder", folder, "--backend", "threads:2")
 
     assert done.code == 0
-    assert [line.split() for line in done.out.splitlines() if "words" in line] == [["words", "4"]]
+    (words,) = [line.split() for line in done.out.splitlines() if "words" in line]
+    assert words[:2] == ["words", "4"]
     assert "same as a plain loop: yes" in done.err
+    times = re.findall(r"(plain loop|first run|from the cache) +[0-9.]+ s +[0-9.]+ ×", done.err)
+    assert times == ["plain loop", "first run", "from the cache"]
+    assert "2 cached" in done.err or re.search(r"count_words +Cached|cached", done.err)
     assert "count_words" in done.err
 
 
@@ -357,9 +364,73 @@ def test_the_demo_fails_if_the_plain_loop_disagrees(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "a.py").write_text("words\n", encoding="utf-8")
-    monkeypatch.setattr("graphflow.examples.wordcount.count_plainly", lambda folder, limit: Counter(other=1))
+    monkeypatch.setattr(
+        "graphflow.examples.wordcount.count_plainly",
+        lambda folder, limit: Counts(Counter(other=1), Counter()),
+    )
 
     done = cli("demo", "--folder", folder, "--backend", "inline")
 
     assert done.code == 1
     assert "same as a plain loop: no" in done.err
+
+
+def test_the_demo_refuses_a_folder_that_is_not_there_or_has_no_file(cli: Cli, folder: Path) -> None:
+    missing = cli("demo", "--folder", folder / "nope")
+    assert missing.code == 2
+    assert "there is no folder" in missing.err and "nope" in missing.err
+
+    (folder / "empty").mkdir()
+    empty = cli("demo", "--folder", folder / "empty")
+    assert empty.code == 2
+    assert "no Python file" in empty.err
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "told"),
+    [
+        ("backend='thread'", {}, "unknown backend 'thread'"),
+        ("backend='threads:x'", {}, "'x' is not a number of slots"),
+        ("result_storage='nope://x'", {}, "no file system is known for nope://x"),
+        ("", {"GRAPHFLOW_BACKEND": "thread"}, "unknown backend 'thread'"),
+        ("", {"GRAPHFLOW_RESULT_STORAGE": "nope://x"}, "no file system is known for nope://x"),
+        ("", {"GRAPHFLOW_LEASE_SECONDS": "soon"}, "use a positive number of seconds"),
+    ],
+)
+def test_what_is_configured_wrongly_leaves_no_run_behind(
+    cli: Cli,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    environ: dict[str, str],
+    told: str,
+) -> None:
+    (folder / "wrong.py").write_text(
+        f"from graphflow import flow\n\n@flow({options})\ndef nothing():\n    return 1\n"
+    )
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(folder / "home"))
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    done = cli("run", "wrong.py:nothing")
+
+    assert done.code in (3, 5)
+    assert told in done.err
+    for name in environ:
+        monkeypatch.delenv(name)
+    assert json.loads(cli("runs", "ls", "-o", "json").out) == []
+
+
+def test_a_cluster_that_is_not_reached_leaves_no_run_behind(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "jobs.py").write_text("from graphflow import flow\n\n@flow\ndef nothing():\n    return 1\n")
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(folder / "home"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    done = cli("run", "jobs.py:nothing", "--backend", f"tcp://127.0.0.1:{port}")
+
+    assert done.code == 5
+    assert "no Dask scheduler answers" in done.err
+    assert json.loads(cli("runs", "ls", "-o", "json").out) == []

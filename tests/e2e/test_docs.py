@@ -30,7 +30,7 @@ def has_example(page: Path) -> bool:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_example(page)], ids=lambda page: page.name)
 def test_every_python_example_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    script = tmp_path / f"{page.stem}.py"
+    script = tmp_path / f"page_{page.stem}.py"
     script.write_text(script_of(page), encoding="utf-8")
 
     done = subprocess.run(

@@ -310,6 +310,63 @@ def test_a_catalog_that_says_something_else_than_the_run_is_told(tmp_path):
     assert written.history.verify(RUN) == []
 
 
+def changed(home, statement, *values):
+    connection = sqlite3.connect(home / "catalog.db")
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+def test_what_the_catalog_says_is_shown_only_as_the_history_has_it(tmp_path):
+    written = Written(tmp_path / "home", is_closed=True)
+    home, history = tmp_path / "home", written.history
+    (true,) = history.runs()
+    for column, value in (
+        ("name", "nightly"),
+        ("flow_name", "billing"),
+        ("state", "Failed"),
+        ("created", 1.5),
+        ("started", 2.5),
+        ("ended", 1e12),
+        ("host", "elsewhere"),
+        ("pid", 1),
+    ):
+        changed(home, f"UPDATE run SET {column} = ?", value)
+        (shown,) = history.runs()
+        assert (shown.name, shown.flow_name, shown.state) == ("calm-otter", "crawl", "Completed"), column
+        assert (shown.created, shown.ended) == (true.created, true.ended) and shown.is_verified
+        # It is sealed again, and found by what it is.
+        assert history.find("calm-otter").id == RUN and history.verify(RUN) == []
+    changed(home, "UPDATE run SET name = 'nightly', flow_name = 'billing'")
+    with pytest.raises(RunNotFound):
+        history.find("nightly")
+    changed(home, "UPDATE run SET name = 'nightly', flow_name = 'billing'")
+    assert history.runs(flow_name="billing") == []
+    # Another driver does not seal what somebody changed.
+    changed(home, "UPDATE run SET name = 'nightly'")
+    journal = history.take(RUN)
+    journal.commit([], state="Running")
+    assert [run.name for run in SqliteHistory(home).runs()] == ["calm-otter"]
+    journal.commit([], state="Failed")
+    journal.close()
+    assert [(run.name, run.state) for run in history.runs()] == [("calm-otter", "Failed")]
+
+
+def test_rows_of_an_older_catalog_are_read_from_the_history_once_and_sealed(tmp_path):
+    written = Written(tmp_path / "home", is_closed=True)
+    written.history.close()
+    changed(tmp_path / "home", "ALTER TABLE run DROP COLUMN mac")
+    history = SqliteHistory(tmp_path / "home")
+    assert [run.name for run in history.runs()] == ["calm-otter"]
+    history.close()
+    (written.folder / "run.db").rename(written.folder / "away")
+    # Nothing but the row is read now.
+    assert [run.name for run in SqliteHistory(tmp_path / "home").runs()] == ["calm-otter"]
+    changed(tmp_path / "home", "UPDATE run SET name = 'nightly'")
+    (shown,) = SqliteHistory(tmp_path / "home").runs()
+    assert (shown.name, shown.flow_name, shown.is_verified) == ("?", "?", False)
+
+
 def test_runs_that_cannot_be_read_are_not_adopted(tmp_path):
     written = Written(tmp_path / "home", is_closed=True)
     other = written.history.create(RunHeader(id="other", name="n", flow_name="f"))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from graphflow import all_finished, allow_failure, any_failed, flatten, flow, history, task
-from graphflow.cli.summary import show_failures
-from graphflow.cli.terminal import make_console
+from graphflow.display.consoles import make_console
+from graphflow.display.summary import show_failures
 from graphflow.errors import MapWidthError, UpstreamFailed
 
 

@@ -87,10 +87,8 @@ def test_a_failed_flow_raises_and_its_run_does_not(backend_name: str) -> None:
 
 def test_several_failures_are_one_group_that_names_the_nodes(backend_name: str) -> None:
     @flow(backend=backend_name)
-    def body() -> None:
-        boom(1)
-        boom(2)
-        inc(boom(3))
+    def body() -> Any:
+        return boom(1), boom(2), inc(boom(3))
 
     with pytest.raises(FlowFailed, match=r"3 nodes of flow 'body' failed \(boom, boom-1, boom-2\)") as caught:
         body()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,33 @@ def test_a_name_that_says_nothing_and_a_value_that_does_not_fit_are_refused(tmp_
         assert done.exit_code == 2
         assert said in " ".join(done.output.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_that_is_there_is_replaced_opened_up_or_written_through(tmp_path: Path) -> None:
+    run = pairs.run()
+    place, link = tmp_path / "values.json", tmp_path / "link.json"
+    save = ["runs", "result", run.id, "--save"]
+    before = os.umask(0)
+    try:
+        assert CliRunner().invoke(app, [*save, str(place)]).exit_code == 0
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+        for mode in (0o600, 0o644, 0o640):
+            place.write_text("mine")
+            place.chmod(mode)
+            refused = CliRunner().invoke(app, [*save, str(place)])
+            assert refused.exit_code == 2 and "already exists" in refused.output
+            assert place.read_text() == "mine"
+            assert CliRunner().invoke(app, [*save, str(place), "--overwrite"]).exit_code == 0
+            assert stat.S_IMODE(place.stat().st_mode) == mode
+            assert len(json.loads(place.read_text())) == 3
+        place.write_text("mine")
+        link.symlink_to(place)
+        for arguments in ([], ["--overwrite"]):
+            refused = CliRunner().invoke(app, [*save, str(link), *arguments])
+            assert refused.exit_code == 2
+            assert link.is_symlink() and place.read_text() == "mine"
+    finally:
+        os.umask(before)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.json", "values.json"]
+    refused = CliRunner().invoke(app, ["bench", "chart", str(place), "-o", str(place), "--overwrite"])
+    assert refused.exit_code == 2 and place.read_text() == "mine"

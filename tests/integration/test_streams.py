@@ -220,8 +220,9 @@ def test_outside_a_flow_a_loop_that_is_left_lets_go_of_everything(wait_until: Ca
     wait_until(lambda: source.is_closed)
 
 
-def test_values_that_were_read_are_let_go_once_they_are_many() -> None:
-    @task
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_values_that_were_read_are_let_go_once_they_are_many(is_kept: bool) -> None:
+    @task(persist_result=is_kept)
     def large(x: int) -> bytes:
         return bytes(1_000_000)
 
@@ -237,6 +238,9 @@ def test_values_that_were_read_are_let_go_once_they_are_many() -> None:
     assert run.value == 200
     items = run.nodes["large"].items
     assert {item.state.name for item in items} == {"Completed"}
+    if is_kept:
+        assert items[0].value == bytes(1_000_000)
+        return
     with pytest.raises(ValueUnavailable):
         _ = items[0].value
 
@@ -244,7 +248,7 @@ def test_values_that_were_read_are_let_go_once_they_are_many() -> None:
 def test_a_map_whose_values_were_let_go_says_so_when_all_are_asked_for(
     local_name: str, wait_until: Callable[..., None]
 ) -> None:
-    @task(batch_size=10)
+    @task(batch_size=10, persist_result=False)
     def large(x: int) -> bytes:
         return bytes(1_000_000)
 

@@ -522,6 +522,43 @@ def goes_on_when_its_reader_has_left(patch: pytest.MonkeyPatch) -> type[Core]:
     return Core
 
 
+# -- calls that are made for their effect ----------------------------------------------------------------------
+
+
+@mutant
+def runs_beside_an_effect(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _connect(self, stage: Stage, upstream: NodeBook, kind: DepKind, index: int | None) -> None:
+            if kind is not DepKind.AFTER:
+                super()._connect(stage, upstream, kind, index)
+
+    return Mutated
+
+
+@mutant
+def goes_on_after_an_effect_that_failed(patch: pytest.MonkeyPatch) -> type[Core]:
+    judge = lanes._judge
+    patch.setattr(
+        lanes,
+        "_judge",
+        lambda trigger, parts, books: judge(
+            trigger, [part for part in parts if part[0].kind is not DepKind.AFTER], books
+        ),
+    )
+    return Core
+
+
+@mutant
+def asks_triggers_about_effects(patch: pytest.MonkeyPatch) -> type[Core]:
+    part = lanes._part
+
+    def ordered(dep: Any, *rest: Any) -> Any:
+        return part(replace(dep, kind=DepKind.ORDER) if dep.kind is DepKind.AFTER else dep, *rest)
+
+    patch.setattr(lanes, "_part", ordered)
+    return Core
+
+
 # -- and each is found --------------------------------------------------------------------------------------
 
 

@@ -21,8 +21,8 @@ def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
     columns = {}
     for block in blocks:
         columns.update(block.columns)
-    def emit(data):
-        worker.log_event(topic, {"report": data})
+    def emit(data, kind="report"):
+        worker.log_event(topic, {kind: data})
     data, kept = run_payload(
         payload, worker=worker.address, folder=folder, blocks=columns, emit=emit, patience_seconds=patience_seconds
     )

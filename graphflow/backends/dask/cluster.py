@@ -28,6 +28,7 @@ from graphflow.backends.dask.columns import ColumnsOnWorkers
 from graphflow.backends.dask.connecting import Way
 from graphflow.backends.dask.places import Batch, Places
 from graphflow.backends.dask.sent import OpenRun, Sent
+from graphflow.backends.dask.silence import Silence, end_process, remove
 from graphflow.backends.dask.workers import Workers, tell_soon
 from graphflow.backends.local import Deliver
 from graphflow.backends.moving import Sender
@@ -36,6 +37,7 @@ from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.journal import SEVERAL, executing
+from graphflow.runner.printing import print_lines
 from graphflow.runner.wire import OrderEncoder, decode_report, refused_report
 from graphflow.runner.worker import give_back, set_limit, set_stopped
 
@@ -53,7 +55,6 @@ FALLBACK_SECONDS = 1.0
 STRANDED_SECONDS = 1.5
 """A batch is given up this long after its worker was seen to be gone, if it does not execute on another one."""
 LOST_SCHEDULER_SECONDS = 10.0
-NO_WORKERS_SECONDS = 30.0
 STOP_SECONDS = 1.0
 
 
@@ -84,6 +85,7 @@ class DaskBackend:
         self._threads: dict[str, int] = {}
         self._places = Places() if way.slots is not None else None
         self._is_balancing = False
+        self._silence: Silence | None = None
         self._pid = os.getpid()
 
     def __enter__(self) -> DaskBackend:
@@ -133,10 +135,14 @@ class DaskBackend:
                 self._sweep = partial(_sweep, self._base, self._pid)
                 atexit.register(self._sweep)
                 self._workers = Workers(self._way, self._client, self._cluster, name=self.name)
+                self._workers.wait()
                 self._shares_disk = self._workers.share_disk(self._base)
             except BaseException:
                 self._shut_down()
                 raise
+            self._silence = Silence(
+                name=self.name, timeout=self._way.worker_timeout_seconds, batches=self._running_on
+            )
             self._columns.open(self._client)
             self._encoder = OrderEncoder(share=self._share, by_value=self._way.slots is None)
             self._capacity = self._measure()
@@ -318,6 +324,9 @@ class DaskBackend:
         state = self._runs.get(run_id)
         if state is None:
             return
+        if "lines" in message:
+            print_lines(message["lines"])
+            return
         try:
             report = decode_report(message["report"])
         except Exception as error:
@@ -469,6 +478,7 @@ class DaskBackend:
                     measured = self._measure()
                 except Exception:
                     continue
+                self._look_for_silent(client)
                 if self._way.slots is not None and len(self._cluster.workers) < self._way.slots:
                     # Dask gives a worker's place up if it is away 15 s after an earlier loss of it.
                     self._cluster.scale(self._way.slots)
@@ -476,13 +486,9 @@ class DaskBackend:
                     idle_since = None
                 else:
                     idle_since = idle_since or time.monotonic()
-                    if time.monotonic() - idle_since > NO_WORKERS_SECONDS:
-                        self._broken(
-                            BackendError(
-                                f"{self.name} has had no workers for {NO_WORKERS_SECONDS:g} s; find out why they do not come back "
-                                "(memory? a module that exits the process?), then run the flow again"
-                            )
-                        )
+                    error = self._patience(time.monotonic() - idle_since)
+                    if error is not None:
+                        self._broken(error)
                         return
                 if measured != self._capacity:
                     self._capacity = measured
@@ -498,6 +504,42 @@ class DaskBackend:
                     )
                 )
                 return
+
+    def _patience(self, waited: float) -> BackendError | None:
+        """Say what is waited for where there are no workers; return the error once that took too long."""
+        if self._workers is None or not any(state.sent for state in self._runs.values()):
+            return None
+        try:
+            self._workers.be_patient(waited)
+        except BackendError as error:
+            return error
+        return None
+
+    def _running_on(self, address: str) -> list[str]:
+        """Return what runs on a worker, as labels."""
+        client = self._client
+        with self._lock:
+            under_way = [sent for state in self._runs.values() for sent in state.sent.values()]
+        if self._places is None and client is not None:
+            try:
+                keys = set(client.processing(workers=[address]).get(address, ()))
+            except Exception:
+                return []
+            under_way = [sent for sent in under_way if sent.future is not None and sent.future.key in keys]
+        else:
+            under_way = [sent for sent in under_way if sent.worker == address]
+        return [sent.order.label for sent in under_way]
+
+    def _look_for_silent(self, client: Client) -> None:
+        """Take workers that say nothing for lost."""
+        if self._silence is None or self._workers is None:
+            return
+        pids = self._workers.pids()
+        for address in self._silence.look(self._workers.seen, pids):
+            if address in pids:
+                end_process(pids[address])
+            else:
+                remove(client, address)
 
     # -- values -----------------------------------------------------------------------------------------
 

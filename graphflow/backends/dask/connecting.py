@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphflow.backends.dask.spawning import leave_main_out
+from graphflow.common import settings
 from graphflow.errors import BackendError, BackendUnreachable
 
 if TYPE_CHECKING:
@@ -51,8 +52,14 @@ class Way:
     cluster_kwargs: Mapping[str, Any] = field(default_factory=dict)
     adapt_kwargs: Mapping[str, Any] = field(default_factory=dict)
     client_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    worker_timeout_seconds: float = field(default_factory=settings.worker_timeout_seconds)
+    wait_for_workers_seconds: float = field(default_factory=settings.wait_for_workers_seconds)
 
     def __post_init__(self) -> None:
+        for name in ("worker_timeout_seconds", "wait_for_workers_seconds"):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+                raise BackendError(f"{name} is a number of seconds above 0, not {seconds!r}")
         names = ("address", "scheduler_file", "client", "cluster", "cluster_class")
         chosen = [name for name in names if getattr(self, name) is not None]
         if self.slots is None and len(chosen) != 1:

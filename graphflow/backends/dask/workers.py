@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,13 @@ logger = logging.getLogger("graphflow.backends.dask")
 BATCH_SECONDS = 0.006
 """What a batch costs on a local cluster, measured: half of it in the driver's process with the scheduler in it, half
 in the worker."""
+LOOK_SECONDS = 0.1
+FIRST_WORD_SECONDS = 3.0
+EVERY_SECONDS = 10.0
+_COMING = ("created", "init", "starting", "running")
+"""States of what looks after a worker process that will be there, or is."""
+COMING = 5
+"""Workers that are starting are waited for so many times longer than workers of which nothing is seen."""
 
 
 class Workers:
@@ -44,6 +52,9 @@ class Workers:
         self._client = client
         self._cluster = cluster
         self._name = name
+        self._told = 0.0
+        self.seen: Mapping[str, float] = {}
+        """When the scheduler last heard from each, by its own clock."""
 
     def share_disk(self, folder: Path) -> bool:
         """Whether all of them share this machine's disk, where `folder` is.
@@ -51,14 +62,12 @@ class Workers:
         Raises
         ------
         BackendError
-            If there are none, or one could not run batches.
+            If one could not run batches.
         """
         token = uuid.uuid4().hex
         path = folder / "token"
         path.write_text(token)
         found = self._client.run(probe(), str(path))
-        if not found and not self.is_elastic:
-            raise BackendError(f"{self._name} has no workers; start some, then run the flow again")
         for worker, facts in found.items():
             check_facts(worker, facts)
         loopback = self._client.scheduler is not None and re.match(
@@ -72,9 +81,69 @@ class Workers:
         cluster = self._cluster or self._way.cluster
         return bool(self._way.adapt_kwargs) or bool(getattr(cluster, "_adaptive", None))
 
+    def wait(self) -> None:
+        """Wait for the first one, where more will not come by themselves.
+
+        Raises
+        ------
+        BackendError
+            If none comes in time.
+        """
+        begun = time.monotonic()
+        while not self.is_elastic and not self._known():
+            self.be_patient(time.monotonic() - begun)
+            time.sleep(LOOK_SECONDS)
+
+    def be_patient(self, waited: float) -> None:
+        """Say, now and then, that there are no workers.
+
+        Raises
+        ------
+        BackendError
+            If they were waited for long enough.
+        """
+        limit = self._way.wait_for_workers_seconds
+        coming = self._coming()
+        if waited > (COMING * limit if coming else limit):
+            raise BackendError(
+                f"{self._name} has no workers, and was given {waited:.0f} s (wait_for_workers_seconds={limit:g}); start some, or find "
+                "out why they do not come back (memory? a module that exits the process?), then run the flow again"
+            )
+        if waited < self._told:
+            self._told = 0.0
+        if waited >= (self._told or min(FIRST_WORD_SECONDS, limit / 2)):
+            self._told = waited + EVERY_SECONDS
+            logger.warning(
+                "%s has no workers yet; %s for up to %g s (wait_for_workers_seconds)",
+                self._name,
+                f"{coming} that start are waited for" if coming else "they are waited for",
+                COMING * limit if coming else limit,
+            )
+
+    def _coming(self) -> int:
+        """Return how many worker processes are just starting, as far as that is known."""
+        cluster = self._cluster or self._way.cluster
+        workers = getattr(cluster, "workers", None)
+        if not isinstance(workers, Mapping):
+            return 0
+        states = [getattr(getattr(each, "status", None), "name", "") for each in workers.values()]
+        return sum(state in _COMING for state in states)
+
+    def pids(self) -> dict[str, int]:
+        """The processes of workers that this machine's own cluster runs, by address."""
+        workers = getattr(self._cluster, "workers", None) if self._way.slots is not None else None
+        found: dict[str, int] = {}
+        for each in workers.values() if isinstance(workers, Mapping) else ():
+            address, pid = getattr(each, "worker_address", None), getattr(each, "pid", None)
+            if address and pid:
+                found[str(address)] = int(pid)
+        return found
+
     def threads(self) -> dict[str, int]:
         """The number of threads of each, by address."""
-        return {address: int(each["nthreads"]) for address, each in self._known().items()}
+        known = self._known()
+        self.seen = {address: float(each["last_seen"]) for address, each in known.items()}
+        return {address: int(each["nthreads"]) for address, each in known.items()}
 
     def capacity(self, slots: int) -> Capacity:
         """What may be sent to that many slots."""

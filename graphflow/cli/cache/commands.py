@@ -16,9 +16,10 @@ from graphflow.cli.cache.why import why
 from graphflow.cli.documents import ListFormat, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.runs.tables import short_time
-from graphflow.cli.terminal import make_console, say_error
+from graphflow.cli.terminal import say_error
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import make_console
 from graphflow.errors import GraphflowError
 from graphflow.runs.cache_documents import (
     collected_document,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graphflow.cli.exits import errors_become_exit_codes
-from graphflow.cli.terminal import make_console
+from graphflow.display.consoles import make_console
 from graphflow.errors import GraphflowError
 
 __all__ = ["release"]

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.terminal import make_console, say_error, write_data
+from graphflow.cli.terminal import say_error, write_data
+from graphflow.display.consoles import make_console
 from graphflow.errors import GraphflowError
 
 __all__ = ["why"]
@@ -38,12 +40,18 @@ def why(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+            metavar="RUN",
+            help="A run id, a unique prefix of one, a run name, @latest or @latest-failed.",
+            autocompletion=completing.run_ids,
         ),
     ],
     item: Annotated[
         str,
-        typer.Argument(metavar="NODE[INDEX]", help="An item of a map, such as fetch[3], or a task's name."),
+        typer.Argument(
+            metavar="NODE[INDEX]",
+            help="An item of a map, such as fetch[3], or a task's name.",
+            autocompletion=completing.nodes,
+        ),
     ],
     storage: Annotated[
         str | None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphflow.cli.backend_option import BackendSpec
 from graphflow.cli.exits import ExitCode
+from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import only_data_on_stdout
@@ -55,16 +56,21 @@ def resume_run(
     target: str | None,
     backend: BackendSpec | None,
     manner: Manner,
+    pairs: Sequence[str],
     rerun_changed: bool,
     force: bool,
 ) -> ExitCode:
     """Run the missing items of a run."""
 
     def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
-        again: Run = flow._again(run.id, None, rerun_changed=rerun_changed, force=force, starts=True)
+        again: Run = flow._again(
+            run.id, None, rerun_changed=rerun_changed, force=force, starts=True, given=parameters
+        )
         return again
 
-    return run_and_show(flow_of(run, target), {}, backend=backend, manner=manner, begin=begin)
+    flow = flow_of(run, target)
+    given = parse_parameters(pairs, function=flow.fn)
+    return run_and_show(flow, given, backend=backend, manner=manner, begin=begin)
 
 
 def retry_run(
@@ -73,13 +79,16 @@ def retry_run(
     target: str | None,
     backend: BackendSpec | None,
     manner: Manner,
+    pairs: Sequence[str],
     node: str | None,
     indices: Iterable[int] | None,
 ) -> ExitCode:
     """Run items of a run again: all that failed, a node's, or some of a node's."""
 
     def begin(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Run:
-        again: Run = flow._redriven(run.id, node, indices, starts=True)
+        again: Run = flow._redriven(run.id, node, indices, starts=True, given=parameters)
         return again
 
-    return run_and_show(flow_of(run, target), {}, backend=backend, manner=manner, begin=begin)
+    flow = flow_of(run, target)
+    given = parse_parameters(pairs, function=flow.fn)
+    return run_and_show(flow, given, backend=backend, manner=manner, begin=begin)

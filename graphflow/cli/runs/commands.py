@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,26 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.documents import ListFormat, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.meter import Meter
-from graphflow.cli.progress import make_progress
 from graphflow.cli.runs.again import resume_run, retry_run
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
 from graphflow.cli.runs.watch import follow_log, watch_run
 from graphflow.cli.session import Manner
-from graphflow.cli.summary import show_failures, show_summary
-from graphflow.cli.terminal import (
-    OutputFormat,
-    ProgressMode,
-    choose_progress,
-    make_console,
-    say_error,
-    write_data,
-)
+from graphflow.cli.terminal import OutputFormat, say_error, write_data
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import ProgressMode, choose_progress, make_console
+from graphflow.display.meter import Meter
+from graphflow.display.progress import make_progress
+from graphflow.display.summary import show_failures, show_summary
 from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
 from graphflow.runs.saving import check_suffix, save_value
 from graphflow.runs.selections import items_of, value_of
@@ -52,11 +48,16 @@ runs = typer.Typer(
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A run id, a unique prefix of one, a run name, @latest or @latest-failed."
+        metavar="RUN",
+        help="A run id, a unique prefix of one, a run name, @latest or @latest-failed.",
+        autocompletion=completing.run_ids,
     ),
 ]
 Output = Annotated[ListFormat, typer.Option("--output", "-o", help="Output format.")]
-NodeOption = Annotated[str | None, typer.Option("--node", metavar="NAME", help="Only this node.")]
+NodeOption = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NAME", help="Only this node.", autocompletion=completing.nodes),
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows.")]
 Target = Annotated[
     str | None,
@@ -67,7 +68,20 @@ Target = Annotated[
 Backend = Annotated[
     BackendSpec | None,
     typer.Option(
-        "--backend", parser=parse_backend, metavar="SPEC", help="Where to run, as for `graphflow run`."
+        "--backend",
+        parser=parse_backend,
+        metavar="SPEC",
+        help="Where to run, as for `graphflow run`.",
+        autocompletion=completing.backends,
+    ),
+]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A secret that the run began with, as for `graphflow run`: secrets are not stored.",
     ),
 ]
 Value = Annotated[
@@ -101,7 +115,10 @@ def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
 @runs.command()
 def ls(
     flow: Annotated[
-        str | None, typer.Option("--flow", metavar="NAME", help="Only runs of this flow.")
+        str | None,
+        typer.Option(
+            "--flow", metavar="NAME", help="Only runs of this flow.", autocompletion=completing.flow_names
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -237,7 +254,12 @@ def logs(
 def items(
     run: RunArgument,
     node: Annotated[
-        str | None, typer.Argument(metavar="NODE", help="A node (default: the run's only map).")
+        str | None,
+        typer.Argument(
+            metavar="NODE",
+            help="A node (default: the run's only map).",
+            autocompletion=completing.nodes,
+        ),
     ] = None,
     state: Annotated[
         list[str] | None,
@@ -305,15 +327,22 @@ def result(
             help="Write the value to this file: .json, .jsonl (a list, a line per item) or .pickle.",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists; it keeps its mode.")
+    ] = False,
 ) -> None:
     """Print the value of a run, a node or an item, as JSON or its repr.
 
     Exit codes: 0 printed or saved, 1 it failed, 2 the value cannot be saved in this format, 4 no such run or value, 5 it
     cannot be read.
     """
+    if save is None and overwrite:
+        raise typer.BadParameter("--overwrite says what --save does; use both")
     if save is not None:
         with _saving():
             check_suffix(save)
+            if not overwrite and os.path.lexists(save):
+                raise ValueError(f"{save} already exists; use another name, or --overwrite")
     with _history() as history:
         found = history.run(run)
         try:
@@ -330,7 +359,7 @@ def result(
         write_data(value_text(value))
     else:
         with _saving():
-            _say(f"saved {save_value(value, save)}")
+            _say(f"saved {save_value(value, save, overwrites=overwrite)}")
 
 
 @contextmanager
@@ -368,6 +397,7 @@ def resume(
         bool,
         typer.Option("--force", help="Resume even if the flow's calls no longer match the recorded run."),
     ] = False,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -389,7 +419,13 @@ def resume(
         else:
             found.check_free()
             code = resume_run(
-                found, target=target, backend=backend, manner=manner, rerun_changed=rerun_changed, force=force
+                found,
+                target=target,
+                backend=backend,
+                manner=manner,
+                pairs=param or (),
+                rerun_changed=rerun_changed,
+                force=force,
             )
     raise typer.Exit(code)
 
@@ -399,7 +435,10 @@ def retry(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="All failed items (the default).")] = False,
     node: Annotated[
-        str | None, typer.Option("--node", metavar="NAME", help="All items of this node.")
+        str | None,
+        typer.Option(
+            "--node", metavar="NAME", help="All items of this node.", autocompletion=completing.nodes
+        ),
     ] = None,
     index: Annotated[
         str | None,
@@ -409,6 +448,7 @@ def retry(
             help="These items of the node, or of the only map; 3,7:9 is 3, 7 and 8.",
         ),
     ] = None,
+    param: Secrets = None,
     target: Target = None,
     backend: Backend = None,
     output: Value = OutputFormat.TABLE,
@@ -431,7 +471,15 @@ def retry(
                 raise ValueError(
                     f"the node has {count_text(len(chosen), 'item')}; there is no item {wrong[0]}"
                 )
-        code = retry_run(found, target=target, backend=backend, manner=manner, node=node, indices=indices)
+        code = retry_run(
+            found,
+            target=target,
+            backend=backend,
+            manner=manner,
+            pairs=param or (),
+            node=node,
+            indices=indices,
+        )
     raise typer.Exit(code)
 
 
@@ -464,7 +512,9 @@ def cancel(
 @runs.command()
 def update(
     run: RunArgument,
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A node of the run.")],
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="A node of the run.", autocompletion=completing.nodes)
+    ],
     settings: Annotated[
         list[str],
         typer.Argument(
@@ -483,7 +533,14 @@ def update(
 
 @runs.command()
 def rm(
-    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to remove, with their results.")],
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs to remove, with their results.",
+            autocompletion=completing.run_ids,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove runs with their histories, logs and results."""
@@ -506,7 +563,10 @@ def fsck(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="List runs again that the catalog has lost, from their own records."),
+        typer.Option(
+            "--repair",
+            help="Keep what verifies of damaged histories and the catalog, so that runs can be resumed; what is lost runs again.",
+        ),
     ] = False,
     output: Output = ListFormat.TABLE,
 ) -> None:
@@ -516,11 +576,11 @@ def fsck(
     """
     with _history() as history:
         if repair:
-            adopted, unreadable = history.adopt()
-            for run_id in adopted:
-                _say(f"run {run_id} is listed again")
-            for problem in unreadable:
-                _say(problem)
+            chosen_runs: list[str | None] = [*run] if run else [None]
+            for asked in chosen_runs:
+                for run_id, texts in history.repair(asked).items():
+                    for text in texts:
+                        _say(f"{run_id}  {text}" if run_id else text)
         lost = [] if run else history.unlisted()
         chosen = history.runs(limit=None) if not run else [history.run(each) for each in run]
         checked = ((each, history.verify(each.id)) for each in chosen)
@@ -536,7 +596,7 @@ def fsck(
                 write_data(dumped(document))
             documents.append(document)
         for run_id in lost:
-            problem = "the catalog has lost this run; use `graphflow fsck --repair` to list it again"
+            problem = "the catalog has lost this run; `graphflow fsck --repair` lists it again"
             wrong += 1
             if output is ListFormat.TABLE:
                 write_data(f"{run_id}  {problem}")

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.meter import format_seconds
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
+from graphflow.display.meter import format_seconds
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from graphflow.cli.exits import ExitCode
-from graphflow.cli.meter import Meter
-from graphflow.cli.progress import Progress
-from graphflow.cli.summary import show_failures, show_summary
+from graphflow.display.meter import Meter
+from graphflow.display.progress import Progress
+from graphflow.display.summary import show_end
 
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
@@ -45,9 +45,7 @@ def watch_run(run: RecordedRun, progress: Progress, console: Console, *, is_quie
         finally:
             progress.stop(meter.read(run.nodes, now=time.time()), now=time.time())
     if not is_quiet:
-        show_summary(run, Meter().read(run.nodes, now=time.time(), counts_retries=True), console)
-        if not run.state.is_completed():
-            show_failures(run, console)
+        show_end(run, Meter().read(run.nodes, now=time.time(), counts_retries=True), console)
     return exit_code_of(run)
 
 

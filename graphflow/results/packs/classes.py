@@ -17,6 +17,7 @@ from typing import Any
 from cloudpickle import cloudpickle as internals
 
 from graphflow.common.pickling import Pickler, dumps
+from graphflow.common.secrets import is_secret, refuse_to_write
 from graphflow.errors import SerializationError
 
 __all__ = ["ValuePickler", "class_of", "dumps_value"]
@@ -31,6 +32,8 @@ class ValuePickler(Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what is not plain data; called once per class in a pickle."""
+        if is_secret(obj):
+            raise refuse_to_write(obj)
         if isinstance(obj, type) and _travels(obj):
             return class_of, (obj.__module__, obj.__qualname__, _file_of(obj.__module__), _definition(obj))
         return super().reducer_override(obj)

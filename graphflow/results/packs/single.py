@@ -10,7 +10,7 @@ from typing import Any
 from graphflow.errors import ResultDamaged
 from graphflow.ports import ResultStore
 
-__all__ = ["check", "keep", "restore"]
+__all__ = ["check", "is_same", "keep", "restore"]
 
 DIGEST_NBYTES = 16
 
@@ -19,6 +19,11 @@ def keep(store: ResultStore, name: str, data: bytes) -> dict[str, Any]:
     """Write an object, and return what finds and verifies it: `name`, `nbytes` and `digest`."""
     store.publish(name, [data])
     return {"name": name, "nbytes": len(data), "digest": _digest(data)}
+
+
+def is_same(stored: Mapping[str, Any], data: bytes) -> bool:
+    """Return whether these are the bytes of an object."""
+    return bool(_digest(data) == stored["digest"])
 
 
 def _digest(data: bytes) -> str:

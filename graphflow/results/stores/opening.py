@@ -15,7 +15,7 @@ from graphflow.results.stores.locations import check_options, local_folder, pars
 from graphflow.results.stores.names import check_name
 from graphflow.results.stores.remote import FsspecStore
 
-__all__ = ["default_store_url", "open_store"]
+__all__ = ["check_protocol", "default_store_url", "open_store"]
 
 
 def open_store(
@@ -77,6 +77,25 @@ def open_store(
         older_keys=older_keys,
         allow_unsigned=allow_unsigned,
     )
+
+
+def check_protocol(url: str) -> None:
+    """Refuse a kind of URL that no file system is known for, before anything is asked of it.
+
+    Raises
+    ------
+    ResultStoreError
+        If it is of such a kind.
+    """
+    protocol = url.partition("://")[0].partition("::")[0]
+    if protocol == "memory" or local_folder(url) is not None:
+        return
+    from fsspec.registry import known_implementations, registry
+
+    if protocol not in known_implementations and protocol not in registry:
+        raise ResultStoreError(
+            f"no file system is known for {parse(url).shown}; use a folder, or a URL such as s3://bucket/prefix"
+        )
 
 
 def default_store_url() -> str:

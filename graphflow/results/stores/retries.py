@@ -104,11 +104,11 @@ _NO_CREDENTIALS = frozenset(
 class Retries:
     """How often and how long a request is tried; `timeout_seconds` is for one attempt, beside a second per MiB."""
 
-    attempts: int = settings.STORE_ATTEMPTS
-    seconds: float = settings.STORE_RETRY_SECONDS
+    attempts: int = settings.BY_KEY["store.attempts"].default
+    seconds: float = settings.BY_KEY["store.retry_seconds"].default
     base_seconds: float = 0.5
     most_seconds: float = 8.0
-    timeout_seconds: float = settings.STORE_TIMEOUT_SECONDS
+    timeout_seconds: float = settings.BY_KEY["store.timeout_seconds"].default
 
     @classmethod
     def configured(cls) -> Retries:

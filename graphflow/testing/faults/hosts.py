@@ -34,6 +34,7 @@ class RecordingHost:
 
     is_local = True
     takes_progress = True
+    tell = None
 
     def __init__(self, on_progress: Callable[[Report], None] | None = None) -> None:
         self.worker = "here"

@@ -14,11 +14,11 @@ from typing import Any
 
 from tally import count
 
-from graphflow import backends, flow, task, task_context
+from graphflow import backends, flow, history, task, task_context
 from graphflow.common import failpoints
 from graphflow.driver import durability
 from graphflow.errors import GraphflowError, RunNotFound
-from graphflow.histories import databases
+from graphflow.histories import catalogs, databases
 from graphflow.histories.leases import SystemClock
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.model.states import FINAL_CODES
@@ -178,6 +178,7 @@ def drive(
     """Run a flow under an id, or resume it; failpoints are those of this process alone."""
     if rules is not None:
         failpoints.activate(rules)
+    catalogs.PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", catalogs.PATIENCE_SECONDS))
     kind, _, slots = backend.partition(":")
     if kind in ("threads", "processes"):
         opened: Any = getattr(backends, kind)(slots=int(slots or 2))
@@ -235,6 +236,17 @@ def look(run_id: str, *, verifies: bool = True) -> dict[str, Any]:
         "packs": packs,
         "wrong": history.verify(run_id) if verifies else [],
     }
+
+
+def repair(rules: str | None = None) -> dict[str, Any]:
+    """Repair the home, and say what was done."""
+    if rules is not None:
+        failpoints.activate(rules)
+    with history() as found:
+        try:
+            return {"told": found.repair(), "error": ""}
+        except GraphflowError as error:
+            return {"told": {}, "error": f"{type(error).__name__}: {error}"}
 
 
 def resume(run_id: str, **given: Any) -> dict[str, Any]:

@@ -487,7 +487,7 @@ class Launches:
                 if outcome.code not in GOOD_CODES and not self._is_tolerated(place)
             }
         bad = {place for place, outcome in outcomes.items() if outcome.code not in GOOD_CODES}
-        ending = self._with_dependents(stale | bad, (DepKind.ORDER,))
+        ending = self._with_dependents(stale | bad, (DepKind.ORDER, DepKind.AFTER))
         stale = self._with_dependents(stale)
         self._begun = chronicle.seq
         self._stale = {place: self._stale.get(place, chronicle.seq) for place in stale}
@@ -520,7 +520,7 @@ class Launches:
         """Whether an item needs something that is stale (the whole node: whether its width may be another)."""
         chronicle = self.chronicle
         for dep in self._nodes[id_].deps:
-            if dep.kind is DepKind.ORDER and dep.kind not in also:
+            if dep.kind in (DepKind.ORDER, DepKind.AFTER) and dep.kind not in also:
                 continue
             if dep.kind is DepKind.ITEMS:
                 # One that cannot be as wide as before fails all that takes its items.

@@ -141,7 +141,9 @@ class Ledger:
             raise Violation(f"node {node} was sent after {own} failures, more than {options}")
         if options.max_concurrency is not None:
             running = (order.concurrency or 1) + sum(
-                each.concurrency or 1 for each in self.flying.values() if node in each.nodes
+                min(each.concurrency or 1, len(self.out[number]))
+                for number, each in self.flying.items()
+                if node in each.nodes
             )
             if running > options.max_concurrency and running > (order.concurrency or 1):
                 raise Violation(f"{running} items of node {node} may run at once, more than {options}")

@@ -163,13 +163,16 @@ class Oracle:
 
     def _verdict(self, node: Node, deps: Sequence[Dep], index: int | None) -> Code | None:
         """None to run, else how the node or the item ends; `FAILED` for a trigger that raises."""
-        parts = [(dep, self._counts(dep, index)) for dep in deps]
+        is_plain = node.trigger is all_successful
+        parts = [(dep, self._counts(dep, index)) for dep in deps if is_plain or dep.kind is not DepKind.AFTER]
         if node.trigger is all_successful:
             parts = [(dep, self._without_tolerated(dep, counts)) for dep, counts in parts]
             if any(counts.failed and not dep.allows_failure for dep, counts in parts):
                 return Code.UPSTREAM_FAILED
             without_value = any(
-                counts.skipped == counts.items_total for dep, counts in parts if dep.kind is not DepKind.ORDER
+                counts.skipped == counts.items_total
+                for dep, counts in parts
+                if dep.kind not in (DepKind.ORDER, DepKind.AFTER)
             )
             return Code.SKIPPED if without_value else None
         total = Counts()
@@ -317,6 +320,8 @@ class Oracle:
         for id_, expected in self.expected.items():
             node = self.nodes[id_]
             for dep in node.deps:
+                if dep.kind is DepKind.AFTER:
+                    continue
                 if not (dep.allows_failure or node.trigger is not all_successful):
                     continue
                 if dep.kind is DepKind.ITEMS:
@@ -381,7 +386,11 @@ class Oracle:
         """The dependencies by which a node comes to be `UpstreamFailed`: constants decide before items do."""
         is_plain = node.trigger is all_successful
         constants = [
-            dep for dep in node.deps if dep.kind is not DepKind.ITEMS and self._counts(dep, None).failed
+            dep
+            for dep in node.deps
+            if dep.kind is not DepKind.ITEMS
+            and (is_plain or dep.kind is not DepKind.AFTER)
+            and self._counts(dep, None).failed
         ]
         blocking = [
             dep for dep in constants if dep.kind is DepKind.ELEMENTS or (is_plain and not dep.allows_failure)

@@ -271,7 +271,7 @@ class ScenarioMaker:
                 self.diamond(scope)
             if rng.random() < self.STORMS:
                 self.storm(scope)
-            rounds.append(tuple(scope[start:]))
+            rounds.append(tuple(self.with_effects(scope, start)))
         seen = (
             frozenset(node.id for node in scope if rng.random() < 0.3) if rng.random() < 0.3 else frozenset()
         )
@@ -291,6 +291,18 @@ class ScenarioMaker:
         if rng.random() < 0.4:
             scenario = self.with_map_options(scenario)
         return self.with_readers(scenario) if rng.random() < 0.5 else scenario
+
+    def with_effects(self, scope: list[Node], start: int) -> list[Node]:
+        """Let what is recorded after some of the plain nodes wait for them, as if nobody had kept their futures."""
+        rng = random.Random(f"effects {self.seed} {start}")
+        effects = [node.id for node in scope if not node.is_mapped and rng.random() < 0.3]
+        if rng.random() < 0.5:
+            effects = []
+        for place in range(start, len(scope)):
+            node = scope[place]
+            deps = [Dep(upstream=each, kind=DepKind.AFTER) for each in effects if each < node.id]
+            scope[place] = replace(node, deps=(*node.deps, *deps))
+        return scope[start:]
 
     def with_readers(self, scenario: Scenario) -> Scenario:
         """A body that iterates over maps over iterators, and may leave such a loop early."""

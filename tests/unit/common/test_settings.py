@@ -51,5 +51,6 @@ def test_times_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
         assert read() == 2.5
         for text in ("0", "-1", "inf", "nan", "soon"):
             monkeypatch.setenv(name, text)
-            with pytest.raises(SettingsError, match="positive number of seconds"):
+            with pytest.raises(SettingsError, match=f"{name} is '{text}'; use a positive number of seconds"):
                 read()
+        monkeypatch.delenv(name)

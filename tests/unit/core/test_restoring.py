@@ -80,9 +80,9 @@ class Launch:
     def batches(self) -> list[ev.SubmitBatch]:
         return [each for each in self.commands if isinstance(each, ev.SubmitBatch)]
 
-    def report(self, code: Code = DONE) -> None:
-        """The oldest batch under way ends, all of it in one state."""
-        number = next(iter(self.core.flights))
+    def report(self, code: Code = DONE, *, of: int | None = None) -> None:
+        """The oldest batch under way (of a node) ends, all of it in one state."""
+        number = next(each for each, flight in self.core.flights.items() if of is None or of in flight.nodes)
         batch = next(each for each in self.batches if each.batch == number)
         size = len(batch.indices)
         tries = [each or bytes(size) for each in batch.tries]
@@ -309,3 +309,16 @@ def test_a_map_that_fails_early_keeps_what_had_ended() -> None:
     assert launch.states(1)[:2] == [FAILED, DONE]
     assert launch.states(2)[1] is DONE
     assert launch.final(1) is OPEN or launch.final(1) is FAILED
+
+
+def test_what_an_early_end_finds_not_ready_keeps_the_outcome_it_had() -> None:
+    """Item 1 is not ready again, since the value that it took is made anew, when the map ends early."""
+    second = replace(node(2, dep(1, DepKind.ITEMS)), batch_size=1, map_options=MapOptions(fail_fast=True))
+    launch = Launch(
+        replace(node(1, width=2), batch_size=1),
+        second,
+        n1=past(DONE, DONE, valued=[THERE, GONE]),
+        n2=past(OPEN, SKIPPED),
+    )
+    launch.report(Code.FAILED, of=2)
+    assert launch.states(2) == [Code.FAILED, SKIPPED]

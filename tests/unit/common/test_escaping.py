@@ -10,7 +10,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.escaping import EscapingConsole, printable
+from graphflow.common.escaping import printable
+from graphflow.display.consoles import EscapingConsole
 
 HOSTILE = [
     "\x1b]0;owned\x07",

@@ -10,10 +10,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from graphflow.cli.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
-from graphflow.cli.progress import LiveProgress, PlainProgress, choose_rows, plain_line
-from graphflow.cli.terminal import ProgressMode, choose_progress
-from graphflow.model.states import Code, State
+from graphflow.display.consoles import ProgressMode, choose_progress
+from graphflow.display.meter import Meter, NodeRow, format_eta, format_rate, format_seconds
+from graphflow.display.progress import (
+    LiveProgress,
+    PlainProgress,
+    choose_rows,
+    live_table,
+    plain_line,
+    segments,
+)
+from graphflow.model.states import Code
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = BEGIN.timestamp()
@@ -23,7 +30,7 @@ NOW = BEGIN.timestamp()
 class Node:
     id: int = 0
     name: str = "count"
-    state: State = field(default_factory=lambda: State.of(Code.RUNNING))
+    state_code: Code = Code.RUNNING
     width: int | None = 100
     is_mapped: bool = True
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -57,9 +64,7 @@ def test_the_rate_is_measured_over_the_last_seconds_and_gives_the_time_left() ->
 
 
 def test_a_node_that_ended_shows_its_mean_rate_and_no_time_left() -> None:
-    node = Node(
-        state=State.of(Code.COMPLETED), counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20)
-    )
+    node = Node(state_code=Code.COMPLETED, counts={"Completed": 100}, ended=BEGIN + timedelta(seconds=20))
 
     row = row_of(node, after=1000)
 
@@ -123,7 +128,7 @@ def test_a_single_task_says_one_line_when_it_ends_and_none_before() -> None:
     done = Node(
         is_mapped=False,
         width=1,
-        state=State.of(Code.COMPLETED),
+        state_code=Code.COMPLETED,
         counts={"Completed": 1},
         ended=BEGIN + timedelta(seconds=2),
     )
@@ -134,7 +139,7 @@ def test_a_single_task_says_one_line_when_it_ends_and_none_before() -> None:
 
 
 def test_a_node_that_has_not_begun_says_nothing() -> None:
-    assert plain_output((0.0, Node(state=State.of(Code.PENDING), started=None))) == []
+    assert plain_output((0.0, Node(state_code=Code.PENDING, started=None))) == []
 
 
 def test_the_live_table_has_a_line_per_node() -> None:
@@ -157,9 +162,7 @@ def test_the_live_table_has_a_line_per_node() -> None:
 
 def test_rows_that_do_not_fit_give_way_to_those_at_work() -> None:
     states = [Code.COMPLETED] * 5 + [Code.RUNNING] * 2 + [Code.PENDING] * 5
-    rows = Meter().read(
-        [Node(id=i, name=str(i), state=State.of(code)) for i, code in enumerate(states)], now=NOW
-    )
+    rows = Meter().read([Node(id=i, name=str(i), state_code=code) for i, code in enumerate(states)], now=NOW)
 
     shown, left_out = choose_rows(rows, room=4)
 
@@ -211,3 +214,35 @@ def test_rates_are_short(rate: float | None, text: str) -> None:
 
 def test_the_time_left_is_minutes_and_seconds() -> None:
     assert (format_eta(None), format_eta(21), format_eta(3661)) == ("", "0:21", "1:01:01")
+
+
+MANY = Node(
+    name="fetch_a_page_with_a_long_name",
+    width=1_234_567,
+    counts={"Completed": 900_000, "Cached": 30_000, "Failed": 3, "UpstreamFailed": 1, "AwaitingRetry": 20},
+)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_a_line_fits_the_terminal_and_no_number_is_cut(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
+    console.print(
+        live_table([row_of(MANY), row_of(Node(name="total", is_mapped=False, width=1))], width=width)
+    )
+
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    assert all(len(line) <= width for line in lines)
+    assert "930,004/1,234,567" in lines[0]
+    assert ("━" in lines[0]) == (width >= 80)
+    assert ("4 failed" in lines[0]) == (width >= 60)
+
+
+def test_a_bar_has_a_cell_for_each_state_that_there_is() -> None:
+    cells = dict(segments(row_of(MANY), 24))
+
+    assert list(cells) == ["completed", "cached", "failed", "blocked", "retrying", "pending"]
+    assert sum(cells.values()) == 24
+    assert cells["failed"] == cells["blocked"] == cells["retrying"] == 1
+    assert segments(row_of(Node(width=0)), 24) == [("completed", 24)]
+    assert sum(cells for _, cells in segments(row_of(Node(width=None, counts={"Completed": 7})), 24)) == 24

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from graphflow.cli.tracebacks import full_text
+from graphflow.display.tracebacks import full_text
 
 __all__ = ["FailureGroup", "FailureView", "describe", "group_failures", "merge_groups"]
 

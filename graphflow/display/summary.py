@@ -10,22 +10,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.failures import FailureGroup, FailureView, describe, group_failures, merge_groups
-from graphflow.cli.meter import NodeRow, format_rate, format_seconds
-from graphflow.cli.tracebacks import full_text, user_text
 from graphflow.common.wording import count_text
+from graphflow.display.failures import FailureGroup, FailureView, describe, group_failures, merge_groups
+from graphflow.display.meter import NodeRow, format_rate, format_seconds
+from graphflow.display.next_steps import next_steps
+from graphflow.display.tracebacks import full_text, user_text
 from graphflow.errors import UpstreamFailed
 
 if TYPE_CHECKING:
     from graphflow.runs.nodes import Node
     from graphflow.runs.run import Run
 
-__all__ = ["show_failures", "show_summary"]
+__all__ = ["show_end", "show_failures", "show_summary"]
 
 _ROWS_SHOWN = 60
+_NODE_WIDTH = 12
 _GROUPS_SHOWN = 5
+_OWN_FAILURES = frozenset({"Failed", "TimedOut", "Crashed", "Indeterminate"})
 _LOOKED_AT = 1_000
 """The number of a node's failures up to which each is read; beyond it, only distinct exceptions are."""
+
+
+def show_end(run: Run, rows: Sequence[NodeRow], console: Console, *, is_verbose: bool = False) -> None:
+    """Print a run's summary, its failures unless it completed, and what to type next."""
+    if not run.state.is_completed():
+        show_failures(run, console, is_verbose=is_verbose)
+    show_summary(run, rows, console)
+    for line in next_steps(run, width=console.width):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
@@ -36,14 +48,16 @@ def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
         f"{run.flow_name}  run {run.id}  ", (run.state.name, style), f"  {format_seconds(seconds)}"
     )
     if rows:
-        console.print(_table(rows))
-    console.print(line)
+        console.print(_table(rows, console.width))
+    console.print(line, soft_wrap=True)
 
 
-def _table(rows: Sequence[NodeRow]) -> Table:
+def _table(rows: Sequence[NodeRow], width: int) -> Table:
+    """Return the nodes as a table that is at most `width` wide: columns are left out before a number is cut."""
+    rows, left_out = rows[:_ROWS_SHOWN], len(rows) - _ROWS_SHOWN
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("node", overflow="fold")
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     columns: list[tuple[str, Callable[[NodeRow], str]]] = [
         ("items", lambda row: _number(row.width) if row.width is not None else "?"),
         ("completed", lambda row: _number(row.completed)),
@@ -57,14 +71,19 @@ def _table(rows: Sequence[NodeRow]) -> Table:
     ]
     always = {"items", "completed", "failed", "rate", "time"}
     shown = [(name, cell) for name, cell in columns if name in always or any(cell(row) for row in rows)]
+    room = width - max((len(row.state.name) for row in rows), default=0) - _NODE_WIDTH
+    for droppable in ("rate", "retries", "skipped", "cached", "time", "cancelled", "completed"):
+        needed = sum(2 + max(len(name), *(len(cell(row)) for row in rows)) for name, cell in shown)
+        if needed > room:
+            shown = [(name, cell) for name, cell in shown if name != droppable]
     for name, _ in shown:
-        table.add_column(name, justify="right")
-    for row in rows[:_ROWS_SHOWN]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
         table.add_row(
             Text(row.name), Text(row.state.name, style=_style(row)), *[cell(row) for _, cell in shown]
         )
-    if len(rows) > _ROWS_SHOWN:
-        table.add_row(f"… and {len(rows) - _ROWS_SHOWN:,} more nodes")
+    if left_out > 0:
+        table.add_row(f"… and {left_out:,} more nodes")
     return table
 
 
@@ -80,6 +99,9 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
         if node.is_mapped and node.state.message and only in (None, node.name):
             broken.append(f"{node.name} failed apart from its items: {node.state.message}")
         if not _has_failed(node.counts) or only not in (None, node.name):
+            continue
+        if set(node.counts).isdisjoint(_OWN_FAILURES):
+            followers += node.counts["UpstreamFailed"]
             continue
         own: list[FailureView] = []
         failures = node.failures()
@@ -135,7 +157,7 @@ def _body_failure(error: BaseException, *, is_verbose: bool) -> str:
 
 
 def _has_failed(counts: Iterable[str]) -> bool:
-    return not {"Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate"}.isdisjoint(counts)
+    return not {*_OWN_FAILURES, "UpstreamFailed"}.isdisjoint(counts)
 
 
 def _number(number: int | None) -> str:

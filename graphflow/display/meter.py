@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from graphflow.model.states import State
+from graphflow.errors import ValueUnavailable
+from graphflow.model.states import Code, State
 
-__all__ = ["Meter", "NodeRow", "NodeView", "format_eta", "format_rate", "format_seconds"]
+if TYPE_CHECKING:
+    from graphflow.runs.run import Run
+
+__all__ = ["Meter", "NodeRow", "NodeView", "format_eta", "format_rate", "format_seconds", "rows_of"]
 
 _WINDOW_SECONDS = 5.0
 _FAILED = ("Failed", "TimedOut", "UpstreamFailed", "Crashed", "Indeterminate")
@@ -24,7 +29,7 @@ class NodeView(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def state(self) -> State: ...
+    def state_code(self) -> Code: ...
     @property
     def width(self) -> int | None: ...
     @property
@@ -45,7 +50,7 @@ class NodeView(Protocol):
 class NodeRow:
     """One node at one moment. `done` counts all items that ended, in any state; `width` may be unknown.
 
-    `retries` is counted only on request, as that takes time proportional to the width.
+    `blocked` are those of `failed` that never began because of a failure before them. `retries` is counted only on request, as that takes time proportional to the width.
     """
 
     id: int
@@ -58,6 +63,7 @@ class NodeRow:
     cached: int
     skipped: int
     failed: int
+    blocked: int
     cancelled: int
     retrying: int
     retries: int
@@ -99,7 +105,7 @@ class Meter:
 
     def _row(self, node: NodeView, now: float, counts_retries: bool) -> NodeRow:
         counts = node.counts
-        state = node.state
+        state = State.of(node.state_code)
         completed = counts.get("Completed", 0)
         cached = counts.get("Cached", 0)
         skipped = counts.get("Skipped", 0)
@@ -122,6 +128,7 @@ class Meter:
             cached=cached,
             skipped=skipped,
             failed=failed,
+            blocked=counts.get("UpstreamFailed", 0),
             cancelled=cancelled,
             retrying=counts.get("AwaitingRetry", 0) + counts.get("Retrying", 0),
             retries=node.retries if counts_retries else 0,
@@ -139,6 +146,15 @@ class Meter:
             samples.popleft()
         begin, before = samples[0]
         return (done - before) / (now - begin) if now > begin else None
+
+
+def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[NodeRow]:
+    """Return the run's current rows; none before it has begun."""
+    try:
+        nodes = run.nodes
+    except ValueUnavailable:
+        return []
+    return meter.read(nodes, now=time.time(), counts_retries=counts_retries)
 
 
 def _seconds(node: NodeView, now: float) -> float | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphflow.cli.failures import describe, group_failures
-from graphflow.cli.tracebacks import is_user_frame, user_text
+from graphflow.display.failures import describe, group_failures
+from graphflow.display.tracebacks import is_user_frame, user_text
 from graphflow.errors import RemoteError
 
 FRAMES = 'Traceback (user frames only):\n  File "crawl.py", line {line}, in fetch\n    raise\n'

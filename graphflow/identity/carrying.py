@@ -1,0 +1,66 @@
+"""Pickles that carry secrets, for processes that work for this one.
+
+Where a secret arrives, its text is masked there too, and it has the digest that the sender's key gave it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from graphflow.common.pickling import Pickler
+from graphflow.common.secrets import Secret, inner_of, is_secret, known
+from graphflow.identity.canonical import secret_digest, told_digest
+
+__all__ = ["Carrier", "carried", "secrets_in"]
+
+
+class Carrier(Pickler):
+    """A pickler of values for other processes."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if is_secret(obj):
+            return _arrived, (type(obj), inner_of(obj), secret_digest(obj))
+        return super().reducer_override(obj)
+
+
+class _Finder(Pickler):
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), protocol=5)
+        self.found: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if is_secret(obj):
+            self.found.append(obj)
+            return str, ()
+        return super().reducer_override(obj)
+
+
+def _arrived(kind: Any, value: Any, digest: bytes) -> Any:
+    made = Secret(value) if issubclass(kind, Secret) else known(kind(value))
+    told_digest(made, digest)
+    return made
+
+
+def carried(value: Any) -> bytes:
+    """Return the pickle of a value for another process, with its secrets."""
+    return _dumped(value)
+
+
+def secrets_in(value: Any) -> Sequence[Any]:
+    """Return the secrets in a value, as far as it can be pickled."""
+    if is_secret(value):
+        return [value]
+    finder = _Finder()
+    try:
+        finder.dump(value)
+    except Exception:
+        return finder.found
+    return finder.found
+
+
+def _dumped(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    Carrier(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
