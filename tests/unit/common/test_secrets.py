@@ -12,8 +12,9 @@ from graphflow.common import secrets
 from graphflow.common.secrets import MASK, is_secret, mask, masked, named_secret, scrub
 from graphflow.errors import ParameterError, SettingsError
 from graphflow.identity import canonical
-from graphflow.identity.carrying import carried, kept, secrets_in
+from graphflow.identity.carrying import carried, secrets_in
 from graphflow.identity.hashing import canonical_digest
+from graphflow.results.packs.classes import dumps_value
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ class Login(pydantic.BaseModel):
 def test_a_secret_travels_and_is_never_written(secret: object) -> None:
     assert len(secrets_in({"a": [secret]})) == 1
     with pytest.raises(pickle.PicklingError, match="is never written"):
-        kept([secret])
+        dumps_value([secret])
     found = pickle.loads(carried({"a": [secret]}))["a"][0]
     assert found == secret
     assert mask("sesame") == MASK
