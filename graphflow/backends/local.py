@@ -53,6 +53,14 @@ def refuse_placement(name: str, options: TaskOptions) -> None:
         )
 
 
+def _in_context(order: BatchOrder, host: LocalHost) -> Report | None:
+    """Run a batch with the context variables of the code that called its first task; what items set ends with it."""
+    if order.context is None:
+        return run_batch(order, host)
+    # One that several threads enter at the same time must be a copy.
+    return order.context.copy().run(run_batch, order, host)
+
+
 class LocalHost:
     """The process of a local backend, as a batch sees it: values stay the objects that they are."""
 
@@ -337,7 +345,7 @@ class ThreadsBackend(_LocalBackend):
                     continue
                 flight.host = host
             try:
-                report = run_batch(order, host)
+                report = _in_context(order, host)
             except BaseException as error:
                 logger.debug("batch %s failed outside its items", order.id, exc_info=True)
                 self._end(order, BatchLost(batch=order.id, reason=f"{type(error).__name__}: {error}"))

@@ -162,6 +162,7 @@ class Dispatcher:
             pace=command.pace,
             results=self._persistence.store,
             epoch=self._persistence.epoch,
+            context=self._core.books[command.nodes[0]].node.context,
         )
 
     def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:

@@ -6,6 +6,7 @@ import itertools
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from graphflow.errors import GraphflowError, TooDeep
 from graphflow.graph.binding import Callee
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Dep, Graph, Node
-from graphflow.graph.recording import Recorder
+from graphflow.graph.recording import Recorder, outside_flows
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 from graphflow.model.orders import RUN_ID_ENDS
 from graphflow.model.states import Code
@@ -259,6 +260,9 @@ class RunRecorder(Recorder):
 
             check_constants(node.program)
 
+    def context_here(self) -> Context | None:
+        return outside_flows()
+
     def added(self, node: Node) -> None:
         self._check_constants(node)
         self.graph.add(node)
@@ -300,7 +304,9 @@ class RunRecorder(Recorder):
                 name = self.unique_name(node.task_name)
                 program = None if node.program is None else replace(node.program, node_name=name)
                 deps: tuple[Dep, ...] = tuple(replace(dep, upstream=ids[dep.upstream]) for dep in node.deps)
-                new = replace(node, id=ids[node.id], name=name, deps=deps, program=program)
+                new = replace(
+                    node, id=ids[node.id], name=name, deps=deps, program=program, context=parent.context
+                )
                 self.graph.add(new)
                 self.by_id[new.id] = new
                 self.nodes.append(new)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,8 @@ class Node:
     group: str = ""
     program: Program | None = None
     is_builtin: bool = False
+    context: Context | None = field(default=None, compare=False, repr=False)
+    """The context variables where it was called, which its items see in the same process; None in another one."""
 
     @property
     def options(self) -> TaskOptions | None:

@@ -6,7 +6,7 @@ import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from graphflow.errors import (
 )
 from graphflow.graph import mapping
 from graphflow.graph.binding import COLLECT, Binder, Callee, bound_names, builtin, spread_by_signature
+from graphflow.graph.context import FLOW
 from graphflow.graph.effects import Effects
 from graphflow.graph.folding import Combine, Fold
 from graphflow.graph.graph import DepKind, Node
@@ -29,7 +30,7 @@ from graphflow.model.map_options import NO_MAP_OPTIONS
 from graphflow.model.orders import Program
 from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
-__all__ = ["RECORDER", "Recorder"]
+__all__ = ["RECORDER", "Recorder", "outside_flows"]
 
 
 _GETITEM = builtin("getitem", operator.getitem)
@@ -133,6 +134,10 @@ class Recorder:
 
     def check(self, callee: Callee) -> None:
         """Raise if this task cannot run here."""
+
+    def context_here(self) -> Context | None:
+        """Return the context variables as they are, for nodes that stay in this process."""
+        return None
 
     def next_id(self) -> int:
         """Return the id of the next node."""
@@ -411,6 +416,7 @@ class Recorder:
             group=inside.group,
             program=program,
             is_builtin=callee.is_builtin,
+            context=self.context_here(),
         )
 
     # -- the engine's own tasks -----------------------------------------------------------------------
@@ -458,3 +464,16 @@ class Recorder:
 
 RECORDER: ContextVar[Recorder | None] = ContextVar("graphflow_recorder", default=None)
 """The recorder that takes calls in this context; None outside flows and tasks."""
+
+
+def outside_flows() -> Context:
+    """Return a copy of this context as it is outside any flow's body: a task is not in the body that calls it."""
+    context = copy_context()
+    context.run(_leave)
+    return context
+
+
+def _leave() -> None:
+    RECORDER.set(None)
+    FLOW.set(None)
+    _INSIDE.set(None)

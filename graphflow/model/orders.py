@@ -7,6 +7,7 @@ which items of which programs to run, and where their inputs are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -265,6 +266,8 @@ class BatchOrder:
     pace: Pace | None = None
     results: Any = None
     epoch: int = 0
+    context: Context | None = None
+    """The context variables that its items see; it does not travel to other processes."""
 
     @property
     def flow_run_id(self) -> str:

@@ -21,7 +21,7 @@ def allow_children() -> None:
     script travel to children by value, since `__main__` is another module here.
     """
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    ForkingPickler.reducer_override = _by_value  # type: ignore[attr-defined]
+    ForkingPickler.reducer_override = _by_value  # type: ignore[method-assign]
 
 
 def _by_value(pickler: Any, value: Any) -> Any:

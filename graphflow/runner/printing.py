@@ -67,8 +67,8 @@ class LineStream:
 
     def write(self, text: str) -> int:
         """Pass the lines on that are whole; keep the rest until its end comes, or another item prints in this thread."""
-        if self._is_over or not isinstance(text, str) or os.getpid() != self._pid:
-            # A fork has no one to pass lines on to.
+        # A fork has no one to pass lines on to.
+        if self._is_over or os.getpid() != self._pid or not isinstance(text, str):
             return int(self.stream.write(text))
         context = RUNNING.get()
         label = "" if context is None else _label(context)

@@ -28,6 +28,7 @@ from graphflow.runner.journal import CrashJournal
 from graphflow.runner.printing import Line, LineStream
 from graphflow.runner.run import run_batch
 from graphflow.runner.slots import Slot
+from graphflow.runner.surroundings import Surroundings, apply
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
 
 __all__ = ["EXIT_STUCK", "Stored", "give_back", "run_payload", "set_limit", "set_stopped"]
@@ -305,11 +306,12 @@ def run_payload(
     blocks: Mapping[str, bytes],
     emit: Emit,
     patience_seconds: float | None = None,
+    surroundings: Surroundings | None = None,
 ) -> tuple[bytes, dict[str, bytes]]:
     """Run a batch given as bytes; return the report's bytes and the columns that stay on this worker.
 
     With `patience_seconds`, one batch runs at a time in this process; another waits for that long, with its inputs
-    in memory, and gives itself back then.
+    in memory, and gives itself back then. The process looks like `surroundings` while a batch runs in its turn.
     """
     arrived = time.perf_counter()
     header: Header = pickle.loads(payload)
@@ -326,8 +328,10 @@ def run_payload(
     try:
         order = decode_order(header, host.load_program, host.load_bytes).arrived(arrived)
         host.results = order.results
-        if patience_seconds is not None and not _PROCESS.slot.enter(key, patience_seconds):
-            return encode_report(unbegun_report(header, worker=worker)), {}
+        if patience_seconds is not None:
+            if not _PROCESS.slot.enter(key, patience_seconds):
+                return encode_report(unbegun_report(header, worker=worker)), {}
+            apply(surroundings)
     except Exception as error:
         return encode_report(refused_report(header, error, worker=worker)), {}
     finally:

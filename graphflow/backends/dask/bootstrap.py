@@ -13,7 +13,7 @@ from graphflow.errors import BackendError
 __all__ = ["bootstrap", "check_facts", "installed_boot", "probe"]
 
 _BOOT_SOURCE = """
-def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
+def _graphflow_boot(payload, folder, topic, blocks, patience_seconds, surroundings):
     from distributed import get_worker
     from graphflow.runner.worker import Stored, run_payload
     import pickle
@@ -24,7 +24,8 @@ def _graphflow_boot(payload, folder, topic, blocks, patience_seconds):
     def emit(data, kind="report"):
         worker.log_event(topic, {kind: data})
     data, kept = run_payload(
-        payload, worker=worker.address, folder=folder, blocks=columns, emit=emit, patience_seconds=patience_seconds
+        payload, worker=worker.address, folder=folder, blocks=columns, emit=emit, patience_seconds=patience_seconds,
+        surroundings=surroundings,
     )
     emit(data)
     return Stored(data, kept)

@@ -38,6 +38,7 @@ from graphflow.model.policies import TaskOptions
 from graphflow.ports import BackendFailed, BatchDone, BatchLost, Capacity, CapacityChanged
 from graphflow.runner.journal import SEVERAL, executing
 from graphflow.runner.printing import print_lines
+from graphflow.runner.surroundings import Watch
 from graphflow.runner.wire import OrderEncoder, decode_report, refused_report
 from graphflow.runner.worker import give_back, set_limit, set_stopped
 
@@ -86,6 +87,8 @@ class DaskBackend:
         self._places = Places() if way.slots is not None else None
         self._is_balancing = False
         self._silence: Silence | None = None
+        self._surroundings: Watch | None = None
+        """What has changed around this process since it started workers of its own."""
         self._pid = os.getpid()
 
     def __enter__(self) -> DaskBackend:
@@ -129,6 +132,8 @@ class DaskBackend:
             if self._closing.is_set():
                 raise BackendError(f"{self.name} is closed")
             try:
+                if self._way.slots is not None:
+                    self._surroundings = Watch()
                 self._client, self._cluster = self._way.connect()
                 self._base = Path(tempfile.mkdtemp(prefix="graphflow-"))
                 # Registered before `close`, so that it is called after it when the interpreter ends.
@@ -256,6 +261,7 @@ class DaskBackend:
                 state.topic,
                 blocks,
                 PATIENCE_SECONDS if self._places is not None else None,
+                None if self._surroundings is None else self._surroundings.now(),
                 key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
                 pure=False,
                 retries=0,
