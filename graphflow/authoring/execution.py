@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
+from graphflow.common.interrupts import after_this
 from graphflow.common.secrets import are_known, scrub
 from graphflow.display.scripts import display
 from graphflow.driver.caches import Caches
@@ -91,7 +92,12 @@ class Execution:
                     with self._body_context(recorder):
                         value, error = deadline.call(partial(self._body_and_allowed, recorder))
                     error = self._finish(recorder, error, deadline)
-                self._conclude(recorder, value, error, deadline)
+                try:
+                    with after_this():
+                        self._conclude(recorder, value, error, deadline)
+                except KeyboardInterrupt:
+                    if not self._was_interrupted:
+                        raise
                 delay = self._delay_before_retry()
                 if delay is None:
                     break
@@ -126,15 +132,31 @@ class Execution:
         try:
             yield
         finally:
+            interruption: KeyboardInterrupt | None = None
             for backend, is_owned in self._opened:
-                if is_owned:
-                    backend.close()
-            with record.moving:
-                record.end()
-            durable.close()
+                try:
+                    if is_owned:
+                        backend.close()
+                except KeyboardInterrupt as error:
+                    interruption = error
+            try:
+                # How it ended is written down, whatever is pressed.
+                with after_this():
+                    with record.moving:
+                        record.end()
+                    durable.close()
+            except KeyboardInterrupt as error:
+                interruption = error
             call_end_hooks(self.flow, self.run)
             display.end(self.run)
             record.done.set()
+            if interruption is not None and not self._was_interrupted:
+                raise interruption
+
+    @property
+    def _was_interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run, so that pressing it again says nothing new."""
+        return isinstance(self.record.exception, KeyboardInterrupt)
 
     def _lost(self, error: GraphflowError) -> None:
         """Stop the run, as another driver has taken it."""
@@ -271,10 +293,12 @@ class Execution:
                     driver.wait(lambda: driver.is_finished, STOP_SECONDS)
         except KeyboardInterrupt as interrupt:
             error = interrupt
-            recorder.stop(hard=True)
-            if recorder.has_driver:
-                driver = recorder.driver
-                driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+            # Who presses it again does not wait for what is stopped.
+            with suppress(KeyboardInterrupt):
+                recorder.stop(hard=True)
+                if recorder.has_driver:
+                    driver = recorder.driver
+                    driver.wait(lambda: driver.is_finished, STOP_SECONDS)
         except _BROKEN as broken:
             error = broken
         except Exception as broken:
