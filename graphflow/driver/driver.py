@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from graphflow.common.failpoints import failpoint
+from graphflow.common.importing import modules_here, without_waiting
 from graphflow.common.waiting import waiting_seconds
 from graphflow.core import events as ev
 from graphflow.core.core import Core
@@ -153,6 +154,8 @@ class Driver:
         """Maps that are iterated over while their iterators still yield items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
         self._forecast_at = 0.0
+        self.importing = modules_here()
+        """What is only being imported where the run was begun."""
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
@@ -300,7 +303,7 @@ class Driver:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is None or threading.current_thread() is self._thread:
             return self._pump(ready, deadline)
-        with self._changed:
+        with without_waiting(self.importing), self._changed:
             while True:
                 self._raise_interruption()
                 if ready():

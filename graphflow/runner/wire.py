@@ -20,6 +20,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.importing import RUN_IN_IMPORT
 from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
 from graphflow.graph.fragments import Fragment
@@ -202,7 +203,7 @@ class OrderEncoder:
         if self._by_value:
             for each in _project_modules(module):
                 cloudpickle.register_pickle_by_value(each)
-        elif not _is_importable(module):
+        elif module.__name__ in RUN_IN_IMPORT or not _is_importable(module):
             cloudpickle.register_pickle_by_value(module)
 
     def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
