@@ -21,7 +21,7 @@ def modules_here() -> Sequence[Any]:
         frame = caller
         if frame.f_code.co_name == "<module>":
             spec = frame.f_globals.get("__spec__")
-            if getattr(spec, "_initializing", False):
+            if spec is not None and getattr(spec, "_initializing", False):
                 specs.append(spec)
     RUN_IN_IMPORT.update(spec.name for spec in specs)
     return specs
