@@ -21,6 +21,7 @@ from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
 from graphflow.cli.doctor import doctor
+from graphflow.cli.documents import Outcome, dumped
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
@@ -196,9 +197,14 @@ def graph(
     format: Annotated[GraphFormat, typer.Option("--format", "-f", help="Output format.")] = GraphFormat.TEXT,
     param: Pairs = None,
     params: Params = None,
+    output: Annotated[
+        OutputFormat, typer.Option("--output", "-o", help="Output format; json is short for --format json.")
+    ] = OutputFormat.TABLE,
     verbose: Verbose = False,
 ) -> None:
     """Print the graph of a flow without running it."""
+    if output is OutputFormat.JSON:
+        format = GraphFormat.JSON
     with errors_become_exit_codes(is_verbose=verbose):
         flow = _load(target)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
@@ -228,6 +234,7 @@ def demo(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="Count only the first N files.")] = None,
     backend: BackendOption = None,
+    output: Outcome = OutputFormat.TABLE,
     progress: Progress = ProgressMode.AUTO,
     verbose: Verbose = False,
 ) -> None:
@@ -235,7 +242,7 @@ def demo(
 
     The answers are compared, and the times shown. The default backend of this command is processes.
     """
-    manner = Manner(progress=progress, is_verbose=verbose)
+    manner = Manner(output=output, progress=progress, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
         code = run_demo(folder=folder, limit=limit, backend=backend, manner=manner)
     raise typer.Exit(code)
@@ -248,12 +255,18 @@ app.command(rich_help_panel=TOOLS)(chaos)
 
 
 @app.command(rich_help_panel=TOOLS)
-def version() -> None:
+def version(output: Outcome = OutputFormat.TABLE) -> None:
     """Print the versions of graphflow, Python and the main dependencies."""
-    write_data(f"graphflow {_installed('graphflow')}")
-    write_data(f"python {platform.python_version()}")
-    for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx"):
-        write_data(f"{package} {_installed(package)}")
+    versions = {"graphflow": _installed("graphflow"), "python": platform.python_version()}
+    versions |= {
+        package: _installed(package)
+        for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx")
+    }
+    if output is OutputFormat.JSON:
+        write_data(dumped({"schema": "graphflow.versions/1", "versions": versions}, indent=2))
+        return
+    for package, number in versions.items():
+        write_data(f"{package} {number}")
 
 
 def _load(target: str) -> Flow[Any, Any]:
