@@ -7,7 +7,6 @@ before. A failed run ends with its failures in groups and what to type next.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import threading
@@ -76,7 +75,7 @@ class ScriptDisplay:
 
     def mode(self) -> str:
         """Return how a run that begins here is shown: `live`, `plain`, `notebook` or `off`."""
-        if _ELSEWHERE.get() or RUNNING.get() is not None or multiprocessing.parent_process() is not None:
+        if _ELSEWHERE.get() or RUNNING.get() is not None or _is_child():
             return "off"
         asked = settings.progress()
         if asked in ("auto", "live") and "IPython" in sys.modules:
@@ -258,6 +257,12 @@ class ScriptDisplay:
                 print(line, file=sys.stderr)
             return
         self._show_end(run, with_table=False)
+
+
+def _is_child() -> bool:
+    """Return whether `multiprocessing` started this process; it is loaded there."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 display = ScriptDisplay()
