@@ -81,7 +81,10 @@ class Printing:
             else:
                 stream.write(text)
 
-        return LineStream(stream, pass_on, pass_plainly, is_error=is_error)
+        def shows_prompts() -> bool:
+            return self.above is None and is_terminal and _is_terminal(sys.stdin)
+
+        return LineStream(stream, pass_on, pass_plainly, is_error=is_error, shows_prompts=shows_prompts)
 
     def _print(self, stream: Any, text: str, *, label: str) -> None:
         if self.above is not None and _is_terminal(stream):

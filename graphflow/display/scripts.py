@@ -7,6 +7,7 @@ before. A failed run ends with its failures in groups and what to type next.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from graphflow.display.progress import Progress
     from graphflow.runs.run import Run
 
-__all__ = ["ScriptDisplay", "display", "shown_elsewhere"]
+__all__ = ["ScriptDisplay", "display", "runs_in_caller", "shown_elsewhere"]
 
+logger = logging.getLogger("graphflow.display")
 LIVE_SECONDS = 0.4
 """The age from which a run is drawn."""
 PLAIN_SECONDS = 10.0
@@ -73,8 +75,11 @@ class ScriptDisplay:
         self._idle_since = 0.0
         self._service = Service(self._turn, name="graphflow-display", interval=_REFRESH_SECONDS)
 
-    def mode(self) -> str:
-        """Return how a run that begins here is shown: `live`, `plain`, `notebook` or `off`."""
+    def mode(self, backend: object = None) -> str:
+        """Return how a run that begins here is shown: `live`, `end`, `plain`, `notebook` or `off`.
+
+        With `end` only its end is: a debugger in a task that runs inline needs the terminal for itself.
+        """
         if _ELSEWHERE.get() or RUNNING.get() is not None or _is_child():
             return "off"
         asked = settings.progress()
@@ -89,12 +94,20 @@ class ScriptDisplay:
         if "pytest" in sys.modules or sys.stderr is None:
             return "off"
         is_capable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
-        return "live" if is_capable else "plain"
+        if not is_capable:
+            return "plain"
+        return "end" if runs_in_caller(backend or settings.backend()) else "live"
 
     def begin(self, run: Run, mode: str) -> None:
-        """Show a run from now on."""
+        """Show a run from now on. What cannot be shown fails no run."""
         if mode == "off":
             return
+        try:
+            self._begin(run, mode)
+        except Exception:
+            logger.debug("run %s cannot be shown", run.id, exc_info=True)
+
+    def _begin(self, run: Run, mode: str) -> None:
         with self._lock:
             if not self._runs:
                 self._printing.install()
@@ -106,7 +119,13 @@ class ScriptDisplay:
         self._service.start()
 
     def end(self, run: Run) -> None:
-        """Show how a run ended."""
+        """Show how a run ended. What cannot be shown fails no run."""
+        try:
+            self._end(run)
+        except Exception:
+            logger.debug("the end of run %s cannot be shown", run.id, exc_info=True)
+
+    def _end(self, run: Run) -> None:
         with self._lock:
             mode, since = self._runs.pop(run, ("off", 0.0))
             if mode == "off":
@@ -123,9 +142,9 @@ class ScriptDisplay:
             if run.exception is not None:
                 self._failed.add(run)
                 self._untold_failed.add(run)
-            if was_drawn or time.monotonic() - since >= (LIVE_SECONDS if mode == "live" else PLAIN_SECONDS):
+            if was_drawn or time.monotonic() - since >= (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
                 self._show_end(run, with_table=True)
-            elif mode == "live":
+            elif mode != "plain":
                 self._tell_quick(run)
 
     # -- while a run goes on ------------------------------------------------------------------------------------
@@ -154,9 +173,9 @@ class ScriptDisplay:
 
     def _begin_drawing(self) -> None:
         run, (mode, since) = next(iter(self._runs.items()))
-        if mode == "notebook" or time.monotonic() - since < (
-            PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS
-        ):
+        if mode not in ("live", "plain"):
+            return
+        if time.monotonic() - since < (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
             return
         # A run that ends before this moment loads no tables.
         from graphflow.display.consoles import make_console
@@ -257,6 +276,11 @@ class ScriptDisplay:
                 print(line, file=sys.stderr)
             return
         self._show_end(run, with_table=False)
+
+
+def runs_in_caller(backend: object) -> bool:
+    """Return whether tasks on this backend, or on one of this name, run in the calling thread."""
+    return bool(getattr(backend, "runs_in_caller", backend == "inline"))
 
 
 def _is_child() -> bool:

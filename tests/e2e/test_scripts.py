@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -202,3 +203,50 @@ def test_prints_of_tasks_have_their_item_before_them_on_a_terminal(
     lines = [line for line in shown.splitlines() if "got" in line]
     expected = [] if is_quiet else [f"work[{i}]  got {i} {7 * str(i)}" for i in (0, 50, 100)]
     assert sorted(lines) == sorted(expected)
+
+
+def test_a_debugger_in_an_inline_task_has_the_terminal_for_itself(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "from graphflow import flow, task\n\n@task\ndef stop(x):\n    breakpoint()\n    return x\n\n"
+        "@flow(backend='inline')\ndef stopping():\n    return stop(42)\n"
+    )
+    for command in (
+        script(folder, "stopping()"),
+        [sys.executable, "-m", "graphflow", "run", "jobs.py:stopping"],
+    ):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"TERM": "xterm"},
+        )
+        os.close(theirs)
+        shown = b""
+        while b"(Pdb) " not in shown:
+            shown += os.read(ours, 1 << 12)
+        os.write(ours, b"p 'x is', x\n")
+        while b"('x is', 42)" not in shown:
+            shown += os.read(ours, 1 << 12)
+        os.write(ours, b"c\n")
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 1 << 12):
+                shown += part
+        os.close(ours)
+        assert process.wait() == 0
+        assert b"Completed" in shown
+        assert b"0/1" not in shown
+
+
+def test_a_fork_of_a_task_prints_without_waiting_for_locks_of_other_threads(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "import os\nfrom graphflow import flow, task\n\n@task\ndef fork(i):\n    print('before', i)\n    pid = os.fork()\n"
+        "    if not pid:\n        print('child', i)\n        os._exit(0)\n    return os.waitpid(pid, 0)[1]\n\n"
+        "@flow(backend='threads:4')\ndef forks():\n    return fork.map(range(50))\n"
+    )
+    done = subprocess.run(
+        script(folder, "assert forks() == [0] * 50"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
