@@ -43,6 +43,7 @@ QUICK_SECONDS = 1.0
 """Of runs that end at once, at most one line is printed in this time."""
 _REFRESH_SECONDS = 0.1
 _IDLE_SECONDS = 2.0
+_JUST_SECONDS = 2.0
 _ELSEWHERE: ContextVar[bool] = ContextVar("graphflow_shown_elsewhere", default=False)
 
 
@@ -256,6 +257,13 @@ class ScriptDisplay:
 
     def _print_uncaught(self, error: BaseException) -> None:
         run = next((each for each in list(self._failed) if each.exception is error), None)
+        if run is None and isinstance(error, KeyboardInterrupt):
+            # asyncio cancels its main task after Ctrl-C, and raises this then.
+            run = max(
+                (each for each in list(self._failed) if each.state.is_cancelled() and _has_just_ended(each)),
+                key=lambda each: each.id,
+                default=None,
+            )
         if settings.tracebacks() == "full" or (run is None and not isinstance(error, GraphflowError)):
             sys.__excepthook__(type(error), error, error.__traceback__)
             if run is not None:
@@ -270,12 +278,16 @@ class ScriptDisplay:
         """Print them, and the failures, if the end of the run did not."""
         if run not in self._untold_failed:
             return
-        if isinstance(run.exception, KeyboardInterrupt):
+        if run.state.is_cancelled():
             print(f"run {run.id} was interrupted", file=sys.stderr)
             for line in next_steps(run):
                 print(line, file=sys.stderr)
             return
         self._show_end(run, with_table=False)
+
+
+def _has_just_ended(run: Run) -> bool:
+    return run.ended is not None and time.time() - run.ended.timestamp() < _JUST_SECONDS
 
 
 def runs_in_caller(backend: object) -> bool:

@@ -250,3 +250,51 @@ def test_a_fork_of_a_task_prints_without_waiting_for_locks_of_other_threads(fold
         script(folder, "assert forks() == [0] * 50"), cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+ASYNC = """
+import asyncio
+from pathlib import Path
+from graphflow import flow, task
+
+@task
+async def fail(i):
+    raise ValueError("seven")
+
+@task
+async def wait(i):
+    Path("started").write_text("")  # returns when the test has read it
+    await asyncio.sleep(600)
+
+@flow(backend="threads")
+async def failing():
+    return fail.map([1])
+
+@flow(backend="threads")
+async def waiting():
+    return wait.map([1])
+"""
+
+
+def test_async_flows_end_as_others_do(folder: Path) -> None:
+    (folder / "jobs.py").write_text(ASYNC)
+    failed = subprocess.run(
+        script(folder, "asyncio.run(failing())"), cwd=folder, capture_output=True, text=True, check=False
+    ).stderr
+    assert "MapFailed" in failed and "ValueError: seven" in failed
+    assert "During handling" not in failed and "event loop" not in failed
+    assert f"{os.sep}graphflow{os.sep}" not in failed
+
+    os.mkfifo(folder / "started")
+    process = subprocess.Popen(
+        script(folder, "asyncio.run(waiting())"),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    (folder / "started").read_text()
+    os.killpg(process.pid, signal.SIGINT)
+    shown = process.communicate()[1]
+    assert process.returncode == -signal.SIGINT
+    assert re.match(r"run (\w{26}) was interrupted\n  graphflow runs resume \1", shown), shown
