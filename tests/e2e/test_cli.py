@@ -392,6 +392,7 @@ def test_the_demo_refuses_a_folder_that_is_not_there_or_has_no_file(cli: Cli, fo
         ("backend='thread'", {}, "unknown backend 'thread'"),
         ("backend='threads:x'", {}, "'x' is not a number of slots"),
         ("result_storage='nope://x'", {}, "no file system is known for nope://x"),
+        ("result_serializer='jsn'", {}, "unknown serializer 'jsn'"),
         ("", {"GRAPHFLOW_BACKEND": "thread"}, "unknown backend 'thread'"),
         ("", {"GRAPHFLOW_RESULT_STORAGE": "nope://x"}, "no file system is known for nope://x"),
         ("", {"GRAPHFLOW_LEASE_SECONDS": "soon"}, "use a positive number of seconds"),
