@@ -188,7 +188,9 @@ class ScriptDisplay:
         progress = LiveProgress(console) if mode == "live" else PlainProgress(console, is_sparse=True)
         progress.start()
         self._drawn = run, progress
-        self._printing.above = progress if mode == "live" else None
+        if mode == "live":
+            self._printing.above = progress
+            self._printing.take_logging()
 
     def _stop_drawing(self) -> None:
         assert self._drawn is not None

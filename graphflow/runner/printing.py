@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from graphflow.common.secrets import mask
 from graphflow.graph.context import RUNNING, TaskContext
 
-__all__ = ["Line", "LineStream", "print_lines"]
+__all__ = ["Line", "LineStream", "last_of", "print_lines"]
 
 _MAX_OPEN = 64 << 10
 """Characters of a line that are kept while its end is awaited."""
@@ -86,11 +86,11 @@ class LineStream:
             if end:
                 if label:
                     for line in whole.split("\n"):
-                        self._pass_on(Line(label, mask(_last_of(line)), self._is_error), context)
+                        self._pass_on(Line(label, mask(last_of(line)), self._is_error), context)
                 else:
                     self._pass_plainly(mask(whole + end))
             if label:
-                rest = _last_of(rest)
+                rest = last_of(rest)
             if len(rest) > _MAX_OPEN:
                 self._end(label, rest, context)
             elif rest:
@@ -159,7 +159,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
-def _last_of(line: str) -> str:
+def last_of(line: str) -> str:
     """Return what a terminal shows of a line that was written over, as a progress bar does."""
     return line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
 

@@ -298,3 +298,17 @@ def test_async_flows_end_as_others_do(folder: Path) -> None:
     shown = process.communicate()[1]
     assert process.returncode == -signal.SIGINT
     assert re.match(r"run (\w{26}) was interrupted\n  graphflow runs resume \1", shown), shown
+
+
+def test_lines_of_loggers_do_not_tear_the_live_table(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "import logging, time\nfrom graphflow import flow, task\n\nlogging.basicConfig(level=logging.INFO)\n\n"
+        "@task\ndef work(i):\n    time.sleep(0.02)\n    logging.info('at %d', i)\n\n"
+        "@flow(backend='threads:2')\ndef logged():\n    return work.map(range(100))\n"
+    )
+    code, _, shown = on_terminal(script(folder, "logged()"), folder)
+
+    assert code == 0
+    lines = [line for line in re.split(r"[\r\n]+", shown) if "INFO" in line]
+    told = [re.fullmatch(r"(work\[\d+\]  )?INFO:root:at (\d+)", line) for line in lines]
+    assert sorted(int(each[2]) for each in told if each) == list(range(100)), shown
