@@ -31,7 +31,8 @@ from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
-from graphflow.display.consoles import ProgressMode
+from graphflow.display.consoles import ProgressMode, make_console
+from graphflow.display.scripts import display, shown_elsewhere
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -270,8 +271,17 @@ def version(output: Outcome = OutputFormat.TABLE) -> None:
 
 
 def _load(target: str) -> Flow[Any, Any]:
-    with only_data_on_stdout():
-        return load_flow(target)
+    before = display.begun
+    with only_data_on_stdout(), shown_elsewhere():
+        flow = load_flow(target)
+    if display.begun > before:
+        console = make_console()
+        console.print(
+            f"note: {target} ran a flow while it was imported; put the call under `if __name__ == '__main__':`",
+            markup=False,
+            soft_wrap=True,
+        )
+    return flow
 
 
 def _installed(package: str) -> str:

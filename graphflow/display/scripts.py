@@ -61,6 +61,8 @@ class ScriptDisplay:
     """Shows the runs of this process, one at a time as a table."""
 
     def __init__(self) -> None:
+        self.begun = 0
+        """How many runs have begun in this process, shown or not."""
         self._lock = threading.RLock()
         self._runs: dict[Run, tuple[str, float]] = {}
         """Those that go on, with how they are shown and since when."""
@@ -81,6 +83,7 @@ class ScriptDisplay:
 
         With `end` only its end is: a debugger in a task that runs inline needs the terminal for itself.
         """
+        self.begun += 1
         if _ELSEWHERE.get() or RUNNING.get() is not None or _is_child():
             return "off"
         asked = settings.progress()

@@ -435,3 +435,12 @@ def test_a_cluster_that_is_not_reached_leaves_no_run_behind(
     assert done.code == 5
     assert "no Dask scheduler answers" in done.err
     assert json.loads(cli("runs", "ls", "-o", "json").out) == []
+
+
+def test_a_flow_that_runs_while_its_file_is_imported_is_told(cli: Cli, folder: Path) -> None:
+    text = "from graphflow import flow\n\n@flow(backend='inline')\ndef one():\n    return 1\n\n"
+    (folder / "bare.py").write_text(text + "one()\n")
+    (folder / "guarded.py").write_text(text + "if __name__ == '__main__':\n    one()\n")
+
+    assert "bare.py ran a flow while it was imported" in cli("run", "bare.py").err
+    assert "while it was imported" not in cli("run", "guarded.py").err
