@@ -79,7 +79,7 @@ class Execution:
         self.run = LiveRun(record)
         self.durability = record.durability = durability
         self._opened: list[tuple[Backend, bool]] = []
-        self._shown = display.mode()
+        self._shown = display.mode(flow.options.backend)
 
     # -- from the first state to the last -------------------------------------------------------------------
 

@@ -412,6 +412,10 @@ class Flow(Decorated[P], Generic[P, R]):
         from graphflow.driver.durability import Durability
 
         check_spec(self.options.backend)
+        if self.options.results.result_serializer is not None:
+            from graphflow.results.packs.serializers import serializer_of
+
+            serializer_of(self.options.results.result_serializer)
         return Execution(definition, record, Durability.create(definition, record))
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:

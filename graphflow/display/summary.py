@@ -127,7 +127,8 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             )
     if paragraphs or len(broken) > 1 or only is not None:
         paragraphs += broken
-    if run.exception is not None and (not paragraphs or is_verbose) and only is None:
+    is_interrupted = run.state.is_cancelled() and not isinstance(run.exception, Exception)
+    if run.exception is not None and (not paragraphs or is_verbose) and only is None and not is_interrupted:
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:
         paragraphs.append(f"{count_text(followers, 'dependent task run')} did not start")

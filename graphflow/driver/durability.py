@@ -148,11 +148,13 @@ class Durability:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        # What is configured wrongly leaves no run behind.
-        store = open_store(history, run.id, said=flow.options.results)
-        check_protocol(store.url)
+        place = flow.options.results.result_storage or settings.result_storage()
+        if place is not None:
+            # What is configured wrongly leaves no run behind.
+            check_protocol(place)
         journal = history.create(header)
         try:
+            store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))

@@ -29,9 +29,7 @@ def run_awaitable(awaitable: Awaitable[Any], *, is_interrupted: Callable[[], boo
     """
     import asyncio
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:  # not by an exception, which would be the context of the item's
         with asyncio.Runner() as runner:
             return _run(runner, awaitable, is_interrupted)
     outcome: list[Any] = []
@@ -102,9 +100,7 @@ class KeptLoop:
         """Return what an awaitable gives."""
         import asyncio
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if asyncio._get_running_loop() is None:
             self._runner = self._runner or asyncio.Runner()
             return _run(self._runner, awaitable, self._is_interrupted)
         return run_awaitable(awaitable)

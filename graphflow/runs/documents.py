@@ -114,6 +114,7 @@ def _launch(launch: Launch) -> dict[str, Any]:
         "backend": launch.backend,
         "code": launch.code,
         "versions": dict(launch.versions),
+        "settings": {name: str(value) for name, value in launch.settings.items()},
         "results": launch.results,
     }
 
