@@ -190,7 +190,8 @@ class InnerCall:
                 run.value = resolved(value, recorder)
             except Exception as broken:
                 error = broken
-        settle(run, error)
+        is_engines = recorder.has_driver and recorder.driver.failure is not None
+        settle(run, error, is_engines=is_engines)
         if isinstance(error, Exception) and run.attempt <= self.flow.options.retries:
             run.move(Code.AWAITING_RETRY)
             delay = self.flow.options.delay(run.attempt)

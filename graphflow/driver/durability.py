@@ -10,6 +10,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -160,6 +161,10 @@ class Durability:
             failpoint("launch.begin.after")
         except BaseException:
             journal.close()
+            with suppress(GraphflowError):
+                if history.head(run.id) == 0:
+                    # Nothing of it was recorded: it is no run that could be resumed.
+                    history.remove(run.id)
             raise
         return self
 
@@ -302,6 +307,7 @@ def reopen(
     parameters: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
     checked: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Reopened:
     """Open an existing run, with everything it has finished.
 
@@ -319,6 +325,8 @@ def reopen(
         Some of them, such as secrets, which are not stored.
     checked
         Coerces parameters that are looked up to what the flow takes.
+    prepare
+        Called before the run is taken, if there is something to do; what it raises leaves the run as it is.
 
     Raises
     ------
@@ -343,6 +351,7 @@ def reopen(
             if parameters is not None and replay.launches:
                 _compare(replay.launches[0], parameters)
             return Reopened(header, {}, None)
+    prepare()
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
