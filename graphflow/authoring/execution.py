@@ -57,6 +57,7 @@ __all__ = [
     "call_hooks",
     "entered",
     "failure_of_body",
+    "is_broken",
     "resolved",
     "settle",
 ]
@@ -293,7 +294,7 @@ class Execution:
         self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: Deadline | None
     ) -> None:
         driver = recorder.driver if recorder.has_driver else None
-        is_engines = driver is not None and driver.failure is not None
+        is_engines = driver is not None and is_broken(driver)
         if driver is not None:
             error = driver.failure or error
             outcome = driver.outcome
@@ -438,6 +439,11 @@ def _is_cancelled_error(error: BaseException) -> bool:
     """Return whether an error is a cancellation by an event loop; False without asyncio."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def is_broken(driver: Driver) -> bool:
+    """Return whether what runs the flow is gone: not whether the flow failed, or does not match its earlier run."""
+    return isinstance(driver.failure, _BROKEN)
 
 
 def settle(run: RunRecord, error: BaseException | None, *, is_engines: bool = False) -> None:

@@ -42,7 +42,7 @@ def show_end(run: Run, rows: Sequence[NodeRow], console: Console, *, is_verbose:
 
 def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
     """Print one line for the run, and a table: nodes as rows, the counts of their items as columns."""
-    seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+    seconds = run.seconds if run.ended else None
     style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
     line = Text.assemble(
         f"{run.flow_name}  run {run.id}  ", (run.state.name, style), f"  {format_seconds(seconds)}"

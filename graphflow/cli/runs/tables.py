@@ -59,7 +59,7 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
     """Print a line per run."""
     table = _table("id", "name", "flow", "state", "started", "time")
     for run in runs:
-        seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+        seconds = run.seconds if run.ended else None
         table.add_row(
             Text(run.id),
             Text(run.name),
