@@ -338,7 +338,11 @@ class RecordedRun(Run):
         if self._header.epoch <= 1 and self.is_over:
             # Of a single launch, lists know it.
             return super().seconds
-        return launch_seconds(self.spans, time.time()) if self.started else None
+        try:
+            return launch_seconds(self.spans, time.time()) if self.started else None
+        except HistoryError:
+            # A list shows damaged runs too.
+            return super().seconds
 
     @property
     def nodes(self) -> Nodes:
