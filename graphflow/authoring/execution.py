@@ -58,6 +58,7 @@ __all__ = [
     "call_hooks",
     "entered",
     "failure_of_body",
+    "is_broken",
     "resolved",
     "settle",
 ]
@@ -72,13 +73,19 @@ STOP_SECONDS = 10.0
 class Execution:
     """One run of a flow, with all its attempts."""
 
-    def __init__(self, flow: Definition, record: RunRecord, durability: Durability) -> None:
+    def __init__(
+        self,
+        flow: Definition,
+        record: RunRecord,
+        durability: Durability,
+        opened: tuple[Backend, bool] | None = None,
+    ) -> None:
         self.flow = flow
         self.options = flow.options
         self.record = record
         self.run = LiveRun(record)
         self.durability = record.durability = durability
-        self._opened: list[tuple[Backend, bool]] = []
+        self._opened: list[tuple[Backend, bool]] = [] if opened is None else [opened]
         self._shown = display.mode(flow.options.backend)
 
     # -- from the first state to the last -------------------------------------------------------------------
@@ -311,6 +318,7 @@ class Execution:
         self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: Deadline | None
     ) -> None:
         driver = recorder.driver if recorder.has_driver else None
+        is_engines = driver is not None and is_broken(driver)
         if driver is not None:
             error = driver.failure or error
             outcome = driver.outcome
@@ -327,8 +335,9 @@ class Execution:
                 self.record.value = resolved(value, recorder)
                 self.durability.completed(self.record.value)
             except Exception as broken:
-                error = broken
-        settle(self.record, error)
+                # The value cannot be recorded, which is no failure of the flow.
+                error, is_engines = broken, isinstance(broken, _BROKEN)
+        settle(self.record, error, is_engines=is_engines)
 
     def _advise(self, recorder: RunRecorder, driver: Driver) -> None:
         """Say where the body seems to handle a failure that it cannot have been given."""
@@ -456,8 +465,13 @@ def _is_cancelled_error(error: BaseException) -> bool:
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
-def settle(run: RunRecord, error: BaseException | None) -> None:
-    """Move a run to the state for its error."""
+def is_broken(driver: Driver) -> bool:
+    """Return whether what runs the flow is gone: not whether the flow failed, or does not match its earlier run."""
+    return isinstance(driver.failure, _BROKEN)
+
+
+def settle(run: RunRecord, error: BaseException | None, *, is_engines: bool = False) -> None:
+    """Move a run to the state for its error; what ends it is the flow's own failure, unless it `is_engines`."""
     run.exception = error
     if error is None:
         code = Code.COMPLETED
@@ -465,7 +479,7 @@ def settle(run: RunRecord, error: BaseException | None) -> None:
         code = Code.CANCELLED
     elif isinstance(error, FlowTimedOut):
         code = Code.TIMED_OUT
-    elif isinstance(error, _BROKEN) or not isinstance(error, Exception):
+    elif is_engines or isinstance(error, LeaseLost) or not isinstance(error, Exception):
         code = Code.CRASHED
     else:
         code = Code.FAILED

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from importlib import metadata
@@ -22,7 +25,7 @@ from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
 from graphflow.cli.doctor import doctor
 from graphflow.cli.documents import Outcome, dumped
-from graphflow.cli.exits import errors_become_exit_codes
+from graphflow.cli.exits import ExitCode, errors_become_exit_codes, system_text
 from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
@@ -30,9 +33,10 @@ from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
-from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
+from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
+from graphflow.display.tracebacks import full_text
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -293,8 +297,48 @@ def _installed(package: str) -> str:
 
 def main() -> None:
     """Run the command line; the entry point of `graphflow` and of `python -m graphflow`."""
+    # Somebody may have closed them (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What a terminal's encoding has not is shown as an escape, and ends no command.
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="graphflow")
+    try:
+        app(prog_name="graphflow")
+    except OSError as error:
+        text = (
+            f"the output cannot be written: {system_text(error)}" if _is_output(error) else system_text(error)
+        )
+        _end(text, ExitCode.INFRASTRUCTURE)
+    except Exception as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            say_error("", details=full_text(error))
+        _end(
+            f"{type(error).__name__}: {error}; this is a bug in graphflow: please report it, with the traceback that -v shows",
+            ExitCode.FAILED,
+        )
+
+
+def _is_output(error: OSError) -> bool:
+    return error.filename is None and error.errno in (
+        errno.ENOSPC,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EDQUOT,
+        errno.EBADF,
+    )
+
+
+def _end(text: str, code: ExitCode) -> None:
+    """End with one line on stderr, and never with what Python would say at its end of streams that cannot be flushed."""
+    with suppress(OSError):
+        say_error(text)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(devnull, stream.fileno())
+    sys.exit(code)

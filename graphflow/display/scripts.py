@@ -227,7 +227,7 @@ class ScriptDisplay:
             self._untold += 1
             return
         if run.state.is_completed():
-            seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else 0.0
+            seconds = run.seconds or 0.0
             others = f", after {self._untold:,} more" if self._untold else ""
             failed = counted_failures(run)
             hint = f"; {failed}: graphflow runs failures {run.id}" if failed else ""

@@ -53,6 +53,7 @@ from graphflow.ports import (
 )
 from graphflow.records.item_index import MemoryHistory
 from graphflow.records.keeping import ReadValues
+from graphflow.results.stores.retries import NO_CREDENTIALS
 from graphflow.runner.capture import echo
 
 __all__ = ["Driver"]
@@ -483,7 +484,7 @@ class Driver:
         failpoint("driver.report.received")
         report = self._unstored.stored(report)
         if report.store_error:
-            self._fail(ResultStoreError(report.store_error))
+            self._fail(ResultStoreError(_told_of_store(report)))
             return
         self._handle(ev.BatchReported(report))
         now = time.monotonic()
@@ -605,3 +606,16 @@ class Driver:
         self.backend.close_run(self.run_id)
         self._persistence.close()
         self.hooks.close()
+
+
+def _told_of_store(report: Report) -> str:
+    """Return why a result store failed, and where: a worker has an environment of its own."""
+    if not report.is_remote:
+        return report.store_error
+    text = f"worker {report.worker}: {report.store_error}"
+    if NO_CREDENTIALS in text:
+        text += (
+            ". It is the worker that has none: credentials in the environment of this process are not sent to it. Set them where"
+            " the worker runs, or pass result_storage_options, which are sent"
+        )
+    return text

@@ -18,8 +18,11 @@ __all__ = ["carried", "kept", "secrets_in"]
 
 
 class _Carrier(cloudpickle.Pickler):  # type: ignore[misc]
+    has_secrets = False
+
     def reducer_override(self, obj: Any) -> Any:
         if is_secret(obj):
+            self.has_secrets = True
             return _arrived, (type(obj), inner_of(obj), secret_digest(obj))
         return super().reducer_override(obj)
 
@@ -49,9 +52,12 @@ def _arrived(kind: Any, value: Any, digest: bytes) -> Any:
     return made
 
 
-def carried(value: Any) -> bytes:
-    """Return the pickle of a value for another process, with its secrets."""
-    return _dumped(_Carrier, value)
+def carried(value: Any) -> tuple[bytes, bool]:
+    """Return the pickle of a value for another process, and whether there are secrets in it: then no file may have it."""
+    buffer = io.BytesIO()
+    carrier = _Carrier(buffer, protocol=5)
+    carrier.dump(value)
+    return buffer.getvalue(), carrier.has_secrets
 
 
 def kept(value: Any) -> bytes:
@@ -62,7 +68,9 @@ def kept(value: Any) -> bytes:
     pickle.PicklingError
         If there is a secret in it.
     """
-    return _dumped(_Keeper, value)
+    buffer = io.BytesIO()
+    _Keeper(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
 
 
 def secrets_in(value: Any) -> Sequence[Any]:
@@ -75,9 +83,3 @@ def secrets_in(value: Any) -> Sequence[Any]:
     except Exception:
         return finder.found
     return finder.found
-
-
-def _dumped(kind: Any, value: Any) -> bytes:
-    buffer = io.BytesIO()
-    kind(buffer, protocol=5).dump(value)
-    return buffer.getvalue()

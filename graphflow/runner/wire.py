@@ -143,8 +143,8 @@ class OrderEncoder:
             ],
             protocol=5,
         )
-        data = self._inputs(order, is_strict)
-        inputs = data if len(data) <= MAX_INPUTS else self._share(data)
+        data, has_secrets = self._inputs(order, is_strict)
+        inputs = data if has_secrets or len(data) <= MAX_INPUTS else self._share(data)
         header = Header(
             order.id,
             order.run_id,
@@ -179,14 +179,15 @@ class OrderEncoder:
         )
         self.send_module(program.fn)
         try:
-            pickled: bytes = carried(replace(program, options=options))
+            pickled, has_secrets = carried(replace(program, options=options))
         except Exception as error:
             raise SerializationError(
                 f"task {program.options.name!r} cannot be sent to a worker process, because its function, its options or "
                 f"a constant argument cannot be pickled: {type(error).__name__}: {error}; create what it needs inside "
                 "the task, or run on the threads backend"
             ) from error
-        data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
+        # What is shared may be a file.
+        data = pickled if has_secrets or len(pickled) <= MAX_PROGRAM else self._share(pickled)
         # Workers keep programs by this: a policy may change while the run goes on, and a run's id may be somebody else's too.
         key = hashlib.blake2b(pickled, digest_size=16).hexdigest()
         self._programs[place] = (program, key, data)
@@ -206,17 +207,15 @@ class OrderEncoder:
         elif module.__name__ in RUN_IN_IMPORT or not _is_importable(module):
             cloudpickle.register_pickle_by_value(module)
 
-    def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
+    def _inputs(self, order: BatchOrder, is_strict: bool) -> tuple[bytes, bool]:
         mended = order.inputs
         try:
-            data: bytes = carried(order.inputs)
-            return data
+            return carried(order.inputs)
         except Exception:
             if not is_strict:
                 mended = tuple(_mended(each) for each in order.inputs)
         try:
-            data = carried(mended)
-            return data
+            return carried(mended)
         except Exception as error:
             raise SerializationError(
                 f"an argument of task {order.label!r} cannot be sent to a worker process: {type(error).__name__}: {error}"
@@ -404,7 +403,7 @@ def encode_report(report: Report) -> bytes:
         grafts = []
         for graft in step.grafts:
             try:
-                content: Any = carried(graft.fragment)
+                content: Any = carried(graft.fragment)[0]
             except Exception as error:
                 problem = SerializationError(
                     "the calls that a task made and returned cannot be carried back from the worker: "

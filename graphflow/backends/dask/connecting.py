@@ -81,6 +81,11 @@ class Way:
         """Whether the cluster is made, and so closed, by us."""
         return self.slots is not None or self.cluster_class is not None
 
+    def check_class(self) -> None:
+        """Raise `BackendError` if there is no such cluster class."""
+        if self.cluster_class is not None:
+            _cluster_class(self.cluster_class)
+
     def connect(self) -> tuple[Client, Any]:
         """Return a client, and the cluster if it was made here.
 

@@ -78,7 +78,7 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
     """Print a line per run."""
     rows: list[list[str | Text]] = []
     for run in runs:
-        seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+        seconds = run.seconds if run.ended else None
         rows.append(
             [
                 run.id,
