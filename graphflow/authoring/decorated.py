@@ -11,9 +11,31 @@ from typing import Any, ClassVar, Generic, ParamSpec
 from graphflow.common.functions import Binding, dress, function_name, is_async, signature_of
 from graphflow.errors import TaskOptionError
 
-__all__ = ["Decorated"]
+__all__ = ["Decorated", "check_results"]
 
 P = ParamSpec("P")
+
+
+def check_results(given: Mapping[str, Any]) -> None:
+    """Refuse a serializer or a kind of store that does not exist, where it is named.
+
+    Raises
+    ------
+    SettingsError, ResultStoreError
+        If there is none of this name, or of this kind.
+    """
+    # Loaded only where something is named: `import graphflow` needs neither.
+    serializer, storage = given.get("result_serializer"), given.get("result_storage")
+    if serializer is not None:
+        from graphflow.results.packs.serializers import serializer_of
+
+        serializer_of(serializer)
+    if isinstance(storage, str) and "://" in storage:
+        from graphflow.results.stores.locations import parse
+        from graphflow.results.stores.opening import check_protocol
+
+        parse(storage)
+        check_protocol(storage)
 
 
 class Decorated(Generic[P]):

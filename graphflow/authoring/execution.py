@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +17,7 @@ from graphflow.authoring.advice import unreached_handlers
 from graphflow.authoring.futures import Future
 from graphflow.backends import resolve
 from graphflow.common import settings
+from graphflow.common.interrupts import after_this
 from graphflow.common.secrets import are_known, scrub
 from graphflow.display.scripts import display
 from graphflow.driver.caches import Caches
@@ -58,6 +59,7 @@ __all__ = [
     "call_hooks",
     "entered",
     "failure_of_body",
+    "is_broken",
     "resolved",
     "settle",
 ]
@@ -72,14 +74,20 @@ STOP_SECONDS = 10.0
 class Execution:
     """One run of a flow, with all its attempts."""
 
-    def __init__(self, flow: Definition, record: RunRecord, durability: Durability) -> None:
+    def __init__(
+        self,
+        flow: Definition,
+        record: RunRecord,
+        durability: Durability,
+        opened: tuple[Backend, bool] | None = None,
+    ) -> None:
         self.flow = flow
         self.options = flow.options
         self.record = record
         self.run = LiveRun(record)
         self.durability = record.durability = durability
-        self._opened: list[tuple[Backend, bool]] = []
-        self._shown = display.mode()
+        self._opened: list[tuple[Backend, bool]] = [] if opened is None else [opened]
+        self._shown = display.mode(flow.options.backend)
 
     # -- from the first state to the last -------------------------------------------------------------------
 
@@ -92,7 +100,12 @@ class Execution:
                     with self._body_context(recorder):
                         value, error = deadline.call(partial(self._body_and_allowed, recorder))
                     error = self._finish(recorder, error, deadline)
-                self._conclude(recorder, value, error, deadline)
+                try:
+                    with after_this():
+                        self._conclude(recorder, value, error, deadline)
+                except KeyboardInterrupt:
+                    if not self._was_interrupted:
+                        raise
                 delay = self._delay_before_retry()
                 if delay is None:
                     break
@@ -127,15 +140,31 @@ class Execution:
         try:
             yield
         finally:
+            interruption: KeyboardInterrupt | None = None
             for backend, is_owned in self._opened:
-                if is_owned:
-                    backend.close()
-            with record.moving:
-                record.end()
-            durable.close()
+                try:
+                    if is_owned:
+                        backend.close()
+                except KeyboardInterrupt as error:
+                    interruption = error
+            try:
+                # How it ended is written down, whatever is pressed.
+                with after_this():
+                    with record.moving:
+                        record.end()
+                    durable.close()
+            except KeyboardInterrupt as error:
+                interruption = error
             call_end_hooks(self.flow, self.run)
             display.end(self.run)
             record.done.set()
+            if interruption is not None and not self._was_interrupted:
+                raise interruption
+
+    @property
+    def _was_interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run, so that pressing it again says nothing new."""
+        return isinstance(self.record.exception, KeyboardInterrupt)
 
     def _lost(self, error: GraphflowError) -> None:
         """Stop the run, as another driver has taken it."""
@@ -272,10 +301,12 @@ class Execution:
                     driver.wait(lambda: driver.is_finished, STOP_SECONDS)
         except KeyboardInterrupt as interrupt:
             error = interrupt
-            recorder.stop(hard=True)
-            if recorder.has_driver:
-                driver = recorder.driver
-                driver.wait(lambda: driver.is_finished, STOP_SECONDS)
+            # Who presses it again does not wait for what is stopped.
+            with suppress(KeyboardInterrupt):
+                recorder.stop(hard=True)
+                if recorder.has_driver:
+                    driver = recorder.driver
+                    driver.wait(lambda: driver.is_finished, STOP_SECONDS)
         except _BROKEN as broken:
             error = broken
         except Exception as broken:
@@ -288,6 +319,7 @@ class Execution:
         self, recorder: RunRecorder, value: Any, error: BaseException | None, deadline: Deadline | None
     ) -> None:
         driver = recorder.driver if recorder.has_driver else None
+        is_engines = driver is not None and is_broken(driver)
         if driver is not None:
             error = driver.failure or error
             outcome = driver.outcome
@@ -304,8 +336,9 @@ class Execution:
                 self.record.value = resolved(value, recorder)
                 self.durability.completed(self.record.value)
             except Exception as broken:
-                error = broken
-        settle(self.record, error)
+                # The value cannot be recorded, which is no failure of the flow.
+                error, is_engines = broken, isinstance(broken, _BROKEN)
+        settle(self.record, error, is_engines=is_engines)
 
     def _advise(self, recorder: RunRecorder, driver: Driver) -> None:
         """Say where the body seems to handle a failure that it cannot have been given."""
@@ -433,8 +466,13 @@ def _is_cancelled_error(error: BaseException) -> bool:
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 
-def settle(run: RunRecord, error: BaseException | None) -> None:
-    """Move a run to the state for its error."""
+def is_broken(driver: Driver) -> bool:
+    """Return whether what runs the flow is gone: not whether the flow failed, or does not match its earlier run."""
+    return isinstance(driver.failure, _BROKEN)
+
+
+def settle(run: RunRecord, error: BaseException | None, *, is_engines: bool = False) -> None:
+    """Move a run to the state for its error; what ends it is the flow's own failure, unless it `is_engines`."""
     run.exception = error
     if error is None:
         code = Code.COMPLETED
@@ -442,7 +480,7 @@ def settle(run: RunRecord, error: BaseException | None) -> None:
         code = Code.CANCELLED
     elif isinstance(error, FlowTimedOut):
         code = Code.TIMED_OUT
-    elif isinstance(error, _BROKEN) or not isinstance(error, Exception):
+    elif is_engines or isinstance(error, LeaseLost) or not isinstance(error, Exception):
         code = Code.CRASHED
     else:
         code = Code.FAILED

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from graphflow.authoring.decorated import Decorated
+from graphflow.authoring.decorated import Decorated, check_results
 from graphflow.authoring.parameters import bind_parameters, validated, with_named_secrets
 from graphflow.common import ids
 from graphflow.common.functions import function_name
@@ -27,6 +27,7 @@ from graphflow.runs.run import Run
 if TYPE_CHECKING:
     from graphflow.authoring.execution import Execution
     from graphflow.driver.definition import Definition
+    from graphflow.ports import Backend
     from graphflow.runs.forecasting import Forecast
 
 __all__ = ["Flow", "flow"]
@@ -45,6 +46,7 @@ class Flow(Decorated[P], Generic[P, R]):
         self._given = dict(given)
         name = function_name(self.fn)
         self.options = FlowOptions.checked(f"flow {given.get('name') or name!r}", given, name=name)
+        check_results(given)
 
     def __get__(self, instance: Any, owner: Any = None) -> Flow[..., R]:
         bound: Flow[..., R] = super().__get__(instance, owner)
@@ -288,18 +290,29 @@ class Flow(Decorated[P], Generic[P, R]):
     ) -> Any:
         """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
         from graphflow.authoring.execution import Execution
+        from graphflow.backends import reached
         from graphflow.driver.durability import reopen
 
-        found = reopen(
-            self._definition,
-            run_id,
-            selections=selections,
-            rerun_changed=rerun_changed,
-            is_forced=force,
-            parameters=parameters,
-            given=self._given_again(given),
-            checked=self._checked,
-        )
+        opened: list[tuple[Backend, bool] | None] = [None]
+
+        def prepare() -> None:
+            opened[0] = reached(self.options.backend)
+
+        try:
+            found = reopen(
+                self._definition,
+                run_id,
+                selections=selections,
+                rerun_changed=rerun_changed,
+                is_forced=force,
+                parameters=parameters,
+                given=self._given_again(given),
+                checked=self._checked,
+                prepare=prepare,
+            )
+        except BaseException:
+            _close(opened[0])
+            raise
         if found.durability is None:
             from graphflow.runs.history import history
 
@@ -312,7 +325,7 @@ class Flow(Decorated[P], Generic[P, R]):
             parameters=found.parameters,
         )
         record.created = found.header.created
-        execution = Execution(self._definition, record, found.durability)
+        execution = Execution(self._definition, record, found.durability, opened[0])
         if starts:
             return self._started(execution)
         if self.is_async:
@@ -408,11 +421,21 @@ class Flow(Decorated[P], Generic[P, R]):
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
         from graphflow.authoring.execution import Execution
-        from graphflow.backends import check_spec
+        from graphflow.backends import reached
         from graphflow.driver.durability import Durability
 
-        check_spec(self.options.backend)
-        return Execution(definition, record, Durability.create(definition, record))
+        # What is configured wrongly, or not there, leaves no run behind.
+        if self.options.results.result_serializer is not None:
+            from graphflow.results.packs.serializers import serializer_of
+
+            serializer_of(self.options.results.result_serializer)
+        opened = reached(self.options.backend)
+        try:
+            durability = Durability.create(definition, record)
+        except BaseException:
+            _close(opened)
+            raise
+        return Execution(definition, record, durability, opened)
 
     async def _run_async(self, args: Any, kwargs: Any) -> Run:
         return await _executed(self._execution(args, kwargs))
@@ -447,6 +470,12 @@ def _quiet(target: Callable[[], None]) -> Callable[[], None]:
             target()
 
     return run
+
+
+def _close(opened: tuple[Backend, bool] | None) -> None:
+    """Close a backend that was opened for a run which does not begin."""
+    if opened is not None and opened[1]:
+        opened[0].close()
 
 
 def _finish_coroutine(coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -17,6 +17,7 @@ from graphflow.authoring.execution import (
     call_hooks,
     entered,
     failure_of_body,
+    is_broken,
     resolved,
     settle,
 )
@@ -190,7 +191,8 @@ class InnerCall:
                 run.value = resolved(value, recorder)
             except Exception as broken:
                 error = broken
-        settle(run, error)
+        is_engines = recorder.has_driver and is_broken(recorder.driver)
+        settle(run, error, is_engines=is_engines)
         if isinstance(error, Exception) and run.attempt <= self.flow.options.retries:
             run.move(Code.AWAITING_RETRY)
             delay = self.flow.options.delay(run.attempt)

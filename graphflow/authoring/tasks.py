@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from graphflow.authoring.callees import made_callee
-from graphflow.authoring.decorated import Decorated
+from graphflow.authoring.decorated import Decorated, check_results
 from graphflow.authoring.futures import Future
 from graphflow.authoring.mapped_futures import MappedFuture
 from graphflow.authoring.outside import current_recorder, keep_running
@@ -43,6 +43,7 @@ class Task(Decorated[P], Generic[P, R]):
         self._given = dict(given)
         name = function_name(self.fn)
         self.options = TaskOptions.checked(f"task {given.get('name') or name!r}", given, name=name)
+        check_results(given)
         if self.options.concurrency is not None and not self.is_async:
             raise TaskOptionError(
                 f"task {self.options.name!r}: concurrency={self.options.concurrency} is for async def tasks, whose "

@@ -24,7 +24,7 @@ from graphflow.ports import Backend
 if TYPE_CHECKING:
     from graphflow.backends.dask.cluster import DaskBackend
 
-__all__ = ["check_spec", "dask", "inline", "local", "processes", "resolve", "threads"]
+__all__ = ["check_spec", "dask", "inline", "local", "processes", "reached", "resolve", "threads"]
 
 
 def inline() -> InlineBackend:
@@ -148,6 +148,37 @@ def check_spec(spec: Any) -> None:
     """
     if not isinstance(spec, Backend):
         _maker(spec)
+
+
+def reached(spec: Any) -> tuple[Backend, bool] | None:
+    """Return the backend for a spec, started, if it is a cluster that has to be there already; None for others.
+
+    Raises
+    ------
+    BackendError
+        As `resolve` does; also if there is no such cluster class.
+    BackendUnreachable
+        If no scheduler answers.
+    """
+    check_spec(spec)
+    if spec is None:
+        spec = settings.backend()
+    if isinstance(spec, str) and "://" not in spec and not spec.endswith(".json"):
+        return None
+    if isinstance(spec, Backend):
+        check = getattr(spec, "check_there", None)
+        if check is not None:
+            check()
+        return None
+    if spec is None:
+        return None
+    found = resolve(spec)
+    try:
+        found[0].start()
+    except BaseException:
+        found[0].close()
+        raise
+    return found
 
 
 def _maker(spec: Any) -> Callable[[], Backend]:

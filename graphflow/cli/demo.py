@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from graphflow.cli.backend_option import BackendSpec
+from graphflow.cli.documents import dumped
 from graphflow.cli.exits import ExitCode
 from graphflow.cli.session import Manner, run_and_show
+from graphflow.cli.terminal import OutputFormat, write_data
 from graphflow.common.wording import count_text
 from graphflow.display.consoles import make_console
 from graphflow.display.meter import format_seconds
@@ -69,9 +71,20 @@ def run_demo(
     begin = time.perf_counter()
     expected = wordcount.count_plainly(place, limit)
     times.insert(0, ("plain loop", time.perf_counter() - begin))
-    _show_top(answers[0], make_console(stdout=True))
+    if manner.output is OutputFormat.TABLE:
+        _show_top(answers[0], make_console(stdout=True))
     _show_times(times, console)
-    return ExitCode.COMPLETED if _is_same(answers, expected, console) else ExitCode.FAILED
+    is_same = _is_same(answers, expected, console)
+    if manner.output is OutputFormat.JSON:
+        document = {
+            "schema": "graphflow.demo/1",
+            "is_same": is_same,
+            "seconds": dict(times),
+            "words": dict(answers[0].words.most_common(10)),
+            "syntax": dict(answers[0].syntax.most_common(10)),
+        }
+        write_data(dumped(document, indent=2))
+    return ExitCode.COMPLETED if is_same else ExitCode.FAILED
 
 
 def _show_top(counts: Counts, console: Console) -> None:

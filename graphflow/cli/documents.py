@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from graphflow.cli.terminal import write_data
+import typer
 
-__all__ = ["ListFormat", "dumped", "write_documents"]
+from graphflow.cli.terminal import OutputFormat, write_data
+from graphflow.display.consoles import make_console
+
+__all__ = ["ListFormat", "Outcome", "dumped", "tell", "write_documents"]
+
+Outcome = Annotated[OutputFormat, typer.Option("--output", "-o", help="Output format.")]
+"""The option of a command that does something and has one thing to tell."""
 
 
 class ListFormat(StrEnum):
@@ -20,13 +26,22 @@ class ListFormat(StrEnum):
     JSONL = "jsonl"
 
 
-def write_documents(documents: Iterable[Mapping[str, Any]], output: ListFormat) -> None:
-    """Write documents to stdout; JSON lines are written as they arrive."""
+def write_documents(documents: Iterable[Mapping[str, Any]], output: ListFormat, schema: str) -> None:
+    """Write documents to stdout, each with the name of its schema; JSON lines are written as they arrive."""
+    named = ({"schema": schema, **document} for document in documents)
     if output is ListFormat.JSONL:
-        for document in documents:
+        for document in named:
             write_data(dumped(document))
     else:
-        write_data(dumped(list(documents), indent=2))
+        write_data(dumped(list(named), indent=2))
+
+
+def tell(text: str, output: OutputFormat, schema: str, **document: Any) -> None:
+    """Say on stderr what a command has done, or write it as a document to stdout."""
+    if output is OutputFormat.JSON:
+        write_data(dumped({"schema": schema, **document}, indent=2))
+    else:
+        make_console().print(text, markup=False, soft_wrap=True)
 
 
 def dumped(document: Any, *, indent: int | None = None) -> str:

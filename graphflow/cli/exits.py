@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -23,7 +24,7 @@ from graphflow.errors import (
     TargetError,
 )
 
-__all__ = ["ExitCode", "code_of", "errors_become_exit_codes"]
+__all__ = ["ExitCode", "code_of", "errors_become_exit_codes", "system_text"]
 
 
 class ExitCode(IntEnum):
@@ -68,3 +69,14 @@ def errors_become_exit_codes(*, is_verbose: bool = False) -> Iterator[None]:
     except GraphflowError as error:
         say_error(str(error), details=full_text(error) if is_verbose else "")
         raise typer.Exit(code_of(error)) from None
+    except OSError as error:
+        if error.errno == errno.EPIPE or error.filename is None:
+            raise  # Of the output, which `main` cannot write any more.
+        say_error(system_text(error), details=full_text(error) if is_verbose else "")
+        raise typer.Exit(ExitCode.INFRASTRUCTURE) from None
+
+
+def system_text(error: OSError) -> str:
+    """Return what an error of the system means, in one line."""
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graphflow.cli.documents import Outcome, dumped, tell
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.cli.terminal import OutputFormat, write_data
 from graphflow.common.signing import export_key, import_key, known_keys, rotate_key
-from graphflow.display.consoles import make_console
 from graphflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def show(
 
 
 @key.command()
-def rotate() -> None:
+def rotate(output: Outcome = OutputFormat.TABLE) -> None:
     """Create a new signing key; signatures of the old one stay valid.
 
     Running processes keep using the old key and refuse what the new one signs: restart them.
     Other machines that share a store need the new key; use `graphflow key export`.
     """
     with errors_become_exit_codes():
-        _say("signs now", rotate_key())
+        _say("signs now", rotate_key(), output)
 
 
 @key.command("import")
@@ -69,20 +69,26 @@ def import_(
         bool,
         typer.Option("--only-accept", help="Accept its signatures, but keep signing with the current key."),
     ] = False,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Import the key of another machine, so that both accept each other's results."""
     with errors_become_exit_codes():
-        _say("is accepted" if only_accept else "signs now", import_key(_text(source), signs=not only_accept))
+        what = "is accepted" if only_accept else "signs now"
+        _say(what, import_key(_text(source), signs=not only_accept), output)
 
 
 @key.command()
-def export() -> None:
+def export(output: Outcome = OutputFormat.TABLE) -> None:
     """Print the signing key; keep it secret.
 
     For `graphflow key import` or GRAPHFLOW_SECRET_KEY on another machine.
     """
     with errors_become_exit_codes():
-        write_data(export_key())
+        text = export_key()
+    if output is OutputFormat.JSON:
+        write_data(dumped({"schema": "graphflow.exported_key/1", "key": text}))
+    else:
+        write_data(text)
 
 
 def _text(source: str) -> str:
@@ -94,5 +100,12 @@ def _text(source: str) -> str:
         raise SettingsError(f"the key in {source} cannot be read: {type(error).__name__}") from error
 
 
-def _say(what: str, info: KeyInfo) -> None:
-    make_console().print(f"key {info.fingerprint} {what} ({info.place})", markup=False, highlight=False)
+def _say(what: str, info: KeyInfo, output: OutputFormat) -> None:
+    tell(
+        f"key {info.fingerprint} {what} ({info.place})",
+        output,
+        "graphflow.key/1",
+        fingerprint=info.fingerprint,
+        place=info.place,
+        signs=info.signs,
+    )

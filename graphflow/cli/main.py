@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from importlib import metadata
@@ -21,7 +24,8 @@ from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
 from graphflow.cli.doctor import doctor
-from graphflow.cli.exits import errors_become_exit_codes
+from graphflow.cli.documents import Outcome, dumped
+from graphflow.cli.exits import ExitCode, errors_become_exit_codes, system_text
 from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
@@ -29,8 +33,10 @@ from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.targets import load_flow
-from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
-from graphflow.display.consoles import ProgressMode
+from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
+from graphflow.display.consoles import ProgressMode, make_console
+from graphflow.display.scripts import display, shown_elsewhere
+from graphflow.display.tracebacks import full_text
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -196,9 +202,14 @@ def graph(
     format: Annotated[GraphFormat, typer.Option("--format", "-f", help="Output format.")] = GraphFormat.TEXT,
     param: Pairs = None,
     params: Params = None,
+    output: Annotated[
+        OutputFormat, typer.Option("--output", "-o", help="Output format; json is short for --format json.")
+    ] = OutputFormat.TABLE,
     verbose: Verbose = False,
 ) -> None:
     """Print the graph of a flow without running it."""
+    if output is OutputFormat.JSON:
+        format = GraphFormat.JSON
     with errors_become_exit_codes(is_verbose=verbose):
         flow = _load(target)
         parameters = parse_parameters(param or [], mapping=params, function=flow.fn)
@@ -228,6 +239,7 @@ def demo(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=0, help="Count only the first N files.")] = None,
     backend: BackendOption = None,
+    output: Outcome = OutputFormat.TABLE,
     progress: Progress = ProgressMode.AUTO,
     verbose: Verbose = False,
 ) -> None:
@@ -235,7 +247,7 @@ def demo(
 
     The answers are compared, and the times shown. The default backend of this command is processes.
     """
-    manner = Manner(progress=progress, is_verbose=verbose)
+    manner = Manner(output=output, progress=progress, is_verbose=verbose)
     with errors_become_exit_codes(is_verbose=verbose):
         code = run_demo(folder=folder, limit=limit, backend=backend, manner=manner)
     raise typer.Exit(code)
@@ -248,17 +260,32 @@ app.command(rich_help_panel=TOOLS)(chaos)
 
 
 @app.command(rich_help_panel=TOOLS)
-def version() -> None:
+def version(output: Outcome = OutputFormat.TABLE) -> None:
     """Print the versions of graphflow, Python and the main dependencies."""
-    write_data(f"graphflow {_installed('graphflow')}")
-    write_data(f"python {platform.python_version()}")
-    for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx"):
-        write_data(f"{package} {_installed(package)}")
+    versions = {"graphflow": _installed("graphflow"), "python": platform.python_version()}
+    versions |= {
+        package: _installed(package)
+        for package in ("dask", "distributed", "cloudpickle", "pydantic", "networkx")
+    }
+    if output is OutputFormat.JSON:
+        write_data(dumped({"schema": "graphflow.versions/1", "versions": versions}, indent=2))
+        return
+    for package, number in versions.items():
+        write_data(f"{package} {number}")
 
 
 def _load(target: str) -> Flow[Any, Any]:
-    with only_data_on_stdout():
-        return load_flow(target)
+    before = display.begun
+    with only_data_on_stdout(), shown_elsewhere():
+        flow = load_flow(target)
+    if display.begun > before:
+        console = make_console()
+        console.print(
+            f"note: {target} ran a flow while it was imported; put the call under `if __name__ == '__main__':`",
+            markup=False,
+            soft_wrap=True,
+        )
+    return flow
 
 
 def _installed(package: str) -> str:
@@ -270,8 +297,48 @@ def _installed(package: str) -> str:
 
 def main() -> None:
     """Run the command line; the entry point of `graphflow` and of `python -m graphflow`."""
+    # Somebody may have closed them (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What a terminal's encoding has not is shown as an escape, and ends no command.
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="graphflow")
+    try:
+        app(prog_name="graphflow")
+    except OSError as error:
+        text = (
+            f"the output cannot be written: {system_text(error)}" if _is_output(error) else system_text(error)
+        )
+        _end(text, ExitCode.INFRASTRUCTURE)
+    except Exception as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            say_error("", details=full_text(error))
+        _end(
+            f"{type(error).__name__}: {error}; this is a bug in graphflow: please report it, with the traceback that -v shows",
+            ExitCode.FAILED,
+        )
+
+
+def _is_output(error: OSError) -> bool:
+    return error.filename is None and error.errno in (
+        errno.ENOSPC,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EDQUOT,
+        errno.EBADF,
+    )
+
+
+def _end(text: str, code: ExitCode) -> None:
+    """End with one line on stderr, and never with what Python would say at its end of streams that cannot be flushed."""
+    with suppress(OSError):
+        say_error(text)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(devnull, stream.fileno())
+    sys.exit(code)

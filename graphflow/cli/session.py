@@ -15,10 +15,12 @@ from graphflow.cli.documents import dumped
 from graphflow.cli.execute import Begin, Interrupts, run_flow
 from graphflow.cli.exits import ExitCode, code_of
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, write_data
+from graphflow.common import settings
 from graphflow.display.consoles import ProgressMode, choose_progress, make_console
 from graphflow.display.meter import Meter, rows_of
 from graphflow.display.printing import Printing
 from graphflow.display.progress import make_progress
+from graphflow.display.scripts import runs_in_caller
 from graphflow.display.summary import show_end, show_failures
 from graphflow.runs.documents import run_document, value_text
 
@@ -55,8 +57,11 @@ def run_and_show(
     """
     console = make_console()
     asked = ProgressMode.OFF if manner.is_quiet else manner.progress
+    if asked is ProgressMode.AUTO:
+        asked = ProgressMode(settings.progress())
     # A debugger in an inline run needs the terminal for itself.
-    is_live_possible = console.is_terminal and (backend is None or backend.name != "inline")
+    chosen_backend = flow.options.backend or settings.backend() if backend is None else backend.name
+    is_live_possible = console.is_terminal and not runs_in_caller(chosen_backend)
     mode = choose_progress(asked, is_terminal=is_live_possible)
     interrupts = Interrupts()
     progress = make_progress(mode, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.segment import Segment
 
 from graphflow.common.escaping import is_printable, printable
 
-__all__ = ["EscapingConsole", "ProgressMode", "choose_progress", "make_console"]
+__all__ = ["EscapingConsole", "ProgressMode", "choose_progress", "make_console", "time_text"]
 
 
 class ProgressMode(StrEnum):
@@ -51,6 +52,18 @@ def make_console(*, stdout: bool = False, stream: Any = None) -> Console:
         width=None if is_terminal else 160,
         no_color=True if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None,
     )
+
+
+def time_text(at: datetime | None, *, stream: Any = None, timespec: str = "seconds") -> str:
+    """Return a time for people: in this machine's zone where the stream (stdout by default) is a terminal, else in UTC."""
+    if at is None:
+        return ""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        return at.astimezone().replace(tzinfo=None).isoformat(sep=" ", timespec=timespec)
+    # A moment to the millisecond is read by programs too.
+    sep = " " if timespec == "seconds" else "T"
+    return at.astimezone(UTC).isoformat(sep=sep, timespec=timespec).replace("+00:00", "Z")
 
 
 def choose_progress(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
@@ -114,7 +114,9 @@ class Meter:
         done = completed + cached + skipped + failed + cancelled
         seconds = _seconds(node, now)
         is_final = state.is_final()
-        rate = done / seconds if is_final and seconds else self._rate(node, done, now)
+        # What came from the cache, or never began, says nothing of the pace.
+        executed = completed + failed - counts.get("UpstreamFailed", 0)
+        rate = executed / seconds if is_final and seconds else self._rate(node, executed, now, seconds)
         width = node.width if node.is_mapped else 1
         left = None if width is None or is_final else width - done
         return NodeRow(
@@ -137,10 +139,10 @@ class Meter:
             seconds=seconds,
         )
 
-    def _rate(self, node: NodeView, done: int, now: float) -> float | None:
+    def _rate(self, node: NodeView, done: int, now: float, seconds: float | None) -> float | None:
         if node.started is None:  # waiting, for a cluster to come up for instance, says nothing of its pace
             return None
-        samples = self._samples.setdefault(node.id, deque([(node.started.timestamp(), 0)]))
+        samples = self._samples.setdefault(node.id, deque([(now - (seconds or 0.0), 0)]))
         samples.append((now, done))
         while len(samples) > 2 and now - samples[0][0] > _WINDOW_SECONDS:
             samples.popleft()
@@ -160,6 +162,9 @@ def rows_of(run: Run, meter: Meter, *, counts_retries: bool = False) -> list[Nod
 def _seconds(node: NodeView, now: float) -> float | None:
     if node.started is None:
         return None
+    worked: Callable[[float], float | None] | None = getattr(node, "worked_seconds", None)
+    if worked is not None:
+        return worked(now)
     end = node.ended.timestamp() if node.ended is not None else now
     return max(0.0, end - node.started.timestamp())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 from graphflow.common.escaping import printable
 from graphflow.graph.context import TaskContext
-from graphflow.runner.printing import Line, LineStream
+from graphflow.runner.printing import Line, LineStream, last_of
 
 __all__ = ["PrintsTexts", "Printing"]
 
@@ -36,6 +37,7 @@ class Printing:
         self._is_quiet = is_quiet
         self._lock = threading.RLock()
         self._streams: dict[str, tuple[Any, LineStream]] = {}
+        self._handlers: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     def install(self) -> None:
         """Take the streams; do nothing if they are taken."""
@@ -47,9 +49,24 @@ class Printing:
                     self._streams[name] = stream, taken
                     setattr(sys, name, taken)
 
+    def take_logging(self) -> None:
+        """Let logging handlers that write to a taken stream write lines too: they would tear a live table."""
+        with self._lock:
+            taken = {id(stream): its for stream, its in self._streams.values()}
+            known = [logging.root, *logging.root.manager.loggerDict.values()]
+            for handler in [each for logger in known for each in getattr(logger, "handlers", ())]:
+                stream = getattr(handler, "stream", None)
+                if isinstance(handler, logging.StreamHandler) and id(stream) in taken:
+                    handler.setStream(taken[id(stream)])
+                    self._handlers.append((handler, stream))
+
     def remove(self) -> None:
         """Give the streams back."""
         with self._lock:
+            for handler, before in self._handlers:
+                if isinstance(handler.stream, LineStream):
+                    handler.setStream(before)
+            self._handlers.clear()
             for name, (stream, taken) in self._streams.items():
                 taken.finish()
                 if getattr(sys, name) is taken:
@@ -60,6 +77,8 @@ class Printing:
     def installed(self) -> Iterator[Printing]:
         """Take the streams for the time of a block."""
         self.install()
+        if self.above is not None:
+            self.take_logging()
         try:
             yield self
         finally:
@@ -75,13 +94,16 @@ class Printing:
 
         def pass_plainly(text: str) -> None:
             if self.above is not None and is_terminal:
-                text = text.rpartition("\r")[2] if text.endswith("\n") else text.strip("\r")
-                if text.strip():
-                    self.above.print_text(text.removesuffix("\n"))
+                shown = "\n".join(map(last_of, text.removesuffix("\n").split("\n")))
+                if shown or text.endswith("\n"):
+                    self.above.print_text(shown)
             else:
                 stream.write(text)
 
-        return LineStream(stream, pass_on, pass_plainly, is_error=is_error)
+        def shows_prompts() -> bool:
+            return self.above is None and is_terminal and _is_terminal(sys.stdin)
+
+        return LineStream(stream, pass_on, pass_plainly, is_error=is_error, shows_prompts=shows_prompts)
 
     def _print(self, stream: Any, text: str, *, label: str) -> None:
         if self.above is not None and _is_terminal(stream):

@@ -7,7 +7,7 @@ before. A failed run ends with its failures in groups and what to type next.
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
 import sys
 import threading
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from graphflow.display.progress import Progress
     from graphflow.runs.run import Run
 
-__all__ = ["ScriptDisplay", "display", "shown_elsewhere"]
+__all__ = ["ScriptDisplay", "display", "runs_in_caller", "shown_elsewhere"]
 
+logger = logging.getLogger("graphflow.display")
 LIVE_SECONDS = 0.4
 """The age from which a run is drawn."""
 PLAIN_SECONDS = 10.0
@@ -42,6 +43,7 @@ QUICK_SECONDS = 1.0
 """Of runs that end at once, at most one line is printed in this time."""
 _REFRESH_SECONDS = 0.1
 _IDLE_SECONDS = 2.0
+_JUST_SECONDS = 2.0
 _ELSEWHERE: ContextVar[bool] = ContextVar("graphflow_shown_elsewhere", default=False)
 
 
@@ -59,6 +61,8 @@ class ScriptDisplay:
     """Shows the runs of this process, one at a time as a table."""
 
     def __init__(self) -> None:
+        self.begun = 0
+        """How many runs have begun in this process, shown or not."""
         self._lock = threading.RLock()
         self._runs: dict[Run, tuple[str, float]] = {}
         """Those that go on, with how they are shown and since when."""
@@ -74,9 +78,13 @@ class ScriptDisplay:
         self._idle_since = 0.0
         self._service = Service(self._turn, name="graphflow-display", interval=_REFRESH_SECONDS)
 
-    def mode(self) -> str:
-        """Return how a run that begins here is shown: `live`, `plain`, `notebook` or `off`."""
-        if _ELSEWHERE.get() or RUNNING.get() is not None or multiprocessing.parent_process() is not None:
+    def mode(self, backend: object = None) -> str:
+        """Return how a run that begins here is shown: `live`, `end`, `plain`, `notebook` or `off`.
+
+        With `end` only its end is: a debugger in a task that runs inline needs the terminal for itself.
+        """
+        self.begun += 1
+        if _ELSEWHERE.get() or RUNNING.get() is not None or _is_child():
             return "off"
         asked = settings.progress()
         if asked in ("auto", "live") and "IPython" in sys.modules:
@@ -90,12 +98,20 @@ class ScriptDisplay:
         if "pytest" in sys.modules or sys.stderr is None:
             return "off"
         is_capable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
-        return "live" if is_capable else "plain"
+        if not is_capable:
+            return "plain"
+        return "end" if runs_in_caller(backend or settings.backend()) else "live"
 
     def begin(self, run: Run, mode: str) -> None:
-        """Show a run from now on."""
+        """Show a run from now on. What cannot be shown fails no run."""
         if mode == "off":
             return
+        try:
+            self._begin(run, mode)
+        except Exception:
+            logger.debug("run %s cannot be shown", run.id, exc_info=True)
+
+    def _begin(self, run: Run, mode: str) -> None:
         with self._lock:
             if not self._runs:
                 self._printing.install()
@@ -107,7 +123,13 @@ class ScriptDisplay:
         self._service.start()
 
     def end(self, run: Run) -> None:
-        """Show how a run ended."""
+        """Show how a run ended. What cannot be shown fails no run."""
+        try:
+            self._end(run)
+        except Exception:
+            logger.debug("the end of run %s cannot be shown", run.id, exc_info=True)
+
+    def _end(self, run: Run) -> None:
         with self._lock:
             mode, since = self._runs.pop(run, ("off", 0.0))
             if mode == "off":
@@ -124,9 +146,9 @@ class ScriptDisplay:
             if run.exception is not None:
                 self._failed.add(run)
                 self._untold_failed.add(run)
-            if was_drawn or time.monotonic() - since >= (LIVE_SECONDS if mode == "live" else PLAIN_SECONDS):
+            if was_drawn or time.monotonic() - since >= (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
                 self._show_end(run, with_table=True)
-            elif mode == "live":
+            elif mode != "plain":
                 self._tell_quick(run)
 
     # -- while a run goes on ------------------------------------------------------------------------------------
@@ -155,9 +177,9 @@ class ScriptDisplay:
 
     def _begin_drawing(self) -> None:
         run, (mode, since) = next(iter(self._runs.items()))
-        if mode == "notebook" or time.monotonic() - since < (
-            PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS
-        ):
+        if mode not in ("live", "plain"):
+            return
+        if time.monotonic() - since < (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
             return
         # A run that ends before this moment loads no tables.
         from graphflow.display.consoles import make_console
@@ -169,7 +191,9 @@ class ScriptDisplay:
         progress = LiveProgress(console) if mode == "live" else PlainProgress(console, is_sparse=True)
         progress.start()
         self._drawn = run, progress
-        self._printing.above = progress if mode == "live" else None
+        if mode == "live":
+            self._printing.above = progress
+            self._printing.take_logging()
 
     def _stop_drawing(self) -> None:
         assert self._drawn is not None
@@ -203,7 +227,7 @@ class ScriptDisplay:
             self._untold += 1
             return
         if run.state.is_completed():
-            seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else 0.0
+            seconds = run.seconds or 0.0
             others = f", after {self._untold:,} more" if self._untold else ""
             failed = counted_failures(run)
             hint = f"; {failed}: graphflow runs failures {run.id}" if failed else ""
@@ -238,6 +262,13 @@ class ScriptDisplay:
 
     def _print_uncaught(self, error: BaseException) -> None:
         run = next((each for each in list(self._failed) if each.exception is error), None)
+        if run is None and isinstance(error, KeyboardInterrupt):
+            # asyncio cancels its main task after Ctrl-C, and raises this then.
+            run = max(
+                (each for each in list(self._failed) if each.state.is_cancelled() and _has_just_ended(each)),
+                key=lambda each: each.id,
+                default=None,
+            )
         if settings.tracebacks() == "full" or (run is None and not isinstance(error, GraphflowError)):
             sys.__excepthook__(type(error), error, error.__traceback__)
             if run is not None:
@@ -252,12 +283,27 @@ class ScriptDisplay:
         """Print them, and the failures, if the end of the run did not."""
         if run not in self._untold_failed:
             return
-        if isinstance(run.exception, KeyboardInterrupt):
+        if run.state.is_cancelled():
             print(f"run {run.id} was interrupted", file=sys.stderr)
             for line in next_steps(run):
                 print(line, file=sys.stderr)
             return
         self._show_end(run, with_table=False)
+
+
+def _has_just_ended(run: Run) -> bool:
+    return run.ended is not None and time.time() - run.ended.timestamp() < _JUST_SECONDS
+
+
+def runs_in_caller(backend: object) -> bool:
+    """Return whether tasks on this backend, or on one of this name, run in the calling thread."""
+    return bool(getattr(backend, "runs_in_caller", backend == "inline"))
+
+
+def _is_child() -> bool:
+    """Return whether `multiprocessing` started this process; it is loaded there."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    return multiprocessing is not None and multiprocessing.parent_process() is not None
 
 
 display = ScriptDisplay()

@@ -15,7 +15,7 @@ from graphflow.display.failures import FailureGroup, FailureView, describe, grou
 from graphflow.display.meter import NodeRow, format_rate, format_seconds
 from graphflow.display.next_steps import next_steps
 from graphflow.display.tracebacks import full_text, user_text
-from graphflow.errors import UpstreamFailed
+from graphflow.errors import BackendError, HistoryError, ResultStoreError, UpstreamFailed
 
 if TYPE_CHECKING:
     from graphflow.runs.nodes import Node
@@ -42,7 +42,7 @@ def show_end(run: Run, rows: Sequence[NodeRow], console: Console, *, is_verbose:
 
 def show_summary(run: Run, rows: Sequence[NodeRow], console: Console) -> None:
     """Print one line for the run, and a table: nodes as rows, the counts of their items as columns."""
-    seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+    seconds = run.seconds if run.ended else None
     style = "green" if run.state.is_completed() else "yellow" if run.state.is_cancelled() else "red"
     line = Text.assemble(
         f"{run.flow_name}  run {run.id}  ", (run.state.name, style), f"  {format_seconds(seconds)}"
@@ -127,7 +127,8 @@ def show_failures(run: Run, console: Console, *, is_verbose: bool = False, only:
             )
     if paragraphs or len(broken) > 1 or only is not None:
         paragraphs += broken
-    if run.exception is not None and (not paragraphs or is_verbose) and only is None:
+    is_interrupted = run.state.is_cancelled() and not isinstance(run.exception, Exception)
+    if run.exception is not None and (not paragraphs or is_verbose) and only is None and not is_interrupted:
         paragraphs.append(_body_failure(run.exception, is_verbose=is_verbose))
     if followers:
         paragraphs.append(f"{count_text(followers, 'dependent task run')} did not start")
@@ -152,7 +153,9 @@ def _storm(node: Node) -> list[FailureGroup]:
 def _body_failure(error: BaseException, *, is_verbose: bool) -> str:
     name = type(error).__name__
     head = f"{name}: {error}" if str(error) else name
-    frames = full_text(error) if is_verbose else user_text(error)
+    # Where the user's code was says nothing of a store, a disk or a cluster.
+    is_ours = isinstance(error, BackendError | HistoryError | ResultStoreError)
+    frames = full_text(error) if is_verbose else "" if is_ours else user_text(error)
     return f"{head}\n{frames}" if frames else head
 
 

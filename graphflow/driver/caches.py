@@ -15,6 +15,7 @@ from graphflow.identity.variables import Memo
 from graphflow.model.cache_policies import CacheDefaults
 from graphflow.model.orders import CacheOrder, Program
 from graphflow.ports import ResultStore
+from graphflow.results.packs.serializers import serializer_of
 from graphflow.results.stores.opening import open_store
 
 __all__ = ["Caches", "storage_of"]
@@ -74,6 +75,8 @@ class Caches:
         ------
         ResultStoreError
             If the store cannot be used, or cannot claim although the task runs once only.
+        SettingsError
+            If there is no such serializer.
         """
         known = self._known.get(id(program))
         if known is None or known[0] is not program:
@@ -101,6 +104,9 @@ class Caches:
                     options.name,
                     note,
                 )
+        if options.result_serializer is not None:
+            # A wrong name is told here, and not by a worker that has a value to write.
+            serializer_of(options.result_serializer)
         store = self._store(options.results)
         if cache.run_once and not store.can_create:
             raise ResultStoreError(

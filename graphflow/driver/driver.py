@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from graphflow.common.failpoints import failpoint
+from graphflow.common.importing import modules_here, without_waiting
 from graphflow.common.waiting import waiting_seconds
 from graphflow.core import events as ev
 from graphflow.core.core import Core
@@ -52,6 +53,7 @@ from graphflow.ports import (
 )
 from graphflow.records.item_index import MemoryHistory
 from graphflow.records.keeping import ReadValues
+from graphflow.results.stores.retries import NO_CREDENTIALS
 from graphflow.runner.capture import echo
 
 __all__ = ["Driver"]
@@ -153,6 +155,8 @@ class Driver:
         """Maps that are iterated over while their iterators still yield items."""
         self._forecasted = backend if isinstance(backend, Forecasted) else None
         self._forecast_at = 0.0
+        self.importing = modules_here()
+        """What is only being imported where the run was begun."""
         self._thread: threading.Thread | None = None
         self._pumping = threading.RLock()
         backend.open_run(run_id, self._deliver)
@@ -300,7 +304,7 @@ class Driver:
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is None or threading.current_thread() is self._thread:
             return self._pump(ready, deadline)
-        with self._changed:
+        with without_waiting(self.importing), self._changed:
             while True:
                 self._raise_interruption()
                 if ready():
@@ -480,7 +484,7 @@ class Driver:
         failpoint("driver.report.received")
         report = self._unstored.stored(report)
         if report.store_error:
-            self._fail(ResultStoreError(report.store_error))
+            self._fail(ResultStoreError(_told_of_store(report)))
             return
         self._handle(ev.BatchReported(report))
         now = time.monotonic()
@@ -602,3 +606,16 @@ class Driver:
         self.backend.close_run(self.run_id)
         self._persistence.close()
         self.hooks.close()
+
+
+def _told_of_store(report: Report) -> str:
+    """Return why a result store failed, and where: a worker has an environment of its own."""
+    if not report.is_remote:
+        return report.store_error
+    text = f"worker {report.worker}: {report.store_error}"
+    if NO_CREDENTIALS in text:
+        text += (
+            ". It is the worker that has none: credentials in the environment of this process are not sent to it. Set them where"
+            " the worker runs, or pass result_storage_options, which are sent"
+        )
+    return text

@@ -10,9 +10,11 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -48,6 +50,7 @@ from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
+from graphflow.records.spans import Span
 from graphflow.results.packs.classes import dumps_value
 from graphflow.results.packs.single import check, is_same, keep, restore
 from graphflow.results.stores.opening import check_protocol
@@ -124,12 +127,19 @@ class Durability:
         self._is_closed = False
         self.launches: list[Launch] = []
         """All launches of the run so far."""
+        self.lasts: list[float] = []
+        """When those before this one recorded something for the last time."""
 
     @property
     def lease_until(self) -> float | None:
         """When the lease ends unless it is renewed, in seconds since the epoch; None once it was given back."""
         age = time.monotonic() - self._renewed
         return None if self._is_closed else time.time() - age + settings.lease_seconds()
+
+    def spans(self, until: float = inf) -> list[Span]:
+        """Return from when to when the launches of the run lasted; the last one until a moment."""
+        known = [(launch.began, last) for launch, last in zip(self.launches, self.lasts, strict=False)]
+        return [*known, *((launch.began, until) for launch in self.launches[-1:])]
 
     @classmethod
     def create(cls, flow: Definition, run: RunFacts) -> Durability:
@@ -149,11 +159,13 @@ class Durability:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        # What is configured wrongly leaves no run behind.
-        store = open_store(history, run.id, said=flow.options.results)
-        check_protocol(store.url)
+        place = flow.options.results.result_storage or settings.result_storage()
+        if place is not None:
+            # What is configured wrongly leaves no run behind.
+            check_protocol(place)
         journal = history.create(header)
         try:
+            store = open_store(history, run.id, said=flow.options.results)
             self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))
@@ -161,6 +173,10 @@ class Durability:
             failpoint("launch.begin.after")
         except BaseException:
             journal.close()
+            with suppress(GraphflowError):
+                if history.head(run.id) == 0:
+                    # Nothing of it was recorded: it is no run that could be resumed.
+                    history.remove(run.id)
             raise
         return self
 
@@ -253,7 +269,11 @@ class Durability:
         self._begin(_launch(flow, run.name, run.parameters, self.journal.epoch, "attempt", self.store))
 
     def _begin(self, launch: Launch) -> None:
-        self.launches.append(replace(launch, began=time.time()))
+        now = time.time()
+        if len(self.lasts) < len(self.launches):
+            # Another attempt of the whole flow.
+            self.lasts.append(now)
+        self.launches.append(replace(launch, began=now))
         self.books.begin(self.launches[-1])
 
     def completed(self, value: Any) -> None:
@@ -303,6 +323,7 @@ def reopen(
     parameters: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] = MappingProxyType({}),
     checked: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Reopened:
     """Open an existing run, with everything it has finished.
 
@@ -320,6 +341,8 @@ def reopen(
         Some of them, such as secrets, which are not stored.
     checked
         Coerces parameters that are looked up to what the flow takes.
+    prepare
+        Called before the run is taken, if there is something to do; what it raises leaves the run as it is.
 
     Raises
     ------
@@ -344,6 +367,7 @@ def reopen(
             if parameters is not None and replay.launches:
                 _compare(replay.launches[0], parameters)
             return Reopened(header, {}, None)
+    prepare()
     journal = history.take(header.id)
     try:
         replay = read_run(history, header.id, store)
@@ -366,6 +390,7 @@ def reopen(
         reason = "resume" if selections is None else "retry"
         failpoint("launch.begin.before")
         self.launches = list(replay.launches)
+        self.lasts = list(replay.lasts)
         if replay.launches:
             self._begin(_launch_again(flow, header, replay, journal.epoch, reason, store))
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from graphflow.common.importing import without_waiting
+
 if TYPE_CHECKING:
     from graphflow.driver.driver import Driver
 
@@ -29,6 +31,7 @@ async def wait_in_loop(driver: Driver, ready: Callable[[], bool]) -> None:
             return
 
     driver.when(ready, wake)
-    await done.wait()
+    with without_waiting(driver.importing):
+        await done.wait()
     if driver.failure is not None and not ready():
         raise driver.failure

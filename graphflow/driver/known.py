@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Protocol
 
 from graphflow.core.core import Core
@@ -17,6 +18,7 @@ from graphflow.model.orders import Ref
 from graphflow.model.states import FINAL_CODES, Code, Counts
 from graphflow.ports import Backend
 from graphflow.records.item_index import MemoryHistory, Moved, NodeHistory
+from graphflow.records.spans import Span
 from graphflow.runner.faults import summarize
 from graphflow.runner.inputs import make_call, ready_inputs
 from graphflow.runner.labels import default_label
@@ -65,6 +67,7 @@ class DriverRun:
         width: Callable[[Node], int | None] = lambda node: None,
         idle_code: Callable[[], Code] = lambda: Code.PENDING,
         created: float = 0.0,
+        spans: Callable[[], Sequence[Span]] = lambda: [(0.0, inf)],
     ) -> None:
         self._driver = driver
         self._node = node
@@ -72,6 +75,7 @@ class DriverRun:
         self.unknown_width = width
         self.idle_code = idle_code
         self.created = created
+        self._spans = spans
         self._columns: dict[int, tuple[Ref, list[Any]]] = {}
 
     @property
@@ -100,6 +104,10 @@ class DriverRun:
 
     def whole_error(self, number: int) -> BaseException | None:
         return self.history.errors.get(number)
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        return self._spans()
 
     def root_of(self, number: int, index: int | None) -> tuple[int, int | None, Sequence[int]]:
         is_mapped = self._node(number).is_mapped

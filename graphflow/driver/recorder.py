@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphflow.common import settings
@@ -107,6 +108,7 @@ class RunRecorder(Recorder):
             width=self.known_width,
             idle_code=lambda: self.idle_code,
             created=self.created,
+            spans=lambda: [(0.0, inf)] if self._durability is None else self._durability.spans(),
         )
 
     @property

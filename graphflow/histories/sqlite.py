@@ -423,6 +423,10 @@ class SqliteHistory(CatalogHistory):
                     catalog.add(replace(found, epoch=max(found.epoch, epoch)))
                     told.append(f"run {run_id} is listed again as its history tells it: {found.state}")
             return told
+        except OSError as error:
+            raise HistoryError(
+                f"run {run_id} cannot be repaired: {error.strerror}: {error.filename}"
+            ) from error
         finally:
             catalog.close()
 
@@ -468,8 +472,16 @@ class SqliteHistory(CatalogHistory):
 
     def _readable(self) -> SqliteCatalog | None:
         """Return the catalog, where there is one."""
-        if self._catalog is None and not (self.folder / CATALOG_FILE).exists():
-            return None
+        if self._catalog is None:
+            try:
+                os.stat(self.folder / CATALOG_FILE)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise HistoryError(
+                    f"the folder {self.folder} for histories cannot be read: {error.strerror}; set GRAPHFLOW_HOME to a folder"
+                    " of yours"
+                ) from error
         return self._open()
 
     def _reader(self, run_id: str) -> RunReader:
@@ -563,7 +575,7 @@ class SqliteHistory(CatalogHistory):
 
     def _list_marked(self) -> None:
         """Add the runs that began while the catalog was locked, and have ended since."""
-        if (self.folder / UNLISTED).is_dir():
+        if os.path.isdir(self.folder / UNLISTED):
             from graphflow.histories.adopting import list_marked
 
             list_marked(self.folder, self._seal, self._all_keys())

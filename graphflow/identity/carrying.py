@@ -19,8 +19,11 @@ __all__ = ["Carrier", "carried", "secrets_in"]
 class Carrier(Pickler):
     """A pickler of values for other processes."""
 
+    has_secrets = False
+
     def reducer_override(self, obj: Any) -> Any:
         if is_secret(obj):
+            self.has_secrets = True
             return _arrived, (type(obj), inner_of(obj), secret_digest(obj))
         return super().reducer_override(obj)
 
@@ -43,9 +46,12 @@ def _arrived(kind: Any, value: Any, digest: bytes) -> Any:
     return made
 
 
-def carried(value: Any) -> bytes:
-    """Return the pickle of a value for another process, with its secrets."""
-    return _dumped(value)
+def carried(value: Any) -> tuple[bytes, bool]:
+    """Return the pickle of a value for another process, and whether there are secrets in it: then no file may have it."""
+    buffer = io.BytesIO()
+    carrier = Carrier(buffer, protocol=5)
+    carrier.dump(value)
+    return buffer.getvalue(), carrier.has_secrets
 
 
 def secrets_in(value: Any) -> Sequence[Any]:
@@ -58,9 +64,3 @@ def secrets_in(value: Any) -> Sequence[Any]:
     except Exception:
         return finder.found
     return finder.found
-
-
-def _dumped(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    Carrier(buffer, protocol=5).dump(value)
-    return buffer.getvalue()

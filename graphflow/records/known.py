@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from graphflow.model.states import Code, Counts
 from graphflow.records.item_index import MemoryHistory, Moved, NodeHistory
+from graphflow.records.spans import Span
 
 __all__ = ["KnownNode", "KnownRun"]
 
@@ -118,6 +119,10 @@ class KnownRun(Protocol):
     @property
     def is_over(self) -> bool:
         """Whether it has ended and has no driver."""
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """From when to when its launches lasted."""
 
     def numbers(self) -> Sequence[int]:
         """Return the numbers of its nodes, in the order of their calls."""

@@ -35,6 +35,7 @@ from graphflow.records.facts import Change, LogLines
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.items import ItemsBody
 from graphflow.records.replayed_node import Flight, ReplayedNode
+from graphflow.records.spans import Span
 from graphflow.records.texts import TextVariants
 
 __all__ = ["Replay", "ReplayedNode"]
@@ -68,6 +69,8 @@ class Replay:
         self.store = store
         self._read = read
         self.launches: list[Launch] = []
+        self.lasts: list[float] = []
+        """By launch, when it recorded something for the last time."""
         self.nodes: dict[int, ReplayedNode] = {}
         self.history = MemoryHistory()
         self.transitions: list[Moved] = []
@@ -103,6 +106,11 @@ class Replay:
             Kind.ANSWER: self._answer,
             Kind.CHANGE: self._change,
         }
+
+    @property
+    def spans(self) -> list[Span]:
+        """From when to when the launches lasted, as far as it is recorded."""
+        return [(launch.began, last) for launch, last in zip(self.launches, self.lasts, strict=True)]
 
     def noted(self, name: str) -> Any:
         """Return what was last noted of the run as a whole under a name, None if nothing was."""
@@ -152,6 +160,8 @@ class Replay:
             ) from error
         self.records += 1
         self.seq = entry.seq
+        if self.lasts and record.at > self.lasts[-1]:
+            self.lasts[-1] = record.at
 
     def settle(self) -> None:
         """Settle a run without a driver: items that were running are lost with it."""
@@ -167,6 +177,7 @@ class Replay:
             for node in self.nodes.values():
                 node.begin_again()
         self.launches.append(launch if launch.began else replace(launch, began=record.at))
+        self.lasts.append(record.at)
 
     def _node(self, record: Record, entry: NodeEntry) -> None:
         known = self.nodes.get(entry.number)

@@ -19,17 +19,6 @@ def _always() -> bool:
     return True
 
 
-def _is_in_loop() -> bool:
-    # What runs within a handler of this error would have it as its exceptions' context.
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 def run_awaitable(awaitable: Awaitable[Any], *, is_interrupted: Callable[[], bool] = _always) -> Any:
     """Return what an awaitable gives; it runs in a thread of its own where this thread's event loop is running.
 
@@ -40,7 +29,7 @@ def run_awaitable(awaitable: Awaitable[Any], *, is_interrupted: Callable[[], boo
     """
     import asyncio
 
-    if not _is_in_loop():
+    if asyncio._get_running_loop() is None:  # not by an exception, which would be the context of the item's
         with asyncio.Runner() as runner:
             return _run(runner, awaitable, is_interrupted)
     outcome: list[Any] = []
@@ -111,7 +100,7 @@ class KeptLoop:
         """Return what an awaitable gives."""
         import asyncio
 
-        if not _is_in_loop():
+        if asyncio._get_running_loop() is None:
             self._runner = self._runner or asyncio.Runner()
             return _run(self._runner, awaitable, self._is_interrupted)
         return run_awaitable(awaitable)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from graphflow.common.secrets import mask
 from graphflow.graph.context import RUNNING, TaskContext
 
-__all__ = ["Line", "LineStream", "print_lines"]
+__all__ = ["Line", "LineStream", "last_of", "print_lines"]
 
 _MAX_OPEN = 64 << 10
 """Characters of a line that are kept while its end is awaited."""
@@ -43,6 +44,8 @@ class LineStream:
     pass_plainly
         Called with texts that were printed outside tasks: whole lines, or what was flushed before the line's end. By
         default these are written to `stream`.
+    shows_prompts
+        Whether what a task flushes before its line's end is passed on at once: a debugger's prompt.
     """
 
     def __init__(
@@ -52,23 +55,24 @@ class LineStream:
         pass_plainly: Callable[[str], None] | None = None,
         *,
         is_error: bool,
+        shows_prompts: Callable[[], bool] = lambda: False,
     ) -> None:
         self.stream = stream
         self._pass_on = pass_on
         self._pass_plainly = pass_plainly or self._write
         self._is_error = is_error
+        self._shows_prompts = shows_prompts
         self._lock = threading.RLock()
         self._open: dict[int, tuple[str, str, TaskContext | None]] = {}
         self._is_over = False
-        self._pid = os.getpid()
+        _streams.add(self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
         """Pass the lines on that are whole; keep the rest until its end comes, or another item prints in this thread."""
-        # A fork has no one to pass lines on to.
-        if self._is_over or os.getpid() != self._pid or not isinstance(text, str):
+        if self._is_over or not isinstance(text, str):
             return int(self.stream.write(text))
         context = RUNNING.get()
         label = "" if context is None else _label(context)
@@ -82,9 +86,11 @@ class LineStream:
             if end:
                 if label:
                     for line in whole.split("\n"):
-                        self._pass_on(Line(label, mask(line), self._is_error), context)
+                        self._pass_on(Line(label, mask(last_of(line)), self._is_error), context)
                 else:
                     self._pass_plainly(mask(whole + end))
+            if label:
+                rest = last_of(rest)
             if len(rest) > _MAX_OPEN:
                 self._end(label, rest, context)
             elif rest:
@@ -97,10 +103,10 @@ class LineStream:
             self.write(each)
 
     def flush(self) -> None:
-        """Pass on what this thread printed outside tasks, and flush the stream; a task's line waits for its end."""
+        """Pass on what this thread printed outside tasks, and flush the stream; a task's line waits for its end, but for prompts."""
         with self._lock:
             label, kept, _ = self._open.get(threading.get_ident(), ("", "", None))
-            if kept and not label:
+            if kept and (not label or self._shows_prompts()):
                 del self._open[threading.get_ident()]
                 self._pass_plainly(mask(kept))
         self.stream.flush()
@@ -133,6 +139,29 @@ class LineStream:
 
     def _write(self, text: str) -> None:
         self.stream.write(text)
+
+    def _forget_threads(self) -> None:
+        """Be the stream itself in a fork, which has no one to pass lines on to, and none of the threads that may hold the lock."""
+        self._lock = threading.RLock()
+        self._open = {}
+        self._is_over = True
+
+
+_streams: weakref.WeakSet[LineStream] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for stream in list(_streams):
+        stream._forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+def last_of(line: str) -> str:
+    """Return what a terminal shows of a line that was written over, as a progress bar does."""
+    return line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
 
 
 def _label(context: TaskContext) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import cloudpickle
 
+from graphflow.common.importing import RUN_IN_IMPORT
 from graphflow.common.pickling import hindrance
 from graphflow.common.wording import with_article
 from graphflow.errors import RemoteError, SerializationError
@@ -148,8 +149,8 @@ class OrderEncoder:
             ],
             protocol=5,
         )
-        data = self._inputs(order, is_strict)
-        inputs = data if len(data) <= MAX_INPUTS else self._share(data)
+        data, has_secrets = self._inputs(order, is_strict)
+        inputs = data if has_secrets or len(data) <= MAX_INPUTS else self._share(data)
         header = Header(
             order.id,
             order.run_id,
@@ -186,10 +187,12 @@ class OrderEncoder:
         sent = replace(program, options=options)
         try:
             try:
-                pickled = carried(sent)
+                pickled, has_secrets = carried(sent)
             except Exception:
                 # What the flow was given concerns a task only where it is asked for.
-                pickled = carried(replace(sent, flow_parameters=_sendable(program.flow_parameters)))
+                pickled, has_secrets = carried(
+                    replace(sent, flow_parameters=_sendable(program.flow_parameters))
+                )
         except Exception as error:
             check_constants(program)
             raise SerializationError(
@@ -197,7 +200,8 @@ class OrderEncoder:
                 f"cannot be pickled: {type(error).__name__}: {error}; create what it needs inside "
                 "the task, or run on the threads backend"
             ) from error
-        data = pickled if len(pickled) <= MAX_PROGRAM else self._share(pickled)
+        # What is shared may be a file.
+        data = pickled if has_secrets or len(pickled) <= MAX_PROGRAM else self._share(pickled)
         # Workers keep programs by this: a policy may change while the run goes on, and a run's id may be somebody else's too.
         key = hashlib.blake2b(pickled, digest_size=16).hexdigest()
         self._programs[place] = (program, key, data)
@@ -214,10 +218,10 @@ class OrderEncoder:
         if self._by_value:
             for each in _project_modules(module):
                 cloudpickle.register_pickle_by_value(each)
-        elif not _is_importable(module):
+        elif module.__name__ in RUN_IN_IMPORT or not _is_importable(module):
             cloudpickle.register_pickle_by_value(module)
 
-    def _inputs(self, order: BatchOrder, is_strict: bool) -> bytes:
+    def _inputs(self, order: BatchOrder, is_strict: bool) -> tuple[bytes, bool]:
         mended = order.inputs
         try:
             return carried(order.inputs)
@@ -452,7 +456,7 @@ def encode_report(report: Report) -> bytes:
         grafts = []
         for graft in step.grafts:
             try:
-                content: Any = carried(graft.fragment)
+                content: Any = carried(graft.fragment)[0]
             except Exception as error:
                 problem = SerializationError(
                     "the calls that a task made and returned cannot be carried back from the worker: "

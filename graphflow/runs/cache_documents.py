@@ -94,6 +94,7 @@ def reason_document(found: CachingReason) -> dict[str, Any]:
     """Why an item was executed, or whose value it has."""
     item, reason, cached = found.item, found.reason, found.item.cached_from
     document: dict[str, Any] = {
+        "schema": "graphflow.caching_reason/1",
         "item": f"{found.node.name}[{item.index}]" if found.node.is_mapped else found.node.name,
         "run_id": found.run_id,
         "state": item.state.name,

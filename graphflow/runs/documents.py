@@ -9,13 +9,15 @@ import json
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from itertools import islice
+from itertools import islice, zip_longest
+from math import inf
 from typing import Any
 
 from graphflow.common.times import moment
 from graphflow.errors import GraphflowError, RemoteError
 from graphflow.model.records import Launch
 from graphflow.model.reports import LogRecord
+from graphflow.records.spans import Span
 from graphflow.runs.nodes import Item, Node
 from graphflow.runs.run import Run
 
@@ -64,8 +66,8 @@ def time_text(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _duration(started: datetime | None, ended: datetime | None) -> float | None:
-    return None if started is None or ended is None else round((ended - started).total_seconds(), 6)
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def header_document(run: Run) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def header_document(run: Run) -> dict[str, Any]:
         "created": time_text(run.created),
         "started": time_text(run.started),
         "ended": time_text(run.ended),
-        "duration_seconds": _duration(run.started, run.ended),
+        "duration_seconds": _rounded(run.seconds) if run.ended else None,
         "host": run.host,
         "pid": run.pid,
         "lease_until": time_text(run.lease_until),
@@ -98,14 +100,17 @@ def run_document(run: Run) -> dict[str, Any]:
         "parameters": dict(launches[0].parameters) if launches else {},
         **_value_of(run),
         "exception": _exception(run.exception, run.traceback),
-        "launches": [_launch(launch) for launch in launches],
+        "launches": [
+            _launch(launch, span) for launch, span in zip_longest(launches, run.spans[: len(launches)])
+        ],
         "logs": {"lines": len(run.logs), "dropped": run.logs.dropped},
         "nodes": [_node(node) for node in run.nodes],
     }
 
 
-def _launch(launch: Launch) -> dict[str, Any]:
+def _launch(launch: Launch, span: Span | None) -> dict[str, Any]:
     return {
+        "duration_seconds": None if span is None or span[1] == inf else _rounded(span[1] - span[0]),
         "epoch": launch.epoch,
         "reason": launch.reason,
         "began": time_text(moment(launch.began)),
@@ -114,6 +119,7 @@ def _launch(launch: Launch) -> dict[str, Any]:
         "backend": launch.backend,
         "code": launch.code,
         "versions": dict(launch.versions),
+        "settings": {name: str(value) for name, value in launch.settings.items()},
         "results": launch.results,
     }
 
@@ -132,7 +138,8 @@ def _node(node: Node) -> dict[str, Any]:
         "options": node.options,
         "started": time_text(node.started),
         "ended": time_text(node.ended),
-        "duration_seconds": _duration(node.started, node.ended),
+        "duration_seconds": _rounded(node.seconds) if node.ended else None,
+        "executed": node.executed,
         "failures": [
             {
                 "index": item.index,

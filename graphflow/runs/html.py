@@ -29,7 +29,7 @@ def run_html(run: Run) -> str:
 
 def run_parts(run: Run) -> list[Markup]:
     """Return the same in parts, for a page that has more."""
-    seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
+    seconds = run.seconds if run.ended else None
     head = element(
         "div",
         element("b", run.flow_name),
@@ -130,7 +130,7 @@ def runs_html(runs: Sequence[Run]) -> str:
             run.flow_name,
             badge(run.state_name),
             local_time(run.created),
-            duration((run.ended - run.started).total_seconds()) if run.started and run.ended else "–",
+            duration(run.seconds) if run.ended and run.seconds is not None else "–",
         ]
         for run in runs[:_MOST_RUNS]
     ]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from graphflow.common.times import moment
@@ -17,6 +18,7 @@ from graphflow.errors import ValueUnavailable
 from graphflow.graph.graph import Graph
 from graphflow.model.states import State
 from graphflow.ports import RunEvent
+from graphflow.records.spans import Span, launch_seconds
 from graphflow.runs.logs import Logs
 from graphflow.runs.run import Run
 
@@ -84,6 +86,16 @@ class LiveRun(Run):
     def launches(self) -> Sequence[Launch]:
         durable = self._record.durability
         return [] if durable is None else list(durable.launches)
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        durable, record = self._record.durability, self._record
+        return [] if durable is None else durable.spans(record.ended.timestamp() if record.ended else inf)
+
+    @property
+    def seconds(self) -> float | None:
+        spans = self.spans
+        return launch_seconds(spans, time.time()) if spans else super().seconds
 
     @property
     def state(self) -> State:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, overload
 
 from graphflow.common.times import moment
@@ -24,6 +25,7 @@ from graphflow.model.states import (
 from graphflow.records.errors import DistinctErrors
 from graphflow.records.failures import item_failure, node_failure, whole_failure
 from graphflow.records.known import KnownNode, KnownRun
+from graphflow.records.spans import Span, worked
 from graphflow.runner.faults import user_traceback
 from graphflow.runs.html import items_html, node_html, nodes_table
 from graphflow.runs.places import WHOLE, MarkedPlaces
@@ -31,6 +33,10 @@ from graphflow.runs.places import WHOLE, MarkedPlaces
 __all__ = ["Item", "Items", "Node", "Nodes"]
 
 _GOOD = (Code.COMPLETED, Code.CACHED)
+
+
+EXECUTED = ("Completed", "Failed", "TimedOut", "Crashed", "Indeterminate")
+"""The states of items that were executed."""
 
 
 class Node:
@@ -165,16 +171,39 @@ class Node:
     def ended(self) -> datetime | None:
         """When it ended, None while it has not."""
         known = self.known
-        return moment(known.transitions[-1].at) if known.is_final and known.transitions else None
+        if not known.is_final or not known.transitions:
+            return None
+        # Another launch that had nothing to do for it ends nothing.
+        spans = self._worked(time.time())
+        return moment(spans[-1][1] if spans else known.transitions[-1].at)
+
+    def _worked(self, now: float) -> list[Span]:
+        known = self.known
+        first = next((segment.started for segment in known.history.ranges[:1]), None)
+        return worked(known.transitions, first, self._run.spans, now)
+
+    def worked_seconds(self, now: float) -> float | None:
+        """Return how long something of it ran, until now (seconds since the epoch): in each launch, summed; None if nothing did.
+
+        Nobody works between launches, nor after a driver died.
+        """
+        return None if self.started is None else sum(end - begin for begin, end in self._worked(now))
+
+    @property
+    def seconds(self) -> float | None:
+        """How long something of it ran so far, summed over the launches of the run."""
+        return self.worked_seconds(time.time())
+
+    @property
+    def executed(self) -> int:
+        """The number of items that ended by being executed: not those from the cache, skipped, cancelled or never begun."""
+        return sum(self.counts[name] for name in EXECUTED)
 
     @property
     def rate(self) -> float | None:
-        """Items ended per second so far, None before any."""
-        started = self.started
-        if started is None:
-            return None
-        seconds = ((self.ended or datetime.now(UTC)) - started).total_seconds()
-        return self.counts.finished / seconds if seconds > 0 else None
+        """Items executed per second that it ran, None before any."""
+        seconds = self.seconds
+        return self.executed / seconds if seconds else None
 
     @property
     def retries(self) -> int:

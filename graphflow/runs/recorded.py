@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.replay import Replay, ReplayedNode
+from graphflow.records.spans import Span, launch_seconds
 from graphflow.results.packs import packs
 from graphflow.results.packs.single import check, restore
 from graphflow.results.stores.opening import open_store
@@ -67,6 +69,10 @@ class _Known:
     @property
     def is_over(self) -> bool:
         return self._run.is_over
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        return self._run.spans
 
     def numbers(self) -> Sequence[int]:
         return list(self._run.replay.nodes)
@@ -319,6 +325,24 @@ class RecordedRun(Run):
     @property
     def launches(self) -> Sequence[Launch]:
         return list(self.replay.launches)
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        spans = self.replay.spans
+        if spans and not self.is_over:
+            spans[-1] = spans[-1][0], inf
+        return spans
+
+    @property
+    def seconds(self) -> float | None:
+        if self._header.epoch <= 1 and self.is_over:
+            # Of a single launch, lists know it.
+            return super().seconds
+        try:
+            return launch_seconds(self.spans, time.time()) if self.started else None
+        except HistoryError:
+            # A list shows damaged runs too.
+            return super().seconds
 
     @property
     def nodes(self) -> Nodes:

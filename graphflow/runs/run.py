@@ -13,6 +13,7 @@ from graphflow.runs.listed import Listed
 if TYPE_CHECKING:
     from graphflow.graph.graph import Graph
     from graphflow.model.records import Launch
+    from graphflow.records.spans import Span
     from graphflow.runs.events import Event
     from graphflow.runs.logs import Logs
     from graphflow.runs.nodes import Item, Items, Nodes
@@ -87,6 +88,16 @@ class Run(ABC):
     @abstractmethod
     def lease_until(self) -> datetime | None:
         """When its driver's lease ends, unless it is renewed; None if it has no driver."""
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """From when to when its launches lasted, in seconds since the epoch."""
+        return []
+
+    @property
+    def seconds(self) -> float | None:
+        """How long drivers worked at it, summed over its launches; None if it has not started."""
+        return (self.ended - self.started).total_seconds() if self.started and self.ended else None
 
     @property
     @abstractmethod

@@ -392,6 +392,7 @@ def test_the_demo_refuses_a_folder_that_is_not_there_or_has_no_file(cli: Cli, fo
         ("backend='thread'", {}, "unknown backend 'thread'"),
         ("backend='threads:x'", {}, "'x' is not a number of slots"),
         ("result_storage='nope://x'", {}, "no file system is known for nope://x"),
+        ("result_serializer='jsn'", {}, "unknown serializer 'jsn'"),
         ("", {"GRAPHFLOW_BACKEND": "thread"}, "unknown backend 'thread'"),
         ("", {"GRAPHFLOW_RESULT_STORAGE": "nope://x"}, "no file system is known for nope://x"),
         ("", {"GRAPHFLOW_LEASE_SECONDS": "soon"}, "use a positive number of seconds"),
@@ -434,3 +435,12 @@ def test_a_cluster_that_is_not_reached_leaves_no_run_behind(
     assert done.code == 5
     assert "no Dask scheduler answers" in done.err
     assert json.loads(cli("runs", "ls", "-o", "json").out) == []
+
+
+def test_a_flow_that_runs_while_its_file_is_imported_is_told(cli: Cli, folder: Path) -> None:
+    text = "from graphflow import flow\n\n@flow(backend='inline')\ndef one():\n    return 1\n\n"
+    (folder / "bare.py").write_text(text + "one()\n")
+    (folder / "guarded.py").write_text(text + "if __name__ == '__main__':\n    one()\n")
+
+    assert "bare.py ran a flow while it was imported" in cli("run", "bare.py").err
+    assert "while it was imported" not in cli("run", "guarded.py").err

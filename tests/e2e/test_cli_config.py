@@ -87,3 +87,22 @@ def test_secrets_are_shown_to_nobody(cli: Any, place: Path) -> None:
     ):
         out = cli("config", *arguments).out
         assert "***" in out and "canary" not in out
+
+
+def test_a_run_keeps_the_settings_that_it_began_with(
+    cli: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(place / "home"))
+    (place / "jobs.py").write_text("from graphflow import flow\n\n@flow\ndef one():\n    return 1\n")
+    (place / "graphflow.toml").write_text(
+        '[runs]\nlease_seconds = 12\n[results]\nstorage_options = {key = "canary"}\n'
+    )
+    monkeypatch.setenv("GRAPHFLOW_STORE_ATTEMPTS", "3")
+
+    assert cli("run", "jobs.py", "--backend", "inline", "-q").code == 0
+    (place / "graphflow.toml").unlink()
+
+    shown = cli("runs", "show", "@latest", "-o", "json").out
+    kept = json.loads(shown)["launches"][0]["settings"]
+    assert (kept["GRAPHFLOW_LEASE_SECONDS"], kept["GRAPHFLOW_STORE_ATTEMPTS"]) == ("12.0", "3")
+    assert "canary" not in shown

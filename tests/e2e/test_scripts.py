@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -202,3 +203,112 @@ def test_prints_of_tasks_have_their_item_before_them_on_a_terminal(
     lines = [line for line in shown.splitlines() if "got" in line]
     expected = [] if is_quiet else [f"work[{i}]  got {i} {7 * str(i)}" for i in (0, 50, 100)]
     assert sorted(lines) == sorted(expected)
+
+
+def test_a_debugger_in_an_inline_task_has_the_terminal_for_itself(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "from graphflow import flow, task\n\n@task\ndef stop(x):\n    breakpoint()\n    return x\n\n"
+        "@flow(backend='inline')\ndef stopping():\n    return stop(42)\n"
+    )
+    for command in (
+        script(folder, "stopping()"),
+        [sys.executable, "-m", "graphflow", "run", "jobs.py:stopping"],
+    ):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"TERM": "xterm"},
+        )
+        os.close(theirs)
+        shown = b""
+        while b"(Pdb) " not in shown:
+            shown += os.read(ours, 1 << 12)
+        os.write(ours, b"p 'x is', x\n")
+        while b"('x is', 42)" not in shown:
+            shown += os.read(ours, 1 << 12)
+        os.write(ours, b"c\n")
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 1 << 12):
+                shown += part
+        os.close(ours)
+        assert process.wait() == 0
+        assert b"Completed" in shown
+        assert b"0/1" not in shown
+
+
+def test_a_fork_of_a_task_prints_without_waiting_for_locks_of_other_threads(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "import os\nfrom graphflow import flow, task\n\n@task\ndef fork(i):\n    print('before', i)\n    pid = os.fork()\n"
+        "    if not pid:\n        print('child', i)\n        os._exit(0)\n    return os.waitpid(pid, 0)[1]\n\n"
+        "@flow(backend='threads:4')\ndef forks():\n    return fork.map(range(50))\n"
+    )
+    done = subprocess.run(
+        script(folder, "assert forks() == [0] * 50"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+ASYNC = """
+import asyncio
+from pathlib import Path
+from graphflow import flow, task
+
+@task
+async def fail(i):
+    raise ValueError("seven")
+
+@task
+async def wait(i):
+    Path("started").write_text("")  # returns when the test has read it
+    await asyncio.sleep(600)
+
+@flow(backend="threads")
+async def failing():
+    return fail.map([1])
+
+@flow(backend="threads")
+async def waiting():
+    return wait.map([1])
+"""
+
+
+def test_async_flows_end_as_others_do(folder: Path) -> None:
+    (folder / "jobs.py").write_text(ASYNC)
+    failed = subprocess.run(
+        script(folder, "asyncio.run(failing())"), cwd=folder, capture_output=True, text=True, check=False
+    ).stderr
+    assert "MapFailed" in failed and "ValueError: seven" in failed
+    assert "During handling" not in failed and "event loop" not in failed
+    assert f"{os.sep}graphflow{os.sep}" not in failed
+
+    os.mkfifo(folder / "started")
+    process = subprocess.Popen(
+        script(folder, "asyncio.run(waiting())"),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    (folder / "started").read_text()
+    os.killpg(process.pid, signal.SIGINT)
+    shown = process.communicate()[1]
+    assert process.returncode == -signal.SIGINT
+    assert re.match(r"run (\w{26}) was interrupted\n  graphflow runs resume \1", shown), shown
+
+
+def test_lines_of_loggers_do_not_tear_the_live_table(folder: Path) -> None:
+    (folder / "jobs.py").write_text(
+        "import logging, time\nfrom graphflow import flow, task\n\nlogging.basicConfig(level=logging.INFO)\n\n"
+        "@task\ndef work(i):\n    time.sleep(0.02)\n    logging.info('at %d', i)\n\n"
+        "@flow(backend='threads:2')\ndef logged():\n    return work.map(range(100))\n"
+    )
+    code, _, shown = on_terminal(script(folder, "logged()"), folder)
+
+    assert code == 0
+    lines = [line for line in re.split(r"[\r\n]+", shown) if "INFO" in line]
+    told = [re.fullmatch(r"(work\[\d+\]  )?INFO:root:at (\d+)", line) for line in lines]
+    assert sorted(int(each[2]) for each in told if each) == list(range(100)), shown

@@ -131,9 +131,8 @@ def test_an_order_only_dependency_runs_later_and_hands_nothing_over(backend_name
     assert order[:2] == ["a", "b"] and order.index("c") > 2
 
 
-def test_wait_for_takes_futures_only(run_body: Any) -> None:
-    with pytest.raises(TaskOptionError, match="task 'inc': wait_for takes futures, not 3"):
-        run_body(lambda: inc(1, wait_for=[3]))
+def test_wait_for_takes_values_which_have_ended_already(run_body: Any) -> None:
+    assert run_body(lambda: inc(1, wait_for=[3])) == 2
 
 
 def test_a_parameter_named_wait_for_belongs_to_the_function(run_body: Any) -> None:

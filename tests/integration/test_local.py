@@ -366,8 +366,15 @@ def test_a_fork_leaves_its_parents_cluster_alone(warm: SharedCluster) -> None:
 def run_script(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(text))
+    # On a busy machine a run may be long enough for lines of its progress.
+    environ = os.environ | {"GRAPHFLOW_PROGRESS": "off"}
     return subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=90, cwd=tmp_path
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=tmp_path,
+        env=environ,
     )
 
 
@@ -490,7 +497,8 @@ def test_ctrl_c_ends_a_run_that_moved_without_noise_or_leftovers(tmp_path: Path)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "was interrupted\n  graphflow runs resume " in errors
+    assert "Traceback" not in errors
     assert "distributed" not in errors
     pids = [int(each.name.partition("-")[2]) for each in tmp_path.glob("pid-*")]
     while any(Path(f"/proc/{pid}").exists() for pid in pids):

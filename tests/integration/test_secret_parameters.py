@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -80,3 +81,26 @@ def test_a_task_that_returns_a_secret_fails_or_keeps_it_in_its_run(backend_name:
         assert run.value == 8
     else:
         assert "is never written" in str(run.exception)
+
+
+@task
+def long(x: int, token: Secret[str], filler: bytes) -> int:
+    return len(token.get_secret_value()) + len(filler) + x
+
+
+def test_orders_that_are_too_long_for_a_message_put_no_secret_into_a_file(
+    shared_processes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"sesame-6{os.urandom(8).hex()}"
+    # `graphflow.backends.dask` is a function as well.
+    sharing = sys.modules["graphflow.backends.dask.columns"]
+    monkeypatch.setattr(sharing, "write_pack", lambda *_: pytest.fail("it was written"))
+
+    @flow(backend=shared_processes)
+    def much(token: Secret[str]) -> int:
+        as_constant = long.map(range(2), token, os.urandom(100_000)).result()
+        as_items = long.map([0, 1], [token, token], [os.urandom(300_000)] * 2).result()
+        return sum(as_constant) + sum(as_items)
+
+    run = much.run(text)  # type: ignore[arg-type]
+    assert run.value == 4 * len(text) + 2 * 100_000 + 2 * 300_000 + 2

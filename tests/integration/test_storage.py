@@ -190,3 +190,42 @@ def test_two_drivers_on_one_bucket_execute_what_runs_once_only_once(
     for code, out, err in ended:
         assert (code, out) == (0, ["paid 5"]), err
     assert seen(path) == {str(x): 1 for x in range(6)}
+
+
+def _without_credentials() -> None:
+    import os
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        os.environ.pop(name, None)
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+@task
+def plain_square(x: int) -> int:
+    return x * x
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_a_worker_without_credentials_is_named_with_the_store(s3: Bucket, path: str, is_cached: bool) -> None:
+    from distributed import Client, LocalCluster
+
+    @flow(result_storage=s3.url)
+    def on_cluster() -> list[int]:
+        if is_cached:
+            return square.map(range(4), path)  # type: ignore[return-value]
+        return plain_square.map(range(4))  # type: ignore[return-value]
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster) as client,
+    ):
+        (worker,) = client.run(_without_credentials)
+        run = on_cluster.with_options(backend=client).run()
+        message = str(run.exception)
+        assert isinstance(run.exception, ResultStoreError), message
+        assert worker in message and s3.url in message and "It is the worker that has none" in message
+        # What is passed is sent along.
+        given = on_cluster.with_options(
+            backend=client, result_storage=s3.url, result_storage_options=s3.storage_options
+        )
+        assert given.run().value == [0, 1, 4, 9]

@@ -157,6 +157,19 @@ class DaskBackend:
             self._poller.start()
             atexit.register(self.close)
 
+    def check_there(self) -> None:
+        """Reach a cluster that is not made here, before a run needs it; check the class of one that will be made.
+
+        Raises
+        ------
+        BackendUnreachable, BackendError
+            As `start` does.
+        """
+        if self._way.is_own:
+            self._way.check_class()
+        else:
+            self.start()
+
     def _measure(self) -> Capacity:
         assert self._workers is not None
         found = self._workers.threads()

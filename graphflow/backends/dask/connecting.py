@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphflow.backends.dask.silence import end_process
 from graphflow.backends.dask.spawning import leave_main_out
 from graphflow.common import settings
 from graphflow.errors import BackendError, BackendUnreachable
@@ -79,6 +80,11 @@ class Way:
     def is_own(self) -> bool:
         """Whether the cluster is made, and so closed, by us."""
         return self.slots is not None or self.cluster_class is not None
+
+    def check_class(self) -> None:
+        """Raise `BackendError` if there is no such cluster class."""
+        if self.cluster_class is not None:
+            _cluster_class(self.cluster_class)
 
     def connect(self) -> tuple[Client, Any]:
         """Return a client, and the cluster if it was made here.
@@ -159,9 +165,24 @@ class Way:
                 _quietly(lambda: client.unsubscribe_topic("all"))
             if cluster is not None:
                 _quietly(cluster.close)
+        except BaseException:
+            # Ctrl-C, again: nobody waits for what workers do.
+            if self.slots is not None and cluster is not None:
+                _abandon(cluster)
+            raise
         finally:
             for each, level in zip(noisy, levels, strict=True):
                 each.setLevel(level)
+
+
+def _abandon(cluster: Any) -> None:
+    """End the processes of a local cluster that is not waited for any more, and let Dask forget it."""
+    cluster.shutdown_on_close = False
+    for nanny in list(cluster.workers.values()):
+        nanny.auto_restart = False
+        pid = getattr(nanny, "pid", None)
+        if pid:
+            end_process(pid)
 
 
 def _quietly(action: Callable[[], Any]) -> None:

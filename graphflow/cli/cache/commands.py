@@ -13,13 +13,12 @@ import typer
 from graphflow.cli.cache.release import release
 from graphflow.cli.cache.tables import nbytes_text, show_entry, show_rows, stat_row
 from graphflow.cli.cache.why import why
-from graphflow.cli.documents import ListFormat, write_documents
+from graphflow.cli.documents import ListFormat, Outcome, dumped, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
-from graphflow.cli.runs.tables import short_time
-from graphflow.cli.terminal import say_error
+from graphflow.cli.terminal import OutputFormat, say_error, write_data
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
-from graphflow.display.consoles import make_console
+from graphflow.display.consoles import make_console, time_text
 from graphflow.errors import GraphflowError
 from graphflow.runs.cache_documents import (
     collected_document,
@@ -82,12 +81,12 @@ def ls(task: Tasks = None, storage: Storage = None, output: Output = ListFormat.
         found = caches.tasks(task or ())
         if output is ListFormat.TABLE:
             rows = (
-                [each.task, f"{each.objects:,}", nbytes_text(each.nbytes), short_time(moment(each.modified))]
+                [each.task, f"{each.objects:,}", nbytes_text(each.nbytes), time_text(moment(each.modified))]
                 for each in found
             )
             show_rows(("task", "objects", "size", "last written"), rows, make_console(stdout=True))
         else:
-            write_documents(map(task_document, found), output)
+            write_documents(map(task_document, found), output, "graphflow.cache_task/1")
 
 
 @cache.command()
@@ -109,7 +108,7 @@ def stat(task: Tasks = None, storage: Storage = None, output: Output = ListForma
             )
             show_rows(columns, map(stat_row, found), make_console(stdout=True))
         else:
-            write_documents(map(stat_document, found), output)
+            write_documents(map(stat_document, found), output, "graphflow.cache_stat/1")
 
 
 @cache.command()
@@ -146,6 +145,7 @@ def show(
                     for entry in page
                 ),
                 output,
+                "graphflow.cache_entry/1",
             )
         if len(found) > limit:
             _say(f"{len(found) - limit:,} more; give more digits of the key, or raise --limit")
@@ -175,7 +175,7 @@ def verify(task: Tasks = None, storage: Storage = None, output: Output = ListFor
                 if each["problem"]:
                     make_console(stdout=True).print(each["problem"], markup=False, soft_wrap=True)
         else:
-            write_documents(documents, output)
+            write_documents(documents, output, "graphflow.cache_pack/1")
         _say(f"{count_text(len(documents), 'pack')} verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 
@@ -213,7 +213,7 @@ def compact(
                     f"{done.removed:,} removed{waiting}"
                 )
         if output is not ListFormat.TABLE:
-            write_documents(documents, output)
+            write_documents(documents, output, "graphflow.cache_compacted/1")
 
 
 @cache.command()
@@ -237,7 +237,7 @@ def gc(
                     f"{done.damaged:,} damaged, {count_text(done.leftovers, 'unfinished file')}; {nbytes_text(done.nbytes)}"
                 )
         if output is not ListFormat.TABLE:
-            write_documents(documents, output)
+            write_documents(documents, output, "graphflow.cache_collected/1")
 
 
 @cache.command()
@@ -251,6 +251,7 @@ def rm(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     storage: Storage = None,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Remove cached results of tasks, or of single keys; they are recomputed when needed."""
     with _opened(storage) as caches:
@@ -262,8 +263,14 @@ def rm(
             for name, count in chosen.counts.items():
                 _say(f"{name}  {count:,} {what}")
             typer.confirm("Remove them permanently?", abort=True, err=True)
+        removed: dict[str, int] = {}
         for name, count in caches.remove(chosen):
-            _say(f"{name}: removed {count_text(count, 'value' if key else what.removesuffix('s'))}")
+            removed[name] = count
+            if output is OutputFormat.TABLE:
+                _say(f"{name}: removed {count_text(count, 'value' if key else what.removesuffix('s'))}")
+        if output is OutputFormat.JSON:
+            document = {"schema": "graphflow.cache_removed/1", "what": what, "tasks": removed}
+            write_data(dumped(document, indent=2))
 
 
 def _say(text: str) -> None:

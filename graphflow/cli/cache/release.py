@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from graphflow.cli.documents import Outcome, tell
 from graphflow.cli.exits import errors_become_exit_codes
-from graphflow.display.consoles import make_console
+from graphflow.cli.terminal import OutputFormat
+from graphflow.display.consoles import make_console, time_text
 from graphflow.errors import GraphflowError
 
 __all__ = ["release"]
@@ -25,6 +27,7 @@ def release(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Allow an Indeterminate item of a run_once task to run again.
 
@@ -46,7 +49,7 @@ def release(
         claim = item.claim
         if claim is not None:
             index = "" if claim.index is None else f"[{claim.index}]"
-            began = datetime.fromtimestamp(claim.at, UTC).isoformat(timespec="seconds")
+            began = time_text(datetime.fromtimestamp(claim.at, UTC))
             console.print(
                 f"{claim.node}{index} was started by run {claim.run_id} on {claim.holder.host} at {began}",
                 markup=False,
@@ -56,4 +59,5 @@ def release(
                 "Are you sure that it has not done its work, and should it run again?", abort=True, err=True
             )
         found.release(item)
-        console.print("released; it runs again the next time it is needed", markup=False)
+        text = "released; it runs again the next time it is needed"
+        tell(text, output, "graphflow.released/1", key=item.key)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from graphflow.cli.runs.tables import short_time
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import time_text
 from graphflow.runs.cache_documents import entry_document
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def stat_row(found: FolderStat) -> list[str]:
         f"{found.expired:,}",
         f"{found.superseded:,}",
         f"{found.damaged:,}",
-        short_time(moment(found.newest)),
+        time_text(moment(found.newest)),
     ]
 
 

@@ -15,7 +15,7 @@ import typer
 
 from graphflow.cli import completing
 from graphflow.cli.backend_option import BackendSpec, parse_backend
-from graphflow.cli.documents import ListFormat, dumped, write_documents
+from graphflow.cli.documents import ListFormat, Outcome, dumped, tell, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.runs.again import resume_run, retry_run
 from graphflow.cli.runs.tables import line_text, show_head, show_item, show_items, show_runs
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from graphflow.runs.history import RunHistory
 
 __all__ = ["fsck", "runs"]
+
+ITEM_SCHEMA, LINE_SCHEMA, FSCK_SCHEMA = "graphflow.item/1", "graphflow.log_line/1", "graphflow.fsck/1"
+REQUEST_SCHEMA = "graphflow.request/1"
 
 runs = typer.Typer(
     help="List, inspect, follow, control and resume runs.\n\n"
@@ -157,7 +160,7 @@ def ls(
             if len(found) > limit:
                 _say(f"more runs: use --before {page[-1].id}")
         else:
-            write_documents(map(header_document, page), output)
+            write_documents(map(header_document, page), output, "graphflow.run_header/1")
 
 
 @runs.command()
@@ -191,7 +194,12 @@ def show(
 
 
 @runs.command()
-def watch(run: RunArgument, progress: Progress = ProgressMode.AUTO, quiet: Quiet = False) -> None:
+def watch(
+    run: RunArgument,
+    progress: Progress = ProgressMode.AUTO,
+    quiet: Quiet = False,
+    output: Outcome = OutputFormat.TABLE,
+) -> None:
     """Show a run's progress, as `graphflow run` does, until it ends.
 
     Exit codes: 0 if the run completed, 1 if not. Ctrl-C stops watching, not the run.
@@ -200,7 +208,10 @@ def watch(run: RunArgument, progress: Progress = ProgressMode.AUTO, quiet: Quiet
         console = make_console()
         asked = ProgressMode.OFF if quiet else progress
         mode = choose_progress(asked, is_terminal=console.is_terminal)
-        code = watch_run(history.run(run), make_progress(mode, console), console, is_quiet=quiet)
+        found = history.run(run)
+        code = watch_run(found, make_progress(mode, console), console, is_quiet=quiet)
+        if output is OutputFormat.JSON:
+            write_data(dumped(run_document(found), indent=2))
     raise typer.Exit(code)
 
 
@@ -231,7 +242,10 @@ def logs(
             return [*found.logs.where(node=node, index=index, level=level, after=after)]
 
         def write(line: LogRecord) -> None:
-            write_data(line_text(line) if output is ListFormat.TABLE else dumped(line_document(line)))
+            if output is ListFormat.TABLE:
+                write_data(line_text(line))
+            else:
+                write_data(dumped({"schema": LINE_SCHEMA, **line_document(line)}))
 
         skipped = 0 if tail is None else max(0, len(choose(0)) - tail)
         if follow:
@@ -242,7 +256,7 @@ def logs(
                 write,
             )
         elif output is ListFormat.JSON:
-            write_documents(map(line_document, choose(0)[skipped:]), output)
+            write_documents(map(line_document, choose(0)[skipped:]), output, LINE_SCHEMA)
         else:
             for line in choose(0)[skipped:]:
                 write(line)
@@ -285,7 +299,7 @@ def items(
             if len(chosen) > limit:
                 _say(f"{len(chosen) - limit:,} more; use --start {chosen[limit].index}")
         else:
-            write_documents((item_document(item, values=values) for item in page), output)
+            write_documents((item_document(item, values=values) for item in page), output, ITEM_SCHEMA)
 
 
 def _value_shown(document: dict[str, Any]) -> str:
@@ -311,7 +325,9 @@ def failures(
             show_failures(found, make_console(stdout=True), is_verbose=verbose, only=node)
         else:
             listed = (item for each in found.nodes if node in (None, each.name) for item in each.failures())
-            write_documents((item_document(item, details=True) for item in islice(listed, limit)), output)
+            write_documents(
+                (item_document(item, details=True) for item in islice(listed, limit)), output, ITEM_SCHEMA
+            )
 
 
 @runs.command()
@@ -330,6 +346,7 @@ def result(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists; it keeps its mode.")
     ] = False,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Print the value of a run, a node or an item, as JSON or its repr.
 
@@ -355,7 +372,16 @@ def result(
             if _is_ours(error):
                 raise
             raise _failed(error) from error
-    if save is None:
+    if save is None and output is OutputFormat.JSON:
+        document = {
+            "schema": "graphflow.result/1",
+            "run": found.id,
+            "node": node,
+            "index": index,
+            "value": value,
+        }
+        write_data(dumped(document, indent=2))
+    elif save is None:
         write_data(value_text(value))
     else:
         with _saving():
@@ -487,12 +513,13 @@ def retry(
 
 
 @runs.command()
-def pause(run: RunArgument) -> None:
+def pause(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
     """Pause a run: start no new batches until it is resumed. Running batches finish."""
     with _history() as history:
         found = history.run(run)
         found.pause()
-        _say(f"run {found.id} is paused; resume it with `graphflow runs resume {found.id}`")
+        text = f"run {found.id} is paused; resume it with `graphflow runs resume {found.id}`"
+        tell(text, output, REQUEST_SCHEMA, run=found.id, request="pause")
 
 
 @runs.command()
@@ -501,12 +528,14 @@ def cancel(
     force: Annotated[
         bool, typer.Option("--force", help="Stop running items too, killing their workers if necessary.")
     ] = False,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Cancel a run: running items finish, the rest are cancelled."""
     with _history() as history:
         found = history.run(run)
         found.cancel(force=force)
-        _say(f"run {found.id} is being cancelled{'' if force else '; running items finish first'}")
+        text = f"run {found.id} is being cancelled{'' if force else '; running items finish first'}"
+        tell(text, output, REQUEST_SCHEMA, run=found.id, request="cancel", force=force)
 
 
 @runs.command()
@@ -521,6 +550,7 @@ def update(
             metavar="NAME=VALUE...", help="Options and policies, such as max_concurrency=4 retries=5."
         ),
     ],
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Change the options of a map, or a task's policies, during the run."""
     changes = parse_settings(settings)
@@ -528,7 +558,8 @@ def update(
         found = history.run(run)
         found.nodes[node]
         found.update(node, **changes)
-        _say(f"{node}: {', '.join(settings)}")
+        text = f"{node}: {', '.join(settings)}"
+        tell(text, output, REQUEST_SCHEMA, run=found.id, request="update", node=node, options=changes)
 
 
 @runs.command()
@@ -542,6 +573,7 @@ def rm(
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    output: Outcome = OutputFormat.TABLE,
 ) -> None:
     """Remove runs with their histories, logs and results."""
     with _history() as history:
@@ -554,7 +586,11 @@ def rm(
             typer.confirm("Remove them permanently?", abort=True, err=True)
         for each in found:
             history.remove(each.id)
-            _say(f"removed {each.id}")
+            if output is OutputFormat.TABLE:
+                _say(f"removed {each.id}")
+        if output is OutputFormat.JSON:
+            ids = [each.id for each in found]
+            write_data(dumped({"schema": "graphflow.removed/1", "runs": ids}, indent=2))
 
 
 def fsck(
@@ -591,7 +627,7 @@ def fsck(
             if output is ListFormat.TABLE:
                 for problem in problems:
                     write_data(f"{each.id}  {problem}")
-            document = {"id": each.id, "name": each.name, "problems": problems}
+            document = {"schema": FSCK_SCHEMA, "id": each.id, "name": each.name, "problems": problems}
             if output is ListFormat.JSONL:
                 write_data(dumped(document))
             documents.append(document)
@@ -600,11 +636,11 @@ def fsck(
             wrong += 1
             if output is ListFormat.TABLE:
                 write_data(f"{run_id}  {problem}")
-            documents.append({"id": run_id, "name": "", "problems": [problem]})
+            documents.append({"schema": FSCK_SCHEMA, "id": run_id, "name": "", "problems": [problem]})
             if output is ListFormat.JSONL:
                 write_data(dumped(documents[-1]))
         if output is ListFormat.JSON:
-            write_documents(documents, output)
+            write_data(dumped(documents, indent=2))
         _say(f"{count_text(len(documents), 'run')} verified, {wrong:,} damaged")
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.COMPLETED)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from graphflow.common.times import moment
 from graphflow.common.wording import count_text
+from graphflow.display.consoles import time_text
 from graphflow.display.meter import format_seconds
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphflow.runs.nodes import Item
     from graphflow.runs.run import Run
 
-__all__ = ["line_text", "short_time", "show_head", "show_item", "show_items", "show_runs"]
+__all__ = ["line_text", "show_head", "show_item", "show_items", "show_runs"]
 
 _STYLES = {
     "Completed": "green",
@@ -38,37 +38,59 @@ _STYLES = {
 }
 
 
-def short_time(at: datetime | None) -> str:
-    """Return a time in UTC, to the second."""
-    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+_LEAST_TEXT = 24
+"""The width that a column of free text has at least; it is folded."""
 
 
 def _state(name: str) -> Text:
     return Text(name, style=_STYLES.get(name, ""))
 
 
-def _table(*columns: str) -> Table:
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    console: Console,
+    *,
+    leave_out: Sequence[str],
+) -> Table:
+    """Return a table that fits the console: columns are left out, first one first, before a number or an id is cut."""
+    texts = [[each if isinstance(each, Text) else Text(each) for each in row] for row in rows]
+    widths = {
+        name: max([len(name), *(row[place].cell_len for row in texts)]) for place, name in enumerate(columns)
+    }
+    shown = list(columns)
+    for free in {"error", "value"} & widths.keys():
+        widths[free] = min(widths[free], _LEAST_TEXT)
+    for name in leave_out:
+        if sum(widths[each] + 3 for each in shown) > console.width:
+            shown.remove(name)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        numeric = column in ("index", "attempts", "time")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for name in shown:
+        numeric = name in ("index", "attempts", "time")
+        is_whole = name in ("id", "state", "started") or numeric
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=is_whole)
+    for row in texts:
+        table.add_row(*[row[columns.index(name)] for name in shown])
     return table
 
 
 def show_runs(runs: Sequence[Run], console: Console) -> None:
     """Print a line per run."""
-    table = _table("id", "name", "flow", "state", "started", "time")
+    rows: list[list[str | Text]] = []
     for run in runs:
-        seconds = (run.ended - run.started).total_seconds() if run.started and run.ended else None
-        table.add_row(
-            Text(run.id),
-            Text(run.name),
-            Text(run.flow_name),
-            _state(run.state_name),
-            short_time(run.started or run.created),
-            format_seconds(seconds),
+        seconds = run.seconds if run.ended else None
+        rows.append(
+            [
+                run.id,
+                run.name,
+                run.flow_name,
+                _state(run.state_name),
+                time_text(run.started or run.created),
+                format_seconds(seconds),
+            ]
         )
-    console.print(table)
+    columns = ("id", "name", "flow", "state", "started", "time")
+    console.print(_table(columns, rows, console, leave_out=("name", "time", "started")))
 
 
 def show_head(run: Run, console: Console) -> None:
@@ -78,12 +100,10 @@ def show_head(run: Run, console: Console) -> None:
         shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
         lines.append(f"parameters: {shown}")
     for launch in run.launches:
-        when = short_time(moment(launch.began))
+        when = time_text(moment(launch.began))
         lines.append(f"{launch.reason}: {when} on {launch.host}, pid {launch.pid}, backend {launch.backend}")
     if run.lease_until is not None:
-        lines.append(
-            f"driven by pid {run.pid} on {run.host}; its lease ends at {short_time(run.lease_until)}"
-        )
+        lines.append(f"driven by pid {run.pid} on {run.host}; its lease ends at {time_text(run.lease_until)}")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -94,22 +114,25 @@ def _cut(text: str) -> str:
 
 def show_items(items: Iterable[Item], console: Console, *, values: Sequence[str] | None = None) -> None:
     """Print a line per item; `values` has one text per item."""
-    table = _table("index", "label", "state", "attempts", "started", "time", "value" if values else "error")
+    rows: list[list[str | Text]] = []
     for place, item in enumerate(items):
         error = item.exception
         last = _cut(f"{_type_of(error)}: {getattr(error, 'message', error)}") if error is not None else ""
         if values and error is None:
             last = _cut(values[place])
-        table.add_row(
-            "" if item.index is None else str(item.index),
-            Text(item.label),
-            _state(item.state.name),
-            str(item.attempts),
-            short_time(item.started),
-            format_seconds(item.duration_seconds),
-            Text(last),
+        rows.append(
+            [
+                "" if item.index is None else str(item.index),
+                item.label,
+                _state(item.state.name),
+                str(item.attempts),
+                time_text(item.started),
+                format_seconds(item.duration_seconds),
+                last,
+            ]
         )
-    console.print(table)
+    columns = ("index", "label", "state", "attempts", "started", "time", "value" if values else "error")
+    console.print(_table(columns, rows, console, leave_out=("started", "attempts", "time", "label")))
 
 
 def _type_of(error: BaseException) -> str:
@@ -121,7 +144,7 @@ def show_item(item: Item, console: Console) -> None:
     console.print(f"{item.label}: {item.state.name}, {count_text(item.attempts, 'attempt')}", markup=False)
     for state in item.history:
         said = f"  {state.message}" if state.message else ""
-        at = state.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = time_text(state.timestamp, timespec="milliseconds")
         console.print(f"  {at}  {state.name}{said}", markup=False, soft_wrap=True)
     if item.worker:
         console.print(f"  worker {item.worker}", markup=False)
@@ -134,8 +157,8 @@ def show_item(item: Item, console: Console) -> None:
 
 
 def line_text(line: LogRecord) -> str:
-    """Return a line of the log, with its time in UTC."""
-    at = moment(line.timestamp).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a line of the log, with its time."""
+    at = time_text(moment(line.timestamp), timespec="milliseconds")
     who = line.node if line.index is None else f"{line.node}[{line.index}]"
     parts = [at, logging.getLevelName(line.level), who or "flow", line.message]
     return " ".join(part for part in parts if part)

@@ -15,7 +15,15 @@ from typing import TypeVar
 
 from graphflow.common import settings
 
-__all__ = ["Retries", "code_of", "explain", "is_missing", "is_transient", "is_unsatisfiable"]
+__all__ = [
+    "NO_CREDENTIALS",
+    "Retries",
+    "code_of",
+    "explain",
+    "is_missing",
+    "is_transient",
+    "is_unsatisfiable",
+]
 
 T = TypeVar("T")
 
@@ -87,6 +95,8 @@ _UNKNOWN_CODES = (
     "SignatureDoesNotMatch",
     "AuthFailure",
 )
+NO_CREDENTIALS = "no usable credentials were found"
+"""What `explain` says where a process has none."""
 _NO_CREDENTIALS = frozenset(
     [
         "NoCredentialsError",
@@ -198,7 +208,7 @@ def explain(error: BaseException) -> str:
     if code in _REFUSED_CODES or (not code and isinstance(error, PermissionError)):
         return f"the credentials do not permit this operation ({code or 'permission denied'}: {error})"
     if not names.isdisjoint(_NO_CREDENTIALS):
-        return f"no usable credentials were found ({text}); docs/s3.md lists where they are searched"
+        return f"{NO_CREDENTIALS} ({text}); docs/s3.md lists where they are searched"
     if is_transient(error):
         return f"the store does not respond properly ({code or text}); try again later, finished work is not lost"
     return f"{code}: {text}" if code else text

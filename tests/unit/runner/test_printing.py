@@ -70,3 +70,15 @@ def test_what_is_printed_outside_tasks_reaches_the_stream_and_a_stream_that_is_o
     RUNNING.reset(token)
     assert plain.getvalue() == "one\ntwothreefour\n"
     assert lines == []
+
+
+def test_of_a_line_that_was_written_over_the_last_text_is_shown() -> None:
+    lines: list[Line] = []
+    out = stream(lines, io.StringIO())
+    token = RUNNING.set(context(0))
+    for percent in range(0, 101, 10):
+        print(f"\r{percent} %", end="", file=out)
+    print("\r\nb", file=out)
+    RUNNING.reset(token)
+
+    assert [line.text for line in lines] == ["100 %", "b"]
