@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import pickle
 import types
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import cloudpickle
+from graphflow.common.pickling import dumps
 
 __all__ = ["allow_children"]
 
@@ -26,5 +27,5 @@ def allow_children() -> None:
 
 def _by_value(pickler: Any, value: Any) -> Any:
     if isinstance(value, types.FunctionType | type) and value.__module__ == "__main__":
-        return cloudpickle.loads, (cloudpickle.dumps(value),)
+        return pickle.loads, (dumps(value),)
     return NotImplemented
