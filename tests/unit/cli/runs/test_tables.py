@@ -22,6 +22,7 @@ RUN: Any = SimpleNamespace(
     started=AT,
     ended=AT,
     created=AT,
+    seconds=0.0,
 )
 
 
