@@ -425,10 +425,6 @@ class Flow(Decorated[P], Generic[P, R]):
         from graphflow.driver.durability import Durability
 
         # What is configured wrongly, or not there, leaves no run behind.
-        if self.options.results.result_serializer is not None:
-            from graphflow.results.packs.serializers import serializer_of
-
-            serializer_of(self.options.results.result_serializer)
         opened = reached(self.options.backend)
         try:
             durability = Durability.create(definition, record)

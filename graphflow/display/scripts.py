@@ -79,7 +79,7 @@ class ScriptDisplay:
         self._service = Service(self._turn, name="graphflow-display", interval=_REFRESH_SECONDS)
 
     def mode(self, backend: object = None) -> str:
-        """Return how a run that begins here is shown: `live`, `end`, `plain`, `notebook` or `off`.
+        """Return how a run that begins here is shown: `live`, `lines`, `end`, `plain`, `notebook`, `quiet` or `off`.
 
         With `end` only its end is: a debugger in a task that runs inline needs the terminal for itself.
         """
@@ -93,10 +93,12 @@ class ScriptDisplay:
 
             if cell_of_kernel() is not None:
                 return "notebook"
-        if asked != "auto":
-            return asked
-        if "pytest" in sys.modules or sys.stderr is None:
+        is_silent = "pytest" in sys.modules or sys.stderr is None
+        if asked in ("auto", "off") and is_silent:
             return "off"
+        if asked != "auto":
+            # Lines that were asked for are not as sparse as those that nobody may read.
+            return {"plain": "lines", "off": "quiet"}.get(asked, asked)
         is_capable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
         if not is_capable:
             return "plain"
@@ -113,14 +115,15 @@ class ScriptDisplay:
 
     def _begin(self, run: Run, mode: str) -> None:
         with self._lock:
-            if not self._runs:
+            if mode != "quiet" and not self._runs:
                 self._printing.install()
             if mode == "notebook":
                 self._begin_in_notebook(run)
             self._runs[run] = mode, time.monotonic()
             if sys.excepthook is sys.__excepthook__:
                 sys.excepthook = self._uncaught
-        self._service.start()
+        if mode != "quiet":
+            self._service.start()
 
     def end(self, run: Run) -> None:
         """Show how a run ended. What cannot be shown fails no run."""
@@ -145,7 +148,10 @@ class ScriptDisplay:
                 return
             if run.exception is not None:
                 self._failed.add(run)
-                self._untold_failed.add(run)
+                if mode != "quiet" or run.state.is_cancelled():
+                    self._untold_failed.add(run)
+            if mode == "quiet":
+                return
             if was_drawn or time.monotonic() - since >= (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
                 self._show_end(run, with_table=True)
             elif mode != "plain":
@@ -177,7 +183,7 @@ class ScriptDisplay:
 
     def _begin_drawing(self) -> None:
         run, (mode, since) = next(iter(self._runs.items()))
-        if mode not in ("live", "plain"):
+        if mode not in ("live", "lines", "plain"):
             return
         if time.monotonic() - since < (PLAIN_SECONDS if mode == "plain" else LIVE_SECONDS):
             return
@@ -188,7 +194,9 @@ class ScriptDisplay:
 
         self._meter = Meter()
         console = make_console(stream=self._stderr())
-        progress = LiveProgress(console) if mode == "live" else PlainProgress(console, is_sparse=True)
+        progress = (
+            LiveProgress(console) if mode == "live" else PlainProgress(console, is_sparse=mode == "plain")
+        )
         progress.start()
         self._drawn = run, progress
         if mode == "live":

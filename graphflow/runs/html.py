@@ -75,8 +75,7 @@ def nodes_table(nodes: Sequence[Node]) -> Markup:
             for name in ("Failed", "TimedOut", "Crashed", "Indeterminate", "UpstreamFailed")
         )
         width = node.width if node.is_mapped else 1
-        ended = node.ended
-        seconds = (ended - node.started).total_seconds() if node.started and ended else None
+        seconds = node.seconds if node.ended else None
         rows.append(
             [
                 node.name,

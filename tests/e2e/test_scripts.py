@@ -109,7 +109,7 @@ def test_on_a_terminal_a_script_shows_the_live_table_the_summary_and_what_to_typ
     code, out, shown = on_terminal(script(folder, body), folder)
 
     assert code == 0, shown
-    assert "━" in shown and "/1,600" in shown
+    assert re.search("[━─]{4}.*/1,600", shown)
     found = re.search(r"tolerant  run (\w{26})  Completed", shown)
     assert found, shown
     assert f"graphflow runs failures {found[1]}" in shown
@@ -146,6 +146,38 @@ def test_progress_can_be_switched_off(folder: Path) -> None:
     assert (code, shown) == (0, "")
 
 
+def test_lines_in_place_of_a_table_can_be_asked_for(folder: Path) -> None:
+    body = "tolerant.with_options(backend='threads:2')(400)"
+    done = subprocess.run(
+        script(folder, body),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"GRAPHFLOW_PROGRESS": "plain"},
+        check=True,
+    )
+    assert re.search(r"^work  [\d,]+/400 \(", done.stderr, re.MULTILINE)
+    assert "show 4 failures that the flow handled" in done.stderr
+
+
+def test_without_progress_failures_and_interruptions_still_end_without_frames_of_graphflow(
+    folder: Path,
+) -> None:
+    for body in ("strict(400)", "os.kill(os.getpid(), 2)"):
+        done = subprocess.run(
+            [*script(folder, f"import os; {body}")],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"GRAPHFLOW_PROGRESS": "off"},
+            check=False,
+        )
+        assert done.returncode
+        assert f"{os.sep}graphflow{os.sep}authoring" not in done.stderr
+        assert 'script.py", line 3' in done.stderr
+        assert "graphflow runs" not in done.stderr
+
+
 def test_many_quick_runs_print_a_line_a_second_at_most(folder: Path) -> None:
     code, _, shown = on_terminal(script(folder, "[quick() for _ in range(100)]"), folder)
 
@@ -175,10 +207,9 @@ def test_ctrl_c_ends_with_a_line_and_the_command_that_resumes(folder: Path) -> N
     shown = process.communicate()[1]
 
     assert process.returncode == -signal.SIGINT
-    assert re.fullmatch(
-        r"run (\w{26}) was interrupted\n  graphflow runs resume \1  # run what is missing, keep what is done\n",
-        shown,
-    )
+    # A busy machine may make of it a run long enough for its progress.
+    assert re.search(r"run (\w{26})(?s:.*)  graphflow runs resume \1  # run what is missing", shown), shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("backend", ["inline", "threads:2", "processes:2"])
@@ -297,7 +328,8 @@ def test_async_flows_end_as_others_do(folder: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     shown = process.communicate()[1]
     assert process.returncode == -signal.SIGINT
-    assert re.match(r"run (\w{26}) was interrupted\n  graphflow runs resume \1", shown), shown
+    assert re.search(r"run (\w{26})(?s:.*)  graphflow runs resume \1", shown), shown
+    assert "Traceback" not in shown
 
 
 def test_lines_of_loggers_do_not_tear_the_live_table(folder: Path) -> None:

@@ -21,6 +21,7 @@ RUN: Any = SimpleNamespace(
     state_name="Completed",
     started=AT,
     ended=AT,
+    seconds=1.5,
     created=AT,
     seconds=0.0,
 )
