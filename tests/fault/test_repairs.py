@@ -18,6 +18,7 @@ from graphflow.common import failpoints
 SIZE = 12
 DAMAGES = int(os.environ.get("GRAPHFLOW_TEST_DAMAGES", "40"))
 """How many random damages are tried; 200 takes a few minutes."""
+FIRST = int(os.environ.get("GRAPHFLOW_TEST_FIRST_DAMAGE", "0"))
 GIVEN: dict[str, Any] = {"name": "pipeline", "parameters": {"size": SIZE}, "backend": "threads:2"}
 RUNS = {"ended": "", "early": "journal.commit.before:kill@9", "late": "batch.pack.before:kill@11"}
 
@@ -52,6 +53,7 @@ def targets(home: Path) -> dict[str, list[Path]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_after_a_repair_each_run_goes_on_to_the_right_result(new_stage: Any) -> None:
     stage = new_stage("all")
     for run_id, rules in RUNS.items():
@@ -63,7 +65,7 @@ def test_after_a_repair_each_run_goes_on_to_the_right_result(new_stage: Any) -> 
     assert all(places.values()), places
     names = flows.names(SIZE)
     told_of_loss = again_of = 0
-    for seed in range(int(os.environ.get("GRAPHFLOW_TEST_FIRST", "0")), DAMAGES):
+    for seed in range(FIRST, DAMAGES):
         random_ = random.Random(seed)
         kind = sorted(places)[seed % len(places)]
         path = random_.choice(places[kind])
