@@ -12,6 +12,7 @@ import pickle
 import re
 import stat
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -41,12 +42,14 @@ MASK = "***"
 MIN_CHARACTERS = 4
 """Shorter texts are not masked: they would be found in too many others."""
 MAX_KNOWN = 10_000
-"""The secrets whose texts are masked: the newest of a process."""
+"""The texts that are masked at most: the newest of a process."""
 SECRETS_FILE = "secrets.toml"
 _PYDANTIC = ("pydantic.types", "_SecretBase")
-_lock = threading.Lock()
+_lock = threading.RLock()  # a secret may be collected at any moment, also within
 _texts: dict[str, str | None] = {}
 """The texts of known secrets, and the name that each was looked up by."""
+_holders: dict[str, int] = {}
+"""How many secrets that are alive have each text."""
 _pattern: re.Pattern[str] | None = None
 
 
@@ -57,7 +60,7 @@ class Secret(Generic[T]):
     looked up in the environment, then in `secrets.toml` of the home. Use `get_secret_value()` where the value is needed.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("__weakref__", "_value")
 
     def __init__(self, value: T | Secret[T]) -> None:
         inner: Any = value.get_secret_value() if isinstance(value, Secret) else value
@@ -134,17 +137,35 @@ def refuse_to_write(value: Any) -> pickle.PicklingError:
 
 
 def known(value: Any, name: str | None = None) -> Any:
-    """Mask the texts of a secret in this process from now on; return the secret."""
+    """Mask the texts of a secret in this process, as long as it is alive; return the secret."""
     global _pattern
     texts = {text for text in _leaves(inner_of(value)) if len(text) >= MIN_CHARACTERS}
-    if texts - _texts.keys() or name is not None:
-        with _lock:
-            for text in texts:
-                _texts[text] = name or _texts.get(text)
-            while len(_texts) > MAX_KNOWN:
-                del _texts[next(iter(_texts))]
+    if not texts:
+        return value
+    with _lock:
+        if texts - _texts.keys():
             _pattern = None
+        for text in texts:
+            _texts[text] = name or _texts.get(text)
+            _holders[text] = _holders.get(text, 0) + 1
+        while len(_texts) > MAX_KNOWN:
+            del _texts[next(iter(_texts))]
+    # A text that no secret has any more is an ordinary word.
+    weakref.finalize(value, _forget, texts).atexit = False
     return value
+
+
+def _forget(texts: set[str]) -> None:
+    global _pattern
+    with _lock:
+        for text in texts:
+            left = _holders.get(text, 0) - 1
+            if left > 0:
+                _holders[text] = left
+                continue
+            _holders.pop(text, None)
+            if _texts.pop(text, text) is not text:
+                _pattern = None
 
 
 def are_known() -> bool:
@@ -187,7 +208,7 @@ def _finder() -> re.Pattern[str]:
     global _pattern
     with _lock:
         if _pattern is None:
-            forms = {form for text in _texts for form in _forms(text)}
+            forms = {form for text in list(_texts) for form in _forms(text)} or {"\0" * MIN_CHARACTERS}
             # The longest first: one secret may begin like another.
             _pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
         return _pattern

@@ -21,6 +21,7 @@ from graphflow.results.packs.classes import dumps_value
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test makes known is not masked in others."""
     monkeypatch.setattr(secrets, "_texts", {})
+    monkeypatch.setattr(secrets, "_holders", {})
     monkeypatch.setattr(secrets, "_pattern", None)
     monkeypatch.setattr(canonical, "_digests", {})
 
@@ -33,7 +34,7 @@ def test_a_secret_shows_nothing_and_gives_its_value() -> None:
 
 
 def test_known_secrets_are_masked_in_each_form_from_four_characters_on() -> None:
-    Secret('pa"ss/wörd'), Secret("abc"), Secret(b"bytes-\xff"), Secret(12345), pydantic.SecretStr("other")
+    kept = [Secret('pa"ss/wörd'), Secret("abc"), Secret(b"bytes-\xff"), Secret(12345)]
     assert mask('x pa"ss/wörd y') == f"x {MASK} y"
     for text in ('pa\\"ss/w\\u00f6rd', "pa%22ss%2Fw%C3%B6rd", "bytes-\\xff", "12345"):
         assert mask(f"<{text}>") == f"<{MASK}>", text
@@ -41,17 +42,23 @@ def test_known_secrets_are_masked_in_each_form_from_four_characters_on() -> None
     plain = {"a": [1, "x"], "b": ("y",)}
     assert masked(plain) is plain
     assert masked({"k": ['pa"ss/wörd']}) == {"k": [MASK]}
+    # Once no secret has it, a text is an ordinary one.
+    again = Secret(12345)
+    kept.clear()
+    assert mask("12345 bytes-\\xff") == f"{MASK} bytes-\\xff"
+    del again
+    assert mask("12345") == "12345"
 
 
 def test_an_exception_is_scrubbed_with_its_causes_notes_and_attributes() -> None:
-    Secret("sesame")
+    secret = Secret("sesame")
     error, cause = ValueError("no sesame", 1, {"key": "sesame"}), KeyError("sesame!")
     error.__cause__ = cause
     error.add_note("a sesame note")
     error.token = "sesame"  # type: ignore[attr-defined]
     scrub(ExceptionGroup("group", [error]))
     assert error.args == (f"no {MASK}", 1, {"key": MASK}) and cause.args == (f"{MASK}!",)
-    assert error.__notes__ == [f"a {MASK} note"] and vars(error)["token"] == MASK
+    assert error.__notes__ == [f"a {MASK} note"] and vars(error)["token"] == MASK and secret
 
 
 class Login(pydantic.BaseModel):
