@@ -23,7 +23,6 @@ RUN: Any = SimpleNamespace(
     ended=AT,
     seconds=1.5,
     created=AT,
-    seconds=0.0,
 )
 
 
