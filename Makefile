@@ -46,7 +46,7 @@ format: $(VENV)/.stamp-dev
 
 # The versions that are newest now, for every Python and system in one file; commit it once everything passed with them.
 constraints:
-	uv pip compile --quiet --universal --upgrade --python-version 3.11 --group dev --no-header --no-annotate \
+	uv pip compile --quiet --universal --upgrade --python-version 3.11 --group dev --group docs --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file constraints.txt pyproject.toml
 
 clean:

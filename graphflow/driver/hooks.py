@@ -112,5 +112,8 @@ def call_hook(hook: Callable[..., Any], view: Callable[[], tuple[Any, Any]], sta
         outcome = hook(obj, run, state)
         if hasattr(outcome, "__await__"):
             run_awaitable(outcome)
-    except Exception:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        # Also `sys.exit()`: it would end the thread that calls hooks, and the run waits for that.
         logger.exception("the hook %r failed; the run continues", hook)

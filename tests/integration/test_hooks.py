@@ -138,12 +138,18 @@ def test_hooks_may_be_added_by_decorators(backend_name: str) -> None:
     assert completed.__name__ == "completed"
 
 
-def test_a_hook_that_raises_changes_nothing_and_is_logged(backend_name: str, caplog: Any) -> None:
-    @task(on_completion=[lambda *_: 1 / 0])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(3), asyncio.CancelledError()])
+def test_a_hook_that_raises_changes_nothing_and_is_logged(
+    backend_name: str, error: BaseException, caplog: Any
+) -> None:
+    def raises(*_: Any) -> None:
+        raise error
+
+    @task(on_completion=[raises])
     def work() -> int:
         return 1
 
-    @flow(backend=backend_name, on_completion=[lambda *_: 1 / 0])
+    @flow(backend=backend_name, on_completion=[raises])
     def body() -> Any:
         return work()
 
