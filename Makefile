@@ -3,6 +3,7 @@
 # make check        run all that CI runs
 # make lint         ruff and import-linter: style and layers
 # make types        mypy
+# make docs         build the site of docs/ into build/site
 # make format       put the code in form with ruff
 # make constraints  write constraints.txt with the newest versions (needs uv)
 # make clean        remove .venv and what the tools left
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 # Two processes keep two cores busy; they also are what the tests of worker processes were timed with.
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test check lint format types constraints clean help
+.PHONY: demo test check lint format types docs constraints clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +40,11 @@ lint: $(VENV)/.stamp-dev
 
 types: $(VENV)/.stamp-dev
 	$(BIN)/mypy
+
+# Broken links, anchors and references fail.
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'The site is in build/site/index.html'
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
@@ -80,6 +86,17 @@ $(VENV)/.stamp-dev: pyproject.toml constraints.txt
 			-r $(VENV)/dev-requirements.txt; \
 	fi
 	@touch $(VENV)/.stamp-run $@
+
+# What builds the site comes into the same environment: it reads the package there.
+$(VENV)/.stamp-docs: $(VENV)/.stamp-dev
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --group docs; \
+	else \
+		$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"], sep="\n")' \
+			> $(VENV)/docs-requirements.txt; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -r $(VENV)/docs-requirements.txt; \
+	fi
+	@touch $@
 
 define uv_venv
 set -e; test -x $(BIN)/python || uv venv --quiet $(if $(PYTHON),--python '$(PYTHON)') $(VENV)

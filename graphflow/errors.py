@@ -12,6 +12,7 @@ from typing import Any
 __all__ = [
     "BackendError",
     "BackendUnreachable",
+    "BatchedResultError",
     "CrossRunError",
     "CycleError",
     "FlowFailed",

@@ -1,12 +1,15 @@
 """The Python examples of the README and the docs run as they are printed."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from graphflow import errors
 from graphflow.model.states import transition_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,15 +47,63 @@ def test_every_python_example_of_a_page_runs(page: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
-    missing = [
-        f"{page.name}: {target}"
-        for page in PAGES
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-        if not (page.parent / target).exists()
-    ]
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as both GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    missing = []
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("*/README.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            place = page.parent / path if path else page
+            if not place.exists() or (anchor and anchor not in anchors_of(place)):
+                missing.append(f"{page.name}: {target}")
 
     assert missing == []
+
+
+def test_every_page_is_in_the_list_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in readme] == []
+
+
+def test_every_error_is_in_the_page_on_troubleshooting() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+
+    assert sorted(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == sorted(errors.__all__)
+
+
+def texts_of_the_package() -> Iterator[str]:
+    """All texts in the code, with a line end in place of what is filled in."""
+    for module in (ROOT / "graphflow").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(each.value) if isinstance(each, ast.Constant) else "\n" for each in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%\w", "\n", node.value)
+
+
+def test_every_text_that_troubleshooting_quotes_is_in_the_code() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^- `([^`]+)`", page, re.MULTILINE)
+    code = "\0".join(texts_of_the_package())
+
+    def is_there(text: str) -> bool:
+        # What is filled in may end a text: it is written after it.
+        parts = [re.escape(part) for part in text.removesuffix("...").split("...")]
+        return re.search("[^\0]*?".join(parts), code) is not None
+
+    assert len(quoted) > 50
+    assert [text for text in quoted if not is_there(text)] == []
 
 
 def test_the_table_of_moves_is_the_codes_own() -> None:
