@@ -83,7 +83,8 @@ def _current() -> TaskContext | FlowContext | None:
 def capture_logging() -> None:
     """Route records of the standard library's loggers to the log of the item that emits them.
 
-    A record factory is wrapped, once per process; no handler or level is touched.
+    A record factory is wrapped, once per process; no handler or level is touched. Only what is sent to another process, whose
+    loggers get it, is kept from the handler of last resort: it would be shown twice.
     """
     with _lock:
         if "logging" in _installed:
@@ -109,6 +110,15 @@ def capture_logging() -> None:
             return record
 
         logging.setLogRecordFactory(factory)
+        if logging.lastResort is not None:
+            logging.lastResort.addFilter(_is_shown_here)
+
+
+def _is_shown_here(record: logging.LogRecord) -> bool:
+    context = _current()
+    if context is None or context.sink is None or record.name.startswith("distributed"):
+        return True
+    return context.sink.tell is None
 
 
 def _mask_record(record: logging.LogRecord) -> None:

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import graphflow
+import graphflow.ports
+import graphflow.results
 from graphflow import errors
 from graphflow.model.states import transition_table
 
@@ -58,7 +62,8 @@ def anchors_of(page: Path) -> set[str]:
 
 def test_every_link_leads_to_a_file_and_a_heading() -> None:
     missing = []
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("*/README.md")]:
+    beside = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    for page in [*beside, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
             path, _, anchor = target.partition("#")
             place = page.parent / path if path else page
@@ -66,6 +71,16 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
                 missing.append(f"{page.name}: {target}")
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    "module", [graphflow, graphflow.ports, graphflow.results], ids=lambda each: each.__name__
+)
+def test_the_reference_has_every_public_name(module: ModuleType) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    named = re.findall(r"^::: [\w.]*?(\w+)$", pages, re.MULTILINE)
+
+    assert set(module.__all__) - set(named) == set()
 
 
 def test_every_page_is_in_the_list_of_the_readme() -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from graphflow import flow, get_run_logger, task, task_context
+from graphflow.testing.faults.processes import Script
 
 
 @task
@@ -126,6 +127,22 @@ def test_print_keeps_its_arguments(local_name: str, capsys: Any) -> None:
 
     assert messages(body.run().nodes["work"].items[0].log) == ["1-a", ""]
     assert "to stderr" in capsys.readouterr().err
+
+
+def test_a_warning_without_a_handler_is_shown_once(local_name: str) -> None:
+    script = f"""
+        from graphflow import flow, get_run_logger, task
+        @task
+        def work():
+            get_run_logger().warning("careful")
+        @flow(backend={local_name!r})
+        def body():
+            return work()
+        body()
+    """
+    with Script(script, environment={"GRAPHFLOW_PROGRESS": "off"}) as running:
+        running.end()
+    assert running.errors.count("careful") == 1
 
 
 def test_very_many_lines_are_bounded_and_counted(backend_name: str) -> None:
