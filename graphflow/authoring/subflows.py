@@ -94,7 +94,11 @@ class InnerCall:
         )
         options = flow.options
         inside = self.recorder.inside(
-            flow.name, log_prints=options.log_prints, results=options.results, wait_for=self.wait_for
+            flow.name,
+            log_prints=options.log_prints,
+            results=options.results,
+            wait_for=self.wait_for,
+            persist_result=options.persist_result,
         )
         with inside as self._group, entered(self.recorder, context):
             yield

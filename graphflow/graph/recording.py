@@ -44,7 +44,8 @@ _EFFECTS = builtin("effects", mapping.nothing)
 
 @dataclass(frozen=True, slots=True)
 class _Inside:
-    """The flow inside the flow whose body records here, as a path, whether its prints are logged, and where results go.
+    """The flow inside the flow whose body records here, as a path, whether its prints are logged, where results go, and
+    whether they outlive the run.
 
     All that it records waits for `wait_for`.
     """
@@ -54,6 +55,7 @@ class _Inside:
     log_prints: bool
     results: CacheDefaults
     wait_for: tuple[Any, ...] = ()
+    persist_result: bool | None = None
 
 
 _INSIDE: ContextVar[_Inside | None] = ContextVar("graphflow_inside", default=None)
@@ -102,7 +104,13 @@ class Recorder:
 
     @contextmanager
     def inside(
-        self, flow_name: str, *, log_prints: bool, results: CacheDefaults = NO_DEFAULTS, wait_for: Any = None
+        self,
+        flow_name: str,
+        *,
+        log_prints: bool,
+        results: CacheDefaults = NO_DEFAULTS,
+        wait_for: Any = None,
+        persist_result: bool | None = None,
     ) -> Iterator[str]:
         """Record nodes in this context under a flow that is called here; yield its path.
 
@@ -120,6 +128,7 @@ class Recorder:
                 outer.log_prints or log_prints,
                 results.merged(outer.results),
                 outer.wait_for if wait_for is None else (*outer.wait_for, wait_for),
+                outer.persist_result if persist_result is None else persist_result,
             )
         )
         try:
@@ -361,6 +370,8 @@ class Recorder:
         inside = self._inside()
         if options.log_prints is None and inside.log_prints:
             options = replace(options, log_prints=True)
+        if options.persist_result is None and inside.persist_result is not None:
+            options = replace(options, persist_result=inside.persist_result)
         if not callee.is_builtin:
             options = options.in_flow(inside.results)
         scope = f"{self.scope}/{inside.group}" if inside.group else self.scope

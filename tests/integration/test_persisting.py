@@ -129,6 +129,35 @@ def test_all_values_of_a_flow_are_stored(persisting: Persisting) -> None:
         assert check_pack(persisting.store, name, run_id=run.id)
 
 
+def test_what_an_inner_flow_says_of_its_values_holds_for_its_tasks() -> None:
+    @task(persist_result=True)
+    def own(x: int) -> int:
+        return x
+
+    @flow(persist_result=False)
+    def inner() -> Any:
+        return inmost(), double.map([1, 2]), own(3)
+
+    @flow
+    def inmost() -> Any:
+        return many.map([1, 2])
+
+    @flow(backend="inline")
+    def outer() -> Any:
+        return inner(), text.map([1, 2])
+
+    run = outer.run()
+    nodes = history().run(run.id).nodes
+    assert [node.name for node in nodes if not node.is_builtin and _is_kept(node)] == ["own", "text"]
+
+
+def _is_kept(node: Any) -> bool:
+    try:
+        return node.items[0].value is not None
+    except ValueUnavailable:
+        return False
+
+
 def test_tasks_that_move_to_processes_store_their_values(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "results", key=bytes(32))
     with LocalBackend(2, thresholds=Thresholds(moves_all=True)) as backend:
