@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from graphflow import backends, flow, task
+from graphflow import backends, flow, history, task
 from graphflow.backends.automatic.candidates import Thresholds
 from graphflow.backends.automatic.switching import LocalBackend
+from graphflow.errors import ValueUnavailable
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Report, stored_ref
 from graphflow.model.states import Code
