@@ -25,6 +25,8 @@ __all__ = ["show_end", "show_failures", "show_summary"]
 
 _ROWS_SHOWN = 60
 _NODE_WIDTH = 12
+_GAP = 3
+"""What stands between two columns."""
 _GROUPS_SHOWN = 5
 _OWN_FAILURES = frozenset({"Failed", "TimedOut", "Crashed", "Indeterminate"})
 _LOOKED_AT = 1_000
@@ -71,9 +73,10 @@ def _table(rows: Sequence[NodeRow], width: int) -> Table:
     ]
     always = {"items", "completed", "failed", "rate", "time"}
     shown = [(name, cell) for name, cell in columns if name in always or any(cell(row) for row in rows)]
-    room = width - max((len(row.state.name) for row in rows), default=0) - _NODE_WIDTH
+    named = min(_NODE_WIDTH, max((len(row.name) for row in rows), default=0))
+    room = width - max((len(row.state.name) for row in rows), default=0) - named - 2 * _GAP
     for droppable in ("rate", "retries", "skipped", "cached", "time", "cancelled", "completed"):
-        needed = sum(2 + max(len(name), *(len(cell(row)) for row in rows)) for name, cell in shown)
+        needed = sum(_GAP + max(len(name), *(len(cell(row)) for row in rows)) for name, cell in shown)
         if needed > room:
             shown = [(name, cell) for name, cell in shown if name != droppable]
     for name, _ in shown:
