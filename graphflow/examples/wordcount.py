@@ -21,7 +21,7 @@ from graphflow import INPUTS, flow, task
 __all__ = ["Counts", "count_plainly", "find_sources", "standard_library", "word_count"]
 
 _WORD = re.compile(r"[a-z]{4,}")
-_NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests"}
+_NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
 
 
 class Counts(NamedTuple):
@@ -37,7 +37,7 @@ def standard_library() -> str:
 
 
 def find_sources(folder: str, limit: int | None = None) -> list[str]:
-    """Return the Python files below a folder, sorted, without tests and installed packages.
+    """Return the Python files below a folder, sorted, without installed packages.
 
     Raises
     ------
