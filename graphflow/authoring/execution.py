@@ -85,6 +85,9 @@ class Execution:
         self.options = flow.options
         self.record = record
         self.run = LiveRun(record)
+        # What a run begins with holds for all of it.
+        self._refreshes, self._max_depth = settings.refresh_cache(), settings.max_depth()
+        self._storage = settings.result_storage(), settings.result_storage_options()
         self.durability = record.durability = durability
         self._opened: list[tuple[Backend, bool]] = [] if opened is None else [opened]
         self._shown = display.mode(flow.options.backend)
@@ -187,6 +190,7 @@ class Execution:
             attempt=run.attempt,
             log_prints=self.options.log_prints,
             results=self.options.results,
+            max_depth=self._max_depth,
             durability=self.durability,
             persistence=self._persistence(),
         )
@@ -206,7 +210,8 @@ class Execution:
         caches = Caches(
             run_id=run.id,
             token=f"{run.id}/{epoch}/{run.attempt}",
-            refreshes=settings.refresh_cache(),
+            refreshes=self._refreshes,
+            storage=self._storage,
         )
         return replace(durable.persistence(self.flow), caches=caches)
 

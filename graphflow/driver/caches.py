@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any, cast
 
 from graphflow.cache.sites import Presence, Site, site_of
@@ -23,13 +24,21 @@ __all__ = ["Caches", "storage_of"]
 logger = logging.getLogger("graphflow.cache")
 
 
-def storage_of(said: CacheDefaults, *, default: str, path: str = "") -> ResultStore:
+Configured = tuple[str | None, Mapping[str, Any]]
+"""The location of results that is configured, None for the default, and its options."""
+
+
+def storage_of(
+    said: CacheDefaults, *, default: str, path: str = "", configured: Configured | None = None
+) -> ResultStore:
     """Return the store that a flow or task names, else the one that is configured, else the default folder.
 
     Parameters
     ----------
     path
         A folder below what is named or configured; the default is taken as it is.
+    configured
+        What is configured, None for what is configured now.
 
     Raises
     ------
@@ -38,9 +47,9 @@ def storage_of(said: CacheDefaults, *, default: str, path: str = "") -> ResultSt
     """
     if said.result_storage is not None:
         return open_store(said.result_storage, storage_options=said.result_storage_options, path=path)
-    url = settings.result_storage()
+    url, options = configured or (settings.result_storage(), settings.result_storage_options())
     if url is not None:
-        return open_store(url, storage_options=settings.result_storage_options(), path=path)
+        return open_store(url, storage_options=options, path=path)
     return open_store(default)
 
 
@@ -55,12 +64,17 @@ class Caches:
         Sets this driver apart from others of the same run.
     refreshes
         Whether results are recomputed in this run, whatever the tasks' options.
+    storage
+        Where results go unless something else is said; what is configured now by default.
     """
 
-    def __init__(self, *, run_id: str, token: str, refreshes: bool = False) -> None:
+    def __init__(
+        self, *, run_id: str, token: str, refreshes: bool = False, storage: Configured | None = None
+    ) -> None:
         self._run_id = run_id
         self._token = token
         self._refreshes = refreshes
+        self._storage = storage
         self._known: dict[int, tuple[Program, CacheOrder | None]] = {}
         self._stores: dict[str, ResultStore] = {}
         self._presences: dict[tuple[str, str], Presence] = {}
@@ -146,7 +160,7 @@ class Caches:
         place = said.result_storage or ""
         store = self._stores.get(place)
         if store is None:
-            store = storage_of(said, default=str(settings.home() / "results"))
+            store = storage_of(said, default=str(settings.home() / "results"), configured=self._storage)
             if store.is_shared:
                 # An error is not kept.
                 _check_once(cast(Any, store))

@@ -115,10 +115,11 @@ class Durability:
         self._act: Callable[[Request], None] | None = None
         self._lost: Callable[[GraphflowError], None] | None = None
         self._sink: LogSink | None = None
+        self._lease_seconds = settings.lease_seconds()
         self._keeper = Service(
             self._keep,
             name=f"graphflow-keeper-{journal.run_id[-6:]}",
-            interval=min(POLL_SECONDS, settings.lease_seconds() / 10),
+            interval=min(POLL_SECONDS, self._lease_seconds / 10),
             on_error=self._keeping_failed,
         )
         self._lines = 0
@@ -134,7 +135,7 @@ class Durability:
     def lease_until(self) -> float | None:
         """When the lease ends unless it is renewed, in seconds since the epoch; None once it was given back."""
         age = time.monotonic() - self._renewed
-        return None if self._is_closed else time.time() - age + settings.lease_seconds()
+        return None if self._is_closed else time.time() - age + self._lease_seconds
 
     def spans(self, until: float = inf) -> list[Span]:
         """Return from when to when the launches of the run lasted; the last one until a moment."""
@@ -207,7 +208,7 @@ class Durability:
         self._keeper.start()
 
     def _keep(self) -> None:
-        if time.monotonic() - self._renewed >= settings.lease_seconds() / 3:
+        if time.monotonic() - self._renewed >= self._lease_seconds / 3:
             self.journal.renew()
             self._renewed = time.monotonic()
         for request in self.journal.requests():

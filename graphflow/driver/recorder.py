@@ -38,6 +38,8 @@ class RunRecorder(Recorder):
     ----------
     make_backend
         Gives the backend and is called when the first node is to run.
+    max_depth
+        How deep tasks that return calls of tasks may be nested; what is set by default.
     durability, persistence
         What makes the run outlive this process; None for a run that is kept in memory alone.
     """
@@ -52,6 +54,7 @@ class RunRecorder(Recorder):
         attempt: int = 1,
         log_prints: bool = False,
         results: CacheDefaults = NO_DEFAULTS,
+        max_depth: int | None = None,
         durability: Durability | None = None,
         persistence: Persistence | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class RunRecorder(Recorder):
         self._ids = itertools.count()
         self._depths: dict[int, int] = {}
         """How deep the nodes that tasks recorded are nested."""
-        self._max_depth = settings.max_depth()
+        self._max_depth = settings.max_depth() if max_depth is None else max_depth
         self._pending: list[Node] = []
         self.not_asked: list[str] = []
         """The names of what is recorded and was not started; the same list for as long as this lives."""
