@@ -581,7 +581,7 @@ def test_ctrl_c_in_a_script_ends_it_without_noise_or_leftovers(tmp_path: Path) -
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "was interrupted\n  graphflow runs resume " in errors
+    assert "graphflow runs resume " in errors
     assert "Traceback" not in errors
     assert "distributed" not in errors
     pids = [int(each.name.partition("-")[2]) for each in tmp_path.glob("pid-*")]
@@ -631,7 +631,8 @@ def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path, spec: str) -> N
         text=True,
         timeout=90,
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(folder)},
+        # Where a cluster takes long to come up, the run would be shown.
+        env={**os.environ, "TMPDIR": str(folder), "GRAPHFLOW_PROGRESS": "off"},
     )
     assert (done.stdout, done.stderr) == ("Completed 50\n", "")
     assert not list(folder.glob("graphflow-*"))
