@@ -75,7 +75,7 @@ def _judge(
                 return Verdict.FAIL
             # A scalar that was skipped has no value to hand on; of a gather, only the skipped items drop out.
             is_skipped = counts.skipped and not counts.successful and not counts.failed and not whole_failed
-            skips = skips or bool(is_skipped and dep.kind not in (DepKind.ORDER, DepKind.AFTER))
+            skips = skips or bool(is_skipped and not dep.kind.is_order)
         else:
             total.update(counts)
             if whole_failed and not counts.failed:

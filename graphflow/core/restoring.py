@@ -45,7 +45,7 @@ class Restorer:
             if book.past is not None and any(
                 _ended_otherwise(books[dep.upstream], dep.index if dep.kind is DepKind.PICK else None)
                 for dep in book.node.deps
-                if dep.kind not in (DepKind.ITEMS, DepKind.ORDER, DepKind.AFTER)
+                if not (dep.kind.is_lane or dep.kind.is_order)
             ):
                 book.past.void()
 
@@ -157,7 +157,7 @@ class Restorer:
 
     def _unneeded(self, book: NodeBook, indices: Sequence[int], known: dict[int, int]) -> int:
         """Return where all that takes the values of a node, as far as it was recorded, is taken over."""
-        users = [user for user in book.users if user[1] not in (DepKind.ORDER, DepKind.AFTER)]
+        users = [user for user in book.users if not user[1].is_order]
         mask = _all(len(indices)) if users else 0
         for user, kind, index in users:
             if kind is DepKind.ITEMS:

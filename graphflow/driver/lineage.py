@@ -73,9 +73,7 @@ class Lineage:
             for user, dep in self._users.get(number, ()):
                 known = self._nodes[user]
                 kind = DepKind[dep.kind]
-                if kind in (DepKind.ORDER, DepKind.AFTER) or (
-                    kind is DepKind.PICK and dep.index not in voided
-                ):
+                if kind.is_order or (kind is DepKind.PICK and dep.index not in voided):
                     continue
                 ended = ended_of(known, voided if kind is DepKind.ITEMS else None)
                 if len(ended) or (kind is not DepKind.ITEMS and known.is_final):

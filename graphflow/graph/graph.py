@@ -46,6 +46,11 @@ class DepKind(IntEnum):
         """Whether the dependency is item by item."""
         return self is DepKind.ITEMS
 
+    @property
+    def is_order(self) -> bool:
+        """Whether the dependency decides only when a node runs, and gives it no value."""
+        return self in (DepKind.ORDER, DepKind.AFTER)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dep:
@@ -253,13 +258,7 @@ class Graph:
             lines.append(f'    n{node.id}[["{text}"]]' if node.is_mapped else f'    n{node.id}["{text}"]')
         for node in self:
             for dep in node.deps:
-                arrow = (
-                    "-.->"
-                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
-                    else "==>"
-                    if _is_mapped(dep)
-                    else "-->"
-                )
+                arrow = "-.->" if dep.kind.is_order else "==>" if _is_mapped(dep) else "-->"
                 text = f"|{_escape(dep.argument)}|" if dep.argument else ""
                 lines.append(f"    n{dep.upstream} {arrow}{text} n{node.id}")
         return "\n".join(lines)
@@ -272,13 +271,7 @@ class Graph:
             lines.append(f"    n{node.id} [label={_quote(self._label(node))}, shape={shape}];")
         for node in self:
             for dep in node.deps:
-                style = (
-                    "dashed"
-                    if dep.kind in (DepKind.ORDER, DepKind.AFTER)
-                    else "bold"
-                    if _is_mapped(dep)
-                    else "solid"
-                )
+                style = "dashed" if dep.kind.is_order else "bold" if _is_mapped(dep) else "solid"
                 lines.append(
                     f"    n{dep.upstream} -> n{node.id} [label={_quote(dep.argument)}, style={style}];"
                 )

@@ -326,25 +326,16 @@ class Recorder:
             if many:
                 every = Binder(self, "effects")
                 every.deps += many
-                self.effects.stand_in(self._add(_EFFECTS, every, (), {}, is_mapped=False, name=None))
+                stand_in = self._node(_EFFECTS, every, (), {}, is_mapped=False, name=None)
+                self.effects.stand_in(self._add(stand_in))
             if not callee.is_builtin:
                 binder.order(self._inside().wait_for)
                 binder.deps += self.effects.before(binder.deps, callee.options.trigger)
-            node = self._add(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+            node = self._add(self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name))
             self.effects.recorded(node)
         return node
 
-    def _add(
-        self,
-        callee: Callee,
-        binder: Binder,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        is_mapped: bool,
-        name: str | None,
-    ) -> Node:
-        node = self._node(callee, binder, args, kwargs, is_mapped=is_mapped, name=name)
+    def _add(self, node: Node) -> Node:
         # It may be refused.
         self.added(node)
         self.nodes.append(node)
