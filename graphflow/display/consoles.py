@@ -69,8 +69,8 @@ def time_text(at: datetime | None, *, stream: Any = None, timespec: str = "secon
 def choose_progress(
     asked: ProgressMode, *, is_terminal: bool, environ: Mapping[str, str] = os.environ
 ) -> ProgressMode:
-    """Return the mode that `auto` means here: live on a capable terminal, plain lines in a log, in CI and elsewhere."""
+    """Return the mode that `auto` means here: live on a capable terminal, plain lines elsewhere."""
     if asked is not ProgressMode.AUTO:
         return asked
-    is_plain = not is_terminal or bool(environ.get("CI")) or environ.get("TERM") == "dumb"
+    is_plain = not is_terminal or environ.get("TERM") == "dumb"
     return ProgressMode.PLAIN if is_plain else ProgressMode.LIVE

@@ -99,7 +99,7 @@ class ScriptDisplay:
         if asked != "auto":
             # Lines that were asked for are not as sparse as those that nobody may read.
             return {"plain": "lines", "off": "quiet"}.get(asked, asked)
-        is_capable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+        is_capable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         if not is_capable:
             return "plain"
         return "end" if runs_in_caller(backend or settings.backend()) else "live"

@@ -175,7 +175,7 @@ def test_rows_that_do_not_fit_give_way_to_those_at_work() -> None:
     [
         ({}, True, ProgressMode.LIVE),
         ({}, False, ProgressMode.PLAIN),
-        ({"CI": "true"}, True, ProgressMode.PLAIN),
+        ({"CI": "true"}, True, ProgressMode.LIVE),
         ({"TERM": "dumb"}, True, ProgressMode.PLAIN),
     ],
 )
