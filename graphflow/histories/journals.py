@@ -27,6 +27,11 @@ class Writer(Protocol):
         """The number of the last commit."""
         ...
 
+    @property
+    def number(self) -> int:
+        """The number of the last record."""
+        ...
+
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         """Add a commit; see `Journal.commit`."""
         ...
@@ -127,6 +132,10 @@ class RunJournal:
     def seq(self) -> int:
         """The number of the last commit."""
         return self._writer.seq
+
+    @property
+    def number(self) -> int:
+        return self._writer.number
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
         self._check()

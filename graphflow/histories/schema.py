@@ -111,6 +111,14 @@ READ_HEADS = (
     " WHERE number >= ? AND number < ? ORDER BY number"
 )
 READ_BODY = "SELECT body FROM record WHERE number = ?"
+READ_ONE = (
+    "SELECT record.number, record.seq, kind, node, lo, record.count, record.at, digest, body, epoch, first"
+    " FROM record JOIN commits ON commits.seq = record.seq WHERE record.number = ?"
+)
+# Of a table without an index, so only the end of it is looked at.
+LAST_OF_KIND = (
+    "SELECT number FROM record WHERE number >= ? AND number < ? AND kind = ? ORDER BY number DESC LIMIT 1"
+)
 READ_LAST_STATE = (
     "SELECT seq, at, state FROM commits WHERE state IS NOT NULL AND seq <= ? ORDER BY seq DESC LIMIT 1"
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.model.records import Entry, Record, Request, RunHeader
@@ -22,6 +22,11 @@ class Journal(Protocol):
     @property
     def epoch(self) -> int:
         """The number of this driver among the run's; every commit is guarded by it."""
+        ...
+
+    @property
+    def number(self) -> int:
+        """The number of the last record that was written, 0 before any."""
         ...
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
@@ -116,11 +121,29 @@ class History(Protocol):
     ) -> Iterator[Entry]:
         """Yield the records of commits after a number, in order, each verified; never block the run's driver.
 
+        Digests are left out, unless `kinds` names them: one that is damaged hinders nobody who does not use it.
+
         Raises
         ------
         HistoryDamaged
             At the first record that differs from what was written.
         """
+        ...
+
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        """Yield the records of these numbers, in this order, each verified by itself. O(numbers).
+
+        Whether there are others is not looked at: the caller knows which records it needs, from a digest.
+
+        Raises
+        ------
+        HistoryDamaged
+            At the first record that is missing, or differs from what was written.
+        """
+        ...
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        """Yield the numbers of the last few digests, newest first, as far as they are found without reading the records."""
         ...
 
     def head(self, run_id: str) -> int:
