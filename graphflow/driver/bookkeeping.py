@@ -5,15 +5,19 @@ Everything here happens before it takes effect outside. Several drivers may use 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from graphflow.common.failpoints import failpoint
 from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
+from graphflow.driver.digesting import Digests
+from graphflow.errors import GraphflowError, LeaseLost
 from graphflow.graph.graph import DepKind, Node
 from graphflow.identity.fingerprints import code_fingerprint, constants_digest
 from graphflow.model.orders import Ref
@@ -38,6 +42,8 @@ from graphflow.records.codec import RecordWriter
 
 __all__ = ["Bookkeeper", "node_inputs", "shown_options"]
 
+_logger = logging.getLogger("graphflow.driver.bookkeeping")
+
 
 class Bookkeeper:
     """Turns commands into records and commits them.
@@ -52,6 +58,8 @@ class Bookkeeper:
         The numbers that nodes have by key, from earlier launches.
     wall
         The time of what is noted, in seconds since the epoch.
+    digests
+        Makes digests of what was written; None for a run that has none.
     """
 
     def __init__(
@@ -61,8 +69,10 @@ class Bookkeeper:
         *,
         numbers: Mapping[str, int] | None = None,
         wall: Callable[[], float] = time.time,
+        digests: Digests | None = None,
     ) -> None:
         self.journal = journal
+        self._digests = digests
         self._wall = wall
         self._writer = writer
         self._by_key = dict(numbers or {})
@@ -235,9 +245,33 @@ class Bookkeeper:
         with self._lock:
             if not self._records and self._state is None:
                 return
-            self.journal.commit(self._records, state=self._state)
-            self._records = []
-            self._state = None
+            seq = self.journal.commit(self._records, state=self._state)
+            written, self._records, self._state = self._records, [], None
+            if self._digests is not None:
+                self._digests.wrote(written, seq=seq, number=self.journal.number, epoch=self.journal.epoch)
+                self._digest()
+
+    def end(self) -> None:
+        """Write what readers want of a run that its driver leaves; the run itself needs none of it."""
+        with self._lock:
+            self._digest(at_end=True)
+
+    def _digest(self, *, at_end: bool = False) -> None:
+        digests = self._digests
+        if digests is None or not digests.is_due(at_end=at_end):
+            return
+        try:
+            record = digests.record(number=self.journal.number + 1, at=self._wall())
+            failpoint("digest.write.before")
+            self.journal.commit([record])
+        except GraphflowError as error:
+            # Nothing is lost without it; if the run was lost, the next commit tells.
+            digests.failed()
+            level = logging.DEBUG if isinstance(error, LeaseLost) else logging.WARNING
+            _logger.log(level, "run %s: its digest could not be written: %s", self.journal.run_id, error)
+        else:
+            digests.written()
+            failpoint("digest.write.after")
 
     def _add(self, record: Record) -> None:
         with self._lock:

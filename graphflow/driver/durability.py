@@ -28,6 +28,7 @@ from graphflow.common.wording import with_article
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
 from graphflow.driver.definition import Definition, RunFacts
+from graphflow.driver.digesting import Digests
 from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import (
@@ -167,7 +168,8 @@ class Durability:
         journal = history.create(header)
         try:
             store = open_store(history, run.id, said=flow.options.results)
-            self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
+            books = Bookkeeper(journal, RecordWriter(), digests=Digests(history, run.id))
+            self = cls(journal=journal, books=books, store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))
             self.books.commit()
@@ -299,6 +301,7 @@ class Durability:
         """Release the lease."""
         self._keeper.stop()
         self._is_closed = True
+        self.books.end()
         self.journal.close()
 
 
@@ -386,6 +389,7 @@ def reopen(
             journal,
             RecordWriter.continuing(replay),
             numbers=recovery.numbers,
+            digests=Digests(history, header.id),
         )
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
