@@ -43,6 +43,10 @@ class Journal(Protocol):
         """
         ...
 
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """Keep what lists show of the run, as JSON: with its next state, or at once; if that fails, the next one counts."""
+        ...
+
     def renew(self) -> None:
         """Keep the lease for another term; may be called by another thread.
 
@@ -114,6 +118,10 @@ class History(Protocol):
         before: str | None = None,
     ) -> list[RunHeader]:
         """Return runs, newest first; `before` is the id of the last run of the previous page."""
+        ...
+
+    def summary(self, run_id: str) -> str:
+        """Return what a run's driver last told lists, as JSON; empty where nothing is known."""
         ...
 
     def read(

@@ -35,6 +35,7 @@ from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.rebuilding import catch_up, known_replay
 from graphflow.records.replay import Replay, ReplayedNode
 from graphflow.records.spans import Span, launch_seconds
+from graphflow.records.summary import RunSummary
 from graphflow.results.packs import packs
 from graphflow.results.packs.single import check, restore
 from graphflow.results.stores.opening import open_store
@@ -174,6 +175,7 @@ class RecordedRun(Run):
         self._folder = folder
         self._replay: Replay | None = None
         self._whole: Replay | None = None
+        self._summary: RunSummary | None = None
         self._store: ResultStore | None = None
         self._known = _Known(self)
         self._words: list[Moved] | None = None
@@ -250,6 +252,13 @@ class RecordedRun(Run):
             State.of(Code(moved.code), at=moved.at, message=moved.message)
             for moved in self.replay.transitions
         ]
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """Its nodes in a few lines, as its driver last told lists; reads no history. None where nothing is known."""
+        if self._summary is None:
+            self._summary = RunSummary.of_text(self._histories.summary(self.id))
+        return self._summary
 
     @property
     def exception(self) -> Exception | None:
@@ -329,7 +338,7 @@ class RecordedRun(Run):
             If it was removed.
         """
         self._header = self._histories.find(self.id)
-        self._words = None
+        self._words = self._summary = None
         if self._replay is not None:
             catch_up(self._replay, self._histories, self.id)
             self._settle()

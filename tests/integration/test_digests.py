@@ -19,7 +19,7 @@ from graphflow.driver.digesting import Digests
 from graphflow.errors import HistoryError
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.model.records import Kind
-from graphflow.runs.documents import item_document, run_document
+from graphflow.runs.documents import item_document, listed_document, run_document
 from graphflow.runs.history import RunHistory
 from graphflow.runs.recorded import RecordedRun
 
@@ -229,6 +229,35 @@ def test_a_crash_around_a_digest_loses_nothing(name, hit, history, undigested):
     run = history.run("run-1")
     assert _told(run) == undigested("run-1")
     assert run.nodes["half"].counts["Failed"] == 7 and run.state.name == "Failed"
+
+
+def test_lists_know_what_the_history_tells(home, history):
+    _run()
+    (run,) = history.runs()
+    assert run.summary is not None
+    shown = {node.name: node for node in run.summary.nodes}
+    for node in run.nodes:
+        if not node.is_builtin:
+            assert dict(shown[node.name].counts) == dict(node.counts)
+            assert shown[node.name].width == (node.width if node.is_mapped else 1)
+    assert run.summary.message == run.state.message and run.summary.failures[0].startswith(
+        "half: ValueError: bad "
+    )
+    assert listed_document(run)["counts"] == dict(run.summary.counts)
+
+
+def test_a_changed_summary_is_not_believed_and_a_catalog_without_any_gets_them(home, history):
+    _run(12)
+    with sqlite3.connect(home / "catalog.db") as database:
+        database.execute("UPDATE summary SET body = replace(body, 'Completed', 'Cached')")
+    database.close()
+    assert history.run("run-1").summary is None
+    with sqlite3.connect(home / "catalog.db") as database:
+        database.execute("DROP TABLE summary")
+    database.close()
+    calculate.run(12, run_id="run-2")
+    with graphflow.history() as other:
+        assert other.run("run-1").summary is None and other.run("run-2").summary is not None
 
 
 def test_a_run_that_goes_on_is_read_on_from_where_it_was(history, undigested):

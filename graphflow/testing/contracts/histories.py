@@ -252,6 +252,23 @@ class HistoryContract:
 
     # -- lists ---------------------------------------------------------------------------------------------
 
+    def test_lists_hear_of_a_run_with_its_next_state_or_at_once(self, place: Place) -> None:
+        history, reader = place.history(), place.history(BESIDE)
+        journal = history.create(header())
+        assert reader.summary(journal.run_id) == ""
+        journal.summarize("first")
+        assert reader.summary(journal.run_id) == ""
+        journal.commit([_items(0, 0, 1)], state="Running")
+        assert reader.summary(journal.run_id) == "first"
+        journal.summarize("second", at_once=True)
+        assert reader.summary(journal.run_id) == "second"
+        journal.commit([_items(0, 1, 1)], state="Completed")
+        journal.close()
+        journal.summarize("of one that is closed", at_once=True)
+        assert reader.summary(journal.run_id) == "second"
+        history.remove(journal.run_id)
+        assert reader.summary(journal.run_id) == ""
+
     def test_states_and_times_are_listed(self, place: Place) -> None:
         history, clock = place.history(), place.clock
         journal = history.create(header())

@@ -125,6 +125,9 @@ class _WatchedJournal:
         """The number of the last record."""
         return self.inner.number
 
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """No list is shown."""
+
     def renew(self) -> None:
         """Keep the lease."""
         self.inner.renew()
