@@ -93,7 +93,15 @@ def records_of(
     """The records of each commit of a run of one map."""
     rng = random.Random(7)
     launch = Launch(
-        epoch=1, reason="start", host="h", pid=1, boot_id="", flow_name="f", run_name="r", began=1.7e9
+        epoch=1,
+        reason="start",
+        host="h",
+        pid=1,
+        boot_id="",
+        flow_name="f",
+        run_name="r",
+        began=1.7e9,
+        results="file:///tmp/graphflow-results",
     )
     entry = NodeEntry(number=0, key="k", name="fetch", task_name="fetch", is_mapped=True, width=items)
     yield [

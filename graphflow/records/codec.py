@@ -66,13 +66,14 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
     HistoryDamaged
         If it cannot be read.
     """
-    where = _where(record, seq)
     version = record.body[0] if record.body else 0
     known = _VERSIONS.get(record.kind, facts.VERSION)
     if record.kind not in Kind.__members__.values() or version > known:
-        raise HistoryTooNew(f"{where} was written by a newer graphflow; upgrade graphflow to read this run")
+        raise HistoryTooNew(
+            f"{_where(record, seq)} was written by a newer graphflow; upgrade graphflow to read this run"
+        )
     if not version:
-        raise HistoryDamaged(f"{where} is damaged: it has no content")
+        raise HistoryDamaged(f"{_where(record, seq)} is damaged: it has no content")
     try:
         if record.kind == Kind.ITEMS:
             return items.decode_items(record.body, node=record.node, lo=record.lo, count=record.count)
@@ -83,7 +84,7 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
         return facts.decode_fact(record)
     except _BROKEN as error:
         raise HistoryDamaged(
-            f"{where} is damaged: {type(error).__name__}: {error}; `graphflow fsck` lists all damage"
+            f"{_where(record, seq)} is damaged: {type(error).__name__}: {error}; `graphflow fsck` lists all damage"
         ) from error
 
 

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from graphflow.model.reports import StepReport
@@ -53,12 +53,11 @@ def _binned(durations: array[float]) -> bytes:
     """Return the bin of each duration."""
     data = durations.tobytes()
     upper, following = data[_UPPER::4], data[_NEXT::4]
-    low = following.translate(_LOW)
-    found = _number(upper.translate(_HIGH))
-    if min(upper) >= _FIRST and max(upper) <= _LAST:
-        found |= _number(low)
-    else:
-        found |= _number(low) & _number(upper.translate(_INSIDE)) | _number(upper.translate(_ABOVE))
+    found, low = _number(upper.translate(_HIGH)), _number(following.translate(_LOW))
+    inside = upper.translate(_INSIDE)
+    if inside.count(7) < len(inside):
+        low = low & _number(inside) | _number(upper.translate(_ABOVE))
+    found |= low
     return found.to_bytes(len(upper), "little")
 
 
@@ -73,6 +72,8 @@ class Durations:
 
     bins: array[int] = field(default_factory=lambda: array("Q", bytes(8 * BINS)))
     slowest: list[tuple[float, int]] = field(default_factory=list)
+    _least: int = field(default=0, compare=False)
+    """A bin that none of these is below, where they are all that are kept."""
 
     def add(self, indices: Sequence[int], step: StepReport) -> float:
         """Add what a report says; return the seconds of all items together."""
@@ -85,18 +86,33 @@ class Durations:
             if not durations:
                 return 0.0
         found = _binned(durations)
+        last = 0
         for each in set(found):
             self.bins[each] += found.count(each)
-        longest = max(durations)
-        slowest = self.slowest
-        if len(slowest) < SLOWEST or longest > slowest[-1][0]:
-            new = (
-                heapq.nlargest(SLOWEST, zip(durations, indices, strict=True))
-                if len(durations) > 1
-                else [(longest, indices[0])]
-            )
-            self.slowest = sorted([*slowest, *new], key=lambda each: (-each[0], each[1]))[:SLOWEST]
+            last = max(last, each)
+        # Where all are of lower bins, none is among the slowest, and no value needs a look.
+        if len(self.slowest) < SLOWEST or last >= self._least:
+            self._look(indices, durations)
         return sum(durations)
+
+    def _look(self, indices: Sequence[int], durations: array[float]) -> None:
+        slowest = self.slowest
+        least, last = (slowest[-1][0], slowest[-1][1]) if len(slowest) == SLOWEST else (-inf, 0)
+        if max(durations) < least:
+            return
+        if len(durations) > SLOWEST:
+            cut = heapq.nlargest(SLOWEST, durations)[-1]
+            if cut > least:
+                least, last = cut, sys.maxsize
+        # Of equal ones the first count, so that batches change nothing.
+        new = [
+            (seconds, index)
+            for seconds, index in zip(durations, indices, strict=True)
+            if seconds > least or (seconds == least and index < last)
+        ]
+        if new:
+            self.slowest = sorted([*slowest, *new], key=lambda each: (-each[0], each[1]))[:SLOWEST]
+            self._least = _binned(array("f", [self.slowest[-1][0]]))[0]
 
 
 @dataclass(slots=True)
