@@ -95,7 +95,7 @@ class ItemReader:
             for entry in self._read(numbers):
                 yield entry.record, decode(entry.record, seq=entry.seq)
             return
-        for entry in self._read(missing):
+        for entry in self._read(missing) if missing else ():
             known[entry.number] = entry.record, decode(entry.record, seq=entry.seq)
         yield from [known[number] for number in numbers]
         while len(known) > BODIES_KEPT:
@@ -114,7 +114,7 @@ class ItemReader:
             return None
         fresh = self.rows.errors[self._errors_read :]
         self._errors_read += len(fresh)
-        for entry in self._read(fresh):
+        for entry in self._read(fresh) if fresh else ():
             value = decode(entry.record, seq=entry.seq)
             if entry.record.kind == Kind.ERRORS:
                 self._errors += value

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, Counts
+from graphflow.model.states import FINAL_CODES, Code, Counts
 from graphflow.records.known import KnownNode, KnownRun
 
 __all__ = ["MAX_NBYTES", "MAX_NODES", "NodeSummary", "RunSummary", "summary_of"]
@@ -96,25 +96,27 @@ def summary_of(run: KnownRun, *, message: str = "", with_failures: bool = True) 
     shown = [node for node in known if not node.is_builtin]
     # Equally large ones stay in the order of their calls.
     shown.sort(key=lambda node: -node.size)
+    counts = {node.number: node.counts() for node in shown}
     others = Counts()
     for node in shown[MAX_NODES:]:
-        others.update(node.counts())
+        others.update(counts[node.number])
+    failed = [node for node in shown if counts[node.number].failed]
     return RunSummary(
-        nodes=tuple(_node(node) for node in shown[:MAX_NODES]),
+        nodes=tuple(_node(node, counts[node.number]) for node in shown[:MAX_NODES]),
         other_nodes=max(0, len(shown) - MAX_NODES),
         other_counts=others,
-        failures=tuple(_kinds(shown)) if with_failures else (),
+        failures=tuple(_kinds(failed)) if with_failures else (),
         message=message[:MAX_TEXT],
     )
 
 
-def _node(node: KnownNode) -> NodeSummary:
+def _node(node: KnownNode, counts: Counts) -> NodeSummary:
     running = [moved.at for moved in node.transitions if moved.code == Code.RUNNING]
     last = node.transitions[-1] if node.transitions else None
     return NodeSummary(
         name=node.name[:MAX_NAME],
         width=node.width if node.is_mapped else 1,
-        counts=dict(node.counts()),
+        counts=dict(counts),
         started=round(running[0], 3) if running else None,
         ended=round(last.at, 3) if last is not None and last.code in FINAL_CODES else None,
     )
@@ -124,8 +126,6 @@ def _kinds(nodes: Sequence[KnownNode]) -> list[str]:
     """Return the first different failures, as `node: type: text`."""
     found: list[str] = []
     for node in nodes:
-        if not any(code.state_name in node.counts() for code in FAILED_CODES):
-            continue
         for _, record in node.history.first_errors(MAX_KINDS):
             found.append(f"{node.name[:MAX_NAME]}: {record.type_name}: {record.message}"[:MAX_TEXT])
             if len(found) == MAX_KINDS:
