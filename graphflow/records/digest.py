@@ -24,7 +24,6 @@ from graphflow.records.items import info_of, info_row
 from graphflow.records.packing import Packer, Unpacker
 from graphflow.records.replay import Replay
 from graphflow.records.replayed_node import Flight, ReplayedNode
-from graphflow.records.rows import Rows
 
 __all__ = ["DigestUnusable", "digest_record", "forget_told", "replay_of"]
 
@@ -66,7 +65,9 @@ def digest_record(replay: Replay, *, number: int, previous: int, at: float) -> R
     ):
         out.number(count)
     _pack_doubles(out, replay.lasts)
-    folded.items.rows.pack(out)
+    rows = folded.items.fresh
+    _pack_numbers(out, rows.facts)
+    out.blob(rows.packed())
     _pack_faults(out, folded)
     out.number(len(replay.nodes))
     for node in replay.nodes.values():
@@ -88,7 +89,7 @@ def forget_told(replay: Replay) -> None:
     """Forget what is in digests that were written: which record tells what, and the errors of items."""
     folded = replay.folded
     assert folded is not None
-    folded.items.rows.clear()
+    folded.items.forget()
     for _, history in _faulty(folded):
         history.faults = FaultColumns()
 
@@ -170,7 +171,8 @@ class _Page:
     seq: int
     counts: tuple[int, ...]
     lasts: array[float]
-    rows: Rows
+    facts: Sequence[int]
+    rows: bytes
     previous: int
 
 
@@ -203,12 +205,12 @@ def replay_of(
     folded = FoldedHistory(reader)
     replay = Replay(store, read=decoded, folded=folded)
     pages = _pages(number, read)
-    rows = Rows()
-    for page in pages:
-        rows.extend(page.rows)
-    for entry in read(rows.facts):
+    for entry in read([number for page in pages for number in page.facts]):
         replay.add(entry)
-    reader.rows = rows
+    # Facts tell nothing of items, but they were added like any other record.
+    reader.forget()
+    for page in pages:
+        reader.tell(page.rows)
     try:
         for page in pages:
             for _ in range(page.come.number()):
@@ -246,7 +248,7 @@ def _page(entry: Entry) -> _Page:
     if seq != entry.seq - 1:
         raise ValueError("it was written for another commit")
     counts = tuple(come.number() for _ in range(6))
-    return _Page(come, seq, counts, _doubles(come), Rows.unpack(come), previous)
+    return _Page(come, seq, counts, _doubles(come), _numbers(come), come.blob(), previous)
 
 
 def _numbers(come: Unpacker) -> Sequence[int]:

@@ -51,7 +51,9 @@ class ItemReader:
     """
 
     def __init__(self, read: Read, store: ResultStore | None = None) -> None:
-        self.rows = Rows()
+        self.fresh = Rows()
+        """The records that were added, and those of digests once they were asked for."""
+        self._told: list[bytes] = []
         self._read = read
         self._store = store
         self._places: dict[int, Places] = {}
@@ -61,6 +63,25 @@ class ItemReader:
         self._variants: dict[int, TextVariants] = {}
         self._errors_read = 0
         self._book = ErrorBook()
+
+    @property
+    def rows(self) -> Rows:
+        """All records about items, errors and lines of the log."""
+        if self._told:
+            merged = Rows()
+            for data in self._told:
+                merged.extend(Rows.unpacked(data))
+            merged.extend(self.fresh)
+            self.fresh, self._told = merged, []
+        return self.fresh
+
+    def tell(self, packed: bytes) -> None:
+        """Add the records of a digest, which are unpacked when something of them is asked for."""
+        self._told.append(packed)
+
+    def forget(self) -> None:
+        """Forget which records there are."""
+        self.fresh, self._told = Rows(), []
 
     def _places_of(self, node: int) -> Places:
         if self._placed != len(self.rows.items):

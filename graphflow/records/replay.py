@@ -175,7 +175,7 @@ class Replay:
                 f"{type(error).__name__}: {error}"
             ) from error
         if self.folded is not None:
-            self.folded.items.rows.add(record.kind, entry.number, record.node, value)
+            self.folded.items.fresh.add(record.kind, entry.number, record.node, value)
         self.records += 1
         self.seq = entry.seq
         if self.lasts and record.at > self.lasts[-1]:

@@ -57,7 +57,7 @@ class Rows:
 
     def _columns(self) -> tuple[array[int], ...]:
         items = self.items
-        return self.facts, self.logs, self.errors, items.numbers, items.nodes, items.los, items.his
+        return self.logs, self.errors, items.numbers, items.nodes, items.los, items.his
 
     def add(self, kind: int, number: int, node: int, value: Any) -> None:
         """Add a record of a kind; of those that are gone for good with their batch, nothing is kept."""
@@ -73,26 +73,25 @@ class Rows:
 
     def extend(self, other: Rows) -> None:
         """Add the records that follow."""
+        self.facts.extend(other.facts)
         for mine, theirs in zip(self._columns(), other._columns(), strict=True):
             mine.extend(theirs)
 
-    def clear(self) -> None:
-        """Forget all."""
-        for column in self._columns():
-            del column[:]
-
-    def pack(self, out: Packer) -> None:
-        """Pack all."""
+    def packed(self) -> bytes:
+        """Return all but the facts, packed."""
+        out = Packer(0)
         for column in self._columns():
             out.number(len(column))
             out.words(column)
+        return out.data()
 
     @classmethod
-    def unpack(cls, come: Unpacker) -> Rows:
-        """Return what was packed."""
-        found = cls()
+    def unpacked(cls, data: bytes) -> Rows:
+        """Return what was packed; raises what an `Unpacker` does."""
+        found, come = cls(), Unpacker(data)
         for column in found._columns():
             column.extend(come.words(column.typecode, come.number()))
+        come.end()
         return found
 
 
