@@ -67,12 +67,13 @@ class Digests:
         self._previous = 0
         self._made: tuple[Replay, int] | None = None
         """What the digest that is being written was made of, and its number."""
-        self._count = 0
+        self._count = self._seq = 0
         self._looked = self._not_before = clock()
 
     def wrote(self, records: Sequence[Record], *, seq: int, number: int, epoch: int) -> None:
         """Add a commit that is durable; `number` is that of its last record."""
         self._count += len(records)
+        self._seq = seq
         replay = self._replay
         if replay is None:
             return
@@ -109,6 +110,8 @@ class Digests:
             if self._previous:
                 forget_told(replay)
             catch_up(replay, self._history, self._run_id)
+        # Also of commits without records.
+        replay.seq = self._seq
         # What follows forgets: if it is not written, all is read back.
         self._replay = None
         made = digest_record(replay, number=number, previous=self._previous, at=at)

@@ -99,7 +99,7 @@ class Driver:
         self.run_id = run_id
         self.flow_name = flow_name
         self.backend = backend
-        self.history = MemoryHistory()
+        self.history = MemoryHistory(persistence.store)
         self.is_finished = False
         self.outcome: ev.FinishRun | None = None
         self.failure: BaseException | None = None
@@ -204,6 +204,18 @@ class Driver:
     def pause(self) -> None:
         """Send nothing more until `resume`; running batches continue."""
         self.tell(ev.PauseRequested())
+
+    def drain(self, timeout: float) -> bool:
+        """Send nothing more, and wait until what is under way has ended and is durable; False if it has not after `timeout` seconds.
+
+        The driver can end then without losing anything: another one resumes the run. Called by a thread that does none of
+        the run's work.
+        """
+        drained = threading.Event()
+        self.pause()
+        # Told after a commit, as all waiters are.
+        self.call(lambda: self._waiters.append((lambda: not self.core.flights, drained.set)))
+        return drained.wait(timeout)
 
     def read(self, node: int, *, read: int, limit: int) -> None:
         """Record that the reader of a map is done with items below `read`, and wants those below `limit`."""
@@ -531,6 +543,8 @@ class Driver:
             self._sources.close(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):
             self.backend.limit(self.run_id, command.node, command.seconds)
+        elif isinstance(command, ev.RecallBatches):
+            self.backend.recall(self.run_id, command.batches)
         elif isinstance(command, ev.StopBatches):
             self.backend.stop(self.run_id, hard=command.hard)
         elif isinstance(command, ev.FinishRun):

@@ -267,7 +267,7 @@ def _take_last(page: _Page, replay: Replay) -> None:
     for _ in range(come.number()):
         batch = come.number()
         nodes, indices, out = _numbers(come), _numbers(come), _numbers(come)
-        replay.fly(batch, Flight(tuple(nodes), indices, out))
+        replay.put_flying(batch, Flight(tuple(nodes), indices, out))
     replay.timelines = [_timeline(come) for _ in range(come.number())]
     come.end()
     replay.records, replay.batches, replay.chunks, replay.error_count, folded.lines, folded.logs_dropped = (

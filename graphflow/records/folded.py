@@ -23,6 +23,7 @@ from graphflow.records.errors import BatchErrors, DistinctErrors, ErrorBook
 from graphflow.records.figures import Durations
 from graphflow.records.item_index import MAX_LOG_LINES, MemoryHistory, NodeHistory, Place, Segment
 from graphflow.records.items import ItemsBody
+from graphflow.records.joined import Joined
 from graphflow.records.packing import Packer, Unpacker
 from graphflow.records.rows import Places, Rows
 from graphflow.records.texts import TextVariants
@@ -31,9 +32,9 @@ __all__ = ["FaultColumns", "FoldedHistory", "FoldedNode", "ItemReader"]
 
 PAGE = 16
 """Items that are looked up together."""
-PAGES_KEPT = 64
-BODIES_KEPT = 256
-"""Records whose items are kept decoded."""
+PAGES_KEPT = 1_024
+ITEMS_KEPT = 200_000
+"""Items of records that are kept decoded, where there is more than one."""
 
 Read = Callable[[Iterable[int]], Iterable[Entry]]
 """Reads the records of some numbers."""
@@ -59,6 +60,7 @@ class ItemReader:
         self._places: dict[int, Places] = {}
         self._placed = 0
         self._bodies: dict[int, tuple[Record, Any]] = {}
+        self._kept = 0
         self._errors: list[ErrorRecord] = []
         self._variants: dict[int, TextVariants] = {}
         self._errors_read = 0
@@ -101,10 +103,11 @@ class ItemReader:
         return self._made(self._places_of(node).numbers, keeps=False)
 
     def _made(self, numbers: Sequence[int], *, keeps: bool) -> NodeHistory:
-        history = NodeHistory()
+        history = NodeHistory(self._store)
         for record, value in self._decoded(numbers, keeps=keeps):
-            if isinstance(value, ItemsBody):
-                history.add(self._segment(value))
+            if isinstance(value, ItemsBody | Joined):
+                for body in value.bodies if isinstance(value, Joined) else (value,):
+                    history.add(self._segment(body))
             else:
                 history.end(value.indices, record.at if value.code in FINAL_CODES else 0.0)
         return history
@@ -118,9 +121,11 @@ class ItemReader:
             return
         for entry in self._read(missing) if missing else ():
             known[entry.number] = entry.record, decode(entry.record, seq=entry.seq)
+            self._kept += entry.record.count
         yield from [known[number] for number in numbers]
-        while len(known) > BODIES_KEPT:
-            del known[next(iter(known))]
+        while self._kept > ITEMS_KEPT and len(known) > 1:
+            record, _ = known.pop(next(iter(known)))
+            self._kept -= record.count
 
     def _segment(self, body: ItemsBody) -> Segment:
         step = body.step

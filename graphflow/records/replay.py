@@ -17,6 +17,7 @@ from graphflow.model.records import (
     Alias,
     Answer,
     Dispatch,
+    Dispatches,
     Ended,
     Entry,
     Kind,
@@ -36,6 +37,7 @@ from graphflow.records.figures import Timeline
 from graphflow.records.folded import FoldedHistory
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.items import ItemsBody
+from graphflow.records.joined import Joined
 from graphflow.records.replayed_node import Flight, ReplayedNode
 from graphflow.records.spans import Span
 from graphflow.records.texts import TextVariants
@@ -109,7 +111,9 @@ class Replay:
             Kind.LAUNCH: self._launch,
             Kind.NODE: self._node,
             Kind.DISPATCH: self._dispatch,
+            Kind.DISPATCHES: self._dispatches,
             Kind.ITEMS: self._items,
+            Kind.JOINED: self._joined,
             Kind.ENDED: self._ended,
             Kind.ERRORS: self._new_errors,
             Kind.VARIANTS: self._new_variants,
@@ -185,11 +189,11 @@ class Replay:
         """Return the batches under way, by number."""
         return self._flights
 
-    def fly(self, batch: int, flight: Flight) -> None:
-        """Apply that a batch is under way."""
+    def put_flying(self, batch: int, flight: Flight) -> None:
+        """Put a batch under way that a digest tells of; its nodes' items are known."""
         self._flights[batch] = flight
         for number in flight.nodes:
-            self.nodes[number].fly(batch, flight)
+            self.nodes[number].flights[batch] = flight
 
     def settle(self) -> None:
         """Settle a run without a driver: items that were running are lost with it."""
@@ -225,7 +229,14 @@ class Replay:
 
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
         self.batches = max(self.batches, dispatch.batch)
-        self.fly(dispatch.batch, Flight(dispatch.nodes, dispatch.indices, dispatch.indices))
+        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices)
+        self._flights[dispatch.batch] = flight
+        for number in dispatch.nodes:
+            self.nodes[number].fly(dispatch.batch, flight)
+
+    def _dispatches(self, record: Record, dispatches: Dispatches) -> None:
+        for each in dispatches.each:
+            self._dispatch(record, each)
 
     def _land(self, batch: int) -> Flight | None:
         flight = self._flights.pop(batch, None)
@@ -250,6 +261,10 @@ class Replay:
         seconds = self.folded.node(record.node).fold(body)
         if self.timelines:
             self.timelines[-1].add(body.worker, body.started, body.step, seconds)
+
+    def _joined(self, record: Record, joined: Joined) -> None:
+        for body in joined.bodies:
+            self._items(record, body)
 
     def _errors_of(self, body: ItemsBody) -> BatchErrors | None:
         """Return the errors of a report, the same object for all its steps."""

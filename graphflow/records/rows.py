@@ -38,11 +38,26 @@ class ItemRows:
 
     def add(self, number: int, node: int, indices: Sequence[int]) -> None:
         """Add a record about these items."""
-        is_range = isinstance(indices, range)
+        lo, hi = _span(indices)
+        self._add(number, node, lo, hi)
+
+    def add_several(self, number: int, node: int, several: Sequence[Sequence[int]]) -> None:
+        """Add a record about the items of several batches."""
+        spans = [_span(indices) for indices in several if len(indices)]
+        if spans:
+            self._add(number, node, min(lo for lo, _ in spans), max(hi for _, hi in spans))
+
+    def _add(self, number: int, node: int, lo: int, hi: int) -> None:
         self.numbers.append(number)
         self.nodes.append(node)
-        self.los.append(indices[0] if is_range else min(indices))
-        self.his.append((indices[-1] if is_range else max(indices)) + 1)
+        self.los.append(lo)
+        self.his.append(hi)
+
+
+def _span(indices: Sequence[int]) -> tuple[int, int]:
+    if isinstance(indices, range):
+        return indices[0], indices[-1] + 1
+    return min(indices), max(indices) + 1
 
 
 @dataclass(slots=True)
@@ -64,6 +79,8 @@ class Rows:
         if kind in (Kind.ITEMS, Kind.ENDED):
             if len(value.indices):
                 self.items.add(number, node, value.indices)
+        elif kind == Kind.JOINED:
+            self.items.add_several(number, node, [body.indices for body in value.bodies])
         elif kind in FACTS:
             self.facts.append(number)
         elif kind == Kind.LOG:

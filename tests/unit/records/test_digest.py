@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from graphflow.model.records import (
 )
 from graphflow.model.reports import LogRecord, Report, StepReport, Stored, ValueInfo
 from graphflow.model.states import Code
-from graphflow.records.codec import RecordWriter, decode
+from graphflow.records.codec import RecordWriter, decode, join
 from graphflow.records.digest import DigestUnusable, digest_record, forget_told, replay_of
 from graphflow.records.folded import FoldedHistory
 from graphflow.records.replay import Replay
@@ -71,6 +72,7 @@ class History:
 
     def digest(self) -> None:
         number = len(self.entries) + 1
+        self.live.seq = self.seq
         record = digest_record(self.live, number=number, previous=self.previous, at=self.now)
         self.commit(record)
         self.previous = number
@@ -104,6 +106,7 @@ class History:
         what = self.rng.choice(
             [self._send] * 6
             + [self._report] * 12
+            + [self._send_several, self._report_together, self._report_together]
             + [
                 self._node,
                 self._end,
@@ -220,6 +223,45 @@ class History:
         )
         if held:
             self.out[batch] = nodes, indices
+
+    def _send_several(self) -> None:
+        nodes = (self._mapped(),)
+        sends = []
+        for _ in range(self.rng.randrange(1, 4)):
+            self.batch += 1
+            indices = self._indices()
+            self.out[self.batch] = nodes, list(indices)
+            sends.append(Dispatch(batch=self.batch, nodes=nodes, indices=indices, is_fresh=True))
+        self.commit(self.writer.dispatches(sends, self.now))
+
+    def _report_together(self) -> None:
+        """Several batches of one node end well in one commit: one record tells of them."""
+        node = self._mapped()
+        batches = [batch for batch, (nodes, _) in self.out.items() if nodes == (node,)][:4]
+        if not batches:
+            return
+        told = []
+        for batch in batches:
+            _, indices = self.out.pop(batch)
+            step = replace(
+                self._step(node, len(indices), has_variants=False),
+                states=bytes([Code.COMPLETED]) * len(indices),
+                info=None,
+                faults=Faults(),
+                anomalies=(),
+            )
+            report = Report(
+                batch=batch,
+                worker=f"w{batch % 3}",
+                started=self.now,
+                elapsed=1.0,
+                reached=len(indices),
+                steps=(step,),
+            )
+            told += self.writer.reported(
+                report, indices, number=lambda node: node, load=lambda ref: ref.data, at=self.now
+            )
+        self.commit(join(told))
 
     def _step(self, node: int, count: int, *, has_variants: bool) -> StepReport:
         rng = self.rng
