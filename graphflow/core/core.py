@@ -18,6 +18,7 @@ from typing import Any
 
 from graphflow.core import events as ev
 from graphflow.core.batching import updated_mean
+from graphflow.core.bundles import Bundles, learn
 from graphflow.core.causes import hand_over, root_of
 from graphflow.core.halting import Halter
 from graphflow.core.landing import grouped, landed
@@ -76,6 +77,7 @@ class Core:
         self.opener = Opener(self.run, self.queues)
         self.halter = Halter(self.run, self.queues, self.opener)
         self.streams = Streams(self.run, self.queues, self.halter)
+        self.bundles = Bundles(self.run, self.queues, self._apply)
         self.is_finished = False
         self._stages = 0
         self._grafts_out = 0
@@ -246,6 +248,7 @@ class Core:
             item_nbytes=sum(source.item_nbytes for source in node.sources) or 8,
             concurrency=node.concurrency,
             finds=node.program is not None and node.program.options.cache is not None,
+            bundle_key=node.bundle_key,
         )
 
     def _close(self, event: ev.RecordingClosed) -> None:
@@ -287,6 +290,10 @@ class Core:
         flight = self.flights.get(report.batch)
         if flight is None:
             return
+        if flight.bundle is not None:
+            self.bundles.report(flight, report)
+            self._note_mean(flight.nodes[0], flight.bundle.mean_seconds)
+            return
         stage, is_first = flight.stage, flight.held is None
         told = landed(flight, report)
         if told is None:
@@ -303,8 +310,10 @@ class Core:
         if is_first:
             stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
             stage.store_seconds = updated_mean(stage.store_seconds, elapsed=report.store_seconds, items=1)
-            if stage.mean_seconds is not None:
-                self._means[self.run.leader_of(stage).node.task_name] = stage.mean_seconds
+            self._note_mean(stage.leader, stage.mean_seconds)
+            bundle = self.queues.bundle_of(stage)
+            if bundle is not None:
+                learn(bundle, report, len(done))
         nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)
         stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
         if stage.finds:
@@ -320,6 +329,11 @@ class Core:
         elif not flight.is_fresh:
             self.opener.continue_lanes(stage, done)
         self.queues.enqueue(stage)
+
+    def _note_mean(self, node: int, mean: float | None) -> None:
+        """Note what an item of a task takes, for nodes of which nothing ran yet."""
+        if mean is not None:
+            self._means[self.books[node].node.task_name] = mean
 
     def _found(self, flight: Flight, report: Report) -> None:
         """Note whether results were found, and give back the starting slots of a batch that executed nothing."""
@@ -469,7 +483,8 @@ class Core:
 
     def _change_policy(self, event: ev.PolicyChanged) -> None:
         book = self.books[event.node]
-        book.node = replace(book.node, program=event.program)
+        book.node = replace(book.node, program=event.program, bundle_key=None)
+        book.stage.bundle_key = None
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         stages = {book.stage.id: book.stage for book in self.books.values() if book.stage.paused}
@@ -488,8 +503,8 @@ class Core:
         self._retries.clear()
         kept: dict[int, set[int]] = {}
         for flight in self.flights.values():
-            for node in flight.nodes:
-                kept.setdefault(node, set()).update(flight.out())
+            for node, indices in flight.places():
+                kept.setdefault(node, set()).update(indices)
         for book in self.books.values():
             book.stage.is_open = True
             book.stage.clear()

@@ -8,7 +8,7 @@ batch goes out and comes back with its items `PENDING` in the node books.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import ClassVar
@@ -21,8 +21,10 @@ from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code,
 
 __all__ = [
     "FAILED_BYTES",
+    "ONLY",
     "OWN_FAILURES",
     "SUCCESS_BYTES",
+    "Bundle",
     "Flight",
     "NodeBook",
     "Past",
@@ -36,6 +38,8 @@ __all__ = [
 
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
 OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
+ONLY = range(1)
+"""The indices of a node that is not mapped."""
 _ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
 
@@ -309,6 +313,8 @@ class Stage:
     """Whether nothing will need it by the time it opens."""
     taken_below: int = 0
     """Items below this one are needed by themselves, whatever becomes of the others."""
+    bundle_key: Hashable | None = None
+    """What its only node, which is not mapped, has in common with others that one batch may run with it."""
 
     @property
     def leader(self) -> int:
@@ -387,10 +393,34 @@ class Flight:
     held: Sequence[int] | None = None
     starting_slots: StartingSlots | None = None
     """What it reserved of a rate."""
+    bundle: Bundle | None = None
+    """Where its nodes, which are not mapped, were taken from; its positions are nodes then, not items of each node."""
 
     def out(self) -> Sequence[int]:
-        """Return the indices that are still out."""
+        """Return the indices that are still out; of a bundle, the positions."""
         return self.indices if self.held is None else [self.indices[position] for position in self.held]
+
+    def places(self) -> Iterable[tuple[int, Sequence[int]]]:
+        """Yield the nodes that are still out, each with the indices of its items."""
+        out = self.out()
+        if self.bundle is None:
+            return [(node, out) for node in self.nodes]
+        return [(self.nodes[position], ONLY) for position in out]
+
+
+@dataclass(slots=True)
+class Bundle:
+    """Nodes that are not mapped, have one `bundle_key` and are ready: a batch takes several of them.
+
+    `ready` is a heap of (-depth, turn, stage), the deepest first. The means are those of a stage.
+    """
+
+    priority: int
+    ready: list[tuple[int, int, Stage]] = field(default_factory=list)
+    is_queued: bool = False
+    mean_seconds: float | None = None
+    store_seconds: float | None = None
+    result_nbytes: float | None = None
 
 
 def packed(indices: Sequence[int]) -> Sequence[int]:

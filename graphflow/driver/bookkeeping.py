@@ -14,6 +14,7 @@ from typing import Any
 from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
+from graphflow.core.nodes import ONLY
 from graphflow.graph.graph import DepKind, Node
 from graphflow.identity.fingerprints import code_fingerprint, constants_digest
 from graphflow.model.orders import Ref
@@ -196,8 +197,9 @@ class Bookkeeper:
                     Dispatch(
                         batch=command.batch,
                         nodes=tuple(self._numbers[node] for node in command.nodes),
-                        indices=command.indices,
+                        indices=ONLY if command.is_bundle else command.indices,
                         is_fresh=flight is None or flight.is_fresh,
+                        is_bundle=command.is_bundle,
                     ),
                     at,
                 )
