@@ -198,21 +198,23 @@ class Core:
         if not node.is_mapped:
             book.width = 1
             book.grow(1)
+            book.counts = bytearray(32)
         for dep in node.deps:
             upstream = self.books[dep.upstream]
             if dep.kind is DepKind.ELEMENTS:
                 self._want_info(upstream)
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)
-            upstream.users.append((node.id, dep.kind, dep.index))
-            upstream.open_users += 1
+            upstream.note_user(node.id, dep.kind, dep.index)
         if joined is not None:
             return None
         for dep in node.deps:
             if dep.kind is DepKind.ITEMS:
+                stage.upstreams = stage.upstreams or {}
                 stage.upstreams.setdefault(dep.upstream, []).append(dep)
         for upstream_id in stage.upstreams:
-            self.books[upstream_id].streams.append(stage)
+            upstream = self.books[upstream_id]
+            upstream.streams = [*upstream.streams, stage]
         stage.is_lazy = any(source.length is None for source in node.sources) or any(
             self.books[upstream_id].stage.is_lazy for upstream_id in stage.upstreams
         )
@@ -225,8 +227,10 @@ class Core:
         if kind is DepKind.PICK and index is not None:
             if index < len(upstream.states) and upstream.states[index] in FINAL_CODES:
                 return
+            upstream.watchers = upstream.watchers or {}
             upstream.watchers.setdefault(index, []).append(stage)
         else:
+            upstream.dependents = upstream.dependents or []
             upstream.dependents.append(stage)
         stage.waiting += 1
 
@@ -387,7 +391,7 @@ class Core:
                     for delay, group in parked.items()
                 }
             if code is Code.PAUSED:
-                stage.paused += [index for group in parked.values() for index in group]
+                stage.paused = [*stage.paused, *(index for group in parked.values() for index in group)]
             else:
                 for delay, group in grouped(parked):
                     due = self.run.now + delay
@@ -413,13 +417,14 @@ class Core:
             self.opener.continue_lane(book.stage, event.index)
             return
         root = self.books[event.root]
+        book.graft_roots = book.graft_roots or {}
         book.graft_roots[event.index] = event.root
         if book.wants_info and not book.node.is_mapped:
             self._want_info(root)
         if root.is_final:
             self._root_ended(event.node, event.index, root)
         else:
-            root.graft_parents.append((event.node, event.index))
+            root.graft_parents = [*root.graft_parents, (event.node, event.index)]
 
     def _root_ended(self, node: int, index: int, root: NodeBook) -> None:
         book = self.books[node]
@@ -508,7 +513,7 @@ class Core:
         for book in self.books.values():
             book.stage.is_open = True
             book.stage.clear()
-            book.stage.paused.clear()
+            book.stage.paused = []
         for book in list(self.books.values()):
             if book.is_final:
                 continue

@@ -416,7 +416,7 @@ class Queues:
                 if stage.is_open:
                     self.hand_back(single, ONLY)
             else:
-                stage.suspects.add(0)
+                stage.suspects |= {0}
                 if stage.is_open:
                     self.queue_item(stage, (node,), 0)
         return crashed
@@ -516,7 +516,7 @@ class Queues:
             middle = (len(indices) + 1) // 2
             for part in ([*indices[:middle]], [*indices[middle:]]):
                 if len(part) == 1:
-                    flight.stage.suspects.add(part[0])
+                    flight.stage.suspects |= {part[0]}
                     self._unmark(flight.nodes, part)
                     self.queue_item(flight.stage, flight.nodes, part[0])
                 elif part:
@@ -528,9 +528,10 @@ class Queues:
     def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
         """Apply the death of an item's worker: the item runs alone once more, task by task, then is `Crashed`."""
         run, stage = self._run, flight.stage
-        stage.suspects.add(index)
+        stage.suspects |= {index}
         self._unmark(flight.nodes, (index,))
         for node in flight.nodes:
+            stage.crashes = stage.crashes or {}
             stage.crashes[node, index] = stage.crashes.get((node, index), 0) + 1
         if len(flight.nodes) == 1:
             book = run.books[flight.nodes[0]]
@@ -566,7 +567,7 @@ class Queues:
             ahead = count - stage.fed + stage.ready
             room = want if stage.limit is None else min(want, stage.limit - count)
             if ahead * 2 <= want and room > 0:
-                stage.pulling.add(slot)
+                stage.pulling |= {slot}
                 self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=room))
 
 

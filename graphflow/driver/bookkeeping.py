@@ -70,6 +70,7 @@ class Bookkeeper:
         # Numbers may be missing, where a history was repaired.
         self._next = max(self._by_key.values(), default=-1) + 1
         self._numbers: dict[int, int] = {}
+        self._options: dict[int, tuple[TaskOptions, Mapping[str, Any]]] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
         self.answers: list[tuple[float, Answer]] = []
@@ -151,7 +152,7 @@ class Bookkeeper:
                 )
                 for dep in node.deps
             ),
-            options=shown_options(program.options) if program is not None else {},
+            options=self._shown(program.options) if program is not None else {},
             code="" if program is None or node.is_builtin else code_fingerprint(program.fn),
             inputs=node_inputs(node),
             parent=None if parent is None else (self._numbers[parent[0]], parent[1]),
@@ -161,6 +162,13 @@ class Bookkeeper:
             ),
             width=node.fixed_width,
         )
+
+    def _shown(self, options: TaskOptions) -> Mapping[str, Any]:
+        """Return what is shown of a task's options; made once for all its nodes."""
+        known = self._options.get(id(options))
+        if known is None:
+            known = self._options[id(options)] = (options, shown_options(options))
+        return known[1]
 
     def taken_back(self, number: int, indices: Sequence[int]) -> None:
         """Outcomes of an earlier launch do not count any more: these items are Pending again, and so is their node."""
