@@ -266,7 +266,7 @@ class Batch:
         decision = decide(
             error,
             options=step.options,
-            fn=step.fn,
+            fn=step.program.fn,
             attempt=attempt,
             run_id=self.order.flow_run_id,
             label=lambda: self._label(step, position),

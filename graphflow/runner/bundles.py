@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -63,6 +64,7 @@ class BundleStep(Step):
         super().__init__(order, size, batch, sink)
         assert batch.bundle is not None
         self.bundle: BundleOrder = batch.bundle
+        self.fn = self._run
         self.infos: list[ValueInfo | None] = [None] * size
         self._shapes: Sequence[Any] = ()
         self._inputs: Sequence[Ready] = ()
@@ -103,6 +105,10 @@ class BundleStep(Step):
 
     def name_of(self, index: int) -> str:
         return self.bundle.names[index]
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task; what a node sets of context variables is not seen by the next."""
+        return copy_context().run(self.program.fn, *args, **kwargs)
 
     def _values(self, position: int) -> list[Any]:
         values = []
