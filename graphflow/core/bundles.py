@@ -15,7 +15,7 @@ from graphflow.core.landing import landed
 from graphflow.core.nodes import ONLY, Bundle, Flight, NodeBook, Stage
 from graphflow.core.outcomes import announce, cancel_items
 from graphflow.core.queues import Queues
-from graphflow.core.state import RunState
+from graphflow.core.state import FollowerBack, RunState
 from graphflow.model.reports import Report, StepReport
 from graphflow.model.states import FINAL_CODES, Code
 
@@ -80,6 +80,7 @@ class Bundles:
         if not stage.is_open:
             # It followed nodes of its own batch, of which nothing was known until now.
             stage.is_open = True
+            stage.is_following = False
             stage.width = 1
         if not book.has_started:
             book.has_started = True
@@ -95,6 +96,8 @@ class Bundles:
             elif book.stage.is_open:
                 book.stage.return_fresh(0, 1)
                 self._queues.enqueue(book.stage)
+            else:
+                self._run.notices.append(FollowerBack(book.stage))
 
     def _cancel(self, book: NodeBook) -> None:
         if book.states[0] not in FINAL_CODES:

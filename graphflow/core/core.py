@@ -40,6 +40,7 @@ from graphflow.core.plan import depth_of, stage_to_join
 from graphflow.core.queues import MAX_CRASHES, Queues
 from graphflow.core.state import (
     DependencyEnded,
+    FollowerBack,
     ItemsEndedUpstream,
     LanesOpen,
     RootEnded,
@@ -277,6 +278,10 @@ class Core:
                     opener.upstream_gone(stage)
                 case DependencyEnded(stage):
                     stage.waiting -= 1
+                    if stage.waiting == 0:
+                        opener.open(stage)
+                case FollowerBack(stage):
+                    stage.is_following = False
                     if stage.waiting == 0:
                         opener.open(stage)
                 case RootEnded(node, index, root):

@@ -331,6 +331,8 @@ class Stage:
     """Whether nothing will need it by the time it opens."""
     taken_below: int = 0
     """Items below this one are needed by themselves, whatever becomes of the others."""
+    is_following: bool = False
+    """Whether its node is under way behind nodes that it waits for."""
     bundle_key: Hashable | None = None
     """What its only node, which is not mapped, has in common with others that one batch may run with it."""
 

@@ -53,7 +53,7 @@ class Opener:
 
     def open(self, stage: Stage) -> None:
         """Open a stage, as everything its leader waits for is final: decide, and find the width."""
-        if stage.is_open:
+        if stage.is_open or stage.is_following:
             return
         stage.is_open = True
         run, leader = self._run, self._run.leader_of(stage)

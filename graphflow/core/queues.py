@@ -21,7 +21,7 @@ from graphflow.core.nodes import (
 )
 from graphflow.core.outcomes import announce, cancel_items, end_items
 from graphflow.core.pacing import Pacer, StartingSlots
-from graphflow.core.state import LanesOpen, RunState
+from graphflow.core.state import FollowerBack, LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.orders import Pace
 from graphflow.model.policies import all_successful
@@ -383,6 +383,7 @@ class Queues:
                     and len(nodes) < most
                     and self._may_follow(stage, inside)
                 ):
+                    stage.is_following = True
                     nodes.append(stage.leader)
                     inside.add(stage.leader)
 
@@ -419,6 +420,8 @@ class Queues:
                 stage.suspects |= {0}
                 if stage.is_open:
                     self.queue_item(stage, (node,), 0)
+            if not stage.is_open:
+                run.notices.append(FollowerBack(stage))
         return crashed
 
     def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:

@@ -15,6 +15,7 @@ from graphflow.ports import Capacity
 
 __all__ = [
     "DependencyEnded",
+    "FollowerBack",
     "ItemsEndedUpstream",
     "LanesOpen",
     "Notice",
@@ -59,6 +60,13 @@ class DependencyEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowerBack:
+    """A stage that followed others in a batch before it opened came back without an outcome."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
 class TooManyFailed:
     """More items of a map failed than its options allow."""
 
@@ -94,6 +102,7 @@ Notice = (
     | WidthKnown
     | UpstreamGone
     | DependencyEnded
+    | FollowerBack
     | RootEnded
     | TooManyFailed
     | LanesOpen
