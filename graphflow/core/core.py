@@ -84,8 +84,6 @@ class Core:
         self._grafts_out = 0
         self._timer: float | None = None
         self._retries: list[tuple[float, int, int, array[int]]] = []
-        self._means: dict[str, float] = {}
-        """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.NodesRecorded: lambda event: self._record_nodes(event.nodes, event.pasts),
             ev.RecordingClosed: self._close,
@@ -165,7 +163,7 @@ class Core:
         total = 0.0
         for book in self.books.values():
             stage = book.stage
-            mean = stage.mean_seconds or self._means.get(book.node.task_name)
+            mean = stage.mean_seconds or self.run.means.get(book.node.task_name)
             if book.is_final or mean is None or stage.leader != book.node.id:
                 continue
             known = book.width - book.ended if book.width is not None else stage.ready + stage.fed
@@ -342,7 +340,7 @@ class Core:
     def _note_mean(self, node: int, mean: float | None) -> None:
         """Note what an item of a task takes, for nodes of which nothing ran yet."""
         if mean is not None:
-            self._means[self.books[node].node.task_name] = mean
+            self.run.means[self.books[node].node.task_name] = mean
 
     def _found(self, flight: Flight, report: Report) -> None:
         """Note whether results were found, and give back the starting slots of a batch that executed nothing."""

@@ -223,6 +223,7 @@ class Queues:
             item_nbytes=stage.item_nbytes,
             batch_seconds=run.capacity.batch_seconds,
             concurrency=share,
+            expected_seconds=run.means.get(run.leader_of(stage).node.task_name),
             result_nbytes=stage.result_nbytes or 0.0,
             store_seconds=stage.store_seconds or 0.0,
         )

@@ -126,6 +126,8 @@ class RunState:
     returned: frozenset[int] = frozenset()
     """Nodes whose values are asked for at the end."""
     open_nodes: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+    """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
     commands: list[Command] = field(default_factory=list)
     notices: deque[Notice] = field(default_factory=deque)
 

@@ -396,7 +396,7 @@ class Recorder:
             sources=tuple(binder.sources),
             trigger=options.trigger,
             bundle_key=(id(callee.fn), id(options), inside.group, id(inside.results), id(context))
-            if can_fuse and not is_mapped and _may_bundle(callee, options, binder)
+            if not is_mapped and _may_bundle(callee, options, binder)
             else None,
             fuse_key=(
                 callee.kind,
@@ -484,7 +484,9 @@ class Recorder:
 def _may_bundle(callee: Callee, options: TaskOptions, binder: Binder) -> bool:
     """Return whether a batch may run a node that is not mapped together with others of its task."""
     return (
-        callee.kind == "sync"
+        callee.kind in ("sync", "builtin")
+        and options.trigger is all_successful
+        and options.cache is None
         and options.batch_size is None
         and not options.on_running
         and not any(dep.allows_failure for dep in binder.deps)

@@ -139,6 +139,8 @@ class BundleStep(Step):
             has_nested=bool(bundle.nested[position]),
             node_name=bundle.names[position],
         )
+        if program.kind == "builtin":
+            return make_call(program, [Constant(each) for each in values])(0)
         own = OwnArguments(program, dict(enumerate(values)), ())
         self._owns.append(own)
         return own.over(make_call(program, [Constant(each) for each in values]))(0)
