@@ -94,7 +94,7 @@ class Bundles:
             if self._run.is_stopping:
                 self._cancel(book)
             elif book.stage.is_open:
-                book.stage.return_fresh(0, 1)
+                book.stage.add_fresh(0, 1)
                 self._queues.enqueue(book.stage)
             else:
                 self._run.notices.append(FollowerBack(book.stage))

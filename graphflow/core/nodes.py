@@ -7,6 +7,7 @@ batch goes out and comes back with its items `PENDING` in the node books.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -293,7 +294,8 @@ class Stage:
     """Indices whose conditions were all met so far."""
     ready: int = 0
     """Indices in the three queues."""
-    fresh: deque[tuple[int, int]] = _NO_ROWS
+    fresh: list[tuple[int, int]] = _NO_ROWS
+    """Ranges in the order of their indices; none touches the next."""
     again: dict[tuple[int, ...], deque[int]] = field(default_factory=_no_entries)
     alone: deque[tuple[tuple[int, ...], list[int]]] = _NO_ROWS
     paused: list[int] = _NO_ROWS
@@ -304,6 +306,10 @@ class Stage:
     crashes: dict[tuple[int, int], int] = field(default_factory=_no_entries)
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
+    began: float | None = None
+    """When its first batch was sent."""
+    slice_seconds: float = 0.0
+    """The slice of its newest batch."""
     item_nbytes: int = 8
     store_seconds: float | None = None
     """What a batch waits for stores, as measured so far."""
@@ -342,18 +348,16 @@ class Stage:
         return self.members[0]
 
     def add_fresh(self, lo: int, hi: int) -> None:
-        """Add a range at the end, joined with the last one where they touch."""
+        """Add a range at its place: what is handed back is begun before what comes after it."""
         self.ready += hi - lo
-        self.fresh = self.fresh or deque()
-        if self.fresh and self.fresh[-1][1] == lo:
-            lo = self.fresh.pop()[0]
-        self.fresh.append((lo, hi))
-
-    def return_fresh(self, lo: int, hi: int) -> None:
-        """Put a range back to the front."""
-        self.ready += hi - lo
-        self.fresh = self.fresh or deque()
-        self.fresh.appendleft((lo, hi))
+        fresh = self.fresh = self.fresh or []
+        at = len(fresh) if not fresh or fresh[-1][0] < lo else bisect.bisect_left(fresh, (lo, hi))
+        if at < len(fresh) and fresh[at][0] == hi:
+            hi = fresh.pop(at)[1]
+        if at and fresh[at - 1][1] == lo:
+            fresh[at - 1] = (fresh[at - 1][0], hi)
+        else:
+            fresh.insert(at, (lo, hi))
 
     def add_again(self, nodes: tuple[int, ...], indices: Sequence[int], *, in_front: bool = False) -> None:
         """Add single indices for some members."""
@@ -390,11 +394,13 @@ class Stage:
 
     def take_fresh(self, count: int) -> range:
         """Take up to `count` indices of the first range."""
-        lo, hi = self.fresh.popleft()
+        lo, hi = self.fresh[0]
         if hi - lo > count:
-            self.fresh.appendleft((lo + count, hi))
             hi = lo + count
-        self.fresh = self.fresh or _NO_ROWS
+            self.fresh[0] = (hi, self.fresh[0][1])
+        else:
+            del self.fresh[0]
+            self.fresh = self.fresh or _NO_ROWS
         self.ready -= hi - lo
         return range(lo, hi)
 
@@ -418,6 +424,8 @@ class Flight:
     """What it reserved of a rate."""
     bundle: Bundle | None = None
     """Where its nodes, which are not mapped, were taken from; its positions are nodes then, not items of each node."""
+    is_grown: bool = False
+    """Whether its slice is so long that changes cannot wait for its end."""
 
     def out(self) -> Sequence[int]:
         """Return the indices that are still out; of a bundle, the positions."""

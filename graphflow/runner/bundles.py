@@ -17,7 +17,7 @@ from graphflow.graph.owning import PLAIN
 from graphflow.model.orders import BatchOrder, BundleOrder, Earlier, Hole, Ref, StepOrder
 from graphflow.model.reports import NO_FAULTS, Faults, StepReport, ValueInfo
 from graphflow.model.states import Code
-from graphflow.results.packs.packs import Section
+from graphflow.results.packs.sections import Section
 from graphflow.runner.capture import LogSink
 from graphflow.runner.host import BatchHost, Packed, SerializationFailure
 from graphflow.runner.inputs import Constant, Ready, failed_input, make_call
@@ -217,4 +217,4 @@ def _packed(
                 node=step.bundle.nodes[position], data=data, count=1, missing=sorted(errors), is_whole=True
             )
         )
-    return write_sections(order, packed, sections)
+    return write_sections(batch.host, order, packed, sections)

@@ -87,6 +87,7 @@ class Header:
     results: bytes | None = None
     epoch: int = 0
     bundle: BundleOrder | None = None
+    tell_seconds: float | None = None
 
 
 def refs_of(order: BatchOrder) -> list[Ref]:
@@ -169,6 +170,7 @@ class OrderEncoder:
             None if order.results is None else pickle.dumps(order.results, protocol=5),
             order.epoch,
             order.bundle,
+            order.tell_seconds,
         )
         return pickle.dumps(header, protocol=5)
 
@@ -397,6 +399,7 @@ def decode_order(
         results=None if header.results is None else pickle.loads(header.results),
         epoch=header.epoch,
         bundle=header.bundle,
+        tell_seconds=header.tell_seconds,
     )
 
 
