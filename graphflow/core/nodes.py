@@ -443,7 +443,7 @@ class Flight:
 class Bundle:
     """Nodes that are not mapped, have one `bundle_key` and are ready: a batch takes several of them.
 
-    `ready` is a heap of (-depth, turn, stage), the deepest first. The means are those of a stage.
+    `ready` is a heap of (-depth, id, stage): the deepest first, else in the order of the calls. The means are those of a stage.
     """
 
     priority: int

@@ -79,7 +79,8 @@ class Queues:
         self._turn += 1
         bundle = self.bundle_of(stage)
         if bundle is not None and stage.fresh and not stage.suspects:
-            heapq.heappush(bundle.ready, (-stage.depth, self._turn, stage))
+            # In the order of the calls: what was handed back is next.
+            heapq.heappush(bundle.ready, (-stage.depth, stage.id, stage))
             self._queue_bundle(bundle)
         else:
             heapq.heappush(self._queue, (-stage.priority, -stage.depth, self._turn, stage))
