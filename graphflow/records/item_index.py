@@ -81,6 +81,8 @@ class NodeHistory:
         self._tally: ErrorTally | None = None
         self._tallied = 0
         self.inputs_kept = 0
+        self.began: float | None = None
+        """When the first batch began, in seconds since the epoch."""
         self.transitions: list[Moved] = []
         self._ended_at = _NO_MOMENTS
 
@@ -92,6 +94,8 @@ class NodeHistory:
         for index in [each for each in self._aliases if each in indices] if self._aliases else ():
             # It ran again, and may have a value of its own now.
             del self._aliases[index]
+        if self.began is None or segment.started < self.began:
+            self.began = segment.started
         if len(segment.step.faults):
             # Without the values, which may be let go of.
             self._segments = self._segments or []
@@ -272,7 +276,7 @@ class NodeHistory:
     def first_errors(self, limit: int) -> list[tuple[int, ErrorRecord]]:
         """Return up to `limit` distinct errors that ended items, in order of the first item. O(batches + limit)."""
         found: dict[tuple[str, str, str], tuple[int, ErrorRecord]] = {}
-        for segment in sorted(self._segments, key=lambda each: each.indices[0]):
+        for segment in sorted(self._segments, key=lambda each: each.indices[each.step.faults.positions[0]]):
             if segment.errors is None:
                 continue
             faults, states, seen = segment.step.faults, segment.step.states, set()
@@ -373,6 +377,10 @@ class NodeHistory:
             stop = min(hi, max(following, lo + 1))
             yield filler, [0] * (stop - lo)
             lo = stop
+
+    def whole(self) -> NodeHistory:
+        """Return the same with all that was reported."""
+        return self
 
     def segments(self) -> Iterator[Segment]:
         """Yield all segments: of first runs in order of the items, then the others as they came."""

@@ -14,7 +14,7 @@ from graphflow.model.orders import Ref
 from graphflow.model.reports import CachedFrom, CachedOrigin, StepReport, Stored, ValueInfo
 from graphflow.records.packing import Packer, Unpacker, pressed, unpressed
 
-__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items"]
+__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items", "info_of", "info_row"]
 
 VERSION = 2
 """The newest layout; what has nothing of it is written in the first."""
@@ -172,7 +172,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
             is_whole=not flags & _IS_PARTIAL,
         )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""
-    info = _info(come.json()) if flags & _HAS_INFO else None
+    info = info_of(come.json()) if flags & _HAS_INFO else None
     labels: Ref | None = None
     if flags & _HAS_LABELS:
         labels = Ref(kind="local", id="labels", count=count, data=Labels(come.blob(), count))
@@ -306,12 +306,16 @@ def _unpack_anomalies(come: Unpacker) -> AnomalyTable:
 
 @lru_cache(256)
 def _info_bytes(info: ValueInfo) -> bytes:
-    return json.dumps([info.kind, info.type_name, info.length, info.hint], separators=(",", ":")).encode(
-        "ascii"
-    )
+    return json.dumps(info_row(info), separators=(",", ":")).encode("ascii")
 
 
-def _info(row: Any) -> ValueInfo:
+def info_row(info: ValueInfo) -> list[Any]:
+    """Return what a value is to a map as a row of JSON."""
+    return [info.kind, info.type_name, info.length, info.hint]
+
+
+def info_of(row: Any) -> ValueInfo:
+    """Return what a row says; `ValueError` or `TypeError` where it is none."""
     kind, type_name, length, hint = row
     if kind not in ("sized", "scalar", "refused"):
         raise ValueError(f"unknown kind of value {kind!r}")

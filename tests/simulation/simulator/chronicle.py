@@ -77,7 +77,8 @@ class Chronicle:
         self.epoch = epoch
         self.seq += 1
         for record in records:
-            self._take(epoch, record)
+            if record.kind != Kind.DIGEST:
+                self._take(epoch, record)
 
     def _take(self, epoch: int, record: Record) -> None:
         value = self.read(record)
