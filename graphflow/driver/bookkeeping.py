@@ -16,6 +16,7 @@ from graphflow.common.failpoints import failpoint
 from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
+from graphflow.core.nodes import ONLY
 from graphflow.driver.digesting import Digests
 from graphflow.errors import GraphflowError, LeaseLost
 from graphflow.graph.graph import DepKind, Node
@@ -79,6 +80,7 @@ class Bookkeeper:
         # Numbers may be missing, where a history was repaired.
         self._next = max(self._by_key.values(), default=-1) + 1
         self._numbers: dict[int, int] = {}
+        self._options: dict[int, tuple[TaskOptions, Mapping[str, Any]]] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
         self.answers: list[tuple[float, Answer]] = []
@@ -165,7 +167,7 @@ class Bookkeeper:
                 )
                 for dep in node.deps
             ),
-            options=shown_options(program.options) if program is not None else {},
+            options=self._shown(program.options) if program is not None else {},
             code="" if program is None or node.is_builtin else code_fingerprint(program.fn),
             inputs=node_inputs(node),
             parent=None if parent is None else (self._numbers[parent[0]], parent[1]),
@@ -175,6 +177,13 @@ class Bookkeeper:
             ),
             width=node.fixed_width,
         )
+
+    def _shown(self, options: TaskOptions) -> Mapping[str, Any]:
+        """Return what is shown of a task's options; made once for all its nodes."""
+        known = self._options.get(id(options))
+        if known is None:
+            known = self._options[id(options)] = (options, shown_options(options))
+        return known[1]
 
     def taken_back(self, number: int, indices: Sequence[int]) -> None:
         """Outcomes of an earlier launch do not count any more: these items are Pending again, and so is their node."""
@@ -229,11 +238,14 @@ class Bookkeeper:
             dispatch = Dispatch(
                 batch=command.batch,
                 nodes=nodes,
-                indices=command.indices,
+                indices=ONLY if command.is_bundle else command.indices,
                 is_fresh=flight is None or flight.is_fresh,
+                is_bundle=command.is_bundle,
             )
             with self._lock:
-                self._sends.setdefault(nodes, []).append(dispatch)
+                # What one record tells of several batches has no room for bundles.
+                place = (*nodes, -command.batch) if command.is_bundle else nodes
+                self._sends.setdefault(place, []).append(dispatch)
         elif isinstance(command, ev.ItemsEnded):
             ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
             self._open.pop(ended.node, None)

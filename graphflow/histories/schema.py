@@ -36,6 +36,7 @@ ROLLBACK = "ROLLBACK"
 # What only SQLite has.
 RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
+NO_SYNC = "PRAGMA synchronous = OFF"
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 WAIT = "PRAGMA busy_timeout = {}"

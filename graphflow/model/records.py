@@ -169,12 +169,16 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
-    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time."""
+    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time.
+
+    With `is_bundle`, its positions are the nodes, which are not mapped, and `indices` their only item.
+    """
 
     batch: int
     nodes: Sequence[int]
     indices: Sequence[int]
     is_fresh: bool
+    is_bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)

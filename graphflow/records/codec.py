@@ -47,6 +47,7 @@ from graphflow.records.texts import encode_errors, encode_variants
 
 __all__ = ["RecordWriter", "Reported", "Written", "decode", "join"]
 
+MAX_MOVES = 256
 _VERSIONS: Mapping[int, int] = {
     Kind.ITEMS: items.VERSION,
     Kind.JOINED: joined.VERSION,
@@ -175,6 +176,8 @@ class RecordWriter:
         self._nbytes = 0
         self._inputs: dict[int, int] = {}
         self._lines = 0
+        self._moves: dict[tuple[int, int | None], bytes] = {}
+        """Bodies of transitions without a message."""
 
     @classmethod
     def continuing(cls, written: Written) -> RecordWriter:
@@ -230,7 +233,14 @@ class RecordWriter:
     def state(self, node_number: int | None, transition: Transition, at: float) -> Record:
         """Return a node, or the run, moved to a state."""
         node = NO_NODE if node_number is None else node_number
-        body = encode_fact(fact_of(transition))
+        if transition.message:
+            body = encode_fact(fact_of(transition))
+        else:
+            # Very many nodes move alike.
+            place = (transition.code, transition.width)
+            body = self._moves.get(place) or encode_fact(fact_of(transition))
+            if len(self._moves) < MAX_MOVES:
+                self._moves[place] = body
         return Record(kind=Kind.STATE, at=at, body=body, node=node, value=transition)
 
     def lost(self, lost: Lost, at: float) -> Record:

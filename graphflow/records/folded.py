@@ -328,7 +328,7 @@ class FoldedNode(NodeHistory):
     # -- errors -----------------------------------------------------------------------------------------
 
     def _list(self) -> None:
-        self._segments += self.faults.segments(self._listed, self._items.errors_of)
+        self._segments = [*self._segments, *self.faults.segments(self._listed, self._items.errors_of)]
         self._listed = len(self.faults)
 
     def errors(self) -> DistinctErrors:

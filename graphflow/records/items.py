@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 from graphflow.model.anomalies import NO_ERROR, Anomaly, AnomalyTable, Faults
@@ -130,7 +132,7 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
     if step.digests:
         out.column(step.digests)
     if step.info is not None:
-        out.json(info_row(step.info))
+        out.blob(_info_bytes(step.info))
     if labels is not None:
         out.blob(pressed(labels))
     if len(faults):
@@ -300,6 +302,11 @@ def _unpack_anomalies(come: Unpacker) -> AnomalyTable:
         setattr(table, name, come.words(kind, size))
     table.inputs = _unpack_inputs(come)
     return table
+
+
+@lru_cache(256)
+def _info_bytes(info: ValueInfo) -> bytes:
+    return json.dumps(info_row(info), separators=(",", ":")).encode("ascii")
 
 
 def info_row(info: ValueInfo) -> list[Any]:

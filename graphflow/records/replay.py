@@ -229,10 +229,11 @@ class Replay:
 
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
         self.batches = max(self.batches, dispatch.batch)
-        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices)
+        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices, dispatch.is_bundle)
         self._flights[dispatch.batch] = flight
         for number in dispatch.nodes:
-            self.nodes[number].fly(dispatch.batch, flight)
+            own = Flight((number,), flight.indices, flight.out) if flight.is_bundle else flight
+            self.nodes[number].fly(dispatch.batch, own)
 
     def _dispatches(self, record: Record, dispatches: Dispatches) -> None:
         for each in dispatches.each:
@@ -248,7 +249,12 @@ class Replay:
     def _items(self, record: Record, body: ItemsBody) -> None:
         if body.held is not None:
             flight = self._flights.get(body.batch)
-            if flight is not None and body.held:
+            if flight is not None and body.held and flight.is_bundle:
+                held = {flight.nodes[position] for position in body.held}
+                for number in flight.nodes:
+                    if number not in held:
+                        self.nodes[number].flights.pop(body.batch, None)
+            elif flight is not None and body.held:
                 flight.out = array("Q", [flight.indices[position] for position in body.held])
             else:
                 self._land(body.batch)
@@ -326,9 +332,14 @@ class Replay:
 
     def _lost(self, record: Record, lost: Lost) -> None:
         flight = self._land(lost.batch)
-        if flight is not None:
+        if flight is None:
+            return
+        if not flight.is_bundle:
             for number in flight.nodes:
                 self.nodes[number].lose(flight, lost.executing)
+        elif lost.executing is not None:
+            number = flight.nodes[lost.executing]
+            self.nodes[number].lose(replace(flight, nodes=(number,)), 0)
 
     def _alias(self, record: Record, alias: Alias) -> None:
         self.nodes[alias.node].aliases[alias.index] = alias.root

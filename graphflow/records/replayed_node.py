@@ -26,10 +26,13 @@ _NO_DIGEST = bytes(DIGEST_NBYTES)
 
 @dataclass(slots=True)
 class Flight:
+    """A batch under way; with `is_bundle`, each position is a node, of which it has the only item."""
+
     nodes: Sequence[int]
     indices: Sequence[int]
     out: Sequence[int]
     """The indices that nothing was reported of."""
+    is_bundle: bool = False
 
 
 @dataclass(slots=True)

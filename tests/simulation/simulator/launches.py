@@ -585,6 +585,10 @@ class Launches:
             return
         self.chronicle.check_told(driver.epoch, command)
         if isinstance(command, ev.SubmitBatch):
+            if command.is_bundle:
+                for node in command.nodes:
+                    self._check_sent((node, 0), 0)
+                return
             for step, node in enumerate(command.nodes):
                 for position, index in enumerate(command.indices):
                     tries = command.tries[step]
