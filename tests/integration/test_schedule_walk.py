@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 
 import numpy
 import pytest
@@ -103,4 +104,4 @@ def test_what_fires_is_what_a_walk_over_each_minute_finds(zone: str) -> None:
                 break
             found.append(at)
         assert found == expected, spec
-        assert all(one < other for one, other in zip(found, found[1:], strict=False))
+        assert all(one < other for one, other in pairwise(found))

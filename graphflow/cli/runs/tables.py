@@ -59,7 +59,7 @@ def _table(
         name: max([len(name), *(row[place].cell_len for row in texts)]) for place, name in enumerate(columns)
     }
     shown = list(columns)
-    for free in {"error", "value"} & widths.keys():
+    for free in {"error", "value", "why"} & widths.keys():
         widths[free] = min(widths[free], _LEAST_TEXT)
     for name in leave_out:
         if sum(widths[each] + 3 for each in shown) > console.width:
@@ -87,9 +87,13 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
                 _state(run.state_name),
                 time_text(run.started or run.created),
                 format_seconds(seconds),
+                run.why,
             ]
         )
-    columns = ("id", "name", "flow", "state", "started", "time")
+    columns = ["id", "name", "flow", "state", "started", "time", "why"]
+    if not any(row[-1] for row in rows):
+        columns.pop()
+        rows = [row[:-1] for row in rows]
     console.print(_table(columns, rows, console, leave_out=("name", "time", "started")))
 
 
@@ -99,6 +103,11 @@ def show_head(run: Run, console: Console) -> None:
     if run.parameters:
         shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
         lines.append(f"parameters: {shown}")
+    if run.plan.deployment:
+        nominal = "" if run.plan.nominal is None else f", for {time_text(moment(run.plan.nominal))}"
+        lines.append(f"of {run.plan.deployment}{nominal}, made by {run.plan.origin}")
+    if run.why:
+        lines.append(f"{run.state_name}: {run.why}")
     for launch in run.launches:
         when = time_text(moment(launch.began))
         lines.append(f"{launch.reason}: {when} on {launch.host}, pid {launch.pid}, backend {launch.backend}")

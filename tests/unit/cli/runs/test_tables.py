@@ -23,6 +23,7 @@ RUN: Any = SimpleNamespace(
     ended=AT,
     seconds=1.5,
     created=AT,
+    why="",
 )
 
 
