@@ -287,8 +287,12 @@ class Flow(Decorated[P], Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
         starts: bool = False,
+        work: int | None = None,
     ) -> Any:
-        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
+        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once.
+
+        With `work` it is not started: its execution is returned, for a worker that claimed the run under this number.
+        """
         from graphflow.authoring.execution import Execution
         from graphflow.backends import reached
         from graphflow.driver.durability import reopen
@@ -309,6 +313,7 @@ class Flow(Decorated[P], Generic[P, R]):
                 given=self._given_again(given),
                 checked=self._checked,
                 prepare=prepare,
+                work=work,
             )
         except BaseException:
             _close(opened[0])
@@ -326,12 +331,35 @@ class Flow(Decorated[P], Generic[P, R]):
         )
         record.created = found.header.created
         execution = Execution(self._definition, record, found.durability, opened[0])
+        if work is not None:
+            return execution
         if starts:
             return self._started(execution)
         if self.is_async:
             return _executed(execution)
         execution.execute()
         return execution.run
+
+    def _for_work(
+        self, run_id: str, parameters: Mapping[str, Any], *, work: int, created: float, is_new: bool
+    ) -> Execution:
+        """Return the execution of a run that a worker claimed under a number; the run is its driver's when this returns.
+
+        Raises
+        ------
+        LeaseLost
+            If that claim does not hold any more.
+        LeaseHeld
+            If the driver before is still there.
+        """
+        from graphflow.driver.durability import has_launches
+
+        if is_new:
+            return self._execution((), parameters, run_id=run_id, work=work, created=created)
+        # A driver that died before it wrote anything down left no parameters.
+        given = None if has_launches(run_id) else self._parameters((), parameters)
+        execution: Execution = self._again(run_id, None, parameters=given, work=work)
+        return execution
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
         """Build the graph that the body records, without running it.
@@ -414,12 +442,21 @@ class Flow(Decorated[P], Generic[P, R]):
 
         return Definition(self.fn, self.options, self)
 
-    def _execution(self, args: Any, kwargs: Any, *, run_id: str | None = None) -> Execution:
+    def _execution(
+        self,
+        args: Any,
+        kwargs: Any,
+        *,
+        run_id: str | None = None,
+        work: int | None = None,
+        created: float | None = None,
+    ) -> Execution:
         parameters = self._parameters(args, kwargs)
         run_id = run_id or ids.run_id()
         definition = self._definition
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
+        record.created = record.created if created is None else created
         from graphflow.authoring.execution import Execution
         from graphflow.backends import reached
         from graphflow.driver.durability import Durability
@@ -427,7 +464,7 @@ class Flow(Decorated[P], Generic[P, R]):
         # What is configured wrongly, or not there, leaves no run behind.
         opened = reached(self.options.backend)
         try:
-            durability = Durability.create(definition, record)
+            durability = Durability.create(definition, record, work=work)
         except BaseException:
             _close(opened)
             raise

@@ -32,11 +32,11 @@ from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.session import Manner, run_and_show
-from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
 from graphflow.display.tracebacks import full_text
+from graphflow.launching.targets import load_flow
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow

@@ -286,11 +286,12 @@ class SqliteCatalog:
 
     def drive(self, claim: Claim, work: int | None) -> bool:
         until = claim.steady_until, claim.wall_until, claim.holder.boot_id, claim.run_id
-        if work is not None:
-            return self._execute(statements.DRIVE_CLAIMED, *until, work) == 1
-        return self._execute(statements.DRIVE_WAITING, *until) == 1 or not self.rows(
-            statements.WORK, (claim.run_id,)
-        )
+        with self._sealing(claim.run_id):
+            self._execute(schema.SET_MESSAGE, "", claim.run_id)
+            if work is not None:
+                return self._execute(statements.DRIVE_CLAIMED, *until, work) == 1
+            is_ours = self._execute(statements.DRIVE_WAITING, *until) == 1
+            return is_ours or not self.rows(statements.WORK, (claim.run_id,))
 
     def begin(self, header: RunHeader) -> None:
         with self._sealing(header.id):
@@ -305,7 +306,7 @@ class SqliteCatalog:
                 return False
             self._execute(schema.DELETE_LEASE, header.id)
             is_over = crashes > 0 and work.crashes + crashes >= most
-            state = "Crashed" if is_over else header.state if header.epoch == 0 else "Resuming"
+            state = "Crashed" if is_over else "Scheduled" if header.epoch == 0 else "Resuming"
             message = f"it lost {work.crashes + crashes} drivers: {why}" if is_over else ""
             self._execute(statements.SET_RUN_STATE, state, at if is_over else None, message, header.id)
             told = "lost" if crashes else "yielded"

@@ -287,6 +287,15 @@ class SqliteHistory(CatalogHistory):
             shutil.rmtree(unborn, ignore_errors=True)
         os.rename(newborn, folder)
 
+    def connect(self, *, patience: float) -> SqliteCatalog:
+        """Return a connection of one's own to the catalog, which is created where there is none."""
+        self._make_folders()
+        return SqliteCatalog(self.folder, creates=True, keys=self._all_keys(), patience=patience)
+
+    def claim_of(self, run_id: str, epoch: int) -> Claim:
+        """Return a claim of this process, from now on."""
+        return self._claim(run_id, epoch)
+
     # -- readers -------------------------------------------------------------------------------------------
 
     def read(

@@ -49,16 +49,12 @@ SET_WHY = "UPDATE work SET why = ? WHERE run_id = ? AND state = 'waiting' AND wh
 CLAIMED = """SELECT work.run_id, work.epoch, work.worker_id, work.steady_until, work.wall_until, work.boot_id, work.crashes
     FROM work WHERE work.state = 'claimed'"""
 IS_ANY_DUE = "SELECT 1 FROM work WHERE state = 'waiting' AND pool = ? AND due <= ? LIMIT 1"
-NEXT_WORK_DUE = "SELECT MIN(due) FROM work WHERE state = 'waiting' AND pool = ?"
 POOL_USE = "SELECT queue, COUNT(*) FROM work WHERE pool = ? AND state = 'claimed' GROUP BY queue"
-CANDIDATES = """SELECT work.run_id, work.queue, work.priority, work.due, work.overlap_key, work.deployment_id, work.needs, work.epoch,
-        work.crashes, COALESCE(queue.is_paused, 0), queue.size, COALESCE(deployment.is_paused, 0), run.origin,
-        COALESCE(deployment.concurrency, ''), work.why
-    FROM work JOIN run ON run.id = work.run_id
-        LEFT JOIN queue ON queue.pool = work.pool AND queue.name = work.queue
-        LEFT JOIN deployment ON deployment.id = work.deployment_id
-    WHERE work.state = 'waiting' AND work.pool = ? AND work.due <= ?
-    ORDER BY COALESCE(queue.priority, 0), work.priority, work.due, work.run_id LIMIT ? OFFSET ?"""
+CANDIDATES = """SELECT work.run_id, work.overlap_key, work.deployment_id, work.needs, work.epoch, work.why,
+        COALESCE(deployment.is_paused, 0), COALESCE(deployment.concurrency, '')
+    FROM work LEFT JOIN deployment ON deployment.id = work.deployment_id
+    WHERE work.state = 'waiting' AND work.pool = ? AND work.queue = ? AND work.due <= ?
+    ORDER BY work.priority, work.due, work.run_id LIMIT ? OFFSET ?"""
 KEY_USE = """SELECT COUNT(*) FROM work WHERE deployment_id = ? AND overlap_key = ? AND state = 'claimed'"""
 KEY_ACTIVE = """SELECT run_id, state, epoch FROM work WHERE deployment_id = ? AND overlap_key = ? AND due <= ?
     ORDER BY due, run_id"""
@@ -78,6 +74,7 @@ POOLS = """SELECT pool.name, pool.size, pool.is_paused, pool.backend, pool.env,
 SET_POOL = "UPDATE pool SET size = ?, is_paused = ?, backend = ?, env = ? WHERE name = ?"
 DELETE_POOL = "DELETE FROM pool WHERE name = ?"
 ENSURE_QUEUE = "INSERT INTO queue (pool, name, priority, size, is_paused) VALUES (?, ?, 0, NULL, 0) ON CONFLICT (pool, name) DO NOTHING"
+QUEUES_OF = "SELECT name, size, is_paused FROM queue WHERE pool = ? ORDER BY priority, name"
 QUEUES = "SELECT pool, name, priority, size, is_paused FROM queue ORDER BY pool, priority, name"
 SET_QUEUE = "UPDATE queue SET priority = ?, size = ?, is_paused = ? WHERE pool = ? AND name = ?"
 PUT_WORKER = """INSERT INTO worker (id, name, pool, host, boot_id, pid, slots, labels, versions, started, seen, state)

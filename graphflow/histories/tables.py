@@ -99,7 +99,7 @@ _WORK = (
         crashes BIGINT NOT NULL,
         why TEXT NOT NULL
     )""",
-    "CREATE INDEX work_waiting ON work (pool, due) WHERE state = 'waiting'",
+    "CREATE INDEX work_waiting ON work (pool, queue, priority, due, run_id) WHERE state = 'waiting'",
     "CREATE INDEX work_by_key ON work (deployment_id, overlap_key)",
     """CREATE TABLE pool (
         name TEXT NOT NULL PRIMARY KEY,

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["Catchup", "Collision", "Concurrency", "Deployment", "Kind", "Schedule", "Source"]
+__all__ = ["Catchup", "Collision", "Concurrency", "Deployment", "Kind", "Schedule", "Setup", "Source"]
 
 Kind = Literal["cron", "interval", "rrule", "at"]
 Catchup = Literal["latest", "none", "all"]
@@ -54,13 +54,19 @@ class Source(Model):
     version: str = ""
     stored: Mapping[str, Any] = Field(default_factory=dict)
     """Where a pickle is, as the store of results describes it."""
-    needs_modules: tuple[str, ...] = ()
-    """What the file imports at its top."""
     python: str = ""
     """Minor version of the Python that a pickle was made with."""
 
     def __str__(self) -> str:
         return self.place
+
+
+class Setup(Model):
+    """How a run is driven, whatever becomes of its deployment meanwhile."""
+
+    source: Source
+    backend: str = ""
+    env: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Concurrency(Model):
@@ -117,6 +123,11 @@ class Deployment(Model):
     def full_name(self) -> str:
         """`flow/name`, which finds it."""
         return f"{self.flow_name}/{self.name}"
+
+    @property
+    def setup(self) -> Setup:
+        """How its runs are driven."""
+        return Setup(source=self.source, backend=self.backend, env=self.env)
 
     def named_schedules(self) -> tuple[Schedule, ...]:
         """Return the schedules, each with a slug."""

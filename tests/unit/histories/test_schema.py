@@ -104,8 +104,7 @@ def test_a_migrated_catalog_has_the_tables_of_a_new_one(tmp_path):
         connection = sqlite3.connect(path)
         found = connection.execute("SELECT name, type FROM sqlite_master ORDER BY name").fetchall()
         columns = [
-            sorted(connection.execute(f"SELECT name FROM pragma_table_info('{name}')"))
-            for name, _ in found
+            sorted(connection.execute(f"SELECT name FROM pragma_table_info('{name}')")) for name, _ in found
         ]
         connection.close()
         return found, columns
