@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from graphflow.authoring.decorated import Decorated, check_results
 from graphflow.authoring.parameters import bind_parameters, validated, with_named_secrets
@@ -25,6 +25,7 @@ from graphflow.model.option_table import documented, names_of
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from graphflow.authoring.deployments import Deployment, DeployOptions
     from graphflow.authoring.execution import Execution
     from graphflow.driver.definition import Definition
     from graphflow.ports import Backend
@@ -310,7 +311,7 @@ class Flow(Decorated[P], Generic[P, R]):
                 rerun_changed=rerun_changed,
                 is_forced=force,
                 parameters=parameters,
-                given=self._given_again(given),
+                given=self.checked(given),
                 checked=self._checked,
                 prepare=prepare,
                 work=work,
@@ -360,6 +361,66 @@ class Flow(Decorated[P], Generic[P, R]):
         given = None if has_launches(run_id) else self._parameters((), parameters)
         execution: Execution = self._again(run_id, None, parameters=given, work=work)
         return execution
+
+    # -- deploying --------------------------------------------------------------------------------------
+
+    def to_deployment(self, name: str, **options: Unpack[DeployOptions]) -> Deployment:
+        """Return a deployment of this flow, for `serve(...)`, or to store with `apply()`; the options are those of `deploy`."""
+        from graphflow.authoring.deployments import Deployment
+
+        return Deployment.build_from_flow(self, name, **options)
+
+    def deploy(self, name: str, **options: Unpack[DeployOptions]) -> str:
+        """Store a deployment of this flow in place of the one of its name, and return its id; workers run it when it is due.
+
+        Parameters
+        ----------
+        name
+            Its name, which finds it together with the flow's: `flow/name`.
+        cron, interval, rrule, at, timezone, anchor_date, catchup, jitter
+            When it is due, for a single schedule: see `Cron`, `Interval`, `RRule` and `At`; several expressions may be given as `cron`.
+        schedule, schedules
+            A schedule, or several, each with its own zone, parameters and policies.
+        parameters
+            Values that JSON can hold; a secret is `{"$secret": NAME}`.
+        work_pool_name, work_queue_name, priority
+            Which workers run it, and in which order.
+        concurrency_limit, on_collision, concurrency_key
+            How many runs are active at once, for each value of a key such as `customer={customer}`, and what happens to one more: `queue`
+            (default), `queue-latest`, `skip` or `cancel-running`.
+        backend, env, needs
+            Where its runs compute, their environment, and the labels that a worker must have.
+        tags, version, description, paused, enforce_parameter_schema
+            As in Prefect.
+
+        Raises
+        ------
+        DeploymentError, ScheduleError, ParameterError
+            If an option is wrong, or has no meaning here; nothing is stored then.
+        """
+        return self.to_deployment(name, **options).apply()
+
+    def serve(
+        self,
+        name: str | None = None,
+        *,
+        limit: int | None = None,
+        pause_on_shutdown: bool = False,
+        print_starting_message: bool = True,
+        **options: Unpack[DeployOptions],
+    ) -> None:
+        """Store a deployment of this flow, and run what is due in this process until Ctrl-C; see `serve` and `deploy`.
+
+        While the file is loaded for its flows alone, its import ends here.
+        """
+        from graphflow.authoring.serving import serve
+
+        serve(
+            self.to_deployment(name or self.name, **options),
+            limit=limit,
+            pause_on_shutdown=pause_on_shutdown,
+            print_starting_message=print_starting_message,
+        )
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
         """Build the graph that the body records, without running it.
@@ -420,8 +481,14 @@ class Flow(Decorated[P], Generic[P, R]):
         parameters = with_named_secrets(bind_parameters(self.fn, self.name, args, kwargs))
         return validated(self.fn, self.name, parameters) if self.options.validate_parameters else parameters
 
-    def _given_again(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return parameters that are given to another launch."""
+    def checked(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return some of the parameters, coerced to their annotations.
+
+        Raises
+        ------
+        ParameterError
+            If the flow has no such parameter, or a value does not match its annotation.
+        """
         names = inspect.signature(self.fn).parameters
         for name in parameters or ():
             if name not in names:

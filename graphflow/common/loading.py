@@ -1,12 +1,14 @@
-"""Code that is loaded for its flows alone: what deploys or serves in it does nothing then."""
+"""Code that is loaded for its flows alone: what deploys or serves in it is only noted then."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import Any
 
-__all__ = ["IS_LOADING", "StopLoading"]
+__all__ = ["LOADING", "StopLoading"]
 
-IS_LOADING: ContextVar[bool] = ContextVar("graphflow_is_loading", default=False)
+LOADING: ContextVar[list[Any] | None] = ContextVar("graphflow_loading", default=None)
+"""While code is loaded: the deployments that it would make. None where it is run."""
 
 
 class StopLoading(BaseException):

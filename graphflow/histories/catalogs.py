@@ -15,7 +15,7 @@ from typing import Any
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema, statements
 from graphflow.histories.checks import is_final
-from graphflow.histories.databases import Database, build, open_database
+from graphflow.histories.databases import Database, build, migrate, open_database, version_of
 from graphflow.histories.runfiles import sync_folder
 from graphflow.model.records import Plan, Request, RunHeader, Work
 from graphflow.ports import Claim, Holder, Row
@@ -83,7 +83,7 @@ class SqliteCatalog:
             opened = _opened(self.path, self._waits)
             try:
                 self._has_mac = _with_mac(opened)
-                self._is_version_1 = not opened.writes and opened.row(schema.HAS_PLANS) == (0,)
+                self._is_version_1 = version_of(opened) == 1
             except BaseException:
                 opened.close()
                 raise
@@ -97,8 +97,16 @@ class SqliteCatalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._patiently(), self._database.transaction():
+        with self._lock, self._patiently(), self._newest().transaction():
             yield
+
+    def _newest(self) -> Database:
+        """Return the connection for writing; a catalog of version 1 is migrated first."""
+        database = self._database
+        if self._is_version_1 and database.writes:
+            migrate(database, schema.CATALOG)
+            self._is_version_1 = False
+        return database
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:
@@ -371,7 +379,7 @@ class SqliteCatalog:
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return what a statement finds; also one that writes and returns rows."""
         with self._lock, self._patiently():
-            return self._database.rows(statement, values)
+            return self._newest().rows(statement, values)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement; return how many rows it changed."""
@@ -430,12 +438,12 @@ class SqliteCatalog:
 
     def _execute(self, statement: str, *values: Any) -> int:
         with self._lock, self._patiently():
-            return self._database.execute(statement, values).rowcount
+            return self._newest().execute(statement, values).rowcount
 
     def _runs(self, statement: str, *values: Any) -> list[Row]:
         with self._lock, self._patiently():
             database = self._database
-            if self._is_version_1:
+            if self._is_version_1 and version_of(database) == 1:
                 for newer, older in schema.IN_VERSION_1:
                     statement = statement.replace(newer, older)
             if not self._has_mac:

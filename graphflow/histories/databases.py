@@ -19,7 +19,7 @@ from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, Histor
 from graphflow.histories import schema
 from graphflow.histories.schema import Schema
 
-__all__ = ["Database", "build", "open_database"]
+__all__ = ["Database", "build", "migrate", "open_database", "version_of"]
 
 PATIENCE_SECONDS = 30.0
 """How long a lock that others hold is waited for."""
@@ -261,7 +261,7 @@ def open_database(
     is_frozen: bool = False,
     patience: float | None = None,
 ) -> Database:
-    """Open a file of the version that is written now; an older one that has steps to it is migrated, if it is opened for writing.
+    """Open a file of a version that can be read; one that has steps to the newest is migrated before it is written (`migrate`).
 
     Raises
     ------
@@ -274,16 +274,19 @@ def open_database(
     """
     database = Database(path, writes=writes, pragmas=pragmas, is_frozen=is_frozen, patience=patience)
     try:
-        version = _check_version(database, kind)
-        if version < kind.version and writes:
-            _migrate(database, kind)
+        _check_version(database, kind)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _migrate(database: Database, kind: Schema) -> None:
+def version_of(database: Database) -> int:
+    """Return the version of an open file."""
+    return int(dict(database.rows(schema.READ_META))["schema"])
+
+
+def migrate(database: Database, kind: Schema) -> None:
     """Make a file one of the newest version, step by step, in one transaction."""
     with database.transaction():
         # Another process may have done it meanwhile.

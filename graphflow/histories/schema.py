@@ -206,7 +206,6 @@ RUNS = f"""{_RUNS}
     LIMIT ?"""
 # Catalogs of before have no column for what seals a row.
 HAS_MAC = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'mac'"
-HAS_PLANS = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'deployment_id'"
 ADD_MAC = "ALTER TABLE run ADD COLUMN mac BLOB"
 NO_MAC = ("run.mac", "NULL")
 SEAL_RUN = "UPDATE run SET mac = ? WHERE id = ?"

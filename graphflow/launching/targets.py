@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from graphflow.common.loading import IS_LOADING, StopLoading
+from graphflow.common.loading import LOADING, StopLoading
 from graphflow.display.tracebacks import user_text
 from graphflow.errors import TargetError
 
@@ -34,19 +34,24 @@ def load_flow(target: str) -> Flow[Any, Any]:
     return _pick(load_module(place), place, name)
 
 
-def load_module(place: str) -> ModuleType:
-    """Return the module of a file or of a name; a script that serves or deploys is loaded for its flows alone.
+def load_module(place: str, deployments: list[Any] | None = None) -> ModuleType:
+    """Return the module of a file or of a name, loaded for its flows alone.
+
+    Parameters
+    ----------
+    deployments
+        What the code would deploy or serve is added to it; nothing is.
 
     Raises
     ------
     TargetError
         If there is none, or it cannot be imported.
     """
-    token = IS_LOADING.set(True)
+    token = LOADING.set([] if deployments is None else deployments)
     try:
         return _import_file(Path(place)) if _is_file(place) else _import_module(place)
     finally:
-        IS_LOADING.reset(token)
+        LOADING.reset(token)
 
 
 def _split(target: str) -> tuple[str, str | None]:

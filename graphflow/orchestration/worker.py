@@ -186,6 +186,12 @@ class Worker:
         self._lock = None
         shutil.rmtree(worker_folder(self._stores, self.seen.id), ignore_errors=True)
 
+    def kill(self) -> None:
+        """Kill all children; what they committed is kept, and their runs wait for another worker."""
+        for child in list(self._children.values()):
+            child.was_told_to_stop = True
+            child.kill()
+
     def hand_over(self) -> None:
         """Tell all children to hand their runs over; those that do not within the time of grace are killed."""
         children = list(self._children.values())

@@ -108,12 +108,12 @@ class Fires:
                 tags=tags,
             )
 
-    def again(self, header: RunHeader, stored: Stored | None) -> Made:
+    def again(self, header: RunHeader) -> Made:
         """Make another run with the parameters and the source of one before."""
         plan = header.plan
         with self._catalog.transaction():
             now = self._clock.wall()
-            found = stored or self._plans.by_id(plan.deployment_id)
+            found = self._plans.by_id(plan.deployment_id)
             if found is None:
                 return Made(run_id=None, why=f"its deployment {plan.deployment} is not there any more")
             return self._make(

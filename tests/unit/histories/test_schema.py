@@ -11,6 +11,7 @@ import pytest
 
 from graphflow.errors import HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema
+from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.model.records import Entry, RunHeader
 from graphflow.testing.contracts.histories import ManualClock
@@ -88,11 +89,17 @@ def test_all_sql_stands_in_three_modules():
             assert not [word for word in words if f'"{word}' in text], path
 
 
-def test_a_catalog_of_version_1_is_migrated_when_it_is_first_opened_for_writing(tmp_path):
+def test_a_catalog_of_version_1_is_migrated_when_it_is_first_written_and_not_by_readers(tmp_path):
     home = stored(tmp_path)
-    history = opened(home)
-    (found,) = history.runs()
+    catalog = SqliteCatalog(home, creates=False)
+    ((found, _),) = catalog.runs()
     assert (found.id, found.plan.deployment, found.work) == (make.RUN, "", None)
+    connection = sqlite3.connect(home / "catalog.db")
+    assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == ("1",)
+    connection.close()
+    opened(home).take(make.RUN).close()
+    assert next(catalog.runs())[0].state == "Completed"
+    catalog.close()
     connection = sqlite3.connect(home / "catalog.db")
     assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == ("2",)
     assert connection.execute("SELECT COUNT(*) FROM work").fetchone() == (0,)
@@ -110,7 +117,7 @@ def test_a_migrated_catalog_has_the_tables_of_a_new_one(tmp_path):
         return found, columns
 
     home = stored(tmp_path)
-    opened(home).runs()
+    opened(home).take(make.RUN).close()
     new = SqliteHistory(tmp_path / "new", key=make.KEY)
     new.create(RunHeader(id="one", name="calm-otter", flow_name="crawl")).close()
     assert tables(home / "catalog.db") == tables(tmp_path / "new" / "catalog.db")
