@@ -39,7 +39,7 @@ def catch_up(
     """Decide about nominal times that are due, in order.
 
     One that is older than `late_after_seconds` was missed: nobody was there to decide in time. Of the missed ones within the
-    window, `latest` lets the last one run, `all` the last `limit` of them, oldest first and a few per turn, `none` none.
+    window, `latest` lets the last one run unless a later time is due as well, `all` the last `limit` of them, oldest first and a few per turn, `none` none.
     """
     due: list[float] = []
     is_whole = True
@@ -55,8 +55,8 @@ def catch_up(
         case "none":
             chosen: list[float] = []
         case "latest":
-            # Where there are more, a later one will be the last.
-            chosen = within[-1:] if is_whole else []
+            # A later one, in time or among those of the next turn, is the latest.
+            chosen = within[-1:] if is_whole and not in_time else []
         case "all":
             chosen = within[-limit:]
     if len(chosen) > RUNS_PER_TURN:
