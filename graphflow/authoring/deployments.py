@@ -17,7 +17,7 @@ from graphflow.authoring.parameters import takes_secret
 from graphflow.authoring.schedules import At, Cron, Duration, Interval, RRule, schedule_given
 from graphflow.common.loading import LOADING
 from graphflow.common.secrets import is_secret
-from graphflow.errors import DeploymentError, GraphflowError, ParameterError, ScheduleError
+from graphflow.errors import BackendError, DeploymentError, GraphflowError, ParameterError, ScheduleError
 from graphflow.model import deployed
 from graphflow.model.deployed import Catchup, Collision, Concurrency, Schedule
 from graphflow.model.flow_options import FlowOptions
@@ -373,7 +373,10 @@ def _backend(given: Any) -> str:
     if given:
         from graphflow.backends import check_spec
 
-        check_spec(given)
+        try:
+            check_spec(given)
+        except BackendError as error:
+            raise DeploymentError(str(error)) from None
     return given
 
 

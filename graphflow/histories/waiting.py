@@ -37,7 +37,7 @@ def ask_waiting(catalog: SqliteCatalog, header: RunHeader, kind: str, *, at: flo
         if work.state != "paused":
             return "it is not paused"
         catalog.execute(statements.SET_WORK_STATE, ("waiting", "", run_id, "paused"))
-        state = "Scheduled" if header.epoch == 0 else "Resuming"
+        state = "Resuming"
         catalog.set_run(run_id, state, at=at, ended=None, message="", key=f"{state.lower()}.{at:.3f}")
         return ""
     return f"it waits for a worker, and has no nodes yet, so it cannot be asked to {kind}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphflow.authoring.deployments import Deployment
+from graphflow.common.setting_sources import DEPLOYED
 from graphflow.errors import DeploymentError, ParameterError
 from graphflow.launching.targets import flows_of, load_flow, load_module
 from graphflow.model import deployed
@@ -146,12 +147,12 @@ def _read(file: str | None) -> tuple[Path, dict[str, Any]]:
         raise DeploymentError(f"{path} cannot be read: {error}") from None
     if path.name == "pyproject.toml":
         said = said.get("tool", {}).get("graphflow", {})
-        said = {name: value for name, value in said.items() if isinstance(value, dict)}
+    # The same file has settings.
+    said = {name: value for name, value in said.items() if name in DEPLOYED}
     for name in said:
         if name not in _SECTIONS:
-            raise DeploymentError(
-                f"{path}: [{name}] is not supported; there is {', '.join(f'[{each}]' for each in _SECTIONS)}"
-            )
+            known = " and ".join(f"[{each}]" for each in _SECTIONS)
+            raise DeploymentError(f"{path}: [{name}] is not supported yet; there is {known}")
     return path.resolve(), said
 
 
