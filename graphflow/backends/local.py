@@ -22,6 +22,7 @@ from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.policies import TaskOptions
 from graphflow.model.reports import Report
 from graphflow.ports import BackendEvent, BatchDone, BatchLost, Capacity
+from graphflow.results.packs.growing import GrowingPacks
 from graphflow.runner.columns import load_column
 from graphflow.runner.host import Packed, SerializationFailure
 from graphflow.runner.run import run_batch
@@ -75,6 +76,7 @@ class LocalHost:
         progress: Callable[[Report], None] | None = None,
     ) -> None:
         self.worker = worker
+        self.growing = backend.growing
         self.load = backend.load
         self.not_stored = backend.not_stored
         self.takes_progress = progress is not None
@@ -130,6 +132,7 @@ class _LocalBackend(ABC):
         self.stopped: dict[str, bool] = {}
         self.load = load or KeptColumns().load
         """Gives the values of a column for a batch."""
+        self.growing = GrowingPacks()
         self._said: set[tuple[str, int]] = set()
         self.limits: dict[tuple[str, int], float] = {}
         """Timeouts that became known while items execute, by run and node."""
@@ -164,6 +167,9 @@ class _LocalBackend(ABC):
     def free(self, refs: Iterable[Ref]) -> None:
         """Do nothing: a list exists as long as something refers to it."""
 
+    def recall(self, run_id: str, batches: Sequence[int]) -> None:
+        """Do nothing: a batch that runs in its caller has the caller's thread."""
+
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         self.limits[run_id, node] = seconds
 
@@ -179,6 +185,7 @@ class _LocalBackend(ABC):
         for place in [place for place in self.limits if place[0] == run_id]:
             del self.limits[place]
         self._said = {place for place in self._said if place[0] != run_id}
+        self.growing.close(run_id)
 
     def _deliver(self, run_id: str, event: BackendEvent) -> None:
         deliver = self._runs.get(run_id)
@@ -220,7 +227,7 @@ class InlineBackend(_LocalBackend):
 
     def capacity(self) -> Capacity:
         """Return one batch at a time, none waiting."""
-        return Capacity(slots=1, queue=0)
+        return Capacity(slots=1, queue=0, tells=False)
 
     def submit(self, order: BatchOrder) -> None:
         """Keep a batch for the next `step`."""
@@ -263,11 +270,12 @@ class InlineBackend(_LocalBackend):
 class _Sent:
     """A batch that the pool has; `host` is set when it begins."""
 
-    __slots__ = ("host", "order")
+    __slots__ = ("host", "is_recalled", "order")
 
     def __init__(self, order: BatchOrder) -> None:
         self.order = order
         self.host: LocalHost | None = None
+        self.is_recalled = False
 
 
 class ThreadsBackend(_LocalBackend):
@@ -343,6 +351,7 @@ class ThreadsBackend(_LocalBackend):
                 # What was stopped or taken back stays in the queue.
                 if flight is None or flight.order is not order or flight.host is not None:
                     continue
+                host.is_recalled = flight.is_recalled
                 flight.host = host
             try:
                 report = _in_context(order, host)
@@ -374,6 +383,16 @@ class ThreadsBackend(_LocalBackend):
                 elif flight.order.slice_seconds is not None:
                     flight.host.is_recalled = True
         return taken
+
+    def recall(self, run_id: str, batches: Sequence[int]) -> None:
+        """Let batches hand back what they have not begun, those that wait as soon as a thread takes them."""
+        with self._lock:
+            for batch in batches:
+                flight = self._sent.get((run_id, batch))
+                if flight is not None:
+                    flight.is_recalled = True
+                    if flight.host is not None:
+                        flight.host.is_recalled = True
 
     def _end(self, order: BatchOrder, event: BackendEvent) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["MAX_RESULT_NBYTES", "SLICE_SECONDS", "Slice", "next_slice", "updated_mean"]
+__all__ = ["MAX_RESULT_NBYTES", "SLICE_SECONDS", "Slice", "grown_seconds", "next_slice", "updated_mean"]
 
 SLICE_SECONDS = 0.25
 MAX_SLICE_SECONDS = 0.5
@@ -22,6 +22,13 @@ STORE_SHARE = 20.0
 STORE_FLOOR = 4.0
 """The last batches are so many times that."""
 CONCURRENT_SLICE_SECONDS = 2.0
+MAX_GROWN_SECONDS = 5.0
+GROWTH = 0.02
+"""A slice grows by so much of the time since its stage began, and is at most so much of what is left of it."""
+OVERRUN = 1.25
+"""A grown batch has as many items as its slice is thought to take, and so many times the slice for them."""
+TELL_SECONDS = 0.5
+"""Within a grown slice, what has ended is told this often, or less often where slices are longer from the beginning."""
 FLOOR_SECONDS = 0.01
 DRIVER_SECONDS_PER_BATCH = 0.0006
 MAX_ITEMS = 131_072
@@ -32,10 +39,14 @@ MAX_RESULT_NBYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The size of a batch: at most `count` items, begun within `seconds` (None for no limit)."""
+    """The size of a batch: at most `count` items, begun within `seconds` (None for no limit).
+
+    `tell_seconds` is how often it reports what has ended while it goes on; None where it does so after its slice alone.
+    """
 
     count: int
     seconds: float | None
+    tell_seconds: float | None = None
 
 
 def next_slice(
@@ -49,6 +60,7 @@ def next_slice(
     concurrency: int = 1,
     result_nbytes: float = 0.0,
     store_seconds: float = 0.0,
+    grown: float = 0.0,
 ) -> Slice:
     """Return the next batch of a stage with `remaining` ready items.
 
@@ -73,6 +85,8 @@ def next_slice(
         What the results of one item weigh, as measured so far.
     store_seconds
         What a batch waits for stores, as measured so far.
+    grown
+        What the slice has grown to with the run (`grown_seconds`), in seconds.
     """
     if batch_size is not None:
         return Slice(min(batch_size, remaining), None)
@@ -97,8 +111,26 @@ def next_slice(
         # No probing with single items: the deadline protects.
         return Slice(min(tail, cap), max(FIRST_SLICE_SECONDS, floor))
     mean = max(mean_seconds, 1e-8)
-    count = min(int(2 * budget / mean) + 1, max(tail, int(floor / mean)), cap, remaining)
-    return Slice(max(count, 1), budget)
+    tail = max(tail, int(floor / mean))
+    if grown <= budget:
+        count = min(int(2 * budget / mean) + 1, tail, cap, remaining)
+        return Slice(max(count, 1), budget)
+    # The mean is known well by now, and what is handed back costs a batch more.
+    count = min(int(grown / mean) + 1, tail, cap, remaining)
+    return Slice(max(count, 1), OVERRUN * grown, max(TELL_SECONDS, budget))
+
+
+def grown_seconds(*, age: float, left_seconds: float) -> float:
+    """Return what a slice has grown to, in seconds.
+
+    Parameters
+    ----------
+    age
+        Seconds since the stage's first batch.
+    left_seconds
+        The work that is left of it, in seconds of all slots together: no slice is a large part of it.
+    """
+    return min(MAX_GROWN_SECONDS, SLICE_SECONDS + GROWTH * age, GROWTH * left_seconds)
 
 
 def updated_mean(mean: float | None, *, elapsed: float, items: int) -> float | None:

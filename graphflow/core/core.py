@@ -462,14 +462,18 @@ class Core:
             book.stage.batch_size = event.batch_size or None
         limit_stage(book.stage, self.books)
         check_tolerance(self.run, book)
+        self.queues.recall(book.stage)
         self.queues.enqueue(book.stage)
 
     def _pause(self, event: ev.PauseRequested) -> None:
         self.run.is_paused = event.is_paused
+        if event.is_paused:
+            self.queues.recall()
 
     def _change_policy(self, event: ev.PolicyChanged) -> None:
         book = self.books[event.node]
         book.node = replace(book.node, program=event.program)
+        self.queues.recall(book.stage)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
         stages = {book.stage.id: book.stage for book in self.books.values() if book.stage.paused}

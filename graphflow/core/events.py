@@ -36,6 +36,7 @@ __all__ = [
     "PauseRequested",
     "PolicyChanged",
     "PullSource",
+    "RecallBatches",
     "ReaderMoved",
     "RecordingClosed",
     "ReleaseItems",
@@ -217,6 +218,8 @@ class SubmitBatch:
     width: int | None
     tries: tuple[bytes | None, ...]
     slice_seconds: float | None
+    tell_seconds: float | None = None
+    """How often what has ended is reported within the slice; None for not before its end."""
     priority: int = 0
     concurrency: int | None = None
     pace: Pace | None = None
@@ -319,6 +322,13 @@ class PullSource:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallBatches:
+    """Let batches in flight hand back what they have not begun."""
+
+    batches: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class StopBatches:
     """Ask the batches in flight to stop; `hard` by force."""
@@ -347,6 +357,7 @@ Command = (
     | ReleaseItems
     | SetTimer
     | PullSource
+    | RecallBatches
     | StopBatches
     | FinishRun
 )

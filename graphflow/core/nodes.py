@@ -7,6 +7,7 @@ batch goes out and comes back with its items `PENDING` in the node books.
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -271,7 +272,8 @@ class Stage:
     """Indices whose conditions were all met so far."""
     ready: int = 0
     """Indices in the three queues."""
-    fresh: deque[tuple[int, int]] = field(default_factory=deque)
+    fresh: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges in the order of their indices; none touches the next."""
     again: dict[tuple[int, ...], deque[int]] = field(default_factory=dict)
     alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
     paused: list[int] = field(default_factory=list)
@@ -282,6 +284,10 @@ class Stage:
     crashes: dict[tuple[int, int], int] = field(default_factory=dict)
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
+    began: float | None = None
+    """When its first batch was sent."""
+    slice_seconds: float = 0.0
+    """The slice of its newest batch."""
     item_nbytes: int = 8
     store_seconds: float | None = None
     """What a batch waits for stores, as measured so far."""
@@ -316,16 +322,16 @@ class Stage:
         return self.members[0]
 
     def add_fresh(self, lo: int, hi: int) -> None:
-        """Add a range at the end, joined with the last one where they touch."""
+        """Add a range at its place: what is handed back is begun before what comes after it."""
         self.ready += hi - lo
-        if self.fresh and self.fresh[-1][1] == lo:
-            lo = self.fresh.pop()[0]
-        self.fresh.append((lo, hi))
-
-    def return_fresh(self, lo: int, hi: int) -> None:
-        """Put a range back to the front."""
-        self.ready += hi - lo
-        self.fresh.appendleft((lo, hi))
+        fresh = self.fresh
+        at = len(fresh) if not fresh or fresh[-1][0] < lo else bisect.bisect_left(fresh, (lo, hi))
+        if at < len(fresh) and fresh[at][0] == hi:
+            hi = fresh.pop(at)[1]
+        if at and fresh[at - 1][1] == lo:
+            fresh[at - 1] = (fresh[at - 1][0], hi)
+        else:
+            fresh.insert(at, (lo, hi))
 
     def add_again(self, nodes: tuple[int, ...], indices: Sequence[int], *, in_front: bool = False) -> None:
         """Add single indices for some members."""
@@ -360,10 +366,12 @@ class Stage:
 
     def take_fresh(self, count: int) -> range:
         """Take up to `count` indices of the first range."""
-        lo, hi = self.fresh.popleft()
+        lo, hi = self.fresh[0]
         if hi - lo > count:
-            self.fresh.appendleft((lo + count, hi))
             hi = lo + count
+            self.fresh[0] = (hi, self.fresh[0][1])
+        else:
+            del self.fresh[0]
         self.ready -= hi - lo
         return range(lo, hi)
 
@@ -387,6 +395,8 @@ class Flight:
     held: Sequence[int] | None = None
     starting_slots: StartingSlots | None = None
     """What it reserved of a rate."""
+    is_grown: bool = False
+    """Whether its slice is so long that changes cannot wait for its end."""
 
     def out(self) -> Sequence[int]:
         """Return the indices that are still out."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from graphflow.core import events as ev
-from graphflow.core.batching import SLICE_SECONDS, next_slice
+from graphflow.core.batching import SLICE_SECONDS, grown_seconds, next_slice
 from graphflow.core.causes import hand_over_inputs, hand_over_lane
 from graphflow.core.nodes import Flight, NodeBook, Stage, chosen, codes_at
 from graphflow.core.outcomes import announce, cancel_items, end_items
@@ -25,7 +25,8 @@ MAX_CRASHES = 2
 FIRST_PULL_PER_SLOT = 32
 MAX_PULL = 65_536
 PULL_SECONDS = 0.6
-"""An iterator is read ahead by about this much work per slot."""
+PULL_SLICES = 2.4
+"""An iterator is read ahead by about this much work per slot, or so many slices."""
 FIND_AHEAD = 4_096
 """Items of a batch that has fewer starting slots of a rate, because results may be found."""
 
@@ -172,6 +173,24 @@ class Queues:
         share = math.ceil(stage.max_concurrency / max(1, self._run.capacity.slots))
         return min(stage.concurrency, share, stage.max_concurrency - stage.running)
 
+    def _grown(self, stage: Stage, slots: float) -> float:
+        """Return what the slices of a stage have grown to; 0 where a batch would tell nothing before its end."""
+        if stage.began is None or stage.mean_seconds is None or not self._run.capacity.tells:
+            return 0.0
+        left = stage.ready if stage.exhausted == stage.pulled.keys() else stage.ready + stage.fed
+        left_seconds = left * stage.mean_seconds / max(slots, 1)
+        return grown_seconds(age=self._run.now - stage.began, left_seconds=left_seconds)
+
+    def recall(self, stage: Stage | None = None) -> None:
+        """Let batches with grown slices, of one stage or all, hand back what they have not begun: something has changed."""
+        batches = tuple(
+            number
+            for number, flight in self._run.flights.items()
+            if flight.is_grown and (stage is None or flight.stage is stage)
+        )
+        if batches:
+            self._run.commands.append(ev.RecallBatches(batches=batches))
+
     def _submit_next(self, stage: Stage) -> None:
         run = self._run
         slots, share = run.capacity.slots, self._share(stage)
@@ -187,8 +206,9 @@ class Queues:
             concurrency=share,
             result_nbytes=stage.result_nbytes or 0.0,
             store_seconds=stage.store_seconds or 0.0,
+            grown=self._grown(stage, slots),
         )
-        count, seconds = size.count, size.seconds
+        count, seconds, tell_seconds = size.count, size.seconds, size.tell_seconds
         pace: Pace | None = None
         starting_slots: StartingSlots | None = None
         if stage.rate is not None and stage.pacer is not None:
@@ -202,6 +222,7 @@ class Queues:
                 count = max(count, FIND_AHEAD)
             if stage.batch_size is None:
                 seconds = places.delay + places.count * places.interval + SLICE_SECONDS
+                tell_seconds = None
         nodes: tuple[int, ...]
         indices: Sequence[int]
         if stage.alone:
@@ -212,7 +233,14 @@ class Queues:
         elif stage.again:
             nodes, indices = stage.take_again(count)
             self._submit(
-                stage, nodes, indices, seconds, is_fresh=False, pace=pace, starting_slots=starting_slots
+                stage,
+                nodes,
+                indices,
+                seconds,
+                tell_seconds=tell_seconds,
+                is_fresh=False,
+                pace=pace,
+                starting_slots=starting_slots,
             )
         else:
             fresh = stage.take_fresh(count)
@@ -221,6 +249,7 @@ class Queues:
                 tuple(stage.members),
                 fresh,
                 seconds,
+                tell_seconds=tell_seconds,
                 is_fresh=True,
                 pace=pace,
                 starting_slots=starting_slots,
@@ -236,12 +265,21 @@ class Queues:
         is_fresh: bool,
         pace: Pace | None,
         starting_slots: StartingSlots | None,
+        tell_seconds: float | None = None,
     ) -> None:
         run = self._run
         self._batches += 1
         running = self._share(stage)
+        stage.began = run.now if stage.began is None else stage.began
+        stage.slice_seconds = seconds or 0.0
         run.flights[self._batches] = Flight(
-            stage, nodes, indices, is_fresh, running, starting_slots=starting_slots
+            stage,
+            nodes,
+            indices,
+            is_fresh,
+            running,
+            starting_slots=starting_slots,
+            is_grown=tell_seconds is not None,
         )
         stage.flying += 1
         stage.running += running
@@ -261,6 +299,7 @@ class Queues:
                 width=stage.width,
                 tries=tuple(tries),
                 slice_seconds=seconds,
+                tell_seconds=tell_seconds,
                 priority=stage.priority,
                 concurrency=None if stage.concurrency is None else running,
                 pace=pace,
@@ -331,8 +370,8 @@ class Queues:
             self._unmark(flight.nodes, rest)
             run.notices.append(LanesOpen(stage, rest))
         elif flight.is_fresh:
-            for lo, hi in reversed([*_runs(rest)]):
-                stage.return_fresh(lo, hi)
+            for lo, hi in _runs(rest):
+                stage.add_fresh(lo, hi)
         else:
             self._mark(flight.nodes, rest)
             stage.add_again(flight.nodes, rest, in_front=True)
@@ -402,7 +441,8 @@ class Queues:
         if mean is None:
             want = FIRST_PULL_PER_SLOT * slots
         else:
-            want = max(2 * slots, min(MAX_PULL, int(slots * PULL_SECONDS / max(mean, 1e-7)) + 1))
+            ahead_seconds = max(PULL_SECONDS, PULL_SLICES * stage.slice_seconds)
+            want = max(2 * slots, min(MAX_PULL, int(slots * ahead_seconds / max(mean, 1e-7)) + 1))
         if stage.batch_size is not None:
             want = max(0 if mean is None else want, 2 * slots * stage.batch_size)
         for slot, count in stage.pulled.items():

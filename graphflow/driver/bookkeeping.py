@@ -34,7 +34,7 @@ from graphflow.model.records import (
 from graphflow.model.reports import LogRecord, Report
 from graphflow.model.states import FINAL_CODES, Code
 from graphflow.ports import Journal
-from graphflow.records.codec import RecordWriter
+from graphflow.records.codec import RecordWriter, Reported, join
 
 __all__ = ["Bookkeeper", "node_inputs", "shown_options"]
 
@@ -73,7 +73,11 @@ class Bookkeeper:
         """What nodes fail with beside their items."""
         self.answers: list[tuple[float, Answer]] = []
         """What was asked from outside in this launch, and what came of it, with the times."""
-        self._records: list[Record] = []
+        self._records: list[Record | list[Reported]] = []
+        self._open: dict[int, list[Reported]] = {}
+        """Reports of the next commit that others of the same node may join, by its number; they are among the records."""
+        self._sends: dict[tuple[int, ...], list[Dispatch]] = {}
+        """Batches that are sent after the next commit, by the numbers of their nodes: told at its end."""
         self._state: str | None = None
         self._lock = threading.RLock()
 
@@ -87,6 +91,7 @@ class Bookkeeper:
         """Node ids start again; nodes keep their numbers by their keys."""
         with self._lock:
             self._numbers = {}
+            self._open = {}
 
     def run_moved(self, code: Code, message: str = "") -> None:
         """Record the run's new state."""
@@ -164,6 +169,7 @@ class Bookkeeper:
     def taken_back(self, number: int, indices: Sequence[int]) -> None:
         """Outcomes of an earlier launch do not count any more: these items are Pending again, and so is their node."""
         at = self._wall()
+        self._open = {}
         if len(indices):
             ended = Ended(node=number, indices=indices, code=Code.PENDING)
             self._add(self._writer.ended(ended, at))
@@ -178,12 +184,30 @@ class Bookkeeper:
     def reported(self, report: Report, indices: Sequence[int], load: Callable[[Ref], list[Any]]) -> None:
         """Record a batch's report of these indices."""
         with self._lock:
-            self._records += self._writer.report(
+            for each in self._writer.reported(
                 report, indices, number=self._numbers.__getitem__, load=load, at=self._wall()
-            )
+            ):
+                if isinstance(each, Record):
+                    self._records.append(each)
+                else:
+                    self._report(each)
+
+    def _report(self, reported: Reported) -> None:
+        """Add a report of one node to those that it may join; its place among the records is theirs."""
+        together = self._open.get(reported.node)
+        if together is not None and reported.can_join:
+            together.append(reported)
+            return
+        self._records.append(alone := [reported])
+        if reported.can_join:
+            self._open[reported.node] = alone
+        else:
+            # What comes later of the same batch must not come before it.
+            self._open.pop(reported.node, None)
 
     def lost(self, batch: int, executing: int | None, reason: str) -> None:
-        """Apply the loss of a batch."""
+        """Record the loss of a batch."""
+        self._open = {}
         self._add(self._writer.lost(Lost(batch=batch, executing=executing, reason=reason), self._wall()))
 
     def commanded(self, command: ev.Command, core: Core) -> None:
@@ -191,19 +215,18 @@ class Bookkeeper:
         at = self._wall()
         if isinstance(command, ev.SubmitBatch):
             flight = core.flights.get(command.batch)
-            self._add(
-                self._writer.dispatch(
-                    Dispatch(
-                        batch=command.batch,
-                        nodes=tuple(self._numbers[node] for node in command.nodes),
-                        indices=command.indices,
-                        is_fresh=flight is None or flight.is_fresh,
-                    ),
-                    at,
-                )
+            nodes = tuple(self._numbers[node] for node in command.nodes)
+            dispatch = Dispatch(
+                batch=command.batch,
+                nodes=nodes,
+                indices=command.indices,
+                is_fresh=flight is None or flight.is_fresh,
             )
+            with self._lock:
+                self._sends.setdefault(nodes, []).append(dispatch)
         elif isinstance(command, ev.ItemsEnded):
             ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
+            self._open.pop(ended.node, None)
             self._add(self._writer.ended(ended, at))
         elif isinstance(command, ev.NodeChanged):
             message = self._why.pop(command.node, "") if command.code in FINAL_CODES else ""
@@ -233,10 +256,14 @@ class Bookkeeper:
             If the history cannot be written.
         """
         with self._lock:
-            if not self._records and self._state is None:
+            if not self._records and not self._sends and self._state is None:
                 return
-            self.journal.commit(self._records, state=self._state)
-            self._records = []
+            self._open = {}
+            records = [each if isinstance(each, Record) else join(each) for each in self._records]
+            at = self._wall() if self._sends else 0.0
+            records += [self._writer.dispatches(sends, at) for sends in self._sends.values()]
+            self.journal.commit(records, state=self._state)
+            self._records, self._sends = [], {}
             self._state = None
 
     def _add(self, record: Record) -> None:

@@ -158,6 +158,7 @@ class Dispatcher:
             width=command.width,
             inputs=tuple(inputs),
             slice_seconds=command.slice_seconds,
+            tell_seconds=command.tell_seconds,
             concurrency=command.concurrency,
             pace=command.pace,
             results=self._persistence.store,

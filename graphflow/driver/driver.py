@@ -99,7 +99,7 @@ class Driver:
         self.run_id = run_id
         self.flow_name = flow_name
         self.backend = backend
-        self.history = MemoryHistory()
+        self.history = MemoryHistory(persistence.store)
         self.is_finished = False
         self.outcome: ev.FinishRun | None = None
         self.failure: BaseException | None = None
@@ -531,6 +531,8 @@ class Driver:
             self._sources.close(command.node, command.slot)
         elif isinstance(command, ev.LimitItems):
             self.backend.limit(self.run_id, command.node, command.seconds)
+        elif isinstance(command, ev.RecallBatches):
+            self.backend.recall(self.run_id, command.batches)
         elif isinstance(command, ev.StopBatches):
             self.backend.stop(self.run_id, hard=command.hard)
         elif isinstance(command, ev.FinishRun):

@@ -38,7 +38,19 @@ from graphflow.records.replay import Replay
 __all__ = ["kept_beside", "repair_run"]
 
 REPAIRED = f"{RUN_FILE}.repaired"
-_LEAVES = frozenset({Kind.ITEMS, Kind.ERRORS, Kind.VARIANTS, Kind.LOG, Kind.LOST, Kind.ANSWER, Kind.DISPATCH})
+_LEAVES = frozenset(
+    {
+        Kind.ITEMS,
+        Kind.JOINED,
+        Kind.ERRORS,
+        Kind.VARIANTS,
+        Kind.LOG,
+        Kind.LOST,
+        Kind.ANSWER,
+        Kind.DISPATCH,
+        Kind.DISPATCHES,
+    }
+)
 """Kinds of records that may be missing: what they tell runs again, or is only shown."""
 MOST_CHOICES = 64
 

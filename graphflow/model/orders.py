@@ -250,7 +250,8 @@ class Pace:
 class BatchOrder:
     """A time-boxed run of items of one stage.
 
-    `indices` are map indices, one per position; the unit of `slice_seconds` is seconds, None for no limit.
+    `indices` are map indices, one per position; the unit of `slice_seconds` is seconds, None for no limit; `tell_seconds` is how
+    often what has ended is reported within it, None for not before its end.
     `concurrency` is how many items of async steps may run at the same time, None for the default. `results` is where
     values go that outlive the run, None for nowhere; `epoch` is the number of the driver that sent the batch.
     """
@@ -262,6 +263,7 @@ class BatchOrder:
     width: int | None
     inputs: tuple[Input, ...]
     slice_seconds: float | None
+    tell_seconds: float | None = None
     concurrency: int | None = None
     pace: Pace | None = None
     results: Any = None

@@ -16,6 +16,7 @@ __all__ = [
     "Alias",
     "Answer",
     "Dispatch",
+    "Dispatches",
     "Ended",
     "Entry",
     "EntryDep",
@@ -65,6 +66,10 @@ class Kind(IntEnum):
     """A request from outside was acted on, or refused (`Answer`)."""
     CHANGE = 13
     """Options or policies of a node were changed while it runs: a JSON object."""
+    JOINED = 15
+    """What several reports of one commit say of one node, in columns that they share; the header has the range that they are in."""
+    DISPATCHES = 16
+    """Several batches are about to be sent (`Dispatches`); the header has the range that their items are in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,13 @@ class Dispatch:
     nodes: Sequence[int]
     indices: Sequence[int]
     is_fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatches:
+    """Batches of the same nodes that are about to be sent."""
+
+    each: tuple[Dispatch, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

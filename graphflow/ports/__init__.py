@@ -19,7 +19,7 @@ from graphflow.ports.catalog import Catalog, Claim, Holder, Row, claim_of
 from graphflow.ports.clock import Clock
 from graphflow.ports.events import RunEvent
 from graphflow.ports.history import History, Journal
-from graphflow.ports.results import Buffer, ResultStore, StoredObject
+from graphflow.ports.results import Buffer, GrowingObject, GrowingStore, ResultStore, StoredObject
 from graphflow.ports.serializer import Serializer
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "Claim",
     "Clock",
     "Forecasted",
+    "GrowingObject",
+    "GrowingStore",
     "History",
     "Holder",
     "Journal",

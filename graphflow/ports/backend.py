@@ -28,13 +28,15 @@ class Capacity:
 
     `slots` is the number of batches that run at the same time, `queue` how many may wait behind each
     running one, `is_elastic` whether the backend grows when more work waits, `batch_seconds` the CPU seconds
-    that a batch costs outside its items.
+    that a batch costs outside its items, `tells` whether batches report what has ended while they go on, and hand back what
+    they have not begun when they are recalled.
     """
 
     slots: int
     queue: int = 1
     is_elastic: bool = False
     batch_seconds: float = 0.0006
+    tells: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,10 @@ class Backend(Protocol):
 
     def stop(self, run_id: str, *, hard: bool = False) -> None:
         """Stop the run's batches between items; `hard` also stops running items, if possible."""
+        ...
+
+    def recall(self, run_id: str, batches: Sequence[int]) -> None:
+        """Let batches under way hand back what they have not begun, in their next report; one that is over is passed over."""
         ...
 
     def limit(self, run_id: str, node: int, seconds: float) -> None:

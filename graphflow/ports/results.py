@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from graphflow.errors import ResultDamaged
 
-__all__ = ["Buffer", "ResultStore", "StoredObject"]
+__all__ = ["Buffer", "GrowingObject", "GrowingStore", "ResultStore", "StoredObject"]
 
 Buffer = bytes | bytearray | memoryview
 """Bytes that can be passed without copying."""
@@ -121,5 +121,52 @@ class ResultStore(Protocol):
         ------
         ResultStoreError
             If that does not work, with the reason: a wrong bucket, missing rights, expired credentials.
+        """
+        ...
+
+
+class GrowingObject(Protocol):
+    """An object of a store that one process appends to. Bytes that are there are never changed."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the store."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """How much it has."""
+        ...
+
+    def append(self, parts: Sequence[Buffer]) -> int:
+        """Write parts behind what is there, durably, and return the offset of the first.
+
+        Raises
+        ------
+        ResultStoreError
+            If they cannot be written. Nothing may be appended after that.
+        """
+        ...
+
+    def is_there(self) -> bool:
+        """Return whether the object still has its name: what is appended to one that was removed is lost."""
+        ...
+
+    def close(self) -> None:
+        """Append nothing more."""
+        ...
+
+
+@runtime_checkable
+class GrowingStore(Protocol):
+    """What a `ResultStore` has whose objects can grow; optional."""
+
+    def begin(self, name: str, data: bytes) -> GrowingObject:
+        """Create an object, which must not exist, with these bytes first. It is durable with the first `append`.
+
+        Raises
+        ------
+        ResultStoreError
+            If it cannot be created.
         """
         ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from graphflow.errors import GraphflowError, HistoryDamaged, HistoryTooNew
@@ -29,17 +29,18 @@ from graphflow.model.records import (
     Transition,
 )
 from graphflow.model.reports import LogRecord, Report, StepReport
-from graphflow.records import facts, items, texts
+from graphflow.records import facts, items, joined, texts
 from graphflow.records.errors import MAX_NBYTES, MAX_RECORDS
-from graphflow.records.facts import encode_fact, encode_log, encode_ranged, fact_of
+from graphflow.records.facts import encode_dispatches, encode_fact, encode_log, encode_ranged, fact_of
 from graphflow.records.item_index import MAX_INPUTS, MAX_LOG_LINES, MemoryHistory
 from graphflow.records.items import ItemsBody, encode_items
 from graphflow.records.texts import encode_errors, encode_variants
 
-__all__ = ["RecordWriter", "Written", "decode"]
+__all__ = ["RecordWriter", "Reported", "Written", "decode", "join"]
 
 _VERSIONS: Mapping[int, int] = {
     Kind.ITEMS: items.VERSION,
+    Kind.JOINED: joined.VERSION,
     Kind.ERRORS: texts.VERSION,
     Kind.VARIANTS: texts.VERSION,
 }
@@ -57,7 +58,7 @@ _BROKEN = (
 
 
 def decode(record: Record, *, seq: int | None = None) -> Any:
-    """Return what a record tells: a value of `graphflow.model.records`, `ItemsBody`, `LogLines`, `Change`, errors or variants.
+    """Return what a record tells: a value of `graphflow.model.records`, `ItemsBody`, `Joined`, `LogLines`, `Change`, errors or variants.
 
     Raises
     ------
@@ -76,6 +77,8 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
     try:
         if record.kind == Kind.ITEMS:
             return items.decode_items(record.body, node=record.node, lo=record.lo, count=record.count)
+        if record.kind == Kind.JOINED:
+            return joined.decode_joined(record.body, node=record.node)
         if record.kind == Kind.ERRORS:
             return texts.decode_errors(record.body)
         if record.kind == Kind.VARIANTS:
@@ -93,6 +96,43 @@ def _where(record: Record, seq: int | None) -> str:
     except ValueError:
         kind = f"kind {record.kind}"
     return f"a record {kind}" + (f" of commit {seq}" if seq is not None else "") + " of this history"
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What one report says of one node, before it is a record."""
+
+    node: int
+    at: float
+    part: joined.Part
+
+    @property
+    def can_join(self) -> bool:
+        """Whether it may be told in one record with others."""
+        return joined.can_join(self.part.body)
+
+    def record(self) -> Record:
+        """Return it as a record of its own."""
+        indices = self.part.body.indices
+        return Record(
+            kind=Kind.ITEMS,
+            at=self.at,
+            body=encode_items(self.part.body, self.part.labels),
+            node=self.node,
+            lo=_first(indices),
+            count=len(indices),
+        )
+
+
+def join(reported: Sequence[Reported]) -> Record:
+    """Return one record of what several reports say of one node."""
+    if len(reported) == 1:
+        return reported[0].record()
+    lo, hi = _span([each.part.body.indices for each in reported])
+    body = joined.encode_joined([each.part for each in reported])
+    return Record(
+        kind=Kind.JOINED, at=reported[-1].at, body=body, node=reported[0].node, lo=lo, count=hi - lo
+    )
 
 
 class Written(Protocol):
@@ -149,6 +189,21 @@ class RecordWriter:
         node = dispatch.nodes[0] if dispatch.nodes else NO_NODE
         return _ranged(Kind.DISPATCH, dispatch, dispatch.indices, node, at)
 
+    def dispatches(self, dispatches: Sequence[Dispatch], at: float) -> Record:
+        """Return the record of batches of the same nodes that are about to be sent."""
+        if len(dispatches) == 1:
+            return self.dispatch(dispatches[0], at)
+        nodes = dispatches[0].nodes
+        lo, hi = _span([each.indices for each in dispatches])
+        return Record(
+            kind=Kind.DISPATCHES,
+            at=at,
+            body=encode_dispatches(dispatches),
+            node=nodes[0] if nodes else NO_NODE,
+            lo=lo,
+            count=hi - lo,
+        )
+
     def ended(self, ended: Ended, at: float) -> Record:
         """Return items ended without running; with a code that is not final, they were reset to it."""
         return _ranged(Kind.ENDED, ended, ended.indices, ended.node, at)
@@ -197,7 +252,20 @@ class RecordWriter:
         load: Callable[[Ref], Sequence[Any]],
         at: float,
     ) -> list[Record]:
-        """Return what a batch reported of `indices`.
+        """Return the records of what a batch reported of `indices`; parameters as for `reported`."""
+        told = self.reported(report, indices, number=number, load=load, at=at)
+        return [each if isinstance(each, Record) else each.record() for each in told]
+
+    def reported(
+        self,
+        report: Report,
+        indices: Sequence[int],
+        *,
+        number: Callable[[int], int],
+        load: Callable[[Ref], Sequence[Any]],
+        at: float,
+    ) -> list[Record | Reported]:
+        """Return what a batch reported of `indices`: records, and what may be joined with other reports first.
 
         Parameters
         ----------
@@ -206,7 +274,7 @@ class RecordWriter:
         load
             Reads a column of labels.
         """
-        records: list[Record] = []
+        records: list[Record | Reported] = []
         errors, variants = self._take_errors(report, records, at)
         for place, step in enumerate(report.steps):
             if place and not len(indices):
@@ -222,23 +290,14 @@ class RecordWriter:
                 variants=variants if has_errors else None,
                 held=report.held if not place else None,
             )
-            records.append(
-                Record(
-                    kind=Kind.ITEMS,
-                    at=at,
-                    body=encode_items(body, _labels(step, load)),
-                    node=number(step.node),
-                    lo=_first(indices),
-                    count=len(indices),
-                )
-            )
+            records.append(Reported(number(step.node), at, joined.Part(body, _labels(step, load))))
         line = self.log(report.logs, report.logs_dropped, at)
         if line is not None:
             records.append(line)
         return records
 
     def _take_errors(
-        self, report: Report, records: list[Record], at: float
+        self, report: Report, records: list[Record | Reported], at: float
     ) -> tuple[Sequence[int], int | None]:
         """Return the numbers in the run of a report's errors, and of its first chunk of variants; adds what is new."""
         if not report.errors:
@@ -286,6 +345,14 @@ def _first(indices: Sequence[int]) -> int:
     if isinstance(indices, range):
         return indices.start
     return min(indices) if len(indices) else 0
+
+
+def _span(several: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return the range that all these indices are in, of which there may be none."""
+    there = [indices for indices in several if len(indices)]
+    if not there:
+        return 0, 0
+    return min(map(_first, there)), max(map(max, there)) + 1
 
 
 def _ranged(kind: Kind, value: Dispatch | Ended, indices: Sequence[int], node: int, at: float) -> Record:

@@ -12,6 +12,7 @@ from graphflow.model.records import (
     Alias,
     Answer,
     Dispatch,
+    Dispatches,
     Ended,
     EntryDep,
     Kind,
@@ -24,7 +25,16 @@ from graphflow.model.records import (
 from graphflow.model.reports import LogRecord
 from graphflow.records.packing import Packer, Unpacker, pressed, unpressed
 
-__all__ = ["Change", "LogLines", "decode_fact", "encode_fact", "encode_log", "encode_ranged", "fact_of"]
+__all__ = [
+    "Change",
+    "LogLines",
+    "decode_fact",
+    "encode_dispatches",
+    "encode_fact",
+    "encode_log",
+    "encode_ranged",
+    "fact_of",
+]
 
 VERSION = 1
 _LOG_FIELDS = tuple(each.name for each in fields(LogRecord))
@@ -72,6 +82,30 @@ def encode_ranged(value: Dispatch | Ended) -> bytes:
     out.json(given)
     out.ints(value.indices)
     return out.data()
+
+
+def encode_dispatches(dispatches: Sequence[Dispatch]) -> bytes:
+    """Return the body of a fact about several batches of the same nodes."""
+    out = Packer(VERSION)
+    out.json(list(dispatches[0].nodes))
+    out.number(len(dispatches))
+    for each in dispatches:
+        out.number(2 * each.batch + each.is_fresh)
+        out.number(len(each.indices))
+        out.ints(each.indices)
+    return out.data()
+
+
+def _decode_dispatches(body: bytes) -> Dispatches:
+    come = Unpacker(body)
+    nodes = tuple(int(node) for node in come.json())
+    found: list[Dispatch] = []
+    for _ in range(come.number()):
+        number = come.number()
+        indices = come.ints(come.number())
+        found.append(Dispatch(batch=number // 2, nodes=nodes, indices=indices, is_fresh=bool(number % 2)))
+    come.end()
+    return Dispatches(tuple(found))
 
 
 # -- each kind -------------------------------------------------------------------------------------------------
@@ -123,6 +157,8 @@ def decode_fact(record: Record) -> Any:
         if record.kind == Kind.ENDED:
             return Ended(**given, indices=indices)
         return Dispatch(**{**given, "nodes": tuple(given["nodes"])}, indices=indices)
+    if record.kind == Kind.DISPATCHES:
+        return _decode_dispatches(record.body)
     given = json.loads(record.body[1:])
     if not isinstance(given, dict):
         raise ValueError("it is not a JSON object")

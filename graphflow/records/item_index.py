@@ -10,56 +10,23 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from graphflow.model.anomalies import Anomaly, AnomalyTable, ErrorRecord
+from graphflow.model.anomalies import Anomaly, ErrorRecord
 from graphflow.model.orders import Ref
 from graphflow.model.reports import LogRecord, Report, StepReport
 from graphflow.model.states import Code
-from graphflow.records.errors import BatchErrors, DistinctErrors, ErrorBook, ErrorTally, exception_of
+from graphflow.records.errors import DistinctErrors, ErrorBook, ErrorTally, exception_of
+from graphflow.records.piles import Pile, can_pile
+from graphflow.records.segments import Segment
 
 __all__ = ["MemoryHistory", "Moved", "NodeHistory", "Place", "Segment"]
 
+PILE_AFTER = 2_048
+"""So many segments of first runs of a node are few enough to be objects; more are piled up."""
 MAX_LOG_LINES = 100_000
 MAX_INPUTS = 1_000
 """Failed items of a node whose arguments' summaries are kept; those of others are made when they are asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """What one report says of one node: `indices` and the step's arrays stand side by side."""
-
-    indices: Sequence[int]
-    step: StepReport
-    started: float
-    worker: str
-    errors: BatchErrors | None = None
-
-    def error(self, number: int) -> ErrorRecord | None:
-        """Return the error of a number in its batch."""
-        return None if self.errors is None else self.errors.record(number)
-
-    def anomalies(self, position: int) -> list[Anomaly]:
-        """Return the attempts at a position that did not simply succeed, in order."""
-        step = self.step
-        found: list[Anomaly] = []
-        if step.anomalies:
-            table = AnomalyTable.of(step.anomalies)
-            found = [table[row] for row in table.rows_of(position)]
-        number = step.faults.error_at(position)
-        if number is not None:
-            found.append(
-                Anomaly(
-                    position=position,
-                    attempt=step.attempts[position],
-                    code=step.states[position],
-                    outcome=step.states[position],
-                    started=self.started + step.starts[position],
-                    duration=step.durations[position],
-                    error=number,
-                    inputs=step.faults.inputs.get(position, ""),
-                )
-            )
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +54,12 @@ class NodeHistory:
     held) is *odd*: per index, arrays tell the newest odd segment, and each segment the one before it.
     """
 
-    def __init__(self) -> None:
-        self.ranges: list[Segment] = []
+    def __init__(self, store: Any = None) -> None:
+        self.store = store
+        """The `ResultStore` of the run, None where it has none."""
+        self.ranges: list[Segment | Pile] = []
+        self.may_pile = True
+        self._unpiled = 0
         self._starts: list[int] = []
         self._odd: list[Segment] = []
         self._is_odd = bytearray()
@@ -125,8 +96,31 @@ class NodeHistory:
             if is_clear and not self._is_odd.count(1, indices.start, indices.stop):
                 self._starts.insert(at, indices.start)
                 self.ranges.insert(at, segment)
+                self._unpiled += 1
+                if self._unpiled >= PILE_AFTER and self.may_pile:
+                    self._pile_up()
                 return
         self._add_odd(segment)
+
+    def _pile_up(self) -> None:
+        """Put neighbouring plain segments together. O(segments), and of them as many as were added since it did so last."""
+        found: list[Segment | Pile] = []
+        for each in self.ranges:
+            last = found[-1] if found else None
+            if isinstance(each, Pile) or not can_pile(each, self.store):
+                found.append(each)
+            elif isinstance(last, Pile) and last.takes(each):
+                last.add(each)
+            else:
+                pile = Pile(self.store, each.indices[0])
+                pile.add(each)
+                found.append(pile)
+        # One alone is lighter as it was.
+        self.ranges = [
+            each.segment(0) if isinstance(each, Pile) and len(each) == 1 else each for each in found
+        ]
+        self._starts = [each.indices[0] for each in self.ranges]
+        self._unpiled = 0
 
     def _add_odd(self, segment: Segment) -> None:
         indices = segment.indices
@@ -158,27 +152,35 @@ class NodeHistory:
 
     def steps(self) -> Iterator[StepReport]:
         """Yield what was reported: of first runs in index order, then what came back later."""
-        for segments in (self.ranges, self._odd):
-            for segment in segments:
-                yield segment.step
+        for segment in self.segments():
+            yield segment.step
 
     def move(self, moved: Mapping[int, Ref]) -> None:
-        """Refer to other columns of the same values, by the ids of the refs so far."""
-        for segments in (self.ranges, self._odd):
-            for at, segment in enumerate(segments):
-                ref = moved.get(id(segment.step.values))
-                if ref is not None:
-                    segments[at] = replace(segment, step=replace(segment.step, values=ref))
+        """Refer to other columns of the same values, by the ids of the refs so far, which are in memory."""
+
+        def at_new_place(segment: Segment) -> Segment:
+            ref = moved.get(id(segment.step.values))
+            return segment if ref is None else replace(segment, step=replace(segment.step, values=ref))
+
+        self.ranges = [each if isinstance(each, Pile) else at_new_place(each) for each in self.ranges]
+        self._odd = [at_new_place(each) for each in self._odd]
         for index, place in self._aliases.items():
             if id(place.ref) in moved:
                 self._aliases[index] = replace(place, ref=moved[id(place.ref)])
 
     def forget(self, is_lost: Callable[[Ref], bool]) -> None:
         """Refer no more to columns of values that are lost: items that have none stand in them too."""
-        for segments in (self.ranges, self._odd):
-            for at, segment in enumerate(segments):
-                if segment.step.values is not None and is_lost(segment.step.values):
-                    segments[at] = replace(segment, step=replace(segment.step, values=None))
+
+        def without_lost(segment: Segment) -> Segment:
+            if segment.step.values is None or not is_lost(segment.step.values):
+                return segment
+            return replace(segment, step=replace(segment.step, values=None))
+
+        for each in self.ranges:
+            if isinstance(each, Pile):
+                each.forget(is_lost)
+        self.ranges = [each if isinstance(each, Pile) else without_lost(each) for each in self.ranges]
+        self._odd = [without_lost(each) for each in self._odd]
 
     def alias(self, index: int, place: Place) -> None:
         """Record that the value of an item is at another node's place."""
@@ -196,7 +198,11 @@ class NodeHistory:
         if at >= 0:
             segment = self.ranges[at]
             if index in segment.indices:
-                return segment, index - segment.indices[0]
+                return (
+                    segment.find(index)
+                    if isinstance(segment, Pile)
+                    else (segment, index - segment.indices[0])
+                )
         return None
 
     def _newest_first(self, index: int) -> Iterator[tuple[Segment, int]]:
@@ -339,7 +345,12 @@ class NodeHistory:
         while lo < hi:
             at = bisect.bisect_right(self._starts, lo) - 1
             segment = self.ranges[at] if at >= 0 else None
-            if segment is not None and lo in segment.indices and segment.step.values is not None:
+            if isinstance(segment, Pile) and lo in segment.indices:
+                stop = min(hi, segment.indices.stop)
+                yield from segment.parts(lo, stop, filler)
+                lo = stop
+                continue
+            if isinstance(segment, Segment) and lo in segment.indices and segment.step.values is not None:
                 first, stop = segment.indices[0], min(hi, segment.indices[-1] + 1)
                 yield segment.step.values, range(lo - first, stop - first)
                 lo = stop
@@ -351,12 +362,16 @@ class NodeHistory:
 
     def segments(self) -> Iterator[Segment]:
         """Yield all segments: of first runs in order of the items, then the others as they came."""
-        yield from self.ranges
+        for each in self.ranges:
+            if isinstance(each, Pile):
+                yield from each.segments()
+            else:
+                yield each
         yield from self._odd
 
     def refs(self) -> Iterator[Ref]:
         """Yield all columns of values."""
-        for segment in [*self.ranges, *self._odd]:
+        for segment in self.segments():
             if segment.step.values is not None:
                 yield segment.step.values
 
@@ -364,7 +379,8 @@ class NodeHistory:
 class MemoryHistory:
     """The record of one run: nodes, segments, anomalies, transitions and logs."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Any = None) -> None:
+        self._store = store
         self.nodes: dict[int, NodeHistory] = {}
         self.errors: dict[int, BaseException] = {}
         """Errors of nodes that failed as a whole."""
@@ -381,7 +397,7 @@ class MemoryHistory:
         """Return the history of a node, made where there is none yet."""
         found = self.nodes.get(node_id)
         if found is None:
-            found = self.nodes[node_id] = NodeHistory()
+            found = self.nodes[node_id] = NodeHistory(self._store)
         return found
 
     def commit(self, report: Report, indices: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from graphflow.model.orders import GONE, Ref
 from graphflow.model.reports import stored_ref
 from graphflow.records.item_index import NodeHistory
+from graphflow.records.piles import Pile
 
 __all__ = ["ReadValues"]
 
@@ -28,6 +29,8 @@ class ReadValues:
 
     def __init__(self, history: NodeHistory, store: Any = None) -> None:
         self._history = history
+        # Places in its ranges are kept here.
+        history.may_pile = False
         self._store = store
         self._read: deque[tuple[int, int]] = deque()
         """Places in the history's ranges, with the bytes of their values."""
@@ -38,7 +41,9 @@ class ReadValues:
         """Release values of items below an index, which were read; return the released columns, in order."""
         ranges = self._history.ranges
         while self._next < len(ranges) and ranges[self._next].indices[-1] < below:
-            nbytes = _nbytes(ranges[self._next].step.values)
+            following = ranges[self._next]
+            # What is piled up has nothing in memory.
+            nbytes = 0 if isinstance(following, Pile) else _nbytes(following.step.values)
             self._read.append((self._next, nbytes))
             self._total += nbytes
             self._next += 1
@@ -47,7 +52,11 @@ class ReadValues:
             place, nbytes = self._read.popleft()
             self._total -= nbytes
             segment = ranges[place]
-            if segment.step.values is not None and segment.step.values.kind != "gone":
+            if (
+                not isinstance(segment, Pile)
+                and segment.step.values is not None
+                and segment.step.values.kind != "gone"
+            ):
                 gone.append(segment.step.values)
                 stored = segment.step.stored
                 is_there = self._store is not None and stored is not None and stored.has_all

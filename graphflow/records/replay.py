@@ -17,6 +17,7 @@ from graphflow.model.records import (
     Alias,
     Answer,
     Dispatch,
+    Dispatches,
     Ended,
     Entry,
     Kind,
@@ -34,6 +35,7 @@ from graphflow.records.errors import BatchErrors, ErrorBook
 from graphflow.records.facts import Change, LogLines
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.items import ItemsBody
+from graphflow.records.joined import Joined
 from graphflow.records.replayed_node import Flight, ReplayedNode
 from graphflow.records.spans import Span
 from graphflow.records.texts import TextVariants
@@ -95,7 +97,9 @@ class Replay:
             Kind.LAUNCH: self._launch,
             Kind.NODE: self._node,
             Kind.DISPATCH: self._dispatch,
+            Kind.DISPATCHES: self._dispatches,
             Kind.ITEMS: self._items,
+            Kind.JOINED: self._joined,
             Kind.ENDED: self._ended,
             Kind.ERRORS: self._new_errors,
             Kind.VARIANTS: self._new_variants,
@@ -200,6 +204,10 @@ class Replay:
         for number in dispatch.nodes:
             self.nodes[number].fly(dispatch.batch, flight)
 
+    def _dispatches(self, record: Record, dispatches: Dispatches) -> None:
+        for each in dispatches.each:
+            self._dispatch(record, each)
+
     def _land(self, batch: int) -> Flight | None:
         flight = self._flights.pop(batch, None)
         if flight is not None:
@@ -216,6 +224,10 @@ class Replay:
                 self._land(body.batch)
         self.nodes[record.node].take(body, self._errors_of(body), self.store)
         self._value_moved(record.node)
+
+    def _joined(self, record: Record, joined: Joined) -> None:
+        for body in joined.bodies:
+            self._items(record, body)
 
     def _errors_of(self, body: ItemsBody) -> BatchErrors | None:
         """Return the errors of a report, the same object for all its steps."""

@@ -26,6 +26,7 @@ from graphflow.graph.recording import Recorder
 from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
+from graphflow.ports import GrowingStore
 from graphflow.runner.capture import LogSink
 from graphflow.runner.faults import (
     MAX_SUMMARIES,
@@ -143,8 +144,15 @@ class Batch:
         seconds = self.order.slice_seconds
         if self.is_async and not self.is_chunked:
             return Teller(self._tell, first=CONCURRENT_TELL_SECONDS, every=CONCURRENT_TELL_SECONDS)
+        if self.order.tell_seconds is not None and self._tells_cheaply():
+            return Teller(self._tell, first=0.0, every=self.order.tell_seconds, is_in_step=True)
         first = TELL_SECONDS if seconds is None else seconds + LATE_SECONDS
         return Teller(self._tell, first=first, every=TELL_SECONDS)
+
+    def _tells_cheaply(self) -> bool:
+        """Return whether a report costs no object of a store, so that it need not wait for the end of a grown slice."""
+        results = self.order.results
+        return (results is None or isinstance(results, GrowingStore)) and self.caches is None
 
     def _tell(self) -> None:
         """Deliver what has ended; after the end of the slice, also hand back what was not begun."""
@@ -152,7 +160,7 @@ class Batch:
         with progress.lock:
             if progress.is_over:
                 return
-            if progress.taken and time.perf_counter() >= self.deadline:
+            if progress.taken and (time.perf_counter() >= self.deadline or self.is_stopped()):
                 progress.cut()
             part = progress.part()
             if part is not None:

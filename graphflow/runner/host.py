@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from graphflow.model.orders import Ref
 from graphflow.model.reports import Report, Stored
+from graphflow.results.packs.growing import GrowingPacks
 from graphflow.runner.printing import Line
 
 __all__ = ["BatchHost", "Packed", "SerializationFailure"]
@@ -32,6 +33,8 @@ class BatchHost(Protocol):
 
     worker: str
     is_local: bool
+    growing: GrowingPacks
+    """Where its results go."""
     takes_progress: bool
     """Whether partial reports are delivered while a batch runs."""
 

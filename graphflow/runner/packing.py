@@ -1,4 +1,4 @@
-"""The values of a batch on their way to the result store: one pack per report, written before that is sent."""
+"""The values of a batch on their way to the result store: written before their report is sent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from graphflow.common.wording import with_article
 from graphflow.graph.mapping import DROPPED
 from graphflow.model.orders import BatchOrder
 from graphflow.model.states import GOOD_CODES, Code
-from graphflow.results.packs.packs import Section, publish
 from graphflow.results.packs.pickling import encode
+from graphflow.results.packs.sections import Section
 from graphflow.runner.host import BatchHost, Packed
 from graphflow.runner.positions import part_of
 from graphflow.runner.step import Step
@@ -31,7 +31,7 @@ def pack_values(
     positions: Sequence[int],
     columns: Sequence[list[Any]],
 ) -> tuple[Sequence[Packed | None], str]:
-    """Write the columns of the steps that persist as one pack.
+    """Write the columns of the steps that persist, together.
 
     Gives an entry per column (none at all where nothing is written), and why they could not be written.
     """
@@ -57,7 +57,9 @@ def pack_values(
     failpoint("batch.pack.before")
     try:
         stored = iter(
-            publish(order.results, sections, run_id=order.flow_run_id, batch=order.id, epoch=order.epoch)
+            host.growing.append(
+                order.results, sections, run_id=order.flow_run_id, batch=order.id, epoch=order.epoch
+            )
         )
     except Exception as error:
         # Whatever a store raises, the report comes back, and its driver decides.

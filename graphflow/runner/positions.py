@@ -189,13 +189,24 @@ class Teller:
         Seconds until it is called first.
     every
         Seconds until it is called again.
+    is_in_step
+        Whether it is called at multiples of `every`, so that the batches of all processes of a machine tell together, and what
+        they tell is written together.
     """
 
-    def __init__(self, tell: Callable[[], None], *, first: float, every: float) -> None:
+    def __init__(
+        self, tell: Callable[[], None], *, first: float, every: float, is_in_step: bool = False
+    ) -> None:
         self._tell = tell
         self._every = every
+        self._is_in_step = is_in_step
         self._thread: threading.Thread | None = None
-        self.due = time.monotonic() + first
+        now = time.monotonic()
+        self.due = self._next(now) if is_in_step else now + first
+
+    def _next(self, now: float) -> float:
+        """Return when to tell again."""
+        return (now // self._every + 1) * self._every if self._is_in_step else now + self._every
 
     def check(self, now: float) -> float:
         """Report if it is time; return the next time to check."""
@@ -203,7 +214,7 @@ class Teller:
             return self.due
         if self._thread is not None and self._thread.is_alive():
             return now + BUSY_SECONDS
-        self.due = now + self._every
+        self.due = self._next(now)
         # No `Service`: one report, when the watchdog says so; a thread that waits would be one more per batch.
         self._thread = threading.Thread(target=self._run, name="graphflow-report", daemon=True)
         self._thread.start()

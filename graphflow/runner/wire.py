@@ -85,6 +85,7 @@ class Header:
     pace: Pace | None
     results: bytes | None = None
     epoch: int = 0
+    tell_seconds: float | None = None
 
 
 def refs_of(order: BatchOrder) -> list[Ref]:
@@ -166,6 +167,7 @@ class OrderEncoder:
             order.pace,
             None if order.results is None else pickle.dumps(order.results, protocol=5),
             order.epoch,
+            order.tell_seconds,
         )
         return pickle.dumps(header, protocol=5)
 
@@ -393,6 +395,7 @@ def decode_order(
         pace=header.pace,
         results=None if header.results is None else pickle.loads(header.results),
         epoch=header.epoch,
+        tell_seconds=header.tell_seconds,
     )
 
 

@@ -21,6 +21,7 @@ from graphflow.graph.context import TaskContext
 from graphflow.model.orders import BatchOrder, Program, Ref
 from graphflow.model.reports import Report, stored_ref
 from graphflow.ports import ResultStore
+from graphflow.results.packs.growing import GrowingPacks
 from graphflow.runner.children import allow_children
 from graphflow.runner.columns import MAX_INLINE, bytes_of, decode, encode, write_pack
 from graphflow.runner.host import Packed, SerializationFailure
@@ -31,7 +32,7 @@ from graphflow.runner.slots import Slot
 from graphflow.runner.surroundings import Surroundings, apply
 from graphflow.runner.wire import Header, decode_order, encode_report, refused_report, unbegun_report
 
-__all__ = ["EXIT_STUCK", "Stored", "give_back", "run_payload", "set_limit", "set_stopped"]
+__all__ = ["EXIT_STUCK", "Stored", "give_back", "run_payload", "set_limit", "set_recalled", "set_stopped"]
 
 EXIT_STUCK = 77
 """The exit code of a worker that ended itself because an item did not yield after its timeout."""
@@ -51,11 +52,13 @@ class _Process:
 
     def __init__(self) -> None:
         self.stopped: set[str] = set()
+        self.recalled: set[tuple[str, int]] = set()
         self.limits: dict[tuple[str, int], float] = {}
         self.programs: OrderedDict[str, Program] = OrderedDict()
         self.columns: OrderedDict[str, tuple[list[Any], int]] = OrderedDict()
         self.lock = threading.Lock()
         self.slot = Slot()
+        self.growing = GrowingPacks()
         self.local = threading.local()
 
     def journal(self, folder: Path) -> CrashJournal:
@@ -74,6 +77,11 @@ _PROCESS = _Process()
 def set_stopped(run_id: str) -> None:
     """Stop batches of this run between items from now on."""
     _PROCESS.stopped.add(run_id)
+
+
+def set_recalled(run_id: str, batches: Sequence[int]) -> None:
+    """Let batches hand back what they have not begun, here or wherever they are; those that are not here leave a number each."""
+    _PROCESS.recalled.update((run_id, batch) for batch in batches)
 
 
 def set_limit(run_id: str, node: int, seconds: float) -> None:
@@ -128,10 +136,12 @@ class WorkerHost:
         emit: Emit,
     ) -> None:
         self.worker = worker
+        self.growing = _PROCESS.growing
         self.kept: dict[str, bytes] = {}
         self.results: ResultStore | None = None
         """Where the batch's values go that outlive the run."""
         self._header = header
+        self._key = (header.run_id, header.batch)
         self._folder = folder
         self._blocks = blocks
         self._emit = emit
@@ -248,7 +258,7 @@ class WorkerHost:
 
     def is_stopped(self, run_id: str) -> bool:
         """Return whether the run asked its batches to stop."""
-        return run_id in _PROCESS.stopped
+        return run_id in _PROCESS.stopped or self._key in _PROCESS.recalled
 
     def limit_of(self, run_id: str, node: int) -> float | None:
         """Return the limit of a node's items, if this process has one."""
@@ -348,6 +358,7 @@ def _run(order: BatchOrder, host: WorkerHost) -> bytes:
     allow_children()
     _take_lines()
     report = run_batch(order, host)
+    _PROCESS.recalled.discard((order.run_id, order.id))
     _finish_lines()
     host.tell_rest()
     if report is None:

@@ -15,6 +15,7 @@ import pytest
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.records.codec import decode
 from graphflow.records.items import ItemsBody
+from graphflow.records.joined import Joined
 from graphflow.records.texts import TextVariants
 from graphflow.testing.faults.s3proxy import S3Proxy
 from graphflow.testing.faults.s3server import Bucket, S3Server
@@ -98,8 +99,9 @@ def written(home: Path) -> Iterator[tuple[str, str]]:
         for entry in history.read(header.id):
             value = decode(entry.record)
             text = repr(value)
-            if isinstance(value, ItemsBody) and value.step.labels is not None:
-                text += repr([*value.step.labels.data])
+            for body in value.bodies if isinstance(value, Joined) else [value]:
+                if isinstance(body, ItemsBody) and body.step.labels is not None:
+                    text += repr([*body.step.labels.data])
             if isinstance(value, TextVariants):
                 text += "".join(repr(value.chunk(each)) for each in range(len(value.chunks)))
             yield f"record {entry.seq}", text

@@ -420,6 +420,12 @@ class LocalBackend:
         if self._cluster is not None:
             self._cluster.free(gone)
 
+    def recall(self, run_id: str, batches: Sequence[int]) -> None:
+        """Let batches hand back what they have not begun, wherever they run."""
+        self._threads.recall(run_id, batches)
+        if self._cluster is not None:
+            self._cluster.recall(run_id, batches)
+
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         self._threads.limit(run_id, node, seconds)
         if self._cluster is not None:

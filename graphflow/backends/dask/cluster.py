@@ -40,7 +40,7 @@ from graphflow.runner.journal import SEVERAL, executing
 from graphflow.runner.printing import print_lines
 from graphflow.runner.surroundings import Watch
 from graphflow.runner.wire import OrderEncoder, decode_report, refused_report
-from graphflow.runner.worker import give_back, set_limit, set_stopped
+from graphflow.runner.worker import give_back, set_limit, set_recalled, set_stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -50,7 +50,8 @@ __all__ = ["DaskBackend"]
 logger = logging.getLogger("graphflow.backends.dask")
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 1.0
-"""A batch waits in a worker process for about two slices, then it gives itself back."""
+PATIENCE_SLICES = 1.6
+"""A batch waits in a worker process for about two slices, then it gives itself back; a grown slice has an overrun in it."""
 BALANCE_SECONDS = 0.03
 FALLBACK_SECONDS = 1.0
 STRANDED_SECONDS = 1.5
@@ -273,7 +274,7 @@ class DaskBackend:
                 str(state.folder) if state.folder is not None else None,
                 state.topic,
                 blocks,
-                PATIENCE_SECONDS if self._places is not None else None,
+                _patience_seconds(order) if self._places is not None else None,
                 None if self._surroundings is None else self._surroundings.now(),
                 key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
                 pure=False,
@@ -573,6 +574,12 @@ class DaskBackend:
     def free(self, refs: Iterable[Ref]) -> None:
         self._columns.free(refs)
 
+    def recall(self, run_id: str, batches: Sequence[int]) -> None:
+        """Let batches hand back what they have not begun, on whichever worker they are or will be."""
+        client = self._client
+        if client is not None:
+            tell_soon("recall", client, set_recalled, run_id, tuple(batches))
+
     def limit(self, run_id: str, node: int, seconds: float) -> None:
         """Send all workers a timeout that became known while items run."""
         client = self._client
@@ -641,6 +648,10 @@ class DaskBackend:
                 self._base.rmdir()
             if self._sweep is not None and not self._base.exists():
                 atexit.unregister(self._sweep)
+
+
+def _patience_seconds(order: BatchOrder) -> float:
+    return max(PATIENCE_SECONDS, PATIENCE_SLICES * (order.slice_seconds or 0.0))
 
 
 def _sweep(folder: Path, pid: int) -> None:

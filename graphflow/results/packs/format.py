@@ -20,6 +20,7 @@ from graphflow.results.packs.compression import decompress
 
 __all__ = [
     "COLUMNS_OF_RUN",
+    "GROWN_OF_RUN",
     "DELTA",
     "CONSTANT",
     "ENTRIES",
@@ -52,6 +53,8 @@ COLUMNS_OF_RUN = 1
 """The kind of a pack: columns of values that a run made."""
 ENTRIES = 2
 """The kind of a pack: values by key, of a cache."""
+GROWN_OF_RUN = 3
+"""The kind of a pack: columns of values that a process appended while it ran batches of a run."""
 RAW, ZSTD, CONSTANT, DELTA = 0, 1, 2, 3
 """How a column is written: as it is; compressed; one entry for all; differences, compressed."""
 _HEADER = struct.Struct("<8sHHI")

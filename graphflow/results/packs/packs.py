@@ -39,6 +39,7 @@ __all__ = [
     "build",
     "check_pack",
     "damaged",
+    "digest_of",
     "key_id",
     "new_name",
     "open_pack",
@@ -79,7 +80,7 @@ def build(
                 name=name,
                 offset=offset,
                 nbytes=len(each.data),
-                digest=_digest(each.data, key),
+                digest=digest_of(each.data, key),
                 count=each.count,
                 missing=tuple(each.missing),
                 is_whole=each.is_whole,
@@ -140,7 +141,8 @@ def publish(
     return stored
 
 
-def _digest(data: bytes, key: bytes) -> bytes:
+def digest_of(data: bytes, key: bytes) -> bytes:
+    """Return the digest of a section."""
     return blake2b(data, digest_size=16, key=key, person=_SECTION_PERSON).digest()
 
 
@@ -159,7 +161,7 @@ def read_section(store: ResultStore, stored: Stored) -> bytes:
     """
     data = store.read(stored.name, stored.offset, stored.nbytes)
     # Of a foreign pack under this name, too, the digest differs: nothing of it is unpickled.
-    if len(data) != stored.nbytes or all(_digest(data, key) != stored.digest for key in store.keys):
+    if len(data) != stored.nbytes or all(digest_of(data, key) != stored.digest for key in store.keys):
         raise damage(store, stored.name, f"the {stored.nbytes:,} bytes from {stored.offset:,} on differ")
     return data
 

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from errno import EISDIR, ELOOP, EMLINK, ENOENT, ENOSYS, ENOTDIR, ENOTSUP, EOPNOTSUPP, EPERM
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,32 @@ class LocalStore:
         except OSError as error:
             raise self._not_written(name, parts, error) from error
         return total
+
+    def begin(self, name: str, data: bytes) -> GrowingFile:
+        """Create a file that grows.
+
+        Raises
+        ------
+        ResultStoreError
+            If it exists, or cannot be created.
+        """
+        check_name(name)
+        above, _, last = name.rpartition("/")
+        try:
+            folder = self._open_folder(above, makes=True)
+            try:
+                file = os.open(last, _WRITE, 0o600, dir_fd=folder)
+                try:
+                    _write(file, data)
+                    os.fsync(folder)
+                except BaseException:
+                    os.close(file)
+                    raise
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise self._not_written(name, [data], error) from error
+        return GrowingFile(name, file, len(data), refused=partial(self._not_written, name))
 
     def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: a complete file gets its name by a hard link, which is made once.
@@ -324,6 +351,72 @@ class LocalStore:
 
     def check(self) -> None:
         probe(self, self.folder)
+
+
+class GrowingFile:
+    """A file that is appended to.
+
+    Parameters
+    ----------
+    name
+        Its name in the store.
+    file
+        Its descriptor, which is closed with it.
+    nbytes
+        How much it has.
+    refused
+        Makes the error for parts that cannot be written.
+    """
+
+    __slots__ = ("_file", "_name", "_nbytes", "_refused")
+
+    def __init__(
+        self,
+        name: str,
+        file: int,
+        nbytes: int,
+        *,
+        refused: Callable[[Sequence[Buffer], OSError], ResultStoreError],
+    ) -> None:
+        self._name = name
+        self._file = file
+        self._nbytes = nbytes
+        self._refused = refused
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
+
+    def append(self, parts: Sequence[Buffer]) -> int:
+        offset = self._nbytes
+        try:
+            failpoint("store.grow.before")
+            left = memoryview(b"".join(parts))
+            at = offset
+            while left:
+                written = os.pwrite(self._file, left, at)
+                left, at = left[written:], at + written
+            failpoint("store.grow.written")
+            _sync_data(self._file)
+            failpoint("store.grow.after")
+        except OSError as error:
+            raise self._refused(parts, error) from error
+        self._nbytes = at
+        return offset
+
+    def is_there(self) -> bool:
+        return os.fstat(self._file).st_nlink > 0
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+_sync_data = getattr(os, "fdatasync", os.fsync)
+"""The size of a file is data too."""
 
 
 def _write_and(

@@ -365,6 +365,44 @@ class BackendContract:
             assert isinstance(event, BatchLost)
             assert event.had_started is False
 
+    def test_within_a_grown_slice_a_batch_tells_what_has_ended_and_hands_back_the_rest_when_it_is_recalled(
+        self, backend: Backend
+    ) -> None:
+        probe = self.probe(backend)
+
+        def slow(x: int) -> int:
+            import time
+
+            time.sleep(0.01)
+            return x
+
+        step = StepOrder(node=0, program=program(slow), slots=(0,))
+        if not backend.capacity().tells:
+            # It has nothing to hand back but at the end of a slice, and gets no grown ones.
+            order = probe.order([step], [Literals(range(3))], range(3), slice_seconds=60.0)
+            backend.submit(order)
+            backend.recall(probe.run_id, [order.id])
+            assert isinstance(probe.event(), BatchDone)
+            return
+        order = probe.order([step], [Literals(range(100_000))], range(100_000), slice_seconds=600.0)
+        order = replace(order, tell_seconds=0.1)
+        backend.submit(order)
+        reports: list[Report] = []
+        while not reports or reports[-1].held:
+            event = probe.event()
+            assert isinstance(event, BatchDone) and event.report.batch == order.id
+            reports.append(event.report)
+            if len(reports) == 2:
+                # Two are enough to see that it goes on; one that is not here is passed over.
+                backend.recall(probe.run_id, [order.id + 77, order.id])
+        assert len(reports) > 2
+        told = [
+            position
+            for report in reports
+            for position in (range(report.reached) if report.positions is None else report.positions)
+        ]
+        assert told == list(range(len(told))) and len(told) < 100_000
+
     def test_a_slice_that_is_over_hands_back_the_rest(self, backend: Backend) -> None:
         probe = self.probe(backend)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from graphflow.model.orders import BatchOrder, Input, Pace, Program, Ref, StepOrder
 from graphflow.model.reports import Report
+from graphflow.results.packs.growing import GrowingPacks
 from graphflow.runner.columns import load_column
 from graphflow.runner.host import Packed, SerializationFailure
 from graphflow.runner.run import run_batch
@@ -38,6 +39,7 @@ class RecordingHost:
 
     def __init__(self, on_progress: Callable[[Report], None] | None = None) -> None:
         self.worker = "here"
+        self.growing = GrowingPacks()
         self.told: list[Report] = []
         self.given_up: list[Report] = []
         self.has_given_up = threading.Event()

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphflow.core import events as ev
-from graphflow.model.records import NO_NODE, Dispatch, Ended, Kind, NodeEntry, Record, Transition
+from graphflow.model.records import NO_NODE, Dispatch, Dispatches, Ended, Kind, NodeEntry, Record, Transition
 from graphflow.model.reports import Stored
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.ports import ResultStore
 from graphflow.records.codec import decode
 from graphflow.records.items import ItemsBody
+from graphflow.records.joined import Joined
 from graphflow.results.packs import packs
 from simulator.ledger import Violation
 
@@ -86,10 +87,12 @@ class Chronicle:
                 raise Violation(f"number {record.node} stands for nodes {self.ids[record.node]} and {id_}")
             if value.parent is not None:
                 self.children.setdefault((self.ids[value.parent[0]], value.parent[1]), set()).add(id_)
-        elif isinstance(value, Dispatch):
-            self.dispatched[epoch, value.batch] = value
-        elif isinstance(value, ItemsBody):
-            self._items(self.ids[record.node], value)
+        elif isinstance(value, Dispatch | Dispatches):
+            for each in [value] if isinstance(value, Dispatch) else value.each:
+                self.dispatched[epoch, each.batch] = each
+        elif isinstance(value, ItemsBody | Joined):
+            for body in [value] if isinstance(value, ItemsBody) else value.bodies:
+                self._items(self.ids[record.node], body)
         elif isinstance(value, Ended):
             for index in value.indices:
                 self._end((self.ids[value.node], index), Outcome(value.code, self.seq))

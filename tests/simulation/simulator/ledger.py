@@ -48,6 +48,8 @@ class Ledger:
         self.aliases: dict[tuple[int, int], int] = {}
         self.failed_whole: set[int] = set()
         self.is_stopping = False
+        self.recalled: set[int] = set()
+        """Batches that were asked to hand back what they have not begun."""
         self.finish: ev.FinishRun | None = None
 
     def record(self, nodes: Iterable[Node]) -> None:

@@ -80,7 +80,7 @@ class SimulatedWorkers:
             if lost is not None:
                 return lost
         reached = len(order.indices)
-        if self._ledger.is_stopping:
+        if self._ledger.is_stopping or order.batch in self._ledger.recalled:
             reached = rng.randint(0, reached)
         elif rng.random() < faults.cuts:
             reached = rng.randint(1, reached)
@@ -104,15 +104,24 @@ class SimulatedWorkers:
         return ev.BatchReported(report)
 
     def _finish_rest(self, order: ev.SubmitBatch, held: list[int]) -> ev.Event | None:
-        """The second part of a batch that reported in two; or it is lost in the meantime."""
+        """Another part of a batch that reports in parts; or it is lost in the meantime."""
         if order.batch not in self._ledger.flying:
             return None
         indices = [order.indices[position] for position in held]
+        told, still = held, list[int]()
+        if len(held) > 1 and self._rng.random() < self._scenario.faults.parts:
+            cut = self._rng.randrange(1, len(held))
+            told, still = held[:cut], held[cut:]
+            if order.batch in self._ledger.recalled:
+                # What it has not begun is in no report.
+                still = still[:1]
         try:
-            report = self._execute(order, held)
+            report = self._execute(order, told)
         except WorkerDied as death:
             return self._died(order, indices, death.index)
-        report = replace(report, positions=held)
+        report = replace(report, positions=told, held=still)
+        if still:
+            self._clock.at(self._clock.now + self._rng.random(), lambda: self._finish_rest(order, still))
         if self._rng.random() < self._scenario.faults.duplicates:
             self._clock.after(self._rng.random() * 3.0, ev.BatchReported(report))
         return ev.BatchReported(report)

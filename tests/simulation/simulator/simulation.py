@@ -266,6 +266,8 @@ class Simulation:
                 self._set_timer(command.at)
             case ev.PullSource():
                 self._pull(command)
+            case ev.RecallBatches():
+                ledger.recalled.update(command.batches)
             case ev.StopBatches():
                 self.workers.is_hard = command.hard
             case ev.FinishRun():

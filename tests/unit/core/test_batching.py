@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 from graphflow.core.batching import (
     DRIVER_SECONDS_PER_BATCH,
     FIRST_SLICE_SECONDS,
+    MAX_GROWN_SECONDS,
     MAX_INLINE_NBYTES,
     MAX_ITEMS,
     MAX_STORE_SLICE_SECONDS,
     SLICE_SECONDS,
     STORE_SHARE,
+    TELL_SECONDS,
+    grown_seconds,
     next_slice,
     updated_mean,
 )
@@ -124,3 +127,27 @@ def test_slices_are_long_where_a_store_is_slow_within_bounds(
     assert quick.seconds is not None
     assert slow.seconds == max(quick.seconds, min(MAX_STORE_SLICE_SECONDS, STORE_SHARE * store_seconds))
     assert slow.count >= quick.count
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e9))
+def test_slices_grow_with_the_run_and_are_a_small_part_of_what_is_left(age: float, left: float) -> None:
+    found = grown_seconds(age=age, left_seconds=left)
+    assert 0 <= found <= MAX_GROWN_SECONDS
+    assert found <= 0.02 * left + 1e-9
+    assert found <= SLICE_SECONDS + 0.02 * age
+    assert found <= grown_seconds(age=2 * age + 1, left_seconds=2 * left)
+
+
+@given(remaining, st.floats(1e-9, 1e3), st.integers(1, 100), st.floats(0, MAX_GROWN_SECONDS))
+def test_a_grown_slice_tells_what_has_ended_and_an_early_one_does_not(
+    remaining: int, mean: float, slots: int, grown: float
+) -> None:
+    plain = next_slice(remaining=remaining, mean_seconds=mean, slots=slots)
+    found = next_slice(remaining=remaining, mean_seconds=mean, slots=slots, grown=grown)
+    assert plain.seconds is not None and found.seconds is not None
+    if grown <= plain.seconds:
+        assert found == plain and found.tell_seconds is None
+        return
+    assert found.seconds > grown and found.tell_seconds is not None
+    assert found.tell_seconds >= max(TELL_SECONDS, plain.seconds)
+    assert found.count <= grown / max(mean, 1e-8) + 1 and found.count <= remaining
