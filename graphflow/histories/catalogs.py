@@ -194,10 +194,10 @@ class SqliteCatalog:
     @contextmanager
     def _sealing(self, run_id: str, *, is_new: bool = False) -> Iterator[None]:
         """Seal a row after it was changed, in the same transaction; one that was not as written before stays unsealed."""
-        if not self._keys:
-            yield
-            return
         with self.whole():
+            if not self._keys:
+                yield
+                return
             before = None if is_new else self.run(run_id)
             yield
             if is_new or (before is not None and before[0].is_verified):

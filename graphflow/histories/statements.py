@@ -56,8 +56,8 @@ CANDIDATES = """SELECT work.run_id, work.overlap_key, work.deployment_id, work.n
     WHERE work.state = 'waiting' AND work.pool = ? AND work.queue = ? AND work.due <= ?
     ORDER BY work.priority, work.due, work.run_id LIMIT ? OFFSET ?"""
 KEY_USE = """SELECT COUNT(*) FROM work WHERE deployment_id = ? AND overlap_key = ? AND state = 'claimed'"""
-KEY_ACTIVE = """SELECT run_id, state, epoch FROM work WHERE deployment_id = ? AND overlap_key = ? AND due <= ?
-    ORDER BY due, run_id"""
+KEY_ACTIVE = """SELECT run_id, state, epoch FROM work WHERE deployment_id = ? AND overlap_key = ?
+    AND (due <= ? OR state = 'claimed') ORDER BY due, run_id"""
 LATE = """SELECT work.run_id FROM work JOIN run ON run.id = work.run_id
     WHERE work.state = 'waiting' AND work.due < ? AND run.state = 'Scheduled' ORDER BY work.due LIMIT 100"""
 WAITING_IN_POOL = "SELECT COUNT(*) FROM work WHERE pool = ? AND state = 'waiting'"

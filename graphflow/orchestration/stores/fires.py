@@ -24,6 +24,8 @@ from graphflow.ports import Clock
 __all__ = ["Fired", "Fires", "Made"]
 
 SCHEDULES_AT_ONCE = 100
+SKEW_SECONDS = 10.0
+"""A run that is due so soon is active: the clock of who made it may be ahead."""
 REPLACED = "a newer run of its deployment took its place before it began"
 
 
@@ -292,7 +294,7 @@ class Fires:
         self._catalog.execute(statements.ADD_WORK, values)
 
     def _active(self, key: str, overlap: str, until: float) -> list[Active]:
-        rows = self._catalog.rows(statements.KEY_ACTIVE, (key, overlap, until))
+        rows = self._catalog.rows(statements.KEY_ACTIVE, (key, overlap, until + SKEW_SECONDS))
         return [Active(run_id=run_id, is_waiting=state != "claimed") for run_id, state, _ in rows]
 
     def _setting(self, name: str) -> str | None:
