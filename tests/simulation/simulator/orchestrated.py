@@ -37,7 +37,7 @@ __all__ = ["BrokenPromise", "Home", "live_home"]
 
 BEGIN = 1_790_000_000.0
 LATE_SECONDS = 60.0
-POOL_SIZE, ITEMS = 3, 4
+ITEMS = 4
 LEASE_SECONDS = 1e9
 """On one machine the lock tells; nothing here goes by time that a driver may sleep through."""
 
@@ -169,11 +169,13 @@ class Home:
         policies = ["queue", "skip", "queue-latest", "cancel-running"]
         self.policy: Any = self.random.choice(policies)
         self.catchup: Any = self.random.choice(["latest", "all", "none"])
+        # Either the pool is what is full, or the deployment.
+        self.pool_size = self.random.choice([1, 3])
         self.clock = VirtualClock(self, 0.0)
         self.plans = Plans(self.catalog, self.clock)
         self.pools = Pools(self.catalog, self.clock)
         self.plans.put(self._model(0))
-        self.pools.change("default", size=POOL_SIZE)
+        self.pools.change("default", size=self.pool_size)
         (self.schedule,) = self.plans.find("f/limited").schedules
         for kind in ("clock", "clock", "keeper", "worker", "worker", "worker"):
             self._start(kind)
@@ -247,7 +249,8 @@ class Home:
             self.now -= self.random.choice([60.0, 600.0])
             self.plans.put(self._model(self.random.randrange(2)))
             self.faults["set back"] += 1
-        actors: list[Process | Driver] = [each for each in (*self.processes, *self.drivers) if each.lives]
+        everyone: list[Process | Driver] = [*self.processes, *self.drivers]
+        actors = [each for each in everyone if each.lives]
         if self.fatality and self.random.random() < 0.02 and self.drivers:
             driver = self.random.choice(self.drivers)
             driver.is_stopped = not driver.is_stopped
@@ -331,8 +334,13 @@ class Home:
                 steady_until=self.steady + LEASE_SECONDS,
                 wall_until=self.now + LEASE_SECONDS,
             )
+            work = row[0].work
             if not self.catalog.drive(claim, driver.work):
                 raise LeaseLost(driver.run_id)
+            if work is None or (work.state, work.epoch) != ("claimed", driver.work):
+                raise BrokenPromise(
+                    f"the claim {driver.work} of {driver.run_id} had ended, and began a driver"
+                )
             self.catalog.grant(claim)
             driver.epoch = epoch
         self.fence[driver.run_id] = epoch
@@ -372,7 +380,7 @@ class Home:
             If something does not.
         """
         ((claimed,),) = self._rows("SELECT COUNT(*) FROM work WHERE state = 'claimed'")
-        _promise(claimed <= POOL_SIZE, f"{claimed} runs are claimed in a pool of {POOL_SIZE}")
+        _promise(claimed <= self.pool_size, f"{claimed} runs are claimed in a pool of {self.pool_size}")
         ((driven,),) = self._rows("SELECT COUNT(*) FROM work WHERE state = 'claimed' AND deployment_id <> ''")
         _promise(driven <= 2, f"{driven} runs of a deployment with a limit of 2")
         if self.policy == "skip" and not self.faults["set back"]:
