@@ -199,6 +199,13 @@ class RunRecorder(Recorder):
             if self._driver is not None:
                 self._driver.give_up(error)
 
+    def drain(self, timeout: float) -> bool:
+        """Send nothing more, and wait until what is under way is durable, so that another driver can take the run over."""
+        with self._lock:
+            self._is_paused = True
+            driver = self._driver
+        return driver is None or driver.drain(timeout)
+
     def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
         """Start nothing more; what is recorded and did not begin ends Cancelled.
 
