@@ -1,4 +1,4 @@
-"""The process that drives one run for a worker: `python -m graphflow.launching.child RUN CLAIM`.
+"""The process that drives one run for a worker: `python -m graphflow.launching.child RUN CLAIM GRACE`.
 
 It knows the catalog and its run, nothing of the worker. What cannot begin here ends the run with the reason; what fails in
 passing leaves the run to the next worker.
@@ -43,11 +43,14 @@ POLL_SECONDS = 0.05
 class Stopping:
     """SIGTERM: the run is handed over, once; the handler only notes it, as what it interrupts may hold a lock."""
 
-    def __init__(self, run_id: str, claim: int) -> None:
+    def __init__(self, run_id: str, claim: int, grace_seconds: float) -> None:
         self._run_id = run_id
         self._claim = claim
+        self._grace_seconds = grace_seconds
         self._asked = threading.Event()
         self._service = Service(self._look, name="graphflow-stopping", interval=POLL_SECONDS)
+        self.execution: Execution | None = None
+        """What drives the run, once it does."""
 
     def install(self) -> None:
         """Handle SIGTERM from now on; SIGINT is for the worker."""
@@ -60,15 +63,19 @@ class Stopping:
 
     def _look(self) -> None:
         if self._asked.is_set():
-            yield_run(self._run_id, self._claim)
+            yield_run(self._run_id, self._claim, self.execution, self._grace_seconds)
             self._service.stop()
 
 
-def yield_run(run_id: str, claim: int) -> None:
-    """Let the run wait for the next worker, and end this process: what was committed is kept, the rest runs there.
+def yield_run(run_id: str, claim: int, execution: Execution | None, grace_seconds: float) -> None:
+    """Let the run wait for the next worker, and end this process.
 
-    Returns if the run has ended: then this process is about to end by itself.
+    Nothing new is sent, and what is under way may end and become durable; what takes longer than the time of grace runs
+    again there. Returns if the run has ended: then this process is about to end by itself.
     """
+    recorder = None if execution is None else execution.record.recorder
+    if recorder is not None and not recorder.drain(grace_seconds):
+        logger.warning("run %s: items that take longer than %g s run again", run_id, grace_seconds)
     with open_stores() as stores:
         if not stores.work.give_back(run_id, claim, why=TOLD_TO_STOP):
             return
@@ -79,8 +86,9 @@ def yield_run(run_id: str, claim: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Drive a run; return the exit code: 0 if it ended, whatever its state."""
-    run_id, claim = arguments[0], int(arguments[1])
-    Stopping(run_id, claim).install()
+    run_id, claim, grace_seconds = arguments[0], int(arguments[1]), float(arguments[2])
+    stopping = Stopping(run_id, claim, grace_seconds)
+    stopping.install()
     output = Output()
     with output.installed(), open_stores() as stores:
         header = stores.work.header(run_id)
@@ -100,6 +108,7 @@ def main(arguments: list[str]) -> int:
             state = "Failed" if isinstance(error, ParameterError) else "Crashed"
             stores.work.end(run_id, claim, state, f"{type(error).__name__}: {error}")
             return DONE
+        stopping.execution = execution
         try:
             _drive(flow, execution)
         except Exception:

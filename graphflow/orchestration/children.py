@@ -23,18 +23,22 @@ class Child:
     ----------
     given
         The run, and the claim by which it is driven.
+    grace_seconds
+        How long it may take to hand the run over.
     command
-        What starts it; the id and the number of the claim are added.
+        What starts it; the id, the number of the claim and the time of grace are added.
     env
         Added to the environment of this process.
     """
 
-    def __init__(self, given: Given, *, command: Sequence[str] = COMMAND, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, given: Given, *, grace_seconds: float, command: Sequence[str] = COMMAND, env: Mapping[str, str]
+    ) -> None:
         self.given = given
         surroundings = {**os.environ, **given.pool_env, **env}
         # A session of its own: Ctrl-C in the terminal is for the worker, which tells its children.
         self._process = subprocess.Popen(
-            [*command, given.run_id, str(given.epoch)],
+            [*command, given.run_id, str(given.epoch), f"{grace_seconds:g}"],
             env=surroundings,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -31,6 +31,8 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0
 """How often work is looked for although nothing was written: some becomes due."""
 HEARTBEAT_SECONDS = 5.0
+GIVE_BACK_SECONDS = 3.0
+"""What a child has left of the time of grace to give its run back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,13 @@ class Worker:
             **self.options.env,
         }
         try:
-            self._children[given.run_id] = Child(given, command=self.options.command, env=env)
+            self._children[given.run_id] = Child(
+                given,
+                # It gives the run back before it would be killed.
+                grace_seconds=max(0.0, self.options.grace_seconds - GIVE_BACK_SECONDS),
+                command=self.options.command,
+                env=env,
+            )
         except OSError as error:
             self._stores.work.give_back(
                 given.run_id, given.epoch, why=f"no process could be started: {error.strerror}"

@@ -60,6 +60,18 @@ def gated(n: int = 1):
     return second(first(n))
 
 
+@task
+def item(x):
+    count(f"i{x}")
+    time.sleep(0.002)
+    return x
+
+
+@flow
+def wide(n: int):
+    return sum(future.result() for future in item.map(range(n)))
+
+
 @flow
 def deadly():
     count("deadly")
@@ -238,12 +250,34 @@ def test_a_worker_that_is_told_to_stop_hands_its_run_to_the_next_one(place) -> N
             assert one.wait(timeout=60) == 0
         header = stores.work.header(run_id)
         if header.work is not None:
+            # Else its last item ended meanwhile, and the run with it.
             assert (header.state, header.work.state, header.work.crashes) == ("Resuming", "waiting", 0)
             with worker_process(place):
-                assert ended(stores, run_id).state == "Completed"
-            assert "lost" not in events(stores, run_id)
+                ended(stores, run_id)
         assert stores.work.header(run_id).state == "Completed"
-        assert counts(place).count("first") == 1
+        assert "lost" not in events(stores, run_id)
+        assert counts(place) == ["first", "second"]
+
+
+def test_workers_that_are_restarted_one_after_the_other_execute_each_item_of_a_map_once(place) -> None:
+    with open_stores() as stores:
+        stored = put(stores, place, "wide", backend="threads:2")
+        with worker_process(place) as one:
+            run_id = stores.fires.run(stored, {"n": 10_000}, origin="user").run_id
+            eventually(lambda: len(counts(place)) > 300)
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(timeout=60) == 0
+        before = len(counts(place))
+        assert 300 < before < 10_000 and state(stores, run_id) == "Resuming"
+        with worker_process(place) as two:
+            eventually(lambda: len(counts(place)) > before + 300)
+            two.send_signal(signal.SIGTERM)
+            assert two.wait(timeout=60) == 0
+        with worker_process(place):
+            assert ended(stores, run_id).state == "Completed"
+        found = counts(place)
+        assert (len(found), len(set(found))) == (10_000, 10_000)
+        assert events(stores, run_id).count("yielded") == 2
 
 
 def test_work_of_a_worker_that_died_before_its_child_began_waits_for_another(place) -> None:
