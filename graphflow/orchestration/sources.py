@@ -34,7 +34,7 @@ def source_of(flow: Any, fn: Callable[..., Any]) -> Source:
     module = sys.modules.get(getattr(plain, "__module__", "") or "")
     file = getattr(module, "__file__", None)
     name = None if module is None else _name_in(module, flow)
-    if file is None or module is None:
+    if file is None or module is None or not Path(file).is_file():
         return _pickled(flow, fn.__name__)
     if name is None:
         raise DeploymentError(

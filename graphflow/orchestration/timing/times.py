@@ -81,9 +81,14 @@ def check_schedule(schedule: Schedule, now: float) -> float:
         If there is none in the next 5 years, or the schedule is wrong.
     """
     found = next_fire(schedule, now)
-    if found is None or found > max(now, schedule.starts or now) + YEARS_SECONDS:
-        when = "in the next 5 years" if schedule.kind != "at" else "any more: that moment has passed"
-        raise ScheduleError(f"the schedule {schedule} does not fire {when}; correct it, or leave it out")
+    if schedule.kind == "at" and found is None:
+        raise ScheduleError(
+            f"the schedule {schedule} does not fire any more: that moment has passed; correct it, or leave it out"
+        )
+    if found is None or (schedule.kind != "at" and found > max(now, schedule.starts or now) + YEARS_SECONDS):
+        raise ScheduleError(
+            f"the schedule {schedule} does not fire in the next 5 years; correct it, or leave it out"
+        )
     return found
 
 
