@@ -56,6 +56,14 @@ NAMES: dict[str, str] = {
     "journal.close.after": "the lease was released",
     "request.answer.before": "an answer is durable, the catalog is not updated",
     "request.answer.after": "the catalog has the answer",
+    # Schedules and workers.
+    "clock.fire.before": "schedules are due, nothing was decided",
+    "clock.fire.decided": "fires, runs and work are in the transaction, which is not committed",
+    "clock.fire.after": "what was decided is on the disk",
+    "work.claim.before": "a worker is about to claim",
+    "work.claim.decided": "claims are in the transaction, which is not committed",
+    "work.claim.after": "claims are on the disk, no child was started",
+    "child.begin.before": "the flow is loaded, and its run is about to be taken",
     # The repair of a damaged history.
     "repair.written": "what verifies is in a new file, which is complete",
     "repair.linked": "the damaged file has another name beside",

@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 PROJECT_FILE = "graphflow.toml"
+DEPLOYED = frozenset({"automations", "deployments", "limits", "notifications", "pools", "rates"})
+"""Sections of the same file that are no settings: `graphflow deploy apply` reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

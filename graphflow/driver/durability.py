@@ -59,7 +59,7 @@ from graphflow.results.packs.single import check, is_same, keep, restore
 from graphflow.results.stores.opening import check_protocol
 from graphflow.runner.capture import LogSink
 
-__all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
+__all__ = ["Durability", "Reopened", "has_launches", "is_known", "open_store", "reopen"]
 
 logger = logging.getLogger("graphflow.driver.durability")
 SUMMARY_SECONDS = 2.0
@@ -152,8 +152,8 @@ class Durability:
         return [*known, *((launch.began, until) for launch in self.launches[-1:])]
 
     @classmethod
-    def create(cls, flow: Definition, run: RunFacts) -> Durability:
-        """Begin the history of a new run.
+    def create(cls, flow: Definition, run: RunFacts, *, work: int | None = None) -> Durability:
+        """Begin the history of a new run; with `work`, of one that a worker claimed under this number.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class Durability:
         if place is not None:
             # What is configured wrongly leaves no run behind.
             check_protocol(place)
-        journal = history.create(header)
+        journal = history.create(header, work=work)
         try:
             store = open_store(history, run.id, said=flow.options.results)
             books = Bookkeeper(journal, RecordWriter(), digests=Digests(history, run.id))
@@ -185,7 +185,7 @@ class Durability:
         except BaseException:
             journal.close()
             with suppress(GraphflowError):
-                if history.head(run.id) == 0:
+                if work is None and history.head(run.id) == 0:
                     # Nothing of it was recorded: it is no run that could be resumed.
                     history.remove(run.id)
             raise
@@ -360,6 +360,7 @@ def reopen(
     given: Mapping[str, Any] = MappingProxyType({}),
     checked: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     prepare: Callable[[], None] = lambda: None,
+    work: int | None = None,
 ) -> Reopened:
     """Open an existing run, with everything it has finished.
 
@@ -379,6 +380,8 @@ def reopen(
         Coerces parameters that are looked up to what the flow takes.
     prepare
         Called before the run is taken, if there is something to do; what it raises leaves the run as it is.
+    work
+        The number of the claim by which a worker has the run.
 
     Raises
     ------
@@ -404,7 +407,7 @@ def reopen(
                 _compare(replay.launches[0], parameters)
             return Reopened(header, {}, None)
     prepare()
-    journal = history.take(header.id)
+    journal = history.take(header.id, work=work)
     try:
         replay = read_run(history, header.id, store)
         found = _parameters(replay, store, parameters, given, checked)
@@ -476,6 +479,11 @@ def _has_value(replay: Replay, store: ResultStore) -> bool:
         logger.warning("%s; it is made again", error)
         return False
     return True
+
+
+def has_launches(run_id: str) -> bool:
+    """Return whether a driver of a run wrote anything down."""
+    return open_history().head(run_id) > 0
 
 
 def is_known(run_id: str) -> bool:

@@ -113,7 +113,7 @@ class RunJournal:
         self._is_closed = False
         self._is_lost = False
         self._state: str | None = None
-        self._unpublished: tuple[str, float] | None = None
+        self._unpublished: tuple[str, float, int] | None = None
         self._summary = ""
         self._seen_version = -1
         self._waiting: list[Request] = []
@@ -153,7 +153,7 @@ class RunJournal:
             raise
         if state is not None:
             self._state = state
-            self._unpublished = (state, at)
+            self._unpublished = (state, at, seq)
         if self._unpublished is not None:
             self._publish()
         return seq
@@ -224,7 +224,7 @@ class RunJournal:
             if self._unpublished is not None:
                 self._publish()
             with self._catalog.transaction():
-                self._catalog.give_back(self._run_id, self._epoch)
+                self._catalog.give_back(self._run_id, self._epoch, at=self._clock.wall())
                 self._catalog.answer_all(self._run_id, self._epoch, GONE, at=self._clock.wall())
             failpoint("journal.close.after")
         except HistoryError as error:
@@ -268,7 +268,7 @@ class RunJournal:
                 self._catalog.answer_all(self._run_id, self._epoch - 1, GONE, at=self._clock.wall())
                 if self._state is not None:
                     self._tell_state(
-                        self._state, self._unpublished[1] if self._unpublished else self._clock.wall()
+                        *(self._unpublished or (self._state, self._clock.wall(), self._writer.seq))
                     )
         if not is_ours:
             self._is_lost = True
@@ -283,12 +283,12 @@ class RunJournal:
         """Write the run's state to the catalog; the commit is durable even if this fails."""
         if self._unpublished is None:
             return
-        state, at = self._unpublished
+        state, at, seq = self._unpublished
         failpoint("catalog.state.before")
         try:
             self._list()
             with self._catalog.transaction():
-                self._tell_state(state, at)
+                self._tell_state(state, at, seq)
                 if self._summary:
                     self._catalog.set_summary(self._run_id, self._epoch, self._summary)
         except HistoryError as error:
@@ -305,13 +305,15 @@ class RunJournal:
             failpoint("catalog.state.after")
             self._unpublished = None
 
-    def _tell_state(self, state: str, at: float) -> None:
+    def _tell_state(self, state: str, at: float, seq: int) -> None:
         self._catalog.set_state(
             self._run_id,
             self._epoch,
             state,
             started=started_at(state, at),
             ended=at if is_final(state) else None,
+            at=at,
+            commit=seq,
         )
 
     def _check(self) -> None:

@@ -155,15 +155,15 @@ class RunReader:
             return self.row.created
         return float(self._commits(self.row.seq - 1, self.row.seq)[0][2])
 
-    def last_state(self) -> tuple[str, float] | None:
-        """Return the state that was written last, and when; None where none was."""
+    def last_state(self) -> tuple[str, float, int] | None:
+        """Return the state that was written last, when, and in which commit; None where none was."""
         found = self.database.row(schema.READ_LAST_STATE, (self.row.seq,))
         if found is None:
             return None
         seq = found[0]
         commit = self._commits(seq - 1, seq)[0]
         self._check_commit(self._mac(seq - 1), commit[3], commit, self._rows(commit[3], [commit], False))
-        return found[2], found[1]
+        return found[2], found[1], seq
 
     def faults(self) -> list[str]:
         """Yield all problems of this file and its anchor; continue after the first."""

@@ -6,8 +6,10 @@ A statement that is never run by another module does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from graphflow.histories.tables import VERSION_2
 
 __all__ = ["CATALOG", "RUN", "Schema"]
 
@@ -19,6 +21,9 @@ class Schema:
     kind: str
     version: int
     create: Sequence[str]
+    """What makes the oldest version that is still read."""
+    steps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By version, what makes the next one of it."""
 
 
 META = (
@@ -26,6 +31,7 @@ META = (
     "INSERT INTO meta (name, value) VALUES ('kind', ?)",
     "INSERT INTO meta (name, value) VALUES ('schema', ?)",
 )
+RENUMBER = "UPDATE meta SET value = ? WHERE name = 'schema'"
 READ_META = "SELECT name, value FROM meta"
 
 BEGIN_WRITING = "BEGIN IMMEDIATE"
@@ -138,7 +144,8 @@ SUMMARIES = """CREATE TABLE summary (
 )"""
 CATALOG = Schema(
     kind="graphflow catalog",
-    version=1,
+    version=2,
+    steps={1: (*VERSION_2, SUMMARIES)},
     create=(
         """CREATE TABLE run (
             id TEXT NOT NULL PRIMARY KEY,
@@ -178,18 +185,28 @@ CATALOG = Schema(
         # A number that is never given twice, also where requests are deleted with their run.
         "CREATE TABLE counter (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO counter (name, value) VALUES ('request', 0)",
-        SUMMARIES,
     ),
 )
 
+_PLANNED = (
+    "run.deployment_id, run.deployment, run.revision, run.nominal, run.origin, run.parameters, run.tags, run.source, run.depth,"
+    " run.message, run.request_key, work.state, work.why, work.pool, work.due, work.crashes, work.epoch, work.worker_id"
+)
 _RUN_COLUMNS = (
     "run.id, run.name, run.flow_name, run.state, run.created, run.started, run.ended, run.host, run.pid, run.epoch,"
-    " run.mac, lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until"
+    f" run.mac, lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until, {_PLANNED}"
 )
-_RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id"
+_WORK_JOIN = " LEFT JOIN work ON work.run_id = run.id"
+_RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id{_WORK_JOIN}"
+# In a catalog of version 1 that cannot be written, and so stays as it is.
+IN_VERSION_1 = (
+    (_PLANNED, "'', '', 0, NULL, '', '', '', '', 0, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"),
+    (_WORK_JOIN, ""),
+)
 ADD_RUN = (
-    "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch, deployment_id, deployment, revision,"
+    " nominal, origin, parameters, tags, source, depth, message, request_key)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 RUN_BY_ID = f"{_RUNS} WHERE run.id = ?"
 RUN_BY_UPPER_ID = f"{_RUNS} WHERE UPPER(run.id) = ? LIMIT 2"
@@ -206,7 +223,6 @@ RUNS = f"""{_RUNS}
 HAS_MAC = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'mac'"
 ADD_MAC = "ALTER TABLE run ADD COLUMN mac BLOB"
 NO_MAC = ("run.mac", "NULL")
-HAS_SUMMARIES = "SELECT COUNT(*) FROM pragma_table_info('summary')"
 DELETE_SUMMARY = "DELETE FROM summary WHERE run_id = ?"
 CLEAR_SUMMARY = (
     "DELETE FROM summary WHERE run_id = ? AND EXISTS (SELECT 1 FROM run WHERE id = ? AND epoch = ?)"
@@ -222,7 +238,10 @@ DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
 SET_STATE = "UPDATE run SET state = ?, started = COALESCE(started, ?), ended = ? WHERE id = ? AND epoch = ?"
 NOTE_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state = ?"
 MEND_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state <> ?"
+RENAME_RUN = "UPDATE run SET name = ?, state = ? WHERE id = ?"
+SET_MESSAGE = "UPDATE run SET message = ? WHERE id = ?"
 DELETE_RUN = (
+    "DELETE FROM work WHERE run_id = ?",
     "DELETE FROM run WHERE id = ?",
     "DELETE FROM lease WHERE run_id = ?",
     "DELETE FROM request WHERE run_id = ?",

@@ -90,8 +90,9 @@ class VolatileHistory(CatalogHistory):
 
     # -- drivers -------------------------------------------------------------------------------------------
 
-    def create(self, header: RunHeader) -> RunJournal:
+    def create(self, header: RunHeader, *, work: int | None = None) -> RunJournal:
         run_id = check_id(header.id)
+        _check_no_work(run_id, work)
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         with self._catalog.transaction():
@@ -103,7 +104,8 @@ class VolatileHistory(CatalogHistory):
         self._drop_oldest()
         return journal
 
-    def take(self, run_id: str) -> RunJournal:
+    def take(self, run_id: str, *, work: int | None = None) -> RunJournal:
+        _check_no_work(run_id, work)
         with self._catalog.transaction():
             header, claim = self._row(self._catalog, run_id)
             self._check_free(claim, "cannot be taken")
@@ -266,3 +268,8 @@ class VolatileWriter:
                 f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its"
                 " lease in time; its writes are now refused"
             )
+
+
+def _check_no_work(run_id: str, work: int | None) -> None:
+    if work is not None:
+        raise LeaseLost(f"run {run_id} is not a worker's: histories in memory have no work")

@@ -25,10 +25,12 @@ __all__ = [
     "Launch",
     "Lost",
     "NodeEntry",
+    "Plan",
     "Record",
     "Request",
     "RunHeader",
     "Transition",
+    "Work",
 ]
 
 NO_NODE = -1
@@ -248,6 +250,44 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run was started for; `parameters` and `source` are JSON, empty where the run was started by its own process."""
+
+    deployment_id: str = ""
+    deployment: str = ""
+    """`flow/name`, as it was when the run was made."""
+    revision: int = 0
+    nominal: float | None = None
+    """When its schedule says it is due."""
+    origin: str = ""
+    """What made it, such as `schedule:ID` or `user`."""
+    parameters: str = ""
+    tags: tuple[str, ...] = ()
+    source: str = ""
+    depth: int = 0
+    """How many rules it comes from, one after the other."""
+    request_key: str | None = None
+    """Names what asked for it: the same key makes no second run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A run that waits for a worker, or is driven for one; gone when the run ends."""
+
+    state: str
+    """`waiting`, `claimed` or `paused`."""
+    why: str
+    """Why it waits."""
+    pool: str
+    due: float
+    crashes: int
+    """How many drivers it has lost."""
+    epoch: int
+    """The number of its last claim."""
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunHeader:
     """A run as lists show it; times are seconds since the epoch.
 
@@ -267,6 +307,10 @@ class RunHeader:
     lease: Lease | None = None
     is_verified: bool = True
     """Whether a catalog that seals its rows has it as it was written."""
+    plan: Plan = Plan()
+    work: Work | None = None
+    message: str = ""
+    """Why it is in its state, where something outside its driver knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

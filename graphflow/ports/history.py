@@ -74,23 +74,27 @@ class Journal(Protocol):
 class History(Protocol):
     """The histories of all runs in a folder, for drivers that write and for readers."""
 
-    def create(self, header: RunHeader) -> Journal:
-        """Create the history of a new run, and take the run.
+    def create(self, header: RunHeader, *, work: int | None = None) -> Journal:
+        """Create the history of a new run, and take the run; with `work`, of one that a worker claimed under this number.
 
         Raises
         ------
         HistoryError
             If there is such a run already, or the folder cannot be written.
+        LeaseLost
+            If the claim of that number does not have the run's work any more.
         """
         ...
 
-    def take(self, run_id: str) -> Journal:
-        """Become the driver of a run that has none: the next epoch begins.
+    def take(self, run_id: str, *, work: int | None = None) -> Journal:
+        """Become the driver of a run that has none: the next epoch begins; with `work`, by a worker's claim of this number.
 
         Raises
         ------
         LeaseHeld
             If it has one.
+        LeaseLost
+            If the claim of that number does not have the run's work any more.
         RunNotFound
             If there is no such run.
         HistoryDamaged, HistoryTooNew, HistoryTooOld

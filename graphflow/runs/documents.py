@@ -86,6 +86,10 @@ def header_document(run: Run) -> dict[str, Any]:
         "host": run.host,
         "pid": run.pid,
         "lease_until": time_text(run.lease_until),
+        "deployment": run.plan.deployment or None,
+        "nominal": time_text(moment(run.plan.nominal)),
+        "origin": run.plan.origin or None,
+        "why": run.why or None,
     }
 
 

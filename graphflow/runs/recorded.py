@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -28,7 +29,7 @@ from graphflow.errors import (
 from graphflow.graph.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.orders import GONE
-from graphflow.model.records import NO_NODE, Kind, Launch, RunHeader
+from graphflow.model.records import NO_NODE, Kind, Launch, Plan, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
@@ -216,6 +217,23 @@ class RecordedRun(Run):
         return self._header.pid
 
     @property
+    def plan(self) -> Plan:
+        return self._header.plan
+
+    @property
+    def why(self) -> str:
+        work = self._header.work
+        if work is None or self._header.lease is not None:
+            return self._header.message
+        if work.state == "claimed":
+            return f"worker {work.worker_id} starts it"
+        if work.why:
+            return work.why
+        if work.due > time.time():
+            return f"it is due at {moment(work.due).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+        return f"it waits for a worker of the pool {work.pool}"
+
+    @property
     def state_name(self) -> str:
         """The name of its state, as in lists of runs; reads nothing."""
         return self._header.state
@@ -226,7 +244,7 @@ class RecordedRun(Run):
         code = Code.by_name(self._header.state)
         message, at = "", self._header.ended or self._header.started or self._header.created
         if code in FAILED_CODES or code == Code.CANCELLED:
-            message = self._last_words(code)
+            message = self._last_words(code) or self._header.message
         return State.of(code, at=at, message=message)
 
     def _last_words(self, code: Code) -> str:
@@ -348,6 +366,8 @@ class RecordedRun(Run):
     def parameters(self) -> Mapping[str, str]:
         """The flow's parameters, as texts."""
         launches = self.replay.launches
+        if not launches and self.plan.parameters:
+            return {name: repr(value) for name, value in json.loads(self.plan.parameters).items()}
         return dict(launches[0].parameters) if launches else {}
 
     @property

@@ -60,7 +60,7 @@ def _table(
         name: max([len(name), *(row[place].cell_len for row in texts)]) for place, name in enumerate(columns)
     }
     shown = list(columns)
-    for free in {"error", "value"} & widths.keys():
+    for free in {"error", "value", "why"} & widths.keys():
         widths[free] = min(widths[free], _LEAST_TEXT)
     for name in leave_out:
         if sum(widths[each] + 3 for each in shown) > console.width:
@@ -91,9 +91,13 @@ def show_runs(runs: Sequence[RecordedRun], console: Console) -> None:
                 format_seconds(seconds),
                 "" if counts is None else f"{sum(counts.values()):,}",
                 "" if counts is None else f"{counts.failed:,}",
+                run.why,
             ]
         )
-    columns = ("id", "name", "flow", "state", "started", "time", "items", "failed")
+    columns = ["id", "name", "flow", "state", "started", "time", "items", "failed", "why"]
+    if not any(row[-1] for row in rows):
+        columns.pop()
+        rows = [row[:-1] for row in rows]
     leave_out = ("items", "failed", "name", "time", "started")
     console.print(_table(columns, rows, console, leave_out=leave_out))
 
@@ -104,6 +108,11 @@ def show_head(run: Run, console: Console) -> None:
     if run.parameters:
         shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
         lines.append(f"parameters: {shown}")
+    if run.plan.deployment:
+        nominal = "" if run.plan.nominal is None else f", for {time_text(moment(run.plan.nominal))}"
+        lines.append(f"of {run.plan.deployment}{nominal}, made by {run.plan.origin}")
+    if run.why:
+        lines.append(f"{run.state_name}: {run.why}")
     for launch in run.launches:
         when = time_text(moment(launch.began))
         lines.append(f"{launch.reason}: {when} on {launch.host}, pid {launch.pid}, backend {launch.backend}")

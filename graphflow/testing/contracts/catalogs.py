@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from graphflow.model.records import RunHeader
+from graphflow.model.records import Plan, RunHeader
 from graphflow.ports import Catalog, Claim, Holder
 
 __all__ = ["CatalogContract", "Connect"]
@@ -196,6 +196,45 @@ class CatalogContract:
         # Who drove it last stays known.
         assert (row[0].host, row[0].epoch) == ("here", 2)
         assert not catalog.renew(longer)
+
+    # -- work ----------------------------------------------------------------------------------------------
+
+    def test_a_run_that_no_worker_has_is_driven_by_who_names_no_claim(self, connect: Connect) -> None:
+        catalog = connect()
+        catalog.add(_header(1))
+        with catalog.transaction():
+            assert catalog.drive(_claim(_header(1).id, 1), None)
+            assert not catalog.drive(_claim(_header(1).id, 1), 1)
+
+    def test_a_run_without_work_loses_none(self, connect: Connect) -> None:
+        catalog = connect()
+        catalog.add(_header(1, state="Running", epoch=1))
+        row = catalog.run(_header(1).id)
+        assert row is not None
+        assert not catalog.lose(row[0], at=BEGAN, crashes=1, most=3, why="it died")
+        assert catalog.run(_header(1).id) == row
+
+    def test_a_run_keeps_what_it_was_planned_for(self, connect: Connect) -> None:
+        one, other = connect(), connect()
+        plan = Plan(
+            deployment_id="d",
+            deployment="crawl/nightly",
+            revision=2,
+            nominal=BEGAN,
+            origin="schedule:s",
+            parameters='{"n": 1}',
+            tags=("a", "b"),
+            source="{}",
+            depth=1,
+            request_key="k",
+        )
+        header = _header(1, plan=plan, message="because")
+        one.add(header)
+        assert other.run(header.id) == (header, None)
+        renamed = replace(header, name="tall-fox", state="Pending")
+        one.begin(renamed)
+        found = other.run(header.id)
+        assert found is not None and found[0].plan == plan
 
     # -- requests ------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ RUN: Any = SimpleNamespace(
         other_nodes=1,
         other_counts={"Completed": 1},
     ),
+    why="",
 )
 
 
