@@ -47,6 +47,8 @@ NAMES: dict[str, str] = {
     "journal.commit.filled": "all is in the transaction, which is not committed",
     "journal.commit.after": "the commit is on the disk, its anchor is not",
     "anchor.write.after": "the anchor is written",
+    "digest.write.before": "all that it is about is durable, the digest of a history is not",
+    "digest.write.after": "it is durable",
     "catalog.state.before": "a state of the run is durable, the catalog is not updated",
     "catalog.state.after": "the catalog is updated",
     "journal.close.before": "the run ended and is about to be closed",

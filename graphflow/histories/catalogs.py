@@ -70,7 +70,7 @@ class SqliteCatalog:
         self._patience = self._waits = patience
         self._is_closed = False
         self._keys = tuple(keys)
-        self._has_mac = True
+        self._has_mac = self._has_summaries = True
         self._is_version_1 = False
         self._opened: Database | None = None
         with suppress(HistoryLocked), self._patiently():
@@ -83,6 +83,7 @@ class SqliteCatalog:
             opened = _opened(self.path, self._waits)
             try:
                 self._has_mac = _with_mac(opened)
+                self._has_summaries = _with_summaries(opened)
                 self._is_version_1 = version_of(opened) == 1
             except BaseException:
                 opened.close()
@@ -256,6 +257,24 @@ class SqliteCatalog:
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
         with self._sealing(run_id):
             self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
+
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        mac = _summary_mac(self._keys[0], run_id, text) if self._keys else None
+        with self._lock:
+            is_inside = self._database.connection.in_transaction
+            with nullcontext() if is_inside else self.transaction():
+                self._execute(schema.CLEAR_SUMMARY, run_id, run_id, epoch)
+                self._execute(schema.ADD_SUMMARY, text, mac, run_id, epoch)
+
+    def summary(self, run_id: str) -> str:
+        if not self._has_summaries:
+            return ""
+        with self._lock, self._patiently():
+            row = self._database.row(schema.READ_SUMMARY, (run_id,))
+        if row is None or not isinstance(row[0], str):
+            return ""
+        is_sealed = any(_summary_mac(key, run_id, row[0]) == row[1] for key in self._keys)
+        return row[0] if is_sealed or not self._keys else ""
 
     def forget(self, run_id: str) -> None:
         for statement in schema.DELETE_RUN:
@@ -487,6 +506,25 @@ def _with_mac(database: Database) -> bool:
     with database.transaction():
         if database.row(schema.HAS_MAC) == (0,):
             database.execute(schema.ADD_MAC)
+    return True
+
+
+def _summary_mac(key: bytes, run_id: str, text: str) -> bytes:
+    """Return what seals the summary of a run."""
+    return blake2b(
+        json.dumps([run_id, text]).encode(), digest_size=16, key=key, person=b"gf-summary"
+    ).digest()
+
+
+def _with_summaries(database: Database) -> bool:
+    """Return whether there are summaries; a catalog of before gets their table, where it can be written."""
+    if database.row(schema.HAS_SUMMARIES) != (0,):
+        return True
+    if not database.writes:
+        return False
+    with database.transaction():
+        if database.row(schema.HAS_SUMMARIES) == (0,):
+            database.execute(schema.SUMMARIES)
     return True
 
 

@@ -133,6 +133,10 @@ class CatalogHistory(ABC):
                 )
             return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
 
+    def summary(self, run_id: str) -> str:
+        catalog = self._readable()
+        return "" if catalog is None else catalog.summary(run_id)
+
     def answer_of(self, request: int) -> str | None:
         catalog = self._readable()
         found = None if catalog is None else catalog.answer_of(request)

@@ -27,6 +27,11 @@ class Writer(Protocol):
         """The number of the last commit."""
         ...
 
+    @property
+    def number(self) -> int:
+        """The number of the last record."""
+        ...
+
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         """Add a commit; see `Journal.commit`."""
         ...
@@ -109,6 +114,7 @@ class RunJournal:
         self._is_lost = False
         self._state: str | None = None
         self._unpublished: tuple[str, float, int] | None = None
+        self._summary = ""
         self._seen_version = -1
         self._waiting: list[Request] = []
         self._unlisted = unlisted
@@ -127,6 +133,10 @@ class RunJournal:
     def seq(self) -> int:
         """The number of the last commit."""
         return self._writer.seq
+
+    @property
+    def number(self) -> int:
+        return self._writer.number
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
         self._check()
@@ -189,6 +199,16 @@ class RunJournal:
         self._catalog.answer(request, self._run_id, self._epoch, error, at=self._clock.wall())
         failpoint("request.answer.after")
         self._waiting = [waiting for waiting in self._waiting if waiting.id != request]
+
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """Keep what lists show of the run; see `Journal.summarize`."""
+        self._summary = text
+        if not at_once or self._is_closed or self._unlisted is not None or self._pid != os.getpid():
+            return
+        try:
+            self._catalog.set_summary(self._run_id, self._epoch, text)
+        except HistoryError as error:
+            _logger.debug("run %s: its summary could not be written: %s", self._run_id, error)
 
     def close(self) -> None:
         """Release the lease; calling it again, or in a child process, does nothing."""
@@ -267,7 +287,10 @@ class RunJournal:
         failpoint("catalog.state.before")
         try:
             self._list()
-            self._tell_state(state, at, seq)
+            with self._catalog.transaction():
+                self._tell_state(state, at, seq)
+                if self._summary:
+                    self._catalog.set_summary(self._run_id, self._epoch, self._summary)
         except HistoryError as error:
             # Of a catalog that is locked the user was told when the run began.
             level = logging.DEBUG if self._unlisted is not None else logging.WARNING

@@ -42,6 +42,7 @@ ROLLBACK = "ROLLBACK"
 # What only SQLite has.
 RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
+NO_SYNC = "PRAGMA synchronous = OFF"
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 WAIT = "PRAGMA busy_timeout = {}"
@@ -117,6 +118,14 @@ READ_HEADS = (
     " WHERE number >= ? AND number < ? ORDER BY number"
 )
 READ_BODY = "SELECT body FROM record WHERE number = ?"
+READ_ONE = (
+    "SELECT record.number, record.seq, kind, node, lo, record.count, record.at, digest, body, epoch, first"
+    " FROM record JOIN commits ON commits.seq = record.seq WHERE record.number = ?"
+)
+# Of a table without an index, so only the end of it is looked at.
+LAST_OF_KIND = (
+    "SELECT number FROM record WHERE number >= ? AND number < ? AND kind = ? ORDER BY number DESC LIMIT 1"
+)
 READ_LAST_STATE = (
     "SELECT seq, at, state FROM commits WHERE state IS NOT NULL AND seq <= ? ORDER BY seq DESC LIMIT 1"
 )
@@ -127,6 +136,12 @@ COUNT_ALL = (
 
 # -- catalog.db: all runs, who drives them, what is asked of them ------------------------------------------
 
+# A table of its own: it is written often, and nothing depends on it.
+SUMMARIES = """CREATE TABLE summary (
+    run_id TEXT NOT NULL PRIMARY KEY,
+    body TEXT NOT NULL,
+    mac BLOB
+)"""
 CATALOG = Schema(
     kind="graphflow catalog",
     version=2,
@@ -170,6 +185,7 @@ CATALOG = Schema(
         # A number that is never given twice, also where requests are deleted with their run.
         "CREATE TABLE counter (name TEXT NOT NULL PRIMARY KEY, value BIGINT NOT NULL)",
         "INSERT INTO counter (name, value) VALUES ('request', 0)",
+        SUMMARIES,
     ),
 )
 
@@ -208,6 +224,13 @@ RUNS = f"""{_RUNS}
 HAS_MAC = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'mac'"
 ADD_MAC = "ALTER TABLE run ADD COLUMN mac BLOB"
 NO_MAC = ("run.mac", "NULL")
+HAS_SUMMARIES = "SELECT COUNT(*) FROM pragma_table_info('summary')"
+DELETE_SUMMARY = "DELETE FROM summary WHERE run_id = ?"
+CLEAR_SUMMARY = (
+    "DELETE FROM summary WHERE run_id = ? AND EXISTS (SELECT 1 FROM run WHERE id = ? AND epoch = ?)"
+)
+ADD_SUMMARY = "INSERT INTO summary (run_id, body, mac) SELECT id, ?, ? FROM run WHERE id = ? AND epoch = ?"
+READ_SUMMARY = "SELECT body, mac FROM summary WHERE run_id = ?"
 SEAL_RUN = "UPDATE run SET mac = ? WHERE id = ?"
 CORRECT_RUN = (
     "UPDATE run SET name = ?, flow_name = ?, state = ?, created = ?, started = ?, ended = ?, host = ?, pid = ?"
@@ -224,6 +247,7 @@ DELETE_RUN = (
     "DELETE FROM run WHERE id = ?",
     "DELETE FROM lease WHERE run_id = ?",
     "DELETE FROM request WHERE run_id = ?",
+    DELETE_SUMMARY,
 )
 
 DELETE_LEASE = "DELETE FROM lease WHERE run_id = ?"

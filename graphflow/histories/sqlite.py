@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -305,6 +305,14 @@ class SqliteHistory(CatalogHistory):
             return
         with self._reader(run_id) as reader:
             yield from reader.entries(after=after, kinds=kinds, node=node)
+
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        with self._reader(run_id) as reader:
+            yield from reader.records(numbers)
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        with self._reader(run_id) as reader:
+            yield from reader.digests()
 
     def head(self, run_id: str) -> int:
         if self._has_not_begun(run_id):

@@ -6,17 +6,17 @@ No file, no thread and no clock of its own: what happens follows from the calls 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphflow.errors import HistoryError, LeaseHeld, LeaseLost, RunNotFound
+from graphflow.errors import HistoryDamaged, HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, plain, state_code
 from graphflow.histories.journals import RunJournal
 from graphflow.histories.volatile_catalog import VolatileCatalog
-from graphflow.model.records import Entry, Record, RunHeader
+from graphflow.model.records import Entry, Kind, Record, RunHeader
 from graphflow.ports import Claim, Clock, Holder
 
 __all__ = ["VolatileHistory", "VolatileWriter"]
@@ -132,11 +132,29 @@ class VolatileHistory(CatalogHistory):
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        commits = list(enumerate(self._written(run_id).commits, 1))
-        for seq, (epoch, records) in commits[max(after, 0) :]:
+        for entry in self._entries(run_id):
+            record = entry.record
+            is_wanted = record.kind in kinds if kinds else record.kind != Kind.DIGEST
+            if entry.seq > after and is_wanted and (node is None or record.node == node):
+                yield entry
+
+    def _entries(self, run_id: str) -> Iterator[Entry]:
+        number = 0
+        for seq, (epoch, records) in enumerate(list(self._written(run_id).commits), 1):
             for place, record in enumerate(records):
-                if (not kinds or record.kind in kinds) and (node is None or record.node == node):
-                    yield Entry(seq, place, epoch, record)
+                number += 1
+                yield Entry(seq, place, epoch, record, number)
+
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        entries = list(self._entries(run_id))
+        for number in numbers:
+            if not 0 < number <= len(entries):
+                raise HistoryDamaged(f"run {run_id} has no record {number}")
+            yield entries[number - 1]
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        found = [each.number for each in self._entries(run_id) if each.record.kind == Kind.DIGEST]
+        yield from reversed(found)
 
     def head(self, run_id: str) -> int:
         return len(self._written(run_id).commits)
@@ -207,6 +225,10 @@ class VolatileWriter:
     @property
     def seq(self) -> int:
         return len(self._mine().commits)
+
+    @property
+    def number(self) -> int:
+        return sum(len(records) for _, records in self._mine().commits)
 
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         kept = tuple(map(plain, records))

@@ -24,6 +24,7 @@ class VolatileCatalog:
         self._lock = threading.RLock()
         self._headers: dict[str, RunHeader] = {}
         self._claims: dict[str, Claim] = {}
+        self._summaries: dict[str, str] = {}
         self._requests: dict[int, tuple[Request, int]] = {}
         """With the epoch of the driver that each was made to."""
         self._asked = 0
@@ -103,8 +104,18 @@ class VolatileCatalog:
             if header is not None and header.epoch == epoch and header.state != state:
                 self._set(replace(header, state=state, ended=ended))
 
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        with self._lock:
+            header = self._headers.get(run_id)
+            if header is not None and header.epoch == epoch:
+                self._summaries[run_id] = text
+
+    def summary(self, run_id: str) -> str:
+        return self._summaries.get(run_id, "")
+
     def forget(self, run_id: str) -> None:
         with self._lock:
+            self._summaries.pop(run_id, None)
             self._headers.pop(run_id, None)
             self._claims.pop(run_id, None)
             self._requests = {

@@ -66,6 +66,8 @@ class Kind(IntEnum):
     """A request from outside was acted on, or refused (`Answer`)."""
     CHANGE = 13
     """Options or policies of a node were changed while it runs: a JSON object."""
+    DIGEST = 14
+    """What all records before it say together, so that a reader need not read them; nothing is lost without it."""
     JOINED = 15
     """What several reports of one commit say of one node, in columns that they share; the header has the range that they are in."""
     DISPATCHES = 16
@@ -74,7 +76,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One fact. `node` is the number of a node in this history, `lo` and `count` a range of items, `at` seconds since the epoch."""
+    """One fact. `node` is the number of a node in this history, `lo` and `count` a range of items, `at` seconds since the epoch.
+
+    `value` is what the body was made of, where it was made in this process: it need not be decoded then.
+    """
 
     kind: int
     at: float
@@ -82,16 +87,18 @@ class Record:
     node: int = NO_NODE
     lo: int = 0
     count: int = 0
+    value: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record as it stands in a history: in commit `seq`, at `place` in it, written under `epoch`."""
+    """A record as it stands in a history: in commit `seq`, at `place` in it, written under `epoch`; `number` counts all records from 1."""
 
     seq: int
     place: int
     epoch: int
     record: Record
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,12 +171,16 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
-    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time."""
+    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time.
+
+    With `is_bundle`, its positions are the nodes, which are not mapped, and `indices` their only item.
+    """
 
     batch: int
     nodes: Sequence[int]
     indices: Sequence[int]
     is_fresh: bool
+    is_bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)

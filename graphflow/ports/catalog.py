@@ -152,6 +152,14 @@ class Catalog(Protocol):
         """Set back the state that the driver of this epoch wrote, if others noted another one meanwhile."""
         ...
 
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        """Keep what lists show of a run, as JSON, unless a driver of another epoch has it."""
+        ...
+
+    def summary(self, run_id: str) -> str:
+        """Return what lists show of a run; empty where nothing is kept, or it is not as it was written."""
+        ...
+
     def forget(self, run_id: str) -> None:
         """Delete a run with its lease and its requests."""
         ...

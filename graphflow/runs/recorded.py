@@ -33,8 +33,10 @@ from graphflow.model.records import NO_NODE, Kind, Launch, Plan, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
+from graphflow.records.rebuilding import catch_up, known_replay
 from graphflow.records.replay import Replay, ReplayedNode
 from graphflow.records.spans import Span, launch_seconds
+from graphflow.records.summary import RunSummary
 from graphflow.results.packs import packs
 from graphflow.results.packs.single import check, restore
 from graphflow.results.stores.opening import open_store
@@ -131,14 +133,14 @@ class _Known:
         return None
 
     def value(self, number: int, index: int) -> Any:
-        node = self.known(number)
+        node = self._run.with_values(number)
         place = node.history.place(index)
         if place is None or not node.valued(index, index + 1)[0]:
             raise ValueUnavailable(f"the value of {node.label(index)} {NOT_KEPT}")
         return self._values.value(place.ref, place.position, node.label(index))
 
     def values(self, number: int) -> list[Any]:
-        node = self.known(number)
+        node = self._run.with_values(number)
         size = node.size
         codes = node.codes(0, size)
         good = [index for index in range(size) if codes[index] in _GOOD]
@@ -173,6 +175,8 @@ class RecordedRun(Run):
         self._header = header
         self._folder = folder
         self._replay: Replay | None = None
+        self._whole: Replay | None = None
+        self._summary: RunSummary | None = None
         self._store: ResultStore | None = None
         self._known = _Known(self)
         self._words: list[Moved] | None = None
@@ -245,8 +249,9 @@ class RecordedRun(Run):
 
     def _last_words(self, code: Code) -> str:
         if self._replay is not None:
-            moved = self._replay.transitions
-            return moved[-1].message if moved and moved[-1].code == code else ""
+            return self._last_words_of(self._replay, code)
+        if self._words is None and next(self._histories.digests(self.id), 0):
+            return self._last_words_of(self.replay, code)
         if self._words is None:
             found = Replay()
             for entry in self._histories.read(self.id, kinds=(Kind.STATE,), node=NO_NODE):
@@ -254,12 +259,24 @@ class RecordedRun(Run):
             self._words = found.transitions[-1:]
         return self._words[0].message if self._words and self._words[0].code == code else ""
 
+    @staticmethod
+    def _last_words_of(replay: Replay, code: Code) -> str:
+        moved = replay.transitions
+        return moved[-1].message if moved and moved[-1].code == code else ""
+
     @property
     def history(self) -> list[State]:
         return [
             State.of(Code(moved.code), at=moved.at, message=moved.message)
             for moved in self.replay.transitions
         ]
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """Its nodes in a few lines, as its driver last told lists; reads no history. None where nothing is known."""
+        if self._summary is None:
+            self._summary = RunSummary.of_text(self._histories.summary(self.id))
+        return self._summary
 
     @property
     def exception(self) -> Exception | None:
@@ -306,19 +323,29 @@ class RecordedRun(Run):
 
     @property
     def replay(self) -> Replay:
-        """Everything that was recorded. The first access reads it: about 0.1 s per million items."""
+        """Everything that was recorded. The first access reads it: about 0.1 s per million items.
+
+        Of a long run its digest is read, and what came after that.
+        """
         if self._replay is None:
-            self._replay = Replay(self._results())
-            self._read()
+            self._replay = known_replay(self._histories, self.id, store=self._results())
+            self._settle()
         return self._replay
 
-    def _read(self) -> None:
-        replay = self._replay
-        assert replay is not None
-        for entry in self._histories.read(self.id, after=replay.seq):
-            replay.add(entry)
-        if self.is_over:
-            replay.settle()
+    def _settle(self) -> None:
+        if self.is_over and self._replay is not None:
+            self._replay.settle()
+
+    def with_values(self, number: int) -> ReplayedNode:
+        """Return a node with where its values are: what stands in for its items is known where all records were read."""
+        node = self.replay.nodes[number]
+        if self.replay.folded is None or not node.aliases:
+            return node
+        if self._whole is None or self._whole.seq != self.replay.seq:
+            whole = Replay(self._results())
+            catch_up(whole, self._histories, self.id)
+            self._whole = whole
+        return self._whole.nodes[number]
 
     def refresh(self) -> RecordedRun:
         """Read what was added since, and return the run itself.
@@ -329,9 +356,10 @@ class RecordedRun(Run):
             If it was removed.
         """
         self._header = self._histories.find(self.id)
-        self._words = None
+        self._words = self._summary = None
         if self._replay is not None:
-            self._read()
+            catch_up(self._replay, self._histories, self.id)
+            self._settle()
         return self
 
     @property

@@ -28,7 +28,7 @@ from graphflow.display.consoles import ProgressMode, choose_progress, make_conso
 from graphflow.display.meter import Meter
 from graphflow.display.progress import make_progress
 from graphflow.display.summary import show_failures, show_summary
-from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
+from graphflow.runs.documents import item_document, line_document, listed_document, run_document, value_text
 from graphflow.runs.saving import check_suffix, save_value
 from graphflow.runs.selections import items_of, value_of
 
@@ -160,7 +160,7 @@ def ls(
             if len(found) > limit:
                 _say(f"more runs: use --before {page[-1].id}")
         else:
-            write_documents(map(header_document, page), output, "graphflow.run_header/1")
+            write_documents(map(listed_document, page), output, "graphflow.run_header/1")
 
 
 @runs.command()

@@ -19,6 +19,7 @@ from graphflow.display.meter import format_seconds
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
     from graphflow.runs.nodes import Item
+    from graphflow.runs.recorded import RecordedRun
     from graphflow.runs.run import Run
 
 __all__ = ["line_text", "show_head", "show_item", "show_items", "show_runs"]
@@ -66,7 +67,7 @@ def _table(
             shown.remove(name)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        numeric = name in ("index", "attempts", "time")
+        numeric = name in ("index", "attempts", "time", "items", "failed")
         is_whole = name in ("id", "state", "started") or numeric
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=is_whole)
     for row in texts:
@@ -74,11 +75,12 @@ def _table(
     return table
 
 
-def show_runs(runs: Sequence[Run], console: Console) -> None:
-    """Print a line per run."""
+def show_runs(runs: Sequence[RecordedRun], console: Console) -> None:
+    """Print a line per run; how many items it has, and how many of these failed, as far as lists know."""
     rows: list[list[str | Text]] = []
     for run in runs:
         seconds = run.seconds if run.ended else None
+        counts = None if run.summary is None else run.summary.counts
         rows.append(
             [
                 run.id,
@@ -87,14 +89,17 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
                 _state(run.state_name),
                 time_text(run.started or run.created),
                 format_seconds(seconds),
+                "" if counts is None else f"{sum(counts.values()):,}",
+                "" if counts is None else f"{counts.failed:,}",
                 run.why,
             ]
         )
-    columns = ["id", "name", "flow", "state", "started", "time", "why"]
+    columns = ["id", "name", "flow", "state", "started", "time", "items", "failed", "why"]
     if not any(row[-1] for row in rows):
         columns.pop()
         rows = [row[:-1] for row in rows]
-    console.print(_table(columns, rows, console, leave_out=("name", "time", "started")))
+    leave_out = ("items", "failed", "name", "time", "started")
+    console.print(_table(columns, rows, console, leave_out=leave_out))
 
 
 def show_head(run: Run, console: Console) -> None:

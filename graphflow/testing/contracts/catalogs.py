@@ -127,6 +127,24 @@ class CatalogContract:
         catalog.mend_state(run_id, 2, "Running", ended=None)
         assert known() == ("Running", 5.0, None)
 
+    def test_a_summary_is_what_the_runs_driver_told_last(self, connect: Connect) -> None:
+        one, other = connect(), connect()
+        header = _header(1)
+        assert one.summary(header.id) == ""
+        one.set_summary(header.id, 0, "of no run")
+        assert one.summary(header.id) == ""
+        one.add(header)
+        one.grant(_claim(header.id, 2))
+        one.set_summary(header.id, 2, '{"a":1}')
+        with other.transaction():
+            other.set_state(header.id, 2, "Running", started=BEGAN, ended=None)
+            other.set_summary(header.id, 2, '{"a":"ü"}')
+        assert one.summary(header.id) == other.summary(header.id) == '{"a":"ü"}'
+        one.set_summary(header.id, 1, "of a driver that lost the run")
+        assert other.summary(header.id) == '{"a":"ü"}'
+        other.forget(header.id)
+        assert one.summary(header.id) == ""
+
     def test_a_run_is_forgotten_with_its_lease_and_requests(self, connect: Connect) -> None:
         catalog, one, two = connect(), _header(1).id, _header(2).id
         for number in (1, 2):

@@ -34,7 +34,9 @@ def stored(tmp_path):
 def test_a_stored_file_opens(tmp_path):
     history = opened(stored(tmp_path))
     expected = [
-        Entry(seq, place, 1, record) for seq in (1, 2, 3) for place, record in enumerate(make.records(seq))
+        Entry(seq, place, 1, record, 2 * (seq - 1) + place + 1)
+        for seq in (1, 2, 3)
+        for place, record in enumerate(make.records(seq))
     ]
     assert list(history.read(make.RUN)) == expected
     (found,) = history.runs()
