@@ -10,9 +10,17 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from graphflow.testing.faults.s3proxy import S3Proxy
 from graphflow.testing.faults.s3server import Bucket, S3Server
+
+# A machine that does other work must fail nothing.
+hypothesis_settings.register_profile(
+    "graphflow", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+hypothesis_settings.load_profile("graphflow")
 
 # Before graphflow is used anywhere, also in the processes that tests start.
 os.environ["GRAPHFLOW_HOME"] = tempfile.mkdtemp(prefix="graphflow-home-")

@@ -7,9 +7,10 @@ import sys
 from graphflow.authoring.deployments import Deployment
 from graphflow.common.loading import LOADING, StopLoading
 from graphflow.common.times import moment
+from graphflow.common.wording import count_text
 from graphflow.display.consoles import make_console
 from graphflow.errors import DeploymentError
-from graphflow.orchestration.service import Orchestration, wait_for_signal
+from graphflow.orchestration.service import Orchestration, Signals
 from graphflow.orchestration.stores.opening import Stores, open_stores
 from graphflow.orchestration.stores.plans import Stored
 from graphflow.orchestration.worker import WorkerOptions
@@ -81,15 +82,17 @@ def run_service(
 ) -> int:
     """Run the loops until SIGINT or SIGTERM, and return its number; another signal kills the runs that are still going on."""
     service = Orchestration(stores, has_clock=has_clock, worker=worker)
-    service.start()
-    try:
-        if says_so:
-            _say(stores, service, stored, name)
-        number = wait_for_signal(service.stop_at_once)
-        if says_so and service.worker is not None and service.worker.busy:
-            make_console().print(f"stopping: {service.worker.busy} runs are handed over", markup=False)
-    finally:
-        service.stop()
+    with Signals(service.stop_at_once) as signals:
+        service.start()
+        try:
+            if says_so:
+                _say(stores, service, stored, name)
+            number = signals.wait()
+            if says_so and service.worker is not None and service.worker.busy:
+                what = count_text(service.worker.busy, "run")
+                make_console().print(f"stopping: {what} handed over", markup=False)
+        finally:
+            service.stop()
     return number
 
 

@@ -466,6 +466,8 @@ class SqliteHistory(CatalogHistory):
         from graphflow.histories.repairing import repair_run
 
         folder, seal = self.run_folder(check_id(run_id)), self._seal(run_id)
+        if self._has_not_begun(run_id):
+            return []
         catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
         try:
             # Nobody takes the run meanwhile: that, too, is a transaction of the catalog.

@@ -22,9 +22,9 @@ from graphflow.common.service import Service
 from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, LeaseLost, ParameterError
 from graphflow.launching.loading import load_source
 from graphflow.launching.output import Output
-from graphflow.model.deployed import Setup
 from graphflow.model.records import RunHeader
-from graphflow.orchestration.stores.opening import open_stores
+from graphflow.model.sourced import Setup
+from graphflow.orchestration.stores.work import open_work
 
 if TYPE_CHECKING:
     from graphflow.authoring.execution import Execution
@@ -76,8 +76,8 @@ def yield_run(run_id: str, claim: int, execution: Execution | None, grace_second
     recorder = None if execution is None else execution.record.recorder
     if recorder is not None and not recorder.drain(grace_seconds):
         logger.warning("run %s: items that take longer than %g s run again", run_id, grace_seconds)
-    with open_stores() as stores:
-        if not stores.work.give_back(run_id, claim, why=TOLD_TO_STOP):
+    with open_work() as work:
+        if not work.give_back(run_id, claim, why=TOLD_TO_STOP):
             return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -90,11 +90,15 @@ def main(arguments: list[str]) -> int:
     stopping = Stopping(run_id, claim, grace_seconds)
     stopping.install()
     output = Output()
-    with output.installed(), open_stores() as stores:
-        header = stores.work.header(run_id)
+    with output.installed(), open_work() as work:
+        header = work.header(run_id)
         if header is None or header.work is None or header.work.epoch != claim:
             logger.warning("run %s is not this worker's any more; nothing was done", run_id)
             return NOT_OURS
+        if not header.is_verified:
+            told = "what was planned for this run is not what was written, so it does not run"
+            work.end(run_id, claim, "Crashed", told)
+            return DONE
         try:
             flow, execution = _begun(header, claim, output)
         except LeaseLost as error:
@@ -106,7 +110,7 @@ def main(arguments: list[str]) -> int:
         except GraphflowError as error:
             logger.error("run %s cannot begin: %s", run_id, error)
             state = "Failed" if isinstance(error, ParameterError) else "Crashed"
-            stores.work.end(run_id, claim, state, f"{type(error).__name__}: {error}")
+            work.end(run_id, claim, state, f"{type(error).__name__}: {error}")
             return DONE
         stopping.execution = execution
         try:
@@ -118,7 +122,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _begun(header: RunHeader, claim: int, output: Output) -> tuple[Flow[Any, Any], Execution]:
-    setup = Setup.model_validate_json(header.plan.source)
+    setup = Setup.from_json(header.plan.source)
     os.environ.update(setup.env)
     flow, note = load_source(setup.source)
     if setup.backend:

@@ -13,7 +13,7 @@ from graphflow.common.setting_sources import DEPLOYED
 from graphflow.errors import DeploymentError, ParameterError
 from graphflow.launching.targets import flows_of, load_flow, load_module
 from graphflow.model import deployed
-from graphflow.model.deployed import Source
+from graphflow.model.sourced import Source
 from graphflow.orchestration.sources import source_of_target
 from graphflow.orchestration.stores.opening import Stores
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import EnvironmentMismatch, TargetError
 from graphflow.launching.targets import load_flow
-from graphflow.model.deployed import Source
+from graphflow.model.sourced import Source
 from graphflow.orchestration.sources import digest_of, restored
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from graphflow.model.sourced import Setup, Source
+
 __all__ = ["Catchup", "Collision", "Concurrency", "Deployment", "Kind", "Schedule", "Setup", "Source"]
 
 Kind = Literal["cron", "interval", "rrule", "at"]
@@ -43,30 +45,6 @@ class Schedule(Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.spec} ({self.zone})"
-
-
-class Source(Model):
-    """Where the code of a flow comes from; `version` is what it was when it was deployed."""
-
-    kind: Literal["file", "module", "pickle"]
-    place: str
-    """`/path/to/file.py:flow`, `package.module:flow`, or the name of a pickle."""
-    version: str = ""
-    stored: Mapping[str, Any] = Field(default_factory=dict)
-    """Where a pickle is, as the store of results describes it."""
-    python: str = ""
-    """Minor version of the Python that a pickle was made with."""
-
-    def __str__(self) -> str:
-        return self.place
-
-
-class Setup(Model):
-    """How a run is driven, whatever becomes of its deployment meanwhile."""
-
-    source: Source
-    backend: str = ""
-    env: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Concurrency(Model):

@@ -9,6 +9,8 @@ from graphflow.orchestration.stores.opening import Stores
 
 __all__ = ["ScheduleClock"]
 
+ERROR_SECONDS = 1.0
+"""The pause after a turn that failed."""
 LONGEST_SECONDS = 0.25
 """How long a schedule that another process adds or changes may go unseen."""
 SCHEDULES_PER_TURN = 100
@@ -28,7 +30,7 @@ class ScheduleClock:
     def __init__(self, stores: Stores, made: Callable[[], None] = lambda: None) -> None:
         self._stores = stores
         self._made = made
-        self.service = Service(self.turn, name="graphflow-clock", interval=0.0)
+        self.service = Service(self.turn, name="graphflow-clock", interval=ERROR_SECONDS)
 
     def turn(self) -> float:
         """Fire what is due now; return the seconds until the next turn."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphflow.errors import DeploymentError
-from graphflow.model.deployed import Catchup, Concurrency
+
+if TYPE_CHECKING:
+    from graphflow.model.deployed import Catchup, Concurrency
 
 __all__ = ["Active", "CaughtUp", "Verdict", "are_met", "catch_up", "check_key", "meet", "overlap_key"]
 

@@ -6,13 +6,14 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from graphflow.orchestration.clock import ScheduleClock
 from graphflow.orchestration.keeper import Keeper
 from graphflow.orchestration.stores.opening import Stores
 from graphflow.orchestration.worker import Worker, WorkerOptions
 
-__all__ = ["Orchestration", "wait_for_signal"]
+__all__ = ["Orchestration", "Signals"]
 
 
 class Orchestration:
@@ -45,6 +46,7 @@ class Orchestration:
             # The zone database may be another one than when the next times were computed.
             self._stores.plans.recompute()
             self._clock.service.start()
+            self._clock.service.wake()
 
     def stop(self) -> None:
         """End: no more fires, then the worker hands its runs over."""
@@ -64,22 +66,35 @@ class Orchestration:
             self.worker.wake()
 
 
-def wait_for_signal(again: Callable[[], None]) -> int:
-    """Wait for SIGINT or SIGTERM, and return its number; each further one calls `again`.
+class Signals:
+    """SIGINT and SIGTERM ask a service to end, and each further one calls `again`; a context, in the main thread.
 
-    Only in the main thread; elsewhere this waits for ever.
+    Elsewhere no signal comes, and `wait` waits for ever.
     """
-    asked = threading.Event()
-    numbers: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        numbers.append(number)
-        if asked.is_set():
-            again()
-        asked.set()
+    def __init__(self, again: Callable[[], None]) -> None:
+        self._again = again
+        self._asked = threading.Event()
+        self._numbers: list[int] = []
+        self._before: dict[int, Any] = {}
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, note)
-    asked.wait()
-    return numbers[0]
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wait(self) -> int:
+        """Wait for the first signal, and return its number."""
+        self._asked.wait()
+        return self._numbers[0]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._numbers.append(number)
+        if self._asked.is_set():
+            self._again()
+        self._asked.set()

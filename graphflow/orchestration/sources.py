@@ -13,7 +13,7 @@ from typing import Any
 from graphflow.common import settings
 from graphflow.common.functions import plain_function
 from graphflow.errors import DeploymentError, EnvironmentMismatch
-from graphflow.model.deployed import Source
+from graphflow.model.sourced import Source
 from graphflow.results.packs.single import keep, restore
 from graphflow.results.stores.opening import open_store
 

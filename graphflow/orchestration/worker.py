@@ -28,6 +28,8 @@ __all__ = ["Worker", "WorkerOptions"]
 
 logger = logging.getLogger("graphflow.orchestration.worker")
 POLL_SECONDS = 0.1
+ERROR_SECONDS = 1.0
+"""The pause after a turn that failed."""
 LOOK_SECONDS = 1.0
 """How often work is looked for although nothing was written: some becomes due."""
 HEARTBEAT_SECONDS = 5.0
@@ -68,7 +70,7 @@ class Worker:
         self._seen_version = -1
         self._looked = float("-inf")
         self.seen = self._described()
-        self._claims = Service(self.turn, name="graphflow-worker", interval=POLL_SECONDS)
+        self._claims = Service(self.turn, name="graphflow-worker", interval=ERROR_SECONDS)
         self._beats = Service(self._beat, name="graphflow-heartbeat", interval=HEARTBEAT_SECONDS)
 
     @property
@@ -90,6 +92,7 @@ class Worker:
         self._stores.pools.ensure(self.options.pool, *(self.options.queues or ("default",)))
         self._stores.pools.tell(self.seen, verb="ready")
         self._claims.start()
+        self._claims.wake()
         self._beats.start()
 
     def wake(self) -> None:
@@ -97,15 +100,16 @@ class Worker:
         self._looked = float("-inf")
         self._claims.wake()
 
-    def turn(self) -> None:
-        """Look after children, and claim what there are slots for."""
+    def turn(self) -> float:
+        """Look after children, and claim what there are slots for; return the seconds until the next turn."""
         self._reap()
         free = self.options.slots - len(self._children)
         if free <= 0 or self.seen.state != "ready" or not self._is_time():
-            return
+            return POLL_SECONDS
         if self._stores.work.is_due(self.options.pool):
             for given in self._stores.work.claim(self.seen, slots=free, queues=self.options.queues):
                 self._begin(given)
+        return POLL_SECONDS
 
     def _is_time(self) -> bool:
         """Return whether something was written since, or a while has passed."""

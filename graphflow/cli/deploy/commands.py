@@ -344,6 +344,9 @@ def run(
         if not wait:
             _tell_made(made, stored.deployment.full_name, output)
             return
+        pool = stored.deployment.pool
+        if not any(each.pool == pool for each in stores.pools.workers()):
+            _say(f"no worker of the pool {pool} is there; the run waits for one: {_start(pool)}")
     _wait(made.run_id, progress, quiet, output)
 
 

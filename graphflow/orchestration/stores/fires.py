@@ -270,7 +270,7 @@ class Fires:
                 origin=origin,
                 parameters=json.dumps(dict(parameters)),
                 tags=tuple(dict.fromkeys((*of.tags, *tags))),
-                source=source or of.setup.model_dump_json(),
+                source=source or of.setup.to_json(),
                 request_key=request_key,
             ),
         )

@@ -13,12 +13,10 @@ from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
-from graphflow.orchestration.stores.work import WorkStore
+from graphflow.orchestration.stores.work import PATIENCE_SECONDS, WorkStore
 from graphflow.ports import Clock
 
 __all__ = ["Stores", "open_stores"]
-
-PATIENCE_SECONDS = 30.0
 
 
 class Stores:

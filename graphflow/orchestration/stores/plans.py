@@ -298,7 +298,7 @@ def _deployment_row(stored: Stored) -> tuple[Any, ...]:
         stored.id,
         of.flow_name,
         of.name,
-        of.source.model_dump_json(),
+        of.source.to_json(),
         of.version,
         json.dumps(dict(of.parameters)),
         json.dumps(dict(of.parameter_schema)),
@@ -346,7 +346,7 @@ def _stored(row: Sequence[Any], schedules: Sequence[StoredSchedule]) -> Stored:
     deployment = Deployment(
         flow_name=flow_name,
         name=name,
-        source=Source.model_validate_json(source),
+        source=Source.from_json(source),
         version=version,
         parameters=json.loads(parameters),
         parameter_schema=json.loads(parameter_schema),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,17 +12,20 @@ from graphflow.common.failpoints import failpoint
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.histories.catalogued import MOST_CRASHES
-from graphflow.model.deployed import Concurrency
+from graphflow.histories.leases import SystemClock
+from graphflow.histories.sqlite import SqliteHistory
 from graphflow.model.records import RunHeader
 from graphflow.orchestration.deciding import are_met
 from graphflow.orchestration.stores.pools import WorkerSeen
 from graphflow.ports import Clock
 
-__all__ = ["Claimed", "Given", "WorkStore"]
+__all__ = ["Claimed", "Given", "WorkStore", "open_work"]
 
 CLAIM_SECONDS = 30.0
 """How long a claim holds until the driver of the run has a lease of its own, for workers of other machines."""
 CANDIDATES_AT_ONCE = 20
+PATIENCE_SECONDS = 30.0
+"""How long orchestration waits for a catalog that others have locked."""
 MOST_PASSED_OVER = 1_000
 
 
@@ -134,11 +138,12 @@ class WorkStore:
         if each.is_deployment_paused:
             return "its deployment is paused"
         if each.concurrency:
-            concurrency = Concurrency.model_validate_json(each.concurrency)
+            # No model: the process of a run, which uses this module too, loads none.
+            limit = int(json.loads(each.concurrency)["limit"])
             ((active,),) = self._catalog.rows(statements.KEY_USE, (each.deployment_id, each.overlap_key))
-            if active >= concurrency.limit:
+            if active >= limit:
                 of = f" of {each.overlap_key}" if each.overlap_key else ""
-                return f"{active} of {concurrency.limit} runs{of} are active"
+                return f"{active} of {limit} runs{of} are active"
         lacks = are_met(json.loads(each.needs), worker.labels, worker.versions)
         return f"it needs {lacks}, which no worker that asked has" if lacks else ""
 
@@ -213,3 +218,19 @@ class WorkStore:
 
     def _until(self) -> tuple[float, float]:
         return self._clock.steady() + CLAIM_SECONDS, self._clock.wall() + CLAIM_SECONDS
+
+
+@contextmanager
+def open_work() -> Iterator[WorkStore]:
+    """Open the work of this home alone, for the process of a run.
+
+    Raises
+    ------
+    HistoryError
+        If the catalog cannot be opened.
+    """
+    catalog = SqliteHistory().connect(patience=PATIENCE_SECONDS)
+    try:
+        yield WorkStore(catalog, SystemClock())
+    finally:
+        catalog.close()
