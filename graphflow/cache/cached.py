@@ -36,6 +36,8 @@ __all__ = ["MISSING", "CacheFolder", "Found", "Made", "Published", "cache_folder
 
 logger = logging.getLogger("graphflow.results")
 MAX_FOLDERS = 64
+PUT_DISTANCE = 4.0
+"""A process is so many times as long not asking a store to take a pack as it takes to do so."""
 _folder_numbers = itertools.count()
 
 
@@ -149,8 +151,8 @@ class CacheFolder:
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self._first = threading.Lock()
-        self._joiner = Joiner(self._write)
         self._is_near = store.url.startswith("file:")
+        self._joiner = Joiner(self._write, distance=0.0 if self._is_near else PUT_DISTANCE)
         self._number = next(_folder_numbers)
         self.nearby: Nearby | None = None
         """Where other processes of this machine leave the ends of packs."""
