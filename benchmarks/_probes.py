@@ -101,7 +101,101 @@ def stream(n: int, repeats: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begin, "rss_before": before, "rss_peak": peak_rss()}
 
 
-PROBES = {"memory": memory, "first-result": first_result, "storm": storm, "stream": stream}
+def _plain(body: Callable[[int], Any], n: int) -> dict[str, float]:
+    """The CPU time and the memory of a graph of `n` nodes that are not mapped, from the first call to the value."""
+    built = flow(body).with_options(name="plain")
+    assert built(100) is not None
+    before = rss()
+    begin, used = time.perf_counter(), time.process_time()
+    run = built.run(n)
+    used, seconds = time.process_time() - used, time.perf_counter() - begin
+    assert run.result() is not None and len(run.nodes) >= n
+    return {"seconds": seconds, "cpu_seconds": used, "rss_before": before, "rss_after": rss()}
+
+
+def nodes(n: int, repeats: int) -> dict[str, float]:
+    """Calls that need nothing of each other."""
+    item = task(nothing)
+    return _plain(lambda n: [item(i) for i in range(n)], n)
+
+
+def submitted(n: int, repeats: int) -> dict[str, float]:
+    """The same, each started as it is recorded."""
+    item = task(nothing)
+    return _plain(lambda n: [item.submit(i) for i in range(n)], n)
+
+
+def chain(n: int, repeats: int) -> dict[str, float]:
+    """Calls of which each needs the one before it."""
+    item = task(nothing)
+
+    def body(n: int) -> Any:
+        value: Any = 0
+        for _ in range(n):
+            value = item(value)
+        return [value]
+
+    return _plain(body, n)
+
+
+def tree(n: int, repeats: int) -> dict[str, float]:
+    """Calls that halve the level below, down to one."""
+    item, join = task(nothing), task(lambda one, other=0: one + other).with_options(name="join")
+
+    def body(n: int) -> Any:
+        level: list[Any] = [item(i) for i in range((n + 1) // 2)]
+        while len(level) > 1:
+            level = [join(*level[i : i + 2]) for i in range(0, len(level), 2)]
+        return [level[0]]
+
+    return _plain(body, n)
+
+
+def nested(n: int, repeats: int) -> dict[str, float]:
+    """A map whose items return maps, each of 100 items, on workers of its own."""
+    leaf = task(nothing)
+    branch = task(lambda x: leaf.map(range(100))).with_options(name="branch")
+    with warm_workers() as backend:
+        spread = flow(lambda n: branch.map(range(n))).with_options(backend=backend, name="nested")
+        spread(4)
+        begin, used = time.perf_counter(), time.process_time()
+        run = spread.run(n // 100)
+        seconds, used = time.perf_counter() - begin, time.process_time() - used
+        assert run.result() == [list(range(100))] * (n // 100)
+    return {"seconds": seconds, "cpu_seconds": used}
+
+
+def small_runs(n: int, repeats: int) -> dict[str, float]:
+    """Warm runs of one task, one after the other in one process: on `local`, and on workers of its own."""
+    item = task(nothing)
+    found: dict[str, float] = {}
+    with warm_workers() as backend:
+        for name, given in (("local", {}), ("processes", {"backend": backend})):
+            small = flow(lambda x: item(x)).with_options(name="small", **given)
+            for _ in range(3):
+                small(1)
+            walls, used = [], time.process_time()
+            for number in range(n):
+                begin = time.perf_counter()
+                assert small(number) == number
+                walls.append(time.perf_counter() - begin)
+            found[f"cpu_seconds_{name}"] = (time.process_time() - used) / n
+            found[f"seconds_{name}"] = statistics.median(walls)
+    return found
+
+
+PROBES = {
+    "memory": memory,
+    "first-result": first_result,
+    "storm": storm,
+    "stream": stream,
+    "nodes": nodes,
+    "submitted": submitted,
+    "chain": chain,
+    "tree": tree,
+    "nested": nested,
+    "small-runs": small_runs,
+}
 
 if __name__ == "__main__":
     _, name, n, repeats = sys.argv

@@ -220,6 +220,32 @@ def stream(measure: Measure) -> Iterator[Found]:
     yield Found("wall time of a streamed item", many["seconds"] / many["n"] * 1e6, "µs/item")
 
 
+def plain(measure: Measure) -> Iterator[Found]:
+    """Nodes that are not mapped, by tens of thousands in one graph."""
+    for shape in ("nodes", "submitted", "chain", "tree"):
+        found = measure.probe(shape, measure.size(50_000, 500))
+        cpu = found["cpu_seconds"] / found["n"] * 1e6
+        yield Found(f"{shape}, {found['n']:,} calls, built and run", cpu, "µs CPU", 200, details=found)
+        if shape == "nodes":
+            per_node = (found["rss_after"] - found["rss_before"]) / found["n"]
+            yield Found(f"memory of a node, {found['n']:,} calls", per_node, "B", 2_000)
+
+
+def nested(measure: Measure) -> Iterator[Found]:
+    """Fan-out in fan-out."""
+    found = measure.probe("nested", measure.size(10_000, 1_000))
+    per_leaf = found["seconds"] / found["n"] * 1e6
+    yield Found(f"fan-out in fan-out, {found['n']:,} leaves", per_leaf, "µs", 20, details=found)
+
+
+def fixed(measure: Measure) -> Iterator[Found]:
+    """What a warm durable run of one task costs; `small_runs.py` says where it goes."""
+    found = measure.probe("small-runs", measure.size(200, 5))
+    for name, budget in (("local", 10), ("processes", 15)):
+        seconds = found[f"seconds_{name}"]
+        yield Found(f"a warm run of one task, {name}", seconds * 1e3, "ms", budget, details=found)
+
+
 BUDGETS: dict[str, Callable[[Measure], Iterator[Found]]] = {
     "noop": noop,
     "cpu": cpu,
@@ -230,6 +256,9 @@ BUDGETS: dict[str, Callable[[Measure], Iterator[Found]]] = {
     "start": start,
     "storm": storm,
     "stream": stream,
+    "plain": plain,
+    "nested": nested,
+    "fixed": fixed,
 }
 
 

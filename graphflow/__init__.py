@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from graphflow.authoring.flows import Flow, flow
@@ -45,6 +46,8 @@ from graphflow.model.states import State
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from graphflow.authoring.events import emit_event
+    from graphflow.authoring.serving import serve
     from graphflow.identity.cache_keys import task_input_hash
     from graphflow.runs.history import history
 
@@ -74,6 +77,7 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_completed",
+    "emit_event",
     "exponential_backoff",
     "file_input",
     "flatten",
@@ -87,6 +91,7 @@ __all__ = [
     "product",
     "register_hash",
     "rows",
+    "serve",
     "settings",
     "some_failed",
     "some_successful",
@@ -99,18 +104,20 @@ __all__ = [
 ]
 
 
+# What only some programs need is loaded when it is asked for.
+_LATER = {
+    "emit_event": "graphflow.authoring.events",
+    "history": "graphflow.runs.history",
+    "serve": "graphflow.authoring.serving",
+    "task_input_hash": "graphflow.identity.cache_keys",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("graphflow")
-    if name == "history":
-        # What is past is read by its readers, not by every `import graphflow`.
-        from graphflow.runs.history import history
-
-        return history
-    if name == "task_input_hash":
-        from graphflow.identity.cache_keys import task_input_hash
-
-        return task_input_hash
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'graphflow' has no attribute {name!r}")

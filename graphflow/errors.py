@@ -15,6 +15,8 @@ __all__ = [
     "BatchedResultError",
     "CrossRunError",
     "CycleError",
+    "DeploymentError",
+    "EnvironmentMismatch",
     "FlowFailed",
     "FlowTimedOut",
     "ForcingError",
@@ -42,6 +44,7 @@ __all__ = [
     "ResultStoreError",
     "RunCancelled",
     "RunNotFound",
+    "ScheduleError",
     "SerializationError",
     "SettingsError",
     "SourceChanged",
@@ -154,6 +157,18 @@ class BackendUnreachable(BackendError, ConnectionError):
 
 class TargetError(GraphflowError, ValueError):
     """The target of a command (file.py:flow) cannot be loaded."""
+
+
+class ScheduleError(GraphflowError, ValueError):
+    """A schedule is wrong: its cron expression, interval, rule, time or zone."""
+
+
+class DeploymentError(GraphflowError, ValueError):
+    """A deployment is wrong, or an option of it has no meaning here; the text says what to use."""
+
+
+class EnvironmentMismatch(GraphflowError, RuntimeError):
+    """A run cannot be driven where a worker is: another Python, a missing module, or code that is gone."""
 
 
 class SettingsError(GraphflowError, ValueError):

@@ -138,7 +138,12 @@ class Execution:
         """Open the backend for all attempts, close it if the run created it, and call the hooks at the end."""
         record, durable = self.record, self.durability
         record.started = datetime.now(UTC)
-        durable.watch(sink=record.sink, act=record.carry_out, lost=self._lost)
+        durable.watch(
+            sink=record.sink,
+            act=record.carry_out,
+            lost=self._lost,
+            known=lambda: None if record.recorder is None else record.recorder.known,
+        )
         display.begin(self.run, self._shown)
         try:
             yield

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from graphflow.authoring.decorated import Decorated, check_results
 from graphflow.authoring.parameters import bind_parameters, validated, with_named_secrets
@@ -25,6 +25,7 @@ from graphflow.model.option_table import documented, names_of
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from graphflow.authoring.deployments import Deployment, DeployOptions
     from graphflow.authoring.execution import Execution
     from graphflow.driver.definition import Definition
     from graphflow.ports import Backend
@@ -287,8 +288,12 @@ class Flow(Decorated[P], Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
         given: Mapping[str, Any] | None = None,
         starts: bool = False,
+        work: int | None = None,
     ) -> Any:
-        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once."""
+        """Start another launch of a run; with `starts` in its own thread, so that the run is returned at once.
+
+        With `work` it is not started: its execution is returned, for a worker that claimed the run under this number.
+        """
         from graphflow.authoring.execution import Execution
         from graphflow.backends import reached
         from graphflow.driver.durability import reopen
@@ -306,9 +311,10 @@ class Flow(Decorated[P], Generic[P, R]):
                 rerun_changed=rerun_changed,
                 is_forced=force,
                 parameters=parameters,
-                given=self._given_again(given),
+                given=self.checked(given),
                 checked=self._checked,
                 prepare=prepare,
+                work=work,
             )
         except BaseException:
             _close(opened[0])
@@ -326,12 +332,95 @@ class Flow(Decorated[P], Generic[P, R]):
         )
         record.created = found.header.created
         execution = Execution(self._definition, record, found.durability, opened[0])
+        if work is not None:
+            return execution
         if starts:
             return self._started(execution)
         if self.is_async:
             return _executed(execution)
         execution.execute()
         return execution.run
+
+    def _for_work(
+        self, run_id: str, parameters: Mapping[str, Any], *, work: int, created: float, is_new: bool
+    ) -> Execution:
+        """Return the execution of a run that a worker claimed under a number; the run is its driver's when this returns.
+
+        Raises
+        ------
+        LeaseLost
+            If that claim does not hold any more.
+        LeaseHeld
+            If the driver before is still there.
+        """
+        from graphflow.driver.durability import has_launches
+
+        if is_new:
+            return self._execution((), parameters, run_id=run_id, work=work, created=created)
+        # A driver that died before it wrote anything down left no parameters.
+        given = None if has_launches(run_id) else self._parameters((), parameters)
+        execution: Execution = self._again(run_id, None, parameters=given, work=work)
+        return execution
+
+    # -- deploying --------------------------------------------------------------------------------------
+
+    def to_deployment(self, name: str, **options: Unpack[DeployOptions]) -> Deployment:
+        """Return a deployment of this flow, for `serve(...)`, or to store with `apply()`; the options are those of `deploy`."""
+        from graphflow.authoring.deployments import Deployment
+
+        return Deployment.build_from_flow(self, name, **options)
+
+    def deploy(self, name: str, **options: Unpack[DeployOptions]) -> str:
+        """Store a deployment of this flow in place of the one of its name, and return its id; workers run it when it is due.
+
+        Parameters
+        ----------
+        name
+            Its name, which finds it together with the flow's: `flow/name`.
+        cron, interval, rrule, at, timezone, anchor_date, catchup, jitter
+            When it is due, for a single schedule: see `Cron`, `Interval`, `RRule` and `At`; several expressions may be given as `cron`.
+        schedule, schedules
+            A schedule, or several, each with its own zone, parameters and policies.
+        parameters
+            Values that JSON can hold; a secret is `{"$secret": NAME}`.
+        work_pool_name, work_queue_name, priority
+            Which workers run it, and in which order.
+        concurrency_limit, on_collision, concurrency_key
+            How many runs are active at once, for each value of a key such as `customer={customer}`, and what happens to one more: `queue`
+            (default), `queue-latest`, `skip` or `cancel-running`.
+        backend, env, needs
+            Where its runs compute, their environment, and the labels that a worker must have.
+        tags, version, description, paused, enforce_parameter_schema
+            As in Prefect.
+
+        Raises
+        ------
+        DeploymentError, ScheduleError, ParameterError
+            If an option is wrong, or has no meaning here; nothing is stored then.
+        """
+        return self.to_deployment(name, **options).apply()
+
+    def serve(
+        self,
+        name: str | None = None,
+        *,
+        limit: int | None = None,
+        pause_on_shutdown: bool = False,
+        print_starting_message: bool = True,
+        **options: Unpack[DeployOptions],
+    ) -> None:
+        """Store a deployment of this flow, and run what is due in this process until Ctrl-C; see `serve` and `deploy`.
+
+        While the file is loaded for its flows alone, its import ends here.
+        """
+        from graphflow.authoring.serving import serve
+
+        serve(
+            self.to_deployment(name or self.name, **options),
+            limit=limit,
+            pause_on_shutdown=pause_on_shutdown,
+            print_starting_message=print_starting_message,
+        )
 
     def graph(self, *args: P.args, **kwargs: P.kwargs) -> Graph:
         """Build the graph that the body records, without running it.
@@ -392,8 +481,14 @@ class Flow(Decorated[P], Generic[P, R]):
         parameters = with_named_secrets(bind_parameters(self.fn, self.name, args, kwargs))
         return validated(self.fn, self.name, parameters) if self.options.validate_parameters else parameters
 
-    def _given_again(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return parameters that are given to another launch."""
+    def checked(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return some of the parameters, coerced to their annotations.
+
+        Raises
+        ------
+        ParameterError
+            If the flow has no such parameter, or a value does not match its annotation.
+        """
         names = inspect.signature(self.fn).parameters
         for name in parameters or ():
             if name not in names:
@@ -414,12 +509,21 @@ class Flow(Decorated[P], Generic[P, R]):
 
         return Definition(self.fn, self.options, self)
 
-    def _execution(self, args: Any, kwargs: Any, *, run_id: str | None = None) -> Execution:
+    def _execution(
+        self,
+        args: Any,
+        kwargs: Any,
+        *,
+        run_id: str | None = None,
+        work: int | None = None,
+        created: float | None = None,
+    ) -> Execution:
         parameters = self._parameters(args, kwargs)
         run_id = run_id or ids.run_id()
         definition = self._definition
         name = definition.run_name(parameters, run_id)
         record = RunRecord(run_id=run_id, name=name, flow_name=self.name, parameters=parameters)
+        record.created = record.created if created is None else created
         from graphflow.authoring.execution import Execution
         from graphflow.backends import reached
         from graphflow.driver.durability import Durability
@@ -427,7 +531,7 @@ class Flow(Decorated[P], Generic[P, R]):
         # What is configured wrongly, or not there, leaves no run behind.
         opened = reached(self.options.backend)
         try:
-            durability = Durability.create(definition, record)
+            durability = Durability.create(definition, record, work=work)
         except BaseException:
             _close(opened)
             raise

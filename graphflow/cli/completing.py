@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 if TYPE_CHECKING:
+    from graphflow.orchestration.stores.opening import Stores
     from graphflow.runs.history import RunHistory
 
-__all__ = ["backends", "flow_names", "nodes", "run_ids", "targets"]
+__all__ = ["backends", "deployments", "flow_names", "nodes", "pools", "run_ids", "targets"]
 
 P = ParamSpec("P")
 Offers = list[tuple[str, str]]
@@ -76,6 +77,21 @@ def nodes(ctx: typer.Context, incomplete: str) -> Offers:
     with _history() as history:
         found = [(node.name, node.state.name) for node in history.run(str(run)).nodes]
     return [each for each in found if each[0].startswith(incomplete)]
+
+
+@_quiet
+def deployments(incomplete: str) -> Offers:
+    """Offer the deployments by flow and name."""
+    with _stores() as stores:
+        found = [(each.deployment.full_name, each.deployment.pool) for each in stores.plans.all()]
+    return [each for each in found if each[0].startswith(incomplete)]
+
+
+@_quiet
+def pools(incomplete: str) -> Offers:
+    """Offer the pools."""
+    with _stores() as stores:
+        return [(each.name, "") for each in stores.pools.all() if each.name.startswith(incomplete)]
 
 
 @_quiet
@@ -151,3 +167,13 @@ def _history() -> RunHistory:
     from graphflow.runs.history import history
 
     return history()
+
+
+def _stores() -> Stores:
+    from graphflow.common import settings
+
+    if not (settings.home() / "catalog.db").exists():
+        raise FileNotFoundError("nothing is deployed yet, and nothing is to be made")
+    from graphflow.orchestration.stores.opening import open_stores
+
+    return open_stores()

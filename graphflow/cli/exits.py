@@ -13,6 +13,7 @@ from graphflow.cli.terminal import say_error
 from graphflow.display.tracebacks import full_text
 from graphflow.errors import (
     BackendError,
+    DeploymentError,
     GraphflowError,
     HistoryError,
     LeaseHeld,
@@ -20,6 +21,7 @@ from graphflow.errors import (
     NotFound,
     ParameterError,
     ResultStoreError,
+    ScheduleError,
     SettingsError,
     TargetError,
 )
@@ -52,7 +54,7 @@ def code_of(error: BaseException) -> ExitCode:
             return ExitCode.HELD
         case NotFound():
             return ExitCode.NOT_FOUND
-        case TargetError() | ParameterError() | SettingsError():
+        case TargetError() | ParameterError() | SettingsError() | ScheduleError() | DeploymentError():
             return ExitCode.CANNOT_LOAD
         case _:
             return ExitCode.FAILED

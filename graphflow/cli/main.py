@@ -23,20 +23,24 @@ from graphflow.cli.cache.commands import cache
 from graphflow.cli.chaos.commands import chaos
 from graphflow.cli.config.commands import config
 from graphflow.cli.demo import run_demo
+from graphflow.cli.deploy.commands import deploy
 from graphflow.cli.doctor import doctor
 from graphflow.cli.documents import Outcome, dumped
+from graphflow.cli.events import events
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes, system_text
 from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
+from graphflow.cli.schedule import schedule
 from graphflow.cli.session import Manner, run_and_show
-from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
+from graphflow.cli.workers import pause_all, pool, resume_all, serve, worker
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
 from graphflow.display.tracebacks import full_text
+from graphflow.launching.targets import load_flow
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
@@ -52,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-RUN_AND_LOOK, RESULTS, TOOLS = "Run and look", "Results", "Tools"
+RUN_AND_LOOK, ORCHESTRATE, RESULTS, TOOLS = "Run and look", "Deploy and schedule", "Results", "Tools"
 
 
 class GraphFormat(StrEnum):
@@ -227,6 +231,14 @@ def graph(
     write_data(text)
 
 
+app.command(rich_help_panel=ORCHESTRATE)(serve)
+app.add_typer(deploy, name="deploy", rich_help_panel=ORCHESTRATE)
+app.add_typer(schedule, name="schedule", rich_help_panel=ORCHESTRATE)
+app.add_typer(worker, name="worker", rich_help_panel=ORCHESTRATE)
+app.add_typer(pool, name="pool", rich_help_panel=ORCHESTRATE)
+app.add_typer(events, name="events", rich_help_panel=ORCHESTRATE)
+app.command("pause-all", rich_help_panel=ORCHESTRATE)(pause_all)
+app.command("resume-all", rich_help_panel=ORCHESTRATE)(resume_all)
 app.add_typer(cache, name="cache", rich_help_panel=RESULTS)
 app.command(rich_help_panel=RESULTS)(fsck)
 app.add_typer(key, name="key", rich_help_panel=RESULTS)

@@ -8,7 +8,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def parse_parameters(
     *,
     mapping: str | None = None,
     function: Callable[..., Any] | None = None,
+    texts: Collection[str] = (),
     read_stdin: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """Return the parameters of a run.
@@ -38,6 +39,8 @@ def parse_parameters(
     function
         The flow's function. A parameter annotated as `str` stays text, so that
         `version=1` is `"1"` there.
+    texts
+        Names of others that stay text.
     read_stdin
         What `-` reads; `sys.stdin.read` by default.
 
@@ -47,7 +50,7 @@ def parse_parameters(
         If an option does not parse or a file cannot be read; the text names the option.
     """
     parameters = {} if mapping is None else _parse_mapping(mapping, read_stdin or sys.stdin.read)
-    hints = _hints_of(function)
+    hints = {**_hints_of(function), **dict.fromkeys(texts, str)}
     seen: set[str] = set()
     for pair in pairs:
         name, value = _parse_pair(pair, hints)

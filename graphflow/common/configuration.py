@@ -263,7 +263,8 @@ def _in_file(kind: str, file: str, header: tuple[str, ...]) -> _Describe:
 def _reader(file: str, header: tuple[str, ...]) -> _Read:
     def read() -> Mapping[str, Any]:
         try:
-            return TomlConfigSettingsSource(_Settings, toml_file=file, toml_table_header=header)()
+            found = TomlConfigSettingsSource(_Settings, toml_file=file, toml_table_header=header)()
+            return {name: value for name, value in found.items() if name not in sources.DEPLOYED}
         except (OSError, ValueError) as error:
             raise SettingsError(f"{file} cannot be read: {error}") from None
 

@@ -47,6 +47,8 @@ NAMES: dict[str, str] = {
     "journal.commit.filled": "all is in the transaction, which is not committed",
     "journal.commit.after": "the commit is on the disk, its anchor is not",
     "anchor.write.after": "the anchor is written",
+    "digest.write.before": "all that it is about is durable, the digest of a history is not",
+    "digest.write.after": "it is durable",
     "catalog.state.before": "a state of the run is durable, the catalog is not updated",
     "catalog.state.after": "the catalog is updated",
     "journal.close.before": "the run ended and is about to be closed",
@@ -54,6 +56,14 @@ NAMES: dict[str, str] = {
     "journal.close.after": "the lease was released",
     "request.answer.before": "an answer is durable, the catalog is not updated",
     "request.answer.after": "the catalog has the answer",
+    # Schedules and workers.
+    "clock.fire.before": "schedules are due, nothing was decided",
+    "clock.fire.decided": "fires, runs and work are in the transaction, which is not committed",
+    "clock.fire.after": "what was decided is on the disk",
+    "work.claim.before": "a worker is about to claim",
+    "work.claim.decided": "claims are in the transaction, which is not committed",
+    "work.claim.after": "claims are on the disk, no child was started",
+    "child.begin.before": "the flow is loaded, and its run is about to be taken",
     # The repair of a damaged history.
     "repair.written": "what verifies is in a new file, which is complete",
     "repair.linked": "the damaged file has another name beside",

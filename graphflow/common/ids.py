@@ -14,10 +14,10 @@ __all__ = ["check_run_id", "idempotency_key", "node_key", "run_id"]
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
-def run_id(*, now: float | None = None) -> str:
-    """Return a new ULID: 26 characters that sort by creation time (milliseconds)."""
+def run_id(*, now: float | None = None, entropy: bytes | None = None) -> str:
+    """Return a new ULID: 26 characters that sort by creation time (milliseconds); with 10 bytes of `entropy`, always the same."""
     milliseconds = int((time.time() if now is None else now) * 1000)
-    number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
+    number = (milliseconds << 80) | int.from_bytes(entropy or os.urandom(10), "big")
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 

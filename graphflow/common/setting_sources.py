@@ -17,11 +17,14 @@ __all__ = [
     "config_files",
     "given_in_environment",
     "overrides",
+    "own_variables",
     "unknown_variables",
     "user_file",
 ]
 
 PROJECT_FILE = "graphflow.toml"
+DEPLOYED = frozenset({"automations", "deployments", "limits", "notifications", "pools", "rates"})
+"""Sections of the same file that are no settings: `graphflow deploy apply` reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,7 @@ SETTINGS = (
 )
 BY_KEY = {each.key: each for each in SETTINGS}
 _VARIABLES = tuple((each, name) for each in SETTINGS for name in (each.new_variable, each.variable))
+_NEW_VARIABLES = frozenset(each.new_variable for each in SETTINGS)
 OVERRIDES: list[Mapping[str, Any]] = []
 """What blocks of `settings` have changed, outermost first; the last one has what those before it changed too."""
 
@@ -171,22 +175,32 @@ def overrides() -> Mapping[str, Any]:
     return OVERRIDES[-1] if OVERRIDES else {}
 
 
-def given_in_environment() -> dict[str, tuple[str, str]]:
-    """Return the name and text of each setting that the environment gives, by key."""
+def own_variables() -> dict[str, str]:
+    """Return the environment's variables of graphflow. A run asks for its settings a dozen times: one pass."""
+    return {name: os.environ[name] for name in os.environ if name.startswith("GRAPHFLOW_")}
+
+
+def given_in_environment(own: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    """Return the name and text of each setting that the environment gives, by key.
+
+    Parameters
+    ----------
+    own
+        What `own_variables` returned just now; None to ask it.
+    """
+    own = own_variables() if own is None else own
     found: dict[str, tuple[str, str]] = {}
-    for setting, name in _VARIABLES:
-        text = os.environ.get(name)
+    for setting, name in _VARIABLES if own else ():
+        text = own.get(name)
         if text and setting.key not in found:
             found[setting.key] = name, text
     return found
 
 
-def unknown_variables() -> tuple[str, ...]:
-    """Return variables that look like settings of a section and are none."""
-    known = {each.new_variable for each in SETTINGS}
-    return tuple(
-        name for name in os.environ if name.startswith("GRAPHFLOW_") and "__" in name and name not in known
-    )
+def unknown_variables(own: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return variables that look like settings of a section and are none; `own` as for `given_in_environment`."""
+    own = own_variables() if own is None else own
+    return tuple(name for name in own if "__" in name and name not in _NEW_VARIABLES)
 
 
 # -- files -------------------------------------------------------------------------------------------------

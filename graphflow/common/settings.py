@@ -24,6 +24,7 @@ from graphflow.common.setting_sources import (
     config_files,
     given_in_environment,
     overrides,
+    own_variables,
     unknown_variables,
     user_file,
 )
@@ -120,11 +121,12 @@ def resolved() -> Mapping[str, Any]:
         If one is wrong, or a file has an unknown one; the text says where.
     """
     global _last
-    given = given_in_environment()
+    own = own_variables()
+    given = given_in_environment(own)
     files = config_files()
     changed = overrides()
-    profile = os.environ.get("GRAPHFLOW_PROFILE")
-    stamp = (tuple(given.items()), files, repr(changed), unknown_variables(), profile)
+    profile = own.get("GRAPHFLOW_PROFILE")
+    stamp = (tuple(given.items()), files, repr(changed), unknown_variables(own), profile)
     if _last is not None and _last[0] == stamp:
         return _last[1]
     is_plain = not files and not changed and not stamp[3] and not profile

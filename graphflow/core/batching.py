@@ -60,6 +60,7 @@ def next_slice(
     concurrency: int = 1,
     result_nbytes: float = 0.0,
     store_seconds: float = 0.0,
+    expected_seconds: float | None = None,
     grown: float = 0.0,
 ) -> Slice:
     """Return the next batch of a stage with `remaining` ready items.
@@ -85,6 +86,8 @@ def next_slice(
         What the results of one item weigh, as measured so far.
     store_seconds
         What a batch waits for stores, as measured so far.
+    expected_seconds
+        Seconds per item of the same task elsewhere in the run; None where none ran.
     grown
         What the slice has grown to with the run (`grown_seconds`), in seconds.
     """
@@ -108,6 +111,9 @@ def next_slice(
         if mean_seconds is None:
             return Slice(min(tail, cap), budget)
     if mean_seconds is None:
+        if expected_seconds is not None and remaining * expected_seconds <= floor:
+            # A small map of short items, as tasks return by the thousand, is one batch.
+            tail = remaining
         # No probing with single items: the deadline protects.
         return Slice(min(tail, cap), max(FIRST_SLICE_SECONDS, floor))
     mean = max(mean_seconds, 1e-8)

@@ -165,6 +165,7 @@ def hand_over(
                 todo += _causes(books, book, None)
                 todo += _passed_on(books, book)
         elif item not in book.handled_items:
+            book.handled_items = book.handled_items or set()
             book.handled_items.add(item)
             if book.states[item] == Code.UPSTREAM_FAILED:
                 todo += _causes(books, book, item)

@@ -18,6 +18,7 @@ from typing import Any
 
 from graphflow.core import events as ev
 from graphflow.core.batching import updated_mean
+from graphflow.core.bundles import Bundles, learn
 from graphflow.core.causes import hand_over, root_of
 from graphflow.core.halting import Halter
 from graphflow.core.landing import grouped, landed
@@ -39,6 +40,7 @@ from graphflow.core.plan import depth_of, stage_to_join
 from graphflow.core.queues import MAX_CRASHES, Queues
 from graphflow.core.state import (
     DependencyEnded,
+    FollowerBack,
     ItemsEndedUpstream,
     LanesOpen,
     RootEnded,
@@ -76,13 +78,12 @@ class Core:
         self.opener = Opener(self.run, self.queues)
         self.halter = Halter(self.run, self.queues, self.opener)
         self.streams = Streams(self.run, self.queues, self.halter)
+        self.bundles = Bundles(self.run, self.queues, self._apply)
         self.is_finished = False
         self._stages = 0
         self._grafts_out = 0
         self._timer: float | None = None
         self._retries: list[tuple[float, int, int, array[int]]] = []
-        self._means: dict[str, float] = {}
-        """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.NodesRecorded: lambda event: self._record_nodes(event.nodes, event.pasts),
             ev.RecordingClosed: self._close,
@@ -162,7 +163,7 @@ class Core:
         total = 0.0
         for book in self.books.values():
             stage = book.stage
-            mean = stage.mean_seconds or self._means.get(book.node.task_name)
+            mean = stage.mean_seconds or self.run.means.get(book.node.task_name)
             if book.is_final or mean is None or stage.leader != book.node.id:
                 continue
             known = book.width - book.ended if book.width is not None else stage.ready + stage.fed
@@ -196,21 +197,23 @@ class Core:
         if not node.is_mapped:
             book.width = 1
             book.grow(1)
+            book.counts = bytearray(32)
         for dep in node.deps:
             upstream = self.books[dep.upstream]
             if dep.kind is DepKind.ELEMENTS:
                 self._want_info(upstream)
             if joined is None:
                 self._connect(stage, upstream, dep.kind, dep.index)
-            upstream.users.append((node.id, dep.kind, dep.index))
-            upstream.open_users += 1
+            upstream.note_user(node.id, dep.kind, dep.index)
         if joined is not None:
             return None
         for dep in node.deps:
             if dep.kind is DepKind.ITEMS:
+                stage.upstreams = stage.upstreams or {}
                 stage.upstreams.setdefault(dep.upstream, []).append(dep)
         for upstream_id in stage.upstreams:
-            self.books[upstream_id].streams.append(stage)
+            upstream = self.books[upstream_id]
+            upstream.streams = [*upstream.streams, stage]
         stage.is_lazy = any(source.length is None for source in node.sources) or any(
             self.books[upstream_id].stage.is_lazy for upstream_id in stage.upstreams
         )
@@ -223,8 +226,10 @@ class Core:
         if kind is DepKind.PICK and index is not None:
             if index < len(upstream.states) and upstream.states[index] in FINAL_CODES:
                 return
+            upstream.watchers = upstream.watchers or {}
             upstream.watchers.setdefault(index, []).append(stage)
         else:
+            upstream.dependents = upstream.dependents or []
             upstream.dependents.append(stage)
         stage.waiting += 1
 
@@ -246,6 +251,7 @@ class Core:
             item_nbytes=sum(source.item_nbytes for source in node.sources) or 8,
             concurrency=node.concurrency,
             finds=node.program is not None and node.program.options.cache is not None,
+            bundle_key=node.bundle_key,
         )
 
     def _close(self, event: ev.RecordingClosed) -> None:
@@ -272,6 +278,10 @@ class Core:
                     stage.waiting -= 1
                     if stage.waiting == 0:
                         opener.open(stage)
+                case FollowerBack(stage):
+                    stage.is_following = False
+                    if stage.waiting == 0:
+                        opener.open(stage)
                 case RootEnded(node, index, root):
                     self._root_ended(node, index, root)
                 case TooManyFailed(book):
@@ -286,6 +296,10 @@ class Core:
     def _report(self, report: Report) -> None:
         flight = self.flights.get(report.batch)
         if flight is None:
+            return
+        if flight.bundle is not None:
+            self.bundles.report(flight, report)
+            self._note_mean(flight.nodes[0], flight.bundle.mean_seconds)
             return
         stage, is_first = flight.stage, flight.held is None
         told = landed(flight, report)
@@ -303,8 +317,10 @@ class Core:
         if is_first:
             stage.mean_seconds = updated_mean(stage.mean_seconds, elapsed=report.elapsed, items=len(done))
             stage.store_seconds = updated_mean(stage.store_seconds, elapsed=report.store_seconds, items=1)
-            if stage.mean_seconds is not None:
-                self._means[self.run.leader_of(stage).node.task_name] = stage.mean_seconds
+            self._note_mean(stage.leader, stage.mean_seconds)
+            bundle = self.queues.bundle_of(stage)
+            if bundle is not None:
+                learn(bundle, report, len(done))
         nbytes = sum(step.values.nbytes for step in report.steps if step.values is not None)
         stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
         if stage.finds:
@@ -320,6 +336,11 @@ class Core:
         elif not flight.is_fresh:
             self.opener.continue_lanes(stage, done)
         self.queues.enqueue(stage)
+
+    def _note_mean(self, node: int, mean: float | None) -> None:
+        """Note what an item of a task takes, for nodes of which nothing ran yet."""
+        if mean is not None:
+            self.run.means[self.books[node].node.task_name] = mean
 
     def _found(self, flight: Flight, report: Report) -> None:
         """Note whether results were found, and give back the starting slots of a batch that executed nothing."""
@@ -373,7 +394,7 @@ class Core:
                     for delay, group in parked.items()
                 }
             if code is Code.PAUSED:
-                stage.paused += [index for group in parked.values() for index in group]
+                stage.paused = [*stage.paused, *(index for group in parked.values() for index in group)]
             else:
                 for delay, group in grouped(parked):
                     due = self.run.now + delay
@@ -399,13 +420,14 @@ class Core:
             self.opener.continue_lane(book.stage, event.index)
             return
         root = self.books[event.root]
+        book.graft_roots = book.graft_roots or {}
         book.graft_roots[event.index] = event.root
         if book.wants_info and not book.node.is_mapped:
             self._want_info(root)
         if root.is_final:
             self._root_ended(event.node, event.index, root)
         else:
-            root.graft_parents.append((event.node, event.index))
+            root.graft_parents = [*root.graft_parents, (event.node, event.index)]
 
     def _root_ended(self, node: int, index: int, root: NodeBook) -> None:
         book = self.books[node]
@@ -472,7 +494,8 @@ class Core:
 
     def _change_policy(self, event: ev.PolicyChanged) -> None:
         book = self.books[event.node]
-        book.node = replace(book.node, program=event.program)
+        book.node = replace(book.node, program=event.program, bundle_key=None)
+        book.stage.bundle_key = None
         self.queues.recall(book.stage)
 
     def _resume(self, event: ev.ResumeRequested) -> None:
@@ -492,12 +515,12 @@ class Core:
         self._retries.clear()
         kept: dict[int, set[int]] = {}
         for flight in self.flights.values():
-            for node in flight.nodes:
-                kept.setdefault(node, set()).update(flight.out())
+            for node, indices in flight.places():
+                kept.setdefault(node, set()).update(indices)
         for book in self.books.values():
             book.stage.is_open = True
             book.stage.clear()
-            book.stage.paused.clear()
+            book.stage.paused = []
         for book in list(self.books.values()):
             if book.is_final:
                 continue

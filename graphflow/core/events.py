@@ -228,6 +228,8 @@ class SubmitBatch:
     tolerates: tuple[bool, ...] = ()
     keeps: tuple[bool, ...] = ()
     """Per node: whether anything outside the batch needs its values."""
+    is_bundle: bool = False
+    """Whether its positions are nodes that are not mapped, `indices` those of `nodes`; else items of each node."""
 
 
 @dataclass(frozen=True, slots=True)

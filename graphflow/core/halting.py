@@ -83,7 +83,7 @@ class Halter:
         run, leader = self._run, self._run.leader_of(stage)
         for slot in stage.pulled:
             if slot not in stage.exhausted:
-                stage.exhausted.add(slot)
+                stage.exhausted |= {slot}
                 run.commands.append(ev.CloseSource(node=leader.node.id, slot=slot))
         if stage.pulled and stage.undecided:
             stage.cut_at = min(stage.pulled.values())

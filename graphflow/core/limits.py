@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from graphflow.core import events as ev
 from graphflow.core.nodes import NodeBook, Stage
 from graphflow.core.state import RunState
+from graphflow.model.map_options import NO_MAP_OPTIONS
 from graphflow.model.reports import StepReport
 from graphflow.model.states import Code
 
@@ -21,6 +22,10 @@ SHORTEST_LIMIT_SECONDS = 0.05
 def limit_stage(stage: Stage, of: Mapping[int, NodeBook]) -> None:
     """Set a stage's limits to the strictest of its members."""
     books = [of[member] for member in stage.members]
+    if len(books) == 1 and books[0].map_options is NO_MAP_OPTIONS:
+        stage.concurrency = books[0].node.concurrency
+        stage.max_concurrency = stage.rate = None
+        return
     limits = [
         book.map_options.max_concurrency
         for book in books
@@ -39,7 +44,7 @@ def learn_limit(run: RunState, book: NodeBook, step: StepReport) -> None:
     completed = [
         seconds for code, seconds in zip(step.states, step.durations, strict=True) if code == Code.COMPLETED
     ]
-    book.durations += completed[: SAMPLE_ITEMS // 2]
+    book.durations = [*book.durations, *completed[: SAMPLE_ITEMS // 2]]
     if len(book.durations) > SAMPLE_ITEMS:
         del book.durations[::2]
     if factor is None or len(book.durations) < LIMIT_AFTER_ITEMS:

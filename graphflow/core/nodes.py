@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from graphflow.core.pacing import Pacer, StartingSlots
 from graphflow.graph.graph import Dep, DepKind, Node
@@ -22,8 +23,10 @@ from graphflow.model.states import FAILED_CODES, FINAL_CODES, FINAL_TABLE, Code,
 
 __all__ = [
     "FAILED_BYTES",
+    "ONLY",
     "OWN_FAILURES",
     "SUCCESS_BYTES",
+    "Bundle",
     "Flight",
     "NodeBook",
     "Past",
@@ -37,8 +40,18 @@ __all__ = [
 
 FAILED_BYTES = bytes(sorted(FAILED_CODES))
 OWN_FAILURES = frozenset(FAILED_CODES - {Code.UPSTREAM_FAILED})
+# What most nodes and stages never have: shared until the first entry, since a graph may have very many of them.
+_NO_ROWS: Any = ()
+_NO_ENTRIES: Any = MappingProxyType({})
+_NO_MEMBERS: Any = frozenset()
+ONLY = range(1)
+"""The indices of a node that is not mapped."""
 _ENDED = bytes(255 if code in FINAL_CODES else 0 for code in range(256))
 SUCCESS_BYTES = bytes((Code.COMPLETED, Code.CACHED))
+
+
+def _no_entries() -> Any:
+    return _NO_ENTRIES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,25 +99,26 @@ class NodeBook:
     width: int | None = None
     states: bytearray = field(default_factory=bytearray)
     attempts: bytearray = field(default_factory=bytearray)
-    counts: list[int] = field(default_factory=lambda: [0] * 32)
+    counts: list[int] | bytearray = field(default_factory=lambda: [0] * 32)
+    """Items by code, but for Pending; of a node that is not mapped, a byte each."""
     ended: int = 0
     final: int = 0
     """The node's outcome as a code, 0 until it has one."""
     info: ValueInfo | None = None
     has_started: bool = False
-    dependents: list[Stage] = field(default_factory=list)
+    dependents: list[Stage] = _NO_ROWS
     """Stages whose start waits for this node as a whole."""
-    streams: list[Stage] = field(default_factory=list)
+    streams: list[Stage] = _NO_ROWS
     """Stages, other than its own, that take its items one by one."""
-    watchers: dict[int, list[Stage]] = field(default_factory=dict)
+    watchers: dict[int, list[Stage]] = field(default_factory=_no_entries)
     """Stages whose start waits for one item, by index."""
     wants_info: bool = False
-    graft_parents: list[tuple[int, int]] = field(default_factory=list)
-    graft_roots: dict[int, int] = field(default_factory=dict)
+    graft_parents: list[tuple[int, int]] = _NO_ROWS
+    graft_roots: dict[int, int] = field(default_factory=_no_entries)
     is_handled: bool = False
     was_raised: bool = False
     """The flow's body had its failure as an exception."""
-    handled_items: set[int] = field(default_factory=set)
+    handled_items: set[int] = _NO_MEMBERS
     failed_whole: bool = False
     """It failed beside its items (no width, widths that differ, an iterator that raised)."""
     is_cut_off: bool = False
@@ -112,7 +126,7 @@ class NodeBook:
     is_cut_short: bool = False
     """It was stopped before its width was known: what is missing cannot be counted."""
     map_options: MapOptions = NO_MAP_OPTIONS
-    users: list[tuple[int, DepKind, int | None]] = field(default_factory=list)
+    users: list[tuple[int, DepKind, int | None]] = _NO_ROWS
     """Nodes that depend on it: (node, how, the item where it takes one)."""
     is_halted: bool = False
     """More items failed than its options allow: nothing more of it is begun."""
@@ -121,7 +135,7 @@ class NodeBook:
     """Dependencies on it of nodes that have not ended."""
     wanted_below: int | None = None
     """Its items from this one on are not needed, and no longer started."""
-    durations: list[float] = field(default_factory=list)
+    durations: list[float] = _NO_ROWS
     """A sample of what its items took, in seconds, where a timeout follows from their median."""
     limit_seconds: float | None = None
     """The timeout that follows from the median."""
@@ -196,20 +210,28 @@ class NodeBook:
             counts["Pending"] += pending
         return counts
 
+    def note_user(self, user: int, kind: DepKind, index: int | None) -> None:
+        """Note a node that depends on this one."""
+        self.users = self.users or []
+        self.users.append((user, kind, index))
+        self.open_users += 1
+
     def mark_all(self, indices: Sequence[int], code: Code) -> None:
         """Move items between states that are not final."""
         states, counts = self.states, self.counts
         if isinstance(indices, range):
             before = bytes(states[indices.start : indices.stop])
             for known in set(before):
-                counts[known] -= before.count(known)
+                if known != Code.PENDING:
+                    counts[known] -= before.count(known)
             states[indices.start : indices.stop] = bytes([code]) * len(indices)
         else:
             for index in indices:
-                counts[states[index]] -= 1
+                if states[index] != Code.PENDING:
+                    counts[states[index]] -= 1
                 states[index] = code
-        counts[code] += len(indices)
-        counts[Code.PENDING] = 0
+        if code != Code.PENDING:
+            counts[code] += len(indices)
 
     def ended_below(self) -> int:
         """Return the index below which all items have ended. O(items that ended since the last call)."""
@@ -248,16 +270,16 @@ class Stage:
     is_lazy: bool = False
     """Whether the width is known only when an iterator has ended, here or upstream."""
     width: int | None = None
-    widths: dict[str, int] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=_no_entries)
     """Known widths by argument."""
     undecided: int = 0
     """Upstreams whose width is not known yet."""
-    upstreams: dict[int, list[Dep]] = field(default_factory=dict)
+    upstreams: dict[int, list[Dep]] = field(default_factory=_no_entries)
     """Nodes of other stages whose items this stage takes one by one."""
-    pulled: dict[int, int] = field(default_factory=dict)
+    pulled: dict[int, int] = field(default_factory=_no_entries)
     """Items that each iterator gave so far, by slot."""
-    pulling: set[int] = field(default_factory=set)
-    exhausted: set[int] = field(default_factory=set)
+    pulling: set[int] = _NO_MEMBERS
+    exhausted: set[int] = _NO_MEMBERS
     limit: int | None = None
     """Iterators are asked for no item from this one on, None for no limit."""
     cut_at: int | None = None
@@ -272,16 +294,16 @@ class Stage:
     """Indices whose conditions were all met so far."""
     ready: int = 0
     """Indices in the three queues."""
-    fresh: list[tuple[int, int]] = field(default_factory=list)
+    fresh: list[tuple[int, int]] = _NO_ROWS
     """Ranges in the order of their indices; none touches the next."""
-    again: dict[tuple[int, ...], deque[int]] = field(default_factory=dict)
-    alone: deque[tuple[tuple[int, ...], list[int]]] = field(default_factory=deque)
-    paused: list[int] = field(default_factory=list)
-    suspects: set[int] = field(default_factory=set)
-    parts: dict[int, tuple[int, int]] = field(default_factory=dict)
+    again: dict[tuple[int, ...], deque[int]] = field(default_factory=_no_entries)
+    alone: deque[tuple[tuple[int, ...], list[int]]] = _NO_ROWS
+    paused: list[int] = _NO_ROWS
+    suspects: set[int] = _NO_MEMBERS
+    parts: dict[int, tuple[int, int]] = field(default_factory=_no_entries)
     """Items that are sent once together with those of the same part, and no others."""
     """Indices that may have killed a worker: they go alone, task by task."""
-    crashes: dict[tuple[int, int], int] = field(default_factory=dict)
+    crashes: dict[tuple[int, int], int] = field(default_factory=_no_entries)
     """How often an item of a member, by (node, index), may have been executing in a worker that died."""
     mean_seconds: float | None = None
     began: float | None = None
@@ -315,6 +337,10 @@ class Stage:
     """Whether nothing will need it by the time it opens."""
     taken_below: int = 0
     """Items below this one are needed by themselves, whatever becomes of the others."""
+    is_following: bool = False
+    """Whether its node is under way behind nodes that it waits for."""
+    bundle_key: Hashable | None = None
+    """What its only node, which is not mapped, has in common with others that one batch may run with it."""
 
     @property
     def leader(self) -> int:
@@ -324,7 +350,7 @@ class Stage:
     def add_fresh(self, lo: int, hi: int) -> None:
         """Add a range at its place: what is handed back is begun before what comes after it."""
         self.ready += hi - lo
-        fresh = self.fresh
+        fresh = self.fresh = self.fresh or []
         at = len(fresh) if not fresh or fresh[-1][0] < lo else bisect.bisect_left(fresh, (lo, hi))
         if at < len(fresh) and fresh[at][0] == hi:
             hi = fresh.pop(at)[1]
@@ -338,6 +364,7 @@ class Stage:
         if not len(indices):
             return
         self.ready += len(indices)
+        self.again = self.again or {}
         queue = self.again.setdefault(nodes, deque())
         if in_front:
             queue.extendleft(reversed(indices))
@@ -347,6 +374,7 @@ class Stage:
     def add_alone(self, nodes: tuple[int, ...], indices: list[int]) -> None:
         """Add work to be sent just as it stands."""
         self.ready += len(indices)
+        self.alone = self.alone or deque()
         self.alone.append((nodes, indices))
 
     def take_alone(self) -> tuple[tuple[int, ...], list[int]]:
@@ -372,14 +400,13 @@ class Stage:
             self.fresh[0] = (hi, self.fresh[0][1])
         else:
             del self.fresh[0]
+            self.fresh = self.fresh or _NO_ROWS
         self.ready -= hi - lo
         return range(lo, hi)
 
     def clear(self) -> None:
         """Forget all work that is ready."""
-        self.fresh.clear()
-        self.again.clear()
-        self.alone.clear()
+        self.fresh, self.again, self.alone = _NO_ROWS, _NO_ENTRIES, _NO_ROWS
         self.ready = 0
 
 
@@ -395,12 +422,36 @@ class Flight:
     held: Sequence[int] | None = None
     starting_slots: StartingSlots | None = None
     """What it reserved of a rate."""
+    bundle: Bundle | None = None
+    """Where its nodes, which are not mapped, were taken from; its positions are nodes then, not items of each node."""
     is_grown: bool = False
     """Whether its slice is so long that changes cannot wait for its end."""
 
     def out(self) -> Sequence[int]:
-        """Return the indices that are still out."""
+        """Return the indices that are still out; of a bundle, the positions."""
         return self.indices if self.held is None else [self.indices[position] for position in self.held]
+
+    def places(self) -> Iterable[tuple[int, Sequence[int]]]:
+        """Yield the nodes that are still out, each with the indices of its items."""
+        out = self.out()
+        if self.bundle is None:
+            return [(node, out) for node in self.nodes]
+        return [(self.nodes[position], ONLY) for position in out]
+
+
+@dataclass(slots=True)
+class Bundle:
+    """Nodes that are not mapped, have one `bundle_key` and are ready: a batch takes several of them.
+
+    `ready` is a heap of (-depth, id, stage): the deepest first, else in the order of the calls. The means are those of a stage.
+    """
+
+    priority: int
+    ready: list[tuple[int, int, Stage]] = field(default_factory=list)
+    is_queued: bool = False
+    mean_seconds: float | None = None
+    store_seconds: float | None = None
+    result_nbytes: float | None = None
 
 
 def packed(indices: Sequence[int]) -> Sequence[int]:

@@ -53,7 +53,7 @@ class Opener:
 
     def open(self, stage: Stage) -> None:
         """Open a stage, as everything its leader waits for is final: decide, and find the width."""
-        if stage.is_open:
+        if stage.is_open or stage.is_following:
             return
         stage.is_open = True
         run, leader = self._run, self._run.leader_of(stage)
@@ -129,7 +129,7 @@ class Opener:
         run = self._run
         for source in leader.node.sources:
             if source.length is None:
-                stage.pulled[source.slot] = 0
+                stage.pulled = {**stage.pulled, source.slot: 0}
             else:
                 _know_width(stage, source.argument, source.length)
         for dep in leader.node.deps:
@@ -233,14 +233,14 @@ class Opener:
         for source in leader.node.sources:
             count = stage.pulled.get(source.slot, 0)
             if bound is not None and count > bound and source.slot not in stage.exhausted:
-                stage.exhausted.add(source.slot)
+                stage.exhausted |= {source.slot}
                 _know_width(stage, source.argument, count)
 
     def source_advanced(self, event: ev.SourceAdvanced) -> None:
         """Apply that an iterator yielded items, ended or raised."""
         run, stage = self._run, self._run.books[event.node].stage
         leader = run.leader_of(stage)
-        stage.pulling.discard(event.slot)
+        stage.pulling -= {event.slot}
         if (
             run.is_stopping
             or leader.is_final
@@ -255,7 +255,7 @@ class Opener:
             count = stage.pulled[event.slot]
             stage.raised_after = count if stage.raised_after is None else min(count, stage.raised_after)
         if event.ended or event.failed:
-            stage.exhausted.add(event.slot)
+            stage.exhausted |= {event.slot}
             source = next(each for each in leader.node.sources if each.slot == event.slot)
             _know_width(stage, source.argument, stage.pulled[event.slot])
         self._decide_width(stage)
@@ -371,7 +371,7 @@ def _know_width(stage: Stage, argument: str, width: int) -> None:
     name = argument
     while name in stage.widths and stage.widths[name] != width:
         name += "'"
-    stage.widths[name] = width
+    stage.widths = {**stage.widths, name: width}
 
 
 def _has_conflict(stage: Stage) -> bool:

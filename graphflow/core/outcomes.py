@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 
+_UNCOUNTED = {int(Code.PENDING)}
+
+
 def announce(run: RunState, book: NodeBook, code: Code) -> None:
     """Announce a node's state."""
     run.commands.append(ev.NodeChanged(node=book.node.id, code=code, width=book.width))
@@ -64,11 +67,10 @@ def set_items(
     if codes.count(Code.COMPLETED) == total and before.count(Code.PENDING) == total:
         counts[Code.COMPLETED] += total
     else:
-        for code in set(before):
+        for code in set(before) - _UNCOUNTED:
             counts[code] -= before.count(code)
-        for code in set(codes):
+        for code in set(codes) - _UNCOUNTED:
             counts[code] += codes.count(code)
-        counts[Code.PENDING] = 0
         if any(code not in FINAL_CODES for code in set(codes)):
             ended = [i for position, i in enumerate(indices) if codes[position] in FINAL_CODES]
     if not len(ended):
@@ -147,8 +149,9 @@ def _finalize(run: RunState, book: NodeBook, code: Code) -> None:
         upstream.open_users -= 1
         let_go(run, upstream)
     run.notices.extend(DependencyEnded(stage) for stage in book.dependents)
-    run.notices.extend(DependencyEnded(stage) for stage in _all(book.watchers.values()))
-    book.watchers.clear()
+    if book.watchers:
+        run.notices.extend(DependencyEnded(stage) for stage in _all(book.watchers.values()))
+        book.watchers = {}
     if book.width is None:
         run.notices.extend(UpstreamGone(stage) for stage in book.streams if stage.is_open)
     run.notices.extend(RootEnded(node, index, book) for node, index in book.graft_parents)

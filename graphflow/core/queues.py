@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from graphflow.core import events as ev
 from graphflow.core.batching import SLICE_SECONDS, grown_seconds, next_slice
 from graphflow.core.causes import hand_over_inputs, hand_over_lane
-from graphflow.core.nodes import Flight, NodeBook, Stage, chosen, codes_at
+from graphflow.core.nodes import (
+    ONLY,
+    SUCCESS_BYTES,
+    Bundle,
+    Flight,
+    NodeBook,
+    Stage,
+    chosen,
+    codes_at,
+)
 from graphflow.core.outcomes import announce, cancel_items, end_items
 from graphflow.core.pacing import Pacer, StartingSlots
-from graphflow.core.state import LanesOpen, RunState
+from graphflow.core.state import FollowerBack, LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.orders import Pace
 from graphflow.model.policies import all_successful
@@ -29,6 +38,10 @@ PULL_SLICES = 2.4
 """An iterator is read ahead by about this much work per slot, or so many slices."""
 FIND_AHEAD = 4_096
 """Items of a batch that has fewer starting slots of a rate, because results may be found."""
+MAX_BUNDLE = 1_024
+FOLLOW_SECONDS = 0.02
+"""Nodes follow others in their batch for about so much work; what follows could have run elsewhere at the same time."""
+FIRST_FOLLOWERS = 16
 
 
 class Queues:
@@ -46,7 +59,8 @@ class Queues:
         self._run = run
         self._batches = batches
         self._turn = 0
-        self._queue: list[tuple[int, int, int, Stage]] = []
+        self._queue: list[tuple[int, int, int, Stage | Bundle]] = []
+        self._bundles: dict[Hashable, Bundle] = {}
         self.due: float | None = None
         """When work that waits for its rate may be sent."""
 
@@ -59,10 +73,32 @@ class Queues:
 
     def enqueue(self, stage: Stage) -> None:
         """Enqueue a stage that may have something to send, or iterators to read."""
-        if stage.is_open and not stage.is_queued:
-            stage.is_queued = True
-            self._turn += 1
+        if not stage.is_open or stage.is_queued:
+            return
+        stage.is_queued = True
+        self._turn += 1
+        bundle = self.bundle_of(stage)
+        if bundle is not None and stage.fresh and not stage.suspects:
+            # In the order of the calls: what was handed back is next.
+            heapq.heappush(bundle.ready, (-stage.depth, stage.id, stage))
+            self._queue_bundle(bundle)
+        else:
             heapq.heappush(self._queue, (-stage.priority, -stage.depth, self._turn, stage))
+
+    def bundle_of(self, stage: Stage) -> Bundle | None:
+        """Return what a node that is not mapped shares with those that may run in the same batch."""
+        if stage.bundle_key is None:
+            return None
+        found = self._bundles.get(stage.bundle_key)
+        if found is None:
+            found = self._bundles[stage.bundle_key] = Bundle(stage.priority)
+        return found
+
+    def _queue_bundle(self, bundle: Bundle) -> None:
+        if bundle.ready and not bundle.is_queued:
+            bundle.is_queued = True
+            self._turn += 1
+            heapq.heappush(self._queue, (-bundle.priority, bundle.ready[0][0], self._turn, bundle))
 
     def queue_item(self, stage: Stage, nodes: tuple[int, ...], index: int) -> None:
         """Queue an item that is ready for some members of its stage; a crash suspect runs alone, task by task."""
@@ -122,6 +158,9 @@ class Queues:
         while self._queue and len(run.flights) < target and not run.is_stopping:
             entry = heapq.heappop(self._queue)
             stage = entry[-1]
+            if isinstance(stage, Bundle):
+                self._submit_bundle(stage)
+                continue
             if stage.ready and not self._may_send(stage):
                 held_back.append(entry)
             else:
@@ -204,6 +243,7 @@ class Queues:
             item_nbytes=stage.item_nbytes,
             batch_seconds=run.capacity.batch_seconds,
             concurrency=share,
+            expected_seconds=run.means.get(run.leader_of(stage).node.task_name),
             result_nbytes=stage.result_nbytes or 0.0,
             store_seconds=stage.store_seconds or 0.0,
             grown=self._grown(stage, slots),
@@ -309,6 +349,122 @@ class Queues:
             )
         )
 
+    # -- bundles ----------------------------------------------------------------------------------------
+
+    def _submit_bundle(self, bundle: Bundle) -> None:
+        """Send nodes that wait together, and those that wait for them alone."""
+        run = self._run
+        bundle.is_queued = False
+        size = next_slice(
+            remaining=max(1, len(bundle.ready)),
+            mean_seconds=bundle.mean_seconds,
+            slots=run.capacity.slots,
+            batch_seconds=run.capacity.batch_seconds,
+            result_nbytes=bundle.result_nbytes or 0.0,
+            store_seconds=bundle.store_seconds or 0.0,
+        )
+        taken: list[Stage] = []
+        while bundle.ready and len(taken) < min(size.count, MAX_BUNDLE):
+            stage = heapq.heappop(bundle.ready)[-1]
+            stage.is_queued = False
+            if stage.bundle_key is None:
+                # Its policies were changed meanwhile.
+                self.enqueue(stage)
+            elif stage.ready:
+                stage.take_fresh(1)
+                taken.append(stage)
+        self._queue_bundle(bundle)
+        if not taken:
+            return
+        nodes = [stage.leader for stage in taken]
+        mean = bundle.mean_seconds
+        follows = FIRST_FOLLOWERS if mean is None else int(FOLLOW_SECONDS / max(mean, 1e-7))
+        self._add_followers(nodes, taken[0].bundle_key, min(MAX_BUNDLE, len(nodes) + follows))
+        if len(nodes) == 1:
+            self._submit(
+                taken[0], (nodes[0],), ONLY, size.seconds, is_fresh=True, pace=None, starting_slots=None
+            )
+            return
+        self._batches += 1
+        flight = Flight(taken[0], tuple(nodes), range(len(nodes)), True, bundle=bundle)
+        run.flights[self._batches] = flight
+        taken[0].flying += 1
+        taken[0].running += 1
+        for stage in taken:
+            book = run.leader_of(stage)
+            if not book.has_started:
+                book.has_started = True
+                announce(run, book, Code.RUNNING)
+        run.commands.append(
+            ev.SubmitBatch(
+                batch=self._batches,
+                nodes=flight.nodes,
+                indices=flight.indices,
+                width=None,
+                tries=(),
+                slice_seconds=size.seconds,
+                priority=bundle.priority,
+                is_bundle=True,
+            )
+        )
+
+    def _add_followers(self, nodes: list[int], key: Hashable, most: int) -> None:
+        """Add nodes that wait for nothing but nodes of the batch, behind these. O(dependents)."""
+        books = self._run.books
+        met: dict[int, int] = {}
+        inside = set(nodes)
+        for node in nodes:
+            if len(nodes) >= most:
+                return
+            for stage in books[node].dependents:
+                count = met[stage.id] = met.get(stage.id, 0) + 1
+                if (
+                    count == stage.waiting
+                    and stage.bundle_key == key
+                    and len(nodes) < most
+                    and self._may_follow(stage, inside)
+                ):
+                    stage.is_following = True
+                    nodes.append(stage.leader)
+                    inside.add(stage.leader)
+
+    def _may_follow(self, stage: Stage, inside: set[int]) -> bool:
+        """Return whether a node runs for certain if those of its batch that it needs succeed."""
+        books, book = self._run.books, self._run.leader_of(stage)
+        if stage.is_open or stage.suspects or book.is_final or book.past is not None:
+            return False
+        return all(
+            dep.upstream in inside
+            or (books[dep.upstream].final in SUCCESS_BYTES and dep.kind is not DepKind.PICK)
+            for dep in book.node.deps
+        )
+
+    def _lost_bundle(self, flight: Flight, event: ev.BatchWasLost) -> tuple[Stage, int] | None:
+        """Let the nodes of a lost batch wait again: alone, those that may have killed a worker."""
+        run, crashed = self._run, None
+        out = flight.out()
+        is_known = event.executing in out or event.had_started is False
+        for position in out:
+            node = flight.nodes[position]
+            book = run.books[node]
+            stage = book.stage
+            single = Flight(stage, (node,), ONLY, True)
+            if run.is_stopping:
+                if not book.is_final:
+                    cancel_items(run, book, ONLY)
+            elif position == event.executing:
+                crashed = self._suspect(single, 0) or crashed
+            elif is_known:
+                if stage.is_open:
+                    self.hand_back(single, ONLY)
+            else:
+                stage.suspects |= {0}
+                if stage.is_open:
+                    self.queue_item(stage, (node,), 0)
+            if not stage.is_open:
+                run.notices.append(FollowerBack(stage))
+        return crashed
+
     def _is_needed_outside(self, nodes: Sequence[int], book: NodeBook) -> bool:
         """Return whether anything but the nodes of the same batch may need a node's values."""
         run = self._run
@@ -385,6 +541,8 @@ class Queues:
         if flight is None:
             return None
         self.land(event.batch)
+        if flight.bundle is not None:
+            return self._lost_bundle(flight, event)
         indices = flight.out()
         is_single = len(indices) == 1 and len(flight.nodes) == 1
         executing = event.executing if event.executing in indices else None
@@ -402,7 +560,7 @@ class Queues:
             middle = (len(indices) + 1) // 2
             for part in ([*indices[:middle]], [*indices[middle:]]):
                 if len(part) == 1:
-                    flight.stage.suspects.add(part[0])
+                    flight.stage.suspects |= {part[0]}
                     self._unmark(flight.nodes, part)
                     self.queue_item(flight.stage, flight.nodes, part[0])
                 elif part:
@@ -414,19 +572,22 @@ class Queues:
     def _suspect(self, flight: Flight, index: int) -> tuple[Stage, int] | None:
         """Apply the death of an item's worker: the item runs alone once more, task by task, then is `Crashed`."""
         run, stage = self._run, flight.stage
-        stage.suspects.add(index)
+        stage.suspects |= {index}
         self._unmark(flight.nodes, (index,))
         for node in flight.nodes:
+            stage.crashes = stage.crashes or {}
             stage.crashes[node, index] = stage.crashes.get((node, index), 0) + 1
         if len(flight.nodes) == 1:
             book = run.books[flight.nodes[0]]
             book.attempts[index] = min(255, book.attempts[index] + 1)
             if stage.crashes[book.node.id, index] >= MAX_CRASHES:
+                # One that followed others had not opened.
+                stage.is_open = True
                 end_items(run, book, (index,), Code.CRASHED)
                 return stage, index
         if stage.is_halted:
             run.notices.append(LanesOpen(stage, (index,)))
-        else:
+        elif stage.is_open:
             self.queue_item(stage, flight.nodes, index)
         return None
 
@@ -451,7 +612,7 @@ class Queues:
             ahead = count - stage.fed + stage.ready
             room = want if stage.limit is None else min(want, stage.limit - count)
             if ahead * 2 <= want and room > 0:
-                stage.pulling.add(slot)
+                stage.pulling |= {slot}
                 self._run.commands.append(ev.PullSource(node=stage.leader, slot=slot, count=room))
 
 

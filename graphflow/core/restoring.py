@@ -227,6 +227,7 @@ def _suspect(book: NodeBook, past: Past, indices: Sequence[int], stage: Stage) -
         return 0
     places = {index: position for position, index in enumerate(indices)}
     flags = bytearray(len(indices))
+    stage.suspects, stage.parts = {*stage.suspects}, {**stage.parts}
     for number, part in enumerate(past.suspects):
         for index in part:
             if index in places:

@@ -15,6 +15,7 @@ from graphflow.ports import Capacity
 
 __all__ = [
     "DependencyEnded",
+    "FollowerBack",
     "ItemsEndedUpstream",
     "LanesOpen",
     "Notice",
@@ -59,6 +60,13 @@ class DependencyEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowerBack:
+    """A stage that followed others in a batch before it opened came back without an outcome."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
 class TooManyFailed:
     """More items of a map failed than its options allow."""
 
@@ -94,6 +102,7 @@ Notice = (
     | WidthKnown
     | UpstreamGone
     | DependencyEnded
+    | FollowerBack
     | RootEnded
     | TooManyFailed
     | LanesOpen
@@ -117,6 +126,8 @@ class RunState:
     returned: frozenset[int] = frozenset()
     """Nodes whose values are asked for at the end."""
     open_nodes: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+    """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
     commands: list[Command] = field(default_factory=list)
     notices: deque[Notice] = field(default_factory=deque)
 

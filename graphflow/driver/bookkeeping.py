@@ -5,15 +5,20 @@ Everything here happens before it takes effect outside. Several drivers may use 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from graphflow.common.failpoints import failpoint
 from graphflow.common.secrets import mask
 from graphflow.core import events as ev
 from graphflow.core.core import Core
+from graphflow.core.nodes import ONLY
+from graphflow.driver.digesting import Digests
+from graphflow.errors import GraphflowError, LeaseLost
 from graphflow.graph.graph import DepKind, Node
 from graphflow.identity.fingerprints import code_fingerprint, constants_digest
 from graphflow.model.orders import Ref
@@ -38,6 +43,8 @@ from graphflow.records.codec import RecordWriter, Reported, join
 
 __all__ = ["Bookkeeper", "node_inputs", "shown_options"]
 
+_logger = logging.getLogger("graphflow.driver.bookkeeping")
+
 
 class Bookkeeper:
     """Turns commands into records and commits them.
@@ -52,6 +59,8 @@ class Bookkeeper:
         The numbers that nodes have by key, from earlier launches.
     wall
         The time of what is noted, in seconds since the epoch.
+    digests
+        Makes digests of what was written; None for a run that has none.
     """
 
     def __init__(
@@ -61,14 +70,17 @@ class Bookkeeper:
         *,
         numbers: Mapping[str, int] | None = None,
         wall: Callable[[], float] = time.time,
+        digests: Digests | None = None,
     ) -> None:
         self.journal = journal
+        self._digests = digests
         self._wall = wall
         self._writer = writer
         self._by_key = dict(numbers or {})
         # Numbers may be missing, where a history was repaired.
         self._next = max(self._by_key.values(), default=-1) + 1
         self._numbers: dict[int, int] = {}
+        self._options: dict[int, tuple[TaskOptions, Mapping[str, Any]]] = {}
         self._why: dict[int, str] = {}
         """What nodes fail with beside their items."""
         self.answers: list[tuple[float, Answer]] = []
@@ -155,7 +167,7 @@ class Bookkeeper:
                 )
                 for dep in node.deps
             ),
-            options=shown_options(program.options) if program is not None else {},
+            options=self._shown(program.options) if program is not None else {},
             code="" if program is None or node.is_builtin else code_fingerprint(program.fn),
             inputs=node_inputs(node),
             parent=None if parent is None else (self._numbers[parent[0]], parent[1]),
@@ -165,6 +177,13 @@ class Bookkeeper:
             ),
             width=node.fixed_width,
         )
+
+    def _shown(self, options: TaskOptions) -> Mapping[str, Any]:
+        """Return what is shown of a task's options; made once for all its nodes."""
+        known = self._options.get(id(options))
+        if known is None:
+            known = self._options[id(options)] = (options, shown_options(options))
+        return known[1]
 
     def taken_back(self, number: int, indices: Sequence[int]) -> None:
         """Outcomes of an earlier launch do not count any more: these items are Pending again, and so is their node."""
@@ -219,11 +238,14 @@ class Bookkeeper:
             dispatch = Dispatch(
                 batch=command.batch,
                 nodes=nodes,
-                indices=command.indices,
+                indices=ONLY if command.is_bundle else command.indices,
                 is_fresh=flight is None or flight.is_fresh,
+                is_bundle=command.is_bundle,
             )
             with self._lock:
-                self._sends.setdefault(nodes, []).append(dispatch)
+                # What one record tells of several batches has no room for bundles.
+                place = (*nodes, -command.batch) if command.is_bundle else nodes
+                self._sends.setdefault(place, []).append(dispatch)
         elif isinstance(command, ev.ItemsEnded):
             ended = Ended(node=self._numbers[command.node], indices=command.indices, code=command.code)
             self._open.pop(ended.node, None)
@@ -262,9 +284,34 @@ class Bookkeeper:
             records = [each if isinstance(each, Record) else join(each) for each in self._records]
             at = self._wall() if self._sends else 0.0
             records += [self._writer.dispatches(sends, at) for sends in self._sends.values()]
-            self.journal.commit(records, state=self._state)
+            seq = self.journal.commit(records, state=self._state)
             self._records, self._sends = [], {}
             self._state = None
+            if self._digests is not None:
+                self._digests.wrote(records, seq=seq, number=self.journal.number, epoch=self.journal.epoch)
+                self._digest()
+
+    def end(self) -> None:
+        """Write what readers want of a run that its driver leaves; the run itself needs none of it."""
+        with self._lock:
+            self._digest(at_end=True)
+
+    def _digest(self, *, at_end: bool = False) -> None:
+        digests = self._digests
+        if digests is None or not digests.is_due(at_end=at_end):
+            return
+        try:
+            record = digests.record(number=self.journal.number + 1, at=self._wall())
+            failpoint("digest.write.before")
+            self.journal.commit([record])
+        except GraphflowError as error:
+            # Nothing is lost without it; if the run was lost, the next commit tells.
+            digests.failed()
+            level = logging.DEBUG if isinstance(error, LeaseLost) else logging.WARNING
+            _logger.log(level, "run %s: its digest could not be written: %s", self.journal.run_id, error)
+        else:
+            digests.written()
+            failpoint("digest.write.after")
 
     def _add(self, record: Record) -> None:
         with self._lock:

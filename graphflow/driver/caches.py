@@ -95,6 +95,8 @@ class Caches:
         SettingsError
             If there is no such serializer.
         """
+        if program.options.cache is None:
+            return None
         known = self._known.get(id(program))
         if known is None or known[0] is not program:
             known = (program, self._made(program))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.core.core import Core
 from graphflow.core.events import SubmitBatch
-from graphflow.core.nodes import OWN_FAILURES, NodeBook, chosen, codes_at
+from graphflow.core.nodes import ONLY, OWN_FAILURES, NodeBook, chosen, codes_at
 from graphflow.driver.caches import Caches
 from graphflow.errors import ValueUnavailable
 from graphflow.graph.folding import Fold
@@ -17,7 +17,9 @@ from graphflow.graph.graph import Dep, DepKind, Node, Source
 from graphflow.graph.mapping import FailedInput, SkippedInput, elements_of, slice_of
 from graphflow.model.orders import (
     BatchOrder,
+    BundleOrder,
     Column,
+    Earlier,
     Elements,
     Gathered,
     Given,
@@ -108,11 +110,14 @@ class Dispatcher:
         self.filler = filler
         self._failure = failure
         self._gathered: dict[tuple[int, bool, bool, bool], Gathered] = {}
+        self._shared: dict[Hashable, tuple[int, Program]] = {}
         self.buffers: dict[tuple[int, int], dict[int, Any]] = {}
         """Items taken from iterators and not ended yet, by (node, slot), then index."""
 
     def order(self, command: SubmitBatch) -> BatchOrder:
         """Return the order for a command. O(nodes x dependencies + parts of the inputs)."""
+        if command.is_bundle:
+            return self._bundle_order(command)
         inputs: list[Input] = []
         steps: list[StepOrder] = []
         places = {node: number for number, node in enumerate(command.nodes)}
@@ -165,6 +170,65 @@ class Dispatcher:
             epoch=self._persistence.epoch,
             context=self._core.books[command.nodes[0]].node.context,
         )
+
+    def _bundle_order(self, command: SubmitBatch) -> BatchOrder:
+        """Return the order for nodes that are not mapped, of one task."""
+        books = self._core.books
+        places = {node: position for position, node in enumerate(command.nodes)}
+        inputs: list[Input] = []
+        shapes: list[Any] = []
+        slots: list[tuple[int | Earlier, ...]] = []
+        after: list[tuple[int, ...]] = []
+        programs: list[Program] = []
+        for node_id in command.nodes:
+            node = books[node_id].node
+            assert node.program is not None
+            programs.append(node.program)
+            shapes.append((node.program.args, node.program.kwargs))
+            filled: dict[int, int | Earlier] = {}
+            for dep in node.deps:
+                if dep.slot < 0:
+                    continue
+                if dep.upstream in places:
+                    filled[dep.slot] = Earlier(places[dep.upstream])
+                    continue
+                inputs.append(self._input(node, dep, ONLY))
+                filled[dep.slot] = len(inputs)
+            slots.append(tuple(filled[slot] for slot in range(len(filled))))
+            after.append(tuple(places[dep.upstream] for dep in node.deps if dep.upstream in places))
+        leader = books[command.nodes[0]].node
+        shared, program = self._shared_program(leader, programs[0])
+        return BatchOrder(
+            id=command.batch,
+            run_id=self._run_id,
+            steps=(
+                StepOrder(node=shared, program=program, slots=(), persists=self._persistence.keeps(program)),
+            ),
+            indices=command.indices,
+            width=None,
+            inputs=(Literals(shapes), *inputs),
+            slice_seconds=command.slice_seconds,
+            results=self._persistence.store,
+            epoch=self._persistence.epoch,
+            context=leader.context,
+            bundle=BundleOrder(
+                nodes=command.nodes,
+                names=tuple(each.node_name for each in programs),
+                keys=tuple(each.node_key for each in programs),
+                slots=tuple(slots),
+                after=tuple(after),
+                nested=bytes(each.has_nested for each in programs),
+                wants_info=bytes(books[node].wants_info for node in command.nodes),
+            ),
+        )
+
+    def _shared_program(self, leader: Node, program: Program) -> tuple[int, Program]:
+        """Return what the programs of nodes of one bundle have in common, with the node by whose number it is known."""
+        known = self._shared.get(leader.bundle_key)
+        if known is None:
+            shared = replace(program, args=(), kwargs={}, has_nested=False)
+            known = self._shared[leader.bundle_key] = (leader.id, shared)
+        return known
 
     def _literals(self, node: Node, source: Source, indices: Sequence[int]) -> Literals:
         if source.length is None:

@@ -205,6 +205,18 @@ class Driver:
         """Send nothing more until `resume`; running batches continue."""
         self.tell(ev.PauseRequested())
 
+    def drain(self, timeout: float) -> bool:
+        """Send nothing more, and wait until what is under way has ended and is durable; False if it has not after `timeout` seconds.
+
+        The driver can end then without losing anything: another one resumes the run. Called by a thread that does none of
+        the run's work.
+        """
+        drained = threading.Event()
+        self.pause()
+        # Told after a commit, as all waiters are.
+        self.call(lambda: self._waiters.append((lambda: not self.core.flights, drained.set)))
+        return drained.wait(timeout)
+
     def read(self, node: int, *, read: int, limit: int) -> None:
         """Record that the reader of a map is done with items below `read`, and wants those below `limit`."""
         self.read_maps.add(node)

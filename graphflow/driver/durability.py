@@ -28,6 +28,7 @@ from graphflow.common.wording import with_article
 from graphflow.driver.bookkeeping import Bookkeeper
 from graphflow.driver.caches import storage_of
 from graphflow.driver.definition import Definition, RunFacts
+from graphflow.driver.digesting import Digests
 from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import (
@@ -49,16 +50,21 @@ from graphflow.model.records import Launch, Request, RunHeader
 from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
+from graphflow.records.known import KnownRun
 from graphflow.records.replay import Replay
 from graphflow.records.spans import Span
+from graphflow.records.summary import summary_of
 from graphflow.results.packs.classes import dumps_value
 from graphflow.results.packs.single import check, is_same, keep, restore
 from graphflow.results.stores.opening import check_protocol
 from graphflow.runner.capture import LogSink
 
-__all__ = ["Durability", "Reopened", "is_known", "open_store", "reopen"]
+__all__ = ["Durability", "Reopened", "has_launches", "is_known", "open_store", "reopen"]
 
 logger = logging.getLogger("graphflow.driver.durability")
+SUMMARY_SECONDS = 2.0
+SUMMARY_SHARE = 0.02
+"""How often lists hear of a run that goes on, and the part of the time that this may take."""
 POLL_SECONDS = 0.1
 """How often requests are looked for, and the body's log is written."""
 MAX_SHOWN = 1_000
@@ -113,6 +119,9 @@ class Durability:
         self.store = store
         self.recovery = recovery
         self._act: Callable[[Request], None] | None = None
+        self._known: Callable[[], KnownRun | None] = lambda: None
+        self._summarized = 0.0
+        self._summary = ""
         self._lost: Callable[[GraphflowError], None] | None = None
         self._sink: LogSink | None = None
         self._lease_seconds = settings.lease_seconds()
@@ -143,8 +152,8 @@ class Durability:
         return [*known, *((launch.began, until) for launch in self.launches[-1:])]
 
     @classmethod
-    def create(cls, flow: Definition, run: RunFacts) -> Durability:
-        """Begin the history of a new run.
+    def create(cls, flow: Definition, run: RunFacts, *, work: int | None = None) -> Durability:
+        """Begin the history of a new run; with `work`, of one that a worker claimed under this number.
 
         Raises
         ------
@@ -164,10 +173,11 @@ class Durability:
         if place is not None:
             # What is configured wrongly leaves no run behind.
             check_protocol(place)
-        journal = history.create(header)
+        journal = history.create(header, work=work)
         try:
             store = open_store(history, run.id, said=flow.options.results)
-            self = cls(journal=journal, books=Bookkeeper(journal, RecordWriter()), store=store)
+            books = Bookkeeper(journal, RecordWriter(), digests=Digests(history, run.id))
+            self = cls(journal=journal, books=books, store=store)
             failpoint("launch.begin.before")
             self._begin(_launch(flow, run.name, run.parameters, journal.epoch, "start", store))
             self.books.commit()
@@ -175,7 +185,7 @@ class Durability:
         except BaseException:
             journal.close()
             with suppress(GraphflowError):
-                if history.head(run.id) == 0:
+                if work is None and history.head(run.id) == 0:
                     # Nothing of it was recorded: it is no run that could be resumed.
                     history.remove(run.id)
             raise
@@ -193,7 +203,12 @@ class Durability:
         )
 
     def watch(
-        self, *, sink: LogSink, act: Callable[[Request], None], lost: Callable[[GraphflowError], None]
+        self,
+        *,
+        sink: LogSink,
+        act: Callable[[Request], None],
+        lost: Callable[[GraphflowError], None],
+        known: Callable[[], KnownRun | None],
     ) -> None:
         """Keep the lease, write the body's log, and pass requests on, in a thread of its own.
 
@@ -203,8 +218,11 @@ class Durability:
             Carries a request out; what it raises is the answer.
         lost
             Told when the run is not this process's any more.
+        known
+            Gives what is known of its nodes, None before there are any.
         """
-        self._sink, self._act, self._lost = sink, act, lost
+        self._sink, self._act, self._lost, self._known = sink, act, lost, known
+        self._summarized = time.monotonic() + SUMMARY_SECONDS
         self._keeper.start()
 
     def _keep(self) -> None:
@@ -213,8 +231,23 @@ class Durability:
             self._renewed = time.monotonic()
         for request in self.journal.requests():
             self._answer(request)
+        begin = time.monotonic()
+        if begin >= self._summarized:
+            self._summarize(at_once=True)
+            took = time.monotonic() - begin
+            self._summarized = begin + max(SUMMARY_SECONDS, took / SUMMARY_SHARE)
         if self.write_log():
             self.books.commit()
+
+    def _summarize(self, message: str = "", *, at_once: bool = False) -> None:
+        """Tell lists where the nodes stand; kinds of failures are looked for where the run changes its state."""
+        known = self._known()
+        if known is None:
+            return
+        text = summary_of(known, message=message, with_failures=not at_once).text()
+        if text != self._summary:
+            self._summary = text
+            self.journal.summarize(text, at_once=at_once)
 
     def _keeping_failed(self, error: Exception) -> None:
         if isinstance(error, LeaseLost):
@@ -259,6 +292,7 @@ class Durability:
             If that cannot be written.
         """
         self.write_log()
+        self._summarize(message)
         failpoint("launch.state.before")
         self.books.run_moved(code, message)
         self.books.commit()
@@ -299,6 +333,7 @@ class Durability:
         """Release the lease."""
         self._keeper.stop()
         self._is_closed = True
+        self.books.end()
         self.journal.close()
 
 
@@ -325,6 +360,7 @@ def reopen(
     given: Mapping[str, Any] = MappingProxyType({}),
     checked: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
     prepare: Callable[[], None] = lambda: None,
+    work: int | None = None,
 ) -> Reopened:
     """Open an existing run, with everything it has finished.
 
@@ -344,6 +380,8 @@ def reopen(
         Coerces parameters that are looked up to what the flow takes.
     prepare
         Called before the run is taken, if there is something to do; what it raises leaves the run as it is.
+    work
+        The number of the claim by which a worker has the run.
 
     Raises
     ------
@@ -369,7 +407,7 @@ def reopen(
                 _compare(replay.launches[0], parameters)
             return Reopened(header, {}, None)
     prepare()
-    journal = history.take(header.id)
+    journal = history.take(header.id, work=work)
     try:
         replay = read_run(history, header.id, store)
         found = _parameters(replay, store, parameters, given, checked)
@@ -386,6 +424,7 @@ def reopen(
             journal,
             RecordWriter.continuing(replay),
             numbers=recovery.numbers,
+            digests=Digests(history, header.id),
         )
         self = Durability(journal=journal, books=books, store=store, recovery=recovery)
         reason = "resume" if selections is None else "retry"
@@ -440,6 +479,11 @@ def _has_value(replay: Replay, store: ResultStore) -> bool:
         logger.warning("%s; it is made again", error)
         return False
     return True
+
+
+def has_launches(run_id: str) -> bool:
+    """Return whether a driver of a run wrote anything down."""
+    return open_history().head(run_id) > 0
 
 
 def is_known(run_id: str) -> bool:

@@ -16,7 +16,7 @@ from graphflow.errors import GraphflowError, TooDeep
 from graphflow.graph.binding import Callee
 from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Dep, Graph, Node
-from graphflow.graph.recording import Recorder, outside_flows
+from graphflow.graph.recording import Recorder, is_outside, outside_flows
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
 from graphflow.model.orders import RUN_ID_ENDS
 from graphflow.model.states import Code
@@ -83,6 +83,7 @@ class RunRecorder(Recorder):
         self._depths: dict[int, int] = {}
         """How deep the nodes that tasks recorded are nested."""
         self._max_depth = settings.max_depth() if max_depth is None else max_depth
+        self._context: Context | None = None
         self._pending: list[Node] = []
         self.not_asked: list[str] = []
         """The names of what is recorded and was not started; the same list for as long as this lives."""
@@ -199,6 +200,13 @@ class RunRecorder(Recorder):
             if self._driver is not None:
                 self._driver.give_up(error)
 
+    def drain(self, timeout: float) -> bool:
+        """Send nothing more, and wait until what is under way is durable, so that another driver can take the run over."""
+        with self._lock:
+            self._is_paused = True
+            driver = self._driver
+        return driver is None or driver.drain(timeout)
+
     def stop(self, *, hard: bool, interruption: BaseException | None = None) -> None:
         """Start nothing more; what is recorded and did not begin ends Cancelled.
 
@@ -266,7 +274,10 @@ class RunRecorder(Recorder):
             check_constants(node.program)
 
     def context_here(self) -> Context | None:
-        return outside_flows()
+        # Most calls of a body are made in the same context: they share a copy.
+        if self._context is None or not is_outside(self._context):
+            self._context = outside_flows()
+        return self._context
 
     def added(self, node: Node) -> None:
         self._check_constants(node)
@@ -310,7 +321,13 @@ class RunRecorder(Recorder):
                 program = None if node.program is None else replace(node.program, node_name=name)
                 deps: tuple[Dep, ...] = tuple(replace(dep, upstream=ids[dep.upstream]) for dep in node.deps)
                 new = replace(
-                    node, id=ids[node.id], name=name, deps=deps, program=program, context=parent.context
+                    node,
+                    id=ids[node.id],
+                    name=name,
+                    deps=deps,
+                    program=program,
+                    context=parent.context,
+                    bundle_key=None,
                 )
                 self.graph.add(new)
                 self.by_id[new.id] = new

@@ -95,6 +95,8 @@ class Node:
     sources: tuple[Source, ...] = ()
     trigger: Trigger = all_successful
     fuse_key: Hashable | None = None
+    bundle_key: Hashable | None = None
+    """Nodes that are not mapped and have the same one may run in one batch, whose positions are nodes; None for none."""
     batch_size: int | None = None
     map_options: MapOptions = NO_MAP_OPTIONS
     concurrency: int | None = None

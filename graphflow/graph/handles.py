@@ -59,6 +59,8 @@ def contains_handle(value: Any) -> bool:
 
     Of many elements of one type, their types are looked at together: some 0.1 µs each.
     """
+    if type(value) in _ATOMS:
+        return False
     if isinstance(value, Handle | AllowFailure):
         return True
     level: list[Any] = [value] if _may_hold(type(value)) else []

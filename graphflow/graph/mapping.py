@@ -269,6 +269,9 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
 
     An iterator that something maps over becomes a list.
     """
+    known = _PLAIN_INFOS.get(type(value))
+    if known is not None:
+        return value, known
     kind = classify(value)
     name = type(value).__name__
     if kind == "iterator" and is_mapped_over and not hasattr(type(value), "__aiter__"):
@@ -286,8 +289,15 @@ def value_info(value: Any, *, is_mapped_over: bool = False) -> tuple[Any, ValueI
     if kind == "iterator":
         hint = "It is an iterator, which yields its elements only once; return a list"
     else:
-        hint = "Only sequences are mapped; wrap a constant in unmapped(...)"
+        hint = _SCALAR_HINT
     return value, ValueInfo(kind="scalar", type_name=name, hint=hint)
+
+
+_SCALAR_HINT = "Only sequences are mapped; wrap a constant in unmapped(...)"
+_PLAIN_INFOS = {
+    kind: ValueInfo(kind="scalar", type_name=kind.__name__, hint=_SCALAR_HINT)
+    for kind in (int, float, bool, type(None))
+}
 
 
 def snapshot(value: Any) -> Any:

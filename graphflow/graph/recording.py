@@ -30,7 +30,7 @@ from graphflow.model.map_options import NO_MAP_OPTIONS
 from graphflow.model.orders import Program
 from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_successful
 
-__all__ = ["RECORDER", "Recorder", "outside_flows"]
+__all__ = ["RECORDER", "Recorder", "is_outside", "outside_flows"]
 
 
 _GETITEM = builtin("getitem", operator.getitem)
@@ -90,6 +90,7 @@ class Recorder:
         self._outermost = _Inside(self, group, log_prints, results)
         self._occurrences: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
+        self._options: dict[tuple[Any, ...], tuple[Any, Any, TaskOptions]] = {}
         # Fragments are adopted on the driver's thread, while the body goes on to record.
         self._lock = threading.RLock()
 
@@ -357,14 +358,9 @@ class Recorder:
         is_mapped: bool,
         name: str | None,
     ) -> Node:
-        options = callee.options
         inside = self._inside()
-        if options.log_prints is None and inside.log_prints:
-            options = replace(options, log_prints=True)
-        if options.persist_result is None and inside.persist_result is not None:
-            options = replace(options, persist_result=inside.persist_result)
-        if not callee.is_builtin:
-            options = options.in_flow(inside.results)
+        options = self._options_here(callee, inside)
+        context = self.context_here()
         scope = f"{self.scope}/{inside.group}" if inside.group else self.scope
         occurrence = self._occurrences.get((scope, options.name), 0)
         self._occurrences[(scope, options.name)] = occurrence + 1
@@ -399,6 +395,9 @@ class Recorder:
             deps=tuple(binder.deps),
             sources=tuple(binder.sources),
             trigger=options.trigger,
+            bundle_key=(id(callee.fn), id(options), inside.group, id(inside.results), id(context))
+            if not is_mapped and _may_bundle(callee, options, binder)
+            else None,
             fuse_key=(
                 callee.kind,
                 options.resources,
@@ -418,8 +417,26 @@ class Recorder:
             group=inside.group,
             program=program,
             is_builtin=callee.is_builtin,
-            context=self.context_here(),
+            context=context,
         )
+
+    def _options_here(self, callee: Callee, inside: _Inside) -> TaskOptions:
+        """Return a task's options where it is called; the same object for all calls there."""
+        given = callee.options
+        place = (id(given), inside.log_prints, inside.persist_result, id(inside.results), callee.is_builtin)
+        known = self._options.get(place)
+        if known is not None:
+            return known[-1]
+        options = given
+        if options.log_prints is None and inside.log_prints:
+            options = replace(options, log_prints=True)
+        if options.persist_result is None and inside.persist_result is not None:
+            options = replace(options, persist_result=inside.persist_result)
+        if not callee.is_builtin:
+            options = options.in_flow(inside.results)
+        # What the key names by its id is kept.
+        self._options[place] = (given, inside.results, options)
+        return options
 
     # -- the engine's own tasks -----------------------------------------------------------------------
 
@@ -464,6 +481,18 @@ class Recorder:
         return self.call(_ITEMS if name == "items" else _ROWS, (value,), {}, owner=f"{name}(...)")
 
 
+def _may_bundle(callee: Callee, options: TaskOptions, binder: Binder) -> bool:
+    """Return whether a batch may run a node that is not mapped together with others of its task."""
+    return (
+        callee.kind in ("sync", "builtin")
+        and options.trigger is all_successful
+        and options.cache is None
+        and options.batch_size is None
+        and not options.on_running
+        and not any(dep.allows_failure for dep in binder.deps)
+    )
+
+
 RECORDER: ContextVar[Recorder | None] = ContextVar("graphflow_recorder", default=None)
 """The recorder that takes calls in this context; None outside flows and tasks."""
 
@@ -473,6 +502,21 @@ def outside_flows() -> Context:
     context = copy_context()
     context.run(_leave)
     return context
+
+
+def is_outside(context: Context) -> bool:
+    """Return whether `outside_flows` would return the same variables as it did when it made this context."""
+    others = 0
+    for variable, value in copy_context().items():
+        if variable in _OWN:
+            continue
+        others += 1
+        if context.get(variable, _OWN) is not value:
+            return False
+    return others + len(_OWN) == len(context)
+
+
+_OWN: frozenset[Any] = frozenset((RECORDER, FLOW, _INSIDE))
 
 
 def _leave() -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
-from graphflow.histories import schema
-from graphflow.histories.databases import Database, build, open_database
+from graphflow.histories import schema, statements
+from graphflow.histories.checks import is_final
+from graphflow.histories.databases import Database, build, migrate, open_database, version_of
 from graphflow.histories.runfiles import sync_folder
-from graphflow.model.records import Request, RunHeader
+from graphflow.model.records import Plan, Request, RunHeader, Work
 from graphflow.ports import Claim, Holder, Row
 
 __all__ = ["CATALOG_FILE", "SqliteCatalog"]
@@ -27,6 +28,9 @@ PATIENCE_SECONDS = 2.0
 """How long a lock that others hold is waited for: a run goes on without its row in the catalog."""
 
 MOMENT_SECONDS = 0.02
+HANDED_OVER = "its driver handed it over"
+SOURCE = "graphflow"
+"""What events come from."""
 MAC_PLACE = 10
 """Where the seal is in a row that was read."""
 
@@ -42,6 +46,8 @@ class SqliteCatalog:
         Whether it is made where there is none.
     keys
         What its rows are sealed with: the first seals, each is accepted. Without any, rows are believed as they are.
+    patience
+        How many seconds a lock that others hold is waited for.
 
     Raises
     ------
@@ -49,15 +55,23 @@ class SqliteCatalog:
         If it cannot be opened, or read; where others have it locked, only its methods do.
     """
 
-    def __init__(self, folder: Path, *, creates: bool, keys: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        creates: bool,
+        keys: Sequence[bytes] = (),
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self.path = folder / CATALOG_FILE
         if creates and not self.path.exists():
             _create(self.path)
         self._lock = threading.RLock()
-        self._patience = self._waits = PATIENCE_SECONDS
+        self._patience = self._waits = patience
         self._is_closed = False
         self._keys = tuple(keys)
         self._has_mac = True
+        self._is_version_1 = False
         self._opened: Database | None = None
         with suppress(HistoryLocked), self._patiently():
             self._open()
@@ -69,6 +83,7 @@ class SqliteCatalog:
             opened = _opened(self.path, self._waits)
             try:
                 self._has_mac = _with_mac(opened)
+                self._is_version_1 = version_of(opened) == 1
             except BaseException:
                 opened.close()
                 raise
@@ -82,8 +97,16 @@ class SqliteCatalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._patiently(), self._database.transaction():
+        with self._lock, self._patiently(), self._newest().transaction():
             yield
+
+    def _newest(self) -> Database:
+        """Return the connection for writing; a catalog of version 1 is migrated first."""
+        database = self._database
+        if self._is_version_1 and database.writes:
+            migrate(database, schema.CATALOG)
+            self._is_version_1 = False
+        return database
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:
@@ -140,6 +163,9 @@ class SqliteCatalog:
                 header.host,
                 header.pid,
                 header.epoch,
+                *_plan_values(header.plan),
+                header.message,
+                header.plan.request_key,
             )
 
     def correct(self, header: RunHeader) -> None:
@@ -160,20 +186,24 @@ class SqliteCatalog:
             )
 
     @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Run a transaction, or a part of the one that is open."""
+        with self._lock, nullcontext() if self._database.connection.in_transaction else self.transaction():
+            yield
+
+    @contextmanager
     def _sealing(self, run_id: str, *, is_new: bool = False) -> Iterator[None]:
         """Seal a row after it was changed, in the same transaction; one that was not as written before stays unsealed."""
-        if not self._keys:
-            yield
-            return
-        with self._lock:
-            is_inside = self._database.connection.in_transaction
-            with nullcontext() if is_inside else self.transaction():
-                before = None if is_new else self.run(run_id)
+        with self.whole():
+            if not self._keys:
                 yield
-                if is_new or (before is not None and before[0].is_verified):
-                    after = self.run(run_id)
-                    if after is not None:
-                        self._execute(schema.SEAL_RUN, _row_mac(self._keys[0], after[0]), run_id)
+                return
+            before = None if is_new else self.run(run_id)
+            yield
+            if is_new or (before is not None and before[0].is_verified):
+                after = self.run(run_id)
+                if after is not None:
+                    self._execute(schema.SEAL_RUN, _row_mac(self._keys[0], after[0]), run_id)
 
     def run(self, run_id: str) -> Row | None:
         rows = self._runs(schema.RUN_BY_ID, run_id)
@@ -200,18 +230,50 @@ class SqliteCatalog:
             before = rows[-1][0]
 
     def set_state(
-        self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
+        self,
+        run_id: str,
+        epoch: int,
+        state: str,
+        *,
+        started: float | None,
+        ended: float | None,
+        at: float = 0.0,
+        commit: int = 0,
     ) -> None:
         with self._sealing(run_id):
-            self._execute(schema.SET_STATE, state, started, ended, run_id, epoch)
+            if self._execute(schema.SET_STATE, state, started, ended, run_id, epoch):
+                self._tell(run_id, state, at=at, key=str(commit) if commit else f"{epoch}.{state}")
 
-    def note_state(self, header: RunHeader, before: str) -> None:
+    def note_state(self, header: RunHeader, before: str, *, commit: int = 0) -> None:
         with self._sealing(header.id):
-            self._execute(schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before)
+            changed = self._execute(
+                schema.NOTE_STATE, header.state, header.ended, header.id, header.epoch, before
+            )
+            if changed:
+                key = str(commit) if commit else f"{header.epoch}.{header.state}"
+                self._tell(header.id, header.state, at=header.ended or 0.0, key=key)
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
         with self._sealing(run_id):
             self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
+
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        mac = _summary_mac(self._keys[0], run_id, text) if self._keys else None
+        with self._lock:
+            is_inside = self._database.connection.in_transaction
+            with nullcontext() if is_inside else self.transaction():
+                self._execute(schema.CLEAR_SUMMARY, run_id, run_id, epoch)
+                self._execute(schema.ADD_SUMMARY, text, mac, run_id, epoch)
+
+    def summary(self, run_id: str) -> str:
+        if self._is_version_1:
+            return ""
+        with self._lock, self._patiently():
+            row = self._database.row(schema.READ_SUMMARY, (run_id,))
+        if row is None or not isinstance(row[0], str):
+            return ""
+        is_sealed = any(_summary_mac(key, run_id, row[0]) == row[1] for key in self._keys)
+        return row[0] if is_sealed or not self._keys else ""
 
     def forget(self, run_id: str) -> None:
         for statement in schema.DELETE_RUN:
@@ -241,8 +303,113 @@ class SqliteCatalog:
             == 1
         )
 
-    def give_back(self, run_id: str, epoch: int) -> None:
-        self._execute(schema.RETURN_LEASE, run_id, epoch)
+    def give_back(self, run_id: str, epoch: int, *, at: float = 0.0) -> None:
+        with self.whole():
+            self._execute(schema.RETURN_LEASE, run_id, epoch)
+            self._execute(statements.GIVE_BACK_WORK, at, HANDED_OVER, run_id, epoch)
+
+    # -- work ----------------------------------------------------------------------------------------------
+
+    def drive(self, claim: Claim, work: int | None) -> bool:
+        until = claim.steady_until, claim.wall_until, claim.holder.boot_id, claim.run_id
+        with self._sealing(claim.run_id):
+            self._execute(schema.SET_MESSAGE, "", claim.run_id)
+            if work is not None:
+                return self._execute(statements.DRIVE_CLAIMED, *until, work) == 1
+            is_ours = self._execute(statements.DRIVE_WAITING, *until) == 1
+            return is_ours or not self.rows(statements.WORK, (claim.run_id,))
+
+    def begin(self, header: RunHeader) -> None:
+        with self._sealing(header.id):
+            self._execute(schema.RENAME_RUN, header.name, header.state, header.id)
+
+    def lose(self, header: RunHeader, *, at: float, crashes: int, most: int, why: str) -> bool:
+        work = header.work
+        if work is None:
+            return False
+        with self._sealing(header.id):
+            if not self._execute(statements.REQUEUE, at, crashes, why, header.id, work.epoch):
+                return False
+            self._execute(schema.DELETE_LEASE, header.id)
+            is_over = crashes > 0 and work.crashes + crashes >= most
+            state = "Crashed" if is_over else "Scheduled" if header.epoch == 0 else "Resuming"
+            message = f"it lost {work.crashes + crashes} drivers: {why}" if is_over else ""
+            self._execute(statements.SET_RUN_STATE, state, at if is_over else None, message, header.id)
+            told = "lost" if crashes else "yielded"
+            self.emit(
+                id=f"{header.id}:{told}.{work.epoch}",
+                at=at,
+                type=f"graphflow.run.{told}",
+                subject=header.id,
+                related=self._related(header),
+                data={"why": why, "crashes": work.crashes + crashes, "epoch": work.epoch},
+            )
+            if is_over:
+                self._tell(header.id, state, at=at, key=f"{work.epoch}.{state}", message=message)
+        return True
+
+    def emit(
+        self,
+        *,
+        id: str,
+        at: float,
+        type: str,
+        subject: str,
+        related: Mapping[str, Any],
+        data: Mapping[str, Any],
+        depth: int = 0,
+    ) -> bool:
+        """Write an event; False if there is one of this id."""
+        texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
+        return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
+
+    def _tell(self, run_id: str, state: str, *, at: float, key: str, message: str = "") -> None:
+        """Write the event of a run's new state, in the transaction that sets it; an end is also that of its work."""
+        row = self.run(run_id)
+        if row is None:
+            return
+        header = row[0]
+        self.emit(
+            id=f"{run_id}:{key}",
+            at=at or header.ended or header.started or header.created,
+            type=f"graphflow.run.{state.lower()}",
+            subject=run_id,
+            related=self._related(header),
+            data={"state": state, "name": header.name, **({"message": message} if message else {})},
+            depth=header.plan.depth,
+        )
+        if is_final(state):
+            self._execute(statements.END_WORK, run_id)
+
+    @staticmethod
+    def _related(header: RunHeader) -> dict[str, Any]:
+        plan = header.plan
+        told = {
+            "flow": header.flow_name,
+            "deployment": plan.deployment,
+            "origin": plan.origin,
+            "tags": list(plan.tags),
+        }
+        return {name: value for name, value in told.items() if value}
+
+    # -- statements of others ------------------------------------------------------------------------------
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return what a statement finds; also one that writes and returns rows."""
+        with self._lock, self._patiently():
+            return self._newest().rows(statement, values)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """Run a statement; return how many rows it changed."""
+        return self._execute(statement, *values)
+
+    def set_run(
+        self, run_id: str, state: str, *, at: float, ended: float | None, message: str, key: str
+    ) -> None:
+        """Set the state of a run that has no driver, with its event."""
+        with self._sealing(run_id):
+            self._execute(statements.SET_RUN_STATE, state, ended, message, run_id)
+            self._tell(run_id, state, at=at, key=key, message=message)
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -289,11 +456,14 @@ class SqliteCatalog:
 
     def _execute(self, statement: str, *values: Any) -> int:
         with self._lock, self._patiently():
-            return self._database.execute(statement, values).rowcount
+            return self._newest().execute(statement, values).rowcount
 
     def _runs(self, statement: str, *values: Any) -> list[Row]:
         with self._lock, self._patiently():
             database = self._database
+            if self._is_version_1 and version_of(database) == 1:
+                for newer, older in schema.IN_VERSION_1:
+                    statement = statement.replace(newer, older)
             if not self._has_mac:
                 statement = statement.replace(*schema.NO_MAC)
             rows = database.rows(statement, values)
@@ -314,9 +484,16 @@ def _row_mac(key: bytes, header: RunHeader) -> bytes:
     times = [
         None if each is None else float(each).hex() for each in (header.created, header.started, header.ended)
     ]
-    return blake2b(
-        json.dumps([columns, times]).encode(), digest_size=16, key=key, person=b"gf-catalog-row"
-    ).digest()
+    sealed: list[Any] = [columns, times]
+    if header.plan != Plan() or header.message:
+        # Runs that nothing was planned for have the seal that they had before there were plans.
+        plan = header.plan
+        nominal = None if plan.nominal is None else float(plan.nominal).hex()
+        sealed.append(
+            [plan.deployment_id, plan.deployment, plan.revision, nominal, plan.origin, plan.parameters]
+        )
+        sealed.append([plan.source, list(plan.tags), plan.depth, plan.request_key, header.message])
+    return blake2b(json.dumps(sealed).encode(), digest_size=16, key=key, person=b"gf-catalog-row").digest()
 
 
 def _with_mac(database: Database) -> bool:
@@ -329,6 +506,13 @@ def _with_mac(database: Database) -> bool:
         if database.row(schema.HAS_MAC) == (0,):
             database.execute(schema.ADD_MAC)
     return True
+
+
+def _summary_mac(key: bytes, run_id: str, text: str) -> bytes:
+    """Return what seals the summary of a run."""
+    return blake2b(
+        json.dumps([run_id, text]).encode(), digest_size=16, key=key, person=b"gf-summary"
+    ).digest()
 
 
 def _row(
@@ -349,7 +533,9 @@ def _row(
     boot_id: str,
     steady_until: float,
     wall_until: float,
+    *planned: Any,
 ) -> Row:
+    *plan, message, request_key, work_state, why, pool, due, crashes, work_epoch, worker_id = planned
     header = RunHeader(
         id=run_id,
         name=name,
@@ -361,6 +547,19 @@ def _row(
         host=host,
         pid=int(pid),
         epoch=int(epoch),
+        plan=_plan(*plan, request_key=request_key),
+        message=message,
+        work=None
+        if work_state is None
+        else Work(
+            state=work_state,
+            why=why,
+            pool=pool,
+            due=float(due),
+            crashes=int(crashes),
+            epoch=int(work_epoch),
+            worker_id=worker_id,
+        ),
     )
     if lease_epoch is None:
         return header, None
@@ -370,6 +569,47 @@ def _row(
         holder=Holder(lease_host, int(lease_pid), boot_id),
         steady_until=float(steady_until),
         wall_until=float(wall_until),
+    )
+
+
+def _plan_values(plan: Plan) -> tuple[Any, ...]:
+    return (
+        plan.deployment_id,
+        plan.deployment,
+        plan.revision,
+        plan.nominal,
+        plan.origin,
+        plan.parameters,
+        json.dumps(list(plan.tags)) if plan.tags else "",
+        plan.source,
+        plan.depth,
+    )
+
+
+def _plan(
+    deployment_id: str,
+    deployment: str,
+    revision: int,
+    nominal: float | None,
+    origin: str,
+    parameters: str,
+    tags: str,
+    source: str,
+    depth: int,
+    *,
+    request_key: str | None,
+) -> Plan:
+    return Plan(
+        deployment_id=deployment_id,
+        deployment=deployment,
+        revision=int(revision),
+        nominal=nominal,
+        origin=origin,
+        parameters=parameters,
+        tags=tuple(json.loads(tags)) if tags else (),
+        source=source,
+        depth=int(depth),
+        request_key=request_key,
     )
 
 

@@ -17,6 +17,9 @@ from graphflow.ports import Catalog, Claim, Clock, Holder, Row, claim_of
 __all__ = ["CatalogHistory"]
 
 CRASHED = "Crashed"
+MOST_CRASHES = 3
+"""So many drivers may a run lose: a flow that kills its driver must not run for ever."""
+DRIVER_GONE = "its driver died; it waits for a worker, which resumes it"
 
 
 class CatalogHistory(ABC):
@@ -56,9 +59,13 @@ class CatalogHistory(ABC):
     def _is_locked(self, run_id: str) -> bool:
         """Whether a driver on this machine lives."""
 
-    def _last(self, header: RunHeader) -> tuple[str, float]:
-        """The state in which a driver that is gone left its run, and since when."""
-        return CRASHED, self._clock.wall()
+    def _last(self, header: RunHeader) -> tuple[str, float, int]:
+        """The state in which a driver that is gone left its run, since when, and by which commit (0: none)."""
+        return CRASHED, self._clock.wall(), 0
+
+    def _ask_waiting(self, catalog: Catalog, header: RunHeader, kind: str, *, at: float) -> str:
+        """Do what is asked of a run that waits for a worker; return what is wrong, or nothing."""
+        return f"it waits for a worker, so it cannot be asked to {kind}"
 
     # -- readers -------------------------------------------------------------------------------------------
 
@@ -113,11 +120,22 @@ class CatalogHistory(ABC):
         catalog = self._open()
         with catalog.transaction():
             header, claim = self._row(catalog, run_id)
-            if claim is None or not self._is_alive(claim):
+            is_driven = claim is not None and self._is_alive(claim)
+            if header.work is not None and not is_driven:
+                at = self._clock.wall()
+                number = catalog.ask(run_id, header.epoch, kind, body, at=at)
+                error = self._ask_waiting(catalog, header, kind, at=at)
+                catalog.answer(number, run_id, header.epoch, error, at=at)
+                return number
+            if claim is None or not is_driven:
                 raise HistoryError(
                     f"run {run_id} ({header.name}) has no driver, so it cannot be asked to {kind}"
                 )
             return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
+
+    def summary(self, run_id: str) -> str:
+        catalog = self._readable()
+        return "" if catalog is None else catalog.summary(run_id)
 
     def answer_of(self, request: int) -> str | None:
         catalog = self._readable()
@@ -178,10 +196,32 @@ class CatalogHistory(ABC):
         """Return a run as it is now; that its driver is gone is noticed here, and written down."""
         if claim is not None and self._is_alive(claim):
             return replace(header, lease=claim.lease(self._me(), self._clock))
-        if is_final(header.state):
+        if is_final(header.state) or self._waits(header, claim):
             return header
-        state, ended = self._last(header)
+        state, ended, commit = self._last(header)
+        if header.work is not None and not is_final_by(state, commit):
+            return self._lost(header)
         seen = replace(header, state=state, ended=ended)
         with suppress(HistoryError):
-            self._open().note_state(seen, header.state)
+            self._open().note_state(seen, header.state, commit=commit)
         return seen
+
+    def _waits(self, header: RunHeader, claim: Claim | None) -> bool:
+        """Return whether a run has no driver because it waits for one."""
+        work = header.work
+        return work is not None and (work.state != "claimed" or claim is None)
+
+    def _lost(self, header: RunHeader) -> RunHeader:
+        """Let a run whose driver died wait for the next one."""
+        with suppress(HistoryError):
+            catalog = self._open()
+            at = self._clock.wall()
+            if catalog.lose(header, at=at, crashes=1, most=MOST_CRASHES, why=DRIVER_GONE):
+                row = catalog.run(header.id)
+                return header if row is None else row[0]
+        return header
+
+
+def is_final_by(state: str, commit: int) -> bool:
+    """Return whether a run's own records say that it ended."""
+    return commit > 0 and is_final(state)

@@ -19,7 +19,7 @@ from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, Histor
 from graphflow.histories import schema
 from graphflow.histories.schema import Schema
 
-__all__ = ["Database", "build", "open_database"]
+__all__ = ["Database", "build", "migrate", "open_database", "version_of"]
 
 PATIENCE_SECONDS = 30.0
 """How long a lock that others hold is waited for."""
@@ -261,7 +261,7 @@ def open_database(
     is_frozen: bool = False,
     patience: float | None = None,
 ) -> Database:
-    """Open a file of the version that is written now.
+    """Open a file of a version that can be read; one that has steps to the newest is migrated before it is written (`migrate`).
 
     Raises
     ------
@@ -281,7 +281,24 @@ def open_database(
     return database
 
 
-def _check_version(database: Database, kind: Schema) -> None:
+def version_of(database: Database) -> int:
+    """Return the version of an open file."""
+    return int(dict(database.rows(schema.READ_META))["schema"])
+
+
+def migrate(database: Database, kind: Schema) -> None:
+    """Make a file one of the newest version, step by step, in one transaction."""
+    with database.transaction():
+        # Another process may have done it meanwhile.
+        version = _check_version(database, kind)
+        for number in range(version, kind.version):
+            for statement in kind.steps[number]:
+                database.execute(statement)
+        database.execute(schema.RENUMBER, (str(kind.version),))
+
+
+def _check_version(database: Database, kind: Schema) -> int:
+    """Return the version of a file, if it can be read."""
     try:
         meta: dict[Any, Any] = dict(database.rows(schema.READ_META))
         version = int(meta["schema"])
@@ -301,18 +318,22 @@ def _check_version(database: Database, kind: Schema) -> None:
             f"{database.path} has the schema {version}, written by a newer graphflow; this one reads schemas up to"
             f" {kind.version}. Upgrade graphflow to read it"
         )
-    if version < kind.version:
+    if version < kind.version and version not in kind.steps:
         raise HistoryTooOld(
             f"{database.path} has the schema {version}, written by an older graphflow; this one reads schema"
-            f" {kind.version} only. The file was not changed. Move {database.path.parent} away, or read it with the"
+            f" {min(kind.steps, default=kind.version)} {'and newer ones' if kind.steps else 'only'}. The file was not changed. Move {database.path.parent} away, or read it with the"
             " graphflow that wrote it"
         )
+    return version
 
 
 def build(
     path: Path, kind: Schema, pragmas: Sequence[str], *, fill: Sequence[tuple[str, Sequence[Any]]] = ()
 ) -> None:
     """Create a new file with the tables of a schema and a few rows; it must not exist.
+
+    It is on the disk when this returns, but for its name in its folder. Until then nobody relies on it, so it is synced
+    once, at the end.
 
     Raises
     ------
@@ -325,10 +346,10 @@ def build(
     connection = None
     try:
         connection = sqlite3.connect(path, isolation_level=None)
-        for pragma in pragmas:
+        for pragma in (schema.NO_SYNC, *pragmas, schema.NO_SYNC):
             connection.execute(pragma)
         connection.execute(schema.BEGIN_WRITING)
-        for statement in kind.create:
+        for statement in (*kind.create, *(each for step in sorted(kind.steps) for each in kind.steps[step])):
             connection.execute(statement)
         table, named, numbered = schema.META
         connection.execute(table)
@@ -342,3 +363,5 @@ def build(
     finally:
         if connection is not None:
             connection.close()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -27,6 +27,11 @@ class Writer(Protocol):
         """The number of the last commit."""
         ...
 
+    @property
+    def number(self) -> int:
+        """The number of the last record."""
+        ...
+
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         """Add a commit; see `Journal.commit`."""
         ...
@@ -108,7 +113,8 @@ class RunJournal:
         self._is_closed = False
         self._is_lost = False
         self._state: str | None = None
-        self._unpublished: tuple[str, float] | None = None
+        self._unpublished: tuple[str, float, int] | None = None
+        self._summary = ""
         self._seen_version = -1
         self._waiting: list[Request] = []
         self._unlisted = unlisted
@@ -128,6 +134,10 @@ class RunJournal:
         """The number of the last commit."""
         return self._writer.seq
 
+    @property
+    def number(self) -> int:
+        return self._writer.number
+
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
         self._check()
         if state is not None:
@@ -143,7 +153,7 @@ class RunJournal:
             raise
         if state is not None:
             self._state = state
-            self._unpublished = (state, at)
+            self._unpublished = (state, at, seq)
         if self._unpublished is not None:
             self._publish()
         return seq
@@ -190,6 +200,16 @@ class RunJournal:
         failpoint("request.answer.after")
         self._waiting = [waiting for waiting in self._waiting if waiting.id != request]
 
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """Keep what lists show of the run; see `Journal.summarize`."""
+        self._summary = text
+        if not at_once or self._is_closed or self._unlisted is not None or self._pid != os.getpid():
+            return
+        try:
+            self._catalog.set_summary(self._run_id, self._epoch, text)
+        except HistoryError as error:
+            _logger.debug("run %s: its summary could not be written: %s", self._run_id, error)
+
     def close(self) -> None:
         """Release the lease; calling it again, or in a child process, does nothing."""
         if self._is_closed or self._pid != os.getpid():
@@ -204,7 +224,7 @@ class RunJournal:
             if self._unpublished is not None:
                 self._publish()
             with self._catalog.transaction():
-                self._catalog.give_back(self._run_id, self._epoch)
+                self._catalog.give_back(self._run_id, self._epoch, at=self._clock.wall())
                 self._catalog.answer_all(self._run_id, self._epoch, GONE, at=self._clock.wall())
             failpoint("journal.close.after")
         except HistoryError as error:
@@ -248,7 +268,7 @@ class RunJournal:
                 self._catalog.answer_all(self._run_id, self._epoch - 1, GONE, at=self._clock.wall())
                 if self._state is not None:
                     self._tell_state(
-                        self._state, self._unpublished[1] if self._unpublished else self._clock.wall()
+                        *(self._unpublished or (self._state, self._clock.wall(), self._writer.seq))
                     )
         if not is_ours:
             self._is_lost = True
@@ -263,11 +283,14 @@ class RunJournal:
         """Write the run's state to the catalog; the commit is durable even if this fails."""
         if self._unpublished is None:
             return
-        state, at = self._unpublished
+        state, at, seq = self._unpublished
         failpoint("catalog.state.before")
         try:
             self._list()
-            self._tell_state(state, at)
+            with self._catalog.transaction():
+                self._tell_state(state, at, seq)
+                if self._summary:
+                    self._catalog.set_summary(self._run_id, self._epoch, self._summary)
         except HistoryError as error:
             # Of a catalog that is locked the user was told when the run began.
             level = logging.DEBUG if self._unlisted is not None else logging.WARNING
@@ -282,13 +305,15 @@ class RunJournal:
             failpoint("catalog.state.after")
             self._unpublished = None
 
-    def _tell_state(self, state: str, at: float) -> None:
+    def _tell_state(self, state: str, at: float, seq: int) -> None:
         self._catalog.set_state(
             self._run_id,
             self._epoch,
             state,
             started=started_at(state, at),
             ended=at if is_final(state) else None,
+            at=at,
+            commit=seq,
         )
 
     def _check(self) -> None:

@@ -14,13 +14,19 @@ from graphflow.histories.anchors import anchor_bytes, read_anchor
 from graphflow.histories.databases import Database, open_database
 from graphflow.histories.runfiles import RUN_FILE, RunRow
 from graphflow.histories.seals import Head, Seal
-from graphflow.model.records import Entry, Record
+from graphflow.model.records import Entry, Kind, Record
 
 __all__ = ["Commit", "RunReader"]
 
 FAULTS_SHOWN = 20
+RECORDS_LOOKED_AT = 100_000
+DIGESTS_LOOKED_AT = 4
+"""How far from the end, and how many, digests are looked for."""
 COMMITS_AT_ONCE = 64
 """Commits that are read in one go; no transaction is open while what was read is used."""
+
+_KNOWN = frozenset(int(kind) for kind in Kind)
+_ALL = _KNOWN - {Kind.DIGEST}
 
 Commit = tuple[int, int, float, int, int, str | None, bytes]
 """A row of `commits`: seq, epoch, at, first, count, state, mac."""
@@ -93,8 +99,8 @@ class RunReader:
         upto = self.row.seq
         if after >= upto:
             return
-        wanted = frozenset(int(kind) for kind in kinds)
-        is_all = not wanted and node is None
+        wanted = frozenset(int(kind) for kind in kinds) or _ALL
+        is_all = wanted >= _ALL and node is None
         before, number = self._mac(after), self._first_after(after)
         for lo in range(max(after, 0), upto, COMMITS_AT_ONCE):
             commits = self._commits(lo, min(lo + COMMITS_AT_ONCE, upto))
@@ -108,13 +114,40 @@ class RunReader:
                 before, number = mac, first + count
                 for found in mine:
                     kind, of = found[2], found[3]
-                    if (wanted and kind not in wanted) or (node is not None and of != node):
+                    if (kind not in wanted and kind in _KNOWN) or (node is not None and of != node):
                         continue
                     body = self._checked_body(found, epoch, is_all)
                     record = Record(kind, found[6], body, of, found[4], found[5])
-                    yield Entry(seq, found[0] - first, epoch, record)
+                    yield Entry(seq, found[0] - first, epoch, record, found[0])
         if before != self.row.head:
             raise self.damaged(f"its commits do not lead to its head, {upto}")
+
+    def records(self, numbers: Iterable[int]) -> Iterator[Entry]:
+        """Yield records by their numbers; see `History.records`."""
+        self.check_end()
+        for number in numbers:
+            row = self.database.row(schema.READ_ONE, (number,))
+            if row is None or number > self.row.number:
+                raise self.damaged(f"record {number} is missing")
+            _, seq, kind, node, lo, count, at, digest, body, epoch, first = row
+            try:
+                found = self._seal.record(number, seq, epoch, (kind, node, lo, count, at), body)
+            except (struct.error, TypeError):
+                found = b""
+            if found != digest:
+                raise self.damaged(f"record {number}, of commit {seq}, differs from what was written")
+            yield Entry(seq, number - first, epoch, Record(kind, at, body, node, lo, count), number)
+
+    def digests(self) -> Iterator[int]:
+        """Yield the numbers of the last digests, newest first; as they are written, not verified."""
+        before = self.row.number + 1
+        for _ in range(DIGESTS_LOOKED_AT):
+            bounds = (before - RECORDS_LOOKED_AT, before)
+            row = self.database.row(schema.LAST_OF_KIND, (*bounds, int(Kind.DIGEST)))
+            if row is None:
+                return
+            before = row[0]
+            yield before
 
     def last_time(self) -> float:
         """Return when the last commit was made; as it is written, not verified."""
@@ -122,15 +155,15 @@ class RunReader:
             return self.row.created
         return float(self._commits(self.row.seq - 1, self.row.seq)[0][2])
 
-    def last_state(self) -> tuple[str, float] | None:
-        """Return the state that was written last, and when; None where none was."""
+    def last_state(self) -> tuple[str, float, int] | None:
+        """Return the state that was written last, when, and in which commit; None where none was."""
         found = self.database.row(schema.READ_LAST_STATE, (self.row.seq,))
         if found is None:
             return None
         seq = found[0]
         commit = self._commits(seq - 1, seq)[0]
         self._check_commit(self._mac(seq - 1), commit[3], commit, self._rows(commit[3], [commit], False))
-        return found[2], found[1]
+        return found[2], found[1], seq
 
     def faults(self) -> list[str]:
         """Yield all problems of this file and its anchor; continue after the first."""

@@ -228,8 +228,12 @@ def _chain(carved: Carved, salvage: _Salvage) -> _Salvage:
         if found is None:
             break
         (epoch, at, _, count, state, mac), heads = found
-        kept, lost = _Commit(seq, epoch, at, state, []), 0
+        kept, lost, digests = _Commit(seq, epoch, at, state, []), 0, 0
         for place, head in enumerate(heads, number):
+            if head[0] == Kind.DIGEST:
+                # It names records by their numbers, which change; the next driver writes another.
+                digests += 1
+                continue
             body = next(_bodies(carved, seal, place, seq, epoch, head), None)
             if body is not None:
                 kept.records.append((head, body))
@@ -237,7 +241,7 @@ def _chain(carved: Carved, salvage: _Salvage) -> _Salvage:
                 lost += 1
             else:
                 break
-        if len(kept.records) + lost < count:
+        if len(kept.records) + lost + digests < count:
             break
         salvage.dropped += lost
         salvage.commits.append(kept)
@@ -276,6 +280,8 @@ def _follow_records(carved: Carved, salvage: _Salvage, number: int) -> None:
             salvage.dropped += place - expected
         seq, head, body = found
         expected = place + 1
+        if head[0] == Kind.DIGEST:
+            continue
         if not commits or commits[-1].seq != seq:
             commits.append(_Commit(seq, epoch, head[4], None, []))
         last = commits[-1]

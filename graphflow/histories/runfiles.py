@@ -93,7 +93,7 @@ class RunWriter:
         self._run_id = run_id
         self._epoch = epoch
         self._seal = seal
-        self._number = 0
+        self.number = 0
         self._head = b""
         self._database = open_database(self.path, schema.RUN, writes=True, pragmas=schema.RUN_WRITER_PRAGMAS)
         try:
@@ -122,13 +122,13 @@ class RunWriter:
                 raise HistoryDamaged(f"{self.path} was signed with an unknown key")
         self._seal = seal
         self._anchor.use(seal)
-        self.seq, self._number, self._head = row.seq, row.number, row.head
+        self.seq, self.number, self._head = row.seq, row.number, row.head
         self._anchor.write(self.seq, self._head)
         return row
 
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         """Add a commit; see `Journal.commit`."""
-        seq, first = self.seq + 1, self._number + 1
+        seq, first = self.seq + 1, self.number + 1
         rows: list[tuple[int, int, int, int, int, int, float, bytes, bytes]] = []
         heads: list[Head] = []
         for number, record in enumerate(map(plain, records), first):
@@ -149,7 +149,7 @@ class RunWriter:
             database.execute_many(schema.ADD_RECORD, rows)
             failpoint("journal.commit.filled")
         failpoint("journal.commit.after")
-        self.seq, self._number, self._head = seq, last, mac
+        self.seq, self.number, self._head = seq, last, mac
         self._anchor.write(seq, mac)
         failpoint("anchor.write.after")
         return seq

@@ -6,8 +6,10 @@ A statement that is never run by another module does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from graphflow.histories.tables import VERSION_2
 
 __all__ = ["CATALOG", "RUN", "Schema"]
 
@@ -19,6 +21,9 @@ class Schema:
     kind: str
     version: int
     create: Sequence[str]
+    """What makes the oldest version that is still read."""
+    steps: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By version, what makes the next one of it."""
 
 
 META = (
@@ -26,6 +31,7 @@ META = (
     "INSERT INTO meta (name, value) VALUES ('kind', ?)",
     "INSERT INTO meta (name, value) VALUES ('schema', ?)",
 )
+RENUMBER = "UPDATE meta SET value = ? WHERE name = 'schema'"
 READ_META = "SELECT name, value FROM meta"
 
 BEGIN_WRITING = "BEGIN IMMEDIATE"
@@ -36,6 +42,7 @@ ROLLBACK = "ROLLBACK"
 # What only SQLite has.
 RUN_WRITER_PRAGMAS = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 CATALOG_PRAGMAS = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
+NO_SYNC = "PRAGMA synchronous = OFF"
 READER_PRAGMAS = ("PRAGMA query_only = 1",)
 CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 WAIT = "PRAGMA busy_timeout = {}"
@@ -111,6 +118,14 @@ READ_HEADS = (
     " WHERE number >= ? AND number < ? ORDER BY number"
 )
 READ_BODY = "SELECT body FROM record WHERE number = ?"
+READ_ONE = (
+    "SELECT record.number, record.seq, kind, node, lo, record.count, record.at, digest, body, epoch, first"
+    " FROM record JOIN commits ON commits.seq = record.seq WHERE record.number = ?"
+)
+# Of a table without an index, so only the end of it is looked at.
+LAST_OF_KIND = (
+    "SELECT number FROM record WHERE number >= ? AND number < ? AND kind = ? ORDER BY number DESC LIMIT 1"
+)
 READ_LAST_STATE = (
     "SELECT seq, at, state FROM commits WHERE state IS NOT NULL AND seq <= ? ORDER BY seq DESC LIMIT 1"
 )
@@ -121,9 +136,16 @@ COUNT_ALL = (
 
 # -- catalog.db: all runs, who drives them, what is asked of them ------------------------------------------
 
+# A table of its own: it is written often, and nothing depends on it.
+SUMMARIES = """CREATE TABLE summary (
+    run_id TEXT NOT NULL PRIMARY KEY,
+    body TEXT NOT NULL,
+    mac BLOB
+)"""
 CATALOG = Schema(
     kind="graphflow catalog",
-    version=1,
+    version=2,
+    steps={1: (*VERSION_2, SUMMARIES)},
     create=(
         """CREATE TABLE run (
             id TEXT NOT NULL PRIMARY KEY,
@@ -166,14 +188,25 @@ CATALOG = Schema(
     ),
 )
 
+_PLANNED = (
+    "run.deployment_id, run.deployment, run.revision, run.nominal, run.origin, run.parameters, run.tags, run.source, run.depth,"
+    " run.message, run.request_key, work.state, work.why, work.pool, work.due, work.crashes, work.epoch, work.worker_id"
+)
 _RUN_COLUMNS = (
     "run.id, run.name, run.flow_name, run.state, run.created, run.started, run.ended, run.host, run.pid, run.epoch,"
-    " run.mac, lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until"
+    f" run.mac, lease.epoch, lease.host, lease.pid, lease.boot_id, lease.steady_until, lease.wall_until, {_PLANNED}"
 )
-_RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id"
+_WORK_JOIN = " LEFT JOIN work ON work.run_id = run.id"
+_RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id{_WORK_JOIN}"
+# In a catalog of version 1 that cannot be written, and so stays as it is.
+IN_VERSION_1 = (
+    (_PLANNED, "'', '', 0, NULL, '', '', '', '', 0, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"),
+    (_WORK_JOIN, ""),
+)
 ADD_RUN = (
-    "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch, deployment_id, deployment, revision,"
+    " nominal, origin, parameters, tags, source, depth, message, request_key)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 RUN_BY_ID = f"{_RUNS} WHERE run.id = ?"
 RUN_BY_UPPER_ID = f"{_RUNS} WHERE UPPER(run.id) = ? LIMIT 2"
@@ -190,6 +223,12 @@ RUNS = f"""{_RUNS}
 HAS_MAC = "SELECT COUNT(*) FROM pragma_table_info('run') WHERE name = 'mac'"
 ADD_MAC = "ALTER TABLE run ADD COLUMN mac BLOB"
 NO_MAC = ("run.mac", "NULL")
+DELETE_SUMMARY = "DELETE FROM summary WHERE run_id = ?"
+CLEAR_SUMMARY = (
+    "DELETE FROM summary WHERE run_id = ? AND EXISTS (SELECT 1 FROM run WHERE id = ? AND epoch = ?)"
+)
+ADD_SUMMARY = "INSERT INTO summary (run_id, body, mac) SELECT id, ?, ? FROM run WHERE id = ? AND epoch = ?"
+READ_SUMMARY = "SELECT body, mac FROM summary WHERE run_id = ?"
 SEAL_RUN = "UPDATE run SET mac = ? WHERE id = ?"
 CORRECT_RUN = (
     "UPDATE run SET name = ?, flow_name = ?, state = ?, created = ?, started = ?, ended = ?, host = ?, pid = ?"
@@ -199,10 +238,14 @@ DRIVE_RUN = "UPDATE run SET host = ?, pid = ?, epoch = ? WHERE id = ?"
 SET_STATE = "UPDATE run SET state = ?, started = COALESCE(started, ?), ended = ? WHERE id = ? AND epoch = ?"
 NOTE_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state = ?"
 MEND_STATE = "UPDATE run SET state = ?, ended = ? WHERE id = ? AND epoch = ? AND state <> ?"
+RENAME_RUN = "UPDATE run SET name = ?, state = ? WHERE id = ?"
+SET_MESSAGE = "UPDATE run SET message = ? WHERE id = ?"
 DELETE_RUN = (
+    "DELETE FROM work WHERE run_id = ?",
     "DELETE FROM run WHERE id = ?",
     "DELETE FROM lease WHERE run_id = ?",
     "DELETE FROM request WHERE run_id = ?",
+    DELETE_SUMMARY,
 )
 
 DELETE_LEASE = "DELETE FROM lease WHERE run_id = ?"

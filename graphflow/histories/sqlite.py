@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,9 +26,10 @@ from graphflow.errors import (
     HistoryLocked,
     HistoryTooNew,
     HistoryTooOld,
+    LeaseLost,
     RunNotFound,
 )
-from graphflow.histories.catalogs import CATALOG_FILE, SqliteCatalog
+from graphflow.histories.catalogs import CATALOG_FILE, PATIENCE_SECONDS, SqliteCatalog
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, is_final, is_id, state_code
 from graphflow.histories.journals import RunJournal
@@ -37,12 +38,15 @@ from graphflow.histories.marks import UNLISTED, is_marked, mark_listed, mark_unl
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
 from graphflow.histories.seals import Seal
+from graphflow.histories.waiting import ask_waiting
 from graphflow.model.records import Entry, RunHeader
 from graphflow.ports import Catalog, Claim, Clock, Holder, Row
 
 __all__ = ["SqliteHistory"]
 
 _logger = logging.getLogger(__name__)
+WORK_PATIENCE_SECONDS = 30.0
+"""How long a driver that begins for a worker waits for the catalog, which has the claim that it begins by."""
 
 
 class SqliteHistory(CatalogHistory):
@@ -84,12 +88,12 @@ class SqliteHistory(CatalogHistory):
 
     # -- drivers -------------------------------------------------------------------------------------------
 
-    def create(self, header: RunHeader) -> RunJournal:
+    def create(self, header: RunHeader, *, work: int | None = None) -> RunJournal:
         run_id = check_id(header.id)
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         self._make_folders()
-        catalog = SqliteCatalog(self.folder, creates=True, keys=self._all_keys())
+        catalog = self._connected(creates=True, is_patient=work is not None)
         folder = self.run_folder(run_id)
         newborn = folder.with_name(f".new-{run_id}-{os.urandom(4).hex()}")
         lock = None
@@ -111,15 +115,20 @@ class SqliteHistory(CatalogHistory):
             unlisted: RunHeader | None = None
             try:
                 with catalog.transaction():
-                    if catalog.run(run_id) is not None:
-                        raise HistoryError(
-                            f"run {run_id} already exists, in {folder}; resume it, or use another id"
-                        )
+                    self._check_new(catalog.run(run_id), run_id, work)
                     self._move_in(newborn, folder)
                     failpoint("history.create.moved")
-                    catalog.add(listed)
-                    catalog.grant(self._claim(run_id, 1))
+                    claim = self._claim(run_id, 1)
+                    if work is None:
+                        catalog.add(listed)
+                    elif catalog.drive(claim, work):
+                        catalog.begin(listed)
+                    else:
+                        raise self._not_ours(run_id, work)
+                    catalog.grant(claim)
             except HistoryLocked as error:
+                if work is not None:
+                    raise
                 # The run's own file is what counts; its row follows.
                 self._warn_of_lock(run_id, error)
                 unlisted = replace(listed, host=header.host, pid=header.pid, epoch=1)
@@ -141,7 +150,26 @@ class SqliteHistory(CatalogHistory):
                 ) from error
             raise
 
-    def take(self, run_id: str) -> RunJournal:
+    def _connected(self, *, creates: bool, is_patient: bool) -> SqliteCatalog:
+        """Return a connection for a driver; what it does for a worker is written in the catalog, however long that takes."""
+        patience = WORK_PATIENCE_SECONDS if is_patient else PATIENCE_SECONDS
+        return SqliteCatalog(self.folder, creates=creates, keys=self._all_keys(), patience=patience)
+
+    def _check_new(self, row: Row | None, run_id: str, work: int | None) -> None:
+        """Raise if a run cannot begin: it is there already, or not there to be begun for a worker."""
+        if work is not None and (row is None or row[0].work is None):
+            raise self._not_ours(run_id, work)
+        if row is not None and (work is None or row[0].epoch > 0):
+            raise HistoryError(
+                f"run {run_id} already exists, in {self.run_folder(run_id)}; resume it, or use another id"
+            )
+
+    def _not_ours(self, run_id: str, work: int) -> LeaseLost:
+        return LeaseLost(
+            f"run {run_id} is not this worker's any more (its claim {work}): it was cancelled, or given to another worker"
+        )
+
+    def take(self, run_id: str, *, work: int | None = None) -> RunJournal:
         found, claim = self._known(run_id)
         self._check_free(claim, "cannot be taken")
         with self._reader(run_id) as reader:
@@ -150,7 +178,7 @@ class SqliteHistory(CatalogHistory):
                 pass
             epoch_there, seen = reader.row.epoch, reader.row.seq
         failpoint("history.take.before")
-        catalog = SqliteCatalog(self.folder, creates=False, keys=self._all_keys())
+        catalog = self._connected(creates=False, is_patient=work is not None)
         try:
             lock = DriverLock(self.run_folder(run_id))
             try:
@@ -162,10 +190,19 @@ class SqliteHistory(CatalogHistory):
                         header, claim = self._row(catalog, run_id)
                         self._check_free(claim, "cannot be taken")
                         epoch = max(header.epoch, epoch_there, 0 if claim is None else claim.epoch) + 1
-                        catalog.grant(self._claim(run_id, epoch))
+                        mine = self._claim(run_id, epoch)
+                        if not catalog.drive(mine, work):
+                            if work is not None:
+                                raise self._not_ours(run_id, work)
+                            raise HistoryError(
+                                f"run {run_id} cannot be taken: a worker has it, and is about to drive it; wait for it, or cancel it"
+                            )
+                        catalog.grant(mine)
                         catalog.answer_all(run_id, epoch - 1, GONE, at=self._clock.wall())
                         lock.publish()
                 except HistoryLocked as error:
+                    if work is not None:
+                        raise
                     # What shuts out others is the run's own file, and the lock shows them who drives it.
                     self._warn_of_lock(run_id, error)
                     claim = self._newer(run_id, claim)
@@ -250,15 +287,36 @@ class SqliteHistory(CatalogHistory):
             shutil.rmtree(unborn, ignore_errors=True)
         os.rename(newborn, folder)
 
+    def connect(self, *, patience: float) -> SqliteCatalog:
+        """Return a connection of one's own to the catalog, which is created where there is none."""
+        self._make_folders()
+        return SqliteCatalog(self.folder, creates=True, keys=self._all_keys(), patience=patience)
+
+    def claim_of(self, run_id: str, epoch: int) -> Claim:
+        """Return a claim of this process, from now on."""
+        return self._claim(run_id, epoch)
+
     # -- readers -------------------------------------------------------------------------------------------
 
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
+        if self._has_not_begun(run_id):
+            return
         with self._reader(run_id) as reader:
             yield from reader.entries(after=after, kinds=kinds, node=node)
 
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        with self._reader(run_id) as reader:
+            yield from reader.records(numbers)
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        with self._reader(run_id) as reader:
+            yield from reader.digests()
+
     def head(self, run_id: str) -> int:
+        if self._has_not_begun(run_id):
+            return 0
         with self._reader(run_id) as reader:
             return reader.row.seq
 
@@ -268,6 +326,14 @@ class SqliteHistory(CatalogHistory):
     def run_folder(self, run_id: str) -> Path:
         """Return where all of a run is."""
         return self.folder / "runs" / run_id
+
+    def _has_not_begun(self, run_id: str) -> bool:
+        """Return whether a run was made, and no driver has had it."""
+        if (self.run_folder(check_id(run_id)) / RUN_FILE).exists():
+            return False
+        catalog = self._readable()
+        row = None if catalog is None else catalog.run(run_id)
+        return row is not None and row[0].epoch == 0 and bool(row[0].plan.origin)
 
     # -- care ----------------------------------------------------------------------------------------------
 
@@ -286,6 +352,8 @@ class SqliteHistory(CatalogHistory):
             wrong.append(str(error))
         if row is None and not folder.exists():
             raise self._missing(run_id)
+        if row is not None and self._has_not_begun(run_id):
+            return wrong
         header = None if row is None else row[0]
         if row is not None and row[0].is_verified:
             header = self._seen(*row)
@@ -580,15 +648,20 @@ class SqliteHistory(CatalogHistory):
 
             list_marked(self.folder, self._seal, self._all_keys())
 
-    def _last(self, header: RunHeader) -> tuple[str, float]:
-        state, ended = super()._last(header)
+    def _last(self, header: RunHeader) -> tuple[str, float, int]:
+        state, ended, commit = super()._last(header)
         try:
             with self._reader(header.id) as reader:
                 ended = reader.last_time()
                 last = reader.last_state()
                 if last is not None and is_final(last[0]):
                     # It ended, and its driver was gone before the catalog heard of it.
-                    state, ended = last
+                    state, ended, commit = last
         except HistoryError:
             pass
-        return state, ended
+        return state, ended, commit
+
+    def _ask_waiting(self, catalog: Catalog, header: RunHeader, kind: str, *, at: float) -> str:
+        if not isinstance(catalog, SqliteCatalog) or header.work is None:
+            return super()._ask_waiting(catalog, header, kind, at=at)
+        return ask_waiting(catalog, header, kind, at=at)

@@ -6,17 +6,17 @@ No file, no thread and no clock of its own: what happens follows from the calls 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphflow.errors import HistoryError, LeaseHeld, LeaseLost, RunNotFound
+from graphflow.errors import HistoryDamaged, HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, plain, state_code
 from graphflow.histories.journals import RunJournal
 from graphflow.histories.volatile_catalog import VolatileCatalog
-from graphflow.model.records import Entry, Record, RunHeader
+from graphflow.model.records import Entry, Kind, Record, RunHeader
 from graphflow.ports import Claim, Clock, Holder
 
 __all__ = ["VolatileHistory", "VolatileWriter"]
@@ -90,8 +90,9 @@ class VolatileHistory(CatalogHistory):
 
     # -- drivers -------------------------------------------------------------------------------------------
 
-    def create(self, header: RunHeader) -> RunJournal:
+    def create(self, header: RunHeader, *, work: int | None = None) -> RunJournal:
         run_id = check_id(header.id)
+        _check_no_work(run_id, work)
         state_code(header.state)
         created = float(header.created or self._clock.wall())
         with self._catalog.transaction():
@@ -103,7 +104,8 @@ class VolatileHistory(CatalogHistory):
         self._drop_oldest()
         return journal
 
-    def take(self, run_id: str) -> RunJournal:
+    def take(self, run_id: str, *, work: int | None = None) -> RunJournal:
+        _check_no_work(run_id, work)
         with self._catalog.transaction():
             header, claim = self._row(self._catalog, run_id)
             self._check_free(claim, "cannot be taken")
@@ -130,11 +132,29 @@ class VolatileHistory(CatalogHistory):
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
-        commits = list(enumerate(self._written(run_id).commits, 1))
-        for seq, (epoch, records) in commits[max(after, 0) :]:
+        for entry in self._entries(run_id):
+            record = entry.record
+            is_wanted = record.kind in kinds if kinds else record.kind != Kind.DIGEST
+            if entry.seq > after and is_wanted and (node is None or record.node == node):
+                yield entry
+
+    def _entries(self, run_id: str) -> Iterator[Entry]:
+        number = 0
+        for seq, (epoch, records) in enumerate(list(self._written(run_id).commits), 1):
             for place, record in enumerate(records):
-                if (not kinds or record.kind in kinds) and (node is None or record.node == node):
-                    yield Entry(seq, place, epoch, record)
+                number += 1
+                yield Entry(seq, place, epoch, record, number)
+
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        entries = list(self._entries(run_id))
+        for number in numbers:
+            if not 0 < number <= len(entries):
+                raise HistoryDamaged(f"run {run_id} has no record {number}")
+            yield entries[number - 1]
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        found = [each.number for each in self._entries(run_id) if each.record.kind == Kind.DIGEST]
+        yield from reversed(found)
 
     def head(self, run_id: str) -> int:
         return len(self._written(run_id).commits)
@@ -206,6 +226,10 @@ class VolatileWriter:
     def seq(self) -> int:
         return len(self._mine().commits)
 
+    @property
+    def number(self) -> int:
+        return sum(len(records) for _, records in self._mine().commits)
+
     def commit(self, records: Sequence[Record], *, at: float, state: str | None) -> int:
         kept = tuple(map(plain, records))
         mine = self._mine()
@@ -244,3 +268,8 @@ class VolatileWriter:
                 f"run {self._run_id} was taken over by {other}; this driver (epoch {self._epoch}) did not renew its"
                 " lease in time; its writes are now refused"
             )
+
+
+def _check_no_work(run_id: str, work: int | None) -> None:
+    if work is not None:
+        raise LeaseLost(f"run {run_id} is not a worker's: histories in memory have no work")

@@ -24,6 +24,7 @@ class VolatileCatalog:
         self._lock = threading.RLock()
         self._headers: dict[str, RunHeader] = {}
         self._claims: dict[str, Claim] = {}
+        self._summaries: dict[str, str] = {}
         self._requests: dict[int, tuple[Request, int]] = {}
         """With the epoch of the driver that each was made to."""
         self._asked = 0
@@ -75,7 +76,15 @@ class VolatileCatalog:
                 yield row
 
     def set_state(
-        self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
+        self,
+        run_id: str,
+        epoch: int,
+        state: str,
+        *,
+        started: float | None,
+        ended: float | None,
+        at: float = 0.0,
+        commit: int = 0,
     ) -> None:
         with self._lock:
             header = self._headers.get(run_id)
@@ -83,7 +92,7 @@ class VolatileCatalog:
                 first = header.started if header.started is not None else started
                 self._set(replace(header, state=state, started=first, ended=ended))
 
-    def note_state(self, header: RunHeader, before: str) -> None:
+    def note_state(self, header: RunHeader, before: str, *, commit: int = 0) -> None:
         with self._lock:
             known = self._headers.get(header.id)
             if known is not None and (known.epoch, known.state) == (header.epoch, before):
@@ -95,8 +104,18 @@ class VolatileCatalog:
             if header is not None and header.epoch == epoch and header.state != state:
                 self._set(replace(header, state=state, ended=ended))
 
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        with self._lock:
+            header = self._headers.get(run_id)
+            if header is not None and header.epoch == epoch:
+                self._summaries[run_id] = text
+
+    def summary(self, run_id: str) -> str:
+        return self._summaries.get(run_id, "")
+
     def forget(self, run_id: str) -> None:
         with self._lock:
+            self._summaries.pop(run_id, None)
             self._headers.pop(run_id, None)
             self._claims.pop(run_id, None)
             self._requests = {
@@ -123,7 +142,18 @@ class VolatileCatalog:
             )
             return True
 
-    def give_back(self, run_id: str, epoch: int) -> None:
+    # -- work: nothing waits in memory for another process --------------------------------------------------
+
+    def drive(self, claim: Claim, work: int | None) -> bool:
+        return work is None
+
+    def begin(self, header: RunHeader) -> None:
+        """No run is made before it is driven."""
+
+    def lose(self, header: RunHeader, *, at: float, crashes: int, most: int, why: str) -> bool:
+        return False
+
+    def give_back(self, run_id: str, epoch: int, *, at: float = 0.0) -> None:
         with self._lock:
             known = self._claims.get(run_id)
             if known is not None and known.epoch == epoch:

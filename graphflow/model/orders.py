@@ -19,8 +19,10 @@ __all__ = [
     "GONE_TEXT",
     "RUN_ID_ENDS",
     "BatchOrder",
+    "BundleOrder",
     "CacheOrder",
     "Column",
+    "Earlier",
     "Elements",
     "Gathered",
     "Given",
@@ -172,6 +174,31 @@ class Elements:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The value that the node of an earlier position of the same batch made."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOrder:
+    """What the nodes of a batch whose positions are nodes do not have in common, one entry per position.
+
+    The shape of each call, `(args, kwargs)` with holes, is an entry of the batch's first input, which is `Literals`. `slots` has
+    what fills the holes (an input's number, or an earlier position), and `after` the earlier positions that must have
+    succeeded before it begins. `wants_info` is that of a `StepOrder`.
+    """
+
+    nodes: tuple[int, ...]
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    slots: tuple[tuple[int | Earlier, ...], ...]
+    after: tuple[tuple[int, ...], ...]
+    nested: bytes
+    wants_info: bytes
+
+
 Input = Given | Whole | Literals | Column | Gathered | Elements
 
 
@@ -270,6 +297,8 @@ class BatchOrder:
     epoch: int = 0
     context: Context | None = None
     """The context variables that its items see; it does not travel to other processes."""
+    bundle: BundleOrder | None = None
+    """Where its positions are nodes that are not mapped: these. `steps` has one entry, with what they have in common."""
 
     @property
     def flow_run_id(self) -> str:

@@ -25,10 +25,12 @@ __all__ = [
     "Launch",
     "Lost",
     "NodeEntry",
+    "Plan",
     "Record",
     "Request",
     "RunHeader",
     "Transition",
+    "Work",
 ]
 
 NO_NODE = -1
@@ -64,6 +66,8 @@ class Kind(IntEnum):
     """A request from outside was acted on, or refused (`Answer`)."""
     CHANGE = 13
     """Options or policies of a node were changed while it runs: a JSON object."""
+    DIGEST = 14
+    """What all records before it say together, so that a reader need not read them; nothing is lost without it."""
     JOINED = 15
     """What several reports of one commit say of one node, in columns that they share; the header has the range that they are in."""
     DISPATCHES = 16
@@ -72,7 +76,10 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One fact. `node` is the number of a node in this history, `lo` and `count` a range of items, `at` seconds since the epoch."""
+    """One fact. `node` is the number of a node in this history, `lo` and `count` a range of items, `at` seconds since the epoch.
+
+    `value` is what the body was made of, where it was made in this process: it need not be decoded then.
+    """
 
     kind: int
     at: float
@@ -80,16 +87,18 @@ class Record:
     node: int = NO_NODE
     lo: int = 0
     count: int = 0
+    value: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record as it stands in a history: in commit `seq`, at `place` in it, written under `epoch`."""
+    """A record as it stands in a history: in commit `seq`, at `place` in it, written under `epoch`; `number` counts all records from 1."""
 
     seq: int
     place: int
     epoch: int
     record: Record
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +171,16 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
-    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time."""
+    """A batch is about to be sent: these items of these nodes; `is_fresh` where it is the first time.
+
+    With `is_bundle`, its positions are the nodes, which are not mapped, and `indices` their only item.
+    """
 
     batch: int
     nodes: Sequence[int]
     indices: Sequence[int]
     is_fresh: bool
+    is_bundle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +250,44 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run was started for; `parameters` and `source` are JSON, empty where the run was started by its own process."""
+
+    deployment_id: str = ""
+    deployment: str = ""
+    """`flow/name`, as it was when the run was made."""
+    revision: int = 0
+    nominal: float | None = None
+    """When its schedule says it is due."""
+    origin: str = ""
+    """What made it, such as `schedule:ID` or `user`."""
+    parameters: str = ""
+    tags: tuple[str, ...] = ()
+    source: str = ""
+    depth: int = 0
+    """How many rules it comes from, one after the other."""
+    request_key: str | None = None
+    """Names what asked for it: the same key makes no second run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A run that waits for a worker, or is driven for one; gone when the run ends."""
+
+    state: str
+    """`waiting`, `claimed` or `paused`."""
+    why: str
+    """Why it waits."""
+    pool: str
+    due: float
+    crashes: int
+    """How many drivers it has lost."""
+    epoch: int
+    """The number of its last claim."""
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunHeader:
     """A run as lists show it; times are seconds since the epoch.
 
@@ -256,6 +307,10 @@ class RunHeader:
     lease: Lease | None = None
     is_verified: bool = True
     """Whether a catalog that seals its rows has it as it was written."""
+    plan: Plan = Plan()
+    work: Work | None = None
+    message: str = ""
+    """Why it is in its state, where something outside its driver knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

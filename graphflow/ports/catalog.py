@@ -128,17 +128,36 @@ class Catalog(Protocol):
         ...
 
     def set_state(
-        self, run_id: str, epoch: int, state: str, *, started: float | None, ended: float | None
+        self,
+        run_id: str,
+        epoch: int,
+        state: str,
+        *,
+        started: float | None,
+        ended: float | None,
+        at: float = 0.0,
+        commit: int = 0,
     ) -> None:
-        """Set a run's state, unless a driver of another epoch has it; a first `started` is kept."""
+        """Set a run's state, unless a driver of another epoch has it; a first `started` is kept.
+
+        Where events are kept, there is one for each commit, however often this is told. A final state ends the run's work.
+        """
         ...
 
-    def note_state(self, header: RunHeader, before: str) -> None:
+    def note_state(self, header: RunHeader, before: str, *, commit: int = 0) -> None:
         """Set the state and end of a run whose driver is gone, unless its epoch or its state `before` has changed."""
         ...
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
         """Set back the state that the driver of this epoch wrote, if others noted another one meanwhile."""
+        ...
+
+    def set_summary(self, run_id: str, epoch: int, text: str) -> None:
+        """Keep what lists show of a run, as JSON, unless a driver of another epoch has it."""
+        ...
+
+    def summary(self, run_id: str) -> str:
+        """Return what lists show of a run; empty where nothing is kept, or it is not as it was written."""
         ...
 
     def forget(self, run_id: str) -> None:
@@ -155,8 +174,29 @@ class Catalog(Protocol):
         """Extend a claim; False if its epoch does not have the run any more."""
         ...
 
-    def give_back(self, run_id: str, epoch: int) -> None:
-        """End a claim, if its epoch still has the run."""
+    def give_back(self, run_id: str, epoch: int, *, at: float = 0.0) -> None:
+        """End a claim, if its epoch still has the run; the work of one that is Resuming waits again."""
+        ...
+
+    # -- work ----------------------------------------------------------------------------------------------
+
+    def drive(self, claim: Claim, work: int | None) -> bool:
+        """Make the run's work its driver's, in the transaction of `grant`; False if that must not be.
+
+        Work that a worker claimed is only for a driver that names the number of this claim. A driver that names none takes
+        work that waits, and a run that has no work.
+        """
+        ...
+
+    def begin(self, header: RunHeader) -> None:
+        """Name a run that was made before it was driven, and set its state."""
+        ...
+
+    def lose(self, header: RunHeader, *, at: float, crashes: int, most: int, why: str) -> bool:
+        """Let the work of a run that lost its driver wait again, unless it was claimed again meanwhile.
+
+        `crashes` are added to those of before; from `most` on, the run is Crashed instead.
+        """
         ...
 
     # -- requests ------------------------------------------------------------------------------------------

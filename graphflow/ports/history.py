@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.model.records import Entry, Record, Request, RunHeader
@@ -24,6 +24,11 @@ class Journal(Protocol):
         """The number of this driver among the run's; every commit is guarded by it."""
         ...
 
+    @property
+    def number(self) -> int:
+        """The number of the last record that was written, 0 before any."""
+        ...
+
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
         """Write records durably, all of them or none; return the commit's number.
 
@@ -36,6 +41,10 @@ class Journal(Protocol):
         HistoryError
             If the disk is full, the file locked or gone; nothing was written.
         """
+        ...
+
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """Keep what lists show of the run, as JSON: with its next state, or at once; if that fails, the next one counts."""
         ...
 
     def renew(self) -> None:
@@ -65,23 +74,27 @@ class Journal(Protocol):
 class History(Protocol):
     """The histories of all runs in a folder, for drivers that write and for readers."""
 
-    def create(self, header: RunHeader) -> Journal:
-        """Create the history of a new run, and take the run.
+    def create(self, header: RunHeader, *, work: int | None = None) -> Journal:
+        """Create the history of a new run, and take the run; with `work`, of one that a worker claimed under this number.
 
         Raises
         ------
         HistoryError
             If there is such a run already, or the folder cannot be written.
+        LeaseLost
+            If the claim of that number does not have the run's work any more.
         """
         ...
 
-    def take(self, run_id: str) -> Journal:
-        """Become the driver of a run that has none: the next epoch begins.
+    def take(self, run_id: str, *, work: int | None = None) -> Journal:
+        """Become the driver of a run that has none: the next epoch begins; with `work`, by a worker's claim of this number.
 
         Raises
         ------
         LeaseHeld
             If it has one.
+        LeaseLost
+            If the claim of that number does not have the run's work any more.
         RunNotFound
             If there is no such run.
         HistoryDamaged, HistoryTooNew, HistoryTooOld
@@ -111,16 +124,38 @@ class History(Protocol):
         """Return runs, newest first; `before` is the id of the last run of the previous page."""
         ...
 
+    def summary(self, run_id: str) -> str:
+        """Return what a run's driver last told lists, as JSON; empty where nothing is known."""
+        ...
+
     def read(
         self, run_id: str, *, after: int = 0, kinds: Collection[int] = (), node: int | None = None
     ) -> Iterator[Entry]:
         """Yield the records of commits after a number, in order, each verified; never block the run's driver.
+
+        Digests are left out, unless `kinds` names them: one that is damaged hinders nobody who does not use it.
 
         Raises
         ------
         HistoryDamaged
             At the first record that differs from what was written.
         """
+        ...
+
+    def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        """Yield the records of these numbers, in this order, each verified by itself. O(numbers).
+
+        Whether there are others is not looked at: the caller knows which records it needs, from a digest.
+
+        Raises
+        ------
+        HistoryDamaged
+            At the first record that is missing, or differs from what was written.
+        """
+        ...
+
+    def digests(self, run_id: str) -> Iterator[int]:
+        """Yield the numbers of the last few digests, newest first, as far as they are found without reading the records."""
         ...
 
     def head(self, run_id: str) -> int:

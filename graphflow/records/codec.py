@@ -20,6 +20,7 @@ from graphflow.model.records import (
     Alias,
     Answer,
     Dispatch,
+    Dispatches,
     Ended,
     Kind,
     Launch,
@@ -31,13 +32,22 @@ from graphflow.model.records import (
 from graphflow.model.reports import LogRecord, Report, StepReport
 from graphflow.records import facts, items, joined, texts
 from graphflow.records.errors import MAX_NBYTES, MAX_RECORDS
-from graphflow.records.facts import encode_dispatches, encode_fact, encode_log, encode_ranged, fact_of
+from graphflow.records.facts import (
+    Change,
+    LogLines,
+    encode_dispatches,
+    encode_fact,
+    encode_log,
+    encode_ranged,
+    fact_of,
+)
 from graphflow.records.item_index import MAX_INPUTS, MAX_LOG_LINES, MemoryHistory
 from graphflow.records.items import ItemsBody, encode_items
 from graphflow.records.texts import encode_errors, encode_variants
 
 __all__ = ["RecordWriter", "Reported", "Written", "decode", "join"]
 
+MAX_MOVES = 256
 _VERSIONS: Mapping[int, int] = {
     Kind.ITEMS: items.VERSION,
     Kind.JOINED: joined.VERSION,
@@ -67,13 +77,14 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
     HistoryDamaged
         If it cannot be read.
     """
-    where = _where(record, seq)
     version = record.body[0] if record.body else 0
     known = _VERSIONS.get(record.kind, facts.VERSION)
     if record.kind not in Kind.__members__.values() or version > known:
-        raise HistoryTooNew(f"{where} was written by a newer graphflow; upgrade graphflow to read this run")
+        raise HistoryTooNew(
+            f"{_where(record, seq)} was written by a newer graphflow; upgrade graphflow to read this run"
+        )
     if not version:
-        raise HistoryDamaged(f"{where} is damaged: it has no content")
+        raise HistoryDamaged(f"{_where(record, seq)} is damaged: it has no content")
     try:
         if record.kind == Kind.ITEMS:
             return items.decode_items(record.body, node=record.node, lo=record.lo, count=record.count)
@@ -86,7 +97,7 @@ def decode(record: Record, *, seq: int | None = None) -> Any:
         return facts.decode_fact(record)
     except _BROKEN as error:
         raise HistoryDamaged(
-            f"{where} is damaged: {type(error).__name__}: {error}; `graphflow fsck` lists all damage"
+            f"{_where(record, seq)} is damaged: {type(error).__name__}: {error}; `graphflow fsck` lists all damage"
         ) from error
 
 
@@ -121,6 +132,7 @@ class Reported:
             node=self.node,
             lo=_first(indices),
             count=len(indices),
+            value=self.part.body,
         )
 
 
@@ -131,7 +143,13 @@ def join(reported: Sequence[Reported]) -> Record:
     lo, hi = _span([each.part.body.indices for each in reported])
     body = joined.encode_joined([each.part for each in reported])
     return Record(
-        kind=Kind.JOINED, at=reported[-1].at, body=body, node=reported[0].node, lo=lo, count=hi - lo
+        kind=Kind.JOINED,
+        at=reported[-1].at,
+        body=body,
+        node=reported[0].node,
+        lo=lo,
+        count=hi - lo,
+        value=joined.Joined(tuple(each.part.body for each in reported)),
     )
 
 
@@ -158,6 +176,8 @@ class RecordWriter:
         self._nbytes = 0
         self._inputs: dict[int, int] = {}
         self._lines = 0
+        self._moves: dict[tuple[int, int | None], bytes] = {}
+        """Bodies of transitions without a message."""
 
     @classmethod
     def continuing(cls, written: Written) -> RecordWriter:
@@ -178,11 +198,12 @@ class RecordWriter:
 
     def launch(self, launch: Launch, at: float) -> Record:
         """Return the record of a driver's launch."""
-        return Record(kind=Kind.LAUNCH, at=at, body=encode_fact(fact_of(launch)))
+        return Record(kind=Kind.LAUNCH, at=at, body=encode_fact(fact_of(launch)), value=launch)
 
     def node(self, entry: NodeEntry, at: float) -> Record:
         """Return a task was placed in the graph."""
-        return Record(kind=Kind.NODE, at=at, body=encode_fact(fact_of(entry)), node=entry.number)
+        body = encode_fact(fact_of(entry))
+        return Record(kind=Kind.NODE, at=at, body=body, node=entry.number, value=entry)
 
     def dispatch(self, dispatch: Dispatch, at: float) -> Record:
         """Return a batch is about to be sent."""
@@ -202,6 +223,7 @@ class RecordWriter:
             node=nodes[0] if nodes else NO_NODE,
             lo=lo,
             count=hi - lo,
+            value=Dispatches(tuple(dispatches)),
         )
 
     def ended(self, ended: Ended, at: float) -> Record:
@@ -211,25 +233,36 @@ class RecordWriter:
     def state(self, node_number: int | None, transition: Transition, at: float) -> Record:
         """Return a node, or the run, moved to a state."""
         node = NO_NODE if node_number is None else node_number
-        return Record(kind=Kind.STATE, at=at, body=encode_fact(fact_of(transition)), node=node)
+        if transition.message:
+            body = encode_fact(fact_of(transition))
+        else:
+            # Very many nodes move alike.
+            place = (transition.code, transition.width)
+            body = self._moves.get(place) or encode_fact(fact_of(transition))
+            if len(self._moves) < MAX_MOVES:
+                self._moves[place] = body
+        return Record(kind=Kind.STATE, at=at, body=body, node=node, value=transition)
 
     def lost(self, lost: Lost, at: float) -> Record:
         """Return the record of a lost batch."""
-        return Record(kind=Kind.LOST, at=at, body=encode_fact(fact_of(lost)))
+        return Record(kind=Kind.LOST, at=at, body=encode_fact(fact_of(lost)), value=lost)
 
     def alias(self, alias: Alias, at: float) -> Record:
         """Return the value of an item is another node's."""
         body = encode_fact(fact_of(alias))
-        return Record(kind=Kind.ALIAS, at=at, body=body, node=alias.node, lo=alias.index, count=1)
+        return Record(
+            kind=Kind.ALIAS, at=at, body=body, node=alias.node, lo=alias.index, count=1, value=alias
+        )
 
     def answer(self, answer: Answer, at: float) -> Record:
         """Return a request was acted on, or refused."""
-        return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)))
+        return Record(kind=Kind.ANSWER, at=at, body=encode_fact(fact_of(answer)), value=answer)
 
     def change(self, node_number: int | None, values: Mapping[str, Any], at: float) -> Record:
         """Return options or policies of a node were changed, or something of the run as a whole was noted (None)."""
         node = NO_NODE if node_number is None else node_number
-        return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node)
+        value = Change(node=node, values=dict(values))
+        return Record(kind=Kind.CHANGE, at=at, body=encode_fact(dict(values)), node=node, value=value)
 
     def log(self, lines: Sequence[LogRecord], dropped: int, at: float) -> Record | None:
         """Return lines of the log, as far as there is room for them; None where there is nothing to say."""
@@ -239,7 +272,8 @@ class RecordWriter:
         self._lines += len(kept)
         if not kept and not dropped:
             return None
-        return Record(kind=Kind.LOG, at=at, body=encode_log(kept, dropped), count=len(kept))
+        value = LogLines(lines=kept, dropped=dropped)
+        return Record(kind=Kind.LOG, at=at, body=encode_log(kept, dropped), count=len(kept), value=value)
 
     # -- reports ----------------------------------------------------------------------------------------
 
@@ -314,7 +348,7 @@ class RecordWriter:
             numbers.append(known)
         if new:
             body = encode_errors(new)
-            records.append(Record(kind=Kind.ERRORS, at=at, body=body, lo=first, count=len(new)))
+            records.append(Record(kind=Kind.ERRORS, at=at, body=body, lo=first, count=len(new), value=new))
         variants = report.variants
         if variants is None:
             return numbers, None
@@ -322,7 +356,7 @@ class RecordWriter:
         body = encode_variants(variants, keeps_texts=self._nbytes < MAX_NBYTES)
         self._chunks += count
         self._nbytes += len(body)
-        records.append(Record(kind=Kind.VARIANTS, at=at, body=body, lo=base, count=count))
+        records.append(Record(kind=Kind.VARIANTS, at=at, body=body, lo=base, count=count, value=variants))
         return numbers, base
 
     def _kept(self, error: ErrorRecord, number: int) -> ErrorRecord:
@@ -357,7 +391,8 @@ def _span(several: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 def _ranged(kind: Kind, value: Dispatch | Ended, indices: Sequence[int], node: int, at: float) -> Record:
     body = encode_ranged(value)
-    return Record(kind=kind, at=at, body=body, node=node, lo=_first(indices), count=len(indices))
+    lo, count = _first(indices), len(indices)
+    return Record(kind=kind, at=at, body=body, node=node, lo=lo, count=count, value=value)
 
 
 def _labels(step: StepReport, load: Callable[[Ref], Sequence[Any]]) -> Sequence[str | None] | None:

@@ -78,6 +78,8 @@ def encode_ranged(value: Dispatch | Ended) -> bytes:
     """Return the body of a fact about many items; a range stands in the record's header."""
     given = fact_of(value)
     del given["indices"]
+    if not given.get("is_bundle", True):
+        del given["is_bundle"]
     out = Packer(VERSION)
     out.json(given)
     out.ints(value.indices)

@@ -10,6 +10,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from graphflow.model.anomalies import Anomaly, ErrorRecord
@@ -22,6 +23,11 @@ from graphflow.records.segments import Segment
 
 __all__ = ["MemoryHistory", "Moved", "NodeHistory", "Place", "Segment"]
 
+_NO_ROWS: Any = ()
+_NO_ENTRIES: Any = MappingProxyType({})
+_NO_FLAGS: Any = b""
+_NO_NUMBERS: Any = ()
+_NO_MOMENTS: Any = ()
 PILE_AFTER = 2_048
 """So many segments of first runs of a node are few enough to be objects; more are piled up."""
 MAX_LOG_LINES = 100_000
@@ -61,21 +67,24 @@ class NodeHistory:
         self.may_pile = True
         self._unpiled = 0
         self._starts: list[int] = []
-        self._odd: list[Segment] = []
-        self._is_odd = bytearray()
-        self._owners = array("I")
-        self._offsets = array("I")
+        # What few nodes have is shared until the first entry: a run may have very many nodes.
+        self._odd: list[Segment] = _NO_ROWS
+        self._is_odd = _NO_FLAGS
+        self._owners = _NO_NUMBERS
+        self._offsets = _NO_NUMBERS
         """Per index: whether it is in an odd segment, the number of the newest one (from 1), and the position there."""
-        self._earlier: list[tuple[array[int], array[int]] | None] = []
+        self._earlier: list[tuple[array[int], array[int]] | None] = _NO_ROWS
         """Per odd segment, the owners and offsets that its indices had before; None if they had none."""
-        self._aliases: dict[int, Place] = {}
-        self._segments: list[Segment] = []
+        self._aliases: dict[int, Place] = _NO_ENTRIES
+        self._segments: list[Segment] = _NO_ROWS
         """Segments with errors, as they came."""
-        self._tally = ErrorTally()
+        self._tally: ErrorTally | None = None
         self._tallied = 0
         self.inputs_kept = 0
+        self.began: float | None = None
+        """When the first batch began, in seconds since the epoch."""
         self.transitions: list[Moved] = []
-        self._ended_at = array("d")
+        self._ended_at = _NO_MOMENTS
 
     def add(self, segment: Segment) -> None:
         """Add a segment."""
@@ -85,8 +94,11 @@ class NodeHistory:
         for index in [each for each in self._aliases if each in indices] if self._aliases else ():
             # It ran again, and may have a value of its own now.
             del self._aliases[index]
+        if self.began is None or segment.started < self.began:
+            self.began = segment.started
         if len(segment.step.faults):
             # Without the values, which may be let go of.
+            self._segments = self._segments or []
             self._segments.append(replace(segment, step=replace(segment.step, values=None)))
         if isinstance(indices, range):
             at = bisect.bisect_right(self._starts, indices.start)
@@ -123,6 +135,9 @@ class NodeHistory:
         self._unpiled = 0
 
     def _add_odd(self, segment: Segment) -> None:
+        if not self._odd:
+            self._odd, self._earlier = [], []
+            self._is_odd, self._owners, self._offsets = bytearray(), array("I"), array("I")
         indices = segment.indices
         lo, hi = (indices.start, indices.stop) if isinstance(indices, range) else (0, max(indices) + 1)
         missing = hi - len(self._is_odd)
@@ -184,6 +199,7 @@ class NodeHistory:
 
     def alias(self, index: int, place: Place) -> None:
         """Record that the value of an item is at another node's place."""
+        self._aliases = self._aliases or {}
         self._aliases[index] = place
 
     def find(self, index: int) -> tuple[Segment, int] | None:
@@ -250,16 +266,17 @@ class NodeHistory:
 
     def errors(self) -> DistinctErrors:
         """Return the distinct errors that ended items, counted. O(items that failed since this was asked last)."""
+        tally = self._tally = self._tally or ErrorTally()
         for segment in self._segments[self._tallied :]:
             self._tallied += 1
             if segment.errors is not None:
-                self._tally.add(segment.indices, segment.step.faults, segment.step.states, segment.errors)
-        return self._tally.listed()
+                tally.add(segment.indices, segment.step.faults, segment.step.states, segment.errors)
+        return tally.listed()
 
     def first_errors(self, limit: int) -> list[tuple[int, ErrorRecord]]:
         """Return up to `limit` distinct errors that ended items, in order of the first item. O(batches + limit)."""
         found: dict[tuple[str, str, str], tuple[int, ErrorRecord]] = {}
-        for segment in sorted(self._segments, key=lambda each: each.indices[0]):
+        for segment in sorted(self._segments, key=lambda each: each.indices[each.step.faults.positions[0]]):
             if segment.errors is None:
                 continue
             faults, states, seen = segment.step.faults, segment.step.states, set()
@@ -280,6 +297,7 @@ class NodeHistory:
         """End items without running, at a time in seconds since the epoch."""
         if not len(indices):
             return
+        self._ended_at = self._ended_at or array("d")
         missing = (indices.stop if isinstance(indices, range) else max(indices) + 1) - len(self._ended_at)
         if missing > 0:
             self._ended_at.frombytes(bytes(missing * self._ended_at.itemsize))
@@ -359,6 +377,10 @@ class NodeHistory:
             stop = min(hi, max(following, lo + 1))
             yield filler, [0] * (stop - lo)
             lo = stop
+
+    def whole(self) -> NodeHistory:
+        """Return the same with all that was reported."""
+        return self
 
     def segments(self) -> Iterator[Segment]:
         """Yield all segments: of first runs in order of the items, then the others as they came."""

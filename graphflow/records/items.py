@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 from graphflow.model.anomalies import NO_ERROR, Anomaly, AnomalyTable, Faults
@@ -12,7 +14,7 @@ from graphflow.model.orders import Ref
 from graphflow.model.reports import CachedFrom, CachedOrigin, StepReport, Stored, ValueInfo
 from graphflow.records.packing import Packer, Unpacker, pressed, unpressed
 
-__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items"]
+__all__ = ["DIGEST_NBYTES", "ItemsBody", "Labels", "decode_items", "encode_items", "info_of", "info_row"]
 
 VERSION = 2
 """The newest layout; what has nothing of it is written in the first."""
@@ -130,7 +132,7 @@ def encode_items(body: ItemsBody, labels: Sequence[str | None] | None = None) ->
     if step.digests:
         out.column(step.digests)
     if step.info is not None:
-        out.json([step.info.kind, step.info.type_name, step.info.length, step.info.hint])
+        out.blob(_info_bytes(step.info))
     if labels is not None:
         out.blob(pressed(labels))
     if len(faults):
@@ -170,7 +172,7 @@ def decode_items(data: bytes, *, node: int, lo: int, count: int) -> ItemsBody:
             is_whole=not flags & _IS_PARTIAL,
         )
     digests = come.column(count * DIGEST_NBYTES) if flags & _HAS_DIGESTS else b""
-    info = _info(come.json()) if flags & _HAS_INFO else None
+    info = info_of(come.json()) if flags & _HAS_INFO else None
     labels: Ref | None = None
     if flags & _HAS_LABELS:
         labels = Ref(kind="local", id="labels", count=count, data=Labels(come.blob(), count))
@@ -302,7 +304,18 @@ def _unpack_anomalies(come: Unpacker) -> AnomalyTable:
     return table
 
 
-def _info(row: Any) -> ValueInfo:
+@lru_cache(256)
+def _info_bytes(info: ValueInfo) -> bytes:
+    return json.dumps(info_row(info), separators=(",", ":")).encode("ascii")
+
+
+def info_row(info: ValueInfo) -> list[Any]:
+    """Return what a value is to a map as a row of JSON."""
+    return [info.kind, info.type_name, info.length, info.hint]
+
+
+def info_of(row: Any) -> ValueInfo:
+    """Return what a row says; `ValueError` or `TypeError` where it is none."""
     kind, type_name, length, hint = row
     if kind not in ("sized", "scalar", "refused"):
         raise ValueError(f"unknown kind of value {kind!r}")

@@ -33,6 +33,8 @@ from graphflow.ports import ResultStore
 from graphflow.records.codec import decode
 from graphflow.records.errors import BatchErrors, ErrorBook
 from graphflow.records.facts import Change, LogLines
+from graphflow.records.figures import Timeline
+from graphflow.records.folded import FoldedHistory
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.items import ItemsBody
 from graphflow.records.joined import Joined
@@ -65,22 +67,34 @@ class Replay:
         Where the values are; None if none are needed.
     read
         Reads a record's body.
+    folded
+        What adds up what is told of items, and does not keep it; by default all is kept.
     """
 
-    def __init__(self, store: ResultStore | None = None, *, read: Callable[..., Any] = decode) -> None:
+    def __init__(
+        self,
+        store: ResultStore | None = None,
+        *,
+        read: Callable[..., Any] = decode,
+        folded: FoldedHistory | None = None,
+    ) -> None:
         self.store = store
         self._read = read
+        self.folded = folded
         self.launches: list[Launch] = []
         self.lasts: list[float] = []
         """By launch, when it recorded something for the last time."""
         self.nodes: dict[int, ReplayedNode] = {}
-        self.history = MemoryHistory()
+        self.history = MemoryHistory() if folded is None else folded
+        self.timelines: list[Timeline] = []
+        """By launch, when its workers were busy; only where items are folded."""
         self.transitions: list[Moved] = []
         self.answers: list[tuple[float, Answer]] = []
         self.run_changes: list[dict[str, Any]] = []
         """What was noted of the run as a whole."""
         self.errors: list[ErrorRecord] = []
-        """All errors of the run in full, by number."""
+        """All errors of the run in full, by number; none where items are folded."""
+        self.error_count = 0
         self.chunks = 0
         self.variants_nbytes = 0
         self.records = 0
@@ -154,6 +168,8 @@ class Replay:
             If a later graphflow wrote it.
         """
         record = entry.record
+        if record.kind == Kind.DIGEST:
+            return
         value = self._read(record, seq=entry.seq)
         try:
             self._takers[record.kind](record, value)
@@ -162,10 +178,22 @@ class Replay:
                 f"a record {Kind(record.kind).name} of commit {entry.seq} does not fit the records before it: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        if self.folded is not None:
+            self.folded.items.fresh.add(record.kind, entry.number, record.node, value)
         self.records += 1
         self.seq = entry.seq
         if self.lasts and record.at > self.lasts[-1]:
             self.lasts[-1] = record.at
+
+    def flying(self) -> Mapping[int, Flight]:
+        """Return the batches under way, by number."""
+        return self._flights
+
+    def put_flying(self, batch: int, flight: Flight) -> None:
+        """Put a batch under way that a digest tells of; its nodes' items are known."""
+        self._flights[batch] = flight
+        for number in flight.nodes:
+            self.nodes[number].flights[batch] = flight
 
     def settle(self) -> None:
         """Settle a run without a driver: items that were running are lost with it."""
@@ -182,6 +210,8 @@ class Replay:
                 node.begin_again()
         self.launches.append(launch if launch.began else replace(launch, began=record.at))
         self.lasts.append(record.at)
+        if self.folded is not None:
+            self.timelines.append(Timeline(self.launches[-1].began))
 
     def _node(self, record: Record, entry: NodeEntry) -> None:
         known = self.nodes.get(entry.number)
@@ -198,11 +228,12 @@ class Replay:
             node.grow(entry.width)
 
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
-        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices)
-        self._flights[dispatch.batch] = flight
         self.batches = max(self.batches, dispatch.batch)
+        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices, dispatch.is_bundle)
+        self._flights[dispatch.batch] = flight
         for number in dispatch.nodes:
-            self.nodes[number].fly(dispatch.batch, flight)
+            own = Flight((number,), flight.indices, flight.out) if flight.is_bundle else flight
+            self.nodes[number].fly(dispatch.batch, own)
 
     def _dispatches(self, record: Record, dispatches: Dispatches) -> None:
         for each in dispatches.each:
@@ -218,12 +249,24 @@ class Replay:
     def _items(self, record: Record, body: ItemsBody) -> None:
         if body.held is not None:
             flight = self._flights.get(body.batch)
-            if flight is not None and body.held:
+            if flight is not None and body.held and flight.is_bundle:
+                held = {flight.nodes[position] for position in body.held}
+                for number in flight.nodes:
+                    if number not in held:
+                        self.nodes[number].flights.pop(body.batch, None)
+            elif flight is not None and body.held:
                 flight.out = array("Q", [flight.indices[position] for position in body.held])
             else:
                 self._land(body.batch)
-        self.nodes[record.node].take(body, self._errors_of(body), self.store)
-        self._value_moved(record.node)
+        node = self.nodes[record.node]
+        if self.folded is None:
+            node.take(body, self._errors_of(body), self.store)
+            self._value_moved(record.node)
+            return
+        node.count(body)
+        seconds = self.folded.node(record.node).fold(body)
+        if self.timelines:
+            self.timelines[-1].add(body.worker, body.started, body.step, seconds)
 
     def _joined(self, record: Record, joined: Joined) -> None:
         for body in joined.bodies:
@@ -250,16 +293,19 @@ class Replay:
         self.history.ended(ended.node, ended.indices, record.at if is_end else 0.0)
 
     def _new_errors(self, record: Record, errors: list[ErrorRecord]) -> None:
-        if record.lo != len(self.errors) or record.count != len(errors):
+        if record.lo != self.error_count or record.count != len(errors):
             raise ValueError(
-                f"errors from number {record.lo} on, {len(errors)} of {record.count}, after {len(self.errors)}"
+                f"errors from number {record.lo} on, {len(errors)} of {record.count}, after {self.error_count}"
             )
-        self.errors += errors
+        self.error_count += len(errors)
+        if self.folded is None:
+            self.errors += errors
 
     def _new_variants(self, record: Record, variants: TextVariants) -> None:
         if record.lo != self.chunks or record.count != len(variants.records):
             raise ValueError(f"variants from chunk {record.lo} on, after {self.chunks}")
-        self._variants[record.lo] = variants
+        if self.folded is None:
+            self._variants[record.lo] = variants
         self.chunks += record.count
         self.variants_nbytes += variants.nbytes
 
@@ -286,12 +332,19 @@ class Replay:
 
     def _lost(self, record: Record, lost: Lost) -> None:
         flight = self._land(lost.batch)
-        if flight is not None:
+        if flight is None:
+            return
+        if not flight.is_bundle:
             for number in flight.nodes:
                 self.nodes[number].lose(flight, lost.executing)
+        elif lost.executing is not None:
+            number = flight.nodes[lost.executing]
+            self.nodes[number].lose(replace(flight, nodes=(number,)), 0)
 
     def _alias(self, record: Record, alias: Alias) -> None:
         self.nodes[alias.node].aliases[alias.index] = alias.root
+        if self.folded is not None:
+            return
         self._standing.setdefault(alias.root, {})[alias.node, alias.index] = None
         self._value_moved(alias.root)
 

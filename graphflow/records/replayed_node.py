@@ -26,10 +26,13 @@ _NO_DIGEST = bytes(DIGEST_NBYTES)
 
 @dataclass(slots=True)
 class Flight:
+    """A batch under way; with `is_bundle`, each position is a node, of which it has the only item."""
+
     nodes: Sequence[int]
     indices: Sequence[int]
     out: Sequence[int]
     """The indices that nothing was reported of."""
+    is_bundle: bool = False
 
 
 @dataclass(slots=True)
@@ -254,6 +257,10 @@ class ReplayedNode:
         return bytes(self._digests[lo * DIGEST_NBYTES : hi * DIGEST_NBYTES]).ljust(size, b"\0")
 
     def _take_digests(self) -> None:
+        whole = self.history.whole()
+        if whole is not self.history and not self._digests:
+            told = [segment for segment in whole.segments() if segment.step.digests]
+            self._new_digests += [(segment.indices, segment.step.digests) for segment in told]
         for indices, digests in self._new_digests:
             stop = (indices.stop if isinstance(indices, range) else max(indices) + 1) * DIGEST_NBYTES
             self._digests.extend(bytes(max(0, stop - len(self._digests))))
@@ -266,6 +273,14 @@ class ReplayedNode:
                     place * DIGEST_NBYTES : (place + 1) * DIGEST_NBYTES
                 ]
         self._new_digests.clear()
+
+    def marks(self) -> tuple[bytearray, Sequence[Sequence[int]], Mapping[int, int]]:
+        """Return which values are stored, which items were under way when a driver died, and how often others were when a worker did."""
+        return self._valued, self._lost, self._blamed
+
+    def mark(self, valued: bytearray, lost: list[Sequence[int]], blamed: dict[int, int]) -> None:
+        """Take what `marks` gave."""
+        self._valued, self._lost, self._blamed = valued, lost, blamed
 
     # -- what records say -------------------------------------------------------------------------------
 
@@ -292,18 +307,23 @@ class ReplayedNode:
             if attempts is not None:
                 self.attempts[index] = attempts[place]
 
-    def take(self, body: ItemsBody, errors: BatchErrors | None, store: ResultStore | None) -> None:
-        """Apply a report of items."""
+    def count(self, body: ItemsBody) -> None:
+        """Apply what a report of items says of their states."""
         step = body.step
         if len(step.states) != len(body.indices):
             raise HistoryDamaged(f"{self.entry.name}: {len(step.states)} states of {len(body.indices)} items")
         self.write(body.indices, step.states, step.attempts)
         if step.info is not None:
             self.info = step.info
-        if step.digests and len(body.indices):
-            self._new_digests.append((body.indices, step.digests))
         self.history.inputs_kept += len(step.faults.inputs)
         self._mark_valued(body.indices, step.stored, step.states)
+
+    def take(self, body: ItemsBody, errors: BatchErrors | None, store: ResultStore | None) -> None:
+        """Apply a report of items, and keep it."""
+        self.count(body)
+        step = body.step
+        if step.digests and len(body.indices):
+            self._new_digests.append((body.indices, step.digests))
         if step.stored is not None:
             step = replace(step, values=stored_ref(step.stored, store))
         self.history.add(Segment(body.indices, step, body.started, body.worker, errors))
@@ -365,12 +385,13 @@ class ReplayedNode:
     def missing(self, *, is_whole: bool = True) -> set[int]:
         """Return items whose values could not be stored; if not `is_whole`, those whose values nothing outside their batch needed."""
         found: set[int] = set()
-        for segment in self.history.segments():
+        history = self.history.whole()
+        for segment in history.segments():
             stored = segment.step.stored
             if stored is None or not stored.missing or stored.is_whole is not is_whole:
                 continue
             for position in stored.missing:
-                newest = self.history.find(segment.indices[position])
+                newest = history.find(segment.indices[position])
                 if newest is not None and newest[0] is segment:
                     found.add(segment.indices[position])
         return found

@@ -23,10 +23,11 @@ from graphflow.graph.handles import Handle, handle_types
 from graphflow.graph.mapping import DROPPED, element_nbytes, is_small, value_info
 from graphflow.graph.owning import listed
 from graphflow.graph.recording import Recorder
-from graphflow.model.orders import BatchOrder
+from graphflow.model.orders import BatchOrder, Ref
 from graphflow.model.reports import Anomaly, Faults, Graft, Report, StepReport
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.ports import GrowingStore
+from graphflow.runner.bundles import BundleStep, bundle_reports
 from graphflow.runner.capture import LogSink
 from graphflow.runner.faults import (
     MAX_SUMMARIES,
@@ -37,7 +38,7 @@ from graphflow.runner.faults import (
     summarize,
     sure_end,
 )
-from graphflow.runner.host import BatchHost, SerializationFailure
+from graphflow.runner.host import BatchHost, Packed, SerializationFailure
 from graphflow.runner.labels import label_of
 from graphflow.runner.pace import Slots
 from graphflow.runner.packing import pack_values
@@ -70,7 +71,8 @@ class Batch:
         self.host = host
         self.size = len(order.indices)
         self.sink = LogSink(worker=host.worker, tell=host.tell)
-        self.steps = [Step(step, self.size, order, self.sink) for step in order.steps]
+        make = Step if order.bundle is None else BundleStep
+        self.steps = [make(step, self.size, order, self.sink) for step in order.steps]
         for place, each in enumerate(self.steps):
             each.look_ahead(place, self.steps)
         self.errors = ErrorTable(is_local=host.is_local)
@@ -203,7 +205,9 @@ class Batch:
         return args, kwargs
 
     def lost_input(self, step: Step, position: int) -> bool:
-        """Return whether an input of the item failed upstream, so that the item cannot run; that is booked."""
+        """Return whether an item cannot run: an input failed upstream, which is booked, or what it waits for did not succeed."""
+        if not step.is_due(position):
+            return True
         lost = step.lost_input(position)
         if lost is None:
             return False
@@ -270,7 +274,7 @@ class Batch:
         decision = decide(
             error,
             options=step.options,
-            fn=step.fn,
+            fn=step.program.fn,
             attempt=attempt,
             run_id=self.order.flow_run_id,
             label=lambda: self._label(step, position),
@@ -431,6 +435,8 @@ class Batch:
             self._drop(late, position)
 
     def _step_reports(self, positions: Sequence[int], *, travels: bool) -> tuple[tuple[StepReport, ...], str]:
+        if isinstance(self.steps[0], BundleStep):
+            return bundle_reports(self, self.steps[0], positions, travels=travels)
         if self.caches is not None:
             self._keep(positions)
         for step in self.steps:
@@ -439,15 +445,14 @@ class Batch:
         columns = [part_of(step.values, positions) for step in self.steps]
         with self.storing():
             packed, store_error = pack_values(self.order, self.host, self.steps, positions, columns)
-        stored = self.host.store(columns, travels=travels, packed=packed)
-        failpoint("batch.report.before")
         labelled = [part_of(step.labels, positions) for step in self.steps if step.labels is not None]
-        labels = iter(self.host.store(labelled, travels=travels) if labelled else [])
+        stored, its_labels = self.stored(columns, packed, labelled, travels=travels)
+        labels = iter(its_labels)
         reports = []
         for step, outcome, own in zip(self.steps, stored, packed or [None] * len(stored), strict=True):
             if isinstance(outcome, SerializationFailure):
                 for place, error in outcome.errors.items():
-                    self._uncarried(step, positions[place], error)
+                    self.uncarried(step, positions[place], error)
                 outcome = outcome.ref
             label_ref = next(labels) if step.labels is not None else None
             states = bytes(part_of(step.states, positions))
@@ -472,7 +477,20 @@ class Batch:
             )
         return tuple(reports), store_error
 
-    def _uncarried(self, step: Step, position: int, error: Exception) -> None:
+    def stored(
+        self,
+        columns: Sequence[list[Any]],
+        packed: Sequence[Packed | None],
+        labelled: Sequence[list[str | None]],
+        *,
+        travels: bool,
+    ) -> tuple[list[Ref | SerializationFailure], list[Ref | SerializationFailure]]:
+        """Keep the columns of a report, of values and of labels, where its reader finds them."""
+        stored = self.host.store(columns, travels=travels, packed=packed)
+        failpoint("batch.report.before")
+        return stored, self.host.store(labelled, travels=travels) if labelled else []
+
+    def uncarried(self, step: Step, position: int, error: Exception) -> None:
         """Fail an item whose result cannot be stored."""
         problem = SerializationError(
             f"the result of {step.name_of(self.order.indices[position])}, a "

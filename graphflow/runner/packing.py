@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from graphflow.runner.host import BatchHost, Packed
 from graphflow.runner.positions import part_of
 from graphflow.runner.step import Step
 
-__all__ = ["pack_values"]
+__all__ = ["encoded", "pack_values", "write_sections"]
 
 logger = logging.getLogger("graphflow.results")
 _VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
@@ -52,6 +52,13 @@ def pack_values(
         for step, column, each in zip(steps, columns, packed, strict=True)
         if each is not None
     ]
+    return write_sections(host, order, packed, sections)
+
+
+def write_sections(
+    host: BatchHost, order: BatchOrder, packed: Sequence[Packed | None], sections: Sequence[Section]
+) -> tuple[Sequence[Packed | None], str]:
+    """Write columns as one pack, where there are any; return them with their places, and why they could not be written."""
     if not sections:
         return (), ""
     failpoint("batch.pack.before")
@@ -81,6 +88,15 @@ def _packed(
         return None
     if not step.order.keeps and all(_has_ended_well(each, positions) for each in steps):
         return None
+    data, errors = encoded(host, order, step, positions, column)
+    dropped = () if step.order.keeps else [at for at, value in enumerate(column) if value is DROPPED]
+    return Packed(data, errors, None, dropped)
+
+
+def encoded(
+    host: BatchHost, order: BatchOrder, step: Step, positions: Sequence[int], column: list[Any]
+) -> tuple[bytes, Mapping[int, Exception]]:
+    """Return the values of these positions as bytes, with the errors of those that cannot be carried; the first is told."""
     data, errors = encode(column)
     if errors and host.is_local:
         position, error = next(iter(errors.items()))
@@ -92,8 +108,7 @@ def _packed(
             f"{type(error).__name__}: {error}; it is used in this run, and recomputed when the run is resumed (reported once per "
             "task)",
         )
-    dropped = () if step.order.keeps else [at for at, value in enumerate(column) if value is DROPPED]
-    return Packed(data, errors, None, dropped)
+    return data, errors
 
 
 def _has_ended_well(step: Step, positions: Sequence[int]) -> bool:

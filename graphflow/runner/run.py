@@ -52,7 +52,9 @@ def _run(batch: Batch) -> Report:
     except Exception as error:
         return batch.refuse(error)
     slots = [
-        [
+        inputs
+        if batch.order.bundle is not None
+        else [
             steps[source.step].values if isinstance(source, Lane) else inputs[source]
             for source in step.order.slots
         ]

@@ -195,6 +195,10 @@ class Step:
             (lost for each in self._mixed if (lost := failed_input(each[position])) is not None), None
         )
 
+    def is_due(self, position: int) -> bool:
+        """Return whether what it waits for in its own batch, beside earlier steps, is there."""
+        return True
+
     def goes_on(self, position: int, steps: Sequence[Step]) -> bool:
         """Return whether it runs for an item, given how that ended at the earlier steps of its lane."""
         codes = [

@@ -31,6 +31,7 @@ from graphflow.identity.carrying import Carrier, carried
 from graphflow.identity.origins import is_installed
 from graphflow.model.orders import (
     BatchOrder,
+    BundleOrder,
     Column,
     Elements,
     Gathered,
@@ -85,6 +86,7 @@ class Header:
     pace: Pace | None
     results: bytes | None = None
     epoch: int = 0
+    bundle: BundleOrder | None = None
     tell_seconds: float | None = None
 
 
@@ -167,6 +169,7 @@ class OrderEncoder:
             order.pace,
             None if order.results is None else pickle.dumps(order.results, protocol=5),
             order.epoch,
+            order.bundle,
             order.tell_seconds,
         )
         return pickle.dumps(header, protocol=5)
@@ -395,6 +398,7 @@ def decode_order(
         pace=header.pace,
         results=None if header.results is None else pickle.loads(header.results),
         epoch=header.epoch,
+        bundle=header.bundle,
         tell_seconds=header.tell_seconds,
     )
 

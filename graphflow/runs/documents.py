@@ -19,12 +19,14 @@ from graphflow.model.records import Launch
 from graphflow.model.reports import LogRecord
 from graphflow.records.spans import Span
 from graphflow.runs.nodes import Item, Node
+from graphflow.runs.recorded import RecordedRun
 from graphflow.runs.run import Run
 
 __all__ = [
     "header_document",
     "item_document",
     "line_document",
+    "listed_document",
     "run_document",
     "run_schema",
     "time_text",
@@ -84,7 +86,17 @@ def header_document(run: Run) -> dict[str, Any]:
         "host": run.host,
         "pid": run.pid,
         "lease_until": time_text(run.lease_until),
+        "deployment": run.plan.deployment or None,
+        "nominal": time_text(moment(run.plan.nominal)),
+        "origin": run.plan.origin or None,
+        "why": run.why or None,
     }
+
+
+def listed_document(run: RecordedRun) -> dict[str, Any]:
+    """Return a recorded run's entry in a list, with items by state as far as lists know, else null; reads no history."""
+    summary = run.summary
+    return {**header_document(run), "counts": None if summary is None else dict(summary.counts)}
 
 
 def run_document(run: Run) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Node:
         """When its first item began, None if none did."""
         known = self.known
         begun = [moved.at for moved in known.transitions if moved.code == Code.RUNNING]
-        begun += [segment.started for segment in known.history.ranges[:1]]
+        begun += [] if known.history.began is None else [known.history.began]
         return moment(min(begun)) if begun else None
 
     @property
@@ -179,8 +179,7 @@ class Node:
 
     def _worked(self, now: float) -> list[Span]:
         known = self.known
-        first = next((segment.started for segment in known.history.ranges[:1]), None)
-        return worked(known.transitions, first, self._run.spans, now)
+        return worked(known.transitions, known.history.began, self._run.spans, now)
 
     def worked_seconds(self, now: float) -> float | None:
         """Return how long something of it ran, until now (seconds since the epoch): in each launch, summed; None if nothing did.

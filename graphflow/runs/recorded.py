@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -28,12 +29,14 @@ from graphflow.errors import (
 from graphflow.graph.graph import Dep, DepKind, Graph, Node
 from graphflow.histories.whereabouts import results_of
 from graphflow.model.orders import GONE
-from graphflow.model.records import NO_NODE, Kind, Launch, RunHeader
+from graphflow.model.records import NO_NODE, Kind, Launch, Plan, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
 from graphflow.records.item_index import MemoryHistory, Moved
+from graphflow.records.rebuilding import catch_up, known_replay
 from graphflow.records.replay import Replay, ReplayedNode
 from graphflow.records.spans import Span, launch_seconds
+from graphflow.records.summary import RunSummary
 from graphflow.results.packs import packs
 from graphflow.results.packs.single import check, restore
 from graphflow.results.stores.opening import open_store
@@ -130,14 +133,14 @@ class _Known:
         return None
 
     def value(self, number: int, index: int) -> Any:
-        node = self.known(number)
+        node = self._run.with_values(number)
         place = node.history.place(index)
         if place is None or not node.valued(index, index + 1)[0]:
             raise ValueUnavailable(f"the value of {node.label(index)} {NOT_KEPT}")
         return self._values.value(place.ref, place.position, node.label(index))
 
     def values(self, number: int) -> list[Any]:
-        node = self.known(number)
+        node = self._run.with_values(number)
         size = node.size
         codes = node.codes(0, size)
         good = [index for index in range(size) if codes[index] in _GOOD]
@@ -172,6 +175,8 @@ class RecordedRun(Run):
         self._header = header
         self._folder = folder
         self._replay: Replay | None = None
+        self._whole: Replay | None = None
+        self._summary: RunSummary | None = None
         self._store: ResultStore | None = None
         self._known = _Known(self)
         self._words: list[Moved] | None = None
@@ -212,6 +217,23 @@ class RecordedRun(Run):
         return self._header.pid
 
     @property
+    def plan(self) -> Plan:
+        return self._header.plan
+
+    @property
+    def why(self) -> str:
+        work = self._header.work
+        if work is None or self._header.lease is not None:
+            return self._header.message
+        if work.state == "claimed":
+            return f"worker {work.worker_id} starts it"
+        if work.why:
+            return work.why
+        if work.due > time.time():
+            return f"it is due at {moment(work.due).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+        return f"it waits for a worker of the pool {work.pool}"
+
+    @property
     def state_name(self) -> str:
         """The name of its state, as in lists of runs; reads nothing."""
         return self._header.state
@@ -222,13 +244,14 @@ class RecordedRun(Run):
         code = Code.by_name(self._header.state)
         message, at = "", self._header.ended or self._header.started or self._header.created
         if code in FAILED_CODES or code == Code.CANCELLED:
-            message = self._last_words(code)
+            message = self._last_words(code) or self._header.message
         return State.of(code, at=at, message=message)
 
     def _last_words(self, code: Code) -> str:
         if self._replay is not None:
-            moved = self._replay.transitions
-            return moved[-1].message if moved and moved[-1].code == code else ""
+            return self._last_words_of(self._replay, code)
+        if self._words is None and next(self._histories.digests(self.id), 0):
+            return self._last_words_of(self.replay, code)
         if self._words is None:
             found = Replay()
             for entry in self._histories.read(self.id, kinds=(Kind.STATE,), node=NO_NODE):
@@ -236,12 +259,24 @@ class RecordedRun(Run):
             self._words = found.transitions[-1:]
         return self._words[0].message if self._words and self._words[0].code == code else ""
 
+    @staticmethod
+    def _last_words_of(replay: Replay, code: Code) -> str:
+        moved = replay.transitions
+        return moved[-1].message if moved and moved[-1].code == code else ""
+
     @property
     def history(self) -> list[State]:
         return [
             State.of(Code(moved.code), at=moved.at, message=moved.message)
             for moved in self.replay.transitions
         ]
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """Its nodes in a few lines, as its driver last told lists; reads no history. None where nothing is known."""
+        if self._summary is None:
+            self._summary = RunSummary.of_text(self._histories.summary(self.id))
+        return self._summary
 
     @property
     def exception(self) -> Exception | None:
@@ -288,19 +323,29 @@ class RecordedRun(Run):
 
     @property
     def replay(self) -> Replay:
-        """Everything that was recorded. The first access reads it: about 0.1 s per million items."""
+        """Everything that was recorded. The first access reads it: about 0.1 s per million items.
+
+        Of a long run its digest is read, and what came after that.
+        """
         if self._replay is None:
-            self._replay = Replay(self._results())
-            self._read()
+            self._replay = known_replay(self._histories, self.id, store=self._results())
+            self._settle()
         return self._replay
 
-    def _read(self) -> None:
-        replay = self._replay
-        assert replay is not None
-        for entry in self._histories.read(self.id, after=replay.seq):
-            replay.add(entry)
-        if self.is_over:
-            replay.settle()
+    def _settle(self) -> None:
+        if self.is_over and self._replay is not None:
+            self._replay.settle()
+
+    def with_values(self, number: int) -> ReplayedNode:
+        """Return a node with where its values are: what stands in for its items is known where all records were read."""
+        node = self.replay.nodes[number]
+        if self.replay.folded is None or not node.aliases:
+            return node
+        if self._whole is None or self._whole.seq != self.replay.seq:
+            whole = Replay(self._results())
+            catch_up(whole, self._histories, self.id)
+            self._whole = whole
+        return self._whole.nodes[number]
 
     def refresh(self) -> RecordedRun:
         """Read what was added since, and return the run itself.
@@ -311,15 +356,18 @@ class RecordedRun(Run):
             If it was removed.
         """
         self._header = self._histories.find(self.id)
-        self._words = None
+        self._words = self._summary = None
         if self._replay is not None:
-            self._read()
+            catch_up(self._replay, self._histories, self.id)
+            self._settle()
         return self
 
     @property
     def parameters(self) -> Mapping[str, str]:
         """The flow's parameters, as texts."""
         launches = self.replay.launches
+        if not launches and self.plan.parameters:
+            return {name: repr(value) for name, value in json.loads(self.plan.parameters).items()}
         return dict(launches[0].parameters) if launches else {}
 
     @property

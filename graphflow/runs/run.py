@@ -12,7 +12,7 @@ from graphflow.runs.listed import Listed
 
 if TYPE_CHECKING:
     from graphflow.graph.graph import Graph
-    from graphflow.model.records import Launch
+    from graphflow.model.records import Launch, Plan
     from graphflow.records.spans import Span
     from graphflow.runs.events import Event
     from graphflow.runs.logs import Logs
@@ -103,6 +103,19 @@ class Run(ABC):
     @abstractmethod
     def launches(self) -> Sequence[Launch]:
         """Its launches: when, where and why a driver took the run, with which versions."""
+
+    @property
+    def plan(self) -> Plan:
+        """What it was started for: its deployment, the time that its schedule says, and what made it."""
+        # With the engine, not with `import graphflow`.
+        from graphflow.model.records import Plan
+
+        return Plan()
+
+    @property
+    def why(self) -> str:
+        """Why it waits, or was ended from outside; empty where there is nothing to say."""
+        return ""
 
     # -- where it stands --------------------------------------------------------------------------------------
 

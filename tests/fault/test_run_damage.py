@@ -68,7 +68,9 @@ def test_each_damaged_pack_runs_its_own_items_again_and_no_others(
             # The value that stands for what a task returned: only the task can record its calls again.
             own.add("fan")
         assert again <= own, f"{again - own} ran again, although {name} holds {own}"
-        assert all(after[item] <= before[item] + 1 for item in again)
+        # Every fourth `shake` fails once.
+        ran = {item: after[item] - before[item] for item in again}
+        assert all(count <= 1 + item.startswith("shake") for item, count in ran.items()), ran
         assert stage.look("run-1")["wrong"] == []
 
 

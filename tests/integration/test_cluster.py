@@ -545,8 +545,10 @@ def test_a_plain_script_runs_on_processes_with_or_without_a_main_guard(tmp_path:
     call = 'print(len(word_count("d")))\n'
     path = tmp_path / "wordcount.py"
     path.write_text(SCRIPT + (f'if __name__ == "__main__":\n    {call}' if guard else call))
+    # On a slow machine, progress would be shown.
+    environ = os.environ | {"GRAPHFLOW_PROGRESS": "off"}
     done = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, timeout=90, cwd=tmp_path
+        [sys.executable, str(path)], capture_output=True, text=True, timeout=90, cwd=tmp_path, env=environ
     )
     assert done.stdout == "10\n", done.stderr
     assert done.stderr == ""

@@ -27,6 +27,11 @@ def test_the_same_seed_gives_the_same_launches() -> None:
         assert first.executions == second.executions
 
 
+def test_readers_use_digests_where_they_are_written() -> None:
+    used = [live(seed).digests_used for seed in range(200)]
+    assert sum(map(bool, used)) > 30
+
+
 def test_every_kind_of_fault_strikes() -> None:
     told: Counter[str] = Counter()
     for seed in range(400):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "graphflow"
-PUBLIC = {"__init__.py", "__main__.py", "errors.py", "py.typed"}
+PUBLIC = {"__init__.py", "__main__.py", "deployments.py", "errors.py", "py.typed", "schedules.py"}
 
 
 def contract() -> list[set[str]]:
@@ -37,7 +37,7 @@ def test_the_table_of_the_design_is_the_contract_but_for_folders_to_come() -> No
 
 def test_each_folder_stands_in_the_table_once() -> None:
     named = [name for row in table() for name in row]
-    assert sorted(named) == sorted([*folders(), "errors"])
+    assert sorted(named) == sorted([*folders(), "deployments", "errors", "schedules"])
 
 
 def test_only_the_public_face_lies_at_the_root_of_the_package() -> None:

@@ -80,6 +80,8 @@ class DaskBackend:
         self._boot = bootstrap() if way.slots is None else installed_boot
         self._encoder: OrderEncoder | None = None
         self._capacity = Capacity(slots=1)
+        self._outgoing: list[tuple[OpenRun, Sent]] = []
+        """Batches that are submitted together, as soon as the client's loop has its turn."""
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._poller: threading.Thread | None = None
@@ -258,25 +260,25 @@ class DaskBackend:
                 self._send(state, sent, worker)
 
     def _send(self, state: OpenRun, sent: Sent, worker: str | None) -> None:
-        """Submit a batch to Dask, for a certain worker if needed."""
-        client, order, payload = self._client, sent.order, sent.payload
+        """Submit a batch to Dask, for a certain worker if needed; others go together with those of the same moment."""
+        client, order = self._client, sent.order
         if client is None:
             return
-        sent.payload = b""
         sent.worker = worker
         options = order.steps[0].program.options
-        name = re.sub(r"[^\w.]+", "_", order.label) or "task"
-        blocks = self._columns.needed(order, payload)
+        if worker is None and not options.workers and not options.resources:
+            with self._lock:
+                self._outgoing.append((state, sent))
+                is_first = len(self._outgoing) == 1
+            if is_first:
+                client.loop.add_callback(self._send_outgoing)
+            return
+        call, key = self._call_of(state, sent)
         try:
             sent.future = client.submit(
                 self._boot,
-                payload,
-                str(state.folder) if state.folder is not None else None,
-                state.topic,
-                blocks,
-                _patience_seconds(order) if self._places is not None else None,
-                None if self._surroundings is None else self._surroundings.now(),
-                key=f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}",
+                *call,
+                key=key,
                 pure=False,
                 retries=0,
                 priority=options.priority,
@@ -288,6 +290,52 @@ class DaskBackend:
         except Exception as error:
             self._end(state, order.id, BatchLost(batch=order.id, had_started=False))
             self._broken(error)
+
+    def _call_of(self, state: OpenRun, sent: Sent) -> tuple[tuple[Any, ...], str]:
+        """Return what the bootstrap is called with for a batch, and the key of its task in Dask."""
+        order, payload = sent.order, sent.payload
+        sent.payload = b""
+        name = re.sub(r"[^\w.]+", "_", order.label) or "task"
+        call = (
+            payload,
+            str(state.folder) if state.folder is not None else None,
+            state.topic,
+            self._columns.needed(order, payload),
+            _patience_seconds(order) if self._places is not None else None,
+            None if self._surroundings is None else self._surroundings.now(),
+        )
+        return call, f"{name}-{order.run_id[-6:]}-{order.id}-{uuid.uuid4().hex[:6]}"
+
+    def _send_outgoing(self) -> None:
+        """Submit all batches that wait for it in one call: alone, each would cost a millisecond more. On the client's loop."""
+        with self._lock:
+            outgoing, self._outgoing = self._outgoing, []
+            # What was stopped meanwhile is not sent any more.
+            there = [each for each in outgoing if each[0].sent.get(each[1].order.id) is each[1]]
+        groups: dict[int, list[tuple[OpenRun, Sent]]] = {}
+        for each in there:
+            groups.setdefault(each[1].order.steps[0].program.options.priority, []).append(each)
+        for priority, group in groups.items():
+            client = self._client
+            if client is None:
+                return
+            calls = [self._call_of(state, sent) for state, sent in group]
+            try:
+                futures = client.map(
+                    self._boot,
+                    *zip(*(call for call, _ in calls), strict=True),
+                    key=[key for _, key in calls],
+                    pure=False,
+                    retries=0,
+                    priority=priority,
+                )
+            except Exception as error:
+                for state, sent in group:
+                    self._end(state, sent.order.id, BatchLost(batch=sent.order.id, had_started=False))
+                self._broken(error)
+                return
+            for (_, sent), future in zip(group, futures, strict=True):
+                sent.future = future
 
     def _share(self, data: bytes) -> Ref:
         assert self._base is not None

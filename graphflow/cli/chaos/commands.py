@@ -16,10 +16,10 @@ from rich.table import Table
 from graphflow.cli.backend_option import parse_backend
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
-from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
 from graphflow.common.wording import count_text
 from graphflow.display.consoles import make_console
+from graphflow.launching.targets import load_flow
 
 if TYPE_CHECKING:
     from graphflow.cli.chaos.trials import ChaosReport

@@ -13,10 +13,10 @@ from typing import Any
 
 from graphflow.cli.backend_option import opened, parse_backend
 from graphflow.cli.parameters import parse_parameters
-from graphflow.cli.targets import load_flow
 from graphflow.common.pickling import dumps
 from graphflow.errors import GraphflowError
 from graphflow.identity.hashing import canonical_digest
+from graphflow.launching.targets import load_flow
 from graphflow.runs.documents import value_text
 
 __all__ = ["LaunchOrder", "LaunchResult"]

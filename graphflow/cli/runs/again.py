@@ -10,9 +10,9 @@ from graphflow.cli.backend_option import BackendSpec
 from graphflow.cli.exits import ExitCode
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.session import Manner, run_and_show
-from graphflow.cli.targets import load_flow
 from graphflow.cli.terminal import only_data_on_stdout
 from graphflow.errors import TargetError
+from graphflow.launching.targets import load_flow
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow

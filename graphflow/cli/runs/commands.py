@@ -28,7 +28,7 @@ from graphflow.display.consoles import ProgressMode, choose_progress, make_conso
 from graphflow.display.meter import Meter
 from graphflow.display.progress import make_progress
 from graphflow.display.summary import show_failures, show_summary
-from graphflow.runs.documents import header_document, item_document, line_document, run_document, value_text
+from graphflow.runs.documents import item_document, line_document, listed_document, run_document, value_text
 from graphflow.runs.saving import check_suffix, save_value
 from graphflow.runs.selections import items_of, value_of
 
@@ -160,7 +160,7 @@ def ls(
             if len(found) > limit:
                 _say(f"more runs: use --before {page[-1].id}")
         else:
-            write_documents(map(header_document, page), output, "graphflow.run_header/1")
+            write_documents(map(listed_document, page), output, "graphflow.run_header/1")
 
 
 @runs.command()
@@ -407,6 +407,26 @@ def _is_ours(error: BaseException) -> bool:
     from graphflow.errors import GraphflowError
 
     return isinstance(error, GraphflowError)
+
+
+@runs.command()
+def rerun(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
+    """Make another run of a deployment's run: the same parameters and the same version of its source."""
+    from graphflow.cli.stored import opened_stores
+
+    with _history() as history:
+        found = history.run(run)
+    if not found.plan.deployment_id:
+        say_error(f"run {found.id} was not made for a deployment; run its flow again with `graphflow run`")
+        raise typer.Exit(ExitCode.USAGE)
+    with opened_stores() as stores:
+        header = stores.work.header(found.id)
+        made = None if header is None else stores.fires.again(header)
+        if made is None or made.run_id is None:
+            say_error(f"run {found.id} cannot run again: {made.why if made is not None else 'it is gone'}")
+            raise typer.Exit(ExitCode.FAILED)
+        text = f"run {made.run_id} repeats run {found.id}; follow it: graphflow runs watch {made.run_id}"
+        tell(text, output, "graphflow.made_run/1", run=made.run_id, of=found.id)
 
 
 # -- resuming a run -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from graphflow.display.meter import format_seconds
 if TYPE_CHECKING:
     from graphflow.model.reports import LogRecord
     from graphflow.runs.nodes import Item
+    from graphflow.runs.recorded import RecordedRun
     from graphflow.runs.run import Run
 
 __all__ = ["line_text", "show_head", "show_item", "show_items", "show_runs"]
@@ -59,14 +60,14 @@ def _table(
         name: max([len(name), *(row[place].cell_len for row in texts)]) for place, name in enumerate(columns)
     }
     shown = list(columns)
-    for free in {"error", "value"} & widths.keys():
+    for free in {"error", "value", "why"} & widths.keys():
         widths[free] = min(widths[free], _LEAST_TEXT)
     for name in leave_out:
         if sum(widths[each] + 3 for each in shown) > console.width:
             shown.remove(name)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
-        numeric = name in ("index", "attempts", "time")
+        numeric = name in ("index", "attempts", "time", "items", "failed")
         is_whole = name in ("id", "state", "started") or numeric
         table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=is_whole)
     for row in texts:
@@ -74,11 +75,12 @@ def _table(
     return table
 
 
-def show_runs(runs: Sequence[Run], console: Console) -> None:
-    """Print a line per run."""
+def show_runs(runs: Sequence[RecordedRun], console: Console) -> None:
+    """Print a line per run; how many items it has, and how many of these failed, as far as lists know."""
     rows: list[list[str | Text]] = []
     for run in runs:
         seconds = run.seconds if run.ended else None
+        counts = None if run.summary is None else run.summary.counts
         rows.append(
             [
                 run.id,
@@ -87,10 +89,17 @@ def show_runs(runs: Sequence[Run], console: Console) -> None:
                 _state(run.state_name),
                 time_text(run.started or run.created),
                 format_seconds(seconds),
+                "" if counts is None else f"{sum(counts.values()):,}",
+                "" if counts is None else f"{counts.failed:,}",
+                run.why,
             ]
         )
-    columns = ("id", "name", "flow", "state", "started", "time")
-    console.print(_table(columns, rows, console, leave_out=("name", "time", "started")))
+    columns = ["id", "name", "flow", "state", "started", "time", "items", "failed", "why"]
+    if not any(row[-1] for row in rows):
+        columns.pop()
+        rows = [row[:-1] for row in rows]
+    leave_out = ("items", "failed", "name", "time", "started")
+    console.print(_table(columns, rows, console, leave_out=leave_out))
 
 
 def show_head(run: Run, console: Console) -> None:
@@ -99,6 +108,11 @@ def show_head(run: Run, console: Console) -> None:
     if run.parameters:
         shown = ", ".join(f"{name}={_cut(str(value))}" for name, value in run.parameters.items())
         lines.append(f"parameters: {shown}")
+    if run.plan.deployment:
+        nominal = "" if run.plan.nominal is None else f", for {time_text(moment(run.plan.nominal))}"
+        lines.append(f"of {run.plan.deployment}{nominal}, made by {run.plan.origin}")
+    if run.why:
+        lines.append(f"{run.state_name}: {run.why}")
     for launch in run.launches:
         when = time_text(moment(launch.began))
         lines.append(f"{launch.reason}: {when} on {launch.host}, pid {launch.pid}, backend {launch.backend}")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from graphflow.model.records import RunHeader
+from graphflow.model.records import Plan, RunHeader
 from graphflow.ports import Catalog, Claim, Holder
 
 __all__ = ["CatalogContract", "Connect"]
@@ -127,6 +127,24 @@ class CatalogContract:
         catalog.mend_state(run_id, 2, "Running", ended=None)
         assert known() == ("Running", 5.0, None)
 
+    def test_a_summary_is_what_the_runs_driver_told_last(self, connect: Connect) -> None:
+        one, other = connect(), connect()
+        header = _header(1)
+        assert one.summary(header.id) == ""
+        one.set_summary(header.id, 0, "of no run")
+        assert one.summary(header.id) == ""
+        one.add(header)
+        one.grant(_claim(header.id, 2))
+        one.set_summary(header.id, 2, '{"a":1}')
+        with other.transaction():
+            other.set_state(header.id, 2, "Running", started=BEGAN, ended=None)
+            other.set_summary(header.id, 2, '{"a":"ü"}')
+        assert one.summary(header.id) == other.summary(header.id) == '{"a":"ü"}'
+        one.set_summary(header.id, 1, "of a driver that lost the run")
+        assert other.summary(header.id) == '{"a":"ü"}'
+        other.forget(header.id)
+        assert one.summary(header.id) == ""
+
     def test_a_run_is_forgotten_with_its_lease_and_requests(self, connect: Connect) -> None:
         catalog, one, two = connect(), _header(1).id, _header(2).id
         for number in (1, 2):
@@ -178,6 +196,45 @@ class CatalogContract:
         # Who drove it last stays known.
         assert (row[0].host, row[0].epoch) == ("here", 2)
         assert not catalog.renew(longer)
+
+    # -- work ----------------------------------------------------------------------------------------------
+
+    def test_a_run_that_no_worker_has_is_driven_by_who_names_no_claim(self, connect: Connect) -> None:
+        catalog = connect()
+        catalog.add(_header(1))
+        with catalog.transaction():
+            assert catalog.drive(_claim(_header(1).id, 1), None)
+            assert not catalog.drive(_claim(_header(1).id, 1), 1)
+
+    def test_a_run_without_work_loses_none(self, connect: Connect) -> None:
+        catalog = connect()
+        catalog.add(_header(1, state="Running", epoch=1))
+        row = catalog.run(_header(1).id)
+        assert row is not None
+        assert not catalog.lose(row[0], at=BEGAN, crashes=1, most=3, why="it died")
+        assert catalog.run(_header(1).id) == row
+
+    def test_a_run_keeps_what_it_was_planned_for(self, connect: Connect) -> None:
+        one, other = connect(), connect()
+        plan = Plan(
+            deployment_id="d",
+            deployment="crawl/nightly",
+            revision=2,
+            nominal=BEGAN,
+            origin="schedule:s",
+            parameters='{"n": 1}',
+            tags=("a", "b"),
+            source="{}",
+            depth=1,
+            request_key="k",
+        )
+        header = _header(1, plan=plan, message="because")
+        one.add(header)
+        assert other.run(header.id) == (header, None)
+        renamed = replace(header, name="tall-fox", state="Pending")
+        one.begin(renamed)
+        found = other.run(header.id)
+        assert found is not None and found[0].plan == plan
 
     # -- requests ------------------------------------------------------------------------------------------
 

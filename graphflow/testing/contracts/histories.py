@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from graphflow.errors import GraphflowError, HistoryError, LeaseHeld, LeaseLost, RunNotFound
+from graphflow.errors import GraphflowError, HistoryDamaged, HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.checks import GONE
 from graphflow.model.records import Entry, Kind, Record, RunHeader
 from graphflow.ports import Clock, History, Holder, Journal
@@ -138,8 +138,8 @@ class HistoryContract:
         second = [_items(4, 0, 1, b"x" * 1_000_000)]
         assert journal.commit(first) == 1
         assert journal.commit(second) == 2
-        expected = [Entry(1, place, 1, record) for place, record in enumerate(first)]
-        expected.append(Entry(2, 0, 1, second[0]))
+        expected = [Entry(1, place, 1, record, place + 1) for place, record in enumerate(first)]
+        expected.append(Entry(2, 0, 1, second[0], 4))
         assert list(place.history(BESIDE).read(header().id)) == expected
         assert history.head(header().id) == 2
         journal.close()
@@ -163,6 +163,39 @@ class HistoryContract:
         assert [entry.seq for entry in ones] == [seq for seq in range(11, 151) if seq % 3 == 1]
         assert len(list(history.read(run_id, node=7))) == 150
         assert list(history.read(run_id, node=8)) == []
+        journal.close()
+
+    def test_records_are_read_by_their_numbers(self, place: Place) -> None:
+        history = place.history()
+        journal = history.create(header())
+        for seq in range(1, 101):
+            journal.commit([_items(seq % 3, seq, 1), Record(Kind.LOG, 1.0, str(seq).encode(), 7)])
+        assert journal.number == 200
+        entries = list(place.history(BESIDE).read(journal.run_id))
+        assert [entry.number for entry in entries] == list(range(1, 201))
+        numbers = [200, 3, 3, 150, 1]
+        assert list(history.records(journal.run_id, numbers)) == [entries[each - 1] for each in numbers]
+        assert list(history.records(journal.run_id, [])) == []
+        for wrong in (0, -1, 201):
+            _raised(HistoryDamaged, lambda wrong=wrong: list(history.records(journal.run_id, [1, wrong])))  # type: ignore[misc]
+        journal.close()
+        assert place.history().take(journal.run_id).number == 200
+
+    def test_digests_are_left_out_unless_they_are_asked_for(self, place: Place) -> None:
+        history = place.history()
+        journal = history.create(header())
+        run_id = journal.run_id
+        assert list(history.digests(run_id)) == []
+        for seq in range(1, 4):
+            journal.commit([_items(0, seq, 1)])
+            journal.commit([Record(Kind.DIGEST, 1.0, str(seq).encode())])
+        assert [entry.record.kind for entry in history.read(run_id)] == [Kind.ITEMS] * 3
+        assert [entry.number for entry in history.read(run_id)] == [1, 3, 5]
+        found = list(history.read(run_id, kinds=[Kind.DIGEST]))
+        assert [entry.record.body for entry in found] == [b"1", b"2", b"3"]
+        assert list(history.digests(run_id)) == [6, 4, 2]
+        assert list(history.records(run_id, history.digests(run_id))) == found[::-1]
+        assert history.verify(run_id) == []
         journal.close()
 
     def test_a_reader_goes_on_where_it_was(self, place: Place) -> None:
@@ -218,6 +251,23 @@ class HistoryContract:
         _raised(HistoryError, lambda: history.answer_of(1))
 
     # -- lists ---------------------------------------------------------------------------------------------
+
+    def test_lists_hear_of_a_run_with_its_next_state_or_at_once(self, place: Place) -> None:
+        history, reader = place.history(), place.history(BESIDE)
+        journal = history.create(header())
+        assert reader.summary(journal.run_id) == ""
+        journal.summarize("first")
+        assert reader.summary(journal.run_id) == ""
+        journal.commit([_items(0, 0, 1)], state="Running")
+        assert reader.summary(journal.run_id) == "first"
+        journal.summarize("second", at_once=True)
+        assert reader.summary(journal.run_id) == "second"
+        journal.commit([_items(0, 1, 1)], state="Completed")
+        journal.close()
+        journal.summarize("of one that is closed", at_once=True)
+        assert reader.summary(journal.run_id) == "second"
+        history.remove(journal.run_id)
+        assert reader.summary(journal.run_id) == ""
 
     def test_states_and_times_are_listed(self, place: Place) -> None:
         history, clock = place.history(), place.clock

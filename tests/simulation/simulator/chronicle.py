@@ -77,7 +77,8 @@ class Chronicle:
         self.epoch = epoch
         self.seq += 1
         for record in records:
-            self._take(epoch, record)
+            if record.kind != Kind.DIGEST:
+                self._take(epoch, record)
 
     def _take(self, epoch: int, record: Record) -> None:
         value = self.read(record)
@@ -161,7 +162,11 @@ class Chronicle:
     def check_sent(self, epoch: int, command: ev.SubmitBatch) -> None:
         """A batch is sent: that is durable by then, so that its attempts count."""
         known = self.dispatched.get((epoch, command.batch))
-        if known is None or [*known.indices] != [*command.indices]:
+        if known is None or (
+            len(known.nodes) != len(command.nodes)
+            if command.is_bundle
+            else [*known.indices] != [*command.indices]
+        ):
             raise Violation(f"batch {command.batch} was sent before that was durable")
 
     def _check_durable(self, node: int, index: int, code: int, attempts: int | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.driver.bookkeeping import Bookkeeper
+from graphflow.driver.digesting import Digests
 from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import HistoryError, LeaseHeld, LeaseLost
 from graphflow.graph.graph import DepKind
@@ -26,6 +27,7 @@ from graphflow.records.codec import RecordWriter
 from graphflow.records.replay import Replay
 from graphflow.results.packs import packs
 from simulator.chronicle import Chronicle
+from simulator.digested import check_digests
 from simulator.ledger import Violation
 from simulator.scenarios import Faults, Scenario
 from simulator.simulated_driver import SimulatedDriver
@@ -54,6 +56,7 @@ class LaunchesOutcome:
     commits: int
     steps: int
     is_exact: bool
+    digests_used: int
     trace: list[str] = field(default_factory=list)
 
 
@@ -116,6 +119,14 @@ class _WatchedJournal:
         seq = self.inner.commit(records, state=state)
         self._chronicle.committed(self.epoch, records)
         return seq
+
+    @property
+    def number(self) -> int:
+        """The number of the last record."""
+        return self.inner.number
+
+    def summarize(self, text: str, *, at_once: bool = False) -> None:
+        """No list is shown."""
 
     def renew(self) -> None:
         """Keep the lease."""
@@ -220,6 +231,10 @@ class Launches:
         self.is_exact = True
         """Whether all that the run comes to follows from the rules; not of a map that ended early, at some moment."""
         self._versions: dict[Place, int] = {}
+        self._often = random.Random(seed ^ 0xD16E57)
+        self._is_digested = self._often.random() < 0.25
+        self.digests_used = 0
+        """How often a reader used a digest."""
         self._nodes = {node.id: node for node in self.scenario.nodes}
 
     def where(self) -> str:
@@ -247,6 +262,7 @@ class Launches:
             executions=self.executions,
             commits=self.chronicle.seq,
             steps=self.steps,
+            digests_used=self.digests_used,
             is_exact=self.is_exact,
             trace=self.trace or [],
         )
@@ -266,11 +282,17 @@ class Launches:
             replay = Replay(self.store, read=self.chronicle.read)
             for entry in history.read(RUN):
                 replay.add(entry)
+            if self._is_digested:
+                self.digests_used += check_digests(history, RUN, replay)
             damaged = [each for each in replay.stored() if not packs.verify(self.store, each)]
             recovery = Recovery(replay, damaged=damaged, selections=selections)
             writer = RecordWriter.continuing(replay)
         books = Bookkeeper(
-            journal, writer, numbers={} if recovery is None else recovery.numbers, wall=self.clock.wall
+            journal,
+            writer,
+            numbers={} if recovery is None else recovery.numbers,
+            wall=self.clock.wall,
+            digests=self._digests(history),
         )
         books.begin(_launch(journal.epoch))
         if recovery is not None:
@@ -302,6 +324,13 @@ class Launches:
         if not is_last:
             self.fates[driver.number] = self._fate(driver, journal)
         return driver
+
+    def _digests(self, history: VolatileHistory) -> Digests | None:
+        """Return what makes digests, in one run of four: they cost as much as all the rest."""
+        if not self._is_digested:
+            return None
+        every = self._often.choice((3, 10, 50, 200))
+        return Digests(history, RUN, every=every, least=min(every, 5), clock=self.clock.steady, share=1e9)
 
     def _fate(self, driver: SimulatedDriver, journal: _WatchedJournal) -> _Fate:
         rng = self.rng
@@ -556,6 +585,10 @@ class Launches:
             return
         self.chronicle.check_told(driver.epoch, command)
         if isinstance(command, ev.SubmitBatch):
+            if command.is_bundle:
+                for node in command.nodes:
+                    self._check_sent((node, 0), 0)
+                return
             for step, node in enumerate(command.nodes):
                 for position, index in enumerate(command.indices):
                     tries = command.tries[step]
@@ -653,6 +686,8 @@ class Launches:
         replay = Replay(self.store, read=self.chronicle.read)
         for entry in self.history.read(RUN):
             replay.add(entry)
+        if self._is_digested:
+            self.digests_used += check_digests(self.history, RUN, replay)
         known = {node.entry.key: node for node in replay.nodes.values()}
         for id_, book in driver.core.books.items():
             told = known[str(id_)]

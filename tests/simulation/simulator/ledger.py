@@ -15,7 +15,14 @@ from graphflow.model.reports import Report
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
 from graphflow.ports import Capacity
 
-__all__ = ["Ledger", "Violation"]
+__all__ = ["Ledger", "Violation", "places_at"]
+
+
+def places_at(order: ev.SubmitBatch, at: int) -> list[tuple[int, int]]:
+    """The (node, item) pairs at a position of a batch."""
+    if order.is_bundle:
+        return [(order.nodes[at], 0)]
+    return [(node, order.indices[at]) for node in order.nodes]
 
 
 class Violation(AssertionError):
@@ -70,7 +77,7 @@ class Ledger:
         """A batch came back or was given up, but for the positions held: the core may send the others again."""
         order, out = self.flying[batch], self.out[batch]
         gone = out.difference(held)
-        self.busy.difference_update((node, order.indices[at]) for node in order.nodes for at in gone)
+        self.busy.difference_update(place for at in gone for place in places_at(order, at))
         out -= gone
         if not out:
             del self.flying[batch], self.out[batch]
@@ -101,6 +108,9 @@ class Ledger:
             )
         if order.batch in self.flying or not len(order.indices) or not order.nodes:
             raise Violation(f"batch {order.batch} is empty or was sent twice: {order}")
+        if order.is_bundle:
+            self._submit_bundle(order, now)
+            return
         if len(set(order.indices)) != len(order.indices):
             raise Violation(f"batch {order.batch} holds an item twice: {order}")
         size = self.nodes[order.nodes[0]].batch_size
@@ -134,6 +144,29 @@ class Ledger:
                 self.busy.add(place)
         self.flying[order.batch] = order
         self.out[order.batch] = set(range(len(order.indices)))
+
+    def _submit_bundle(self, order: ev.SubmitBatch, now: float) -> None:
+        """Check a batch whose positions are nodes, of which each may need those before it."""
+        if [*order.indices] != [*range(len(order.nodes))] or len(set(order.nodes)) != len(order.nodes):
+            raise Violation(f"batch {order.batch} holds a node twice: {order}")
+        if len({self.nodes[node].bundle_key for node in order.nodes} | {None}) != 2:
+            raise Violation(f"batch {order.batch} holds nodes that have nothing in common: {order}")
+        for position, node in enumerate(order.nodes):
+            place = (node, 0)
+            if self.nodes[node].is_mapped or self.states[node].get(0, 0) in FINAL_CODES:
+                raise Violation(f"node {node} was sent in a bundle, though it is mapped or has ended")
+            if place in self.busy:
+                raise Violation(f"node {node} is under way twice")
+            if self.due.get(place, 0.0) > now + 1e-9 or self.attempts[node].get(0, 0):
+                raise Violation(f"node {node} was sent in a bundle, though it was tried before")
+            for dep in self.nodes[node].deps:
+                if dep.upstream not in order.nodes[:position] and dep.upstream not in self.outcomes:
+                    raise Violation(
+                        f"node {node} was sent before its input, node {dep.upstream}, was committed"
+                    )
+            self.busy.add(place)
+        self.flying[order.batch] = order
+        self.out[order.batch] = set(range(len(order.nodes)))
 
     def _check_map_options(self, node: int, order: ev.SubmitBatch, now: float) -> None:
         """A batch holds to what the user said of the map."""
@@ -185,7 +218,11 @@ class Ledger:
         report = command.report
         order = self.flying.get(report.batch)
         told = range(report.reached) if report.positions is None else report.positions
-        if order is None or [*command.indices] != [order.indices[at] for at in told]:
+        if order is not None and order.is_bundle:
+            is_known = {step.node for step in report.steps} <= {order.nodes[at] for at in told}
+        else:
+            is_known = order is not None and [*command.indices] == [order.indices[at] for at in told]
+        if not is_known:
             raise Violation(
                 f"a report of batch {report.batch} was committed that is not under way, or for other items"
             )

@@ -182,7 +182,12 @@ class Scenario:
 
         def shaped(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
             return tuple(
-                replace(node, fuse_key=node.fuse_key if is_fused else None, batch_size=batch_size)
+                replace(
+                    node,
+                    fuse_key=node.fuse_key if is_fused else None,
+                    bundle_key=node.bundle_key if is_fused else None,
+                    batch_size=batch_size,
+                )
                 for node in nodes
             )
 
@@ -243,6 +248,7 @@ class ScenarioMaker:
     WIDTHS: tuple[int, ...] = (0, 1, 2, 3, 3, 4, 5, 6, 8, 12, 20)
     DIAMONDS = 0.15
     STORMS = 0.05
+    LOOPS = 0.2
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -271,6 +277,8 @@ class ScenarioMaker:
                 self.diamond(scope)
             if rng.random() < self.STORMS:
                 self.storm(scope)
+            if rng.random() < self.LOOPS:
+                self.loop(scope, depth=1)
             rounds.append(tuple(self.with_effects(scope, start)))
         seen = (
             frozenset(node.id for node in scope if rng.random() < 0.3) if rng.random() < 0.3 else frozenset()
@@ -451,6 +459,29 @@ class ScenarioMaker:
         left = self.chained(scope, width=width, needs=(first,), trouble=0.7)
         right = self.chained(scope, width=width, needs=(first,), trouble=0.7)
         self.chained(scope, width=width, needs=(left, right))
+
+    def loop(self, scope: list[Node], depth: int) -> None:
+        """Calls of one task in a loop, of which some need earlier ones: a batch may run several of them."""
+        rng = self.rng
+        ids: list[int] = []
+        for _ in range(rng.choice((2, 4, 7))):
+            self.ids += 1
+            needs = rng.sample(ids, min(len(ids), rng.choice((0, 0, 1, 1, 2))))
+            node = Node(
+                id=self.ids,
+                key=str(self.ids),
+                name=f"n{self.ids}",
+                task_name=f"n{self.ids}",
+                is_mapped=False,
+                deps=tuple(
+                    Dep(upstream=need, kind=DepKind.VALUE, slot=slot, argument=_ARGUMENTS[slot])
+                    for slot, need in enumerate(needs)
+                ),
+                bundle_key="loop",
+            )
+            self.scripts[node.id] = replace(self.script(node, depth), info=None)
+            ids.append(node.id)
+            scope.append(node)
 
     def storm(self, scope: list[Node]) -> None:
         """A map of which nearly all items are tried again, each at its own time."""

@@ -18,7 +18,7 @@ from graphflow.driver.recovery import Recovery
 from graphflow.driver.turns import Turns
 from graphflow.errors import GraphflowError
 from graphflow.graph.mapping import DROPPED, FailedInput
-from graphflow.model.orders import BatchOrder, Lane, Ref
+from graphflow.model.orders import BatchOrder, BundleOrder, Earlier, Lane, Ref
 from graphflow.model.reports import Report, StepReport
 from graphflow.model.states import FINAL_CODES, GOOD_CODES, Code
 from graphflow.ports import BatchLost
@@ -27,7 +27,7 @@ from graphflow.results.packs import packs
 from graphflow.results.packs.pickling import decode, encode
 from graphflow.runner.columns import read_stored
 from graphflow.runner.inputs import Constant, digested, ready_inputs
-from simulator.ledger import Ledger, Violation
+from simulator.ledger import Ledger, Violation, places_at
 from simulator.scenarios import Scenario
 from simulator.simulated_results import VolatileStore
 from simulator.simulated_workers import SimulatedWorkers, WorkerDied
@@ -75,8 +75,8 @@ class _LaunchLedger(Ledger):
             self.attempts[node].pop(index, None)
 
     def submit(self, order: ev.SubmitBatch, now: float, capacity: Any) -> None:
-        for node in order.nodes:
-            for index in order.indices:
+        for at in range(len(order.indices)):
+            for node, index in places_at(order, at):
                 self._forget(node, index)
         super().submit(order, now, capacity)
 
@@ -104,6 +104,8 @@ class _LaunchWorkers(SimulatedWorkers):
         super().__init__(**given)
         self._driver = driver
         self.orders: dict[int, BatchOrder] = {}
+        self._values: dict[int, dict[int, Any]] = {}
+        """Of batches whose positions are nodes, what these made."""
 
     def report(self, order: ev.SubmitBatch) -> Report | None:
         """What a batch would report by itself; None if it kills its worker."""
@@ -127,6 +129,8 @@ class _LaunchWorkers(SimulatedWorkers):
                 # What the new driver lost meanwhile is nothing to this one, whose reports nobody believes.
                 return report
             raise Violation(f"an input of batch {order.batch} is not there: {error}") from error
+        if sent.bundle is not None:
+            return self._published_bundle(report, sent, sent.bundle, ready)
         columns: list[list[Any]] = []
         for step, told in zip(sent.steps, report.steps, strict=True):
             info = self._scenario.scripts[step.node].info
@@ -155,6 +159,33 @@ class _LaunchWorkers(SimulatedWorkers):
                 column.append(value_of(step.node, order.indices[position], info, arguments))
             columns.append(column)
         return self._published(report, sent, columns, positions)
+
+    def _published_bundle(
+        self, report: Report, order: BatchOrder, bundle: BundleOrder, ready: Sequence[Any]
+    ) -> Report:
+        """The report of nodes that are not mapped, with a column for each."""
+        values = self._values.setdefault(order.id, {})
+        steps: list[StepReport] = []
+        sections: list[packs.Section] = []
+        places: list[int] = []
+        for told in report.steps:
+            at = bundle.nodes.index(told.node)
+            if told.states[0] not in _VALUED:
+                steps.append(replace(told, info=None))
+                continue
+            arguments = [
+                values[bundle.nodes[slot.position]] if isinstance(slot, Earlier) else ready[slot].value
+                for slot in bundle.slots[at]
+            ]
+            value = values[told.node] = value_of(told.node, 0, told.info, arguments)
+            data, _ = encode([value])
+            places.append(len(steps))
+            sections.append(packs.Section(node=told.node, data=data, count=1, missing=[], is_whole=True))
+            steps.append(replace(told, values=Ref(kind="local", id="", count=1, data=[value])))
+        if sections and order.steps[0].persists:
+            for place, stored in zip(places, self._driver.publish(sections, order), strict=True):
+                steps[place] = replace(steps[place], stored=stored)
+        return replace(report, steps=tuple(steps))
 
     def _published(
         self, report: Report, order: BatchOrder, columns: Sequence[list[Any]], positions: Sequence[int]

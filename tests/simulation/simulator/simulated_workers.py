@@ -12,7 +12,7 @@ from graphflow.core.nodes import OWN_FAILURES
 from graphflow.graph.graph import DepKind
 from graphflow.model.reports import Anomaly, Graft, Report, StepReport
 from graphflow.model.states import FAILED_CODES, Code
-from simulator.ledger import Ledger
+from simulator.ledger import Ledger, places_at
 from simulator.scenarios import NodeScript, Scenario
 from simulator.virtual_time import VirtualClock
 
@@ -51,6 +51,8 @@ class SimulatedWorkers:
         self._clock = clock
         self._rng = rng
         self._executing: list[tuple[int, int]] = []
+        self._bundles: dict[int, dict[int, StepReport]] = {}
+        """By batch whose positions are nodes, what its nodes came to so far."""
         self.is_hard = False
         """Whether batches that are stopped also stop what they execute."""
         self.executions: dict[tuple[int, int], int] = {}
@@ -135,8 +137,8 @@ class SimulatedWorkers:
         if rng.random() < 0.3:
             return ev.BatchWasLost(batch=order.batch, had_started=False)
         position = rng.randrange(len(order.indices))
-        suspects = order.indices[position : position + 1] if faults.has_journal else order.indices
-        if any((node, index) in self._ledger.deaths for node in order.nodes for index in suspects):
+        suspects = [position] if faults.has_journal else range(len(order.indices))
+        if any(place in self._ledger.deaths for at in suspects for place in places_at(order, at)):
             return None
         keeps_report = not faults.has_journal and rng.random() < 0.5
         try:
@@ -151,9 +153,9 @@ class SimulatedWorkers:
         for place in self._executing:
             self.lost[place] = self.lost.get(place, 0) + 1
         has_journal = self._scenario.faults.has_journal
-        for node in order.nodes:
-            for each in (index,) if has_journal else out:
-                self._ledger.deaths[node, each] = self._ledger.deaths.get((node, each), 0) + 1
+        for each in (index,) if has_journal else out:
+            for place in places_at(order, order.indices.index(each)):
+                self._ledger.deaths[place] = self._ledger.deaths.get(place, 0) + 1
         if has_journal:
             return ev.BatchWasLost(batch=order.batch, executing=index, had_started=True)
         return ev.BatchWasLost(batch=order.batch, had_started=self._rng.choice((None, True)))
@@ -163,6 +165,8 @@ class SimulatedWorkers:
     def _execute(self, order: ev.SubmitBatch, positions: Sequence[int]) -> Report:
         """Run the items at these positions, task by task, as a worker does."""
         self._executing = []
+        if order.is_bundle:
+            return self._execute_bundle(order, positions)
         reached = len(positions)
         total = len(order.nodes)
         states = [bytearray(reached) for _ in range(total)]
@@ -224,6 +228,40 @@ class SimulatedWorkers:
             elapsed=elapsed,
             reached=reached,
             steps=steps,
+        )
+
+    def _execute_bundle(self, order: ev.SubmitBatch, positions: Sequence[int]) -> Report:
+        """Run nodes one after the other; one that needs a node that did not succeed here is not begun."""
+        reports = self._bundles.setdefault(order.batch, {})
+        for at in positions:
+            node = order.nodes[at]
+            inside = [dep.upstream for dep in self._ledger.nodes[node].deps if dep.upstream in order.nodes]
+            if any(each not in reports or reports[each].states[0] != Code.COMPLETED for each in inside):
+                continue
+            anomalies: list[Anomaly] = []
+            grafts: list[Graft] = []
+            try:
+                code, attempts = self._attempt(node, 0, 0, 0, anomalies, grafts)
+            except WorkerDied:
+                raise WorkerDied(at) from None
+            reports[node] = StepReport(
+                node=node,
+                states=bytes([code]),
+                attempts=bytes([attempts]),
+                starts=array("f", [0.0]),
+                durations=array("f", [0.0]),
+                info=self._scenario.scripts[node].info,
+                anomalies=anomalies,
+                grafts=grafts,
+            )
+        told = [order.nodes[at] for at in positions]
+        return Report(
+            batch=order.batch,
+            worker="w",
+            started=self._clock.now,
+            elapsed=len(positions) * self._scenario.scripts[order.nodes[0]].seconds,
+            reached=len(positions),
+            steps=tuple(reports[node] for node in told if node in reports),
         )
 
     def _attempt(

@@ -36,6 +36,7 @@ class _SmallMaker(ScenarioMaker):
     WIDTHS = (0, 1, 2, 2, 3, 3, 4, 5)
     DIAMONDS = 0.07
     STORMS = 0.0
+    LOOPS = 0.1
 
     def fragment(self, depth: int) -> Fragment:
         """What a task returns is collected: its root is never a map."""

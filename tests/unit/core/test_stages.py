@@ -30,7 +30,7 @@ def test_what_is_handed_back_is_taken_before_what_comes_after_it(seed: int) -> N
                 each.add_fresh(taken.start, taken.stop)
                 left.update(taken)
         assert each.ready == len(left)
-        assert each.fresh == sorted(each.fresh)
+        assert [*each.fresh] == sorted(each.fresh)
     while left:
         taken = each.take_fresh(9)
         assert taken.start == min(left)

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from graphflow.common.loading import LOADING, StopLoading
 from graphflow.display.tracebacks import user_text
 from graphflow.errors import TargetError
 
 if TYPE_CHECKING:
     from graphflow.authoring.flows import Flow
 
-__all__ = ["load_flow"]
+__all__ = ["flows_of", "load_flow", "load_module"]
 
 
 def load_flow(target: str) -> Flow[Any, Any]:
@@ -30,8 +31,27 @@ def load_flow(target: str) -> Flow[Any, Any]:
         If there is no such file or module, it cannot be imported, or it does not contain such a flow.
     """
     place, name = _split(target)
-    module = _import_file(Path(place)) if _is_file(place) else _import_module(place)
-    return _pick(module, place, name)
+    return _pick(load_module(place), place, name)
+
+
+def load_module(place: str, deployments: list[Any] | None = None) -> ModuleType:
+    """Return the module of a file or of a name, loaded for its flows alone.
+
+    Parameters
+    ----------
+    deployments
+        What the code would deploy or serve is added to it; nothing is.
+
+    Raises
+    ------
+    TargetError
+        If there is none, or it cannot be imported.
+    """
+    token = LOADING.set([] if deployments is None else deployments)
+    try:
+        return _import_file(Path(place)) if _is_file(place) else _import_module(place)
+    finally:
+        LOADING.reset(token)
 
 
 def _split(target: str) -> tuple[str, str | None]:
@@ -79,6 +99,8 @@ def _execute_file(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    except StopLoading:
+        pass
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _import_failed(str(path), error) from error
@@ -111,6 +133,10 @@ def _import_module(place: str) -> ModuleType:
 def _import_named(name: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except StopLoading:
+        raise TargetError(
+            f"{place} begins to serve while it is imported; put that under `if __name__ == '__main__':`"
+        ) from None
     except (Exception, SystemExit) as error:
         raise _import_failed(place, error) from error
 
@@ -124,7 +150,7 @@ def _import_failed(place: str, error: BaseException) -> TargetError:
 
 
 def _pick(module: ModuleType, place: str, name: str | None) -> Flow[Any, Any]:
-    flows = _flows_of(module)
+    flows = flows_of(module)
     if name is None:
         return _only(flows, place)
     found = getattr(module, name, None)
@@ -149,7 +175,7 @@ def _only(flows: dict[str, Flow[Any, Any]], place: str) -> Flow[Any, Any]:
     )
 
 
-def _flows_of(module: ModuleType) -> dict[str, Flow[Any, Any]]:
+def flows_of(module: ModuleType) -> dict[str, Flow[Any, Any]]:
     """Return the module's flows by name, each once: its own, or, if it has none, those it imported."""
     every: dict[str, Flow[Any, Any]] = {}
     for name, value in vars(module).items():

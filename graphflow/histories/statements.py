@@ -1,0 +1,139 @@
+"""All SQL of orchestration, in one text for SQLite and PostgreSQL.
+
+`?` becomes `%s` in PostgreSQL, and `/* FOR UPDATE */` a lock: SQLite has one writer anyway. Order of locks: pool, schedule,
+deployment, limit by name, rule; of several rows by key. The tables are in `tables`.
+"""
+
+from __future__ import annotations
+
+# -- events --------------------------------------------------------------------------------------------------
+
+ADD_EVENT = """INSERT INTO event (id, at, type, source, subject, related, depth, data, is_pending)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING"""
+EVENTS_AFTER = """SELECT seq, id, at, type, source, subject, related, depth, data FROM event
+    WHERE seq > ? AND at >= ? AND type LIKE ? AND (? = '' OR subject = ?) ORDER BY seq LIMIT ?"""
+LAST_EVENTS = """SELECT seq, id, at, type, source, subject, related, depth, data FROM event
+    WHERE at >= ? AND type LIKE ? AND (? = '' OR subject = ?) ORDER BY seq DESC LIMIT ?"""
+OLD_EVENTS = "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE at < ? ORDER BY at LIMIT ?)"
+OLD_FIRES = """DELETE FROM fire WHERE (schedule_id, nominal) IN
+    (SELECT schedule_id, nominal FROM fire WHERE at < ? ORDER BY at LIMIT ?)"""
+
+# -- settings ------------------------------------------------------------------------------------------------
+
+SETTING = "SELECT value FROM setting WHERE name = ?"
+SET_SETTING = (
+    "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+
+# -- work ----------------------------------------------------------------------------------------------------
+
+ADD_WORK = """INSERT INTO work (run_id, pool, queue, priority, due, state, overlap_key, deployment_id, needs, worker_id, epoch,
+    steady_until, wall_until, boot_id, crashes, why) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, '', 0, 0, 0, '', 0, '')"""
+WORK = "SELECT state, epoch, pool, queue, worker_id, crashes, overlap_key, deployment_id FROM work WHERE run_id = ?"
+END_WORK = "DELETE FROM work WHERE run_id = ?"
+DRIVE_CLAIMED = """UPDATE work SET steady_until = ?, wall_until = ?, boot_id = ?, why = ''
+    WHERE run_id = ? AND epoch = ? AND state = 'claimed'"""
+DRIVE_WAITING = """UPDATE work SET state = 'claimed', epoch = epoch + 1, worker_id = '', steady_until = ?, wall_until = ?,
+    boot_id = ?, why = '' WHERE run_id = ? AND state <> 'claimed'"""
+REQUEUE = """UPDATE work SET state = 'waiting', worker_id = '', due = ?, crashes = crashes + ?, why = ?
+    WHERE run_id = ? AND epoch = ? AND state = 'claimed'"""
+GIVE_BACK_WORK = """UPDATE work SET state = 'waiting', worker_id = '', due = ?, why = ? WHERE run_id = ? AND state = 'claimed'
+    AND EXISTS (SELECT 1 FROM run WHERE run.id = work.run_id AND run.epoch = ? AND run.state = 'Resuming')"""
+CLAIM = """UPDATE work SET state = 'claimed', worker_id = ?, epoch = epoch + 1, steady_until = ?, wall_until = ?, boot_id = ?,
+    why = '' WHERE run_id = ? AND state = 'waiting' AND epoch = ? RETURNING epoch"""
+RENEW_CLAIMS = (
+    """UPDATE work SET steady_until = ?, wall_until = ? WHERE worker_id = ? AND state = 'claimed'"""
+)
+SET_WORK_STATE = "UPDATE work SET state = ?, why = ? WHERE run_id = ? AND state = ?"
+SET_WHY = "UPDATE work SET why = ? WHERE run_id = ? AND state = 'waiting' AND why <> ?"
+CLAIMED = """SELECT work.run_id, work.epoch, work.worker_id, work.steady_until, work.wall_until, work.boot_id, work.crashes
+    FROM work WHERE work.state = 'claimed'"""
+IS_ANY_DUE = "SELECT 1 FROM work WHERE state = 'waiting' AND pool = ? AND due <= ? LIMIT 1"
+POOL_USE = "SELECT queue, COUNT(*) FROM work WHERE pool = ? AND state = 'claimed' GROUP BY queue"
+CANDIDATES = """SELECT work.run_id, work.overlap_key, work.deployment_id, work.needs, work.epoch, work.why,
+        COALESCE(deployment.is_paused, 0), COALESCE(deployment.concurrency, '')
+    FROM work LEFT JOIN deployment ON deployment.id = work.deployment_id
+    WHERE work.state = 'waiting' AND work.pool = ? AND work.queue = ? AND work.due <= ?
+    ORDER BY work.priority, work.due, work.run_id LIMIT ? OFFSET ?"""
+KEY_USE = """SELECT COUNT(*) FROM work WHERE deployment_id = ? AND overlap_key = ? AND state = 'claimed'"""
+KEY_ACTIVE = """SELECT run_id, state, epoch FROM work WHERE deployment_id = ? AND overlap_key = ?
+    AND (due <= ? OR state = 'claimed') ORDER BY due, run_id"""
+LATE = """SELECT work.run_id FROM work JOIN run ON run.id = work.run_id
+    WHERE work.state = 'waiting' AND work.due < ? AND run.state = 'Scheduled' ORDER BY work.due LIMIT 100"""
+WAITING_IN_POOL = "SELECT COUNT(*) FROM work WHERE pool = ? AND state = 'waiting'"
+ACTIVE_OF = "SELECT COUNT(*) FROM work WHERE deployment_id = ?"
+
+# -- pools, queues, workers ----------------------------------------------------------------------------------
+
+ENSURE_POOL = "INSERT INTO pool (name, size, is_paused, backend, env) VALUES (?, NULL, 0, '', '{}') ON CONFLICT (name) DO NOTHING"
+LOCK_POOL = "SELECT name, size, is_paused, backend, env FROM pool WHERE name = ? /* FOR UPDATE */"
+POOLS = """SELECT pool.name, pool.size, pool.is_paused, pool.backend, pool.env,
+        (SELECT COUNT(*) FROM work WHERE work.pool = pool.name AND work.state = 'claimed'),
+        (SELECT COUNT(*) FROM work WHERE work.pool = pool.name AND work.state = 'waiting')
+    FROM pool ORDER BY pool.name"""
+SET_POOL = "UPDATE pool SET size = ?, is_paused = ?, backend = ?, env = ? WHERE name = ?"
+DELETE_POOL = "DELETE FROM pool WHERE name = ?"
+ENSURE_QUEUE = "INSERT INTO queue (pool, name, priority, size, is_paused) VALUES (?, ?, 0, NULL, 0) ON CONFLICT (pool, name) DO NOTHING"
+QUEUES_OF = "SELECT name, size, is_paused FROM queue WHERE pool = ? ORDER BY priority, name"
+QUEUES = "SELECT pool, name, priority, size, is_paused FROM queue ORDER BY pool, priority, name"
+SET_QUEUE = "UPDATE queue SET priority = ?, size = ?, is_paused = ? WHERE pool = ? AND name = ?"
+PUT_WORKER = """INSERT INTO worker (id, name, pool, host, boot_id, pid, slots, labels, versions, started, seen, state)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET seen = excluded.seen, state = excluded.state, slots = excluded.slots"""
+DROP_WORKER = "DELETE FROM worker WHERE id = ?"
+WORKERS = """SELECT worker.id, worker.name, worker.pool, worker.host, worker.boot_id, worker.pid, worker.slots, worker.labels,
+        worker.versions, worker.started, worker.seen, worker.state,
+        (SELECT COUNT(*) FROM work WHERE work.worker_id = worker.id AND work.state = 'claimed')
+    FROM worker ORDER BY worker.pool, worker.started"""
+
+# -- deployments and schedules -------------------------------------------------------------------------------
+
+DEPLOYMENT_COLUMNS = (
+    "id, flow_name, name, source, version, parameters, schema, pool, queue, priority, tags, concurrency, backend, env, needs,"
+    " description, made_by, revision, is_paused, created, updated"
+)
+PUT_DEPLOYMENT = f"""INSERT INTO deployment ({DEPLOYMENT_COLUMNS})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET source = excluded.source, version = excluded.version, parameters = excluded.parameters,
+        schema = excluded.schema, pool = excluded.pool, queue = excluded.queue, priority = excluded.priority, tags = excluded.tags,
+        concurrency = excluded.concurrency, backend = excluded.backend, env = excluded.env, needs = excluded.needs,
+        description = excluded.description, made_by = excluded.made_by, revision = excluded.revision,
+        is_paused = excluded.is_paused, updated = excluded.updated"""
+DEPLOYMENTS = (
+    f"SELECT {DEPLOYMENT_COLUMNS} FROM deployment WHERE (? = '' OR flow_name = ?) ORDER BY flow_name, name"
+)
+DEPLOYMENT = f"SELECT {DEPLOYMENT_COLUMNS} FROM deployment WHERE id = ? /* FOR UPDATE */"
+PAUSE_DEPLOYMENT = "UPDATE deployment SET is_paused = ?, updated = ? WHERE id = ?"
+DELETE_DEPLOYMENT = (
+    "DELETE FROM fire WHERE schedule_id IN (SELECT id FROM schedule WHERE deployment_id = ?)",
+    "DELETE FROM schedule WHERE deployment_id = ?",
+    "DELETE FROM deployment WHERE id = ?",
+)
+SCHEDULE_COLUMNS = (
+    "id, deployment_id, slug, kind, spec, zone, parameters, catchup, catchup_limit, window_seconds, jitter_seconds, starts, ends,"
+    " is_paused, next_nominal, next_due"
+)
+SCHEDULES_OF = (
+    f"SELECT {SCHEDULE_COLUMNS} FROM schedule WHERE deployment_id = ? ORDER BY slug /* FOR UPDATE */"
+)
+SCHEDULES = f"SELECT {SCHEDULE_COLUMNS} FROM schedule ORDER BY deployment_id, slug"
+PUT_SCHEDULE = f"""INSERT INTO schedule ({SCHEDULE_COLUMNS})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, spec = excluded.spec, zone = excluded.zone,
+        parameters = excluded.parameters, catchup = excluded.catchup, catchup_limit = excluded.catchup_limit,
+        window_seconds = excluded.window_seconds, jitter_seconds = excluded.jitter_seconds, starts = excluded.starts,
+        ends = excluded.ends, is_paused = excluded.is_paused, next_nominal = excluded.next_nominal,
+        next_due = excluded.next_due"""
+DELETE_SCHEDULE = "DELETE FROM schedule WHERE id = ?"
+DUE_SCHEDULES = f"""SELECT {SCHEDULE_COLUMNS} FROM schedule WHERE next_due IS NOT NULL AND next_due <= ?
+    ORDER BY next_due, id LIMIT ? /* FOR UPDATE SKIP LOCKED */"""
+NEXT_DUE = "SELECT MIN(next_due) FROM schedule"
+MOVE_SCHEDULE = "UPDATE schedule SET next_nominal = ?, next_due = ? WHERE id = ?"
+ADD_FIRE = """INSERT INTO fire (schedule_id, nominal, outcome, count, run_id, at) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (schedule_id, nominal) DO NOTHING"""
+FIRES = """SELECT schedule.slug, fire.nominal, fire.outcome, fire.count, fire.run_id, fire.at
+    FROM fire JOIN schedule ON schedule.id = fire.schedule_id WHERE schedule.deployment_id = ?
+    ORDER BY fire.nominal DESC LIMIT ?"""
+RUN_OF_KEY = "SELECT id FROM run WHERE request_key = ?"
+RUN_STATE = "SELECT state, epoch FROM run WHERE id = ?"
+SET_RUN_STATE = "UPDATE run SET state = ?, ended = ?, message = ? WHERE id = ?"
