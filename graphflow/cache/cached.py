@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from graphflow.cache.joining import Joiner, Lot
+from graphflow.cache.nearby import Nearby
 from graphflow.errors import ResultNotSigned, ResultStoreError
 from graphflow.graph.mapping import is_small
 from graphflow.identity.cache_keys import KEY_NBYTES
 from graphflow.ports import ResultStore, StoredObject
 from graphflow.results.packs.blocks import LARGE_NBYTES
+from graphflow.results.stores.local import LocalStore
 
 if TYPE_CHECKING:
     from graphflow.cache.entries import EntryPack
@@ -34,6 +36,8 @@ __all__ = ["MISSING", "CacheFolder", "Found", "Made", "Published", "cache_folder
 
 logger = logging.getLogger("graphflow.results")
 MAX_FOLDERS = 64
+PUT_DISTANCE = 4.0
+"""A process is so many times as long not asking a store to take a pack as it takes to do so."""
 _folder_numbers = itertools.count()
 
 
@@ -147,9 +151,11 @@ class CacheFolder:
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self._first = threading.Lock()
-        self._joiner = Joiner(self._write)
         self._is_near = store.url.startswith("file:")
+        self._joiner = Joiner(self._write, distance=0.0 if self._is_near else PUT_DISTANCE)
         self._number = next(_folder_numbers)
+        self.nearby: Nearby | None = None
+        """Where other processes of this machine leave the ends of packs."""
 
     def __repr__(self) -> str:
         return f"CacheFolder({self.store.url}, {self.folder!r})"
@@ -223,7 +229,7 @@ class CacheFolder:
         whole: dict[str, bytes] = {}
         keep = None if self._is_near else whole.__setitem__
         found = []
-        for pack in read_packs(self.store, self.folder, wanted, refused.__setitem__, keep):
+        for pack in read_packs(self.store, self.folder, wanted, refused.__setitem__, keep, self.nearby):
             if pack.is_signed:
                 self._replaced.update(pack.replaces)
             found.append(pack)
@@ -417,6 +423,7 @@ class CacheFolder:
             parts=lot.parts,
             serializer=lot.serializer,
             large_nbytes=self.large_nbytes,
+            nearby=self.nearby,
         )
         if pack is not None:
             with self._lock:
@@ -446,8 +453,10 @@ _folders: OrderedDict[tuple[ResultStore, str], tuple[CacheFolder, set[str]]] = O
 _folders_lock = threading.Lock()
 
 
-def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
+def cache_folder(store: ResultStore, folder: str, token: str, place: LocalStore | None = None) -> CacheFolder:
     """Return this process's folder of this name, refreshed once per token (the id of a run).
+
+    Processes of a machine that meet at a `place` on its disk leave there what others need not read from the store.
 
     Raises
     ------
@@ -461,6 +470,8 @@ def cache_folder(store: ResultStore, folder: str, token: str) -> CacheFolder:
         while len(_folders) > MAX_FOLDERS:
             _folders.popitem(last=False)
     with found._first:
+        if place is not None and found.nearby is None:
+            found.nearby = Nearby(place, folder)
         if token not in tokens:
             found.refresh()
             tokens.add(token)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphflow.cache.entries import EntryPack, Origin, build_entries, read_parts
+from graphflow.cache.listing import WHOLE_NBYTES
+from graphflow.cache.nearby import Nearby
 from graphflow.cache.surveying import (
     Survey,
     dead_packs,
@@ -74,6 +77,8 @@ def compact(
     grace_seconds: float = GRACE_SECONDS,
     target_nbytes: int = TARGET_NBYTES,
     target_count: int = TARGET_COUNT,
+    until: float = math.inf,
+    nearby: Nearby | None = None,
 ) -> Compacted:
     """Put the small packs of a folder together, and remove those that were replaced long enough ago.
 
@@ -89,6 +94,10 @@ def compact(
     target_nbytes, target_count
         About how large new packs become; packs of at least half of one of these stay as they are, unless most of what is in
         them is of no use.
+    until
+        When it begins nothing more, in seconds of `time.monotonic`; the rest is for the next one.
+    nearby
+        Where packs are looked for before the store is asked.
 
     Raises
     ------
@@ -96,7 +105,7 @@ def compact(
         If the store cannot be read or written.
     """
     failpoint("compact.begin")
-    survey = survey_folder(store, folder, now=now)
+    survey = survey_folder(store, folder, now=now, nearby=nearby)
     done = Compacted(read=len(survey.packs), damaged=len(survey.refused))
     small = [
         number
@@ -117,12 +126,16 @@ def compact(
     known = {pack.name for pack in survey.packs}
     useful = [number for number in small if survey.live[number].any()]
     for some in _groups(survey, useful, target_nbytes, target_count):
+        if time.monotonic() >= until:
+            return done
         # Those that some of them replaced, and that were not removed yet, are replaced by this one too.
         inherited = {name for each in some for name in survey.packs[each].replaces} & known
-        pack = _put_together(store, folder, survey, some, inherited)
+        pack = _put_together(store, folder, survey, some, inherited, until=until, nearby=nearby)
         if pack is not None:
             done.written.append(pack.name)
-    done.removed, done.waiting = remove_old(store, folder, now=now, grace_seconds=grace_seconds)
+    done.removed, done.waiting = remove_old(
+        store, folder, now=now, grace_seconds=grace_seconds, nearby=nearby
+    )
     return done
 
 
@@ -155,7 +168,9 @@ def forget_keys(store: ResultStore, folder: str, keys: Sequence[bytes], *, now: 
     return count
 
 
-def remove_old(store: ResultStore, folder: str, *, now: float, grace_seconds: float) -> tuple[int, int]:
+def remove_old(
+    store: ResultStore, folder: str, *, now: float, grace_seconds: float, nearby: Nearby | None = None
+) -> tuple[int, int]:
     """Remove packs that others replaced, or of which nothing counts, for long enough; how many were, and how many wait.
 
     Only a pack that is there now, and verified, replaces others.
@@ -165,7 +180,7 @@ def remove_old(store: ResultStore, folder: str, *, now: float, grace_seconds: fl
     ResultStoreError
         If the store cannot be read or written.
     """
-    packs, _ = read_folder(store, folder)
+    packs, _ = read_folder(store, folder, nearby)
     known = {pack.name for pack in packs}
     # What was not signed with our key replaces nothing.
     heirs = [pack for pack in packs if pack.is_signed]
@@ -311,15 +326,24 @@ class _Growing:
 
 
 def _put_together(
-    store: ResultStore, folder: str, survey: Survey, numbers: Sequence[int], inherited: set[str]
+    store: ResultStore,
+    folder: str,
+    survey: Survey,
+    numbers: Sequence[int],
+    inherited: set[str],
+    *,
+    until: float = math.inf,
+    nearby: Nearby | None = None,
 ) -> EntryPack | None:
-    """Write what counts of some packs as one; None where nothing of it could be read."""
+    """Write what counts of some packs as one, of the first ones where time is up; None where nothing of it could be read."""
     growing = _Growing()
     replaces = set(inherited)
     for number in numbers:
         pack = survey.packs[number]
+        if len(replaces) > len(inherited) and time.monotonic() >= until:
+            break
         try:
-            _add_pack(store, folder, pack, survey.live[number], growing)
+            _add_pack(store, folder, pack, survey.live[number], growing, nearby)
         except ResultDamaged as error:
             # Somebody else put it together with others, and removed it.
             logger.debug("%s", error)
@@ -335,12 +359,29 @@ def _put_together(
     return written
 
 
-def _add_pack(store: ResultStore, folder: str, pack: EntryPack, live: Array, growing: _Growing) -> None:
+def _front(store: ResultStore, folder: str, pack: EntryPack, nearby: Nearby | None) -> memoryview:
+    """Return the blocks of a pack and the parts of its keys, as they are: not verified."""
+    offset, nbytes, _ = pack.parts_place
+    if nearby is not None and pack.nbytes <= WHOLE_NBYTES:
+        data = nearby.end_of(pack.name, pack.nbytes, pack.nbytes)
+        if data is not None:
+            return memoryview(data)[: offset + nbytes]
+    return memoryview(store.read(f"{folder}/{pack.name}", 0, offset + nbytes))
+
+
+def _add_pack(
+    store: ResultStore,
+    folder: str,
+    pack: EntryPack,
+    live: Array,
+    growing: _Growing,
+    nearby: Nearby | None,
+) -> None:
     """Add what counts of a pack, block by block, each of them verified; a damaged one is left behind."""
     name = f"{folder}/{pack.name}"
-    body = memoryview(store.read(name, 0, pack.parts_place[0]))
+    body = _front(store, folder, pack, nearby)
     try:
-        parts = read_parts(store, folder, pack)
+        parts = read_parts(store, folder, pack, body[pack.parts_place[0] :])
     except ResultDamaged as error:
         logger.warning("%s", error)
         parts = {}

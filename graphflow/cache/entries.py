@@ -391,8 +391,12 @@ def parts_at(parts: Mapping[str, Array], place: int) -> dict[str, tuple[bytes, .
     return dict(sorted(found.items()))
 
 
-def read_parts(store: ResultStore, folder: str, pack: EntryPack) -> dict[str, Array]:
+def read_parts(
+    store: ResultStore, folder: str, pack: EntryPack, data: Buffer | None = None
+) -> dict[str, Array]:
     """Return the columns that keys were made of, by `part_name` and by place; zeros where a value has no such part.
+
+    They are verified also where their bytes are given as `data`.
 
     Raises
     ------
@@ -403,7 +407,8 @@ def read_parts(store: ResultStore, folder: str, pack: EntryPack) -> dict[str, Ar
     """
     offset, nbytes, digest = pack.parts_place
     name = f"{folder}/{pack.name}"
-    data = store.read(name, offset, nbytes)
+    if data is None:
+        data = store.read(name, offset, nbytes)
     if digest_of([data], pack.salt) != digest:
         raise damage(store, name, "the parts of its keys differ")
     return {each: array_of(found) for each, found in unpack_columns(data).items()}

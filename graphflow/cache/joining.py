@@ -1,12 +1,15 @@
 """What several batches of a process make at the same time, published as one pack.
 
 While one is written, others that come wait; the next of them to write takes along all that waits (group commit). So the slower
-a store is, the more is in a pack, and no batch waits for more than two writes.
+a store is, the more is in a pack, and no batch waits for more than two writes. Where a write is a request, a write also keeps
+some distance from the one before, so that their number follows the time that passes, not the number of slots.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,6 +19,8 @@ from graphflow.errors import ResultStoreError
 from graphflow.identity.cache_keys import KEY_NBYTES
 
 __all__ = ["Joiner", "Lot"]
+
+MAX_DISTANCE_SECONDS = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,10 +54,25 @@ class Joiner:
     ----------
     write
         Publishes a lot, and notes its name and errors.
+    distance
+        So many times what the last write took, and at most `MAX_DISTANCE_SECONDS`, pass from its end to the next one.
+    clock, wait
+        Seconds, and what lets them pass.
     """
 
-    def __init__(self, write: Callable[[Lot], None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[Lot], None],
+        *,
+        distance: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._write = write
+        self._distance = distance
+        self._clock = clock
+        self._wait = wait
+        self._next = -math.inf
         self._turn = threading.Lock()
         self.changed = threading.Condition()
         """Held while `waiting` changes."""
@@ -72,6 +92,8 @@ class Joiner:
             self.changed.notify_all()
         with self._turn:
             if not lot.is_over:
+                if (left := self._next - self._clock()) > 0:
+                    self._wait(left)
                 with self.changed:
                     lots, self.waiting = self.waiting, []
                 kinds: dict[tuple[Any, ...], list[Lot]] = {}
@@ -90,6 +112,7 @@ class Joiner:
 
     def _publish(self, lots: list[Lot]) -> None:
         joined = lots[0] if len(lots) == 1 else _joined(lots)
+        begun = self._clock()
         try:
             self._write(joined)
         except BaseException as error:
@@ -98,6 +121,8 @@ class Joiner:
             if not isinstance(error, Exception):
                 raise
             return
+        ended = self._clock()
+        self._next = ended + min(MAX_DISTANCE_SECONDS, self._distance * (ended - begun))
         if joined is lots[0]:
             return
         start = 0

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from graphflow.cache.claims import Holder, beating, claim_body, holder_of, is_held, parsed_claim, this_process
 from graphflow.cache.flights import HERE, Claimed, Flights, Listing, View
+from graphflow.cache.nearby import prune_ends
 from graphflow.common import settings
 from graphflow.common.machine import boot_id
 from graphflow.common.service import Service
@@ -158,6 +159,7 @@ class Presence:
 
     def __init__(self, store: ResultStore, folder: str, token: str, site: Site) -> None:
         self._store = store
+        self._folder = folder
         self._site = site
         self._others = _Others(store, folder, site.name)
         self._mark = _mark(folder, token)
@@ -188,6 +190,10 @@ class Presence:
         """Take back the presence of this driver, whose batches have ended."""
         self._watch.stop(LEAVE_SECONDS)
         self._leave()
+        try:
+            prune_ends(self._site.place, self._folder, now=time.time())
+        except GraphflowError as error:
+            logger.debug("the ends of packs of %s stay on this machine: %s", self._folder, error)
 
     def _leave(self) -> None:
         try:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graphflow.cache.entries import EntryPack
 from graphflow.cache.listing import listed_packs, read_packs
+from graphflow.cache.nearby import Nearby
 from graphflow.cache.segments import merged, search, segment_of
 from graphflow.errors import ResultDamaged, ResultNotSigned, ResultStoreError
 from graphflow.ports import ResultStore
@@ -45,7 +46,9 @@ class Survey:
         )
 
 
-def read_folder(store: ResultStore, folder: str) -> tuple[list[EntryPack], dict[str, ResultStoreError]]:
+def read_folder(
+    store: ResultStore, folder: str, nearby: Nearby | None = None
+) -> tuple[list[EntryPack], dict[str, ResultStoreError]]:
     """Return the packs of a folder, and what is wrong with others.
 
     Raises
@@ -54,7 +57,9 @@ def read_folder(store: ResultStore, folder: str) -> tuple[list[EntryPack], dict[
         If the store cannot be read.
     """
     refused: dict[str, ResultStoreError] = {}
-    packs = list(read_packs(store, folder, listed_packs(store, folder).values(), refused.__setitem__))
+    packs = list(
+        read_packs(store, folder, listed_packs(store, folder).values(), refused.__setitem__, nearby=nearby)
+    )
     # Of equal values the same one stays, whoever looks.
     packs.sort(key=lambda each: each.name)
     if refused:
@@ -63,7 +68,7 @@ def read_folder(store: ResultStore, folder: str) -> tuple[list[EntryPack], dict[
     return packs, refused
 
 
-def survey_folder(store: ResultStore, folder: str, *, now: float) -> Survey:
+def survey_folder(store: ResultStore, folder: str, *, now: float, nearby: Nearby | None = None) -> Survey:
     """Return what there is in a folder; of damaged packs a warning tells.
 
     Raises
@@ -71,7 +76,7 @@ def survey_folder(store: ResultStore, folder: str, *, now: float) -> Survey:
     ResultStoreError
         If the store cannot be read.
     """
-    packs, refused = read_folder(store, folder)
+    packs, refused = read_folder(store, folder, nearby)
     for error in refused.values():
         logger.warning("%s", error)
     return _survey(packs, now, refused)

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphflow.cache.entries import EntryPack, Origin, build_entries, part_name
-from graphflow.ports import ResultStore
+from graphflow.cache.listing import end_nbytes
+from graphflow.cache.nearby import Nearby
+from graphflow.ports import Buffer, ResultStore
 from graphflow.results.packs.blocks import Block, encode_values
 
 __all__ = ["SALT_NBYTES", "block_columns", "write_entries"]
@@ -37,8 +39,11 @@ def write_entries(
     parts: Mapping[str, bytes],
     serializer: str,
     large_nbytes: int,
+    nearby: Nearby | None = None,
 ) -> tuple[EntryPack | None, dict[int, Exception]]:
     """Publish values by key as one pack; return it (None if there was nothing to write), and the errors of the others.
+
+    Other processes of this machine find the end of the pack in `nearby`.
 
     Raises
     ------
@@ -95,7 +100,21 @@ def write_entries(
         with suppress(Exception):
             store.delete([f"{folder}/{each}" for each in pack.blobs])
         raise
+    if nearby is not None:
+        nearby.keep(pack.name, pack.nbytes, _end(pieces, end_nbytes(pack.name, pack.nbytes)))
     return pack, errors
+
+
+def _end(pieces: Sequence[Buffer], nbytes: int) -> bytes:
+    """Return the last bytes of what consists of these pieces."""
+    last: list[Buffer] = []
+    count = 0
+    for piece in reversed(pieces):
+        last.append(piece)
+        count += len(piece)
+        if count >= nbytes:
+            break
+    return b"".join(reversed(last))[count - nbytes :]
 
 
 def _numbers(indices: Sequence[int]) -> Array:

@@ -106,6 +106,13 @@ SETTINGS = (
         help="Whether to recompute cached results.",
     ),
     Setting(
+        key="cache.compact",
+        variable="GRAPHFLOW_COMPACT_CACHE",
+        kind="flag",
+        default=True,
+        help="Whether a run puts many small objects of its tasks' caches together at its end.",
+    ),
+    Setting(
         key="results.storage",
         variable="GRAPHFLOW_RESULT_STORAGE",
         kind="text",

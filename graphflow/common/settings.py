@@ -33,6 +33,7 @@ from graphflow.errors import SettingsError
 __all__ = [
     "backend",
     "BY_KEY",
+    "compact_cache",
     "config_files",
     "given_in_environment",
     "given_key",
@@ -209,6 +210,11 @@ def history_kind() -> str:
 def refresh_cache() -> bool:
     """Return `cache.refresh`: whether to recompute cached results; false by default."""
     return bool(resolved()["cache.refresh"])
+
+
+def compact_cache() -> bool:
+    """Return `cache.compact`: whether a run puts many small objects of its tasks' caches together at its end; true by default."""
+    return bool(resolved()["cache.compact"])
 
 
 def lease_seconds() -> float:

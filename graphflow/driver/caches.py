@@ -7,7 +7,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
+from graphflow.cache.nearby import Nearby
 from graphflow.cache.sites import Presence, Site, site_of
+from graphflow.cache.tidying import tidy
 from graphflow.common import settings
 from graphflow.errors import ResultStoreError
 from graphflow.graph.graph import Node
@@ -81,6 +83,7 @@ class Caches:
         self._sites: dict[str, Site] = {}
         self._memo: Memo = {}
         self._noted: set[tuple[str, str]] = set()
+        self._compacts = settings.compact_cache()
 
     def order(self, program: Program) -> CacheOrder | None:
         """Return where a node's results are kept by their keys; None if they are not.
@@ -153,9 +156,22 @@ class Caches:
         return site
 
     def close(self) -> None:
-        """Close the caches after the run's batches have ended; calling it again does nothing."""
+        """Close the caches after the run's batches have ended, and keep them small; calling it again does nothing."""
         while self._presences:
             self._presences.popitem()[1].close()
+        orders = {(each.store.url, each.folder): each for _, each in self._known.values() if each is not None}
+        self._known.clear()
+        if orders and self._compacts:
+            tidy(
+                [
+                    (
+                        each.store,
+                        each.folder,
+                        None if each.site is None else Nearby(each.site.place, each.folder),
+                    )
+                    for each in orders.values()
+                ]
+            )
 
     def _store(self, said: CacheDefaults) -> ResultStore:
         """Return a store, tried before anything runs; one that others reach too once per process."""

@@ -158,7 +158,8 @@ class StepCache:
             if order.can_claim and not options.run_once
             else None
         )
-        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token)
+        place = order.site.place if order.site is not None and order.site.is_here() else None
+        self._folder: CacheFolder = cache_folder(order.store, order.folder, order.token, place)
         self._once = OnceClaims(order.store, order.folder) if options.run_once else None
         size = batch.size
         self._keys = bytearray(KEY_NBYTES * size)

@@ -88,6 +88,23 @@ def test_a_cached_map_asks_a_store_little_on_a_cluster_that_is_given(
         assert requests_of(backend, storage, fn, count, s3_proxy) <= MAX_REQUESTS
 
 
+def test_processes_of_a_machine_read_no_pack_that_another_of_them_wrote(
+    storage: str, s3_proxy: S3Proxy
+) -> None:
+    there = same_later.with_options(result_storage=storage)
+    with backends.processes(slots=3) as backend:
+
+        @flow(backend=backend)
+        def body(start: int) -> int:
+            return sum(there.map(range(start, start + 300)).result())
+
+        for start in (0, 1_000, 2_000):
+            # Each process knows what it wrote itself alone when the next run begins.
+            assert body(start) == sum(range(start, start + 300))
+
+        assert not [each for each in s3_proxy.seen("GET") if each.path.partition("?")[0].endswith(".pack")]
+
+
 def test_nothing_is_left_of_who_was_there(storage: str, s3: Bucket, s3_proxy: S3Proxy) -> None:
     requests_of("threads:2", storage, same, 100, s3_proxy)
 

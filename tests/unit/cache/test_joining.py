@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from graphflow.cache.joining import Joiner, Lot
+from graphflow.cache.joining import MAX_DISTANCE_SECONDS, Joiner, Lot
 from graphflow.errors import ResultStoreError
 
 
@@ -119,3 +119,44 @@ def test_an_interruption_is_raised_where_it_came() -> None:
     with pytest.raises(KeyboardInterrupt):
         joiner.publish(mine)
     assert isinstance(mine.failure, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    ("took", "idle", "waits"),
+    [(0.05, 0.0, 0.2), (0.05, 0.15, 0.05), (0.05, 0.2, None), (3.0, 0.0, MAX_DISTANCE_SECONDS)],
+)
+def test_writes_keep_a_distance_where_each_is_a_request(
+    took: float, idle: float, waits: float | None
+) -> None:
+    now, waited = [100.0], list[float]()
+
+    def write(lot: Lot) -> None:
+        now[0] += took
+
+    joiner = Joiner(write, distance=4.0, clock=lambda: now[0], wait=waited.append)
+    joiner.publish(lot(1))
+    now[0] += idle
+    joiner.publish(lot(2))
+    assert waited == ([] if waits is None else [pytest.approx(waits)])
+
+
+def test_what_comes_while_a_distance_is_kept_is_written_along() -> None:
+    written: list[Lot] = []
+
+    def write(lot: Lot) -> None:
+        written.append(lot)
+        now[0] += 1.0
+
+    now, others = [100.0], list[threading.Thread]()
+
+    def wait(seconds: float) -> None:
+        others.append(threading.Thread(target=joiner.publish, args=(lot(3),)))
+        others[0].start()
+        with joiner.changed:
+            assert joiner.changed.wait_for(lambda: len(joiner.waiting) == 2, 10)
+
+    joiner = Joiner(write, distance=4.0, clock=lambda: now[0], wait=wait)
+    joiner.publish(lot(1))
+    joiner.publish(lot(2))
+    others[0].join()
+    assert [sorted(each.values) for each in written] == [[1], [2, 3]]
