@@ -307,10 +307,14 @@ class SqliteHistory(CatalogHistory):
             yield from reader.entries(after=after, kinds=kinds, node=node)
 
     def records(self, run_id: str, numbers: Iterable[int]) -> Iterator[Entry]:
+        if self._has_not_begun(run_id):
+            return
         with self._reader(run_id) as reader:
             yield from reader.records(numbers)
 
     def digests(self, run_id: str) -> Iterator[int]:
+        if self._has_not_begun(run_id):
+            return
         with self._reader(run_id) as reader:
             yield from reader.digests()
 

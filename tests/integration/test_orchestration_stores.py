@@ -547,6 +547,7 @@ def test_a_run_that_has_not_begun_reads_as_empty_and_can_be_removed(stores) -> N
         0,
         [],
     )
+    assert (list(stores.history.digests(run)), list(stores.history.records(run, [1]))) == ([], [])
     stores.history.remove(run)
     assert claimed(stores) == []
 
