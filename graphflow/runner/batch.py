@@ -58,6 +58,8 @@ from graphflow.runner.watchdog import Abandoned
 
 __all__ = ["SUCCESS_CODES", "Batch"]
 
+HELD_UP = 4.0
+"""An item that takes so many times what an item of its batch is thought to take holds up those behind it."""
 _SUCCESS = int(Code.COMPLETED)
 SUCCESS_CODES = (int(Code.COMPLETED), int(Code.CACHED))
 _clock = time.perf_counter
@@ -103,6 +105,8 @@ class Batch:
         self.store_seconds = 0.0
         """What was waited for stores."""
         self._waited = 0.0
+        self._taken, self._taken_at = 0, self.started
+        """How many items had begun, and since when that is so, as far as was looked."""
         self.store_error = ""
         """Why a cache could not be used; empty where it could."""
         self.started_cpu = time.thread_time()
@@ -162,7 +166,8 @@ class Batch:
         with progress.lock:
             if progress.is_over:
                 return
-            if progress.taken and (time.perf_counter() >= self.deadline or self.is_stopped()):
+            now = time.perf_counter()
+            if progress.taken and (now >= self.deadline or self.is_stopped() or self._is_held_up(now)):
                 progress.cut()
             part = progress.part()
             if part is not None:
@@ -172,6 +177,17 @@ class Batch:
                     # What is handed back may begin elsewhere at once.
                     self.caches.land(held)
                 progress.told(positions)
+
+    def _is_held_up(self, now: float) -> bool:
+        """Return whether, within a grown slice, an item takes so long that those behind it are better begun elsewhere."""
+        order, taken = self.order, self.progress.taken
+        if taken != self._taken:
+            self._taken, self._taken_at = taken, now
+            return False
+        if order.tell_seconds is None or order.slice_seconds is None or self.is_async or self.is_chunked:
+            return False
+        expected = order.slice_seconds / self.size
+        return now - self._taken_at > max(order.tell_seconds, HELD_UP * expected)
 
     def give_up(self, reached: int | None = None, *, held: Sequence[int] = ()) -> None:
         """Deliver the last report, then end the batch's thread or process by force; called by the watchdog."""

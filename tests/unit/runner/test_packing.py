@@ -174,6 +174,29 @@ def test_the_parts_of_a_report_are_in_one_pack(store: LocalStore) -> None:
     assert len(list(store.names())) == 1
 
 
+def test_a_slow_item_in_a_grown_slice_hands_back_those_behind_it(store: LocalStore) -> None:
+    handed_back = threading.Event()
+
+    def told(report: Report) -> None:
+        # Only what executes is held: what has not begun is in no report.
+        if len(report.held) == 1:
+            handed_back.set()
+
+    host = RecordingHost(told)
+
+    def slow(x: int) -> int:
+        if x == 3:
+            assert handed_back.wait(SECONDS)
+        return x * 10
+
+    each = order([step(slow)], list(range(1_000)), store, slice_seconds=600.0)
+    last = host.run(replace(each, tell_seconds=0.05))
+    assert last is not None
+    reports = [*host.told, last]
+    assert sum(report.reached for report in reports) == 4
+    assert len(list(store.names())) == 1
+
+
 @pytest.mark.parametrize("kind", ["async", "batched"])
 def test_all_ways_of_running_write_packs(store: LocalStore, kind: str) -> None:
     async def plus(x: int) -> int:
