@@ -25,8 +25,12 @@ def double(x):
 def doubles(n: int):
     return double.map(range(n))
 """
-NOT_DATA = {"bench chart", "bench table", "bench compare"}
-"""What they write is SVG and Markdown, or is made of results that are JSON."""
+NOT_DATA = {
+    *("bench chart", "bench table", "bench compare"),
+    *("serve", "pause-all", "resume-all", "worker start", "events emit", "runs rerun"),
+    *("deploy rm", "deploy pause", "deploy resume", "pool set", "pool pause", "pool resume", "pool create"),
+}
+"""What they write is SVG and Markdown, or is made of results that are JSON; or they do something, and say so in a line."""
 
 
 def commands(command: Any, name: str = "") -> dict[str, Any]:

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-LARGE = 200_000
-LIMIT = 128 << 10
+LARGE = 400_000
+LIMIT = 320 << 10
 
 
 def wrong_names(home: Path) -> list[str]:
@@ -20,7 +20,7 @@ def wrong_names(home: Path) -> list[str]:
 
 
 def test_a_disk_that_is_full_for_the_history_crashes_the_run_which_can_be_resumed(stage: Any) -> None:
-    given = {"name": "big_map", "run_id": "run-1", "parameters": {"width": 20_000}}
+    given = {"name": "big_map", "run_id": "run-1", "parameters": {"width": 80_000}}
     found = stage.drive(call="limited", nbytes=LIMIT, **given).result()
     assert found["state"] == "Crashed", found
     assert found["error"] in ("HistoryError", "LeaseLost") and "full" in found["message"]
@@ -30,12 +30,12 @@ def test_a_disk_that_is_full_for_the_history_crashes_the_run_which_can_be_resume
     before = stage.counts()
     found = stage.drive(**given).result()
     assert found["state"] == "Completed"
-    assert found["value"] == sum(3 * x + 1 for x in range(20_000))
+    assert found["value"] == sum(3 * x + 1 for x in range(80_000))
     after = stage.counts()
     done = seen["done"].get("work", [])
-    assert len(done) < 20_000
+    assert len(done) < 80_000
     assert all(after[str(item)] == before[str(item)] for item in done)
-    assert sorted(map(int, after)) == list(range(20_000))
+    assert sorted(map(int, after)) == list(range(80_000))
 
 
 def test_a_disk_that_is_full_for_results_crashes_the_run_which_can_be_resumed(stage: Any) -> None:

@@ -13,8 +13,8 @@ import flows
 POINTS = [
     "batch.begin",
     "batch.pack.before",
-    "store.write.after",
-    "store.rename.after",
+    "store.grow.before",
+    "store.grow.written",
     "batch.report.before",
 ]
 SIZE = 60

@@ -19,7 +19,7 @@ from graphflow.model.orders import BatchOrder
 from graphflow.model.reports import Report, stored_ref
 from graphflow.model.states import Code
 from graphflow.ports import Backend, BackendEvent, BatchDone
-from graphflow.results.packs.packs import check_pack
+from graphflow.results.packs.packs import verify
 from graphflow.results.stores.local import LocalStore
 from graphflow.runner.columns import load_column
 
@@ -123,11 +123,12 @@ def test_all_values_of_a_flow_are_stored(persisting: Persisting) -> None:
     assert persisting.stored(numbers["unkept"]) == {} and len(not_kept) == 5_000
     texts = {i: f"{x}" * 20 for i, x in enumerate(doubled) if x % 1_000}
     assert persisting.stored(numbers["text"]) == texts
-    # One pack per report at most, and all of each is as it was written.
-    names = list(persisting.store.names())
-    assert len(names) <= len(persisting.reports)
-    for name in names:
-        assert check_pack(persisting.store, name, run_id=run.id)
+    # Far fewer packs than reports, and each column is as it was written.
+    assert len(list(persisting.store.names())) <= 3 < len(persisting.reports)
+    columns = [
+        step.stored for report in persisting.reports for step in report.steps if step.stored is not None
+    ]
+    assert columns and verify(persisting.store, *columns)
 
 
 def test_what_an_inner_flow_says_of_its_values_holds_for_its_tasks() -> None:

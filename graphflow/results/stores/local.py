@@ -145,7 +145,8 @@ class LocalStore:
                 os.close(folder)
         except OSError as error:
             raise self._not_written(name, [data], error) from error
-        return GrowingFile(name, file, len(data), refused=partial(self._not_written, name))
+        path = f"{self.folder}/{name}"
+        return GrowingFile(name, file, len(data), path=path, refused=partial(self._not_written, name))
 
     def create(self, name: str, data: bytes, *, is_lasting: bool = True) -> bool:
         """Write an object unless there is one: a complete file gets its name by a hard link, which is made once.
@@ -364,11 +365,13 @@ class GrowingFile:
         Its descriptor, which is closed with it.
     nbytes
         How much it has.
+    path
+        Where it is, as long as nobody moves it.
     refused
         Makes the error for parts that cannot be written.
     """
 
-    __slots__ = ("_file", "_name", "_nbytes", "_refused")
+    __slots__ = ("_file", "_name", "_nbytes", "_path", "_refused")
 
     def __init__(
         self,
@@ -376,11 +379,13 @@ class GrowingFile:
         file: int,
         nbytes: int,
         *,
+        path: str,
         refused: Callable[[Sequence[Buffer], OSError], ResultStoreError],
     ) -> None:
         self._name = name
         self._file = file
         self._nbytes = nbytes
+        self._path = path
         self._refused = refused
 
     @property
@@ -409,7 +414,10 @@ class GrowingFile:
         return offset
 
     def is_there(self) -> bool:
-        return os.fstat(self._file).st_nlink > 0
+        try:
+            return os.path.samestat(os.stat(self._path, follow_symlinks=False), os.fstat(self._file))
+        except OSError:
+            return False
 
     def close(self) -> None:
         os.close(self._file)

@@ -40,7 +40,7 @@ from graphflow.ports import (
     ResultStore,
 )
 from graphflow.results.packs.here import store_report
-from graphflow.results.packs.packs import Section, check_pack, publish, verify
+from graphflow.results.packs.packs import Section, publish, verify
 from graphflow.results.packs.pickling import encode
 from graphflow.results.stores.local import LocalStore
 
@@ -287,7 +287,7 @@ class BackendContract:
             stored = report.steps[0].stored
             assert stored is not None and stored.count == len(source)
             assert verify(store, stored)
-            assert check_pack(store, stored.name, run_id=probe.run_id).epoch == 7
+            assert stored.name.startswith("e7-")
             # Both where this run has them, and where a later one finds them.
             refs = [report.steps[0].values, stored_ref(stored, store)]
             for ref in refs:

@@ -188,7 +188,9 @@ class Ledger:
             raise Violation(f"node {node} has a rate, but its batch has no pace")
         starts = self.starts.setdefault(node, [])
         first = now + order.pace.delay
-        places = [first + k * order.pace.interval for k in range(len(order.indices))]
+        # A batch that has fewer starting slots than items hands the others back.
+        count = len(order.indices) if order.pace.count is None else min(order.pace.count, len(order.indices))
+        places = [first + k * order.pace.interval for k in range(count)]
         gaps = [after - before for before, after in pairwise(sorted(starts + places))]
         if any(gap < (1 - 1e-6) / options.rate for gap in gaps):
             raise Violation(f"items of node {node} may begin {min(gaps):.4f} s apart, at {options}")
