@@ -402,7 +402,7 @@ class CacheFolder:
             serializer=serializer,
         )
         if all(map(is_small, values)):
-            self._joiner.publish(lot)
+            self._joiner.submit(lot)
         else:
             # What takes long to write holds nobody up.
             self._write(lot)

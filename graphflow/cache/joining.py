@@ -8,14 +8,13 @@ some distance from the one before, so that their number follows the time that pa
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from graphflow.errors import ResultStoreError
+from graphflow.common.grouping import GroupCommit
 from graphflow.identity.cache_keys import KEY_NBYTES
 
 __all__ = ["Joiner", "Lot"]
@@ -47,7 +46,7 @@ class Lot:
         return self.run_id, self.node, self.serializer, self.expires is None, tuple(sorted(self.parts))
 
 
-class Joiner:
+class Joiner(GroupCommit[Lot]):
     """Publishes lots, one pack at a time.
 
     Parameters
@@ -68,47 +67,23 @@ class Joiner:
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
+        super().__init__()
         self._write = write
         self._distance = distance
         self._clock = clock
         self._wait = wait
         self._next = -math.inf
-        self._turn = threading.Lock()
-        self.changed = threading.Condition()
-        """Held while `waiting` changes."""
-        self.waiting: list[Lot] = []
-        """Lots whose writing has not begun."""
 
-    def publish(self, lot: Lot) -> None:
-        """Publish a lot, alone or together with others that wait.
+    def before(self) -> None:
+        if (left := self._next - self._clock()) > 0:
+            self._wait(left)
 
-        Raises
-        ------
-        ResultStoreError
-            If the store does not take it; and whatever else writing raises.
-        """
-        with self.changed:
-            self.waiting.append(lot)
-            self.changed.notify_all()
-        with self._turn:
-            if not lot.is_over:
-                if (left := self._next - self._clock()) > 0:
-                    self._wait(left)
-                with self.changed:
-                    lots, self.waiting = self.waiting, []
-                kinds: dict[tuple[Any, ...], list[Lot]] = {}
-                for each in lots:
-                    kinds.setdefault(each.kin, []).append(each)
-                try:
-                    for together in kinds.values():
-                        self._publish(together)
-                finally:
-                    for each in lots:
-                        each.is_over = True
-        if lot.failure is not None:
-            if isinstance(lot.failure, Exception):
-                raise lot.failure
-            raise ResultStoreError("results could not be published: the publishing thread was interrupted")
+    def write_all(self, lots: Sequence[Lot]) -> None:
+        kinds: dict[tuple[Any, ...], list[Lot]] = {}
+        for each in lots:
+            kinds.setdefault(each.kin, []).append(each)
+        for together in kinds.values():
+            self._publish(together)
 
     def _publish(self, lots: list[Lot]) -> None:
         joined = lots[0] if len(lots) == 1 else _joined(lots)

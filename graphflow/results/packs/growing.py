@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphflow.errors import ResultStoreError
+from graphflow.common.grouping import GroupCommit
 from graphflow.model.reports import Stored
 from graphflow.ports import GrowingObject, GrowingStore, ResultStore
 from graphflow.results.packs.format import GROWN_OF_RUN, header
@@ -40,45 +40,31 @@ class _Lot:
     failure: BaseException | None = None
 
 
-class _Growing:
+class _Growing(GroupCommit[_Lot]):
     """The file of one run in one store, as this process writes it."""
 
     def __init__(self, store: GrowingStore, key: bytes, epoch: int) -> None:
+        super().__init__()
         self._store = store
         self._key = key
         self._epoch = epoch
         self._object: GrowingObject | None = None
-        self._turn = threading.Lock()
-        self._guard = threading.Lock()
-        self._waiting: list[_Lot] = []
 
     def append(self, sections: Sequence[Section]) -> list[Stored]:
         """Write columns; they are durable when this returns."""
         lot = _Lot(sections, [])
-        with self._guard:
-            self._waiting.append(lot)
-        with self._turn:
-            if not lot.is_over:
-                with self._guard:
-                    lots, self._waiting = self._waiting, []
-                self._write(lots)
-        if lot.failure is not None:
-            if isinstance(lot.failure, Exception):
-                raise lot.failure
-            raise ResultStoreError("results could not be written: the writing thread was interrupted")
+        self.submit(lot)
         return lot.stored
 
-    def _write(self, lots: Sequence[_Lot]) -> None:
-        failure: BaseException | None = None
+    def write_all(self, lots: Sequence[_Lot]) -> None:
         try:
             self._place(lots)
         except BaseException as error:
-            failure = error
             self.close()
-        for lot in lots:
-            lot.is_over, lot.failure = True, failure
-        if failure is not None and not isinstance(failure, Exception):
-            raise failure
+            for lot in lots:
+                lot.failure = error
+            if not isinstance(error, Exception):
+                raise
 
     def _place(self, lots: Sequence[_Lot]) -> None:
         target = self._object
@@ -104,7 +90,7 @@ class _Growing:
 
     def close_in_turn(self) -> None:
         """Close the file once what is being written is there."""
-        with self._turn:
+        with self.turn:
             self.close()
 
     def close(self) -> None:
@@ -137,10 +123,10 @@ class GrowingPacks:
         """
         if not isinstance(store, GrowingStore) or sum(len(each.data) for each in sections) > MAX_LOT_NBYTES:
             return publish(store, sections, run_id=run_id, batch=batch, epoch=epoch)
-        return self._file(store, store, run_id, epoch).append(sections)
+        return self._file(store, (store, run_id, epoch)).append(sections)
 
-    def _file(self, store: ResultStore, growing: GrowingStore, run_id: str, epoch: int) -> _Growing:
-        place = (store, run_id, epoch)
+    def _file(self, growing: GrowingStore, place: tuple[ResultStore, str, int]) -> _Growing:
+        store, _, epoch = place
         with self._lock:
             if self._pid != os.getpid():
                 # A fork: these files are its parent's to write.

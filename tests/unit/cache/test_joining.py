@@ -49,11 +49,11 @@ def published(slow: Slow, first: Lot, *others: Lot) -> list[Exception | None]:
 
     def publish(at: int, each: Lot) -> None:
         try:
-            joiner.publish(each)
+            joiner.submit(each)
         except Exception as error:
             errors[at] = error
 
-    threads = [threading.Thread(target=joiner.publish, args=(first,))]
+    threads = [threading.Thread(target=joiner.submit, args=(first,))]
     threads[0].start()
     assert slow.began.wait(10)
     for at, each in enumerate(others):
@@ -117,7 +117,7 @@ def test_an_interruption_is_raised_where_it_came() -> None:
     joiner = Joiner(interrupt)
     mine = lot(1)
     with pytest.raises(KeyboardInterrupt):
-        joiner.publish(mine)
+        joiner.submit(mine)
     assert isinstance(mine.failure, KeyboardInterrupt)
 
 
@@ -134,9 +134,9 @@ def test_writes_keep_a_distance_where_each_is_a_request(
         now[0] += took
 
     joiner = Joiner(write, distance=4.0, clock=lambda: now[0], wait=waited.append)
-    joiner.publish(lot(1))
+    joiner.submit(lot(1))
     now[0] += idle
-    joiner.publish(lot(2))
+    joiner.submit(lot(2))
     assert waited == ([] if waits is None else [pytest.approx(waits)])
 
 
@@ -150,13 +150,13 @@ def test_what_comes_while_a_distance_is_kept_is_written_along() -> None:
     now, others = [100.0], list[threading.Thread]()
 
     def wait(seconds: float) -> None:
-        others.append(threading.Thread(target=joiner.publish, args=(lot(3),)))
+        others.append(threading.Thread(target=joiner.submit, args=(lot(3),)))
         others[0].start()
         with joiner.changed:
             assert joiner.changed.wait_for(lambda: len(joiner.waiting) == 2, 10)
 
     joiner = Joiner(write, distance=4.0, clock=lambda: now[0], wait=wait)
-    joiner.publish(lot(1))
-    joiner.publish(lot(2))
+    joiner.submit(lot(1))
+    joiner.submit(lot(2))
     others[0].join()
     assert [sorted(each.values) for each in written] == [[1], [2, 3]]
