@@ -53,7 +53,7 @@ _REFUSED = {
 
 
 class Deployable(Protocol):
-    """What is deployed: a flow."""
+    """The flow of a deployment, and where it is."""
 
     fn: Callable[..., Any]
     options: FlowOptions
@@ -78,7 +78,7 @@ class ConcurrencyLimitConfig:
 
 
 class DeployOptions(TypedDict, total=False):
-    """What a deployment takes beside its flow and its name."""
+    """Options of a deployment."""
 
     cron: str | Sequence[str]
     interval: Duration

@@ -28,7 +28,7 @@ Duration = float | str | timedelta
 
 
 class ScheduleOptions(TypedDict, total=False):
-    """What all kinds of schedules take."""
+    """Options of every kind of schedule."""
 
     slug: str
     """Its name among the schedules of a deployment; by default its place."""

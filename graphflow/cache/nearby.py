@@ -22,7 +22,7 @@ __all__ = ["Nearby", "prune_ends"]
 logger = logging.getLogger("graphflow.results")
 MAX_END_NBYTES = 256 << 10
 LIMIT_NBYTES = 64 << 20
-"""What all ends of a task's folder may take."""
+"""Bytes that all pack ends of a task's folder may use."""
 KEPT_SECONDS = 86_400.0
 COUNT_EVERY = 32
 TURN_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""What a run does at its end so that the caches of its tasks stay small: many packs become few, in bounded time."""
+"""Compact the caches of a run's tasks at its end: many packs become few, in bounded time."""
 
 from __future__ import annotations
 
