@@ -36,6 +36,7 @@ from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.schedule import schedule
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
+from graphflow.cli.tokens import token
 from graphflow.cli.workers import pause_all, pool, resume_all, serve, worker
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
@@ -237,6 +238,7 @@ app.add_typer(schedule, name="schedule", rich_help_panel=ORCHESTRATE)
 app.add_typer(worker, name="worker", rich_help_panel=ORCHESTRATE)
 app.add_typer(pool, name="pool", rich_help_panel=ORCHESTRATE)
 app.add_typer(events, name="events", rich_help_panel=ORCHESTRATE)
+app.add_typer(token, name="token", rich_help_panel=ORCHESTRATE)
 app.command("pause-all", rich_help_panel=ORCHESTRATE)(pause_all)
 app.command("resume-all", rich_help_panel=ORCHESTRATE)(resume_all)
 app.add_typer(cache, name="cache", rich_help_panel=RESULTS)

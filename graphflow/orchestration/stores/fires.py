@@ -10,6 +10,7 @@ from typing import Any
 
 from graphflow.common import ids
 from graphflow.common.failpoints import failpoint
+from graphflow.errors import NotFound
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.model.deployed import Deployment
@@ -110,10 +111,43 @@ class Fires:
                 tags=tags,
             )
 
-    def again(self, header: RunHeader) -> Made:
+    def resumed(self, header: RunHeader) -> bool:
+        """Put a deployment's run that ended in the queue again: a worker runs what it lacks; False if it waits or is driven.
+
+        Raises
+        ------
+        NotFound
+            If its deployment is not there any more.
+        """
+        with self._catalog.transaction():
+            row = self._catalog.run(header.id)
+            if row is None or row[0].work is not None or row[1] is not None:
+                return False
+            found = self._plans.by_id(header.plan.deployment_id)
+            if found is None:
+                raise NotFound(
+                    f"the deployment {header.plan.deployment} of run {header.id} is not there any more; run it again with"
+                    " `graphflow runs retry`"
+                )
+            now, of = self._clock.wall(), found.deployment
+            overlap = overlap_key(of.concurrency, json.loads(header.plan.parameters or "{}"))
+            values = (header.id, of.pool, of.queue, of.priority, now, overlap, found.id, json.dumps(of.needs))
+            if not self._catalog.execute(statements.ADD_WORK_AGAIN, (*values, row[0].epoch)):
+                return False
+            state = "Scheduled" if row[0].epoch == 0 else "Resuming"
+            self._catalog.set_run(
+                header.id, state, at=now, ended=None, message="", key=f"resuming.{row[0].epoch}"
+            )
+            return True
+
+    def again(self, header: RunHeader, *, request_key: str | None = None) -> Made:
         """Make another run with the parameters and the source of one before."""
         plan = header.plan
         with self._catalog.transaction():
+            if request_key is not None:
+                known = self._catalog.rows(statements.RUN_OF_KEY, (request_key,))
+                if known:
+                    return Made(run_id=known[0][0], is_new=False)
             now = self._clock.wall()
             found = self._plans.by_id(plan.deployment_id)
             if found is None:
@@ -126,6 +160,7 @@ class Fires:
                 due=now,
                 origin=f"rerun:{header.id}",
                 nominal=plan.nominal,
+                request_key=request_key,
                 source=plan.source,
                 tags=plan.tags,
             )

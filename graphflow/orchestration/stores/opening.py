@@ -13,6 +13,7 @@ from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
+from graphflow.orchestration.stores.tokens import Tokens
 from graphflow.orchestration.stores.work import PATIENCE_SECONDS, WorkStore
 from graphflow.ports import Clock
 
@@ -41,6 +42,7 @@ class Stores:
         self.plans = Plans(catalog, clock)
         self.fires = Fires(catalog, clock, self.plans)
         self.work = WorkStore(catalog, clock)
+        self.tokens = Tokens(catalog, clock)
 
     def __enter__(self) -> Stores:
         return self
