@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphflow.cli import completing
+from graphflow.cli.addressed import URL_VARIABLE
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
 from graphflow.cli.cache.commands import cache
@@ -124,8 +125,18 @@ def options(
             "--version", callback=_show_version, is_eager=True, help="Show graphflow's version and exit."
         ),
     ] = False,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            metavar="URL",
+            help="Ask this server instead of the home here; its token is in GRAPHFLOW_API_TOKEN (default: GRAPHFLOW_API_URL).",
+        ),
+    ] = None,
 ) -> None:
     """Run Python functions over large lists on Dask, and keep a durable record of every item."""
+    if api is not None:
+        os.environ[URL_VARIABLE] = api
 
 
 @app.command(rich_help_panel=RUN_AND_LOOK)

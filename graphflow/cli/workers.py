@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graphflow.cli import completing
+from graphflow.cli import completing, remote
+from graphflow.cli.addressed import offers_remote
 from graphflow.cli.documents import ListFormat
 from graphflow.cli.exits import ExitCode
 from graphflow.cli.stored import Listed, iso, opened_stores, show_list
@@ -94,6 +95,7 @@ def start(
 
 
 @worker.command("ls")
+@offers_remote(remote.worker_ls)
 def list_workers(output: Listed = ListFormat.TABLE) -> None:
     """List the workers that are there."""
     with opened_stores() as stores:
@@ -217,6 +219,7 @@ def _code(number: int) -> int:
 
 
 @pool.command("ls")
+@offers_remote(remote.pool_ls)
 def list_pools(output: Listed = ListFormat.TABLE) -> None:
     """List pools and their queues."""
     with opened_stores() as stores:
