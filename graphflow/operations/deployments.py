@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graphflow.common import ids
 from graphflow.common.moments import parse_moment
-from graphflow.errors import DeploymentError, ParameterError, RevisionChanged
+from graphflow.errors import DeploymentError, ParameterError
 from graphflow.model.asked import AskedBackfill, AskedRun
 from graphflow.model.views import (
     BackfillView,
@@ -24,7 +24,7 @@ from graphflow.model.views import (
     PreviewView,
     ScheduleView,
 )
-from graphflow.operations.home import Home, iso
+from graphflow.operations.home import Home, check_backend, iso
 from graphflow.orchestration.backfilling import backfill as fill
 from graphflow.orchestration.parameters import check_parameters
 from graphflow.orchestration.stores.plans import Stored
@@ -63,22 +63,16 @@ def put(
         raise DeploymentError(
             f"the definition is of {definition.full_name}, and its address of {deployment}; use one name"
         )
-    if definition.backend:
-        from graphflow.backends import check_spec
-
-        check_spec(definition.backend)
-    with home.stores.catalog.transaction():
-        _check_revision(home, deployment, if_match)
-        stored, _ = home.stores.plans.put(definition)
+    check_backend(definition.backend)
+    stored, _ = home.stores.plans.put(definition, revision=_revision(if_match))
     return _view(stored)
 
 
 def remove(home: Home, *, deployment: str, if_match: str | None = None) -> DeploymentView:
     """Remove a deployment with its schedules; its runs stay."""
-    with home.stores.catalog.transaction():
-        name = home.stores.plans.find(deployment).deployment.full_name
-        _check_revision(home, name, if_match)
-        return _view(home.stores.plans.remove(name))
+    plans = home.stores.plans
+    name = plans.find(deployment).deployment.full_name
+    return _view(plans.remove(name, revision=_revision(if_match)))
 
 
 def run(home: Home, *, deployment: str, asked: AskedRun, idempotency_key: str | None = None) -> MadeRun:
@@ -198,14 +192,8 @@ def preview(
     )
 
 
-def _check_revision(home: Home, name: str, if_match: str | None) -> None:
-    if if_match is None:
-        return
-    known = {each.deployment.full_name: each.revision for each in home.stores.plans.all()}.get(name)
-    if str(known) != if_match.strip().strip('"'):
-        raise RevisionChanged(
-            f"the deployment {name} has revision {known or 'none'}, not {if_match}; read it again, and repeat the change"
-        )
+def _revision(if_match: str | None) -> str | None:
+    return None if if_match is None else if_match.strip().strip('"')
 
 
 def _check_same(home: Home, run_id: str, name: str, asked: AskedRun, key: str | None) -> None:

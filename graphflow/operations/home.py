@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphflow.common.times import moment
+from graphflow.errors import BackendError, ParameterError
 from graphflow.orchestration.stores.opening import Stores, open_stores
 from graphflow.runs.history import RunHistory, history
 
-__all__ = ["Home", "iso", "open_home"]
+__all__ = ["Home", "check_backend", "iso", "open_home"]
 
 
 class Home:
@@ -39,6 +40,24 @@ def open_home(folder: Path | str | None = None) -> Home:
         If histories are kept in memory, or the catalog cannot be opened.
     """
     return Home(history(folder), open_stores(folder))
+
+
+def check_backend(spec: str) -> None:
+    """Check where runs compute, as text; empty is nothing said.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such backend.
+    """
+    if not spec:
+        return
+    from graphflow.backends import check_spec
+
+    try:
+        check_spec(spec)
+    except BackendError as error:
+        raise ParameterError(str(error)) from error
 
 
 def iso(at: float | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphflow.errors import NotFound, ParameterError
 from graphflow.model.asked import AskedPool, AskedQueue
 from graphflow.model.views import PoolList, PoolView, QueueView, WorkerList, WorkerView
-from graphflow.operations.home import Home, iso
+from graphflow.operations.home import Home, check_backend, iso
 from graphflow.orchestration.stores.pools import Pool
 
 __all__ = ["list_pools", "list_workers", "pause_pool", "put_pool", "put_queue", "resume_pool", "show_pool"]
@@ -25,10 +25,7 @@ def put_pool(home: Home, *, pool: str, changes: AskedPool) -> PoolView:
     """Make a pool, or change what is named of it."""
     _check_name(pool, "pool")
     given = changes.model_dump(include=changes.model_fields_set)
-    if given.get("backend"):
-        from graphflow.backends import check_spec
-
-        check_spec(given["backend"])
+    check_backend(given.get("backend", ""))
     home.stores.pools.ensure(pool)
     return _pool(home.stores.pools.change(pool, **given))
 

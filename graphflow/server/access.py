@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,7 +32,7 @@ from graphflow.model.access import ROLES, Role
 from graphflow.orchestration.stores.tokens import StoredToken, Tokens, digest_of
 from graphflow.server.problems import Refused, problem
 
-__all__ = ["COOKIE", "PUBLIC", "Access", "Guard", "Rules", "check_roles", "route_role"]
+__all__ = ["COOKIE", "PUBLIC", "Access", "CheckedRoute", "Guard", "Rules", "check_roles", "route_role"]
 
 COOKIE = "graphflow_session"
 PUBLIC: Literal["public"] = "public"
@@ -118,14 +119,14 @@ class Access:
     def require(self, role: Role | Literal["public"]) -> Callable[[Request], Any]:
         """Return the dependency of a route that needs a role."""
 
-        async def check(request: Request) -> Caller | None:
-            if role == PUBLIC:
-                return None
+        async def check(request: Request) -> None:
+            if role == PUBLIC or hasattr(request.state, "caller"):
+                return
             caller = await run_in_threadpool(self.caller_of, request)
             self._check(caller, role, request)
             # For what runs within this request; its task ends with it.
             ACTOR.set({"who": f"token:{caller.name}", "from": self.address_of(request)})
-            return caller
+            request.state.caller = caller
 
         check.role = role  # type: ignore[attr-defined]
         return check
@@ -229,6 +230,21 @@ class Access:
             while len(self._failed) > ADDRESSES_KEPT:
                 self._failed.popitem(last=False)
         logger.warning("a wrong token from %s", address)
+
+
+class CheckedRoute(APIRoute):
+    """A route whose role is checked before its body is read: FastAPI parses JSON before it asks dependencies."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        checks = [each.dependency for each in self.dependencies if hasattr(each.dependency, "role")]
+
+        async def checked(request: Request) -> Response:
+            for check in checks:
+                await check(request)  # type: ignore[misc]
+            return await handle(request)
+
+        return checked
 
 
 class Guard:

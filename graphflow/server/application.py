@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from graphflow.operations.home import Home
 from graphflow.server import problems
-from graphflow.server.access import Access, Guard, check_roles
+from graphflow.server.access import Access, CheckedRoute, Guard, check_roles
 from graphflow.server.pages import page_routes
 from graphflow.server.routes import operation_routes
 from graphflow.server.streams import Feed, stream_routes
@@ -40,11 +40,11 @@ def make_application(home: Home, access: Access) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        root_path=access.rules.prefix,
         lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.feed = feed
+    app.router.route_class = CheckedRoute
     problems.install(app)
     # Before `/events/...` of the table could take its address.
     stream_routes(app, home, access, feed)

@@ -46,7 +46,7 @@ def page_routes(app: FastAPI, home: Home, access: Access) -> None:
             dependencies=[Depends(access.require(role))],
             include_in_schema=shown,
             response_class=Response,
-            responses=problem_responses(401, 403, 429, 503),
+            responses=problem_responses(),
         )
 
     def healthz() -> Response:

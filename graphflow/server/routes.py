@@ -35,11 +35,11 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
             tags=[each.name.partition(".")[0]],
             description=f"{inspect.getdoc(each.function)}\n\nNeeds the role `{each.role}`.",
             summary=each.name,
-            responses=problem_responses(400, 401, 403, 404, 409, 412, 413, 421, 422, 429, 503),
+            responses=problem_responses(),
         )
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses() -> dict[int | str, dict[str, Any]]:
     """Return how problems are told of in the OpenAPI document."""
     schema = {
         "type": "object",
@@ -52,9 +52,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "errors": {"type": "array", "items": {"type": "object"}},
         },
     }
-    return {
-        number: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": schema}}} for number in statuses
-    }
+    return {"default": {"description": "Problem", "content": {MEDIA_TYPE: {"schema": schema}}}}
 
 
 def _endpoint(operation: Operation, home: Home) -> Callable[..., BaseModel]:
