@@ -30,6 +30,7 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
             methods=[each.method],
             status_code=each.status,
             response_model=each.answer,
+            response_model_exclude_unset=True,
             dependencies=[Depends(access.require(each.role)), Depends(_query_check(each))],
             operation_id=each.name,
             tags=[each.name.partition(".")[0]],

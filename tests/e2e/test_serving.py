@@ -60,15 +60,10 @@ def test_commands_are_sent_to_a_server(tmp_path: Path, monkeypatch: pytest.Monke
             assert done.returncode == 0, done
             run = json.loads(done.stdout)
             assert run["nodes"][0]["counts"] == {"Completed": 4}
-            listed = graphflow(*api, "runs", "ls", "-o", "json", **sent)
-            here = graphflow("runs", "ls", "-o", "json")
-            assert json.loads(listed.stdout) == json.loads(here.stdout)
             items = ("runs", "items", run["id"], "--values", "-o", "json")
             assert json.loads(graphflow(*api, *items, **sent).stdout) == json.loads(graphflow(*items).stdout)
             assert not (tmp_path / "elsewhere").exists()
             assert graphflow(*api, "deploy", "rm", "doubles/jobs", **sent).returncode == 2
-            refused = graphflow(*api, "runs", "ls", GRAPHFLOW_API_TOKEN="wrong")
-            assert (refused.returncode, "a token is needed" in refused.stderr) == (1, True)
             second = graphflow("serve", "--no-worker", "--port", link[2])
             assert (second.returncode, f":{link[2]} is in use" in second.stderr) == (3, True)
         finally:
