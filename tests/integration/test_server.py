@@ -19,6 +19,7 @@ from graphflow.errors import GraphflowError, NotFound, SettingsError
 from graphflow.operations.home import Home, open_home
 from graphflow.server.access import MOST_NBYTES, Access, check_roles, route_role, rules_of
 from graphflow.server.application import make_application
+from graphflow.server.document import page
 from graphflow.server.running import ApiServer, ServerOptions
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
@@ -333,9 +334,13 @@ def test_the_document_is_the_committed_one(ask: Asking) -> None:
     found = json.loads(ask("GET", "/api/openapi.json", role="viewer").data)
     assert found["info"].pop("version")
     assert found == json.loads(DOCUMENT.read_text()), (
-        "the API changed; look at the difference, and write the document anew: python -m graphflow.server.document > "
-        "docs/reference/openapi.json"
+        "the API changed; look at the difference, and write the document anew: python -m graphflow.server.document "
+        "docs/reference"
     )
+
+
+def test_the_page_of_the_reference_is_made_from_the_document() -> None:
+    assert DOCUMENT.with_name("api.md").read_text() == page(json.loads(DOCUMENT.read_text()))
 
 
 def test_whatever_the_document_allows_is_answered_without_a_server_error(ask: Asking) -> None:
