@@ -22,6 +22,7 @@ __all__ = ["MOST_BODY_NBYTES", "Answer", "receive"]
 
 logger = logging.getLogger("graphflow.orchestration.hooks")
 MOST_BODY_NBYTES = 256 << 10
+MOST_DELIVERY = 255
 _PLAIN_HEADERS = ("content-type", "user-agent", "x-github-event")
 """What texts and conditions of a hook may see; others may have secrets in them."""
 
@@ -67,17 +68,25 @@ def receive(stores: Stores, name: str, headers: Mapping[str, str], body: bytes, 
     except SignatureRefused as error:
         return _refused(401, str(error))
     try:
-        document = json.loads(body) if body else {}
+        document = json.loads(body, parse_constant=_no_number) if body else {}
     except (ValueError, RecursionError):
         return _refused(422, "the body is not JSON")
     delivery = verified.delivery
     if hook.kind == "stripe" and isinstance(document, Mapping):
         delivery = str(document.get("id") or "")
+    if (
+        not delivery.isascii()
+        or not (delivery == "" or delivery.isprintable())
+        or len(delivery) > MOST_DELIVERY
+    ):
+        return _refused(422, f"the id of a delivery is up to {MOST_DELIVERY} letters and digits")
     header = {each: small[each] for each in _PLAIN_HEADERS if each in small}
     try:
         return _taken(stores, hook, delivery, {"body": document, "header": header}, len(body))
     except HistoryError:
         raise
+    except RecursionError:
+        return _refused(422, "the body is nested too deep")
     except GraphflowError as error:
         return _refused(422, str(error))
 
@@ -103,6 +112,10 @@ def _taken(stores: Stores, hook: Hook, delivery: str, document: Mapping[str, Any
         event = stores.hooks.deliver(hook, delivery, run_id, told)
     answer = {"delivery": delivery, "is_new": True, "event": event, "run": run_id or None}
     return Answer(status=202, document=answer | ({"why": why} if why else {}))
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def _refused(status: int, detail: str) -> Answer:

@@ -12,7 +12,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,34 +150,21 @@ def notify(name: str, *, title: str, text: str) -> None:
     except SettingsError as error:
         raise NotSent(str(error)) from None
     sender = apprise.Apprise()
-    with _quiet():
-        for place, each in enumerate(held.get_secret_value(), start=1):
-            if not sender.add(each):
-                raise NotSent(
-                    f"address {place} of the notification {name} is not one of apprise; see `graphflow notify test {name}`",
-                    is_final=True,
-                )
-        failed = [
-            place for place, each in enumerate(sender, start=1) if not each.notify(body=text, title=title)
-        ]
-        kinds = [str(each.service_name) for each in sender]
+    # It writes addresses into its log, with what they have in them.
+    logging.getLogger("apprise").disabled = True
+    for place, each in enumerate(held.get_secret_value(), start=1):
+        if not sender.add(each):
+            raise NotSent(
+                f"address {place} of the notification {name} is not one of apprise; see `graphflow notify test {name}`",
+                is_final=True,
+            )
+    failed = [place for place, each in enumerate(sender, start=1) if not each.notify(body=text, title=title)]
+    kinds = [str(each.service_name) for each in sender]
     if failed:
         told = ", ".join(f"{place} ({kinds[place - 1]})" for place in failed)
         raise NotSent(
             f"the notification {name} did not reach address {told} of {len(kinds)}: it is refused there, or cannot be reached"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let nothing of apprise reach a log: it writes addresses with what they have in them."""
-    logger = logging.getLogger("apprise")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 # -- webhooks --------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Orchestration:
             self._clock.service.wake()
             for each in (self._sender, self._reactor, self._sweeper):
                 each.service.start()
+                each.service.wake()
 
     def stop(self) -> None:
         """End: no more fires, then the worker hands its runs over."""

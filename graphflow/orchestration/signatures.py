@@ -127,7 +127,7 @@ def _check_time(text: str, now: float) -> None:
 
 def _check(expected: Sequence[str], given: Sequence[str]) -> None:
     # All are compared, each in constant time.
-    found = [hmac.compare_digest(a.encode(), b.encode()) for a in expected for b in given]
+    found = [hmac.compare_digest(a.encode(), b.encode(errors="replace")) for a in expected for b in given]
     if not any(found):
         raise SignatureRefused("the signature is wrong; have both sides the same secret?")
 

@@ -458,7 +458,14 @@ def test_deliveries_that_are_wrong_leave_nothing(stores, clock, monkeypatch) -> 
     monkeypatch.setenv("HOOK_SECRET", CANARY)
     assert receive(stores, "other", {}, body, now).status == 404
     assert receive(stores, "in", {}, b"x" * (MOST_BODY_NBYTES + 1), now).status == 413
-    for wrong in (b"{", b"{}"):
+    for wrong in (
+        b"{",
+        b"{}",
+        b'{"ref": NaN}',
+        b'{"ref": ' + b"[" * 50_000,
+        b"\xff",
+        b'{"ref": ' + b"9" * 9_999 + b"}",
+    ):
         assert receive(stores, "in", signed("github", wrong, now), wrong, now).status == 422
     assert stores.events.last(type="graphflow.hook.*") == []
     other = {**signed("github", body, now), "X-GitHub-Event": "ping"}

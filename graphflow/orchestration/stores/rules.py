@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from graphflow.common import ids
 from graphflow.errors import NotFound
@@ -17,6 +20,8 @@ from graphflow.orchestration.naming import rule_id
 from graphflow.ports import Clock
 
 __all__ = ["Bucket", "Rules", "StoredAction", "StoredRule"]
+
+logger = logging.getLogger("graphflow.orchestration.rules")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +163,14 @@ class Rules:
 
     def watching(self) -> list[StoredRule]:
         """Return those that are not paused, locked in the order of their ids; in a transaction."""
-        return [self._stored(row) for row in self._catalog.rows(statements.LOCKED_RULES)]
+        found = []
+        for row in self._catalog.rows(statements.LOCKED_RULES):
+            try:
+                found.append(self._stored(row))
+            except ValidationError as error:
+                # One that another version wrote must not stop all others.
+                logger.error("the automation %s cannot be read, and does not fire: %s", row[1], error)
+        return found
 
     def find(self, name: str) -> StoredRule:
         """Return the automation of a name.
