@@ -6,10 +6,12 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import sqlite3
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -503,3 +505,15 @@ def test_a_delivery_and_its_run_are_one_transaction(stores, clock, monkeypatch, 
     with sqlite3.connect(tmp_path / "home" / "catalog.db") as connection:
         assert connection.execute("SELECT COUNT(*) FROM run").fetchone() == (0,)
     connection.close()
+
+
+@pytest.mark.parametrize("page, count", [("automations", 11), ("webhooks", 1)])
+def test_what_the_documentation_shows_is_taken(page, count) -> None:
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    found = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    for said in found:
+        for name, options in said.get("automations", {}).items():
+            assert automation_of(name, options).then
+        for name, options in said.get("hooks", {}).items():
+            assert hook_of(name, options).secret
+    assert len(found) == count
