@@ -384,11 +384,13 @@ class SqliteCatalog:
         depth: int = 0,
     ) -> bool:
         """Write an event; False if there is one of this id."""
-        if self._cause is not None:
-            by, least = self._cause
-            related, depth = {**related, "by": by}, max(depth, least)
-        texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
-        return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
+        with self._lock:
+            # The cause is that of the thread that holds the lock.
+            if self._cause is not None:
+                by, least = self._cause
+                related, depth = {**related, "by": by}, max(depth, least)
+            texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
+            return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
 
     def _tell(self, run_id: str, state: str, *, at: float, key: str, message: str = "") -> None:
         """Write the event of a run's new state, in the transaction that sets it; an end is also that of its work."""
