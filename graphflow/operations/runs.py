@@ -10,7 +10,7 @@ from pydantic import Field
 
 from graphflow.common import ids
 from graphflow.common.moments import parse_moment
-from graphflow.errors import NotFound, ParameterError, RequestRefused
+from graphflow.errors import ParameterError, RequestRefused
 from graphflow.model.asked import AskedChanges
 from graphflow.model.views import (
     Done,
@@ -180,7 +180,7 @@ def resume(home: Home, *, run: str) -> Done:
     if not found.is_over:
         found.resume()
     else:
-        _requeue(home, found)
+        home.stores.fires.retry(found.id, why="it was resumed")
     return _done(home, found, "resume")
 
 
@@ -192,11 +192,7 @@ def retry(home: Home, *, run: str, failed: bool = True) -> Done:
         )
     found = home.runs.run(run)
     found.check_free()
-    if not found.is_over:
-        raise RequestRefused(f"run {found.name} is {found.state_name}; only a run that ended can be retried")
-    if found.state.is_completed():
-        raise RequestRefused(f"run {found.name} completed; there is nothing to retry")
-    _requeue(home, found)
+    home.stores.fires.retry(found.id, why="it was retried")
     return _done(home, found, "retry")
 
 
@@ -222,19 +218,6 @@ def update(home: Home, *, run: str, changes: AskedChanges) -> Done:
     return _done(
         home, found, "update", node=changes.node, options=json.loads(json.dumps(dict(changes.options)))
     )
-
-
-def _requeue(home: Home, found: RecordedRun) -> None:
-    header = home.stores.work.header(found.id)
-    if header is None:
-        raise NotFound(f"run {found.id} is not there any more")
-    if not header.plan.deployment_id:
-        raise RequestRefused(
-            f"run {found.id} was not made for a deployment, so no worker knows its code; use `graphflow runs resume`"
-            " where its code is"
-        )
-    if not home.stores.fires.resumed(header):
-        raise RequestRefused(f"run {found.id} waits for a worker already, or has a driver")
 
 
 def _done(home: Home, found: RecordedRun, verb: str, **data: Any) -> Done:

@@ -142,6 +142,10 @@ class Access:
             return
         if caller.is_by_cookie and request.headers.get("x-graphflow") != "1":
             raise Refused(403, "a change that is asked for with a cookie needs the header X-Graphflow: 1")
+        self.check_changes()
+
+    def check_changes(self) -> None:
+        """Refuse a change where the server is read-only."""
         if self.rules.is_read_only:
             raise Refused(403, "this server is read-only; start it without --read-only to change anything")
 

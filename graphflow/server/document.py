@@ -99,9 +99,9 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Write `openapi.json` and `api.md` into a folder."""
-    folder, made = Path(arguments[0]), document()
-    (folder / "openapi.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "api.md").write_text(page(made), encoding="utf-8")
+    folder, text = Path(arguments[0]), json.dumps(document(), indent=1, sort_keys=True)
+    (folder / "openapi.json").write_text(f"{text}\n", encoding="utf-8")
+    (folder / "api.md").write_text(page(json.loads(text)), encoding="utf-8")
 
 
 if __name__ == "__main__":

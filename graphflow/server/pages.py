@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from graphflow.operations.home import Home
+from graphflow.orchestration.hooks import receive
 from graphflow.server.access import COOKIE, PUBLIC, SESSION_SECONDS, Access
 from graphflow.server.metrics import metrics_text
+from graphflow.server.problems import problem
 from graphflow.server.routes import problem_responses
 
 __all__ = ["page_routes"]
@@ -37,7 +40,7 @@ def page_routes(app: FastAPI, home: Home, access: Access) -> None:
     """Add these routes."""
 
     def add(
-        path: str, handler: Callable[..., Response], role: Any, method: str = "GET", shown: bool = False
+        path: str, handler: Callable[..., Any], role: Any, method: str = "GET", shown: bool = False
     ) -> None:
         app.add_api_route(
             path,
@@ -72,6 +75,17 @@ def page_routes(app: FastAPI, home: Home, access: Access) -> None:
         text, media_type = metrics_text(home)
         return Response(text, media_type=media_type)
 
+    async def hook(name: str, request: Request) -> Response:
+        """Take a webhook; its signature is its token."""
+        access.check_changes()
+        body = await request.body()
+        answer = await run_in_threadpool(
+            receive, home.stores, name, dict(request.headers), body, home.stores.clock.wall()
+        )
+        if answer.status >= 400:
+            return problem(answer.status, str(answer.document.get("detail", "")))
+        return JSONResponse(dict(answer.document), status_code=answer.status)
+
     def begin_session(request: Request) -> Response:
         """Exchange the token in `Authorization` for a cookie."""
         answer = JSONResponse({"status": "signed in"})
@@ -98,6 +112,7 @@ def page_routes(app: FastAPI, home: Home, access: Access) -> None:
     add("/api/openapi.json", document, "viewer")
     add("/", page, PUBLIC)
     add("/login.js", login, PUBLIC)
+    add("/hooks/{name}", hook, PUBLIC, "POST", shown=True)
     # Signing in changes nothing in the home, so a server that is read-only has it too.
     add("/api/v1/session", begin_session, PUBLIC, "POST")
     add("/api/v1/session", end_session, PUBLIC, "DELETE")

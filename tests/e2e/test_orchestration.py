@@ -453,3 +453,52 @@ def test_pools_events_and_the_pause_of_everything_have_commands(place) -> None:
     (event,) = json.loads(command(place, "events", "ls", "--type", "shop.*", "-o", "json").stdout)
     assert (event["specversion"], event["data"]) == ("1.0", {"n": 1})
     assert "there is no pool 'cpu'" in command(place, "pool", "set", "cpu", "--size", "1", code=4).stderr
+
+
+FAILING = """
+from pathlib import Path
+
+from graphflow import flow, task
+
+HERE = Path(__file__).parent
+
+
+@task
+def fetch(x):
+    with open(HERE / "counts", "a") as file:
+        file.write(f"i{x}\\n")
+    if x and not (HERE / "mended").exists():
+        raise ValueError("no such page")
+    return x
+
+
+@flow
+def pages(n: int = 4):
+    return sum(future.result() for future in fetch.map(range(n)))
+"""
+
+
+def test_a_run_that_fails_is_told_with_its_failures_and_retried_by_an_automation(place, monkeypatch) -> None:
+    from graphflow.model.automated import automation_of
+    from graphflow.orchestration import sender
+
+    (place / "flows_here.py").write_text(FAILING)
+    sent = []
+    monkeypatch.setattr(
+        sender, "notify", lambda name, **said: sent.append((name, said["title"], said["text"]))
+    )
+    failed = {"type": "graphflow.run.failed"}
+    with open_stores() as stores, serving(stores):
+        stores.rules.put(automation_of("tell", {"when": failed, "then": [{"notify": "oncall"}]}))
+        run_id = stores.fires.run(put(stores, place, "pages"), {}, origin="user").run_id
+        ((name, title, text),) = eventually(lambda: sent)
+        assert (name, title) == ("oncall", "pages/d failed")
+        assert "3 items of fetch: ValueError: no such page" in text
+        (place / "mended").touch()
+        retried = {"when": {"type": "shop.mended"}, "then": [{"retry_run": "{event.subject}"}]}
+        stores.rules.put(automation_of("again", retried))
+        stores.events.emit("shop.mended", subject=run_id)
+        eventually(lambda: state(stores, run_id) == "Completed")
+        assert sorted(counts(place)) == ["i0", *sorted(["i1", "i2", "i3"] * 2)]
+        assert stores.work.header(run_id).work is None
+        assert events(stores, run_id).count("pending") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastapi.routing import APIRoute
 from schemathesis.generation import GenerationMode
 
 from graphflow.errors import GraphflowError, NotFound, SettingsError
+from graphflow.model.automated import Hook
 from graphflow.operations.home import Home, open_home
 from graphflow.server.access import MOST_NBYTES, Access, check_roles, route_role, rules_of
 from graphflow.server.application import make_application
@@ -95,7 +97,7 @@ def test_no_route_answers_without_a_token_but_the_public_ones(ask: Asking) -> No
             assert answer.status == 401, path
             assert answer.headers["content-type"] == "application/problem+json"
             assert json.loads(answer.data)["type"] == "urn:graphflow:problem:Unauthorized"
-    assert public == {"/", "/login.js", "/healthz", "/readyz", "/api/v1/session"}
+    assert public == {"/", "/login.js", "/healthz", "/readyz", "/api/v1/session", "/hooks/n"}
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator"])
@@ -320,6 +322,20 @@ def test_a_route_without_a_role_does_not_start(tmp_path: Path) -> None:
             check_roles(app)
     with pytest.raises(GraphflowError, match="names no role"):
         check_roles(FastAPI())
+
+
+def test_a_hook_takes_what_is_signed(alone: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSH_SECRET", "a-secret-of-a-hook")
+    alone.home.stores.hooks.put(Hook(name="push", kind="github", secret=("PUSH_SECRET",)))
+    body = b'{"after": "abc"}'
+    mac = hmac.new(b"a-secret-of-a-hook", body, "sha256").hexdigest()
+    sent = {"X-GitHub-Delivery": "1", "X-Hub-Signature-256": f"sha256={mac}"}
+    assert alone("POST", "/hooks/push", role=None, headers=sent, body=body).status == 202
+    assert alone("POST", "/hooks/push", role=None, headers=sent, body=body + b" ").status == 401
+    assert alone("POST", "/hooks/push", role=None, body=body).status == 401
+    assert alone("POST", "/hooks/other", role=None, headers=sent, body=body).status == 404
+    found = json.loads(alone("GET", "/api/v1/events?type=graphflow.hook.*").data)["events"]
+    assert [each["subject"] for each in found] == ["push"]
 
 
 def test_health_and_figures(ask: Asking) -> None:

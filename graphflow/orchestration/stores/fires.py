@@ -10,7 +10,7 @@ from typing import Any
 
 from graphflow.common import ids
 from graphflow.common.failpoints import failpoint
-from graphflow.errors import NotFound
+from graphflow.errors import RequestRefused, RunNotFound
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.model.deployed import Deployment
@@ -92,9 +92,10 @@ class Fires:
         due: float | None = None,
         request_key: str | None = None,
         tags: Sequence[str] = (),
+        depth: int = 0,
     ) -> Made:
         """Make a run of a deployment now; the same `request_key` makes no second one."""
-        with self._catalog.transaction():
+        with self._catalog.whole():
             now = self._clock.wall()
             if request_key is not None:
                 known = self._catalog.rows(statements.RUN_OF_KEY, (request_key,))
@@ -109,36 +110,8 @@ class Fires:
                 origin=origin,
                 request_key=request_key,
                 tags=tags,
+                depth=depth,
             )
-
-    def resumed(self, header: RunHeader) -> bool:
-        """Put a deployment's run that ended in the queue again: a worker runs what it lacks; False if it waits or is driven.
-
-        Raises
-        ------
-        NotFound
-            If its deployment is not there any more.
-        """
-        with self._catalog.transaction():
-            row = self._catalog.run(header.id)
-            if row is None or row[0].work is not None or row[1] is not None:
-                return False
-            found = self._plans.by_id(header.plan.deployment_id)
-            if found is None:
-                raise NotFound(
-                    f"the deployment {header.plan.deployment} of run {header.id} is not there any more; run it again with"
-                    " `graphflow runs retry`"
-                )
-            now, of = self._clock.wall(), found.deployment
-            overlap = overlap_key(of.concurrency, json.loads(header.plan.parameters or "{}"))
-            values = (header.id, of.pool, of.queue, of.priority, now, overlap, found.id, json.dumps(of.needs))
-            if not self._catalog.execute(statements.ADD_WORK_AGAIN, (*values, row[0].epoch)):
-                return False
-            state = "Scheduled" if row[0].epoch == 0 else "Resuming"
-            self._catalog.set_run(
-                header.id, state, at=now, ended=None, message="", key=f"resuming.{row[0].epoch}"
-            )
-            return True
 
     def again(self, header: RunHeader, *, request_key: str | None = None) -> Made:
         """Make another run with the parameters and the source of one before."""
@@ -163,6 +136,49 @@ class Fires:
                 request_key=request_key,
                 source=plan.source,
                 tags=plan.tags,
+            )
+
+    def retry(self, run_id: str, *, why: str) -> None:
+        """Let a run that ended without success wait for a worker, which runs again what failed.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run.
+        RequestRefused
+            If it has not ended, or completed, or was not made of a deployment that is still there.
+        """
+        with self._catalog.whole():
+            row = self._catalog.run(run_id)
+            if row is None:
+                raise RunNotFound(f"there is no run {run_id!r}")
+            header, plan = row[0], row[0].plan
+            stored = self._plans.by_id(plan.deployment_id) if plan.deployment_id else None
+            if header.work is not None or header.state not in ("Failed", "Crashed", "Cancelled", "TimedOut"):
+                raise RequestRefused(f"run {run_id} is {header.state}; only what failed can be retried")
+            if stored is None:
+                raise RequestRefused(
+                    f"run {run_id} was not made of a deployment that is there, so no worker can retry it; use"
+                    f" `graphflow runs retry {run_id}`"
+                )
+            at, of = self._clock.wall(), stored.deployment
+            overlap = overlap_key(of.concurrency, json.loads(plan.parameters or "{}"))
+            # Claims of before had smaller numbers, whose events have theirs.
+            values = (
+                run_id,
+                of.pool,
+                of.queue,
+                of.priority,
+                at,
+                overlap,
+                stored.id,
+                json.dumps(of.needs),
+                int(at),
+            )
+            self._catalog.execute(statements.RETRY_WORK, values)
+            self._catalog.ask(run_id, header.epoch, "retry", {}, at=at)
+            self._catalog.set_run(
+                run_id, "Resuming", at=at, ended=None, message=why, key=f"resuming.{int(at)}"
             )
 
     def backfill(
@@ -276,6 +292,7 @@ class Fires:
         source: str = "",
         tags: Sequence[str] = (),
         priority: int | None = None,
+        depth: int = 0,
     ) -> Made:
         """Insert a run with its work, unless it is there or its deployment's limit says otherwise; in a transaction."""
         if self._catalog.run(run_id) is not None:
@@ -307,6 +324,7 @@ class Fires:
                 tags=tuple(dict.fromkeys((*of.tags, *tags))),
                 source=source or of.setup.to_json(),
                 request_key=request_key,
+                depth=depth,
             ),
         )
         self._catalog.add(header)
@@ -318,6 +336,7 @@ class Fires:
             subject=run_id,
             related={"deployment": of.full_name, "flow": of.flow_name, "origin": origin},
             data={"due": due, "nominal": nominal},
+            depth=depth,
         )
         return Made(run_id=run_id)
 
