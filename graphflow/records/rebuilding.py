@@ -11,7 +11,7 @@ from graphflow.errors import HistoryDamaged, HistoryTooNew
 from graphflow.ports import History, ResultStore
 from graphflow.records.codec import decode
 from graphflow.records.digest import DigestUnusable, replay_of
-from graphflow.records.folded import FoldedHistory
+from graphflow.records.folded import FoldedHistory, ItemReader
 from graphflow.records.replay import Replay
 
 __all__ = ["catch_up", "folded_replay", "known_replay"]
@@ -19,8 +19,12 @@ __all__ = ["catch_up", "folded_replay", "known_replay"]
 _logger = logging.getLogger("graphflow.records")
 
 
-def known_replay(history: History, run_id: str, *, store: ResultStore | None = None) -> Replay:
+def known_replay(
+    history: History, run_id: str, *, store: ResultStore | None = None, folds: bool = False
+) -> Replay:
     """Return what is known of a run. Where it has a digest, its items are read again when they are asked for.
+
+    With `folds`, they are in any case: what is kept is 2 bytes per item, and there are figures of durations and workers.
 
     Raises
     ------
@@ -28,7 +32,13 @@ def known_replay(history: History, run_id: str, *, store: ResultStore | None = N
         If what is read differs from what was written, or cannot be read.
     """
     found = _digested(history, run_id, store)
-    replay = Replay(store) if found is None else found[0]
+    if found is not None:
+        replay = found[0]
+    elif folds:
+        reader = ItemReader(partial(history.records, run_id), store)
+        replay = Replay(store, folded=FoldedHistory(reader))
+    else:
+        replay = Replay(store)
     catch_up(replay, history, run_id)
     return replay
 

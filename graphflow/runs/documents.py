@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from itertools import islice, zip_longest
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphflow.common.times import moment
 from graphflow.errors import GraphflowError, RemoteError
@@ -19,8 +19,6 @@ from graphflow.model.records import Launch
 from graphflow.model.reports import LogRecord
 from graphflow.records.spans import Span
 from graphflow.runs.nodes import Item, Node
-from graphflow.runs.recorded import RecordedRun
-from graphflow.runs.run import Run
 
 __all__ = [
     "header_document",
@@ -33,6 +31,10 @@ __all__ = [
     "value_document",
     "value_text",
 ]
+
+Run: TypeAlias = Any
+RecordedRun: TypeAlias = Any
+"""The views of `runs`, which write their reports by this module."""
 
 SCHEMA = "graphflow.run/1"
 FAILURES_LISTED = 100

@@ -32,6 +32,7 @@ from graphflow.model.orders import GONE
 from graphflow.model.records import NO_NODE, Kind, Launch, Plan, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code, State
 from graphflow.ports import History, ResultStore
+from graphflow.records.figures import Timeline
 from graphflow.records.item_index import MemoryHistory, Moved
 from graphflow.records.rebuilding import catch_up, known_replay
 from graphflow.records.replay import Replay, ReplayedNode
@@ -332,6 +333,16 @@ class RecordedRun(Run):
             self._settle()
         return self._replay
 
+    def folded(self) -> RecordedRun:
+        """Return the run itself, which from now on keeps no items: it reads again those that are asked for.
+
+        What it knows takes 2 bytes per item, so it may be kept, and it has figures: durations, and what workers did.
+        """
+        if self._replay is None or self._replay.folded is None:
+            self._replay = known_replay(self._histories, self.id, store=self._results(), folds=True)
+            self._settle()
+        return self
+
     def _settle(self) -> None:
         if self.is_over and self._replay is not None:
             self._replay.settle()
@@ -361,6 +372,10 @@ class RecordedRun(Run):
             catch_up(self._replay, self._histories, self.id)
             self._settle()
         return self
+
+    @property
+    def timelines(self) -> Sequence[Timeline]:
+        return list(self.replay.timelines)
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -395,6 +410,11 @@ class RecordedRun(Run):
     @property
     def nodes(self) -> Nodes:
         return Nodes(self._known)
+
+    def report(self, path: str | Path, *, has_plots: bool = True, overwrites: bool = False) -> Path:
+        if self._replay is None:
+            self.folded()
+        return super().report(path, has_plots=has_plots, overwrites=overwrites)
 
     def _results(self) -> ResultStore:
         if self._store is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphflow.model.states import State
@@ -13,6 +14,7 @@ from graphflow.runs.listed import Listed
 if TYPE_CHECKING:
     from graphflow.graph.graph import Graph
     from graphflow.model.records import Launch, Plan
+    from graphflow.records.figures import Timeline
     from graphflow.records.spans import Span
     from graphflow.runs.events import Event
     from graphflow.runs.logs import Logs
@@ -92,6 +94,11 @@ class Run(ABC):
     @property
     def spans(self) -> Sequence[Span]:
         """From when to when its launches lasted, in seconds since the epoch."""
+        return []
+
+    @property
+    def timelines(self) -> Sequence[Timeline]:
+        """By launch, how busy its workers were; none where that is not added up."""
         return []
 
     @property
@@ -184,6 +191,25 @@ class Run(ABC):
         if node is not None:
             return self.nodes[node].failures()
         return Listed(item for each in self.nodes for item in each.failures())
+
+    def report(self, path: str | Path, *, has_plots: bool = True, overwrites: bool = False) -> Path:
+        """Write the run as one HTML file that opens offline, and return where.
+
+        Parameters
+        ----------
+        has_plots
+            Whether plots are in it, with the 1.3 MB that draw them; the same figures are there as tables.
+        overwrites
+            Whether a file that is there is replaced.
+
+        Raises
+        ------
+        ValueError
+            If the file is there, or cannot be written.
+        """
+        from graphflow.runs.saving import save_report
+
+        return save_report(self, Path(path), has_plots=has_plots, overwrites=overwrites)
 
     # -- waiting ----------------------------------------------------------------------------------------------
 

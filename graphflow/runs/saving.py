@@ -1,17 +1,21 @@
-"""Values as files, each written as its name says."""
+"""Values and reports as files, each value written as its file's name says."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from graphflow.common.files import write_file
 from graphflow.common.pickling import dumps
 from graphflow.common.wording import with_article
+from graphflow.runs.documents import run_document
 
-__all__ = ["check_suffix", "save_value"]
+Run: TypeAlias = Any
+"""A view of `runs`, which writes its report by this module."""
+
+__all__ = ["check_suffix", "save_report", "save_value"]
 
 SUFFIXES = (".json", ".jsonl", ".pickle", ".pkl")
 
@@ -47,6 +51,22 @@ def save_value(value: Any, place: Path, *, overwrites: bool = False) -> str:
         ) from error
     write_file(place, data, overwrites=overwrites)
     return f"{place} ({len(data):,} bytes)"
+
+
+def save_report(run: Run, place: Path, *, has_plots: bool = True, overwrites: bool = False) -> Path:
+    """Write the report of a run, atomically, and return where.
+
+    Raises
+    ------
+    ValueError
+        If the file is there already (unless it `overwrites`), or cannot be written.
+    """
+    # Templates and plots are loaded with the first report.
+    from graphflow.dashboard.report import report_html
+
+    text = report_html(run, run_document(run, values=False), has_plots=has_plots)
+    write_file(place, text.encode("utf-8", "backslashreplace"), overwrites=overwrites)
+    return place
 
 
 def _bytes_of(value: Any, suffix: str) -> bytes:

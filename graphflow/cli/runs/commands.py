@@ -198,6 +198,23 @@ def show(
 
 
 @runs.command()
+def report(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    no_plots: Annotated[
+        bool, typer.Option("--no-plots", help="Leave out plots, and the 1.3 MB that draw them.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a run as one HTML page that opens offline."""
+    with _history() as history:
+        place = history.run(run).report(output, has_plots=not no_plots, overwrites=overwrite)
+        _say(f"{place} ({place.stat().st_size:,} bytes)")
+
+
+@runs.command()
 def watch(
     run: RunArgument,
     progress: Progress = ProgressMode.AUTO,
