@@ -39,7 +39,7 @@ from graphflow.cli.schedule import schedule
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
 from graphflow.cli.tokens import token
-from graphflow.cli.workers import pause_all, pool, resume_all, serve, worker
+from graphflow.cli.workers import pause_all, pool, resume_all, serve, ui, worker
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
 from graphflow.display.tracebacks import full_text
@@ -245,6 +245,7 @@ def graph(
 
 
 app.command(rich_help_panel=ORCHESTRATE)(serve)
+app.command(rich_help_panel=ORCHESTRATE)(ui)
 app.add_typer(deploy, name="deploy", rich_help_panel=ORCHESTRATE)
 app.add_typer(schedule, name="schedule", rich_help_panel=ORCHESTRATE)
 app.add_typer(worker, name="worker", rich_help_panel=ORCHESTRATE)

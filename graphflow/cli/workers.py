@@ -17,7 +17,7 @@ from graphflow.cli.terminal import only_data_on_stdout
 from graphflow.common.durations import duration_seconds
 from graphflow.display.consoles import make_console
 
-__all__ = ["pause_all", "pool", "resume_all", "serve", "worker"]
+__all__ = ["pause_all", "pool", "resume_all", "serve", "ui", "worker"]
 
 worker = typer.Typer(
     help="Start and list workers: processes that run what is sent to a pool.",
@@ -177,6 +177,7 @@ def serve(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Refuse all changes that are asked for over the API.")
     ] = False,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="Serve the API alone, without pages.")] = False,
 ) -> None:
     """Fire schedules, run what is due, and serve the API, in one process, until SIGTERM or Ctrl-C.
 
@@ -207,9 +208,42 @@ def serve(
         with open_home() as home:
             beside = ApiServer(
                 home,
-                ServerOptions(host=host, port=port, proxy=proxy, prefix=prefix, is_read_only=read_only),
+                ServerOptions(
+                    host=host,
+                    port=port,
+                    proxy=proxy,
+                    prefix=prefix,
+                    is_read_only=read_only,
+                    has_pages=not no_ui,
+                ),
             )
             number = run_service(stores, options, stored or stores.plans.all(), beside=beside)
+    raise typer.Exit(_code(number))
+
+
+def ui(
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65_535, help="The port of the pages; 0 takes a free one.")
+    ] = 8790,
+) -> None:
+    """Serve pages of runs on this machine, read-only: no schedule fires and nothing runs here. Ctrl-C ends it.
+
+    The link that it prints signs you in.
+    """
+    with opened_stores():
+        from graphflow.operations.home import open_home
+        from graphflow.orchestration.service import Signals
+        from graphflow.server.running import ApiServer, ServerOptions
+
+        with open_home() as home, Signals(lambda: None) as signals:
+            server = ApiServer(home, ServerOptions(port=port, is_read_only=True))
+            server.start()
+            try:
+                for line in server.lines():
+                    _say(line)
+                number = signals.wait()
+            finally:
+                server.stop()
     raise typer.Exit(_code(number))
 
 

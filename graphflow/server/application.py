@@ -18,8 +18,8 @@ from graphflow.server.streams import Feed, stream_routes
 __all__ = ["make_application"]
 
 
-def make_application(home: Home, access: Access) -> FastAPI:
-    """Return the application of a home.
+def make_application(home: Home, access: Access, *, has_pages: bool = True) -> FastAPI:
+    """Return the application of a home: its API, and its pages unless they are left out.
 
     Raises
     ------
@@ -49,7 +49,12 @@ def make_application(home: Home, access: Access) -> FastAPI:
     # Before `/events/...` of the table could take its address.
     stream_routes(app, home, access, feed)
     operation_routes(app, home, access)
-    page_routes(app, home, access)
+    page_routes(app, home, access, has_pages=has_pages)
+    if has_pages:
+        # Templates are loaded where there are pages.
+        from graphflow.server.ui import ui_routes
+
+        ui_routes(app, home, access)
     check_roles(app)
     app.add_middleware(Guard, rules=access.rules)
     return app

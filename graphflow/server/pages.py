@@ -36,8 +36,8 @@ if (token) {
 """
 
 
-def page_routes(app: FastAPI, home: Home, access: Access) -> None:
-    """Add these routes."""
+def page_routes(app: FastAPI, home: Home, access: Access, *, has_pages: bool = False) -> None:
+    """Add these routes; with pages, theirs are the root and the sign-in."""
 
     def add(
         path: str, handler: Callable[..., Any], role: Any, method: str = "GET", shown: bool = False
@@ -110,8 +110,9 @@ def page_routes(app: FastAPI, home: Home, access: Access) -> None:
     add("/readyz", readyz, PUBLIC, shown=True)
     add("/metrics", metrics, "viewer")
     add("/api/openapi.json", document, "viewer")
-    add("/", page, PUBLIC)
-    add("/login.js", login, PUBLIC)
+    if not has_pages:
+        add("/", page, PUBLIC)
+        add("/login.js", login, PUBLIC)
     add("/hooks/{name}", hook, PUBLIC, "POST", shown=True)
     # Signing in changes nothing in the home, so a server that is read-only has it too.
     add("/api/v1/session", begin_session, PUBLIC, "POST")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -94,7 +94,9 @@ def install(app: FastAPI) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    return problem(error.status, error.detail, headers=error.headers)
+    return _paged(request, error.status, error.detail) or problem(
+        error.status, error.detail, headers=error.headers
+    )
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -104,7 +106,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         {"place": ".".join(map(str, each["loc"])), "message": str(each["msg"])} for each in error.errors()
     ]
     first = f"{errors[0]['place']}: {errors[0]['message']}" if errors else "see the API reference"
-    return problem(422, f"the request is wrong: {first}", error="ParameterError", errors=errors)
+    detail = f"the request is wrong: {first}"
+    return _paged(request, 422, detail) or problem(422, detail, error="ParameterError", errors=errors)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -114,7 +117,9 @@ async def _http(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not possible here; see /api/openapi.json",
         400: "the body is not JSON",
     }.get(error.status_code, str(error.detail))
-    return problem(error.status_code, detail, headers=error.headers)
+    return _paged(request, error.status_code, detail) or problem(
+        error.status_code, detail, headers=error.headers
+    )
 
 
 async def _ours(request: Request, error: Exception) -> Response:
@@ -122,7 +127,15 @@ async def _ours(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": "1"} if status == 503 else {}
     if status == 503:
         logger.warning("%s %s: %s", request.method, request.url.path, error)
-    return problem(status, str(error), error=type(error).__name__, headers=headers)
+    return _paged(request, status, str(error)) or problem(
+        status, str(error), error=type(error).__name__, headers=headers
+    )
+
+
+def _paged(request: Request, status: int, detail: str) -> Response | None:
+    """Return the problem as a page, where the server has pages and a person looks at them."""
+    made: Callable[..., Response | None] | None = getattr(request.app.state, "problem_page", None)
+    return None if made is None else made(request, status, HTTPStatus(status).phrase, detail)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

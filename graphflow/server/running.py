@@ -35,6 +35,7 @@ class ServerOptions:
     prefix: str = ""
     """What the proxy's addresses begin with, such as `/graphflow`."""
     is_read_only: bool = False
+    has_pages: bool = True
 
 
 class ApiServer:
@@ -60,7 +61,7 @@ class ApiServer:
             is_read_only=options.is_read_only,
         )
         self.access = Access(home.stores.tokens, rules, link_token=self._token)
-        self._app = make_application(home, self.access)
+        self._app = make_application(home, self.access, has_pages=options.has_pages)
         config = uvicorn.Config(
             self._app,
             log_config=None,
@@ -95,7 +96,8 @@ class ApiServer:
     def lines(self) -> list[str]:
         """Return what a person is told at the start."""
         kind = ", read-only" if self.options.is_read_only else ""
-        return [f"API{kind}: {self.url}/api/v1", f"  {self.link}"]
+        pages = [f"pages: {self.url}/", f"  {self.link}"] if self.options.has_pages else [f"  {self.link}"]
+        return [f"API{kind}: {self.url}/api/v1", *pages]
 
     def start(self) -> None:
         """Serve in the background."""
