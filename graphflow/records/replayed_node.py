@@ -20,6 +20,10 @@ from graphflow.records.items import DIGEST_NBYTES, ItemsBody
 
 __all__ = ["Flight", "ReplayedNode"]
 
+_OFTEN_FIRST = sorted(
+    Code, key=lambda code: code not in (Code.COMPLETED, Code.CACHED, Code.PENDING, Code.FAILED)
+)
+
 _VALUED = bytes(code in (Code.COMPLETED, Code.CACHED) for code in range(256))
 _NO_DIGEST = bytes(DIGEST_NBYTES)
 
@@ -169,8 +173,12 @@ class ReplayedNode:
         """
         tallied = [0] * 256
         size = (self.width or 0) if self.is_final else len(self.states)
-        for code in Code:
+        left = min(size, len(self.states))
+        for code in _OFTEN_FIRST:
+            if not left:
+                break
             tallied[code] = self.states.count(code, 0, size)
+            left -= tallied[code]
         for flight in () if self.is_final else self.flights.values():
             self._tally_flight(flight.out, tallied)
         counts = Counts()

@@ -26,7 +26,16 @@ from graphflow.server.running import ApiServer, ServerOptions
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 ROLES = ("viewer", "operator", "admin")
-PLACES = {"run": "nope", "flow": "f", "name": "n", "pool": "p", "queue": "q", "token": "t"}
+PLACES = {
+    "run": "nope",
+    "flow": "f",
+    "name": "n",
+    "pool": "p",
+    "queue": "q",
+    "token": "t",
+    "node": "n",
+    "index": "0",
+}
 
 
 class Asking:
@@ -62,7 +71,9 @@ class Asking:
             assert isinstance(route, APIRoute)
             if not route.path.endswith("/stream"):
                 for method in route.methods:
-                    found.append((method, route.path.format(**PLACES), str(route_role(route))))
+                    found.append(
+                        (method, route.path.replace(":path}", "}").format(**PLACES), str(route_role(route)))
+                    )
         return found
 
 
@@ -97,7 +108,7 @@ def test_no_route_answers_without_a_token_but_the_public_ones(ask: Asking) -> No
             assert answer.status == 401, path
             assert answer.headers["content-type"] == "application/problem+json"
             assert json.loads(answer.data)["type"] == "urn:graphflow:problem:Unauthorized"
-    assert public == {"/", "/login.js", "/healthz", "/readyz", "/api/v1/session", "/hooks/n"}
+    assert public == {"/login", "/static/n", "/healthz", "/readyz", "/api/v1/session", "/hooks/n"}
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator"])
@@ -139,7 +150,7 @@ def test_each_answer_has_the_headers_that_browsers_obey(ask: Asking) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
-        assert headers["cache-control"] == "no-store"
+        assert headers["cache-control"] == ("no-cache" if path == "/" else "no-store")
         assert "access-control-allow-origin" not in headers
 
 

@@ -2,24 +2,24 @@
 (() => {
 const root = document.documentElement, byId = (id) => document.getElementById(id), all = (what, within = document) => [...within.querySelectorAll(what)];
 const dark = matchMedia("(prefers-color-scheme:dark)"), query = new URLSearchParams(location.search);
-const saved = () => { try { return localStorage.getItem("graphflow-theme"); } catch { return null; } };
-const theme = query.get("theme") || saved();
+let theme = query.get("theme"), store = {};
+try { store = localStorage; } catch { /* none */ }
+theme ||= store.graphflowTheme;
 if (theme === "dark" || theme === "light") root.dataset.theme = theme;
 
 // words
 const zone = query.get("tz") === "utc" ? {timeZone: "UTC"} : {};
-const two = (n) => String(n).padStart(2, "0");
+const two = (n) => String(Math.floor(n)).padStart(2, 0);
 function took(s) {
 	if (s < 60) return Math.floor(s) + " s";
 	const m = Math.floor(s / 60), h = Math.floor(m / 60);
 	if (h >= 48) return Math.floor(h / 24) + " d";
-	return h ? `${h} h ${two(m % 60)} min` : `${m} min ${two(Math.floor(s % 60))} s`;
+	return h ? `${h} h ${two(m % 60)} min` : `${m} min ${two(s % 60)} s`;
 }
 function ago(s) {
 	if (s < 5) return "now";
-	if (s < 60) return Math.floor(s) + " s ago";
-	if (s < 3600) return Math.floor(s / 60) + " min ago";
-	return s < 172800 ? Math.floor(s / 3600) + " h ago" : Math.floor(s / 86400) + " d ago";
+	const [unit, size] = s < 60 ? ["s", 1] : s < 3600 ? ["min", 60] : s < 172800 ? ["h", 3600] : ["d", 86400];
+	return `${Math.floor(s / size)} ${unit} ago`;
 }
 function times(within) {
 	const now = Date.now();
@@ -62,7 +62,6 @@ function children(old, wanted) {
 }
 function update(name, html) {
 	const part = document.querySelector(`[data-part="${name}"]`);
-	if (!part) return;
 	const fresh = part.cloneNode(false);
 	fresh.innerHTML = html;
 	times(fresh);
@@ -74,12 +73,11 @@ function update(name, html) {
 }
 
 // staying live
-let tag = "", wait = 0, timer = 0, failures = 0;
+let tag, wait, timer, failures = 0;
 async function refresh() {
 	clearTimeout(timer);
 	const url = new URL(location.href);
 	url.searchParams.set("part", "live");
-	url.hash = "";
 	try {
 		const answer = await fetch(url, {headers: {"If-None-Match": `"${tag}"`}, cache: "no-store", signal: AbortSignal.timeout(10000)});
 		if (answer.status === 401) { location.reload(); return; }
@@ -100,8 +98,7 @@ async function refresh() {
 	plan();
 }
 function banner(text) {
-	const shown = byId("banner");
-	if (shown) { shown.textContent = text; shown.hidden = !text; }
+	Object.assign(byId("banner"), {textContent: text, hidden: !text});
 }
 function plan() {
 	if (wait && !document.hidden) timer = setTimeout(refresh, Math.min(15000, wait * 2 ** failures));
@@ -132,7 +129,7 @@ async function draw() {
 	for (const [, made] of plots) { feed(made); colour(made); }
 }
 function filled(skeleton) {
-	// With its columns from the start: axes of nothing have no ranges.
+	// Axes of nothing have no ranges.
 	return JSON.parse(JSON.stringify(skeleton), (_, each) => {
 		const data = each?.type === "object" && columns[each.attributes?.name];
 		if (data) Object.assign(each.attributes, Array.isArray(data) ? {factors: data} : {data: {type: "map", entries: Object.entries(data)}});
@@ -154,13 +151,9 @@ function colour(made) {
 		for (const axis of [...plot.below, ...plot.left]) axis.setv({major_label_text_color: of("mut"), axis_label_text_color: of("mut")});
 		for (const grid of plot.center) if ("grid_line_color" in grid) grid.grid_line_color = grid.dimension === (plot.name === "timeline-plot" ? 1 : 0) ? null : of("line");
 	}
-	for (const name of ["completed", "failed", "running"]) {
-		const glyph = made.get_model_by_name(name);
-		if (glyph) glyph.fill_color = {value: of(name)};
+	for (const [name, what, variable = name] of [["completed", "fill"], ["failed", "fill"], ["running", "fill"], ["line", "line", "mut"], ["word", "text", "mut"]]) {
+		made.get_model_by_name(name)?.setv({[what + "_color"]: {value: of(variable)}});
 	}
-	const line = made.get_model_by_name("line"), word = made.get_model_by_name("word");
-	if (line) line.line_color = {value: of("mut")};
-	if (word) word.text_color = {value: of("mut")};
 }
 
 const recolour = () => plots.forEach(colour);
@@ -181,10 +174,9 @@ function strip(event) {
 	if (!(first <= last) || column < 0 || row < 0) return;
 	if (event.type === "click") { if (holder) location.href = `${holder.dataset.strip}?start=${first}`; return; }
 	const look = event.target === svg ? "" : ": " + event.target.getAttribute("class").replace("f-", "").replace(/tint\d/, "some failed");
-	const shown = (n) => n.toLocaleString("en");
 	let title = svg.querySelector("title");
 	if (!title) svg.append(title = document.createElementNS(svg.namespaceURI, "title"));
-	title.textContent = (first === last ? "item " + shown(first) : `items ${shown(first)}–${shown(last)}`) + look;
+	title.textContent = (first === last ? "item " + first : `items ${first}–${last}`) + look;
 }
 function keys(event) {
 	if (event.target.closest("input,select,textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -195,7 +187,7 @@ function keys(event) {
 function change() {
 	const now = root.dataset.theme || (dark.matches ? "dark" : "light");
 	root.dataset.theme = now === "dark" ? "light" : "dark";
-	try { localStorage.setItem("graphflow-theme", root.dataset.theme); } catch { /* it holds for this page */ }
+	store.graphflowTheme = root.dataset.theme;
 	recolour();
 }
 async function login(token) {
