@@ -20,8 +20,8 @@ Run: TypeAlias = Any
 """The views of `runs`, which are above this folder."""
 
 PAGE = 50
-Page = tuple[dict[str, Markup], dict[str, Any], bool]
-"""Parts as HTML, the columns of plots, and whether the run has ended."""
+Page: TypeAlias = tuple[dict[str, Markup], dict[str, Any] | None, bool]
+"""Parts as HTML, the columns of plots where there are any, and whether nothing of it changes any more."""
 
 
 def node_page(run: Run, name: str, *, base: str, state: str = "", start: int = 0) -> Page:
@@ -109,7 +109,7 @@ def item_page(run: Run, name: str, index: int, *, base: str) -> Page:
         lines=[log_line(each) for each in item.log],
         cached="" if cached is None else str(cached),
     )
-    return {"item": Markup(part)}, {}, is_ended(run)
+    return {"item": Markup(part)}, None, is_ended(run)
 
 
 def _error(item: Any) -> dict[str, str] | None:

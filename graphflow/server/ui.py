@@ -25,6 +25,7 @@ from graphflow.errors import NotFound, RunNotFound
 from graphflow.operations.home import Home
 from graphflow.operations.table import plain_errors
 from graphflow.runs.documents import run_document
+from graphflow.runs.recorded import RecordedRun
 from graphflow.server.access import PUBLIC, Access
 from graphflow.server.kept import KeptRuns
 
@@ -80,7 +81,12 @@ def ui_routes(app: FastAPI, home: Home, access: Access) -> None:
             due=_due(home),
         )
         return _page(
-            request, "overview.html", {"overview": html}, page="overview", title="Overview", base=base
+            request,
+            "overview.html",
+            ({"overview": html}, None, False),
+            page="overview",
+            title="Overview",
+            base=base,
         )
 
     def runs(
@@ -114,7 +120,9 @@ def ui_routes(app: FastAPI, home: Home, access: Access) -> None:
             since=since,
             note=note,
         )
-        return _page(request, "runs.html", {"runs": html}, page="runs", title="Runs", base=base)
+        return _page(
+            request, "runs.html", ({"runs": html}, None, False), page="runs", title="Runs", base=base
+        )
 
     def run_page(
         request: Request,
@@ -123,31 +131,31 @@ def ui_routes(app: FastAPI, home: Home, access: Access) -> None:
         launch: Annotated[int | None, Query(ge=1)] = None,
         opened: Annotated[list[str] | None, Query(alias="open")] = None,
     ) -> Response:
-        with plain_errors(), kept.run(run) as found:
-            made = runpage.run_parts(
-                found, base=base, node=node or None, launch=launch, opened=frozenset(opened or ())
-            )
-            parts = runpage.rendered_parts(made)
-            title = found.name
-        return _page(
-            request,
-            "run.html",
-            parts,
-            columns=made.columns,
-            is_over=made.is_over,
-            title=title,
-            base=base,
-        )
+        folds = frozenset(opened or ())
+
+        def make(found: RecordedRun) -> tuple[str, nodepage.Page]:
+            made = runpage.run_parts(found, base=base, node=node or None, launch=launch, opened=folds)
+            return found.name, (runpage.rendered_parts(made), dict(made.columns), made.is_over)
+
+        with plain_errors():
+            title, shown = kept.page(run, ("run", node, launch, folds), make)
+        return _page(request, "run.html", shown, title=title, base=base)
 
     def node_page(request: Request, run: str, node: str, state: Text = "", start: Start = 0) -> Response:
-        with plain_errors(), kept.run(run) as found:
-            parts, columns, is_over = nodepage.node_page(found, node, base=base, state=state, start=start)
-        return _page(request, "node.html", parts, columns=columns, is_over=is_over, title=node, base=base)
+        def make(found: RecordedRun) -> nodepage.Page:
+            return nodepage.node_page(found, node, base=base, state=state, start=start)
+
+        with plain_errors():
+            shown = kept.page(run, ("node", node, state, start), make)
+        return _page(request, "node.html", shown, title=node, base=base)
 
     def item_page(request: Request, run: str, node: str, index: Index) -> Response:
-        with plain_errors(), kept.run(run) as found:
-            parts, _, is_over = nodepage.item_page(found, node, index, base=base)
-        return _page(request, "item.html", parts, is_over=is_over, title=f"{node}[{index}]", base=base)
+        def make(found: RecordedRun) -> nodepage.Page:
+            return nodepage.item_page(found, node, index, base=base)
+
+        with plain_errors():
+            shown = kept.page(run, ("item", node, index), make)
+        return _page(request, "item.html", shown, title=f"{node}[{index}]", base=base)
 
     def log_page(
         request: Request, run: str, level: Text = "", node: Text = "", q: Text = "", cursor: Start = 0
@@ -234,17 +242,10 @@ def _frame(request: Request, base: str, page: str, title: str) -> dict[str, Any]
 
 
 def _page(
-    request: Request,
-    template: str,
-    parts: Mapping[str, str],
-    *,
-    base: str,
-    title: str,
-    page: str = "runs",
-    columns: Mapping[str, Any] | None = None,
-    is_over: bool = False,
+    request: Request, template: str, shown: nodepage.Page, *, base: str, title: str, page: str = "runs"
 ) -> Response:
     """Return a page, or with `?part=live` what changed of it since the tag that is given."""
+    parts, columns, is_over = shown
     hashes = {name: _hash(html) for name, html in parts.items()}
     if columns is not None:
         hashes["columns"] = _hash(json.dumps(columns, default=str))

@@ -289,6 +289,23 @@ def test_kept_runs_are_few_and_are_brought_up_to_date(home: Home, runs: dict[str
         assert third is first and len(third.failures()) == 40
 
 
+def test_what_many_ask_for_is_made_once_while_a_run_is_as_it_is(home: Home, runs: dict[str, str]) -> None:
+    now, made = [0.0], []
+    kept = KeptRuns(home, clock=lambda: now[0])
+
+    def make(run: Any) -> int:
+        made.append(run.id)
+        return len(made)
+
+    assert [kept.page(runs["crawl"], "one", make) for _ in range(3)] == [1, 1, 1]
+    assert kept.page(runs["crawl"], "other", make) == 2
+    now[0] = 5.0
+    assert kept.page(runs["crawl"], "one", make) == 1
+    for number in range(20):
+        kept.page(runs["crawl"], number, make)
+    assert kept.page(runs["crawl"], "one", make) == 23
+
+
 def test_a_report_is_one_file_without_requests(runs: dict[str, str], tmp_path: Path) -> None:
     with history() as histories:
         run = histories.run(runs["crawl"])

@@ -3,7 +3,7 @@
 const root = document.documentElement, byId = (id) => document.getElementById(id), all = (what, within = document) => [...within.querySelectorAll(what)];
 const dark = matchMedia("(prefers-color-scheme:dark)"), query = new URLSearchParams(location.search);
 let theme = query.get("theme"), store = {};
-try { store = localStorage; } catch { /* none */ }
+try { store = localStorage; } catch {}
 theme ||= store.graphflowTheme;
 if (theme === "dark" || theme === "light") root.dataset.theme = theme;
 
@@ -79,7 +79,7 @@ async function refresh() {
 	const url = new URL(location.href);
 	url.searchParams.set("part", "live");
 	try {
-		const answer = await fetch(url, {headers: {"If-None-Match": `"${tag}"`}, cache: "no-store", signal: AbortSignal.timeout(10000)});
+		const answer = await fetch(url, {headers: {"If-None-Match": `"${tag}"`}, signal: AbortSignal.timeout(10000)});
 		if (answer.status === 401) { location.reload(); return; }
 		if (answer.status !== 304) {
 			if (!answer.ok) throw new Error(answer.status);
@@ -87,7 +87,7 @@ async function refresh() {
 			tag = found.tag;
 			for (const [name, html] of Object.entries(found.html)) update(name, html);
 			if (found.columns) { columns = found.columns; draw(); }
-			if (found.over) wait = 0;
+			if (found.over) { wait = 0; document.body.dataset.live = "over"; }
 		}
 		failures = 0;
 		banner("");
