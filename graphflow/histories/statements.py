@@ -93,7 +93,7 @@ DELETE_TOKEN = "DELETE FROM token WHERE name = ?"
 
 RUNS_BY_STATE = "SELECT state, COUNT(*) FROM run GROUP BY state"
 WORK_BY_QUEUE = "SELECT pool, queue, state, COUNT(*), MIN(due) FROM work GROUP BY pool, queue, state"
-PENDING_EVENTS = "SELECT COUNT(*), MIN(at) FROM event WHERE is_pending = 1"
+EVENTS_BEHIND = "SELECT COUNT(*), MIN(at) FROM event WHERE is_pending = 1"
 
 # -- work ----------------------------------------------------------------------------------------------------
 
