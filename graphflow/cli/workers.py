@@ -193,7 +193,6 @@ def serve(
 
         with only_data_on_stdout():
             made = [each for file in files or () for each in deployments_of(file)]
-        stored = [stores.plans.put(each.model)[0] for each in made]
         options = None
         if not no_worker:
             options = WorkerOptions(
@@ -209,6 +208,7 @@ def serve(
                 home,
                 ServerOptions(host=host, port=port, proxy=proxy, prefix=prefix, is_read_only=read_only),
             )
+            stored = [stores.plans.put(each.model)[0] for each in made]
             number = run_service(stores, options, stored or stores.plans.all(), beside=beside)
     raise typer.Exit(_code(number))
 
