@@ -48,6 +48,8 @@ from graphflow.runs.run import Run
 if TYPE_CHECKING:
     from graphflow.authoring.events import emit_event
     from graphflow.authoring.serving import serve
+    from graphflow.client.asynchronous import connect_async
+    from graphflow.client.connections import connect
     from graphflow.identity.cache_keys import task_input_hash
     from graphflow.runs.history import history
 
@@ -77,6 +79,8 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_completed",
+    "connect",
+    "connect_async",
     "emit_event",
     "exponential_backoff",
     "file_input",
@@ -106,6 +110,8 @@ __all__ = [
 
 # What only some programs need is loaded when it is asked for.
 _LATER = {
+    "connect": "graphflow.client.connections",
+    "connect_async": "graphflow.client.asynchronous",
     "emit_event": "graphflow.authoring.events",
     "history": "graphflow.runs.history",
     "serve": "graphflow.authoring.serving",

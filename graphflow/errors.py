@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
+    "AccessDenied",
+    "AlreadyExists",
+    "ApiError",
     "BackendError",
     "BackendUnreachable",
     "BatchedResultError",
@@ -42,6 +45,7 @@ __all__ = [
     "ResultDamaged",
     "ResultNotSigned",
     "ResultStoreError",
+    "RevisionChanged",
     "RunCancelled",
     "RunNotFound",
     "ScheduleError",
@@ -197,6 +201,26 @@ class HistoryTooOld(HistoryError):
 
 class NotFound(GraphflowError, LookupError):
     """There is nothing by that name: no such node, item, task or key."""
+
+
+class AlreadyExists(GraphflowError, ValueError):
+    """There is something by that name already."""
+
+
+class RevisionChanged(GraphflowError, RuntimeError):
+    """A definition was changed by somebody else since it was read; read it again, and repeat the change."""
+
+
+class AccessDenied(GraphflowError, PermissionError):
+    """A server refused a request: its token is missing, wrong or expired, or its role does not allow it."""
+
+
+class ApiError(GraphflowError, RuntimeError):
+    """A server could not be reached, or answered with what this client does not understand; `status` is 0 without an answer."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RunNotFound(NotFound):

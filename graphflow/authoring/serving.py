@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Protocol
 
 from graphflow.authoring.deployments import Deployment
 from graphflow.common.loading import LOADING, StopLoading
@@ -15,7 +16,20 @@ from graphflow.orchestration.stores.opening import Stores, open_stores
 from graphflow.orchestration.stores.plans import Stored
 from graphflow.orchestration.worker import WorkerOptions
 
-__all__ = ["run_service", "serve"]
+__all__ = ["Beside", "run_service", "serve"]
+
+
+class Beside(Protocol):
+    """What is served by the same process, such as the API."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End."""
+
+    def lines(self) -> list[str]:
+        """Return what a person is told at the start."""
 
 
 def serve(
@@ -79,19 +93,24 @@ def run_service(
     has_clock: bool = True,
     says_so: bool = True,
     name: str = "serve",
+    beside: Beside | None = None,
 ) -> int:
     """Run the loops until SIGINT or SIGTERM, and return its number; another signal kills the runs that are still going on."""
     service = Orchestration(stores, has_clock=has_clock, worker=worker)
     with Signals(service.stop_at_once) as signals:
         service.start()
         try:
+            if beside is not None:
+                beside.start()
             if says_so:
-                _say(stores, service, stored, name)
+                _say(stores, service, stored, name, [] if beside is None else beside.lines())
             number = signals.wait()
             if says_so and service.worker is not None and service.worker.busy:
                 what = count_text(service.worker.busy, "run")
                 make_console().print(f"stopping: {what} handed over", markup=False)
         finally:
+            if beside is not None:
+                beside.stop()
             service.stop()
     return number
 
@@ -103,7 +122,7 @@ def default_slots() -> int:
     return os.cpu_count() or 1
 
 
-def _say(stores: Stores, service: Orchestration, stored: list[Stored], name: str) -> None:
+def _say(stores: Stores, service: Orchestration, stored: list[Stored], name: str, more: list[str]) -> None:
     console = make_console()
     lines = []
     if service.worker is not None:
@@ -121,6 +140,7 @@ def _say(stores: Stores, service: Orchestration, stored: list[Stored], name: str
         lines.append(f"  {each.deployment.full_name}: {when}")
     if stored:
         lines.append(f"start a run: graphflow deploy run {stored[0].deployment.full_name}")
+    lines += more
     lines.append("stop: Ctrl-C")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

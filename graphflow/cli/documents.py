@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from graphflow.cli.terminal import OutputFormat, write_data
+from graphflow.cli.exits import ExitCode
+from graphflow.cli.terminal import OutputFormat, say_error, write_data
 from graphflow.display.consoles import make_console
 
-__all__ = ["ListFormat", "Outcome", "dumped", "tell", "write_documents"]
+__all__ = ["ListFormat", "Outcome", "dumped", "parse_data", "tell", "write_documents"]
 
 Outcome = Annotated[OutputFormat, typer.Option("--output", "-o", help="Output format.")]
 """The option of a command that does something and has one thing to tell."""
@@ -47,3 +48,17 @@ def tell(text: str, output: OutputFormat, schema: str, **document: Any) -> None:
 def dumped(document: Any, *, indent: int | None = None) -> str:
     """Return a document as JSON text; values that JSON cannot represent become their `repr`."""
     return json.dumps(document, ensure_ascii=False, default=repr, indent=indent)
+
+
+def parse_data(data: str | None) -> dict[str, Any]:
+    """Return the JSON object that `--data` is."""
+    if data is None:
+        return {}
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        say_error(f'--data must be a JSON object such as {{"n": 1}}, not {data!r}')
+        raise typer.Exit(ExitCode.USAGE)
+    return found

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphflow.cli.documents import ListFormat, Outcome, dumped, tell
-from graphflow.cli.exits import ExitCode
+from graphflow.cli import remote
+from graphflow.cli.addressed import offers_remote
+from graphflow.cli.documents import ListFormat, Outcome, dumped, parse_data, tell
 from graphflow.cli.runs.texts import parse_since
 from graphflow.cli.stored import Listed, iso, opened_stores, show_table
-from graphflow.cli.terminal import OutputFormat, say_error, write_data
+from graphflow.cli.terminal import OutputFormat, write_data
 
 if TYPE_CHECKING:
     from graphflow.model.happening import Happening
@@ -36,6 +36,7 @@ Subject = Annotated[
 
 
 @events.command()
+@offers_remote(remote.events_ls)
 def ls(
     type: Type = "*",
     subject: Subject = "",
@@ -59,6 +60,7 @@ def ls(
 
 
 @events.command()
+@offers_remote(remote.events_tail)
 def tail(
     type: Type = "*",
     subject: Subject = "",
@@ -87,6 +89,7 @@ def tail(
 
 
 @events.command()
+@offers_remote(remote.events_emit)
 def emit(
     type: Annotated[str, typer.Argument(metavar="TYPE", help="Words with dots, such as shop.order.paid.")],
     subject: Annotated[str, typer.Option("--subject", metavar="TEXT", help="What it is about.")] = "",
@@ -98,21 +101,8 @@ def emit(
 ) -> None:
     """Write an event of your own."""
     with opened_stores() as stores:
-        given = stores.events.emit(type, subject=subject, data=_parsed(data), id=id)
+        given = stores.events.emit(type, subject=subject, data=parse_data(data), id=id)
         tell(f"event {given} is written", output, SCHEMA, id=given, type=type, subject=subject)
-
-
-def _parsed(data: str | None) -> dict[str, Any]:
-    if data is None:
-        return {}
-    try:
-        found = json.loads(data)
-    except ValueError as error:
-        found = error
-    if not isinstance(found, dict):
-        say_error(f'--data must be a JSON object such as {{"n": 1}}, not {data!r}')
-        raise typer.Exit(ExitCode.USAGE)
-    return found
 
 
 def _row(event: Happening) -> tuple[Any, ...]:

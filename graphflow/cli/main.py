@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphflow.cli import completing
+from graphflow.cli.addressed import URL_VARIABLE
 from graphflow.cli.automations import automations, hooks, notify
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
@@ -37,6 +38,7 @@ from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.schedule import schedule
 from graphflow.cli.session import Manner, run_and_show
 from graphflow.cli.terminal import OutputFormat, only_data_on_stdout, say_error, write_data
+from graphflow.cli.tokens import token
 from graphflow.cli.workers import pause_all, pool, resume_all, serve, worker
 from graphflow.display.consoles import ProgressMode, make_console
 from graphflow.display.scripts import display, shown_elsewhere
@@ -124,8 +126,18 @@ def options(
             "--version", callback=_show_version, is_eager=True, help="Show graphflow's version and exit."
         ),
     ] = False,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            metavar="URL",
+            help="Ask this server instead of the home here; its token is in GRAPHFLOW_API_TOKEN (default: GRAPHFLOW_API_URL).",
+        ),
+    ] = None,
 ) -> None:
     """Run Python functions over large lists on Dask, and keep a durable record of every item."""
+    if api is not None:
+        os.environ[URL_VARIABLE] = api
 
 
 @app.command(rich_help_panel=RUN_AND_LOOK)
@@ -238,6 +250,7 @@ app.add_typer(schedule, name="schedule", rich_help_panel=ORCHESTRATE)
 app.add_typer(worker, name="worker", rich_help_panel=ORCHESTRATE)
 app.add_typer(pool, name="pool", rich_help_panel=ORCHESTRATE)
 app.add_typer(events, name="events", rich_help_panel=ORCHESTRATE)
+app.add_typer(token, name="token", rich_help_panel=ORCHESTRATE)
 app.add_typer(automations, name="automations", rich_help_panel=ORCHESTRATE)
 app.add_typer(notify, name="notify", rich_help_panel=ORCHESTRATE)
 app.add_typer(hooks, name="hooks", rich_help_panel=ORCHESTRATE)

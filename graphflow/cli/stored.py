@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from graphflow.cli import completing
+from graphflow.cli.addressed import check_local
 from graphflow.cli.documents import ListFormat, write_documents
 from graphflow.cli.exits import errors_become_exit_codes
 from graphflow.common.durations import duration_text
@@ -48,6 +49,7 @@ def opened_stores() -> Iterator[Stores]:
     """Open the catalog; turn errors into exit codes."""
     from graphflow.orchestration.stores.opening import open_stores  # help must not load it
 
+    check_local()
     with errors_become_exit_codes(), open_stores() as stores:
         yield stores
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graphflow.cli import completing
+from graphflow.cli import completing, remote
+from graphflow.cli.addressed import offers_remote
 from graphflow.cli.documents import ListFormat
 from graphflow.cli.exits import ExitCode
 from graphflow.cli.stored import Listed, iso, opened_stores, show_list
@@ -94,6 +95,7 @@ def start(
 
 
 @worker.command("ls")
+@offers_remote(remote.worker_ls)
 def list_workers(output: Listed = ListFormat.TABLE) -> None:
     """List the workers that are there."""
     with opened_stores() as stores:
@@ -140,20 +142,57 @@ def serve(
     ] = None,
     grace: Grace = "30s",
     on_stop: Stop = OnStop.HAND_OVER,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Where the API listens; elsewhere than on this machine, a token must be there first.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65_535,
+            envvar="GRAPHFLOW_PORT",
+            help="The port of the API; 0 takes a free one.",
+        ),
+    ] = 8790,
+    proxy: Annotated[
+        str,
+        typer.Option(
+            "--proxy",
+            metavar="URL",
+            help="The address of a proxy before it, such as https://flows.example.org.",
+        ),
+    ] = "",
+    prefix: Annotated[
+        str,
+        typer.Option(
+            "--prefix", metavar="PATH", help="What the proxy's paths begin with, such as /graphflow."
+        ),
+    ] = "",
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Refuse all changes that are asked for over the API.")
+    ] = False,
 ) -> None:
-    """Fire schedules and run what is due, in one process, until SIGTERM or Ctrl-C.
+    """Fire schedules, run what is due, and serve the API, in one process, until SIGTERM or Ctrl-C.
 
+    The link that it prints signs you in, as an admin, while it runs; make tokens for programs with `graphflow token create`.
     A file that deploys or serves flows is stored as it says; of another one each flow is stored under the file's name,
     without a schedule. More workers may run beside it, and more than one `serve`.
     """
     with opened_stores() as stores:
         from graphflow.authoring.serving import default_slots, run_service
         from graphflow.launching.deploying import deployments_of
+        from graphflow.operations.home import open_home
         from graphflow.orchestration.worker import WorkerOptions
+        from graphflow.server.running import ApiServer, ServerOptions
 
         with only_data_on_stdout():
             made = [each for file in files or () for each in deployments_of(file)]
-        stored = [stores.plans.put(each.model)[0] for each in made]
         options = None
         if not no_worker:
             options = WorkerOptions(
@@ -163,7 +202,14 @@ def serve(
                 grace_seconds=duration_seconds(grace),
                 waits_for_runs=on_stop is OnStop.FINISH,
             )
-        number = run_service(stores, options, stored or stores.plans.all())
+        # The API has connections of its own, so that a slow answer delays no claim.
+        with open_home() as home:
+            beside = ApiServer(
+                home,
+                ServerOptions(host=host, port=port, proxy=proxy, prefix=prefix, is_read_only=read_only),
+            )
+            stored = [stores.plans.put(each.model)[0] for each in made]
+            number = run_service(stores, options, stored or stores.plans.all(), beside=beside)
     raise typer.Exit(_code(number))
 
 
@@ -173,6 +219,7 @@ def _code(number: int) -> int:
 
 
 @pool.command("ls")
+@offers_remote(remote.pool_ls)
 def list_pools(output: Listed = ListFormat.TABLE) -> None:
     """List pools and their queues."""
     with opened_stores() as stores:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from graphflow.common.acting import ACTOR
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema, statements
 from graphflow.histories.checks import is_final
@@ -384,6 +385,8 @@ class SqliteCatalog:
         depth: int = 0,
     ) -> bool:
         """Write an event; False if there is one of this id."""
+        if type.startswith("graphflow.audit."):
+            data = {**data, **ACTOR.get()}
         with self._lock:
             # The cause is that of the thread that holds the lock.
             if self._cause is not None:

@@ -82,6 +82,19 @@ SET_SETTING = (
     "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
 
+TOKEN_COLUMNS = "name, digest, role, created, expires"
+ADD_TOKEN = """INSERT INTO token (id, name, digest, role, created, expires) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (name) DO NOTHING"""
+TOKENS = f"SELECT {TOKEN_COLUMNS} FROM token ORDER BY name"
+TOKEN_OF_DIGEST = f"SELECT {TOKEN_COLUMNS} FROM token WHERE digest = ?"
+DELETE_TOKEN = "DELETE FROM token WHERE name = ?"
+
+# -- figures -------------------------------------------------------------------------------------------------
+
+RUNS_BY_STATE = "SELECT state, COUNT(*) FROM run GROUP BY state"
+WORK_BY_QUEUE = "SELECT pool, queue, state, COUNT(*), MIN(due) FROM work GROUP BY pool, queue, state"
+EVENTS_BEHIND = "SELECT COUNT(*), MIN(at) FROM event WHERE is_pending = 1"
+
 # -- work ----------------------------------------------------------------------------------------------------
 
 ADD_WORK = """INSERT INTO work (run_id, pool, queue, priority, due, state, overlap_key, deployment_id, needs, worker_id, epoch,

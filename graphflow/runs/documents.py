@@ -99,9 +99,10 @@ def listed_document(run: RecordedRun) -> dict[str, Any]:
     return {**header_document(run), "counts": None if summary is None else dict(summary.counts)}
 
 
-def run_document(run: Run) -> dict[str, Any]:
+def run_document(run: Run, *, values: bool = True) -> dict[str, Any]:
     """Return a run without its items: its value, its launches, and its nodes with counts and failures.
 
+    Without `values`, the value is null: nothing is unpickled.
     A node lists its first 100 failures; `counts` has them all. O(nodes + failures listed).
     """
     state, launches = run.state, run.launches
@@ -110,7 +111,7 @@ def run_document(run: Run) -> dict[str, Any]:
         **header_document(run),
         "state": {"type": str(state.type), "name": state.name, "message": state.message},
         "parameters": dict(launches[0].parameters) if launches else {},
-        **_value_of(run),
+        **(_value_of(run) if values else {"value": None}),
         "exception": _exception(run.exception, run.traceback),
         "launches": [
             _launch(launch, span) for launch, span in zip_longest(launches, run.spans[: len(launches)])

@@ -46,6 +46,7 @@ class Logs(Sequence[LogRecord]):
         index: int | None = None,
         level: int | str | None = None,
         after: int = 0,
+        most: int | None = None,
     ) -> Logs:
         """Return the lines that meet all conditions.
 
@@ -57,6 +58,8 @@ class Logs(Sequence[LogRecord]):
             Only lines of this level (a number, or a name such as `"WARNING"`) or above.
         after
             Skip this many lines, in the order in which they were recorded.
+        most
+            Look at this many lines after those only.
 
         Raises
         ------
@@ -66,7 +69,7 @@ class Logs(Sequence[LogRecord]):
         least = _level_number(level)
         lines = [
             line
-            for line in self._recorded[after:]
+            for line in self._recorded[after : None if most is None else after + most]
             if (node is None or line.node == node)
             and (index is None or line.index == index)
             and line.level >= least

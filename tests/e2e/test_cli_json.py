@@ -28,7 +28,16 @@ def doubles(n: int):
 NOT_DATA = {
     *("bench chart", "bench table", "bench compare"),
     *("serve", "pause-all", "resume-all", "worker start", "events emit", "runs rerun"),
-    *("deploy rm", "deploy pause", "deploy resume", "pool set", "pool pause", "pool resume", "pool create"),
+    *(
+        "deploy rm",
+        "deploy pause",
+        "deploy resume",
+        "pool set",
+        "pool pause",
+        "pool resume",
+        "pool create",
+        "token rm",
+    ),
 }
 """What they write is SVG and Markdown, or is made of results that are JSON; or they do something, and say so in a line."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphflow.cli import completing
+from graphflow.cli import completing, remote
+from graphflow.cli.addressed import offers_remote
 from graphflow.cli.documents import ListFormat, Outcome, dumped, tell
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.parameters import parse_parameters
@@ -237,6 +238,7 @@ def apply_(
 
 
 @deploy.command()
+@offers_remote(remote.deploy_ls)
 def ls(
     flow: Annotated[str, typer.Option("--flow", metavar="NAME", help="Only of this flow.")] = "",
     output: Listed = ListFormat.TABLE,
@@ -260,6 +262,7 @@ def ls(
 
 
 @deploy.command()
+@offers_remote(remote.deploy_show)
 def show(name: DeploymentName, output: Outcome = OutputFormat.TABLE) -> None:
     """Show a deployment."""
     with opened_stores() as stores:
@@ -300,6 +303,7 @@ def _concurrency_text(concurrency: Any) -> str:
 
 
 @deploy.command()
+@offers_remote(remote.deploy_run)
 def run(
     name: DeploymentName,
     param: Pairs = None,
@@ -374,6 +378,7 @@ def _wait(run_id: str, progress: ProgressMode, quiet: bool, output: OutputFormat
 
 
 @deploy.command()
+@offers_remote(remote.deploy_pause)
 def pause(
     name: DeploymentName,
     schedule: Annotated[str, typer.Option("--schedule", metavar="SLUG", help="Only this schedule.")] = "",
@@ -385,6 +390,7 @@ def pause(
 
 
 @deploy.command()
+@offers_remote(remote.deploy_resume)
 def resume(
     name: DeploymentName,
     schedule: Annotated[str, typer.Option("--schedule", metavar="SLUG", help="Only this schedule.")] = "",

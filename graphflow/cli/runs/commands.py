@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphflow.cli import completing
+from graphflow.cli import completing, remote
+from graphflow.cli.addressed import check_local, offers_remote
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.documents import ListFormat, Outcome, dumped, tell, write_documents
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
@@ -102,6 +103,7 @@ def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
     """Open the histories; turn errors into exit codes, and wrong names and states into usage errors."""
     from graphflow.runs.history import history  # help must not load the engine
 
+    check_local()
     with errors_become_exit_codes(is_verbose=is_verbose), history() as found:
         try:
             yield found
@@ -116,6 +118,7 @@ def _history(*, is_verbose: bool = False) -> Iterator[RunHistory]:
 
 
 @runs.command()
+@offers_remote(remote.runs_ls)
 def ls(
     flow: Annotated[
         str | None,
@@ -164,6 +167,7 @@ def ls(
 
 
 @runs.command()
+@offers_remote(remote.runs_show)
 def show(
     run: RunArgument,
     index: Annotated[
@@ -216,6 +220,7 @@ def watch(
 
 
 @runs.command()
+@offers_remote(remote.runs_logs)
 def logs(
     run: RunArgument,
     follow: Annotated[
@@ -265,6 +270,7 @@ def logs(
 
 
 @runs.command()
+@offers_remote(remote.runs_items)
 def items(
     run: RunArgument,
     node: Annotated[
@@ -309,6 +315,7 @@ def _value_shown(document: dict[str, Any]) -> str:
 
 
 @runs.command()
+@offers_remote(remote.runs_failures)
 def failures(
     run: RunArgument,
     node: NodeOption = None,
@@ -410,6 +417,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 @runs.command()
+@offers_remote(remote.runs_rerun)
 def rerun(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
     """Make another run of a deployment's run: the same parameters and the same version of its source."""
     from graphflow.cli.stored import opened_stores
@@ -433,6 +441,7 @@ def rerun(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
 
 
 @runs.command()
+@offers_remote(remote.runs_resume)
 def resume(
     run: RunArgument,
     rerun_changed: Annotated[
@@ -477,6 +486,7 @@ def resume(
 
 
 @runs.command()
+@offers_remote(remote.runs_retry)
 def retry(
     run: RunArgument,
     failed: Annotated[bool, typer.Option("--failed", help="All failed items (the default).")] = False,
@@ -533,6 +543,7 @@ def retry(
 
 
 @runs.command()
+@offers_remote(remote.runs_pause)
 def pause(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
     """Pause a run: start no new batches until it is resumed. Running batches finish."""
     with _history() as history:
@@ -543,6 +554,7 @@ def pause(run: RunArgument, output: Outcome = OutputFormat.TABLE) -> None:
 
 
 @runs.command()
+@offers_remote(remote.runs_cancel)
 def cancel(
     run: RunArgument,
     force: Annotated[

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from datetime import UTC, datetime
 from typing import Any
 
 import typer
 
+from graphflow.common.moments import parse_moment
+
 __all__ = ["parse_indices", "parse_settings", "parse_since"]
 
-_AGO = re.compile(r"(\d+(?:\.\d*)?)\s*(s|m|h|d|w)")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _RANGE = re.compile(r"(\d+)(?::(\d+))?")
 MAX_INDICES = 10_000_000
 
 
 def parse_since(text: str) -> float:
     """Return a time (ISO 8601, UTC unless it has a zone) or an age (`90s`, `2h`, `7d`) in seconds since the epoch."""
-    text = text.strip()
-    ago = _AGO.fullmatch(text)
-    if ago:
-        return time.time() - float(ago[1]) * _SECONDS[ago[2]]
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not a time; use an age (90s, 15m, 2h, 7d, 1w), or a date such as 2026-01-31 or 2026-01-31T12:00Z"
-        ) from None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        return parse_moment(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_indices(text: str) -> list[int]:

@@ -103,6 +103,19 @@ class Events:
                 id=ids.run_id(), at=at, type=f"graphflow.audit.{verb}", subject="all", related={}, data={}
             )
 
+    def set_late_after(self, seconds: float) -> None:
+        """Set how old a fire is that counts as missed, and how long a run waits before it is late."""
+        with self._catalog.transaction():
+            self._catalog.execute(statements.SET_SETTING, ("late_after_seconds", repr(seconds)))
+            self._catalog.emit(
+                id=ids.run_id(),
+                at=self._clock.wall(),
+                type="graphflow.audit.setting",
+                subject="late_after_seconds",
+                related={},
+                data={"value": seconds},
+            )
+
     @property
     def late_after_seconds(self) -> float:
         """How old a fire is that counts as missed, and how long a run waits before it is late."""

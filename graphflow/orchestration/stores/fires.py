@@ -113,10 +113,14 @@ class Fires:
                 depth=depth,
             )
 
-    def again(self, header: RunHeader) -> Made:
+    def again(self, header: RunHeader, *, request_key: str | None = None) -> Made:
         """Make another run with the parameters and the source of one before."""
         plan = header.plan
         with self._catalog.transaction():
+            if request_key is not None:
+                known = self._catalog.rows(statements.RUN_OF_KEY, (request_key,))
+                if known:
+                    return Made(run_id=known[0][0], is_new=False)
             now = self._clock.wall()
             found = self._plans.by_id(plan.deployment_id)
             if found is None:
@@ -129,6 +133,7 @@ class Fires:
                 due=now,
                 origin=f"rerun:{header.id}",
                 nominal=plan.nominal,
+                request_key=request_key,
                 source=plan.source,
                 tags=plan.tags,
             )

@@ -16,6 +16,7 @@ from graphflow.orchestration.stores.outbox import Outbox
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
 from graphflow.orchestration.stores.rules import Rules
+from graphflow.orchestration.stores.tokens import Tokens
 from graphflow.orchestration.stores.work import PATIENCE_SECONDS, WorkStore
 from graphflow.ports import Clock
 
@@ -44,6 +45,7 @@ class Stores:
         self.plans = Plans(catalog, clock)
         self.fires = Fires(catalog, clock, self.plans)
         self.work = WorkStore(catalog, clock)
+        self.tokens = Tokens(catalog, clock)
         self.rules = Rules(catalog, clock)
         self.outbox = Outbox(catalog, clock)
         self.hooks = Hooks(catalog, clock)

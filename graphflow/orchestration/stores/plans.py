@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphflow.common import ids
-from graphflow.errors import NotFound
+from graphflow.errors import NotFound, RevisionChanged
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.model.deployed import Concurrency, Deployment, Schedule, Source
@@ -69,13 +69,15 @@ class Plans:
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def put(self, deployment: Deployment) -> tuple[Stored, str]:
+    def put(self, deployment: Deployment, *, revision: str | None = None) -> tuple[Stored, str]:
         """Store a deployment in place of the one of its name; return it, and `added`, `changed` or `unchanged`.
 
-        A schedule that changed fires next after now; runs that wait already stay.
+        A schedule that changed fires next after now; runs that wait already stay. With `revision`, only that one is replaced.
 
         Raises
         ------
+        RevisionChanged
+            If the stored one has another revision.
         ScheduleError
             If a schedule is wrong, or never fires; nothing is stored then.
         """
@@ -86,6 +88,7 @@ class Plans:
         with self._catalog.transaction():
             before = self._schedules(key)
             known = self._one(key, before)
+            _check_revision(deployment.full_name, known, revision)
             if known is not None and known.deployment.model_dump_json() == deployment.model_dump_json():
                 return known, "unchanged"
             as_before = [each.schedule.model_dump_json() for each in before]
@@ -152,16 +155,19 @@ class Plans:
             self._audit("paused" if is_paused else "resumed", name, now)
         return stored
 
-    def remove(self, name: str) -> Stored:
+    def remove(self, name: str, *, revision: str | None = None) -> Stored:
         """Remove a deployment with its schedules; its runs stay, and those that wait will run.
 
         Raises
         ------
         NotFound
             If there is none.
+        RevisionChanged
+            If its revision is not the one that is given.
         """
         with self._catalog.transaction():
             stored = self.find(name)
+            _check_revision(name, stored, revision)
             for statement in statements.DELETE_DEPLOYMENT:
                 self._catalog.execute(statement, (stored.id,))
             self._audit("removed", name, self._clock.wall())
@@ -289,6 +295,14 @@ class Plans:
             subject=name,
             related={"deployment": name},
             data={},
+        )
+
+
+def _check_revision(name: str, known: Stored | None, wanted: str | None) -> None:
+    if wanted is not None and wanted != str(0 if known is None else known.revision):
+        has = "is not there" if known is None else f"has revision {known.revision}"
+        raise RevisionChanged(
+            f"the deployment {name} {has}, not {wanted}; read it again, and repeat the change"
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import typer
 
-from graphflow.cli.runs import texts as run_texts
 from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
+from graphflow.common import moments
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from graphflow.cli.runs.texts import parse_indices, parse_settings, parse_since
     ],
 )
 def test_a_time_is_how_long_ago_or_when(text: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_texts.time, "time", lambda: 10_000.0)
+    monkeypatch.setattr(moments.time, "time", lambda: 10_000.0)
     assert parse_since(text) == expected
 
 
