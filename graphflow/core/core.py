@@ -20,7 +20,6 @@ from graphflow.core import events as ev
 from graphflow.core.batching import updated_mean
 from graphflow.core.bundles import Bundles, learn
 from graphflow.core.causes import hand_over, root_of
-from graphflow.core.grants import Want
 from graphflow.core.halting import Halter
 from graphflow.core.landing import grouped, landed
 from graphflow.core.limits import learn_limit, limit_stage
@@ -56,7 +55,7 @@ from graphflow.graph.graph import DepKind, Node
 from graphflow.model.anomalies import waiting
 from graphflow.model.reports import Report, StepReport, ValueInfo
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.ports import Capacity
+from graphflow.ports import Capacity, WantedSlots
 
 __all__ = ["MAX_CRASHES", "Core"]
 
@@ -174,7 +173,7 @@ class Core:
             total += known * mean
         return total
 
-    def wants(self) -> dict[str, Want]:
+    def wants(self) -> dict[str, WantedSlots]:
         """Return what the run wants of each limit that it shares with others. O(stages that wait)."""
         return self.run.grants.wants(self.queues.ready(), self.queues.target)
 

@@ -8,22 +8,13 @@ from outside. A name for which there is no limit and no rate holds nothing up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from graphflow.core.nodes import Flight, Stage
 from graphflow.core.pacing import DealtPacer
 from graphflow.graph.graph import Node
+from graphflow.ports import WantedSlots
 
-__all__ = ["Grants", "Want"]
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """What a run wants of a limit: `slots` in all, of which `in_use` are taken now; `unit` is how many one item takes at most."""
-
-    slots: int
-    in_use: int
-    unit: int = 1
+__all__ = ["Grants"]
 
 
 class Grants:
@@ -90,7 +81,7 @@ class Grants:
         for name, weight in flight.limits.items():
             self.used[name] = self.used.get(name, 0) + items * weight
 
-    def wants(self, ready: Iterable[Stage], target: int) -> dict[str, Want]:
+    def wants(self, ready: Iterable[Stage], target: int) -> dict[str, WantedSlots]:
         """Return what is wanted of each limit.
 
         Parameters
@@ -100,13 +91,17 @@ class Grants:
         target
             How many batches may be under way.
         """
+        ahead = dict.fromkeys(self.slots, 0)
         most = dict.fromkeys(self.slots, 0)
         for stage in ready:
             for name, weight in stage.limits.items():
-                if name in most:
-                    most[name] += min(stage.ready, target * (stage.concurrency or 1)) * weight
-        wants: dict[str, Want] = {}
-        for name, ahead in most.items():
-            in_use, unit = self.used.get(name, 0), self.units.get(name, 1)
-            wants[name] = Want(in_use + ahead, in_use, unit)
+                if name in ahead:
+                    at_once = target * (stage.concurrency or 1)
+                    ahead[name] += min(stage.ready, at_once) * weight
+                    most[name] = max(most[name], at_once * weight)
+        wants: dict[str, WantedSlots] = {}
+        for name, more in ahead.items():
+            in_use = self.used.get(name, 0)
+            slots = max(in_use, min(in_use + more, most[name]))
+            wants[name] = WantedSlots(slots, in_use, self.units.get(name, 1))
         return wants

@@ -416,6 +416,7 @@ class Recorder:
             concurrency=(options.concurrency or ASYNC_CONCURRENCY)
             if callee.kind == "async" and not is_batched
             else None,
+            limits=options.limits,
             priority=options.priority,
             group=inside.group,
             program=program,
@@ -491,6 +492,7 @@ def _may_bundle(callee: Callee, options: TaskOptions, binder: Binder) -> bool:
         and options.trigger is all_successful
         and options.cache is None
         and options.batch_size is None
+        and not options.limits
         and not options.on_running
         and not any(dep.allows_failure for dep in binder.deps)
     )

@@ -294,18 +294,20 @@ class SqliteCatalog:
             claim.steady_until,
             claim.wall_until,
         )
+        self._execute(statements.END_GRANTS, claim.run_id, claim.epoch - 1)
         with self._sealing(claim.run_id):
             self._execute(schema.DRIVE_RUN, holder.host, holder.pid, claim.epoch, claim.run_id)
 
     def renew(self, claim: Claim) -> bool:
-        return (
-            self._execute(schema.RENEW_LEASE, claim.steady_until, claim.wall_until, claim.run_id, claim.epoch)
-            == 1
-        )
+        values = claim.steady_until, claim.wall_until, claim.run_id, claim.epoch
+        # What it has of limits ends with its lease.
+        self._execute(statements.RENEW_GRANTS, *values)
+        return self._execute(schema.RENEW_LEASE, *values) == 1
 
     def give_back(self, run_id: str, epoch: int, *, at: float = 0.0) -> None:
         with self.whole():
             self._execute(schema.RETURN_LEASE, run_id, epoch)
+            self._execute(statements.END_GRANTS, run_id, epoch)
             self._execute(statements.GIVE_BACK_WORK, at, HANDED_OVER, run_id, epoch)
 
     # -- work ----------------------------------------------------------------------------------------------
@@ -331,6 +333,7 @@ class SqliteCatalog:
             if not self._execute(statements.REQUEUE, at, crashes, why, header.id, work.epoch):
                 return False
             self._execute(schema.DELETE_LEASE, header.id)
+            self._execute(statements.END_GRANTS, header.id, header.epoch)
             is_over = crashes > 0 and work.crashes + crashes >= most
             state = "Crashed" if is_over else "Scheduled" if header.epoch == 0 else "Resuming"
             message = f"it lost {work.crashes + crashes} drivers: {why}" if is_over else ""

@@ -34,6 +34,7 @@ from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.checks import GONE, check_id, is_final, is_id, state_code
 from graphflow.histories.journals import RunJournal
 from graphflow.histories.leases import DriverLock, is_locked, noted_claim
+from graphflow.histories.limiting import CatalogLimiter
 from graphflow.histories.marks import UNLISTED, is_marked, mark_listed, mark_unlisted
 from graphflow.histories.readers import RunReader
 from graphflow.histories.runfiles import RUN_FILE, RunWriter, build_run, sync_folder, wait_for_turn
@@ -268,6 +269,14 @@ class SqliteHistory(CatalogHistory):
             clock=self._clock,
             unlisted=unlisted,
             listed=partial(mark_listed, self.folder, run_id),
+            limiter=CatalogLimiter(
+                catalog,
+                polls,
+                clock=self._clock,
+                holder=run_id,
+                epoch=epoch,
+                term_seconds=self.lease_seconds,
+            ),
         )
 
     def _move_in(self, newborn: Path, folder: Path) -> None:

@@ -553,9 +553,7 @@ def goes_on_as_before_when_a_limit_is_made_smaller(patch: pytest.MonkeyPatch) ->
     change = Grants.change
 
     def careless(self: Grants, slots: Any, rates: Any) -> set[str]:
-        return change(
-            self, {name: max(size, self.slots.get(name, 0)) for name, size in slots.items()}, rates
-        )
+        return change(self, {name: max(size, self.slots.get(name, 0)) for name, size in slots.items()}, rates)
 
     patch.setattr(Grants, "change", careless)
     return Core

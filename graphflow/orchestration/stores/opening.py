@@ -11,6 +11,7 @@ from graphflow.histories.leases import SystemClock
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
+from graphflow.orchestration.stores.limits import Limits
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
 from graphflow.orchestration.stores.work import PATIENCE_SECONDS, WorkStore
@@ -38,6 +39,7 @@ class Stores:
         self.clock = clock
         self.events = Events(catalog, clock)
         self.pools = Pools(catalog, clock)
+        self.limits = Limits(catalog, clock)
         self.plans = Plans(catalog, clock)
         self.fires = Fires(catalog, clock, self.plans)
         self.work = WorkStore(catalog, clock)

@@ -344,7 +344,11 @@ class ScenarioMaker:
             return {"api": rng.choice((2.0, 20.0, 200.0))} if rng.random() < 0.6 else {}
 
         times = sorted(rng.random() * 4 for _ in range(rng.choice((0, 1, 2, 4))))
-        turns = [(0.0, size(0), rates()), *((time, size(0), rates()) for time in times), (5.0, size(2), rates())]
+        turns = [
+            (0.0, size(0), rates()),
+            *((time, size(0), rates()) for time in times),
+            (5.0, size(2), rates()),
+        ]
         return replace(
             scenario,
             rounds=tuple(named(each) for each in scenario.rounds),
