@@ -46,6 +46,7 @@ from graphflow.model.states import State
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from graphflow.authoring.concurrency import concurrency, rate_limit, rate_limit_async
     from graphflow.authoring.events import emit_event
     from graphflow.authoring.serving import serve
     from graphflow.identity.cache_keys import task_input_hash
@@ -77,6 +78,7 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_completed",
+    "concurrency",
     "emit_event",
     "exponential_backoff",
     "file_input",
@@ -89,6 +91,8 @@ __all__ = [
     "not_all_skipped",
     "pause_run",
     "product",
+    "rate_limit",
+    "rate_limit_async",
     "register_hash",
     "rows",
     "serve",
@@ -106,6 +110,9 @@ __all__ = [
 
 # What only some programs need is loaded when it is asked for.
 _LATER = {
+    "concurrency": "graphflow.authoring.concurrency",
+    "rate_limit": "graphflow.authoring.concurrency",
+    "rate_limit_async": "graphflow.authoring.concurrency",
     "emit_event": "graphflow.authoring.events",
     "history": "graphflow.runs.history",
     "serve": "graphflow.authoring.serving",

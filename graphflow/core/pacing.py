@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DealtPacer", "Pacer", "Reservation", "StartingSlots", "together"]
+__all__ = ["DealtPacer", "Pacer", "Reservation", "StartingSlots", "combined"]
 
 WINDOW_SECONDS = 0.25
 """A batch reserves slots for about this long."""
@@ -206,7 +206,7 @@ def _lost(first: float, interval: float, now: float) -> int:
     return 1 << 62 if interval <= 0 else math.ceil((now - first) / interval - 1e-9)
 
 
-def together(reserved: Sequence[Reservation]) -> Reservation:
+def combined(reserved: Sequence[Reservation]) -> Reservation:
     """Return slots that hold to several rates, of each of which as many were reserved: the k-th is no earlier than that of any."""
     first = max(reserved, key=lambda each: each.delay)
     return Reservation(first.count, first.delay, max(each.interval for each in reserved), first.slots)

@@ -20,7 +20,7 @@ from graphflow.core.nodes import (
     codes_at,
 )
 from graphflow.core.outcomes import announce, cancel_items, end_items
-from graphflow.core.pacing import DealtPacer, Pacer, Reservation, StartingSlots, together
+from graphflow.core.pacing import DealtPacer, Pacer, Reservation, StartingSlots, combined
 from graphflow.core.state import FollowerBack, LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.orders import Pace
@@ -327,7 +327,7 @@ class Queues:
             each = math.ceil(stage.ready / min(pacer.lanes for pacer in every))
             each = min(each, stage.batch_size or each, *(pacer.offers(run.now) for pacer in every))
             reserved = [pacer.reserve(now=run.now, count=each) for pacer in every]
-            places = together(reserved)
+            places = combined(reserved)
             pace = Pace(delay=places.delay, interval=places.interval, count=places.count)
             count = places.count
             if own is not None:

@@ -545,10 +545,10 @@ class Driver:
             self.hooks.ended(self.core, command.node, command.indices)
             self._emit("items", command.node, Code(command.code).state_name, len(command.indices))
         elif isinstance(command, ev.NodeChanged):
-            if self.limits is not None and command.code in FINAL_CODES:
-                if self.core.books[command.node].node.limits:
-                    # What it had of a limit is for others now.
-                    self.limits.wanted()
+            is_over = command.code in FINAL_CODES
+            if self.limits is not None and is_over and self.core.books[command.node].node.limits:
+                # What it had of a limit is for others now.
+                self.limits.wanted()
             self._emit("node", command.node, Code(command.code).state_name)
         elif isinstance(command, ev.SlotsWanted):
             if self.limits is not None:

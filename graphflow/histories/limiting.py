@@ -22,7 +22,7 @@ from graphflow.histories.leases import is_locked
 from graphflow.histories.sharing import TURN_SECONDS, Share, shares
 from graphflow.ports import Clock, KnownLimits, Row, WantedSlots
 
-__all__ = ["HOLDERS", "WAITS_FOR_LIMIT", "CatalogLimiter", "Held", "holders_of"]
+__all__ = ["HOLDERS", "WAITS_FOR_LIMIT", "CatalogLimiter", "Held", "holders_of", "waits_for"]
 
 HOLDERS = "holders"
 """The folder of the locks of holders that are no runs; their names begin with it."""
@@ -81,6 +81,21 @@ def holders_of(catalog: Statements, clock: Clock, names: Collection[str]) -> dic
                 held, slots=max(has, held.slots), want=max(1, held.want), floor=has
             )
     return found
+
+
+def waits_for(catalog: Statements, clock: Clock, run_id: str) -> str:
+    """Return which limits a run lacks slots of, for people; empty if none."""
+    sizes = dict(catalog.rows(statements.LIMITS))
+    told = []
+    for name, holders in holders_of(catalog, clock, sizes.keys()).items():
+        held = holders.get(run_id)
+        if held is not None and held.slots < held.want:
+            taken = sum(each.slots for each in holders.values())
+            told.append(
+                f"it waits for the limit {name}: it has {held.slots} of the {held.want} slots that it could use, and {taken} of"
+                f" {sizes[name]} are taken"
+            )
+    return "; ".join(told)
 
 
 def _folder(home: Path, holder: str) -> Path:
@@ -149,6 +164,7 @@ class CatalogLimiter:
                 granted, changes = self._decided(self._catalog, wants)
                 for name, held in changes.items():
                     self._put(name, held)
+                self._sweep(changes)
             failpoint("limits.adjust.after")
             return granted
 
@@ -192,6 +208,13 @@ class CatalogLimiter:
             (name, held.holder, held.epoch, held.slots, held.want, held.unit, *until, boot_id()),
         )
 
+    def _sweep(self, names: Collection[str]) -> None:
+        """Delete grants whose holders are gone: they count for nothing."""
+        living = holders_of(self._catalog, self._clock, names)
+        for name, holder, *_ in self._catalog.rows(statements.GRANTS):
+            if name in living and holder not in living[name]:
+                self._catalog.execute(statements.DROP_GRANT, (name, holder))
+
     def _check_ours(self) -> None:
         """Raise `LeaseLost` if another driver has the run."""
         if self._holder.startswith(HOLDERS):
@@ -225,6 +248,7 @@ class CatalogLimiter:
                     unit=max(1, slots),
                 ),
             )
+            self._sweep({name})
             return has
 
     def release(self, name: str, *, in_use: int) -> None:

@@ -182,6 +182,10 @@ class History(Protocol):
         """Return the driver's answer: None until there is one, empty if it succeeded. For one that is gone, that is said."""
         ...
 
+    def waits_for(self, run_id: str) -> str:
+        """Return which limits a run that is driven waits for, in words; empty for none."""
+        ...
+
     def verify(self, run_id: str) -> list[str]:
         """Return the problems of a run's history, as texts; empty if it is intact."""
         ...

@@ -146,18 +146,6 @@ class Limits:
                 return f"{WAITS_FOR_LIMIT}{name} is full: {taken} of {size} slots are taken"
         return ""
 
-    def waits_of(self, run_id: str) -> str:
-        """Return which limits a run that is driven waits for, for people; empty if for none."""
-        told = []
-        for limit in self.all():
-            for held in limit.holders:
-                if held.holder == run_id and held.slots < held.want:
-                    told.append(
-                        f"{limit.name} (has {held.slots} of {held.want} slots that it wants; "
-                        f"{limit.in_use} of {limit.size} are taken)"
-                    )
-        return ", ".join(told)
-
     def _tell(self, kind: str, name: str, data: dict[str, object]) -> None:
         self._catalog.emit(
             id=ids.run_id(),
