@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small sizes, one repeat")
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="at smoke size: threads")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -143,7 +143,7 @@ def main() -> None:
         measure(*given.measure, items, repeats)
         return
     medians: dict[tuple[str, str], float] = {}
-    for backend in given.backends:
+    for backend in given.backends or (("threads",) if given.smoke else BACKENDS):
         for case in given.only:
             command = [sys.executable, __file__, "--measure", case, backend]
             command += ["--items", str(items), "--repeats", str(repeats)]

@@ -24,6 +24,8 @@ hypothesis_settings.load_profile("graphflow")
 
 # Before graphflow is used anywhere, also in the processes that tests start.
 os.environ["GRAPHFLOW_HOME"] = tempfile.mkdtemp(prefix="graphflow-home-")
+# What scripts show after 10 s would depend on the machine. Tests of what is shown say what they want.
+os.environ["GRAPHFLOW_PROGRESS"] = "off"
 
 
 @pytest.fixture(scope="session")

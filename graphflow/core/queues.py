@@ -521,7 +521,7 @@ class Queues:
     def _may_follow(self, stage: Stage, inside: set[int]) -> bool:
         """Return whether a node runs for certain if those of its batch that it needs succeed."""
         books, book = self._run.books, self._run.leader_of(stage)
-        if stage.is_open or stage.suspects or book.is_final or book.past is not None:
+        if stage.is_open or stage.is_following or stage.suspects or book.is_final or book.past is not None:
             return False
         return all(
             dep.upstream in inside

@@ -32,10 +32,6 @@ from graphflow.model.policies import ASYNC_CONCURRENCY, TaskOptions, all_success
 
 __all__ = ["RECORDER", "Recorder", "is_outside", "outside_flows"]
 
-BUNDLES = False
-"""Whether nodes of one task share batches. Off: the simulation found seeds in which a node of one is under way twice."""
-
-
 _GETITEM = builtin("getitem", operator.getitem)
 _FLATTEN = builtin("flatten", mapping.flattened)
 _COMPRESS = builtin("filter", mapping.compressed)
@@ -399,7 +395,7 @@ class Recorder:
             sources=tuple(binder.sources),
             trigger=options.trigger,
             bundle_key=(id(callee.fn), id(options), inside.group, id(inside.results), id(context))
-            if BUNDLES and not is_mapped and _may_bundle(callee, options, binder)
+            if not is_mapped and _may_bundle(callee, options, binder)
             else None,
             fuse_key=(
                 callee.kind,

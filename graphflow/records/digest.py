@@ -75,7 +75,7 @@ def digest_record(replay: Replay, *, number: int, previous: int, at: float) -> R
     flights = replay.flying()
     out.number(len(flights))
     for batch, flight in flights.items():
-        out.number(batch)
+        out.number(2 * batch + flight.is_bundle)
         for numbers in (flight.nodes, flight.indices, flight.out):
             _pack_numbers(out, numbers)
     out.number(len(replay.timelines))
@@ -267,7 +267,7 @@ def _take_last(page: _Page, replay: Replay) -> None:
     for _ in range(come.number()):
         batch = come.number()
         nodes, indices, out = _numbers(come), _numbers(come), _numbers(come)
-        replay.put_flying(batch, Flight(tuple(nodes), indices, out))
+        replay.put_flying(batch // 2, Flight(tuple(nodes), indices, out, bool(batch % 2)))
     replay.timelines = [_timeline(come) for _ in range(come.number())]
     come.end()
     replay.records, replay.batches, replay.chunks, replay.error_count, folded.lines, folded.logs_dropped = (

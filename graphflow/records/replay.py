@@ -192,8 +192,8 @@ class Replay:
     def put_flying(self, batch: int, flight: Flight) -> None:
         """Put a batch under way that a digest tells of; its nodes' items are known."""
         self._flights[batch] = flight
-        for number in flight.nodes:
-            self.nodes[number].flights[batch] = flight
+        for number, own in flight.of_nodes():
+            self.nodes[number].flights[batch] = own
 
     def settle(self) -> None:
         """Settle a run without a driver: items that were running are lost with it."""
@@ -229,10 +229,10 @@ class Replay:
 
     def _dispatch(self, record: Record, dispatch: Dispatch) -> None:
         self.batches = max(self.batches, dispatch.batch)
-        flight = Flight(dispatch.nodes, dispatch.indices, dispatch.indices, dispatch.is_bundle)
+        indices = range(len(dispatch.nodes)) if dispatch.is_bundle else dispatch.indices
+        flight = Flight(dispatch.nodes, indices, indices, dispatch.is_bundle)
         self._flights[dispatch.batch] = flight
-        for number in dispatch.nodes:
-            own = Flight((number,), flight.indices, flight.out) if flight.is_bundle else flight
+        for number, own in flight.of_nodes():
             self.nodes[number].fly(dispatch.batch, own)
 
     def _dispatches(self, record: Record, dispatches: Dispatches) -> None:
@@ -249,13 +249,11 @@ class Replay:
     def _items(self, record: Record, body: ItemsBody) -> None:
         if body.held is not None:
             flight = self._flights.get(body.batch)
-            if flight is not None and body.held and flight.is_bundle:
-                held = {flight.nodes[position] for position in body.held}
-                for number in flight.nodes:
-                    if number not in held:
-                        self.nodes[number].flights.pop(body.batch, None)
-            elif flight is not None and body.held:
+            if flight is not None and body.held:
                 flight.out = array("Q", [flight.indices[position] for position in body.held])
+                if flight.is_bundle:
+                    for position in set(flight.indices).difference(flight.out):
+                        self.nodes[flight.nodes[position]].flights.pop(body.batch, None)
             else:
                 self._land(body.batch)
         node = self.nodes[record.node]

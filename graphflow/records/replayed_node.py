@@ -26,13 +26,22 @@ _NO_DIGEST = bytes(DIGEST_NBYTES)
 
 @dataclass(slots=True)
 class Flight:
-    """A batch under way; with `is_bundle`, each position is a node, of which it has the only item."""
+    """A batch under way; with `is_bundle`, its indices are places in `nodes`, of which it has the only item of each."""
 
     nodes: Sequence[int]
     indices: Sequence[int]
     out: Sequence[int]
     """The indices that nothing was reported of."""
     is_bundle: bool = False
+
+    def of_nodes(self) -> Iterator[tuple[int, Flight]]:
+        """Yield each node that is out, and what of the batch is its own."""
+        if not self.is_bundle:
+            yield from ((number, self) for number in self.nodes)
+            return
+        for place in self.out:
+            number = self.nodes[place]
+            yield number, Flight((number,), range(1), range(1))
 
 
 @dataclass(slots=True)

@@ -48,6 +48,12 @@ def pages(outputs: list[Any]) -> list[str]:
     return [each.data["text/html"] for each in outputs if "text/html" in each.get("data", {})]
 
 
+@pytest.fixture(autouse=True)
+def progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts show what they show by default."""
+    monkeypatch.delenv("GRAPHFLOW_PROGRESS")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GRAPHFLOW_HOME", str(tmp_path / "home"))

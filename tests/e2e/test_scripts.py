@@ -61,6 +61,12 @@ def endless():
 """
 
 
+@pytest.fixture(autouse=True)
+def progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts show what they show by default."""
+    monkeypatch.delenv("GRAPHFLOW_PROGRESS")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "jobs.py").write_text(JOBS, encoding="utf-8")

@@ -112,7 +112,7 @@ def forms(text: str) -> set[str]:
     return {text, text.encode().decode("latin-1"), repr(text)[1:-1], json.dumps(text)[1:-1], "kanarie"}
 
 
-@pytest.mark.parametrize("backend", ["inline", "threads", "processes"])
+@pytest.mark.parametrize("backend", ["threads", "processes"])
 def test_a_canary_is_found_nowhere(tmp_path: Path, s3: Bucket, s3_server: S3Server, backend: str) -> None:
     script, home, tally = tmp_path / "keeper.py", tmp_path / "home", tmp_path / "tally"
     script.write_text(PROGRAM)

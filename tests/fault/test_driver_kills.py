@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 WIDTH = 200_000
-KILLS = 20
+KILLS = 10
 SEED = 4
 LINE_NBYTES = 7
 """About what one count takes in the file."""

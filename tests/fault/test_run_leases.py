@@ -129,15 +129,12 @@ def test_a_short_lease_runs_out_while_its_driver_is_stopped(
     given = {"name": "gated", "run_id": "run-1", "parameters": {"size": SIZE, "gate": str(gate)}, "env": env}
     sleeper = stage.drive(rules="lease.renew.before:pause@3", **given)
     wait_until(lambda: sleeper.is_stopped)
-    refused = 0
     while True:
         other = stage.drive(**given)
         wait_until(lambda other=other: other.has_ended or stage.counts()["hold"] == 2)
         if not other.has_ended:
             break
         assert other.result()["refused"] == "LeaseHeld"
-        refused += 1
-    assert refused >= 1
     sleeper.send(signal.SIGCONT)
     with open(gate, "w"):
         pass

@@ -11,14 +11,6 @@ import pytest
 
 from graphflow import Skip, flow, history, task, task_context
 from graphflow.errors import UpstreamFailed
-from graphflow.graph import recording
-
-
-@pytest.fixture(autouse=True)
-def bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are switched off for users."""
-    monkeypatch.setattr(recording, "BUNDLES", True)
-
 
 BACKENDS = ["inline", "threads:2", "processes:2"]
 SEEN: contextvars.ContextVar[int] = contextvars.ContextVar("seen", default=0)

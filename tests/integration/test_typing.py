@@ -25,12 +25,13 @@ def two() -> tuple[int, str]: return 1, "a"
 """
 
 
-def checked(tmp_path: Path, body: str) -> list[str]:
-    """What mypy says of a piece of code, line by line."""
+def checked(tmp_path: Path, body: str, *, keeps_lines: bool = False) -> list[str]:
+    """What mypy says of a piece of code, message by message; with `keeps_lines`, `LINE: ` stands before each."""
     path = tmp_path / "snippet.py"
     path.write_text(HEADER + textwrap.dedent(body))
     out, _, _ = api.run(["--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache"), str(path)])
-    return [line.split(": ", 1)[1] for line in out.splitlines()]
+    told = [line.split(": ", 1) for line in out.splitlines()]
+    return [f"{where.split(':')[1]}: {text}" if keeps_lines else text for where, text in told]
 
 
 def test_correct_programs_have_no_complaints(tmp_path: Path) -> None:
@@ -117,18 +118,22 @@ def test_types_are_kept(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ('inc("a")', '"str"'),
-        ("inc(1, nose=2)", '"__call__" of "Task"'),
-        ("inc()", '"__call__" of "Task"'),
-        ("task(retries=2, retrys=3)", '"retrys"'),
-        ('task(retries="2")', '"retries"'),
-        ("flow(task_runner=3)", '"task_runner"'),
-    ],
-)
-def test_wrong_calls_are_found(tmp_path: Path, line: str, text: str) -> None:
-    lines = checked(tmp_path, line)
-    assert lines and any("error" in each for each in lines)
-    assert text in "\n".join(lines) or "No overload variant" in "\n".join(lines)
+WRONG_CALLS = {
+    'inc("a")': '"str"',
+    "inc(1, nose=2)": '"__call__" of "Task"',
+    "inc()": '"__call__" of "Task"',
+    "task(retries=2, retrys=3)": '"retrys"',
+    'task(retries="2")': '"retries"',
+    "flow(task_runner=3)": '"task_runner"',
+}
+"""A line of code, and what mypy's message has."""
+
+
+def test_wrong_calls_are_found(tmp_path: Path) -> None:
+    # Each begins a block of its own, so that its messages are those of its line.
+    told = checked(tmp_path, "\n".join(WRONG_CALLS), keeps_lines=True)
+    first = len(HEADER.splitlines()) + 1
+    for number, (line, text) in enumerate(WRONG_CALLS.items(), first):
+        messages = "\n".join(each for each in told if each.startswith(f"{number}: "))
+        assert "error" in messages, line
+        assert text in messages or "No overload variant" in messages, (line, messages)

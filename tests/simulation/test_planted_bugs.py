@@ -12,6 +12,7 @@ import pytest
 from graphflow.core import core as core_module
 from graphflow.core import events as ev
 from graphflow.core import lanes, limits, opening, outcomes, plan, queues
+from graphflow.core.bundles import Bundles
 from graphflow.core.causes import hand_over
 from graphflow.core.core import Core
 from graphflow.core.grants import Grants
@@ -169,6 +170,39 @@ def ignores_lost_batches(patch: pytest.MonkeyPatch) -> type[Core]:
 
 
 # -- nodes that run together ------------------------------------------------------------------------------
+
+
+@mutant
+def opens_followers_that_are_under_way(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A node that follows others in their batch is sent again when these end."""
+    add = Queues._add_followers
+
+    def adding(self: Queues, nodes: list[int], key: Any, most: int) -> None:
+        add(self, nodes, key, most)
+        for node in nodes:
+            self._run.books[node].stage.is_following = False
+
+    patch.setattr(Queues, "_add_followers", adding)
+    return Core
+
+
+@mutant
+def lets_any_node_follow(patch: pytest.MonkeyPatch) -> type[Core]:
+    """A node runs behind others of its batch, whatever became of its other inputs."""
+    patch.setattr(Queues, "_may_follow", lambda self, stage, inside: not stage.is_open)
+    return Core
+
+
+@mutant
+def forgets_bundles_that_are_lost(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Queues, "_lost_bundle", lambda self, flight, event: None)
+    return Core
+
+
+@mutant
+def forgets_what_a_bundle_did_not_reach(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Bundles, "hand_back", lambda self, nodes: None)
+    return Core
 
 
 # -- retries ----------------------------------------------------------------------------------------------

@@ -538,7 +538,7 @@ class ScenarioMaker:
                     Dep(upstream=need, kind=DepKind.VALUE, slot=slot, argument=_ARGUMENTS[slot])
                     for slot, need in enumerate(needs)
                 ),
-                bundle_key=None,
+                bundle_key="loop",
             )
             self.scripts[node.id] = replace(self.script(node, depth), info=None)
             ids.append(node.id)
