@@ -10,6 +10,7 @@ from graphflow.cli import completing
 from graphflow.cli.documents import ListFormat
 from graphflow.cli.stored import Listed, opened_stores, show_list
 from graphflow.display.consoles import make_console
+from graphflow.errors import ParameterError, TaskOptionError
 
 __all__ = ["limits", "rates"]
 
@@ -90,9 +91,12 @@ def set_rate(
     from graphflow.model.map_options import parse_rate
 
     with opened_stores() as stores:
-        per_second = parse_rate(f"the rate {name}", rate)
-        if per_second is None:
-            raise typer.BadParameter("a rate is a number of starts per time, such as 50/s")
+        try:
+            per_second = parse_rate(f"the rate {name}", rate) or 0.0
+        except TaskOptionError:
+            raise ParameterError(
+                f"the rate {name} cannot be {rate!r}; use a number of starts per time, such as 50/s, 600/min or 1000/h"
+            ) from None
         stores.limits.set_rate(name, per_second, burst=burst)
         _say(f"the rate {name} is {rate}")
 

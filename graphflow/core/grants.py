@@ -72,6 +72,10 @@ class Grants:
         sizes = [self.slots[name] // weight for name, weight in stage.limits.items() if name in self.slots]
         return min(sizes, default=None)
 
+    def holds(self, stage: Stage) -> bool:
+        """Return whether there is a limit or a rate that a stage goes by."""
+        return any(name in self.slots or name in self.pacers for name in stage.limits)
+
     def pacers_of(self, stage: Stage) -> list[DealtPacer]:
         """Return the pacers of all rates that a stage goes by."""
         return [self.pacers[name] for name in stage.limits if name in self.pacers]

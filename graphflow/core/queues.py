@@ -104,7 +104,7 @@ class Queues:
 
     def bundle_of(self, stage: Stage) -> Bundle | None:
         """Return what a node that is not mapped shares with those that may run in the same batch."""
-        if stage.bundle_key is None:
+        if stage.bundle_key is None or (stage.limits and self._run.grants.holds(stage)):
             return None
         found = self._bundles.get(stage.bundle_key)
         if found is None:
@@ -457,8 +457,8 @@ class Queues:
         while bundle.ready and len(taken) < min(size.count, MAX_BUNDLE):
             stage = heapq.heappop(bundle.ready)[-1]
             stage.is_queued = False
-            if stage.bundle_key is None:
-                # Its policies were changed meanwhile.
+            if self.bundle_of(stage) is None:
+                # Its policies were changed meanwhile, or there is a limit now.
                 self.enqueue(stage)
             elif stage.ready:
                 stage.take_fresh(1)
@@ -476,8 +476,12 @@ class Queues:
             )
             return
         self._batches += 1
-        flight = Flight(taken[0], tuple(nodes), range(len(nodes)), True, bundle=bundle)
+        flight = Flight(
+            taken[0], tuple(nodes), range(len(nodes)), True, bundle=bundle, limits=taken[0].limits
+        )
         run.flights[self._batches] = flight
+        # There may be a limit before it has ended.
+        run.grants.take(flight, flight.running)
         taken[0].flying += 1
         taken[0].running += 1
         for stage in taken:

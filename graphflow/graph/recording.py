@@ -488,7 +488,6 @@ def _may_bundle(callee: Callee, options: TaskOptions, binder: Binder) -> bool:
         and options.trigger is all_successful
         and options.cache is None
         and options.batch_size is None
-        and not options.limits
         and not options.on_running
         and not any(dep.allows_failure for dep in binder.deps)
     )

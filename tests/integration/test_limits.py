@@ -324,10 +324,11 @@ def test_blocks_of_any_code_share_a_limit_with_all_others(home) -> None:
     gate = Gate()
     with open_stores() as stores:
         stores.limits.set("db", 2)
+    two = threading.Barrier(2, timeout=60)
 
     def block() -> None:
         with graphflow.concurrency("db"), gate:
-            time.sleep(0.01)
+            two.wait()
 
     threads = [threading.Thread(target=block) for _ in range(6)]
     for each in threads:

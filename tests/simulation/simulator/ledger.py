@@ -168,6 +168,8 @@ class Ledger:
             raise Violation(f"batch {order.batch} holds nodes that have nothing in common: {order}")
         for position, node in enumerate(order.nodes):
             place = (node, 0)
+            if any(name in self.granted or name in self.rates for name, _ in self.nodes[node].limits):
+                raise Violation(f"node {node} was sent in a bundle, and has a limit")
             if self.nodes[node].is_mapped or self.states[node].get(0, 0) in FINAL_CODES:
                 raise Violation(f"node {node} was sent in a bundle, though it is mapped or has ended")
             if place in self.busy:

@@ -331,7 +331,17 @@ class ScenarioMaker:
                 (("api", 1),),
                 (("api", 1), ("db", 1)),
             )
-            return tuple(replace(node, limits=rng.choice(every)) for node in nodes)
+            chosen: dict[Hashable, tuple[tuple[str, int], ...]] = {}
+            return tuple(
+                # Nodes that one batch may run are of one task.
+                replace(
+                    node,
+                    limits=chosen.setdefault(
+                        (node.bundle_key, node.bundle_key is None and node.id), rng.choice(every)
+                    ),
+                )
+                for node in nodes
+            )
 
         def size(least: int) -> dict[str, int]:
             return {
