@@ -1,6 +1,6 @@
 """What caching costs, and what it saves: first runs, reruns in which all is found, on a disk and on S3, beside peers.
 
-python benchmarks/caching.py [--smoke] [--items 1000000] [--repeats 3] [--only disk s3 slots peers hash]
+python benchmarks/caching.py [--smoke] [--items 1000000] [--repeats 3] [--only disk s3 slots throttled peers hash]
 
 `slots` compares stores for several numbers of slots, backends and lengths of items: a disk, S3 on loopback, and S3 whose every
 request takes 20 ms longer; requests are counted by a proxy. S3 is moto's server on loopback, in a process of its own, which shares the machine; requests are counted in its log. Peers keep one object per item: they are measured with fewer items. Prints one JSON line per figure.
@@ -234,6 +234,66 @@ def cached_sleep(x: int, seconds: float) -> int:
     return x
 
 
+def throttled(items: int, repeats: int) -> None:
+    """A store that refuses one request in ten, beside the same store: right values, each item once, how much longer."""
+    count = 100 if items <= 2_000 else 1_000
+    server = S3Server()
+    proxy = S3Proxy(server.endpoint)
+    try:
+        with home() as folder:
+            bucket = server.bucket()
+            os.environ.update(bucket.environment)
+            os.environ.update({name: proxy.endpoint for name in bucket.environment if "ENDPOINT" in name})
+            tally = folder / "tally"
+
+            @task(cache_policy=INPUTS, run_once=True, result_storage=f"{bucket.url}/cache")
+            def once(x: int) -> int:
+                time.sleep(0.02)
+                with tally.open("a") as file:
+                    file.write(f"{x}\n")
+                return 2 * x
+
+            @flow(backend="threads:16")
+            def body(start: int) -> int:
+                return once.map(range(start, start + count))
+
+            starts = iter(range(0, 10**12, 10**6))
+            body(next(starts))
+            took: dict[bool, list[float]] = {True: [], False: []}
+            asked, refused = 0, 0
+            for repeat in range(2 * repeats):
+                is_throttled = bool(repeat % 2)
+                refuses = Fault(times=None, every=10, status=503, code="SlowDown")
+                proxy.plan(*([refuses] if is_throttled else []))
+                proxy.forget()
+                tally.write_text("")
+                start, begin = next(starts), time.perf_counter()
+                values = body(start)
+                took[is_throttled].append(time.perf_counter() - begin)
+                if [*values] != [2 * x for x in range(start, start + count)]:
+                    raise SystemExit("a value is wrong")
+                if sorted(map(int, tally.read_text().split())) != [*range(start, start + count)]:
+                    raise SystemExit("an item was not executed once")
+                if is_throttled:
+                    asked, refused = len(proxy.seen()), refuses.hits
+            show(
+                {
+                    "what": "first run with caching, a tenth of all requests refused",
+                    "backend": "threads:16",
+                    "items": count,
+                    "item_seconds": 0.02,
+                    "seconds": round(statistics.median(took[True]), 2),
+                    "seconds_otherwise": round(statistics.median(took[False]), 2),
+                    "allowed_seconds": round(2 * statistics.median(took[False]), 2),
+                    "requests": asked,
+                    "refused": refused,
+                }
+            )
+    finally:
+        proxy.close()
+        server.close()
+
+
 def slots(items: int, repeats: int) -> None:
     """First runs on several numbers of slots, with items of several lengths, on several stores."""
     lengths = ((0.0, 2_000), (0.002, 1_000), (0.02, 1_000))
@@ -412,6 +472,7 @@ def main() -> None:
         "disk": disk,
         "s3": s3,
         "slots": slots,
+        "throttled": throttled,
         "peers": peers,
         "hash": hashes,
     }
