@@ -131,7 +131,13 @@ class Driver:
         self.limits: SharedLimits | None = None
         """What this run has of limits that runs share; its owner gives it turns."""
         if limiter is not None:
-            self.limits = SharedLimits(limiter, wants=self._wants, tell=self.tell, wake=wake_keeper)
+            self.limits = SharedLimits(
+                limiter,
+                wants=self._wants,
+                tell=self.tell,
+                changed=lambda: self.call(self._limits_changed),
+                wake=wake_keeper,
+            )
         self.outcomes = Outcomes(
             self.core, self.history, backend, self.dispatcher, known=self.known, settled=self._changed
         )
@@ -198,6 +204,11 @@ class Driver:
             self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
 
         self._inbox.put(handle)
+
+    def _limits_changed(self) -> None:
+        news = None if self.limits is None else self.limits.news()
+        if news is not None:
+            self._handle(news)
 
     def _wants(self) -> Mapping[str, WantedSlots]:
         """Return what the core wants of limits; for other threads."""

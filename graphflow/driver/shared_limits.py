@@ -35,6 +35,10 @@ class SharedLimits:
         What the core wants now, by limit; called by another thread than the core's.
     tell
         Hands an event to the core, in order with all others.
+    changed
+        Lets the core's thread take the `news`: they are made there, so that none is older than what it knows.
+    wake
+        Lets the next `turn` come at once.
     """
 
     def __init__(
@@ -43,16 +47,18 @@ class SharedLimits:
         *,
         wants: Callable[[], Mapping[str, WantedSlots]],
         tell: Callable[[ev.Event], None],
+        changed: Callable[[], None],
         wake: Callable[[], None],
     ) -> None:
         self._limiter = limiter
         self._wants = wants
         self._tell = tell
+        self._changed = changed
         self._wake = wake
         self._guard = threading.Lock()
         self._names: set[str] = set()
         self._known = KnownLimits()
-        self._told: ev.LimitsChanged | None = None
+        self._told = ev.LimitsChanged(grants={}, rates={})
         self._granted: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._is_urgent = False
@@ -74,7 +80,14 @@ class SharedLimits:
                 logger.debug("limits could not be read: %s", error)
                 self._known = KnownLimits(dict.fromkeys(self._names, 0), self._known.rates)
                 self._seen = -1
-            return self._event()
+        return self.news()
+
+    def news(self) -> ev.LimitsChanged | None:
+        """Return what the core is to be told, on its own thread; None if it knows."""
+        with self._guard:
+            event = self._current()
+            is_known, self._told = event == self._told, event
+            return None if is_known else event
 
     def wanted(self) -> None:
         """Ask for slots at once, or give back those that are not needed any more."""
@@ -116,9 +129,9 @@ class SharedLimits:
             logger.debug("limits: %s", error)
             self._seen = -1
         with self._guard:
-            event = self._event()
-        if event is not None:
-            self._tell(event)
+            is_new = self._current() != self._told
+        if is_new:
+            self._changed()
 
     def _look(self) -> None:
         """Look which limits and rates there are, if anything was written."""
@@ -129,9 +142,9 @@ class SharedLimits:
             self._known = self._limiter.known(self._names)
             self._seen = version
             self._granted = {name: self._granted.get(name, 0) for name in self._known.sizes}
-            event = self._event()
-        if event is not None:
-            self._tell(event)
+            is_new = self._current() != self._told
+        if is_new:
+            self._changed()
             # A limit that is new has no grant yet, and one that is smaller now is given back.
             self._next = min(self._next, time.monotonic())
 
@@ -170,10 +183,6 @@ class SharedLimits:
                     )
                 )
 
-    def _event(self) -> ev.LimitsChanged | None:
-        """Return what the core is to be told; None if it knows."""
+    def _current(self) -> ev.LimitsChanged:
         granted = {name: self._granted.get(name, 0) if self._is_trusted else 0 for name in self._known.sizes}
-        event = ev.LimitsChanged(grants=granted, rates=dict(self._known.rates))
-        before = self._told or ev.LimitsChanged(grants={}, rates={})
-        self._told = event
-        return None if event == before else event
+        return ev.LimitsChanged(grants=granted, rates=dict(self._known.rates))

@@ -17,12 +17,14 @@ from graphflow.histories import schema, statements
 from graphflow.histories.checks import is_final
 from graphflow.histories.databases import Database, build, migrate, open_database, version_of
 from graphflow.histories.runfiles import sync_folder
+from graphflow.histories.turns import turn
 from graphflow.model.records import Plan, Request, RunHeader, Work
 from graphflow.ports import Claim, Holder, Row
 
 __all__ = ["CATALOG_FILE", "SqliteCatalog"]
 
 CATALOG_FILE = "catalog.db"
+TURN_FILE = "catalog.turn"
 RUNS_AT_ONCE = 100
 PATIENCE_SECONDS = 2.0
 """How long a lock that others hold is waited for: a run goes on without its row in the catalog."""
@@ -55,6 +57,9 @@ class SqliteCatalog:
         If it cannot be opened, or read; where others have it locked, only its methods do.
     """
 
+    _turn: Path | None = None
+    """The file whose lock is had in turn by those who write."""
+
     def __init__(
         self,
         folder: Path,
@@ -66,6 +71,7 @@ class SqliteCatalog:
         self.path = folder / CATALOG_FILE
         if creates and not self.path.exists():
             _create(self.path)
+        self._turn = self.path.with_name(TURN_FILE)
         self._lock = threading.RLock()
         self._patience = self._waits = patience
         self._is_closed = False
@@ -97,7 +103,8 @@ class SqliteCatalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._patiently(), self._newest().transaction():
+        waits = turn(self._turn, self._waits)
+        with self._lock, waits, self._patiently(), self._newest().transaction():
             yield
 
     def _newest(self) -> Database:
