@@ -342,9 +342,18 @@ class Flow(Decorated[P], Generic[P, R]):
         return execution.run
 
     def _for_work(
-        self, run_id: str, parameters: Mapping[str, Any], *, work: int, created: float, is_new: bool
+        self,
+        run_id: str,
+        parameters: Mapping[str, Any],
+        *,
+        work: int,
+        created: float,
+        is_new: bool,
+        retries: bool = False,
     ) -> Execution:
         """Return the execution of a run that a worker claimed under a number; the run is its driver's when this returns.
+
+        With `retries` what failed runs again too.
 
         Raises
         ------
@@ -359,7 +368,8 @@ class Flow(Decorated[P], Generic[P, R]):
             return self._execution((), parameters, run_id=run_id, work=work, created=created)
         # A driver that died before it wrote anything down left no parameters.
         given = None if has_launches(run_id) else self._parameters((), parameters)
-        execution: Execution = self._again(run_id, None, parameters=given, work=work)
+        chosen: list[Any] | None = [] if retries and given is None else None
+        execution: Execution = self._again(run_id, chosen, parameters=given, work=work)
         return execution
 
     # -- deploying --------------------------------------------------------------------------------------

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from graphflow.orchestration.stores.opening import Stores
     from graphflow.runs.history import RunHistory
 
-__all__ = ["backends", "deployments", "flow_names", "nodes", "pools", "run_ids", "targets"]
+__all__ = [
+    "automations",
+    "backends",
+    "deployments",
+    "flow_names",
+    "nodes",
+    "notifications",
+    "pools",
+    "run_ids",
+    "targets",
+]
 
 P = ParamSpec("P")
 Offers = list[tuple[str, str]]
@@ -108,6 +118,22 @@ def rates(incomplete: str) -> Offers:
     with _stores() as stores:
         found = [(each.name, f"{each.per_second:g}/s") for each in stores.limits.rates()]
     return [each for each in found if each[0].startswith(incomplete)]
+
+
+@_quiet
+def automations(incomplete: str) -> Offers:
+    """Offer the automations."""
+    with _stores() as stores:
+        names = [each.automation.name for each in stores.rules.all()]
+    return [(name, "") for name in names if name.startswith(incomplete)]
+
+
+@_quiet
+def notifications(incomplete: str) -> Offers:
+    """Offer the notifications that have an address here."""
+    from graphflow.orchestration.notifying import names
+
+    return [(name, "") for name in names() if name.startswith(incomplete)]
 
 
 @_quiet

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphflow.cli import completing
+from graphflow.cli.automations import automations, hooks, notify
 from graphflow.cli.backend_option import BackendSpec, parse_backend
 from graphflow.cli.bench import bench
 from graphflow.cli.cache.commands import cache
@@ -240,6 +241,9 @@ app.add_typer(pool, name="pool", rich_help_panel=ORCHESTRATE)
 app.add_typer(limits, name="limits", rich_help_panel=ORCHESTRATE)
 app.add_typer(rates, name="rates", rich_help_panel=ORCHESTRATE)
 app.add_typer(events, name="events", rich_help_panel=ORCHESTRATE)
+app.add_typer(automations, name="automations", rich_help_panel=ORCHESTRATE)
+app.add_typer(notify, name="notify", rich_help_panel=ORCHESTRATE)
+app.add_typer(hooks, name="hooks", rich_help_panel=ORCHESTRATE)
 app.command("pause-all", rich_help_panel=ORCHESTRATE)(pause_all)
 app.command("resume-all", rich_help_panel=ORCHESTRATE)(resume_all)
 app.add_typer(cache, name="cache", rich_help_panel=RESULTS)

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "BY_KEY",
+    "NOTIFICATIONS",
     "OVERRIDES",
     "PROJECT_FILE",
     "SETTINGS",
@@ -23,8 +24,10 @@ __all__ = [
 ]
 
 PROJECT_FILE = "graphflow.toml"
-DEPLOYED = frozenset({"automations", "deployments", "limits", "notifications", "pools", "rates"})
-"""Sections of the same file that are no settings: `graphflow deploy apply` reads them."""
+DEPLOYED = frozenset({"automations", "deployments", "hooks", "limits", "notifications", "pools", "rates"})
+"""Sections of the same file that are no settings: `graphflow deploy apply` and what sends notifications read them."""
+NOTIFICATIONS = "GRAPHFLOW_NOTIFICATIONS__"
+"""What the variables of addresses begin with; their names follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +152,13 @@ SETTINGS = (
         help="The time limit of one attempt, plus a second per MiB.",
     ),
     Setting(
+        key="server.url",
+        variable="GRAPHFLOW_SERVER_URL",
+        kind="text",
+        default=None,
+        help="Where people reach `graphflow serve`, such as https://flows.example.org; links in notifications begin with it.",
+    ),
+    Setting(
         key="display.progress",
         variable="GRAPHFLOW_PROGRESS",
         kind=("auto", "live", "plain", "off"),
@@ -200,7 +210,11 @@ def given_in_environment(own: Mapping[str, str] | None = None) -> dict[str, tupl
 def unknown_variables(own: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return variables that look like settings of a section and are none; `own` as for `given_in_environment`."""
     own = own_variables() if own is None else own
-    return tuple(name for name in own if "__" in name and name not in _NEW_VARIABLES)
+    return tuple(
+        name
+        for name in own
+        if "__" in name and name not in _NEW_VARIABLES and not name.startswith(NOTIFICATIONS)
+    )
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ __all__ = [
     "shown",
     "store_attempts",
     "store_retry_seconds",
+    "server_url",
     "store_timeout_seconds",
     "tracebacks",
     "unknown_variables",
@@ -235,6 +236,11 @@ def worker_timeout_seconds() -> float:
 def wait_for_workers_seconds() -> float:
     """Return `workers.wait_seconds`: how long a run waits where there are no workers; 60 by default."""
     return float(resolved()["workers.wait_seconds"])
+
+
+def server_url() -> str | None:
+    """Return `server.url`: where people reach `graphflow serve`; None if nobody said."""
+    return resolved()["server.url"] or None
 
 
 def result_storage() -> str | None:

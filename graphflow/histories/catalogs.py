@@ -79,6 +79,7 @@ class SqliteCatalog:
         self._has_mac = True
         self._is_version_1 = False
         self._opened: Database | None = None
+        self._cause: tuple[str, int] | None = None
         with suppress(HistoryLocked), self._patiently():
             self._open()
 
@@ -197,6 +198,29 @@ class SqliteCatalog:
         """Run a transaction, or a part of the one that is open."""
         with self._lock, nullcontext() if self._database.connection.in_transaction else self.transaction():
             yield
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Undo what is done inside if it raises, and nothing else of the transaction that is open."""
+        with self._lock:
+            self._execute(statements.SAVEPOINT)
+            try:
+                yield
+            except BaseException:
+                self._execute(statements.UNDO_PART)
+                raise
+            finally:
+                self._execute(statements.END_PART)
+
+    @contextmanager
+    def caused_by(self, by: str, depth: int) -> Iterator[None]:
+        """Note in each event that is written inside who did it, and how many rules led there; in a transaction."""
+        with self._lock:
+            before, self._cause = self._cause, (by, depth)
+            try:
+                yield
+            finally:
+                self._cause = before
 
     @contextmanager
     def _sealing(self, run_id: str, *, is_new: bool = False) -> Iterator[None]:
@@ -370,8 +394,13 @@ class SqliteCatalog:
         depth: int = 0,
     ) -> bool:
         """Write an event; False if there is one of this id."""
-        texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
-        return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
+        with self._lock:
+            # The cause is that of the thread that holds the lock.
+            if self._cause is not None:
+                by, least = self._cause
+                related, depth = {**related, "by": by}, max(depth, least)
+            texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
+            return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
 
     def _tell(self, run_id: str, state: str, *, at: float, key: str, message: str = "") -> None:
         """Write the event of a run's new state, in the transaction that sets it; an end is also that of its work."""
@@ -420,6 +449,11 @@ class SqliteCatalog:
         with self._sealing(run_id):
             self._execute(statements.SET_RUN_STATE, state, ended, message, run_id)
             self._tell(run_id, state, at=at, key=key, message=message)
+
+    def deepen(self, run_id: str, depth: int) -> None:
+        """Count rules that act on a run among those that it comes from: what follows ends at the same depth."""
+        with self._sealing(run_id):
+            self._execute(statements.DEEPEN_RUN, depth, run_id, depth)
 
     # -- requests ------------------------------------------------------------------------------------------
 

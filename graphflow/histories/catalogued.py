@@ -119,19 +119,37 @@ class CatalogHistory(ABC):
         self._known(run_id)
         catalog = self._open()
         with catalog.transaction():
-            header, claim = self._row(catalog, run_id)
-            is_driven = claim is not None and self._is_alive(claim)
-            if header.work is not None and not is_driven:
-                at = self._clock.wall()
-                number = catalog.ask(run_id, header.epoch, kind, body, at=at)
-                error = self._ask_waiting(catalog, header, kind, at=at)
-                catalog.answer(number, run_id, header.epoch, error, at=at)
-                return number
-            if claim is None or not is_driven:
-                raise HistoryError(
-                    f"run {run_id} ({header.name}) has no driver, so it cannot be asked to {kind}"
-                )
-            return catalog.ask(run_id, claim.epoch, kind, body, at=self._clock.wall())
+            number, error = self.request_in(catalog, run_id, kind, body)
+        if number is None:
+            raise HistoryError(error)
+        return number
+
+    def request_in(
+        self, catalog: Catalog, run_id: str, kind: str, body: Mapping[str, Any]
+    ) -> tuple[int | None, str]:
+        """Ask something of a run, in the transaction that is open.
+
+        Returns
+        -------
+        The number of the request, None where nobody can be asked; and what is wrong, empty if it is done or the driver has yet
+        to answer.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run.
+        """
+        header, claim = self._row(catalog, run_id)
+        is_driven = claim is not None and self._is_alive(claim)
+        at = self._clock.wall()
+        if header.work is not None and not is_driven:
+            number = catalog.ask(run_id, header.epoch, kind, body, at=at)
+            error = self._ask_waiting(catalog, header, kind, at=at)
+            catalog.answer(number, run_id, header.epoch, error, at=at)
+            return number, error
+        if claim is None or not is_driven:
+            return None, f"run {run_id} ({header.name}) has no driver, so it cannot be asked to {kind}"
+        return catalog.ask(run_id, claim.epoch, kind, body, at=at), ""
 
     def summary(self, run_id: str) -> str:
         catalog = self._readable()

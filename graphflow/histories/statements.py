@@ -17,6 +17,62 @@ LAST_EVENTS = """SELECT seq, id, at, type, source, subject, related, depth, data
 OLD_EVENTS = "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE at < ? ORDER BY at LIMIT ?)"
 OLD_FIRES = """DELETE FROM fire WHERE (schedule_id, nominal) IN
     (SELECT schedule_id, nominal FROM fire WHERE at < ? ORDER BY at LIMIT ?)"""
+EVENT = "SELECT seq, id, at, type, source, subject, related, depth, data FROM event WHERE id = ?"
+PENDING_EVENTS = """SELECT seq, id, at, type, source, subject, related, depth, data FROM event
+    WHERE is_pending = 1 ORDER BY seq LIMIT ? /* FOR UPDATE SKIP LOCKED */"""
+IS_ANY_PENDING = "SELECT 1 FROM event WHERE is_pending = 1 LIMIT 1"
+EVENT_IS_DONE = "UPDATE event SET is_pending = 0 WHERE seq = ?"
+
+# -- rules, what they do, and hooks ----------------------------------------------------------------------------
+
+RULES = "SELECT id, name, body, is_enabled, revision, since, made_by FROM rule ORDER BY id"
+LOCKED_RULES = "SELECT id, name, body, is_enabled, revision, since, made_by FROM rule WHERE is_enabled = 1 ORDER BY id /* FOR UPDATE */"
+PUT_RULE = """INSERT INTO rule (id, name, body, is_enabled, revision, since, made_by) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO UPDATE SET body = excluded.body, is_enabled = excluded.is_enabled, revision = excluded.revision,
+        since = excluded.since, made_by = excluded.made_by"""
+DELETE_RULE = "DELETE FROM rule WHERE id = ?"
+DELETE_BUCKETS = "DELETE FROM bucket WHERE rule_id = ?"
+BUCKET = "SELECT opened, count, due, event_id, body FROM bucket WHERE rule_id = ? AND key = ?"
+PUT_BUCKET = """INSERT INTO bucket (rule_id, key, opened, count, due, event_id, body) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (rule_id, key) DO UPDATE SET opened = excluded.opened, count = excluded.count, due = excluded.due,
+        event_id = excluded.event_id, body = excluded.body"""
+DELETE_BUCKET = "DELETE FROM bucket WHERE rule_id = ? AND key = ?"
+DUE_BUCKETS = "SELECT rule_id, key, opened, due, event_id, body FROM bucket WHERE due IS NOT NULL AND due <= ? ORDER BY due, rule_id, key LIMIT ?"
+NEXT_BUCKET = "SELECT MIN(due) FROM bucket WHERE due IS NOT NULL"
+ADD_FIRING = "INSERT INTO firing (rule_id, event_id, key, at) VALUES (?, ?, ?, ?) ON CONFLICT (rule_id, event_id) DO NOTHING"
+FIRINGS_OF = "SELECT event_id, key, at FROM firing WHERE rule_id = ? ORDER BY at DESC LIMIT ?"
+LAST_FIRINGS = "SELECT rule_id, MAX(at), COUNT(*) FROM firing GROUP BY rule_id"
+ADD_ACTION = """INSERT INTO action (id, rule_id, kind, body, state, tries, due, error, event_id, at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
+ACTIONS_OF = "SELECT id, kind, body, state, tries, due, error, event_id, at FROM action WHERE rule_id = ? ORDER BY at DESC, id LIMIT ?"
+DUE_ACTIONS = """SELECT id, rule_id, kind, body, tries, event_id FROM action WHERE state = 'waiting' AND due <= ?
+    ORDER BY due, id LIMIT ? /* FOR UPDATE SKIP LOCKED */"""
+NEXT_ACTION = "SELECT MIN(due) FROM action WHERE state = 'waiting'"
+TRY_ACTION = "UPDATE action SET tries = tries + 1, due = ? WHERE id = ?"
+END_ACTION = (
+    "UPDATE action SET state = ?, due = ?, error = ? WHERE id = ? AND state = 'waiting' AND tries = ?"
+)
+HOOKS = "SELECT name, kind, body, made_by FROM hook ORDER BY name"
+HOOK = "SELECT name, kind, body, made_by FROM hook WHERE name = ?"
+PUT_HOOK = """INSERT INTO hook (name, kind, body, made_by) VALUES (?, ?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, body = excluded.body, made_by = excluded.made_by"""
+DELETE_HOOK = "DELETE FROM hook WHERE name = ?"
+ADD_DELIVERY = (
+    "INSERT INTO delivery (hook, id, at, run_id) VALUES (?, ?, ?, ?) ON CONFLICT (hook, id) DO NOTHING"
+)
+DELIVERY = "SELECT run_id FROM delivery WHERE hook = ? AND id = ?"
+OLD_FIRINGS = """DELETE FROM firing WHERE (rule_id, event_id) IN
+    (SELECT rule_id, event_id FROM firing WHERE at < ? ORDER BY at LIMIT ?)"""
+OLD_ACTIONS = """DELETE FROM action WHERE id IN
+    (SELECT id FROM action WHERE at < ? AND state <> 'waiting' ORDER BY at LIMIT ?)"""
+OLD_DELIVERIES = """DELETE FROM delivery WHERE (hook, id) IN
+    (SELECT hook, id FROM delivery WHERE at < ? ORDER BY at LIMIT ?)"""
+OLD_WINDOWS = """DELETE FROM bucket WHERE (rule_id, key) IN
+    (SELECT rule_id, key FROM bucket WHERE due IS NULL AND opened < ? ORDER BY opened LIMIT ?)"""
+DEEPEN_RUN = "UPDATE run SET depth = ? WHERE id = ? AND depth < ?"
+SAVEPOINT = "SAVEPOINT part"
+UNDO_PART = "ROLLBACK TO SAVEPOINT part"
+END_PART = "RELEASE SAVEPOINT part"
 
 # -- settings ------------------------------------------------------------------------------------------------
 
@@ -29,6 +85,9 @@ SET_SETTING = (
 
 ADD_WORK = """INSERT INTO work (run_id, pool, queue, priority, due, state, overlap_key, deployment_id, needs, worker_id, epoch,
     steady_until, wall_until, boot_id, crashes, why) VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, '', 0, 0, 0, '', 0, '')"""
+RETRY_WORK = """INSERT INTO work (run_id, pool, queue, priority, due, state, overlap_key, deployment_id, needs, worker_id, epoch,
+    steady_until, wall_until, boot_id, crashes, why)
+    VALUES (?, ?, ?, ?, ?, 'waiting', ?, ?, ?, '', ?, 0, 0, '', 0, '') ON CONFLICT (run_id) DO NOTHING"""
 WORK = "SELECT state, epoch, pool, queue, worker_id, crashes, overlap_key, deployment_id FROM work WHERE run_id = ?"
 END_WORK = "DELETE FROM work WHERE run_id = ?"
 DRIVE_CLAIMED = """UPDATE work SET steady_until = ?, wall_until = ?, boot_id = ?, why = ''

@@ -172,7 +172,9 @@ _EVENTS = (
         name TEXT NOT NULL UNIQUE,
         body TEXT NOT NULL,
         is_enabled BIGINT NOT NULL,
-        revision BIGINT NOT NULL
+        revision BIGINT NOT NULL,
+        since DOUBLE PRECISION NOT NULL,
+        made_by TEXT NOT NULL
     )""",
     """CREATE TABLE bucket (
         rule_id TEXT NOT NULL,
@@ -181,8 +183,10 @@ _EVENTS = (
         count BIGINT NOT NULL,
         due DOUBLE PRECISION,
         event_id TEXT NOT NULL,
+        body TEXT NOT NULL,
         PRIMARY KEY (rule_id, key)
     )""",
+    "CREATE INDEX bucket_due ON bucket (due) WHERE due IS NOT NULL",
     """CREATE TABLE firing (
         rule_id TEXT NOT NULL,
         event_id TEXT NOT NULL,
@@ -190,6 +194,7 @@ _EVENTS = (
         at DOUBLE PRECISION NOT NULL,
         PRIMARY KEY (rule_id, event_id)
     )""",
+    "CREATE INDEX firing_by_time ON firing (at)",
     """CREATE TABLE action (
         id TEXT NOT NULL PRIMARY KEY,
         rule_id TEXT NOT NULL,
@@ -198,15 +203,21 @@ _EVENTS = (
         state TEXT NOT NULL,
         tries BIGINT NOT NULL,
         due DOUBLE PRECISION NOT NULL,
-        error TEXT NOT NULL
+        error TEXT NOT NULL,
+        event_id TEXT NOT NULL,
+        at DOUBLE PRECISION NOT NULL
     )""",
-    "CREATE TABLE hook (name TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL)",
+    "CREATE INDEX action_due ON action (due) WHERE state = 'waiting'",
+    "CREATE INDEX action_by_time ON action (at)",
+    "CREATE TABLE hook (name TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, made_by TEXT NOT NULL)",
     """CREATE TABLE delivery (
         hook TEXT NOT NULL,
         id TEXT NOT NULL,
         at DOUBLE PRECISION NOT NULL,
+        run_id TEXT NOT NULL,
         PRIMARY KEY (hook, id)
     )""",
+    "CREATE INDEX delivery_by_time ON delivery (at)",
 )
 _OTHERS = (
     """CREATE TABLE token (

@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
             work.end(run_id, claim, "Crashed", told)
             return DONE
         try:
-            flow, execution = _begun(header, claim, output)
+            flow, execution = _begun(header, claim, output, retries=work.is_retry(header))
         except LeaseLost as error:
             logger.warning("%s", error)
             return NOT_OURS
@@ -121,7 +121,9 @@ def main(arguments: list[str]) -> int:
         return DONE
 
 
-def _begun(header: RunHeader, claim: int, output: Output) -> tuple[Flow[Any, Any], Execution]:
+def _begun(
+    header: RunHeader, claim: int, output: Output, *, retries: bool
+) -> tuple[Flow[Any, Any], Execution]:
     setup = Setup.from_json(header.plan.source)
     os.environ.update(setup.env)
     flow, note = load_source(setup.source)
@@ -129,7 +131,7 @@ def _begun(header: RunHeader, claim: int, output: Output) -> tuple[Flow[Any, Any
         flow = flow.with_options(backend=setup.backend)
     parameters: Mapping[str, Any] = json.loads(header.plan.parameters or "{}")
     failpoint("child.begin.before")
-    execution = _taken(flow, header, parameters, claim)
+    execution = _taken(flow, header, parameters, claim, retries=retries)
     record = execution.record
     output.attach(sink=record.sink, run_id=record.id, flow_name=record.flow_name, run_name=record.name)
     if note:
@@ -137,14 +139,21 @@ def _begun(header: RunHeader, claim: int, output: Output) -> tuple[Flow[Any, Any
     return flow, execution
 
 
-def _taken(flow: Flow[Any, Any], header: RunHeader, parameters: Mapping[str, Any], claim: int) -> Execution:
+def _taken(
+    flow: Flow[Any, Any], header: RunHeader, parameters: Mapping[str, Any], claim: int, *, retries: bool
+) -> Execution:
     """Become the run's driver; one that hands it over may still be about to end."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = threading.Event()
     while True:
         try:
             return flow._for_work(
-                header.id, parameters, work=claim, created=header.created, is_new=header.epoch == 0
+                header.id,
+                parameters,
+                work=claim,
+                created=header.created,
+                is_new=header.epoch == 0,
+                retries=retries,
             )
         except LeaseHeld:
             if time.monotonic() >= deadline:

@@ -6,15 +6,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphflow.authoring.deployments import Deployment
 from graphflow.common.setting_sources import DEPLOYED
 from graphflow.errors import DeploymentError, ParameterError, TaskOptionError
 from graphflow.launching.targets import flows_of, load_flow, load_module
 from graphflow.model import deployed
+from graphflow.model.automated import Automation, Hook, automation_of, hook_of
 from graphflow.model.map_options import parse_rate
 from graphflow.model.sourced import Source
+from graphflow.orchestration.notifying import check_addresses
 from graphflow.orchestration.sources import source_of_target
 from graphflow.orchestration.stores.opening import Stores
 
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Change", "ChangePlan", "carry_out", "deployments_of", "flow_and_source", "plan_of"]
 
 DEFAULT_FILE = "graphflow.toml"
-_SECTIONS = ("deployments", "pools", "limits", "rates")
 _POOL_OPTIONS = ("size", "paused", "backend", "env")
+_M = TypeVar("_M", Automation, Hook)
 _NAMES = {
     "pool": "work_pool_name",
     "queue": "work_queue_name",
@@ -86,7 +88,7 @@ class Change:
     kind: str
     name: str
     fields: Mapping[str, tuple[Any, Any]]
-    model: deployed.Deployment | Mapping[str, Any] | None = None
+    model: deployed.Deployment | Automation | Hook | Mapping[str, Any] | None = None
 
     def text(self) -> str:
         """Return it for people."""
@@ -119,11 +121,15 @@ def plan_of(stores: Stores, file: str | None) -> ChangePlan:
         If the file is missing, no TOML, or says something unknown.
     """
     path, said = _read(file)
+    # Addresses stay in the file: they often have passwords in them.
+    check_addresses(said.get("notifications", {}))
     changes = [
         *_pool_changes(stores, said.get("pools", {})),
         *_limit_changes(stores, said.get("limits", {})),
         *_rate_changes(stores, said.get("rates", {})),
         *_deployment_changes(stores, path, said),
+        *_automation_changes(stores, path, said.get("automations", {})),
+        *_hook_changes(stores, path, said.get("hooks", {})),
     ]
     return ChangePlan(file=path, changes=tuple(changes))
 
@@ -131,17 +137,26 @@ def plan_of(stores: Stores, file: str | None) -> ChangePlan:
 def carry_out(stores: Stores, plan: ChangePlan) -> None:
     """Do what a plan says."""
     for change in plan.changes:
-        if isinstance(change.model, deployed.Deployment):
-            stores.plans.put(change.model)
-        elif change.kind == "pool" and change.model is not None:
-            stores.pools.ensure(change.name)
-            stores.pools.change(change.name, **change.model)
-        elif change.kind == "limit" and change.model is not None:
-            stores.limits.set(change.name, **change.model)
-        elif change.kind == "rate" and change.model is not None:
-            stores.limits.set_rate(change.name, **change.model)
-        else:
-            stores.plans.remove(change.name)
+        match change.model:
+            case deployed.Deployment() as model:
+                stores.plans.put(model)
+            case Automation() as model:
+                stores.rules.put(model, made_by=str(plan.file))
+            case Hook() as model:
+                stores.hooks.put(model, made_by=str(plan.file))
+            case None if change.kind == "automation":
+                stores.rules.remove(change.name)
+            case None if change.kind == "hook":
+                stores.hooks.remove(change.name)
+            case None:
+                stores.plans.remove(change.name)
+            case options if change.kind == "limit":
+                stores.limits.set(change.name, **options)
+            case options if change.kind == "rate":
+                stores.limits.set_rate(change.name, **options)
+            case options:
+                stores.pools.ensure(change.name)
+                stores.pools.change(change.name, **options)
 
 
 def _read(file: str | None) -> tuple[Path, dict[str, Any]]:
@@ -158,12 +173,7 @@ def _read(file: str | None) -> tuple[Path, dict[str, Any]]:
     if path.name == "pyproject.toml":
         said = said.get("tool", {}).get("graphflow", {})
     # The same file has settings.
-    said = {name: value for name, value in said.items() if name in DEPLOYED}
-    for name in said:
-        if name not in _SECTIONS:
-            known = " and ".join(f"[{each}]" for each in _SECTIONS)
-            raise DeploymentError(f"{path}: [{name}] is not supported yet; there is {known}")
-    return path.resolve(), said
+    return path.resolve(), {name: value for name, value in said.items() if name in DEPLOYED}
 
 
 def _pool_changes(stores: Stores, said: Mapping[str, Any]) -> list[Change]:
@@ -249,6 +259,36 @@ def _deployment_changes(stores: Stores, path: Path, said: Mapping[str, Any]) -> 
     for full_name, deployment in known.items():
         if deployment.made_by == str(path) and full_name not in kept:
             changes.append(Change(verb="remove", kind="deployment", name=full_name, fields={}))
+    return changes
+
+
+def _automation_changes(stores: Stores, path: Path, said: Mapping[str, Any]) -> list[Change]:
+    models = {name: automation_of(name, options) for name, options in said.items()}
+    known = {each.automation.name: (each.automation, each.made_by) for each in stores.rules.all()}
+    return _changes_of("automation", path, models, known)
+
+
+def _hook_changes(stores: Stores, path: Path, said: Mapping[str, Any]) -> list[Change]:
+    models = {name: hook_of(name, options) for name, options in said.items()}
+    known = {each.name: (each, made_by) for each, made_by in stores.hooks.all()}
+    return _changes_of("hook", path, models, known)
+
+
+def _changes_of(
+    kind: str, path: Path, models: Mapping[str, _M], known: Mapping[str, tuple[_M, str]]
+) -> list[Change]:
+    changes = []
+    for name, model in models.items():
+        before, made_by = known.get(name, (None, ""))
+        old = {} if before is None else {**before.model_dump(mode="json"), "made_by": made_by}
+        new = {**model.model_dump(mode="json"), "made_by": str(path)}
+        fields = {each: (old.get(each), value) for each, value in new.items() if old.get(each) != value}
+        if fields:
+            verb = "add" if before is None else "change"
+            changes.append(Change(verb=verb, kind=kind, name=name, fields=fields, model=model))
+    for name, (_, made_by) in known.items():
+        if made_by == str(path) and name not in models:
+            changes.append(Change(verb="remove", kind=kind, name=name, fields={}))
     return changes
 
 

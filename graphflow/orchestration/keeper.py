@@ -18,7 +18,6 @@ __all__ = ["Keeper", "worker_folder"]
 logger = logging.getLogger("graphflow.orchestration.keeper")
 TURN_SECONDS = 0.5
 LATE_TURNS = 10
-SWEEP_TURNS = 7_200
 UNSEEN_SECONDS = 60.0
 """A worker of another machine that was not heard of for so long is gone."""
 WORKER_DIED = "the worker that had claimed it died; it waits for another one"
@@ -49,8 +48,6 @@ class Keeper:
                 stores.pools.drop(worker)
         if self._turns % LATE_TURNS == 0:
             stores.work.note_late(stores.events.late_after_seconds)
-        if self._turns % SWEEP_TURNS == 0:
-            stores.events.sweep()
         self._turns += 1
 
     def _check(self, each: Claimed, worker: WorkerSeen | None) -> None:

@@ -6,7 +6,7 @@ import hashlib
 
 from graphflow.common import ids
 
-__all__ = ["deployment_id", "run_id_of", "schedule_id"]
+__all__ = ["action_id", "deployment_id", "rule_id", "run_id_of", "schedule_id"]
 
 
 def deployment_id(flow_name: str, name: str) -> str:
@@ -27,3 +27,13 @@ def run_id_of(schedule: str, nominal: float, *, again: int = 0) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def rule_id(name: str) -> str:
+    """Return the id of an automation: the same whenever it is made."""
+    return _digest("rule", name)[:24]
+
+
+def action_id(rule: str, event_id: str, place: int) -> str:
+    """Return the id of what a rule does for an event, at a place among its actions."""
+    return _digest("action", rule, event_id, str(place))[:24]

@@ -1,4 +1,4 @@
-"""All loops of orchestration as one object with a life cycle: the clock, the keeper and a worker."""
+"""All loops of orchestration as one object with a life cycle: the clock, the keeper, the reactor, the sender, the sweeper and a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 from graphflow.orchestration.clock import ScheduleClock
 from graphflow.orchestration.keeper import Keeper
+from graphflow.orchestration.reactor import Reactor
+from graphflow.orchestration.sender import Sender
 from graphflow.orchestration.stores.opening import Stores
+from graphflow.orchestration.sweeper import Sweeper
 from graphflow.orchestration.worker import Worker, WorkerOptions
 
 __all__ = ["Orchestration", "Signals"]
@@ -24,7 +27,7 @@ class Orchestration:
     stores
         The home.
     has_clock
-        Whether schedules are fired here.
+        Whether schedules and automations are fired here, notifications sent, and old rows deleted.
     worker
         The options of a worker; None for none.
     """
@@ -36,6 +39,9 @@ class Orchestration:
         self._stores = stores
         self._clock = ScheduleClock(stores, self._made) if has_clock else None
         self._keeper = Keeper(stores)
+        self._sender = Sender(stores)
+        self._reactor = Reactor(stores, self._acted)
+        self._sweeper = Sweeper(stores)
 
     def start(self) -> None:
         """Begin; the worker first, so that what is due finds one."""
@@ -47,11 +53,16 @@ class Orchestration:
             self._stores.plans.recompute()
             self._clock.service.start()
             self._clock.service.wake()
+            for each in (self._sender, self._reactor, self._sweeper):
+                each.service.start()
+                each.service.wake()
 
     def stop(self) -> None:
         """End: no more fires, then the worker hands its runs over."""
         if self._clock is not None:
             self._clock.service.stop()
+            for each in (self._reactor, self._sender, self._sweeper):
+                each.service.stop()
         if self.worker is not None:
             self.worker.stop()
         self._keeper.service.stop()
@@ -60,6 +71,10 @@ class Orchestration:
         """Kill what is still going on; may be called while `stop` waits, also by a signal's handler."""
         if self.worker is not None:
             self.worker.kill()
+
+    def _acted(self) -> None:
+        self._sender.service.wake()
+        self._made()
 
     def _made(self) -> None:
         if self.worker is not None:

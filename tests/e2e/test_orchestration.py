@@ -422,8 +422,8 @@ def test_a_file_is_applied_with_a_plan_and_removes_only_what_it_made(place) -> N
     assert "~ deployment plain/nightly" in shown and "- deployment plain/other" in shown
     names = [each["deployment"] for each in json.loads(command(place, "deploy", "ls", "-o", "json").stdout)]
     assert names == ["gated/d", "plain/nightly"]
-    toml.write_text("[automations.x]\n")
-    assert "[automations] is not supported yet" in command(place, "deploy", "apply", code=3).stderr
+    toml.write_text("[limits]\ndb = -1\n")
+    assert "db = -1 is not a number of slots" in command(place, "deploy", "apply", code=3).stderr
 
 
 def test_a_preview_says_what_happens_when_clocks_change(place) -> None:
@@ -465,3 +465,52 @@ def test_limits_and_rates_have_commands(place) -> None:
     assert "such as" in command(place, "rates", "set", "api", "fast", code=3).stderr
     command(place, "limits", "rm", "db")
     assert "there is no limit 'db'" in command(place, "limits", "rm", "db", code=4).stderr
+
+
+FAILING = """
+from pathlib import Path
+
+from graphflow import flow, task
+
+HERE = Path(__file__).parent
+
+
+@task
+def fetch(x):
+    with open(HERE / "counts", "a") as file:
+        file.write(f"i{x}\\n")
+    if x and not (HERE / "mended").exists():
+        raise ValueError("no such page")
+    return x
+
+
+@flow
+def pages(n: int = 4):
+    return sum(future.result() for future in fetch.map(range(n)))
+"""
+
+
+def test_a_run_that_fails_is_told_with_its_failures_and_retried_by_an_automation(place, monkeypatch) -> None:
+    from graphflow.model.automated import automation_of
+    from graphflow.orchestration import sender
+
+    (place / "flows_here.py").write_text(FAILING)
+    sent = []
+    monkeypatch.setattr(
+        sender, "notify", lambda name, **said: sent.append((name, said["title"], said["text"]))
+    )
+    failed = {"type": "graphflow.run.failed"}
+    with open_stores() as stores, serving(stores):
+        stores.rules.put(automation_of("tell", {"when": failed, "then": [{"notify": "oncall"}]}))
+        run_id = stores.fires.run(put(stores, place, "pages"), {}, origin="user").run_id
+        ((name, title, text),) = eventually(lambda: sent)
+        assert (name, title) == ("oncall", "pages/d failed")
+        assert "3 items of fetch: ValueError: no such page" in text
+        (place / "mended").touch()
+        retried = {"when": {"type": "shop.mended"}, "then": [{"retry_run": "{event.subject}"}]}
+        stores.rules.put(automation_of("again", retried))
+        stores.events.emit("shop.mended", subject=run_id)
+        eventually(lambda: state(stores, run_id) == "Completed")
+        assert sorted(counts(place)) == ["i0", *sorted(["i1", "i2", "i3"] * 2)]
+        assert stores.work.header(run_id).work is None
+        assert events(stores, run_id).count("pending") == 2

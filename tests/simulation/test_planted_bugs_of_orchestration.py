@@ -9,6 +9,7 @@ from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.orchestration import deciding
 from graphflow.orchestration.stores import fires
 from graphflow.orchestration.stores.fires import Fires
+from graphflow.orchestration.stores.rules import Rules
 from simulator.orchestrated import BrokenPromise, live_home
 
 SEEDS = 150
@@ -89,3 +90,30 @@ def test_a_run_that_is_made_apart_from_its_fire_is_caught(monkeypatch) -> None:
 
     monkeypatch.setattr(SqliteCatalog, "add", apart)
     assert caught()
+
+
+def test_a_cursor_in_place_of_what_is_pending_is_caught(monkeypatch) -> None:
+    # As numbers of concurrent transactions become visible out of order, one that is later has passed some by.
+    passed = statements.EVENT_IS_DONE.replace("seq = ?", "seq <= ? + 2")
+    assert passed != statements.EVENT_IS_DONE
+    monkeypatch.setattr(statements, "EVENT_IS_DONE", passed)
+    assert "its rule did not fire" in caught()
+
+
+def test_a_firing_outside_the_transaction_of_its_actions_is_caught(monkeypatch) -> None:
+    add = Rules.add_firing
+
+    def apart(self, rule, event_id, key):
+        added = add(self, rule, event_id, key)
+        self._catalog._opened.connection.execute("COMMIT")
+        self._catalog._opened.connection.execute("BEGIN IMMEDIATE")
+        return added
+
+    monkeypatch.setattr(Rules, "add_firing", apart)
+    assert "firings" in caught()
+
+
+def test_a_rule_that_fires_as_often_as_it_sees_an_event_is_caught(monkeypatch) -> None:
+    monkeypatch.setattr(statements, "EVENT_IS_DONE", "UPDATE event SET is_pending = ? * 0 + is_pending")
+    monkeypatch.setattr(Rules, "add_firing", lambda *_: True)
+    assert "firings" in caught()

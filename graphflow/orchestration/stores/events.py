@@ -13,11 +13,9 @@ from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.model.happening import Happening
 from graphflow.ports import Clock
 
-__all__ = ["Events"]
+__all__ = ["Events", "happening_of"]
 
 MOST_NBYTES = 64 << 10
-KEPT_SECONDS = 90 * 86_400.0
-SWEPT_AT_ONCE = 1_000
 LATE_AFTER_SECONDS = 60.0
 
 
@@ -66,24 +64,27 @@ class Events:
     ) -> list[Happening]:
         """Return events after a number, oldest first; `type` may have `*`."""
         rows = self._catalog.rows(statements.EVENTS_AFTER, (seq, since, _like(type), subject, subject, limit))
-        return [_happening(*row) for row in rows]
+        return [happening_of(*row) for row in rows]
 
     def last(
         self, *, type: str = "*", subject: str = "", since: float = 0.0, limit: int = 50
     ) -> list[Happening]:
         """Return the last events, oldest first."""
         rows = self._catalog.rows(statements.LAST_EVENTS, (since, _like(type), subject, subject, limit))
-        return [_happening(*row) for row in reversed(rows)]
+        return [happening_of(*row) for row in reversed(rows)]
+
+    def find(self, id: str) -> Happening | None:
+        """Return the event of an id."""
+        rows = self._catalog.rows(statements.EVENT, (id,))
+        return happening_of(*rows[0]) if rows else None
+
+    def is_any_pending(self) -> bool:
+        """Return whether there are events that no reactor has seen; cheap."""
+        return bool(self._catalog.rows(statements.IS_ANY_PENDING))
 
     def version(self) -> int:
         """Return a number that differs as soon as another connection wrote something."""
         return self._catalog.version()
-
-    def sweep(self) -> int:
-        """Delete events and fires that are older than 90 days, a thousand at a time; return how many."""
-        before = self._clock.wall() - KEPT_SECONDS
-        gone = self._catalog.execute(statements.OLD_EVENTS, (before, SWEPT_AT_ONCE))
-        return gone + self._catalog.execute(statements.OLD_FIRES, (before, SWEPT_AT_ONCE))
 
     # -- settings of the home --------------------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ def _like(type: str) -> str:
     return type.replace("*", "%")
 
 
-def _happening(
+def happening_of(
     seq: int,
     id: str,
     at: float,
@@ -128,6 +129,7 @@ def _happening(
     depth: int,
     data: str,
 ) -> Happening:
+    """Return an event from its row."""
     return Happening(
         seq=seq,
         id=id,

@@ -10,6 +10,7 @@ from typing import Any
 
 from graphflow.common import ids
 from graphflow.common.failpoints import failpoint
+from graphflow.errors import RequestRefused, RunNotFound
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.model.deployed import Deployment
@@ -91,9 +92,10 @@ class Fires:
         due: float | None = None,
         request_key: str | None = None,
         tags: Sequence[str] = (),
+        depth: int = 0,
     ) -> Made:
         """Make a run of a deployment now; the same `request_key` makes no second one."""
-        with self._catalog.transaction():
+        with self._catalog.whole():
             now = self._clock.wall()
             if request_key is not None:
                 known = self._catalog.rows(statements.RUN_OF_KEY, (request_key,))
@@ -108,6 +110,7 @@ class Fires:
                 origin=origin,
                 request_key=request_key,
                 tags=tags,
+                depth=depth,
             )
 
     def again(self, header: RunHeader) -> Made:
@@ -128,6 +131,49 @@ class Fires:
                 nominal=plan.nominal,
                 source=plan.source,
                 tags=plan.tags,
+            )
+
+    def retry(self, run_id: str, *, why: str) -> None:
+        """Let a run that ended without success wait for a worker, which runs again what failed.
+
+        Raises
+        ------
+        RunNotFound
+            If there is no such run.
+        RequestRefused
+            If it has not ended, or completed, or was not made of a deployment that is still there.
+        """
+        with self._catalog.whole():
+            row = self._catalog.run(run_id)
+            if row is None:
+                raise RunNotFound(f"there is no run {run_id!r}")
+            header, plan = row[0], row[0].plan
+            stored = self._plans.by_id(plan.deployment_id) if plan.deployment_id else None
+            if header.work is not None or header.state not in ("Failed", "Crashed", "Cancelled", "TimedOut"):
+                raise RequestRefused(f"run {run_id} is {header.state}; only what failed can be retried")
+            if stored is None:
+                raise RequestRefused(
+                    f"run {run_id} was not made of a deployment that is there, so no worker can retry it; use"
+                    f" `graphflow runs retry {run_id}`"
+                )
+            at, of = self._clock.wall(), stored.deployment
+            overlap = overlap_key(of.concurrency, json.loads(plan.parameters or "{}"))
+            # Claims of before had smaller numbers, whose events have theirs.
+            values = (
+                run_id,
+                of.pool,
+                of.queue,
+                of.priority,
+                at,
+                overlap,
+                stored.id,
+                json.dumps(of.needs),
+                int(at),
+            )
+            self._catalog.execute(statements.RETRY_WORK, values)
+            self._catalog.ask(run_id, header.epoch, "retry", {}, at=at)
+            self._catalog.set_run(
+                run_id, "Resuming", at=at, ended=None, message=why, key=f"resuming.{int(at)}"
             )
 
     def backfill(
@@ -243,6 +289,7 @@ class Fires:
         source: str = "",
         tags: Sequence[str] = (),
         priority: int | None = None,
+        depth: int = 0,
     ) -> Made:
         """Insert a run with its work, unless it is there or its deployment's limit says otherwise; in a transaction."""
         if self._catalog.run(run_id) is not None:
@@ -274,6 +321,7 @@ class Fires:
                 tags=tuple(dict.fromkeys((*of.tags, *tags))),
                 source=source or of.setup.to_json(),
                 request_key=request_key,
+                depth=depth,
             ),
         )
         self._catalog.add(header)
@@ -285,6 +333,7 @@ class Fires:
             subject=run_id,
             related={"deployment": of.full_name, "flow": of.flow_name, "origin": origin},
             data={"due": due, "nominal": nominal},
+            depth=depth,
         )
         return Made(run_id=run_id)
 

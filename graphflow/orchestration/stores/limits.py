@@ -72,7 +72,7 @@ class Limits:
         _check_name(name)
         if size < 0:
             raise ParameterError(f"the size of a limit is 0 or more slots, not {size}; 0 lets nothing begin")
-        with self._catalog.transaction():
+        with self._catalog.whole():
             before = self._sizes().get(name)
             if before != size:
                 self._catalog.execute(statements.SET_LIMIT, (name, size))
@@ -86,7 +86,7 @@ class Limits:
         NotFound
             If there is none of this name.
         """
-        with self._catalog.transaction():
+        with self._catalog.whole():
             sizes = self._sizes()
             _check_known("limit", name, sizes, "graphflow limits set NAME SIZE")
             for statement in statements.DELETE_LIMIT:
@@ -111,7 +111,7 @@ class Limits:
         _check_name(name)
         if burst < 1:
             raise ParameterError(f"the burst of a rate is 1 start or more, not {burst}")
-        with self._catalog.transaction():
+        with self._catalog.whole():
             before = {each.name: each for each in self.rates()}.get(name)
             new = Rate(name=name, per_second=per_second, burst=burst)
             if before != new:
@@ -127,7 +127,7 @@ class Limits:
         NotFound
             If there is none of this name.
         """
-        with self._catalog.transaction():
+        with self._catalog.whole():
             known = {each.name: each.per_second for each in self.rates()}
             _check_known("rate", name, known, "graphflow rates set NAME 50/s")
             self._catalog.execute(statements.DELETE_RATE, (name,))

@@ -11,9 +11,12 @@ from graphflow.histories.leases import SystemClock
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
+from graphflow.orchestration.stores.hooks import Hooks
 from graphflow.orchestration.stores.limits import Limits
+from graphflow.orchestration.stores.outbox import Outbox
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
+from graphflow.orchestration.stores.rules import Rules
 from graphflow.orchestration.stores.work import PATIENCE_SECONDS, WorkStore
 from graphflow.ports import Clock
 
@@ -43,6 +46,9 @@ class Stores:
         self.plans = Plans(catalog, clock)
         self.fires = Fires(catalog, clock, self.plans)
         self.work = WorkStore(catalog, clock)
+        self.rules = Rules(catalog, clock)
+        self.outbox = Outbox(catalog, clock)
+        self.hooks = Hooks(catalog, clock)
 
     def __enter__(self) -> Stores:
         return self

@@ -122,7 +122,7 @@ class Plans:
             If there is no such deployment or schedule.
         """
         now = self._clock.wall()
-        with self._catalog.transaction():
+        with self._catalog.whole():
             stored = self.find(name)
             if slug and slug not in [each.schedule.slug for each in stored.schedules]:
                 known = ", ".join(each.schedule.slug for each in stored.schedules) or "none"

@@ -122,7 +122,7 @@ class Pools:
         ParameterError
             If the size is below 0.
         """
-        with self._catalog.transaction():
+        with self._catalog.whole():
             pool = self.find(name)
             new = {
                 "size": pool.size,

@@ -185,6 +185,10 @@ class WorkStore:
                 row[0], at=self._clock.wall(), crashes=crashes, most=MOST_CRASHES, why=why
             )
 
+    def is_retry(self, header: RunHeader) -> bool:
+        """Return whether the next driver of a run runs again what failed."""
+        return any(each.kind == "retry" for each in self._catalog.waiting(header.id, header.epoch))
+
     def end(self, run_id: str, epoch: int, state: str, message: str) -> bool:
         """End a run that could not begin, by the claim of this number; False if that claim does not hold any more."""
         with self._catalog.transaction():

@@ -1,4 +1,4 @@
-"""A simulated home: clocks, workers, drivers and keepers under a virtual clock, on the real stores and their real SQL.
+"""A simulated home: clocks, workers, drivers, keepers and reactors under a virtual clock, on the real stores and their real SQL.
 
 The catalog is SQLite in memory, so transactions are serial, in the order that the seed chooses. A process dies at any statement
 (its transaction is rolled back), right after a commit (the answer is lost), or between two; drivers are also stopped and
@@ -23,12 +23,16 @@ from graphflow.histories import schema
 from graphflow.histories.catalogs import SqliteCatalog
 from graphflow.histories.catalogued import CatalogHistory
 from graphflow.histories.databases import Database
+from graphflow.model.automated import automation_of
 from graphflow.model.deployed import Concurrency, Deployment, Schedule, Source
 from graphflow.model.records import RunHeader
 from graphflow.orchestration import naming
+from graphflow.orchestration.reactor import react
+from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools, WorkerSeen
+from graphflow.orchestration.stores.rules import Rules
 from graphflow.orchestration.stores.work import Given, WorkStore
 from graphflow.orchestration.timing.times import fires_after
 from graphflow.ports import Claim, Holder
@@ -91,6 +95,7 @@ class MemoryCatalog(SqliteCatalog):
         self._patience = self._waits = 0.0
         self._is_closed, self._has_mac, self._is_version_1 = False, True, False
         self._keys: tuple[bytes, ...] = ()
+        self._cause = None
         self._opened = database
         for statement in (*schema.CATALOG.create, *schema.CATALOG.steps[1]):
             database.connection.execute(statement)
@@ -126,9 +131,22 @@ class SimulatedHistory(CatalogHistory):
 HOLDER = Holder("here", 1, "boot")
 
 
+class SimulatedStores:
+    """What a reactor uses of a home."""
+
+    def __init__(self, home: Home, clock: VirtualClock) -> None:
+        self.catalog, self.clock = home.catalog, clock
+        self.history = SimulatedHistory(home, clock)
+        self.events = Events(home.catalog, clock)
+        self.plans = Plans(home.catalog, clock)
+        self.fires = Fires(home.catalog, clock, self.plans)
+        self.work = WorkStore(home.catalog, clock)
+        self.rules = Rules(home.catalog, clock)
+
+
 @dataclass
 class Process:
-    """A clock, a keeper or a worker."""
+    """A clock, a keeper, a reactor or a worker."""
 
     kind: str
     clock: VirtualClock
@@ -177,7 +195,13 @@ class Home:
         self.plans.put(self._model(0))
         self.pools.change("default", size=self.pool_size)
         (self.schedule,) = self.plans.find("f/limited").schedules
-        for kind in ("clock", "clock", "keeper", "worker", "worker", "worker"):
+        rules = SimulatedStores(self, self.clock).rules
+        ended = {"type": ["graphflow.run.completed", "graphflow.run.cancelled", "graphflow.run.crashed"]}
+        then = [{"emit": "sim.ended", "subject": "{event.subject}"}, {"emit": "sim.again"}]
+        rules.put(automation_of("ended", {"when": ended, "then": then}))
+        # Clocks are off, and set back.
+        self.catalog.execute("UPDATE rule SET since = 0")
+        for kind in ("clock", "clock", "keeper", "reactor", "reactor", "worker", "worker", "worker"):
             self._start(kind)
 
     def _model(self, edit: int) -> Deployment:
@@ -192,7 +216,8 @@ class Home:
         )
 
     def _start(self, kind: str) -> None:
-        skew = self.random.choice([0.0, 0.0, 5.0, -5.0]) if kind == "clock" else 0.0
+        has_skew = kind in ("clock", "reactor")
+        skew = self.random.choice([0.0, 0.0, 5.0, -5.0]) if has_skew else 0.0
         process = Process(kind, VirtualClock(self, skew))
         if kind == "worker":
             self._workers += 1
@@ -282,6 +307,10 @@ class Home:
             )
         if process.lives:
             self.drivers += [Driver(each.run_id, each.epoch, process.seen.id) for each in given]
+
+    def _reactor(self, process: Process) -> None:
+        with self._mortal(process):
+            react(SimulatedStores(self, process.clock), most=self.random.choice([1, 3, 50]))  # type: ignore[arg-type]
 
     def _keeper(self, process: Process) -> None:
         work, history = WorkStore(self.catalog, process.clock), SimulatedHistory(self, process.clock)
@@ -394,6 +423,18 @@ class Home:
             "SELECT COUNT(*) FROM work JOIN run ON run.id = work.run_id WHERE run.state IN ('Completed', 'Cancelled', 'Crashed')"
         )
         _promise(not orphans, "a run that ended has work")
+        unfired = self._rows(
+            "SELECT id FROM event WHERE is_pending = 0 AND type IN ('graphflow.run.completed', 'graphflow.run.cancelled',"
+            " 'graphflow.run.crashed') AND id NOT IN (SELECT event_id FROM firing)"
+        )
+        _promise(not unfired, f"an event was seen, and its rule did not fire: {unfired}")
+        ((firings, actions, told),) = self._rows(
+            "SELECT (SELECT COUNT(*) FROM firing), (SELECT COUNT(*) FROM action WHERE state = 'done'),"
+            " (SELECT COUNT(*) FROM event WHERE type LIKE 'sim.%')"
+        )
+        _promise(
+            actions == told == 2 * firings, f"{firings} firings, {actions} actions, {told} of their events"
+        )
         unpaired = self._rows(
             "SELECT run_id FROM fire WHERE outcome = 'run' AND run_id NOT IN (SELECT id FROM run)"
         )
@@ -406,12 +447,16 @@ class Home:
             each.is_stopped = False
         self.catalog.execute("UPDATE schedule SET next_due = NULL")
         for _ in range(4_000):
-            ((left,),) = self._rows("SELECT COUNT(*) FROM work")
+            ((left,),) = self._rows(
+                "SELECT (SELECT COUNT(*) FROM work) + (SELECT COUNT(*) FROM event WHERE is_pending = 1)"
+            )
             if not left:
                 break
             self.step()
         else:
-            raise BrokenPromise(f"{left} runs never end: {self._rows('SELECT * FROM work')}")
+            raise BrokenPromise(
+                f"{left} runs or events are left for ever: {self._rows('SELECT * FROM work')}"
+            )
         states = dict(self._rows("SELECT state, COUNT(*) FROM run GROUP BY state"))
         _promise(set(states) <= {"Completed", "Cancelled", "Crashed"}, f"runs stand still: {states}")
         ends = self._rows(
@@ -419,6 +464,10 @@ class Home:
             " 'graphflow.run.crashed') GROUP BY subject HAVING COUNT(*) <> 1"
         )
         _promise(not ends, f"ends that were told twice: {ends}")
+        ((runs, told),) = self._rows(
+            "SELECT (SELECT COUNT(*) FROM run), (SELECT COUNT(DISTINCT subject) FROM event WHERE type = 'sim.ended')"
+        )
+        _promise(runs == told, f"{runs} runs ended, and rules fired for {told}")
 
     def check_coverage(self, since: float) -> None:
         """Check that each nominal time that is behind left a trace, and no other did; where no clock was set back."""
