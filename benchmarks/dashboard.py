@@ -156,11 +156,20 @@ def main() -> None:
         os.environ.update(GRAPHFLOW_HOME=folder, GRAPHFLOW_PROGRESS="off")
         run_id = quick.run(count).id
         with open_home() as home:
-            for number in range(listed):
-                header = RunHeader(
-                    id=f"00{number:08}", name=f"r{number}", flow_name="other", created=float(number)
-                )
-                home.stores.history.create(header)
+            with home.stores.catalog.transaction():
+                for number in range(listed):
+                    at = 1e9 + number
+                    header = RunHeader(
+                        id=f"00{number:08}",
+                        name=f"other-{number}",
+                        flow_name="other",
+                        state="Completed",
+                        created=at,
+                        started=at,
+                        ended=at + 1,
+                        epoch=1,
+                    )
+                    home.stores.catalog.add(header)
             pages(home, run_id, times)
             answers(home, run_id, times)
         reports(run_id, Path(folder))

@@ -46,6 +46,7 @@ from graphflow.model.states import State
 from graphflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from graphflow.authoring.concurrency import concurrency, rate_limit, rate_limit_async
     from graphflow.authoring.events import emit_event
     from graphflow.authoring.serving import serve
     from graphflow.client.asynchronous import connect_async
@@ -79,6 +80,7 @@ __all__ = [
     "any_failed",
     "any_successful",
     "as_completed",
+    "concurrency",
     "connect",
     "connect_async",
     "emit_event",
@@ -93,6 +95,8 @@ __all__ = [
     "not_all_skipped",
     "pause_run",
     "product",
+    "rate_limit",
+    "rate_limit_async",
     "register_hash",
     "rows",
     "serve",
@@ -110,6 +114,9 @@ __all__ = [
 
 # What only some programs need is loaded when it is asked for.
 _LATER = {
+    "concurrency": "graphflow.authoring.concurrency",
+    "rate_limit": "graphflow.authoring.concurrency",
+    "rate_limit_async": "graphflow.authoring.concurrency",
     "connect": "graphflow.client.connections",
     "connect_async": "graphflow.client.asynchronous",
     "emit_event": "graphflow.authoring.events",

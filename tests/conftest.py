@@ -26,6 +26,10 @@ hypothesis_settings.load_profile("graphflow")
 os.environ["GRAPHFLOW_HOME"] = tempfile.mkdtemp(prefix="graphflow-home-")
 # What scripts show after 10 s would depend on the machine. Tests of what is shown say what they want.
 os.environ["GRAPHFLOW_PROGRESS"] = "off"
+# Tests that serve at the same time would want one port, and commands must not go to a server of the user's.
+os.environ["GRAPHFLOW_PORT"] = "0"
+for name in ("GRAPHFLOW_API_URL", "GRAPHFLOW_API_TOKEN"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

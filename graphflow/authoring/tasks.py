@@ -158,6 +158,8 @@ def task(
     name: str | None = None,
     description: str | None = None,
     tags: Iterable[str] | None = None,
+    limit: str | None = None,
+    weight: int = 1,
     version: str | None = None,
     retries: int = 0,
     retry_delay_seconds: float | timedelta | list[float] | Callable[[int], list[float]] | None = None,

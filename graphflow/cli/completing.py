@@ -105,6 +105,22 @@ def pools(incomplete: str) -> Offers:
 
 
 @_quiet
+def limits(incomplete: str) -> Offers:
+    """Offer the limits."""
+    with _stores() as stores:
+        found = [(each.name, f"{each.in_use} of {each.size}") for each in stores.limits.all()]
+    return [each for each in found if each[0].startswith(incomplete)]
+
+
+@_quiet
+def rates(incomplete: str) -> Offers:
+    """Offer the rates."""
+    with _stores() as stores:
+        found = [(each.name, f"{each.per_second:g}/s") for each in stores.limits.rates()]
+    return [each for each in found if each[0].startswith(incomplete)]
+
+
+@_quiet
 def automations(incomplete: str) -> Offers:
     """Offer the automations."""
     with _stores() as stores:

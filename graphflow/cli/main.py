@@ -33,6 +33,7 @@ from graphflow.cli.exits import ExitCode, errors_become_exit_codes, system_text
 from graphflow.cli.forecasts import show_forecast
 from graphflow.cli.grouped import GroupedCommands
 from graphflow.cli.keys import key
+from graphflow.cli.limits import limits, rates
 from graphflow.cli.parameters import parse_parameters
 from graphflow.cli.runs.commands import fsck, runs
 from graphflow.cli.schedule import schedule
@@ -250,6 +251,8 @@ app.add_typer(deploy, name="deploy", rich_help_panel=ORCHESTRATE)
 app.add_typer(schedule, name="schedule", rich_help_panel=ORCHESTRATE)
 app.add_typer(worker, name="worker", rich_help_panel=ORCHESTRATE)
 app.add_typer(pool, name="pool", rich_help_panel=ORCHESTRATE)
+app.add_typer(limits, name="limits", rich_help_panel=ORCHESTRATE)
+app.add_typer(rates, name="rates", rich_help_panel=ORCHESTRATE)
 app.add_typer(events, name="events", rich_help_panel=ORCHESTRATE)
 app.add_typer(token, name="token", rich_help_panel=ORCHESTRATE)
 app.add_typer(automations, name="automations", rich_help_panel=ORCHESTRATE)

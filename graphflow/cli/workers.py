@@ -194,7 +194,6 @@ def serve(
 
         with only_data_on_stdout():
             made = [each for file in files or () for each in deployments_of(file)]
-        stored = [stores.plans.put(each.model)[0] for each in made]
         options = None
         if not no_worker:
             options = WorkerOptions(
@@ -217,6 +216,7 @@ def serve(
                     has_pages=not no_ui,
                 ),
             )
+            stored = [stores.plans.put(each.model)[0] for each in made]
             number = run_service(stores, options, stored or stores.plans.all(), beside=beside)
     raise typer.Exit(_code(number))
 

@@ -49,6 +49,8 @@ NAMES: dict[str, str] = {
     "anchor.write.after": "the anchor is written",
     "digest.write.before": "all that it is about is durable, the digest of a history is not",
     "digest.write.after": "it is durable",
+    "limits.adjust.before": "a driver is about to change what it has of limits",
+    "limits.adjust.after": "what a driver has of limits is changed",
     "catalog.state.before": "a state of the run is durable, the catalog is not updated",
     "catalog.state.after": "the catalog is updated",
     "journal.close.before": "the run ended and is about to be closed",

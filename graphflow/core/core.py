@@ -55,7 +55,7 @@ from graphflow.graph.graph import DepKind, Node
 from graphflow.model.anomalies import waiting
 from graphflow.model.reports import Report, StepReport, ValueInfo
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
-from graphflow.ports import Capacity
+from graphflow.ports import Capacity, WantedSlots
 
 __all__ = ["MAX_CRASHES", "Core"]
 
@@ -99,6 +99,8 @@ class Core:
                 self.books, event.node, event.index, is_raised=event.is_raised
             ),
             ev.MapOptionsChanged: self._change_map_options,
+            ev.LimitsChanged: self._change_limits,
+            ev.SlotsReserved: self._deal,
             ev.PauseRequested: self._pause,
             ev.PolicyChanged: self._change_policy,
             ev.ReaderMoved: self.streams.moved,
@@ -151,6 +153,7 @@ class Core:
             and not self._grafts_out
             and not self.run.is_paused
             and not self.queues.is_starved
+            and not self.queues.is_held_up
             and self.queues.due is None
             and not any(book.stage.pulling or book.stage.paused for book in self.books.values())
         )
@@ -169,6 +172,10 @@ class Core:
             known = book.width - book.ended if book.width is not None else stage.ready + stage.fed
             total += known * mean
         return total
+
+    def wants(self) -> dict[str, WantedSlots]:
+        """Return what the run wants of each limit that it shares with others. O(stages that wait)."""
+        return self.run.grants.wants(self.queues.ready(), self.queues.target)
 
     def root_of(self, node_id: int, index: int | None = None) -> tuple[int, int | None, list[int]]:
         """Return the failure at the bottom of an `UpstreamFailed`: (node, index or None, the path down to it)."""
@@ -190,6 +197,11 @@ class Core:
         """Add a node; returns its stage if the node leads a new one."""
         self.run.open_nodes += 1
         joined = None if self.is_stopping else stage_to_join(node, self.books)
+        grants = self.run.grants
+        grants.note(node)
+        if joined is not None and grants.holding(node) != grants.holding(self.run.leader_of(joined).node):
+            # What takes slots of a limit, or of another one, does not keep others waiting for them.
+            joined = None
         stage = joined or self._new_stage(node)
         stage.members.append(node.id)
         book = self.books[node.id] = NodeBook(node, stage, map_options=node.map_options, past=past)
@@ -325,7 +337,7 @@ class Core:
         stage.result_nbytes = updated_mean(stage.result_nbytes, elapsed=nbytes, items=len(done))
         if stage.finds:
             self._found(flight, report)
-        if stage.rate is not None and len(done):
+        if len(done) and (stage.rate is not None or (stage.limits and self.run.grants.pacers_of(stage))):
             busy = sum(sum(step.durations) for step in report.steps)
             stage.busy_seconds = updated_mean(stage.busy_seconds, elapsed=busy, items=len(done))
         self.queues.hand_back(flight, rest)
@@ -347,14 +359,13 @@ class Core:
         stage = flight.stage
         found = sum(step.states.count(Code.CACHED) for step in report.steps)
         stage.has_found = found > 0
-        if (
-            flight.starting_slots is not None
-            and flight.held is None
-            and found == len(report.steps) * report.reached > 0
-        ):
-            if stage.pacer is not None:
+        if flight.held is None and found == len(report.steps) * report.reached > 0:
+            if stage.pacer is not None and flight.starting_slots is not None:
                 stage.pacer.give_back(flight.starting_slots)
-            flight.starting_slots = None
+            for name, given in flight.dealt:
+                if name in self.run.grants.pacers:
+                    self.run.grants.pacers[name].give_back(given, self.run.now)
+            flight.starting_slots, flight.dealt = None, ()
 
     def _apply(self, stage: Stage, step: StepReport, done: Sequence[int]) -> None:
         book = self.books[step.node]
@@ -486,6 +497,23 @@ class Core:
         check_tolerance(self.run, book)
         self.queues.recall(book.stage)
         self.queues.enqueue(book.stage)
+
+    def _change_limits(self, event: ev.LimitsChanged) -> None:
+        """Change what is granted; batches under way keep what they have until they end."""
+        tighter = self.run.grants.change(event.grants, event.rates)
+        self.queues.answered()
+        if tighter:
+            self.queues.recall(limits=tighter)
+
+    def _deal(self, event: ev.SlotsReserved) -> None:
+        pacer = self.run.grants.pacers.get(event.name)
+        if pacer is None:
+            return
+        if not event.count or event.rate != pacer.rate:
+            # The rate was changed meanwhile, or is not to be had now.
+            pacer.is_asked = False
+            return
+        pacer.deal(first=event.first, count=event.count, now=self.run.now)
 
     def _pause(self, event: ev.PauseRequested) -> None:
         self.run.is_paused = event.is_paused

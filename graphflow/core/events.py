@@ -30,6 +30,7 @@ __all__ = [
     "ItemsNeeded",
     "MapOptionsChanged",
     "LimitItems",
+    "LimitsChanged",
     "NodeChanged",
     "NodeFailed",
     "NodesRecorded",
@@ -40,8 +41,11 @@ __all__ = [
     "ReaderMoved",
     "RecordingClosed",
     "ReleaseItems",
+    "ReserveSlots",
     "ResumeRequested",
     "SetTimer",
+    "SlotsReserved",
+    "SlotsWanted",
     "SourceAdvanced",
     "StopBatches",
     "StopRequested",
@@ -157,6 +161,30 @@ class MapOptionsChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsChanged:
+    """What this run holds now of the limits that it shares with others, and the rates (per second) that it shares.
+
+    Both by name, all that there are; a name that is missing holds nothing up.
+    """
+
+    grants: Mapping[str, int]
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsReserved:
+    """Starting slots of a shared rate came: `count` of them, `1 / rate` seconds apart, the first at `first`.
+
+    `first` is by the run's clock. `count` is 0 where they could not be had: they are asked for again.
+    """
+
+    name: str
+    rate: float
+    first: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderMoved:
     """The reader of a map is done with the items below `read`, and wants those below `limit`."""
 
@@ -198,6 +226,8 @@ Event = (
     | ResumeRequested
     | FailureHandled
     | MapOptionsChanged
+    | LimitsChanged
+    | SlotsReserved
     | PauseRequested
     | PolicyChanged
     | ReaderMoved
@@ -316,6 +346,19 @@ class SetTimer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsWanted:
+    """Work waits for slots of limits; see `Core.wants`. Told once, until `LimitsChanged` comes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveSlots:
+    """Reserve so many starting slots of a rate; answered by `SlotsReserved`."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PullSource:
     """Take up to `count` more items from an iterator; answered by `SourceAdvanced`."""
 
@@ -358,6 +401,8 @@ Command = (
     | CloseSource
     | ReleaseItems
     | SetTimer
+    | SlotsWanted
+    | ReserveSlots
     | PullSource
     | RecallBatches
     | StopBatches

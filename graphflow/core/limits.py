@@ -1,4 +1,4 @@
-"""Limits of maps: the strictest ones of a stage, and timeouts that follow from what items took."""
+"""Limits of maps: the strictest ones of a stage, what its items take of shared limits, and timeouts that follow from what items took."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ SHORTEST_LIMIT_SECONDS = 0.05
 def limit_stage(stage: Stage, of: Mapping[int, NodeBook]) -> None:
     """Set a stage's limits to the strictest of its members."""
     books = [of[member] for member in stage.members]
+    for name, weight in books[-1].node.limits:
+        stage.limits = {**stage.limits, name: max(weight, stage.limits.get(name, 0))}
     if len(books) == 1 and books[0].map_options is NO_MAP_OPTIONS:
         stage.concurrency = books[0].node.concurrency
         stage.max_concurrency = stage.rate = None

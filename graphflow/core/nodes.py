@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from graphflow.core.pacing import Pacer, StartingSlots
+from graphflow.core.pacing import Pacer, Reservation, StartingSlots
 from graphflow.graph.graph import Dep, DepKind, Node
 from graphflow.model.map_options import NO_MAP_OPTIONS, MapOptions
 from graphflow.model.reports import ValueInfo
@@ -321,6 +321,8 @@ class Stage:
     max_concurrency: int | None = None
     rate: float | None = None
     """Items that may begin per second."""
+    limits: dict[str, int] = field(default_factory=_no_entries)
+    """What an item takes of limits that are shared with other runs, by name; there may be no limit of that name."""
     finds: bool = False
     """Whether results may be found by their keys, so that items take no turn; and whether some were, lately."""
     has_found: bool = True
@@ -422,6 +424,10 @@ class Flight:
     held: Sequence[int] | None = None
     starting_slots: StartingSlots | None = None
     """What it reserved of a rate."""
+    limits: Mapping[str, int] = field(default_factory=_no_entries)
+    """What each of the items that it runs at the same time takes of limits, by name."""
+    dealt: Sequence[tuple[str, Reservation]] = ()
+    """What it reserved of rates that are shared with other runs, by name."""
     bundle: Bundle | None = None
     """Where its nodes, which are not mapped, were taken from; its positions are nodes then, not items of each node."""
     is_grown: bool = False

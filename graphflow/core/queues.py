@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 
 from graphflow.core import events as ev
 from graphflow.core.batching import SLICE_SECONDS, grown_seconds, next_slice
@@ -20,7 +20,7 @@ from graphflow.core.nodes import (
     codes_at,
 )
 from graphflow.core.outcomes import announce, cancel_items, end_items
-from graphflow.core.pacing import Pacer, StartingSlots
+from graphflow.core.pacing import DealtPacer, Pacer, Reservation, StartingSlots, combined
 from graphflow.core.state import FollowerBack, LanesOpen, RunState
 from graphflow.graph.graph import DepKind
 from graphflow.model.orders import Pace
@@ -63,11 +63,28 @@ class Queues:
         self._bundles: dict[Hashable, Bundle] = {}
         self.due: float | None = None
         """When work that waits for its rate may be sent."""
+        self.is_held_up = False
+        """Whether work waits for slots that others have, or for starting slots that were asked for."""
+        self._has_asked = False
+        self._lacks_slots = False
 
     @property
     def is_starved(self) -> bool:
         """Whether work waits only because there is no slot at all."""
         return bool(self._queue) and self._run.capacity.slots * (1 + self._run.capacity.queue) < 1
+
+    @property
+    def target(self) -> int:
+        """How many batches may be under way."""
+        return self._run.capacity.slots * (1 + self._run.capacity.queue)
+
+    def ready(self) -> Iterable[Stage]:
+        """Yield the stages that have items to send."""
+        return (entry[-1] for entry in self._queue if isinstance(entry[-1], Stage) and entry[-1].ready)
+
+    def answered(self) -> None:
+        """Ask again for slots of limits, if work still waits for them."""
+        self._has_asked = False
 
     # -- ready work -------------------------------------------------------------------------------------
 
@@ -87,7 +104,7 @@ class Queues:
 
     def bundle_of(self, stage: Stage) -> Bundle | None:
         """Return what a node that is not mapped shares with those that may run in the same batch."""
-        if stage.bundle_key is None:
+        if stage.bundle_key is None or (stage.limits and self._run.grants.holds(stage)):
             return None
         found = self._bundles.get(stage.bundle_key)
         if found is None:
@@ -151,11 +168,11 @@ class Queues:
         """Send what fits."""
         run = self._run
         self.due = None
-        target = run.capacity.slots * (1 + run.capacity.queue)
+        self.is_held_up = self._lacks_slots = False
         held_back = []
         if run.is_paused:
             return
-        while self._queue and len(run.flights) < target and not run.is_stopping:
+        while self._queue and len(run.flights) < self.target and not run.is_stopping:
             entry = heapq.heappop(self._queue)
             stage = entry[-1]
             if isinstance(stage, Bundle):
@@ -171,46 +188,90 @@ class Queues:
             self._pull(stage)
         for entry in held_back:
             heapq.heappush(self._queue, entry)
+        if not self._lacks_slots:
+            self._has_asked = False
 
     def _may_send(self, stage: Stage) -> bool:
         """Return whether the limits of a stage leave room for another batch now."""
-        if stage.max_concurrency is not None and (
-            stage.running >= stage.max_concurrency
+        room = self._run.grants.room(stage) if stage.limits else None
+        if room is not None and room < 1:
+            self.is_held_up = self._lacks_slots = True
+            if not self._has_asked:
+                self._has_asked = True
+                self._run.commands.append(ev.SlotsWanted())
+            return False
+        if (room is not None or stage.max_concurrency is not None) and (
+            (stage.max_concurrency is not None and stage.running >= stage.max_concurrency)
             # A batch that waits for a slot would keep what it may run from those that have one.
             or (stage.concurrency is not None and stage.flying >= self._run.capacity.slots)
         ):
             return False
-        if stage.rate is None:
+        dealt = self._run.grants.pacers_of(stage) if stage.limits else []
+        if stage.rate is None and not dealt:
             return True
-        capacity = self._run.capacity
-        pacer = stage.pacer = self._pacer(stage, stage.rate)
-        if stage.flying >= pacer.lanes * (1 + capacity.queue):
+        return self._may_begin(stage, dealt)
+
+    def _may_begin(self, stage: Stage, dealt: Sequence[DealtPacer]) -> bool:
+        """Return whether starting slots for another batch are near, of the stage's own rate and those that runs share."""
+        run = self._run
+        dues: list[float | None] = []
+        if stage.rate is not None:
+            pacer = stage.pacer = self._pacer(stage, stage.rate)
+            if stage.flying >= pacer.lanes * (1 + run.capacity.queue):
+                return False
+            dues.append(pacer.due())
+        for each in dealt:
+            each.lanes = self._lanes(stage, each.rate)
+            wanted = each.wanted(run.now)
+            if wanted:
+                each.is_asked = True
+                name = next(name for name, found in run.grants.pacers.items() if found is each)
+                run.commands.append(ev.ReserveSlots(name=name, count=wanted))
+            dues.append(each.due(run.now))
+        found = [due for due in dues if due is not None]
+        if len(found) < len(dues):
+            self.is_held_up = True
             return False
-        due = pacer.due()
-        if due <= self._run.now:
+        due = max(found)
+        if due <= run.now:
             return True
         self.due = due if self.due is None else min(self.due, due)
         return False
 
     def _pacer(self, stage: Stage, rate: float) -> Pacer:
         """Return the stage's pacer, with as many lanes as its items need at this rate."""
-        now, slots = self._run.now, max(1, self._run.capacity.slots)
-        lanes = slots
-        if stage.busy_seconds is not None:
-            at_once = rate * stage.busy_seconds / (stage.concurrency or 1)
-            lanes = max(1, min(slots, math.ceil(at_once * 1.2) + 1))
+        now, lanes = self._run.now, self._lanes(stage, rate)
         if stage.pacer is None:
             return Pacer(rate=rate, lanes=lanes, now=now)
         return stage.pacer.changed(rate=rate, lanes=lanes, now=now)
+
+    def _lanes(self, stage: Stage, rate: float) -> int:
+        """Return how many batches side by side the items of a stage need at a rate."""
+        slots = max(1, self._run.capacity.slots)
+        if stage.busy_seconds is None:
+            return slots
+        at_once = rate * stage.busy_seconds / (stage.concurrency or 1)
+        return max(1, min(slots, math.ceil(at_once * 1.2) + 1))
+
+    def _most(self, stage: Stage) -> int | None:
+        """Return how many items of a stage may run at the same time, over all batches; None for any number."""
+        shared = self._run.grants.most(stage) if stage.limits else None
+        if shared is None or stage.max_concurrency is None:
+            return stage.max_concurrency if shared is None else shared
+        return min(shared, stage.max_concurrency)
 
     def _share(self, stage: Stage) -> int:
         """Return how many items of a stage its next batch may run at the same time."""
         if stage.concurrency is None:
             return 1
-        if stage.max_concurrency is None:
+        most = self._most(stage)
+        if most is None:
             return stage.concurrency
-        share = math.ceil(stage.max_concurrency / max(1, self._run.capacity.slots))
-        return min(stage.concurrency, share, stage.max_concurrency - stage.running)
+        share = min(stage.concurrency, math.ceil(most / max(1, self._run.capacity.slots)))
+        if stage.max_concurrency is not None:
+            share = min(share, stage.max_concurrency - stage.running)
+        room = self._run.grants.room(stage) if stage.limits else None
+        return share if room is None else min(share, room)
 
     def _grown(self, stage: Stage, slots: float) -> float:
         """Return what the slices of a stage have grown to; 0 where a batch would tell nothing before its end."""
@@ -220,12 +281,17 @@ class Queues:
         left_seconds = left * stage.mean_seconds / max(slots, 1)
         return grown_seconds(age=self._run.now - stage.began, left_seconds=left_seconds)
 
-    def recall(self, stage: Stage | None = None) -> None:
-        """Let batches with grown slices, of one stage or all, hand back what they have not begun: something has changed."""
+    def recall(self, stage: Stage | None = None, *, limits: Set[str] = frozenset()) -> None:
+        """Let batches with grown slices hand back what they have not begun: something has changed.
+
+        Those of one stage, or those that go by any of these limits, or all.
+        """
         batches = tuple(
             number
             for number, flight in self._run.flights.items()
-            if flight.is_grown and (stage is None or flight.stage is stage)
+            if flight.is_grown
+            and (stage is None or flight.stage is stage)
+            and (not limits or not limits.isdisjoint(flight.limits))
         )
         if batches:
             self._run.commands.append(ev.RecallBatches(batches=batches))
@@ -233,8 +299,9 @@ class Queues:
     def _submit_next(self, stage: Stage) -> None:
         run = self._run
         slots, share = run.capacity.slots, self._share(stage)
-        if stage.max_concurrency is not None:
-            slots = min(slots, math.ceil(stage.max_concurrency / share))
+        most = self._most(stage)
+        if most is not None:
+            slots = min(slots, math.ceil(most / share))
         size = next_slice(
             remaining=stage.ready,
             mean_seconds=stage.mean_seconds,
@@ -251,12 +318,22 @@ class Queues:
         count, seconds, tell_seconds = size.count, size.seconds, size.tell_seconds
         pace: Pace | None = None
         starting_slots: StartingSlots | None = None
-        if stage.rate is not None and stage.pacer is not None:
+        dealt: list[tuple[str, Reservation]] = []
+        pacers = run.grants.pacers_of(stage) if stage.limits else []
+        own = stage.pacer if stage.rate is not None else None
+        if own is not None or pacers:
             # What is left is shared out: the rate must not hang on a single lane in the end.
-            each = math.ceil(stage.ready / stage.pacer.lanes)
-            places = stage.pacer.reserve(now=run.now, count=min(each, stage.batch_size or each))
+            every: list[Pacer | DealtPacer] = [*([] if own is None else [own]), *pacers]
+            each = math.ceil(stage.ready / min(pacer.lanes for pacer in every))
+            each = min(each, stage.batch_size or each, *(pacer.offers(run.now) for pacer in every))
+            reserved = [pacer.reserve(now=run.now, count=each) for pacer in every]
+            places = combined(reserved)
             pace = Pace(delay=places.delay, interval=places.interval, count=places.count)
-            count, starting_slots = places.count, places.slots
+            count = places.count
+            if own is not None:
+                starting_slots = reserved[0].slots
+            names = [name for name in stage.limits if name in run.grants.pacers]
+            dealt = list(zip(names, reserved[-len(names) :], strict=True)) if names else []
             if stage.finds and stage.has_found and stage.batch_size is None:
                 # What is found takes no turn.
                 count = max(count, FIND_AHEAD)
@@ -268,7 +345,14 @@ class Queues:
         if stage.alone:
             nodes, indices = stage.take_alone()
             self._submit(
-                stage, nodes, indices, None, is_fresh=False, pace=pace, starting_slots=starting_slots
+                stage,
+                nodes,
+                indices,
+                None,
+                is_fresh=False,
+                pace=pace,
+                starting_slots=starting_slots,
+                dealt=dealt,
             )
         elif stage.again:
             nodes, indices = stage.take_again(count)
@@ -281,6 +365,7 @@ class Queues:
                 is_fresh=False,
                 pace=pace,
                 starting_slots=starting_slots,
+                dealt=dealt,
             )
         else:
             fresh = stage.take_fresh(count)
@@ -293,6 +378,7 @@ class Queues:
                 is_fresh=True,
                 pace=pace,
                 starting_slots=starting_slots,
+                dealt=dealt,
             )
 
     def _submit(
@@ -306,13 +392,14 @@ class Queues:
         pace: Pace | None,
         starting_slots: StartingSlots | None,
         tell_seconds: float | None = None,
+        dealt: Sequence[tuple[str, Reservation]] = (),
     ) -> None:
         run = self._run
         self._batches += 1
         running = self._share(stage)
         stage.began = run.now if stage.began is None else stage.began
         stage.slice_seconds = seconds or 0.0
-        run.flights[self._batches] = Flight(
+        flight = run.flights[self._batches] = Flight(
             stage,
             nodes,
             indices,
@@ -320,7 +407,10 @@ class Queues:
             running,
             starting_slots=starting_slots,
             is_grown=tell_seconds is not None,
+            limits=stage.limits,
+            dealt=dealt,
         )
+        run.grants.take(flight, running)
         stage.flying += 1
         stage.running += running
         tries: list[bytes | None] = []
@@ -367,8 +457,8 @@ class Queues:
         while bundle.ready and len(taken) < min(size.count, MAX_BUNDLE):
             stage = heapq.heappop(bundle.ready)[-1]
             stage.is_queued = False
-            if stage.bundle_key is None:
-                # Its policies were changed meanwhile.
+            if self.bundle_of(stage) is None:
+                # Its policies were changed meanwhile, or there is a limit now.
                 self.enqueue(stage)
             elif stage.ready:
                 stage.take_fresh(1)
@@ -386,8 +476,12 @@ class Queues:
             )
             return
         self._batches += 1
-        flight = Flight(taken[0], tuple(nodes), range(len(nodes)), True, bundle=bundle)
+        flight = Flight(
+            taken[0], tuple(nodes), range(len(nodes)), True, bundle=bundle, limits=taken[0].limits
+        )
         run.flights[self._batches] = flight
+        # There may be a limit before it has ended.
+        run.grants.take(flight, flight.running)
         taken[0].flying += 1
         taken[0].running += 1
         for stage in taken:
@@ -493,12 +587,14 @@ class Queues:
         flight = self._run.flights.pop(batch)
         flight.stage.flying -= 1
         flight.stage.running -= flight.running
+        self._run.grants.take(flight, -flight.running)
 
     def shrink(self, flight: Flight, left: int) -> None:
         """Let other batches run as many items as a batch that begins none any more has ended, by what is left of it."""
         ended = max(0, flight.running - left)
         flight.running -= ended
         flight.stage.running -= ended
+        self._run.grants.take(flight, -ended)
 
     def _begin(self, book: NodeBook, indices: Sequence[int]) -> bytes:
         """Single items begin; returns the attempts that each has used."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from graphflow.core.events import Command
+from graphflow.core.grants import Grants
 from graphflow.core.nodes import Flight, NodeBook, Stage
 from graphflow.ports import Capacity
 
@@ -130,6 +131,7 @@ class RunState:
     """The newest mean of seconds per item by task, for nodes of which nothing ran yet."""
     commands: list[Command] = field(default_factory=list)
     notices: deque[Notice] = field(default_factory=deque)
+    grants: Grants = field(default_factory=Grants)
 
     def leader_of(self, stage: Stage) -> NodeBook:
         """Return the book of the node that sets a stage's width."""

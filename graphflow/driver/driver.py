@@ -26,6 +26,7 @@ from graphflow.driver.hooks import Hooks
 from graphflow.driver.known import DriverRun
 from graphflow.driver.outcomes import Outcomes
 from graphflow.driver.recovery import Recovery
+from graphflow.driver.shared_limits import SharedLimits
 from graphflow.driver.sources import Sources
 from graphflow.driver.spilling import HeldValues
 from graphflow.driver.turns import Turns
@@ -40,7 +41,7 @@ from graphflow.graph.fragments import Fragment
 from graphflow.graph.graph import Node
 from graphflow.model.map_options import checked_map_options
 from graphflow.model.reports import ErrorRecord, Report
-from graphflow.model.states import Code
+from graphflow.model.states import FINAL_CODES, Code
 from graphflow.ports import (
     Backend,
     BackendEvent,
@@ -49,7 +50,9 @@ from graphflow.ports import (
     BatchLost,
     CapacityChanged,
     Forecasted,
+    Limiter,
     RunEvent,
+    WantedSlots,
 )
 from graphflow.records.item_index import MemoryHistory
 from graphflow.records.keeping import ReadValues
@@ -82,6 +85,10 @@ class Driver:
         What earlier launches of the run left.
     persistence
         Where values are written so that they outlive the run.
+    limiter
+        What the run has of limits that runs share; None where there are none.
+    wake_keeper
+        Lets the next turn of `limits` come at once.
     """
 
     def __init__(
@@ -95,6 +102,8 @@ class Driver:
         books: Bookkeeper | None = None,
         recovery: Recovery | None = None,
         persistence: Persistence = NO_PERSISTENCE,
+        limiter: Limiter | None = None,
+        wake_keeper: Callable[[], None] = lambda: None,
     ) -> None:
         self.run_id = run_id
         self.flow_name = flow_name
@@ -119,6 +128,16 @@ class Driver:
             lambda: self, lambda node: self.core.books[node].node, numbers=lambda: list(self.core.books)
         )
         self._changed = threading.Condition()
+        self.limits: SharedLimits | None = None
+        """What this run has of limits that runs share; its owner gives it turns."""
+        if limiter is not None:
+            self.limits = SharedLimits(
+                limiter,
+                wants=self._wants,
+                tell=self.tell,
+                changed=lambda: self.call(self._limits_changed),
+                wake=wake_keeper,
+            )
         self.outcomes = Outcomes(
             self.core, self.history, backend, self.dispatcher, known=self.known, settled=self._changed
         )
@@ -185,6 +204,16 @@ class Driver:
             self._handle(ev.NodesRecorded(placed, self._turns.recorded(placed)))
 
         self._inbox.put(handle)
+
+    def _limits_changed(self) -> None:
+        news = None if self.limits is None else self.limits.news()
+        if news is not None:
+            self._handle(news)
+
+    def _wants(self) -> Mapping[str, WantedSlots]:
+        """Return what the core wants of limits; for other threads."""
+        with self._changed:
+            return self.core.wants()
 
     def close_recording(self, returned: frozenset[int] = frozenset()) -> None:
         """Close the recording after the flow's body: no more nodes follow, and these nodes' values are needed at the end."""
@@ -490,6 +519,10 @@ class Driver:
     def _handle(self, event: ev.Event) -> None:
         if self.is_finished:
             return
+        if self.limits is not None and isinstance(event, ev.NodesRecorded | ev.Grafted):
+            limits = self.limits.note(event.nodes)
+            if limits is not None:
+                self._turns.handle(limits, time.monotonic())
         self._turns.handle(event, time.monotonic())
 
     def _reported(self, report: Report) -> None:
@@ -523,7 +556,17 @@ class Driver:
             self.hooks.ended(self.core, command.node, command.indices)
             self._emit("items", command.node, Code(command.code).state_name, len(command.indices))
         elif isinstance(command, ev.NodeChanged):
+            is_over = command.code in FINAL_CODES
+            if self.limits is not None and is_over and self.core.books[command.node].node.limits:
+                # What it had of a limit is for others now.
+                self.limits.wanted()
             self._emit("node", command.node, Code(command.code).state_name)
+        elif isinstance(command, ev.SlotsWanted):
+            if self.limits is not None:
+                self.limits.wanted()
+        elif isinstance(command, ev.ReserveSlots):
+            if self.limits is not None:
+                self.limits.reserve(command.name, command.count)
         elif isinstance(command, ev.GraftItem):
             self._graft(command)
         elif isinstance(command, ev.SetTimer):

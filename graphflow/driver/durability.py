@@ -31,6 +31,7 @@ from graphflow.driver.definition import Definition, RunFacts
 from graphflow.driver.digesting import Digests
 from graphflow.driver.dispatch import Persistence
 from graphflow.driver.recovery import Recovery, Selection
+from graphflow.driver.shared_limits import SharedLimits
 from graphflow.errors import (
     GraphflowError,
     HistoryLocked,
@@ -118,6 +119,8 @@ class Durability:
         self.books = books
         self.store = store
         self.recovery = recovery
+        self.limits: SharedLimits | None = None
+        """What the run's driver has of limits that runs share, once there is one."""
         self._act: Callable[[Request], None] | None = None
         self._known: Callable[[], KnownRun | None] = lambda: None
         self._summarized = 0.0
@@ -229,6 +232,8 @@ class Durability:
         if time.monotonic() - self._renewed >= self._lease_seconds / 3:
             self.journal.renew()
             self._renewed = time.monotonic()
+        if self.limits is not None:
+            self.limits.turn(age=time.monotonic() - self._renewed, term=self._lease_seconds)
         for request in self.journal.requests():
             self._answer(request)
         begin = time.monotonic()
@@ -238,6 +243,10 @@ class Durability:
             self._summarized = begin + max(SUMMARY_SECONDS, took / SUMMARY_SHARE)
         if self.write_log():
             self.books.commit()
+
+    def wake(self) -> None:
+        """Let the next turn of what is kept come at once."""
+        self._keeper.wake()
 
     def _summarize(self, message: str = "", *, at_once: bool = False) -> None:
         """Tell lists where the nodes stand; kinds of failures are looked for where the run changes its state."""

@@ -148,6 +148,7 @@ class RunRecorder(Recorder):
                 if durable is not None:
                     durable.books.begin_attempt()
                     kept["books"], kept["recovery"] = durable.books, durable.recovery
+                    kept["limiter"], kept["wake_keeper"] = durable.journal.limiter, durable.wake
                 self._driver = Driver(
                     run_id=self.key,
                     flow_name=self.flow_name,
@@ -156,6 +157,8 @@ class RunRecorder(Recorder):
                     make_run_view=self.view,
                     **kept,
                 )
+                if durable is not None:
+                    durable.limits = self._driver.limits
                 self.opened.append(self._driver)
                 for subscriber in self.subscribers:
                     self._driver.subscribe(subscriber)

@@ -100,6 +100,8 @@ class Node:
     batch_size: int | None = None
     map_options: MapOptions = NO_MAP_OPTIONS
     concurrency: int | None = None
+    limits: tuple[tuple[str, int], ...] = ()
+    """What each item takes of limits that runs share: (name, slots)."""
     priority: int = 0
     group: str = ""
     program: Program | None = None

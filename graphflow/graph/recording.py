@@ -412,6 +412,7 @@ class Recorder:
             concurrency=(options.concurrency or ASYNC_CONCURRENCY)
             if callee.kind == "async" and not is_batched
             else None,
+            limits=options.limits,
             priority=options.priority,
             group=inside.group,
             program=program,

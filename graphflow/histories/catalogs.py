@@ -18,12 +18,14 @@ from graphflow.histories import schema, statements
 from graphflow.histories.checks import is_final
 from graphflow.histories.databases import Database, build, migrate, open_database, version_of
 from graphflow.histories.runfiles import sync_folder
+from graphflow.histories.turns import turn
 from graphflow.model.records import Plan, Request, RunHeader, Work
 from graphflow.ports import Claim, Holder, Row
 
 __all__ = ["CATALOG_FILE", "SqliteCatalog"]
 
 CATALOG_FILE = "catalog.db"
+TURN_FILE = "catalog.turn"
 RUNS_AT_ONCE = 100
 PATIENCE_SECONDS = 2.0
 """How long a lock that others hold is waited for: a run goes on without its row in the catalog."""
@@ -56,6 +58,9 @@ class SqliteCatalog:
         If it cannot be opened, or read; where others have it locked, only its methods do.
     """
 
+    _turn: Path | None = None
+    """The file whose lock is had in turn by those who write."""
+
     def __init__(
         self,
         folder: Path,
@@ -67,6 +72,7 @@ class SqliteCatalog:
         self.path = folder / CATALOG_FILE
         if creates and not self.path.exists():
             _create(self.path)
+        self._turn = self.path.with_name(TURN_FILE)
         self._lock = threading.RLock()
         self._patience = self._waits = patience
         self._is_closed = False
@@ -99,7 +105,8 @@ class SqliteCatalog:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        with self._lock, self._patiently(), self._newest().transaction():
+        waits = turn(self._turn, self._waits)
+        with self._lock, waits, self._patiently(), self._newest().transaction():
             yield
 
     def _newest(self) -> Database:
@@ -319,18 +326,20 @@ class SqliteCatalog:
             claim.steady_until,
             claim.wall_until,
         )
+        self._execute(statements.END_GRANTS, claim.run_id, claim.epoch - 1)
         with self._sealing(claim.run_id):
             self._execute(schema.DRIVE_RUN, holder.host, holder.pid, claim.epoch, claim.run_id)
 
     def renew(self, claim: Claim) -> bool:
-        return (
-            self._execute(schema.RENEW_LEASE, claim.steady_until, claim.wall_until, claim.run_id, claim.epoch)
-            == 1
-        )
+        values = claim.steady_until, claim.wall_until, claim.run_id, claim.epoch
+        # What it has of limits ends with its lease.
+        self._execute(statements.RENEW_GRANTS, *values)
+        return self._execute(schema.RENEW_LEASE, *values) == 1
 
     def give_back(self, run_id: str, epoch: int, *, at: float = 0.0) -> None:
         with self.whole():
             self._execute(schema.RETURN_LEASE, run_id, epoch)
+            self._execute(statements.END_GRANTS, run_id, epoch)
             self._execute(statements.GIVE_BACK_WORK, at, HANDED_OVER, run_id, epoch)
 
     # -- work ----------------------------------------------------------------------------------------------
@@ -356,6 +365,7 @@ class SqliteCatalog:
             if not self._execute(statements.REQUEUE, at, crashes, why, header.id, work.epoch):
                 return False
             self._execute(schema.DELETE_LEASE, header.id)
+            self._execute(statements.END_GRANTS, header.id, header.epoch)
             is_over = crashes > 0 and work.crashes + crashes >= most
             state = "Crashed" if is_over else "Scheduled" if header.epoch == 0 else "Resuming"
             message = f"it lost {work.crashes + crashes} drivers: {why}" if is_over else ""

@@ -169,6 +169,10 @@ class CatalogHistory(ABC):
                 return GONE if later is None or later[1] is None else later[1]
         return answer
 
+    def waits_for(self, run_id: str) -> str:
+        # Where limits are kept, it is overridden.
+        return ""
+
     # -- parts ---------------------------------------------------------------------------------------------
 
     def _me(self) -> Holder:

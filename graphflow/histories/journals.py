@@ -12,7 +12,7 @@ from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
 from graphflow.model.records import Record, Request, RunHeader
-from graphflow.ports import Catalog, Claim, Clock
+from graphflow.ports import Catalog, Claim, Clock, Limiter
 
 __all__ = ["RunJournal"]
 
@@ -82,6 +82,8 @@ class RunJournal:
         The run, where the catalog was locked when it began: its row, or its claim alone, follows as soon as that is free.
     listed
         Told when it has followed.
+    limiter
+        What the driver has of limits that runs share; None where there can be none.
 
     `commit` is for the driver's thread, `renew` may be called by another one. The catalog is written only when the
     run's state changes, when a request is answered and when the lease is renewed.
@@ -100,7 +102,9 @@ class RunJournal:
         clock: Clock,
         unlisted: RunHeader | None = None,
         listed: Callable[[], None] | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
+        self._limiter = limiter
         self._writer = writer
         self._catalog = catalog
         self._polls = polls
@@ -128,6 +132,10 @@ class RunJournal:
     @property
     def epoch(self) -> int:
         return self._epoch
+
+    @property
+    def limiter(self) -> Limiter | None:
+        return self._limiter
 
     @property
     def seq(self) -> int:

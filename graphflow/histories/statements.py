@@ -70,7 +70,6 @@ OLD_DELIVERIES = """DELETE FROM delivery WHERE (hook, id) IN
 OLD_WINDOWS = """DELETE FROM bucket WHERE (rule_id, key) IN
     (SELECT rule_id, key FROM bucket WHERE due IS NULL AND opened < ? ORDER BY opened LIMIT ?)"""
 DEEPEN_RUN = "UPDATE run SET depth = ? WHERE id = ? AND depth < ?"
-SET_LIMIT = 'UPDATE "limit" SET size = ? WHERE name = ?'
 SAVEPOINT = "SAVEPOINT part"
 UNDO_PART = "ROLLBACK TO SAVEPOINT part"
 END_PART = "RELEASE SAVEPOINT part"
@@ -93,7 +92,7 @@ DELETE_TOKEN = "DELETE FROM token WHERE name = ?"
 
 RUNS_BY_STATE = "SELECT state, COUNT(*) FROM run GROUP BY state"
 WORK_BY_QUEUE = "SELECT pool, queue, state, COUNT(*), MIN(due) FROM work GROUP BY pool, queue, state"
-PENDING_EVENTS = "SELECT COUNT(*), MIN(at) FROM event WHERE is_pending = 1"
+EVENTS_BEHIND = "SELECT COUNT(*), MIN(at) FROM event WHERE is_pending = 1"
 
 # -- work ----------------------------------------------------------------------------------------------------
 
@@ -124,8 +123,8 @@ CLAIMED = """SELECT work.run_id, work.epoch, work.worker_id, work.steady_until, 
 IS_ANY_DUE = "SELECT 1 FROM work WHERE state = 'waiting' AND pool = ? AND due <= ? LIMIT 1"
 POOL_USE = "SELECT queue, COUNT(*) FROM work WHERE pool = ? AND state = 'claimed' GROUP BY queue"
 CANDIDATES = """SELECT work.run_id, work.overlap_key, work.deployment_id, work.needs, work.epoch, work.why,
-        COALESCE(deployment.is_paused, 0), COALESCE(deployment.concurrency, '')
-    FROM work LEFT JOIN deployment ON deployment.id = work.deployment_id
+        COALESCE(deployment.is_paused, 0), COALESCE(deployment.concurrency, ''), run.tags
+    FROM work JOIN run ON run.id = work.run_id LEFT JOIN deployment ON deployment.id = work.deployment_id
     WHERE work.state = 'waiting' AND work.pool = ? AND work.queue = ? AND work.due <= ?
     ORDER BY work.priority, work.due, work.run_id LIMIT ? OFFSET ?"""
 KEY_USE = """SELECT COUNT(*) FROM work WHERE deployment_id = ? AND overlap_key = ? AND state = 'claimed'"""
@@ -158,6 +157,33 @@ WORKERS = """SELECT worker.id, worker.name, worker.pool, worker.host, worker.boo
         worker.versions, worker.started, worker.seen, worker.state,
         (SELECT COUNT(*) FROM work WHERE work.worker_id = worker.id AND work.state = 'claimed')
     FROM worker ORDER BY worker.pool, worker.started"""
+
+# -- limits and rates ----------------------------------------------------------------------------------------
+
+LIMITS = 'SELECT name, size FROM "limit" ORDER BY name'
+LOCK_LIMIT = 'SELECT size FROM "limit" WHERE name = ? /* FOR UPDATE */'
+SET_LIMIT = (
+    'INSERT INTO "limit" (name, size) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET size = excluded.size'
+)
+DELETE_LIMIT = ('DELETE FROM "grant" WHERE limit_name = ?', 'DELETE FROM "limit" WHERE name = ?')
+GRANTS = """SELECT limit_name, holder, epoch, slots, want, unit, steady_until, wall_until, boot_id FROM "grant"
+    ORDER BY limit_name, holder"""
+PUT_GRANT = """INSERT INTO "grant" (limit_name, holder, epoch, slots, want, unit, steady_until, wall_until, boot_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (limit_name, holder) DO UPDATE SET epoch = excluded.epoch,
+    slots = excluded.slots, want = excluded.want, unit = excluded.unit, steady_until = excluded.steady_until,
+    wall_until = excluded.wall_until, boot_id = excluded.boot_id"""
+DROP_GRANT = 'DELETE FROM "grant" WHERE limit_name = ? AND holder = ?'
+RENEW_GRANTS = 'UPDATE "grant" SET steady_until = ?, wall_until = ? WHERE holder = ? AND epoch = ?'
+END_GRANTS = 'DELETE FROM "grant" WHERE holder = ? AND epoch <= ?'
+TAGGED_WORK = """SELECT run.id, run.tags, work.state FROM work JOIN run ON run.id = work.run_id
+    WHERE run.tags <> '' AND (work.state = 'claimed' OR work.why LIKE ?) ORDER BY work.due, run.id LIMIT 1000"""
+RATES = "SELECT name, per_second, burst, next_at FROM rate ORDER BY name"
+SET_RATE = """INSERT INTO rate (name, per_second, burst, next_at) VALUES (?, ?, ?, 0)
+    ON CONFLICT (name) DO UPDATE SET per_second = excluded.per_second, burst = excluded.burst"""
+DELETE_RATE = "DELETE FROM rate WHERE name = ?"
+# A time that is further ahead than slots are ever reserved was written by a clock that was set back since.
+RESERVE = """UPDATE rate SET next_at = CASE WHEN next_at > ? + 60 + 100.0 * ? / per_second OR next_at < ? - burst / per_second
+    THEN ? - burst / per_second ELSE next_at END + ? / per_second WHERE name = ? RETURNING next_at, per_second"""
 
 # -- deployments and schedules -------------------------------------------------------------------------------
 

@@ -139,6 +139,7 @@ _LIMITS = (
         epoch BIGINT NOT NULL,
         slots BIGINT NOT NULL,
         want BIGINT NOT NULL,
+        unit BIGINT NOT NULL,
         steady_until DOUBLE PRECISION NOT NULL,
         wall_until DOUBLE PRECISION NOT NULL,
         boot_id TEXT NOT NULL,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphflow.authoring.deployments import Deployment
 from graphflow.common.setting_sources import DEPLOYED
-from graphflow.errors import DeploymentError, ParameterError
+from graphflow.errors import DeploymentError, ParameterError, TaskOptionError
 from graphflow.launching.targets import flows_of, load_flow, load_module
 from graphflow.model import deployed
 from graphflow.model.automated import Automation, Hook, automation_of, hook_of
+from graphflow.model.map_options import parse_rate
 from graphflow.model.sourced import Source
 from graphflow.orchestration.notifying import check_addresses
 from graphflow.orchestration.sources import source_of_target
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Change", "ChangePlan", "carry_out", "deployments_of", "flow_and_source", "plan_of"]
 
 DEFAULT_FILE = "graphflow.toml"
-_SECTIONS = ("automations", "deployments", "hooks", "notifications", "pools")
 _POOL_OPTIONS = ("size", "paused", "backend", "env")
 _M = TypeVar("_M", Automation, Hook)
 _NAMES = {
@@ -125,6 +125,8 @@ def plan_of(stores: Stores, file: str | None) -> ChangePlan:
     check_addresses(said.get("notifications", {}))
     changes = [
         *_pool_changes(stores, said.get("pools", {})),
+        *_limit_changes(stores, said.get("limits", {})),
+        *_rate_changes(stores, said.get("rates", {})),
         *_deployment_changes(stores, path, said),
         *_automation_changes(stores, path, said.get("automations", {})),
         *_hook_changes(stores, path, said.get("hooks", {})),
@@ -148,6 +150,10 @@ def carry_out(stores: Stores, plan: ChangePlan) -> None:
                 stores.hooks.remove(change.name)
             case None:
                 stores.plans.remove(change.name)
+            case options if change.kind == "limit":
+                stores.limits.set(change.name, **options)
+            case options if change.kind == "rate":
+                stores.limits.set_rate(change.name, **options)
             case options:
                 stores.pools.ensure(change.name)
                 stores.pools.change(change.name, **options)
@@ -167,12 +173,7 @@ def _read(file: str | None) -> tuple[Path, dict[str, Any]]:
     if path.name == "pyproject.toml":
         said = said.get("tool", {}).get("graphflow", {})
     # The same file has settings.
-    said = {name: value for name, value in said.items() if name in DEPLOYED}
-    for name in said:
-        if name not in _SECTIONS:
-            known = " and ".join(f"[{each}]" for each in _SECTIONS)
-            raise DeploymentError(f"{path}: [{name}] is not supported yet; there is {known}")
-    return path.resolve(), said
+    return path.resolve(), {name: value for name, value in said.items() if name in DEPLOYED}
 
 
 def _pool_changes(stores: Stores, said: Mapping[str, Any]) -> list[Change]:
@@ -193,6 +194,52 @@ def _pool_changes(stores: Stores, said: Mapping[str, Any]) -> list[Change]:
         if pool is None or fields:
             verb = "add" if pool is None else "change"
             changes.append(Change(verb=verb, kind="pool", name=name, fields=fields, model=wanted))
+    return changes
+
+
+def _limit_changes(stores: Stores, said: Mapping[str, Any]) -> list[Change]:
+    known: dict[str, Any] = {each.name: {"size": each.size} for each in stores.limits.all()}
+    for name, size in said.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            raise DeploymentError(
+                f"[limits]: {name} = {size!r} is not a number of slots; use {name} = 20, 0 or more"
+            )
+    return _named_changes("limit", known, {name: {"size": size} for name, size in said.items()})
+
+
+def _rate_changes(stores: Stores, said: Mapping[str, Any]) -> list[Change]:
+    known: dict[str, Any] = {
+        each.name: {"per_second": each.per_second, "burst": each.burst} for each in stores.limits.rates()
+    }
+    wanted: dict[str, Any] = {}
+    for name, given in said.items():
+        options = given if isinstance(given, dict) else {"rate": given}
+        burst = options.get("burst", 1)
+        if not options.keys() <= {"rate", "burst"} or isinstance(burst, bool) or not isinstance(burst, int):
+            raise DeploymentError(
+                f'[rates]: {name} = {given!r}; use {name} = "50/s", or {name} = {{ rate = "50/s", burst = 10 }}'
+            )
+        try:
+            per_second = parse_rate(f"[rates]: {name}", options.get("rate"))
+        except TaskOptionError as error:
+            raise DeploymentError(str(error)) from None
+        if per_second is None or burst < 1:
+            raise DeploymentError(f'[rates]: {name} = {given!r} has no rate; use {name} = "50/s"')
+        wanted[name] = {"per_second": per_second, "burst": burst}
+    return _named_changes("rate", known, wanted)
+
+
+def _named_changes(
+    kind: str, known: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Mapping[str, Any]]
+) -> list[Change]:
+    """Return what is to be added or changed; what a file leaves out stays, since others may have set it."""
+    changes = []
+    for name, after in wanted.items():
+        before = known.get(name, {})
+        fields = {of: (before.get(of), value) for of, value in after.items() if before.get(of) != value}
+        if fields:
+            verb = "change" if before else "add"
+            changes.append(Change(verb=verb, kind=kind, name=name, fields=fields, model=after))
     return changes
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "check_switch_on",
     "check_tags",
     "check_timeout",
+    "check_weight",
     "check_workers",
     "refuse_unknown",
     "retry_delays",
@@ -185,6 +186,14 @@ def check_priority(owner: str, option: str, value: Any) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise TaskOptionError(f"{owner}: {option} must be an integer (higher runs first), not {priority!r}")
     return priority
+
+
+def check_weight(owner: str, option: str, value: Any) -> int:
+    """A whole number, 1 or more."""
+    weight = 1 if value is None else value
+    if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
+        raise TaskOptionError(f"{owner}: {option} must be an integer, 1 or more, not {value!r}")
+    return weight
 
 
 def check_workers(owner: str, option: str, value: Any) -> tuple[str, ...]:

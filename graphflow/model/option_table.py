@@ -29,6 +29,7 @@ from graphflow.model.option_checks import (
     check_switch_on,
     check_tags,
     check_timeout,
+    check_weight,
     check_workers,
 )
 
@@ -87,6 +88,15 @@ OPTIONS: tuple[Option, ...] = (
         "Texts that mark it; `with_options` adds to them.",
         check_tags,
     ),
+    Option(
+        "task",
+        "limit",
+        "str | None",
+        "None",
+        "A limit or rate that its runs share with those of other runs, by name; each tag names one, too, where there is one.",
+        check_name,
+    ),
+    Option("task", "weight", "int", "1", "How many slots of its limits each item takes.", check_weight),
     Option("task", "version", "str | None", "None", "A text that marks its version.", check_name),
     Option("task", "retries", "int", "0", "How often a failed attempt is tried again.", _retries),
     Option(

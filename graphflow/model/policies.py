@@ -281,6 +281,8 @@ class TaskOptions:
     name: str
     description: str | None = None
     tags: frozenset[str] = frozenset()
+    limit: str | None = None
+    weight: int = 1
     version: str | None = None
     retry: RetryPolicy = RetryPolicy()
     timeout_seconds: float | None = None
@@ -301,6 +303,12 @@ class TaskOptions:
     persist_result: bool | None = None
     cache: CacheOptions | None = None
     results: CacheDefaults = NO_DEFAULTS
+
+    @property
+    def limits(self) -> tuple[tuple[str, int], ...]:
+        """What an item takes of limits that runs share, by name; there need not be one of each name."""
+        names = self.tags if self.limit is None else {*self.tags, self.limit}
+        return tuple((name, self.weight) for name in sorted(names)) if names else ()
 
     @property
     def result_storage(self) -> str | None:

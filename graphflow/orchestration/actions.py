@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphflow.errors import GraphflowError, HistoryError, NotFound, ParameterError, RequestRefused
-from graphflow.histories import statements
 from graphflow.model.automated import OUTSIDE, Action
 from graphflow.model.texts import filled
 from graphflow.orchestration.notices import notice_of
@@ -129,16 +128,9 @@ class _Doing:
 
     def set_limit(self, target: str, action: Action) -> dict[str, Any]:
         size = action.options["size"]
-        if not self._stores.catalog.execute(statements.SET_LIMIT, (size, target)):
+        if target not in {each.name for each in self._stores.limits.all()}:
             raise NotFound(f"there is no limit {target!r}")
-        self._stores.catalog.emit(
-            id=f"{self._key}:limit",
-            at=self._stores.clock.wall(),
-            type="graphflow.limit.changed",
-            subject=target,
-            related={},
-            data={"size": size},
-        )
+        self._stores.limits.set(target, size)
         return {"limit": target, "size": size}
 
     # -- events ----------------------------------------------------------------------------------------------

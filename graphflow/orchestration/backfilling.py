@@ -11,7 +11,7 @@ from graphflow.orchestration.stores.opening import Stores
 from graphflow.orchestration.stores.plans import Stored, StoredSchedule
 from graphflow.orchestration.timing.times import fires_after
 
-__all__ = ["Filled", "backfill"]
+__all__ = ["Filled", "backfill", "limit_name"]
 
 MOST = 10_000
 
@@ -35,8 +35,18 @@ def backfill(
     slug: str = "",
     again: int = 0,
     makes_runs: bool = True,
+    limit: int | None = None,
+    is_missing_only: bool = False,
 ) -> list[Filled]:
     """Make the runs of a schedule's nominal times from `begin` to `end`, both included, oldest first.
+
+    Parameters
+    ----------
+    limit
+        How many of these runs are driven at once, with others that were made so: the size of the limit `limit_name`, which they are
+        tagged with. None for no limit.
+    is_missing_only
+        Leave out the times that have a run.
 
     Raises
     ------
@@ -57,10 +67,16 @@ def backfill(
         raise DeploymentError(
             f"the schedule {schedule.schedule} has no time in this range; see `graphflow schedule preview`"
         )
+    tags = () if limit is None else (limit_name(stored),)
+    if limit is not None and makes_runs:
+        stores.limits.set(limit_name(stored), limit)
     filled = []
     for nominal in nominals:
+        run_id = run_id_of(schedule.id, nominal, again=again)
+        if is_missing_only and stores.work.header(run_id) is not None:
+            continue
         if makes_runs:
-            made = stores.fires.backfill(stored, schedule, nominal, again=again)
+            made = stores.fires.backfill(stored, schedule, nominal, again=again, tags=tags)
             filled.append(
                 Filled(
                     nominal=nominal,
@@ -70,9 +86,13 @@ def backfill(
                 )
             )
         else:
-            run_id = run_id_of(schedule.id, nominal, again=again)
             filled.append(Filled(nominal=nominal, run_id=run_id, is_new=stores.work.header(run_id) is None))
     return filled
+
+
+def limit_name(stored: Stored) -> str:
+    """Return the limit of a deployment's backfilled runs, which `--limit` sets."""
+    return f"backfill:{stored.deployment.full_name}"
 
 
 def _schedule(stored: Stored, slug: str) -> StoredSchedule:

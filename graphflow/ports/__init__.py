@@ -19,6 +19,7 @@ from graphflow.ports.catalog import Catalog, Claim, Holder, Row, claim_of
 from graphflow.ports.clock import Clock
 from graphflow.ports.events import RunEvent
 from graphflow.ports.history import History, Journal
+from graphflow.ports.limiter import KnownLimits, Limiter, WantedSlots
 from graphflow.ports.results import Buffer, GrowingObject, GrowingStore, ResultStore, StoredObject
 from graphflow.ports.serializer import Serializer
 
@@ -40,10 +41,13 @@ __all__ = [
     "History",
     "Holder",
     "Journal",
+    "KnownLimits",
+    "Limiter",
     "ResultStore",
     "Row",
     "RunEvent",
     "Serializer",
     "StoredObject",
+    "WantedSlots",
     "claim_of",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.model.records import Entry, Record, Request, RunHeader
+from graphflow.ports.limiter import Limiter
 
 __all__ = ["History", "Journal"]
 
@@ -27,6 +28,11 @@ class Journal(Protocol):
     @property
     def number(self) -> int:
         """The number of the last record that was written, 0 before any."""
+        ...
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """The driver's part of limits and rates that runs share; None where there are none."""
         ...
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
@@ -174,6 +180,10 @@ class History(Protocol):
 
     def answer_of(self, request: int) -> str | None:
         """Return the driver's answer: None until there is one, empty if it succeeded. For one that is gone, that is said."""
+        ...
+
+    def waits_for(self, run_id: str) -> str:
+        """Return which limits a run that is driven waits for, in words; empty for none."""
         ...
 
     def verify(self, run_id: str) -> list[str]:

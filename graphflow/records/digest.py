@@ -91,14 +91,14 @@ def forget_told(replay: Replay) -> None:
     assert folded is not None
     folded.items.forget()
     for _, history in _faulty(folded):
-        history.faults = FaultColumns()
+        history.faults = None
 
 
 def _faulty(folded: FoldedHistory) -> list[tuple[int, FoldedNode]]:
     return [
         (number, history)
         for number, history in folded.nodes.items()
-        if isinstance(history, FoldedNode) and len(history.faults)
+        if isinstance(history, FoldedNode) and history.faults is not None
     ]
 
 
@@ -107,6 +107,7 @@ def _pack_faults(out: Packer, folded: FoldedHistory) -> None:
     out.number(len(faulty))
     for number, history in faulty:
         out.number(number)
+        assert history.faults is not None
         history.faults.pack(out)
 
 
@@ -138,10 +139,10 @@ def _pack_node(out: Packer, node: ReplayedNode) -> None:
     out.json(None if node.info is None else info_row(node.info))
     out.number(history.inputs_kept)
     _pack_doubles(out, () if history.began is None else (history.began,))
-    bins = history.durations.bins
-    places = [place for place, count in enumerate(bins) if count]
+    bins = history.durations.counted
+    places = [place for place, count in enumerate(bins or ()) if count]
     _pack_numbers(out, array("I", places))
-    _pack_numbers(out, array("Q", (bins[place] for place in places)))
+    _pack_numbers(out, array("Q", (bins[place] for place in places) if bins else ()))
     _pack_doubles(out, [seconds for seconds, _ in history.durations.slowest])
     _pack_numbers(out, array("Q", (index for _, index in history.durations.slowest)))
 
@@ -214,7 +215,7 @@ def replay_of(
     try:
         for page in pages:
             for _ in range(page.come.number()):
-                folded.node(page.come.number()).faults.extend(FaultColumns.unpack(page.come))
+                folded.node(page.come.number()).add_faults(FaultColumns.unpack(page.come))
         _take_last(pages[-1], replay)
     except _BROKEN as error:
         raise DigestUnusable(f"digest {number}: {type(error).__name__}: {error}") from error
@@ -290,8 +291,10 @@ def _take_nodes(page: _Page, replay: Replay) -> None:
         lost = [_numbers(come) for _ in range(come.number())]
         blamed = dict(zip(_numbers(come), _numbers(come), strict=True))
         info, inputs_kept, began = come.json(), come.number(), _doubles(come)
-        bins = array("Q", bytes(8 * BINS))
-        for place, count in zip(_numbers(come), _numbers(come), strict=True):
+        places, counts = _numbers(come), _numbers(come)
+        bins = array("Q", bytes(8 * BINS)) if len(places) else None
+        for place, count in zip(places, counts, strict=True):
+            assert bins is not None
             bins[place] = count
         slowest = list(zip(_doubles(come), _numbers(come), strict=True))
         node.states, node.attempts = bytearray(states), bytearray(attempts)
@@ -299,7 +302,7 @@ def _take_nodes(page: _Page, replay: Replay) -> None:
         node.info = None if info is None else info_of(info)
         history.inputs_kept = inputs_kept
         history.began = began[0] if began else None
-        history.durations = Durations(bins, slowest)
+        history.durations = Durations(slowest, bins)
 
 
 def _timeline(come: Unpacker) -> Timeline:

@@ -70,10 +70,21 @@ def _number(column: bytes) -> int:
 class Durations:
     """How long items took that were executed: `bins`, and the `slowest` as (seconds, index), longest first."""
 
-    bins: array[int] = field(default_factory=lambda: array("Q", bytes(8 * BINS)))
     slowest: list[tuple[float, int]] = field(default_factory=list)
+    counted: array[int] | None = None
+    """The bins, once there are more items than those in `slowest`."""
     _least: int = field(default=0, compare=False)
     """A bin that none of these is below, where they are all that are kept."""
+
+    @property
+    def bins(self) -> array[int]:
+        """How many items are in each bin."""
+        if self.counted is not None:
+            return self.counted
+        bins = array("Q", bytes(8 * BINS))
+        for each in _binned(array("f", [seconds for seconds, _ in self.slowest])):
+            bins[each] += 1
+        return bins
 
     def add(self, indices: Sequence[int], step: StepReport) -> float:
         """Add what a report says; return the seconds of all items together."""
@@ -85,10 +96,15 @@ class Durations:
             indices = list(compress(indices, step.attempts))
             if not durations:
                 return 0.0
+        if self.counted is None:
+            if len(self.slowest) + len(durations) <= SLOWEST:
+                self._look(indices, durations)
+                return sum(durations)
+            self.counted = self.bins
         found = _binned(durations)
         last = 0
         for each in set(found):
-            self.bins[each] += found.count(each)
+            self.counted[each] += found.count(each)
             last = max(last, each)
         # Where all are of lower bins, none is among the slowest, and no value needs a look.
         if len(self.slowest) < SLOWEST or last >= self._least:
@@ -112,7 +128,8 @@ class Durations:
         ]
         if new:
             self.slowest = sorted([*slowest, *new], key=lambda each: (-each[0], each[1]))[:SLOWEST]
-            self._least = _binned(array("f", [self.slowest[-1][0]]))[0]
+            if len(self.slowest) == SLOWEST:
+                self._least = _binned(array("f", [self.slowest[-1][0]]))[0]
 
 
 @dataclass(slots=True)

@@ -261,7 +261,8 @@ class FoldedNode(NodeHistory):
         super().__init__()
         self._number = number
         self._items = items
-        self.faults = FaultColumns()
+        self.faults: FaultColumns | None = None
+        """The errors that ended its items; None before the first."""
         self.durations = Durations()
         self._pages: dict[int, tuple[int, NodeHistory]] = {}
         self._all: tuple[int, NodeHistory] | None = None
@@ -274,8 +275,17 @@ class FoldedNode(NodeHistory):
         if self.began is None or body.started < self.began:
             self.began = body.started
         if len(body.step.faults):
+            if self.faults is None:
+                self.faults = FaultColumns()
             self.faults.add(body)
         return self.durations.add(body.indices, body.step)
+
+    def add_faults(self, faults: FaultColumns) -> None:
+        """Add those that a digest tells of."""
+        if self.faults is None:
+            self.faults = faults
+        else:
+            self.faults.extend(faults)
 
     def _page(self, index: int) -> NodeHistory:
         place, size = index // PAGE, len(self._items.rows.items)
@@ -328,8 +338,9 @@ class FoldedNode(NodeHistory):
     # -- errors -----------------------------------------------------------------------------------------
 
     def _list(self) -> None:
-        self._segments = [*self._segments, *self.faults.segments(self._listed, self._items.errors_of)]
-        self._listed = len(self.faults)
+        if self.faults is not None:
+            self._segments = [*self._segments, *self.faults.segments(self._listed, self._items.errors_of)]
+            self._listed = len(self.faults)
 
     def errors(self) -> DistinctErrors:
         self._list()

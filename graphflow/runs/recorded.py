@@ -224,7 +224,9 @@ class RecordedRun(Run):
     @property
     def why(self) -> str:
         work = self._header.work
-        if work is None or self._header.lease is not None:
+        if self._header.lease is not None:
+            return self._header.message or self._histories.waits_for(self.id)
+        if work is None:
             return self._header.message
         if work.state == "claimed":
             return f"worker {work.worker_id} starts it"

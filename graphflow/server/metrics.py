@@ -75,7 +75,7 @@ def _figures(home: Home) -> Iterator[GaugeMetricFamily]:
     for pool, count in places.items():
         slots.add_metric([pool], count)
     yield from (workers, slots)
-    ((pending, oldest),) = catalog.rows(statements.PENDING_EVENTS)
+    ((pending, oldest),) = catalog.rows(statements.EVENTS_BEHIND)
     lag = GaugeMetricFamily("graphflow_events_pending", "Events that no rule has looked at.")
     lag.add_metric([], pending)
     late = GaugeMetricFamily("graphflow_event_lag_seconds", "How old the first of them is.")

@@ -422,8 +422,8 @@ def test_a_file_is_applied_with_a_plan_and_removes_only_what_it_made(place) -> N
     assert "~ deployment plain/nightly" in shown and "- deployment plain/other" in shown
     names = [each["deployment"] for each in json.loads(command(place, "deploy", "ls", "-o", "json").stdout)]
     assert names == ["gated/d", "plain/nightly"]
-    toml.write_text("[limits]\ndb = 1\n")
-    assert "[limits] is not supported yet" in command(place, "deploy", "apply", code=3).stderr
+    toml.write_text("[limits]\ndb = -1\n")
+    assert "db = -1 is not a number of slots" in command(place, "deploy", "apply", code=3).stderr
 
 
 def test_a_preview_says_what_happens_when_clocks_change(place) -> None:
@@ -453,6 +453,18 @@ def test_pools_events_and_the_pause_of_everything_have_commands(place) -> None:
     (event,) = json.loads(command(place, "events", "ls", "--type", "shop.*", "-o", "json").stdout)
     assert (event["specversion"], event["data"]) == ("1.0", {"n": 1})
     assert "there is no pool 'cpu'" in command(place, "pool", "set", "cpu", "--size", "1", code=4).stderr
+
+
+def test_limits_and_rates_have_commands(place) -> None:
+    command(place, "limits", "set", "db", "20")
+    command(place, "rates", "set", "api", "600/min", "--burst", "5")
+    (db,) = json.loads(command(place, "limits", "ls", "-o", "json").stdout)
+    assert (db["name"], db["size"], db["in_use"], db["holders"]) == ("db", 20, 0, [])
+    (api,) = json.loads(command(place, "rates", "ls", "-o", "json").stdout)
+    assert (api["per_second"], api["burst"]) == (10.0, 5)
+    assert "such as" in command(place, "rates", "set", "api", "fast", code=3).stderr
+    command(place, "limits", "rm", "db")
+    assert "there is no limit 'db'" in command(place, "limits", "rm", "db", code=4).stderr
 
 
 FAILING = """

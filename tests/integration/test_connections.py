@@ -218,12 +218,14 @@ class Failing:
     def __init__(self, *answers: tuple[int, dict[str, str], Any]) -> None:
         self.answers = list(answers)
         self.seen: list[str] = []
+        self.last_ids: list[str | None] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 outer.seen.append(self.command)
+                outer.last_ids.append(self.headers.get("Last-Event-ID"))
                 status, headers, body = outer.answers.pop(0)
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
@@ -275,6 +277,24 @@ def test_what_cannot_be_repeated_is_asked_once() -> None:
         gf.deployments["f/n"].run(n=1)
     gf.close()
     assert (failing.seen, failing.slept) == (["POST"], [])
+
+
+def test_a_stream_that_breaks_is_begun_again_where_it_was() -> None:
+    def stream(*numbers: int) -> bytes:
+        events = [
+            {"seq": seq, "id": f"e{seq}", "type": "a.b", "time": "2026-01-01T00:00:00Z"} for seq in numbers
+        ]
+        texts = [f"id: {each['seq']}\nevent: a.b\ndata: {json.dumps(each)}\n\n" for each in events]
+        return f": hello\n\n{''.join(texts)}data: {{".encode()
+
+    failing = Failing(
+        (200, {}, {"events": []}), (200, {}, stream(3, 4)), (503, {}, BUSY), (200, {}, stream(5))
+    )
+    with failing as gf:
+        followed = gf.events.follow(type="a.*")
+        assert [next(followed).seq for _ in range(3)] == [3, 4, 5]
+        gf.close()
+    assert failing.last_ids == [None, "0", "4", "4"]
 
 
 def test_what_is_not_graphflow_is_said_so() -> None:

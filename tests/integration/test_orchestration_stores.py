@@ -599,3 +599,16 @@ def test_histories_in_memory_are_refused(monkeypatch) -> None:
     monkeypatch.setenv("GRAPHFLOW_HISTORY", "memory")
     with pytest.raises(HistoryError, match="need a catalog on disk"):
         open_stores()
+
+
+def test_backfilled_runs_have_a_limit_of_their_own_and_leave_out_what_has_run(stores) -> None:
+    stored, _ = stores.plans.put(model())
+    begin, end = BEGIN - 3 * HOUR, BEGIN
+    first = backfill(stores, stored, begin, end - HOUR, limit=1)
+    assert sum(each.is_new for each in first) == 2
+    assert [(each.name, each.size) for each in stores.limits.all()] == [("backfill:crawl/nightly", 1)]
+    rest = backfill(stores, stored, begin, end, is_missing_only=True, limit=1)
+    assert [each.is_new for each in rest] == [True]
+    assert len(stores.work.claim(worker(), slots=9)) == 1
+    stores.limits.set("backfill:crawl/nightly", 2)
+    assert len(stores.work.claim(worker(), slots=9)) == 1

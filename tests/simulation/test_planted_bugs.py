@@ -15,10 +15,11 @@ from graphflow.core import lanes, limits, opening, outcomes, plan, queues
 from graphflow.core.bundles import Bundles
 from graphflow.core.causes import hand_over
 from graphflow.core.core import Core
+from graphflow.core.grants import Grants
 from graphflow.core.halting import Halter
 from graphflow.core.lanes import Verdict
 from graphflow.core.nodes import SUCCESS_BYTES, Flight, NodeBook, Stage
-from graphflow.core.pacing import Pacer, Reservation
+from graphflow.core.pacing import DealtPacer, Pacer, Reservation
 from graphflow.core.queues import Queues
 from graphflow.core.state import ItemsEndedUpstream, RootEnded, RunState
 from graphflow.core.streams import Streams
@@ -530,6 +531,101 @@ def leaves_halted_items_open(patch: pytest.MonkeyPatch) -> type[Core]:
     """What comes back of a map that ended early is never ended."""
     patch.setattr(Halter, "reopen", lambda self, stage, indices: None)
     return Core
+
+
+# -- limits and rates that runs share ----------------------------------------------------------------------------
+
+
+@mutant
+def ignores_what_it_was_granted(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Grants, "room", lambda self, stage: None)
+    return Core
+
+
+@mutant
+def counts_no_batch_under_way(patch: pytest.MonkeyPatch) -> type[Core]:
+    patch.setattr(Grants, "take", lambda self, flight, items: None)
+    return Core
+
+
+@mutant
+def counts_each_item_once_whatever_it_weighs(patch: pytest.MonkeyPatch) -> type[Core]:
+    take = Grants.take
+
+    def careless(self: Grants, flight: Flight, items: int) -> None:
+        take(self, replace(flight, limits=dict.fromkeys(flight.limits, 1)), items)
+
+    patch.setattr(Grants, "take", careless)
+    return Core
+
+
+@mutant
+def keeps_the_slots_of_batches_that_ended(patch: pytest.MonkeyPatch) -> type[Core]:
+    take = Grants.take
+    patch.setattr(Grants, "take", lambda self, flight, items: take(self, flight, max(0, items)))
+    return Core
+
+
+@mutant
+def takes_a_grant_for_each_map(patch: pytest.MonkeyPatch) -> type[Core]:
+    """Nodes with one limit do not see each other's batches."""
+
+    def alone(self: Grants, stage: Stage) -> int | None:
+        rooms = [
+            size // stage.limits[name] - stage.running
+            for name, size in self.slots.items()
+            if name in stage.limits
+        ]
+        return min(rooms, default=None)
+
+    patch.setattr(Grants, "room", alone)
+    return Core
+
+
+@mutant
+def goes_on_as_before_when_a_limit_is_made_smaller(patch: pytest.MonkeyPatch) -> type[Core]:
+    change = Grants.change
+
+    def careless(self: Grants, slots: Any, rates: Any) -> set[str]:
+        return change(self, {name: max(size, self.slots.get(name, 0)) for name, size in slots.items()}, rates)
+
+    patch.setattr(Grants, "change", careless)
+    return Core
+
+
+@mutant
+def uses_a_shared_starting_slot_twice(patch: pytest.MonkeyPatch) -> type[Core]:
+    reserve = DealtPacer.reserve
+
+    def careless(self: DealtPacer, *, now: float, count: int) -> Reservation:
+        lots = list(self._lots)
+        found = reserve(self, now=now, count=count)
+        self._lots = lots
+        return found
+
+    patch.setattr(DealtPacer, "reserve", careless)
+    return Core
+
+
+@mutant
+def begins_before_its_shared_slot(patch: pytest.MonkeyPatch) -> type[Core]:
+    reserve = DealtPacer.reserve
+
+    def careless(self: DealtPacer, *, now: float, count: int) -> Reservation:
+        return replace(reserve(self, now=now, count=count), delay=0.0)
+
+    patch.setattr(DealtPacer, "reserve", careless)
+    return Core
+
+
+@mutant
+def asks_once_for_slots_that_were_not_to_be_had(patch: pytest.MonkeyPatch) -> type[Core]:
+    class Mutated(Core):
+        def _deal(self, event: ev.SlotsReserved) -> None:
+            if event.count:
+                super()._deal(event)
+
+    return Mutated
 
 
 # -- maps that are read while they run ------------------------------------------------------------------------

@@ -452,6 +452,15 @@ def backfill(
         int,
         typer.Option("--again", min=0, metavar="N", help="Run also what has run, as repetition number N."),
     ] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=0, metavar="N", help="So many backfilled runs of it at once, from now on."
+        ),
+    ] = None,
+    missing_only: Annotated[
+        bool, typer.Option("--missing-only", help="Leave out the times that have a run.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the times, and make no run.")] = False,
     output: Listed = ListFormat.TABLE,
 ) -> None:
@@ -468,6 +477,8 @@ def backfill(
             slug=schedule,
             again=again,
             makes_runs=not dry_run,
+            limit=limit,
+            is_missing_only=missing_only,
         )
         documents = [
             {"nominal": iso(each.nominal), "run": each.run_id, "is_new": each.is_new, "why": each.why}

@@ -189,6 +189,7 @@ class Fires:
         *,
         again: int = 0,
         priority: int | None = None,
+        tags: Sequence[str] = (),
     ) -> Made:
         """Make the run of one nominal time, unless it is there; `again` numbers repetitions."""
         with self._catalog.transaction():
@@ -203,6 +204,7 @@ class Fires:
                 origin="backfill",
                 nominal=nominal,
                 priority=priority,
+                tags=tags,
             )
             if made.is_new and made.run_id is not None:
                 self._catalog.execute(statements.ADD_FIRE, (of.id, nominal, "run", 1, run_id, now))

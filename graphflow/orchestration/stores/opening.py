@@ -12,6 +12,7 @@ from graphflow.histories.sqlite import SqliteHistory
 from graphflow.orchestration.stores.events import Events
 from graphflow.orchestration.stores.fires import Fires
 from graphflow.orchestration.stores.hooks import Hooks
+from graphflow.orchestration.stores.limits import Limits
 from graphflow.orchestration.stores.outbox import Outbox
 from graphflow.orchestration.stores.plans import Plans
 from graphflow.orchestration.stores.pools import Pools
@@ -42,6 +43,7 @@ class Stores:
         self.clock = clock
         self.events = Events(catalog, clock)
         self.pools = Pools(catalog, clock)
+        self.limits = Limits(catalog, clock)
         self.plans = Plans(catalog, clock)
         self.fires = Fires(catalog, clock, self.plans)
         self.work = WorkStore(catalog, clock)

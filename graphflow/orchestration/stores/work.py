@@ -16,6 +16,7 @@ from graphflow.histories.leases import SystemClock
 from graphflow.histories.sqlite import SqliteHistory
 from graphflow.model.records import RunHeader
 from graphflow.orchestration.deciding import are_met
+from graphflow.orchestration.stores.limits import Limits
 from graphflow.orchestration.stores.pools import WorkerSeen
 from graphflow.ports import Clock
 
@@ -58,6 +59,7 @@ class _Candidate(NamedTuple):
     why: str
     is_deployment_paused: int
     concurrency: str
+    tags: str
 
 
 class WorkStore:
@@ -66,6 +68,7 @@ class WorkStore:
     def __init__(self, catalog: SqliteCatalog, clock: Clock) -> None:
         self._catalog = catalog
         self._clock = clock
+        self._limits = Limits(catalog, clock)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
@@ -145,7 +148,9 @@ class WorkStore:
                 of = f" of {each.overlap_key}" if each.overlap_key else ""
                 return f"{active} of {limit} runs{of} are active"
         lacks = are_met(json.loads(each.needs), worker.labels, worker.versions)
-        return f"it needs {lacks}, which no worker that asked has" if lacks else ""
+        if lacks:
+            return f"it needs {lacks}, which no worker that asked has"
+        return self._limits.full(json.loads(each.tags)) if each.tags else ""
 
     def _claim_one(self, each: _Candidate, worker: WorkerSeen) -> int:
         steady, wall = self._until()

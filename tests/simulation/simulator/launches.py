@@ -108,6 +108,7 @@ class _WatchedJournal:
         self.fails_in: int | None = None
         """How many commits from now on the disk is full."""
         self.run_id, self.epoch = journal.run_id, journal.epoch
+        self.limiter = None
 
     def commit(self, records: Sequence[Record], *, state: str | None = None) -> int:
         """Commit, unless the disk is full."""

@@ -58,6 +58,11 @@ class Ledger:
         self.recalled: set[int] = set()
         """Batches that were asked to hand back what they have not begun."""
         self.finish: ev.FinishRun | None = None
+        self.granted: dict[str, int] = {}
+        """What the run may use now of limits that it shares, by name."""
+        self.rates: dict[str, float] = {}
+        self.dealt: dict[str, list[float]] = {}
+        """Starting slots of shared rates that no item has."""
 
     def record(self, nodes: Iterable[Node]) -> None:
         """Nodes were told to the core."""
@@ -72,6 +77,15 @@ class Ledger:
         self.map_options[event.node] = event.map_options
         self.is_resized |= event.batch_size is not None
         self.starts.pop(event.node, None)
+
+    def share(self, event: ev.LimitsChanged) -> None:
+        """What is granted, and which rates there are, has changed."""
+        self.granted = dict(event.grants)
+        self.rates = dict(event.rates)
+
+    def deal(self, name: str, slots: Iterable[float], now: float) -> None:
+        """Starting slots were given to the run; those that are past are open from now on."""
+        self.dealt.setdefault(name, []).extend(max(now, slot) for slot in slots)
 
     def land(self, batch: int, held: Iterable[int] = ()) -> None:
         """A batch came back or was given up, but for the positions held: the core may send the others again."""
@@ -118,6 +132,7 @@ class Ledger:
             raise Violation(f"batch {order.batch} holds {len(order.indices)} items; batch_size is {size}")
         for node in order.nodes:
             self._check_map_options(node, order, now)
+        self._check_shared(order, now)
         for step, node in enumerate(order.nodes):
             self._check_inputs(order, step)
             tries = order.tries[step]
@@ -153,6 +168,8 @@ class Ledger:
             raise Violation(f"batch {order.batch} holds nodes that have nothing in common: {order}")
         for position, node in enumerate(order.nodes):
             place = (node, 0)
+            if any(name in self.granted or name in self.rates for name, _ in self.nodes[node].limits):
+                raise Violation(f"node {node} was sent in a bundle, and has a limit")
             if self.nodes[node].is_mapped or self.states[node].get(0, 0) in FINAL_CODES:
                 raise Violation(f"node {node} was sent in a bundle, though it is mapped or has ended")
             if place in self.busy:
@@ -186,6 +203,9 @@ class Ledger:
             return
         if order.pace is None:
             raise Violation(f"node {node} has a rate, but its batch has no pace")
+        if any(name in self.rates for name, _ in self.nodes[node].limits):
+            # It may begin later than its own slot, for that of a shared rate.
+            return
         starts = self.starts.setdefault(node, [])
         first = now + order.pace.delay
         # A batch that has fewer starting slots than items hands the others back.
@@ -195,6 +215,40 @@ class Ledger:
         if any(gap < (1 - 1e-6) / options.rate for gap in gaps):
             raise Violation(f"items of node {node} may begin {min(gaps):.4f} s apart, at {options}")
         starts += places
+
+    def _weights(self, order: ev.SubmitBatch) -> dict[str, int]:
+        weights: dict[str, int] = {}
+        for node in order.nodes:
+            for name, weight in self.nodes[node].limits:
+                weights[name] = max(weight, weights.get(name, 0))
+        return weights
+
+    def _check_shared(self, order: ev.SubmitBatch, now: float) -> None:
+        """A batch takes no more of a limit than is granted, and begins its items at slots that were dealt."""
+        for name, weight in self._weights(order).items():
+            if name in self.granted:
+                used = (order.concurrency or 1) * weight + sum(
+                    min(each.concurrency or 1, len(self.out[number])) * self._weights(each).get(name, 0)
+                    for number, each in self.flying.items()
+                )
+                if used > self.granted[name]:
+                    raise Violation(
+                        f"batch {order.batch} makes {used} slots of {name}; {self.granted[name]} are granted"
+                    )
+            if name in self.rates:
+                self._take_slots(name, order, now)
+
+    def _take_slots(self, name: str, order: ev.SubmitBatch, now: float) -> None:
+        if order.pace is None or order.pace.count is None:
+            raise Violation(f"batch {order.batch} goes by the rate {name}, and has no pace")
+        left = sorted(self.dealt.get(name, []))
+        for k in range(order.pace.count):
+            place = now + order.pace.delay + k * order.pace.interval
+            fit = [slot for slot in left if slot <= place + 1e-6]
+            if not fit:
+                raise Violation(f"batch {order.batch} has a slot of {name} at {place:.4f} that was not dealt")
+            left.remove(fit[-1])
+        self.dealt[name] = left
 
     def _check_inputs(self, order: ev.SubmitBatch, step: int) -> None:
         """Downstream sees only committed inputs."""

@@ -28,6 +28,7 @@ __all__ = [
     "ReaderScript",
     "Scenario",
     "ScenarioMaker",
+    "SharedScript",
     "random_scenario",
 ]
 
@@ -118,6 +119,16 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedScript:
+    """What a run may have of limits and rates that it shares with others, as it changes: (time, sizes, rates), the first at 0."""
+
+    turns: tuple[tuple[float, Mapping[str, int], Mapping[str, float]], ...] = ()
+    burst: int = 1
+    answers_after: float = 0.2
+    """At most so many seconds after it was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """One run to simulate."""
 
@@ -136,6 +147,7 @@ class Scenario:
     """When the user changes the options of a map."""
     readers: Mapping[int, ReaderScript] = field(default_factory=dict)
     """Maps over iterators that the body reads while they run."""
+    shared: SharedScript = SharedScript()
 
     @property
     def nodes(self) -> Iterator[Node]:
@@ -249,6 +261,7 @@ class ScenarioMaker:
     DIAMONDS = 0.15
     STORMS = 0.05
     LOOPS = 0.2
+    SHARED = 0.3
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -298,7 +311,65 @@ class ScenarioMaker:
         )
         if rng.random() < 0.4:
             scenario = self.with_map_options(scenario)
-        return self.with_readers(scenario) if rng.random() < 0.5 else scenario
+        if rng.random() < 0.5:
+            scenario = self.with_readers(scenario)
+        return self.with_shared(scenario)
+
+    def with_shared(self, scenario: Scenario) -> Scenario:
+        """Limits and rates that other runs have their part of, and that are changed while the run goes on."""
+        rng = random.Random(f"shared {self.seed}")
+        if rng.random() >= self.SHARED:
+            return scenario
+
+        def named(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+            every: tuple[tuple[tuple[str, int], ...], ...] = (
+                (),
+                (),
+                (("db", 1),),
+                (("db", 1),),
+                (("db", 2),),
+                (("api", 1),),
+                (("api", 1), ("db", 1)),
+            )
+            chosen: dict[Hashable, tuple[tuple[str, int], ...]] = {}
+            return tuple(
+                # Nodes that one batch may run are of one task.
+                replace(
+                    node,
+                    limits=chosen.setdefault(
+                        (node.bundle_key, node.bundle_key is None and node.id), rng.choice(every)
+                    ),
+                )
+                for node in nodes
+            )
+
+        def size(least: int) -> dict[str, int]:
+            return {
+                name: rng.randint(least, 5)
+                for name in ("db", "api")
+                if rng.random() < (0.7 if name == "db" else 0.2)
+            }
+
+        def rates() -> dict[str, float]:
+            return {"api": rng.choice((2.0, 20.0, 200.0))} if rng.random() < 0.6 else {}
+
+        times = sorted(rng.random() * 4 for _ in range(rng.choice((0, 1, 2, 4))))
+        turns = [
+            (0.0, size(0), rates()),
+            *((time, size(0), rates()) for time in times),
+            (5.0, size(2), rates()),
+        ]
+        return replace(
+            scenario,
+            rounds=tuple(named(each) for each in scenario.rounds),
+            fragments={
+                place: replace(fragment, nodes=named(fragment.nodes))
+                for place, fragment in scenario.fragments.items()
+            },
+            shared=SharedScript(
+                turns=tuple(turns), burst=rng.choice((1, 1, 5)), answers_after=rng.choice((0.01, 0.2, 1.0))
+            ),
+        )
 
     def with_effects(self, scope: list[Node], start: int) -> list[Node]:
         """Let what is recorded after some of the plain nodes wait for them, as if nobody had kept their futures."""

@@ -20,6 +20,7 @@ from graphflow.model.states import FAILED_CODES, FINAL_CODES, Code
 from simulator.inspector import Inspector
 from simulator.ledger import Ledger, Violation
 from simulator.scenarios import Fragment, Scenario, random_scenario
+from simulator.shared import SharedLimits
 from simulator.simulated_workers import SimulatedWorkers
 from simulator.virtual_time import VirtualClock
 
@@ -112,6 +113,9 @@ class Simulation:
         self.inspector = Inspector(
             scenario=scenario, core=self.core, ledger=self.ledger, workers=self.workers
         )
+        self.shared = SharedLimits(
+            scenario.shared, core=self.core, ledger=self.ledger, clock=self.clock, seed=scenario.seed
+        )
         self.capacity = scenario.capacity
         self.trace: list[str] | None = [] if keeps_trace else None
         self._events = 0
@@ -171,6 +175,7 @@ class Simulation:
 
     def _begin(self, start: float) -> None:
         """Set what happens of itself, at times after `start`."""
+        self.shared.begin(start)
         self.clock.at(start, self._next_round)
         faults = self.scenario.faults
         for moment, capacity in faults.capacities:
@@ -266,6 +271,10 @@ class Simulation:
                 self._set_timer(command.at)
             case ev.PullSource():
                 self._pull(command)
+            case ev.SlotsWanted():
+                self.shared.wanted()
+            case ev.ReserveSlots():
+                self.shared.reserve(command)
             case ev.RecallBatches():
                 ledger.recalled.update(command.batches)
             case ev.StopBatches():

@@ -37,6 +37,7 @@ class _SmallMaker(ScenarioMaker):
     DIAMONDS = 0.07
     STORMS = 0.0
     LOOPS = 0.1
+    SHARED = 0.0
 
     def fragment(self, depth: int) -> Fragment:
         """What a task returns is collected: its root is never a map."""
