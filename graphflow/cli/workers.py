@@ -223,7 +223,14 @@ def serve(
 
 def ui(
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65_535, help="The port of the pages; 0 takes a free one.")
+        int,
+        typer.Option(
+            "--port",
+            min=0,
+            max=65_535,
+            envvar="GRAPHFLOW_PORT",
+            help="The port of the pages; 0 takes a free one.",
+        ),
     ] = 8790,
 ) -> None:
     """Serve pages of runs on this machine, read-only: no schedule fires and nothing runs here. Ctrl-C ends it.
@@ -239,7 +246,7 @@ def ui(
             server = ApiServer(home, ServerOptions(port=port, is_read_only=True))
             server.start()
             try:
-                for line in server.lines():
+                for line in [*server.lines(), "stop: Ctrl-C"]:
                     _say(line)
                 number = signals.wait()
             finally:

@@ -27,7 +27,7 @@ def doubles(n: int):
 """
 NOT_DATA = {
     *("bench chart", "bench table", "bench compare"),
-    *("serve", "pause-all", "resume-all", "worker start", "events emit", "runs rerun"),
+    *("serve", "ui", "pause-all", "resume-all", "worker start", "events emit", "runs rerun"),
     *("limits set", "limits rm", "rates set", "rates rm"),
     *(
         "deploy rm",

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import urllib3
 
 FLOW = """
 from graphflow import flow, task
@@ -66,6 +67,31 @@ def test_commands_are_sent_to_a_server(tmp_path: Path, monkeypatch: pytest.Monke
             assert graphflow(*api, "deploy", "rm", "doubles/jobs", **sent).returncode == 2
             second = graphflow("serve", "--no-worker", "--port", link[2])
             assert (second.returncode, f":{link[2]} is in use" in second.stderr) == (3, True)
+        finally:
+            served.send_signal(signal.SIGTERM)
+            served.stderr.read()
+            served.wait(60)
+    assert served.returncode == 0
+
+
+def test_pages_alone_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(tmp_path / "home"))
+    command = [sys.executable, "-m", "graphflow", "ui", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        try:
+            told = []
+            for line in served.stderr:
+                told.append(line)
+                if line.startswith("stop:"):
+                    break
+            link = re.search(r"(http://\S+)/#token=(\S+)", "".join(told))
+            assert link is not None, told
+            sent = {"Authorization": f"Bearer {link[2]}"}
+            page = urllib3.request("GET", f"{link[1]}/runs", headers=sent, timeout=60)
+            assert page.status == 200 and b"No run was made here yet." in page.data
+            refused = urllib3.request("POST", f"{link[1]}/api/v1/runs/x/cancel", headers=sent, timeout=60)
+            assert refused.status == 403 and b"read-only" in refused.data
         finally:
             served.send_signal(signal.SIGTERM)
             served.stderr.read()

@@ -329,8 +329,8 @@ def test_a_wrong_token_is_denied(both: tuple[Connection, Connection]) -> None:
 def test_nothing_of_the_server_is_loaded_with_graphflow_or_its_local_client() -> None:
     code = "import sys, graphflow; from graphflow import flow, task, history\n{}\nprint([each for each in sys.modules if each.partition('.')[0] in {}])"
     for then, names in (
-        ("", ("fastapi", "uvicorn", "starlette", "urllib3", "pydantic")),
-        ("graphflow.connect", ("fastapi", "uvicorn", "starlette")),
+        ("", ("fastapi", "uvicorn", "starlette", "urllib3", "pydantic", "jinja2", "markupsafe", "bokeh")),
+        ("graphflow.connect", ("fastapi", "uvicorn", "starlette", "jinja2", "bokeh")),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code.format(then, names)],

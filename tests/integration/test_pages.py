@@ -14,8 +14,10 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import urllib3
+from typer.testing import CliRunner
 
 from graphflow import flow, get_run_logger, task
+from graphflow.cli.main import app
 from graphflow.dashboard.runpage import run_parts
 from graphflow.operations.home import Home, open_home
 from graphflow.runs.documents import run_document
@@ -326,3 +328,13 @@ def test_a_run_of_this_process_writes_its_report_too(tmp_path: Path) -> None:
     run = crawl.with_options(backend="threads").run(10)
     text = run.report(tmp_path / "live.html", has_plots=False).read_text()
     assert "page … is gone" in text and "What workers did is not known." in text
+
+
+def test_the_command_line_writes_a_report_once(runs: dict[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "report.html"
+    command = ["runs", "report", runs["crawl"], "-o", str(place), "--no-plots"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "page … is gone" in place.read_text()
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "already exists" in again.output
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
