@@ -293,6 +293,7 @@ def _packed(
     return Response(body, status_code=status, media_type=media_type, headers=given)
 
 
+@cache
 def bokeh_name() -> str:
     """Return the name of Bokeh's script, which changes with its version."""
     return f"bokeh-{version('bokeh')}.min.js"
