@@ -114,7 +114,10 @@ def answers(home: Home, run_id: str, times: int) -> None:
         first = time.perf_counter() - begin
         assert page.status == 200
         size, packed = len(page.data), len(gzip.compress(page.data, 5))
-        tell("first answer", 1e3 * first, bytes=size, gzipped=packed)
+        tell("first answer, of a run that was not read yet", 1e3 * first)
+        begin = time.perf_counter()
+        ask(f"/runs/{run_id}?launch=1")
+        tell("first answer", 1e3 * (time.perf_counter() - begin), bytes=size, gzipped=packed)
         tag = page.data.decode().partition('data-tag="')[2].partition('"')[0]
         unchanged = cpu_ms(lambda: ask(f"/runs/{run_id}?part=live", **{"If-None-Match": f'"{tag}"'}), times)
         tell("live answer, nothing changed", unchanged)

@@ -131,7 +131,7 @@ def run_parts(
         },
         "plots": {**common, "node": chosen, "columns": data, **timeline, "durations": numbers_of(chosen)},
         "log": {**common, **_log(run)},
-        "about": {**common, "launches": _launches(run), "parameters": run.parameters, "plan": run.plan},
+        "about": {**common, "launches": _launches(run), "parameters": _parameters(run), "plan": run.plan},
     }
     return RunParts(parts, data, is_over)
 
@@ -286,6 +286,14 @@ def log_line(line: Any) -> dict[str, Any]:
         "where": where,
         "message": line.message,
     }
+
+
+def _parameters(run: Run) -> Mapping[str, Any]:
+    """Return the parameters as they were recorded: as texts, without secrets; of a run that waits, those it was made with."""
+    launches = run.launches
+    if launches:
+        return dict(launches[0].parameters)
+    return dict(run.parameters) if run.plan.parameters else {}
 
 
 def _launches(run: Run) -> list[dict[str, Any]]:

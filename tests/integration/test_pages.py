@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 import urllib3
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from graphflow import flow, get_run_logger, task
@@ -338,3 +339,17 @@ def test_the_command_line_writes_a_report_once(runs: dict[str, str], tmp_path: P
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 2 and "already exists" in again.output
     assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+
+
+@flow(backend="inline")
+def locked(key: SecretStr, place: str = "here") -> int:
+    return len(key.get_secret_value())
+
+
+def test_secrets_are_in_no_report(runs: dict[str, str], tmp_path: Path) -> None:
+    run = locked.run(SecretStr("open sesame"))
+    with history() as histories:
+        recorded = histories.run(run.id).report(tmp_path / "recorded.html", has_plots=False)
+    for place in (recorded, run.report(tmp_path / "live.html", has_plots=False)):
+        text = place.read_text()
+        assert "sesame" not in text and "here" in text
