@@ -166,13 +166,19 @@ class Fault:
     message: str
     traceback: str
     count: int = 0
-    texts: int = 0
+    messages: set[str] = field(default_factory=set)
+    """The different texts, where there are several."""
     parts: list[Sequence[range]] = field(default_factory=list)
     first: int | None = None
     """The index of the first item; None where the node is not mapped, or failed beside its items."""
     label: str = ""
     attempts: int = 0
     inputs: str = ""
+
+    @property
+    def texts(self) -> int:
+        """How many different texts it has."""
+        return max(1, len(self.messages))
 
     @property
     def key(self) -> str:
@@ -198,11 +204,12 @@ class Fault:
 
 
 def faults(nodes: Iterable[Node]) -> tuple[list[Fault], int]:
-    """Return the kinds of failures of nodes, largest first, and how many items failed in rarer ways.
+    """Return the kinds of failures of nodes, maps that failed beside their items first, then by size, and how many items failed in rarer ways.
 
     Items that only failed because of others are none of them. The first items of the largest kinds are read.
     """
     found: list[tuple[Fault, Node]] = []
+    known: dict[tuple[Any, ...], Fault] = {}
     rarer = 0
     for node in nodes:
         counts = node.counts
@@ -210,18 +217,27 @@ def faults(nodes: Iterable[Node]) -> tuple[list[Fault], int]:
         if node.is_mapped and node.known.failed_whole:
             message = node.state.message
             kind, _, text = message.partition(": ")
-            found.append((Fault(node.name, kind, text or message, "", count=1, texts=1), node))
+            # It is none of its items.
+            found.append((Fault(node.name, kind, text or message, ""), node))
         if not own:
             continue
         folded = _folded(node)
-        found += [(each, node) for each in folded]
+        for each in folded:
+            # Calls of one task that are not mapped are nodes of their own, and fail in the same way.
+            key = (node.name if node.is_mapped else node.task_name, node.is_mapped, *_kind(each))
+            if key in known and not node.is_mapped:
+                known[key].count += each.count
+                known[key].messages |= each.messages
+            else:
+                known[key] = each
+                found.append((each, node))
         crashed = counts.get("Crashed", 0) + counts.get("Indeterminate", 0)
         listed = sum(each.count for each in folded)
         if crashed and listed + crashed <= own:
             found.append((_crash(node, crashed), node))
             listed += crashed
         rarer += max(0, own - listed)
-    found.sort(key=lambda each: -each[0].count)
+    found.sort(key=lambda each: (bool(each[0].count), -each[0].count))
     rarer += sum(each.count for each, _ in found[MOST_FAULTS:])
     for each, node in found[:OPENED]:
         _open(each, node)
@@ -231,12 +247,12 @@ def faults(nodes: Iterable[Node]) -> tuple[list[Fault], int]:
 def _folded(node: Node) -> list[Fault]:
     groups: dict[tuple[str, str, str], Fault] = {}
     for error in node.errors:
-        key = error.type_name, masked(error.message)[:200], _place(error.traceback)
+        key = _kind(error)
         fault = groups.get(key)
         if fault is None:
             fault = groups[key] = Fault(node.name, error.type_name, error.message, error.traceback)
         fault.count += error.count
-        fault.texts += 1
+        fault.messages.add(error.message)
         if fault.parts and error.indices[0].start < fault.parts[0][0].start:
             # The first item stands for all.
             fault.message, fault.traceback = error.message, error.traceback
@@ -247,6 +263,10 @@ def _folded(node: Node) -> list[Fault]:
         if node.is_mapped and fault.parts:
             fault.first = fault.parts[0][0].start
     return list(groups.values())
+
+
+def _kind(error: Any) -> tuple[str, str, str]:
+    return error.type_name, masked(error.message)[:200], _place(error.traceback)
 
 
 def _place(traceback: str) -> str:
@@ -260,7 +280,7 @@ def _crash(node: Node, count: int) -> Fault:
     text = (
         "the worker or driver died while it was executing (a segmentation fault, os._exit, or out of memory)"
     )
-    fault = Fault(node.name, "Crashed", text, "", count=count, texts=1)
+    fault = Fault(node.name, "Crashed", text, "", count=count)
     if places and node.is_mapped:
         fault.first = min(places)
         fault.parts = [[range(fault.first, fault.first + 1)]]

@@ -77,6 +77,31 @@ def outer() -> Any:
     return fetch.map(parse.map(first)).result()
 
 
+@task
+def call(number: int) -> int:
+    raise ValueError(f"no answer for {number % 3}")
+
+
+@task
+def many(found: list[int]) -> int:
+    return len(found)
+
+
+@flow
+def calls() -> Any:
+    return many([call(number) for number in range(12)])
+
+
+def breaking() -> Iterator[int]:
+    yield from range(3)
+    raise RuntimeError("no more")
+
+
+@flow
+def broken() -> Any:
+    return parse.map(breaking()).result()
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A home with runs; their ids by the names of their flows."""
@@ -84,7 +109,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     os.environ["GRAPHFLOW_HOME"] = str(tmp_path_factory.mktemp("home"))
     try:
         made = {}
-        for each in (crawl, odd_flow, empty, outer):
+        for each in (crawl, odd_flow, empty, calls, broken, outer):
             run = each.with_options(backend="threads").run()
             made[each.name] = run.id
         yield made
@@ -194,6 +219,18 @@ def test_figures_are_those_of_the_document(home: Home, runs: dict[str, str]) -> 
     assert (fault.count, fault.texts, fault.first, fault.attempts, fault.label) == (20, 20, 0, 2, "page 0")
     assert fault.heading == "page … is gone"
     assert [each.start for each in fault.ranges] == [0, 5, 10, 15, 20, 25]
+
+
+def test_failures_of_calls_are_one_kind_and_a_map_that_failed_is_no_item(
+    home: Home, runs: dict[str, str]
+) -> None:
+    failures = run_parts(home.runs.run(runs["calls"]).folded()).parts["failures"]
+    (fault,) = failures["faults"]
+    assert (fault.count, fault.texts, fault.label) == (12, 3, "call") and failures["total"] == 12
+    failures = run_parts(home.runs.run(runs["broken"]).folded()).parts["failures"]
+    (fault,) = failures["faults"]
+    assert (fault.type_name, fault.message, fault.count) == ("RuntimeError", "no more", 0)
+    assert failures["total"] == 0
 
 
 def test_a_node_page_pages_through_the_items_of_a_state(client: Client, runs: dict[str, str]) -> None:
