@@ -16,7 +16,7 @@ from graphflow.cli.terminal import say_error
 if TYPE_CHECKING:
     from graphflow.client.connections import Connection
 
-__all__ = ["URL_VARIABLE", "check_local", "offers_remote", "server_url"]
+__all__ = ["URL_VARIABLE", "check_local", "connected", "offers_remote", "server_url"]
 
 URL_VARIABLE = "GRAPHFLOW_API_URL"
 P = ParamSpec("P")
@@ -46,7 +46,7 @@ def offers_remote(remote: Callable[..., None]) -> Callable[[Callable[P, None]], 
             if not server_url():
                 command(*args, **options)
                 return
-            with _connected() as connection:
+            with connected() as connection:
                 remote(connection, **options)
 
         return either
@@ -55,7 +55,8 @@ def offers_remote(remote: Callable[..., None]) -> Callable[[Callable[P, None]], 
 
 
 @contextmanager
-def _connected() -> Iterator[Connection]:
+def connected() -> Iterator[Connection]:
+    """Connect to the server that was named, else to the home here; turn errors into exit codes."""
     from graphflow.client.connections import connect  # help must not load it
 
     with errors_become_exit_codes():

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from graphflow.client.calling import Caller, LocalCaller, RemoteCaller
+from graphflow.client.governing import Automations, Hooks, Limits, Rates
 from graphflow.common.waiting import check_timeout
 from graphflow.errors import (
     AccessDenied,
@@ -90,6 +91,10 @@ class Connection:
         self._caller = caller
         self.deployments = Deployments(caller)
         self.pools = Pools(caller)
+        self.limits = Limits(caller)
+        self.rates = Rates(caller)
+        self.automations = Automations(caller)
+        self.hooks = Hooks(caller)
         self.events = Events(caller)
         self.tokens = Tokens(caller)
 

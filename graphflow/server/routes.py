@@ -25,7 +25,7 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
     """Add a route for each operation."""
     for each in OPERATIONS:
         app.add_api_route(
-            "/api/v1" + each.path.replace("{deployment}", "{flow}/{name}"),
+            _address(each),
             _endpoint(each, home),
             methods=[each.method],
             status_code=each.status,
@@ -38,6 +38,12 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
             summary=each.name,
             responses=problem_responses(),
         )
+
+
+def _address(operation: Operation) -> str:
+    # A limit has the name of any tag, which may have a `/` in it.
+    found = operation.path.replace("{deployment}", "{flow}/{name}")
+    return "/api/v1" + found.replace("{limit}", "{limit:path}").replace("{rate}", "{rate:path}")
 
 
 def problem_responses() -> dict[int | str, dict[str, Any]]:

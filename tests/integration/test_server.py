@@ -26,7 +26,18 @@ from graphflow.server.running import ApiServer, ServerOptions
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 ROLES = ("viewer", "operator", "admin")
-PLACES = {"run": "nope", "flow": "f", "name": "n", "pool": "p", "queue": "q", "token": "t"}
+PLACES = {
+    "run": "nope",
+    "flow": "f",
+    "name": "n",
+    "pool": "p",
+    "queue": "q",
+    "token": "t",
+    "limit": "l",
+    "rate": "r",
+    "automation": "a",
+    "hook": "h",
+}
 
 
 class Asking:
@@ -62,7 +73,9 @@ class Asking:
             assert isinstance(route, APIRoute)
             if not route.path.endswith("/stream"):
                 for method in route.methods:
-                    found.append((method, route.path.format(**PLACES), str(route_role(route))))
+                    found.append(
+                        (method, route.path.replace(":path", "").format(**PLACES), str(route_role(route)))
+                    )
         return found
 
 
@@ -262,6 +275,9 @@ def test_changes_say_who_and_from_where(alone: Asking) -> None:
         ("gpu", "token:admin", "127.0.0.1"),
         ("gpu", "token:operator", "127.0.0.1"),
     ]
+    alone("PUT", "/api/v1/limits/team%2Fdb", body={"size": 2}, role="operator")
+    (found,) = json.loads(alone("GET", "/api/v1/events?type=graphflow.limit.changed").data)["events"]
+    assert (found["subject"], found["data"]["who"]) == ("team/db", "token:operator")
 
 
 def test_a_change_can_be_of_a_revision_alone(alone: Asking) -> None:
