@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,6 +11,7 @@ import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.terminal import say_error
+from graphflow.common import settings
 
 if TYPE_CHECKING:
     from graphflow.client.connections import Connection
@@ -24,7 +24,8 @@ P = ParamSpec("P")
 
 def server_url() -> str:
     """Return the server that commands are sent to; empty for the home here."""
-    return os.environ.get(URL_VARIABLE, "")
+    with errors_become_exit_codes():
+        return settings.api_server()[0]
 
 
 def check_local() -> None:
@@ -32,7 +33,7 @@ def check_local() -> None:
     if server_url():
         say_error(
             f"this command, or an option of it, needs the home itself, and cannot be sent to {server_url()}; run it there, or leave"
-            f" out --api and {URL_VARIABLE}"
+            f" out --api and {URL_VARIABLE}, or use a profile without api.url"
         )
         raise typer.Exit(ExitCode.USAGE)
 

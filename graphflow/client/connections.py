@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from graphflow.client.calling import Caller, LocalCaller, RemoteCaller
 from graphflow.client.governing import Automations, Hooks, Limits, Rates
+from graphflow.common import settings
 from graphflow.common.waiting import check_timeout
 from graphflow.errors import (
     AccessDenied,
@@ -47,7 +48,7 @@ __all__ = ["Connection", "RemoteDeployment", "RemoteRun", "connect"]
 POLL_SECONDS = 0.1
 LONGEST_POLL_SECONDS = 2.0
 PAGE = 500
-URL_VARIABLE, TOKEN_VARIABLE = "GRAPHFLOW_API_URL", "GRAPHFLOW_API_TOKEN"
+TOKEN_VARIABLE = "GRAPHFLOW_API_TOKEN"
 
 
 def connect(
@@ -58,9 +59,11 @@ def connect(
     Parameters
     ----------
     url
-        The address of `graphflow serve`, such as `https://host`. Without one, `GRAPHFLOW_API_URL`, else the home here.
+        The address of `graphflow serve`, such as `https://host`. Without one, `GRAPHFLOW_API_URL`, else `api.url` of your profile,
+        else the home here.
     token
-        What the server is asked with; `GRAPHFLOW_API_TOKEN` by default.
+        What the server is asked with; by default `GRAPHFLOW_API_TOKEN`, else `api.token` of the profile that has the
+        address.
     home
         The folder of a home, in place of `GRAPHFLOW_HOME`.
 
@@ -71,12 +74,13 @@ def connect(
     ApiError
         If the address is wrong.
     """
-    address = url if url is not None or home is not None else os.environ.get(URL_VARIABLE) or None
+    known, known_token = settings.api_server() if url is None and home is None else ("", "")
+    address = url if url is not None else known or None
     if address is None:
         return Connection(LocalCaller(open_home(home)))
     if home is not None:
         raise GraphflowError("a connection is to a server or to a home here; give url or home")
-    given = token or os.environ.get(TOKEN_VARIABLE, "")
+    given = token or (known_token if url is None else os.environ.get(TOKEN_VARIABLE, ""))
     if not given:
         raise AccessDenied(
             f"{address} needs a token: connect(url, token=...), or {TOKEN_VARIABLE}; `graphflow token create` makes one there"

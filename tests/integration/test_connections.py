@@ -249,7 +249,7 @@ def test_limits_rates_automations_and_hooks_are_changed(
 
 
 def test_commands_about_them_are_the_same_here_and_of_a_server(
-    both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch
+    both: tuple[Connection, Connection], tmp_path: Path
 ) -> None:
     caller: Any = both[1]._caller
     there = {"GRAPHFLOW_API_URL": caller._base, "GRAPHFLOW_API_TOKEN": caller._token}
@@ -274,6 +274,18 @@ def test_commands_about_them_are_the_same_here_and_of_a_server(
         assert "no " in ask(*remove.split(), code=4)
         ask(*set_one.split())
         assert ask(*remove.split()) == told_there
+    profile = tmp_path / "user.toml"
+    profile.write_text(f'[profiles.live.api]\nurl = "{caller._base}"\ntoken = "{caller._token}"\n')
+    live = {"GRAPHFLOW_CONFIG_FILE": str(profile), "GRAPHFLOW_PROFILE": "live"}
+    elsewhere = {"GRAPHFLOW_HOME": str(tmp_path / "home")}
+    assert ask("limits", "ls", **live, **elsewhere) == ask("limits", "ls")
+    assert ask("runs", "ls", "-o", "json", **live, **elsewhere) == ask("runs", "ls", "-o", "json", **there)
+    assert "cannot be sent to http" in ask("pool", "create", "x", code=2, **live, **elsewhere)
+    other = ("--api", caller._base.replace("127.0.0.1", "localhost"), "limits", "ls")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHFLOW_API_URL", "")
+        assert "needs a token" in ask(*other, code=1, **live)
+    assert not (tmp_path / "home").exists()
     for command in ("limits rm nope", "rates rm nope", "automations rm nope", "hooks rm nope"):
         assert ask(*command.split(), code=4, **there) == ask(*command.split(), code=4)
 
@@ -414,6 +426,8 @@ def test_a_server_that_is_not_there_and_a_missing_token_are_errors(monkeypatch: 
         gf.settings()
     with pytest.raises(ApiError, match="is not the address of a server"):
         graphflow.connect("host:1", token="t")
+    with pytest.raises(ApiError, match="is not the address of a server"):
+        graphflow.connect("", token="t")
 
 
 def test_a_wrong_token_is_denied(both: tuple[Connection, Connection]) -> None:
