@@ -120,15 +120,24 @@ class Connection:
         flow: str | None = None,
         state: str | Sequence[str] | None = None,
         since: str | None = None,
+        deployment: str | None = None,
+        tag: str | None = None,
         limit: int | None = 50,
     ) -> Iterator[RemoteRun]:
-        """Yield runs, newest first, page by page; all of them if `limit` is None."""
+        """Yield runs, newest first, page by page; all of them if `limit` is None. `deployment` is `flow/name`."""
         states = [state] if isinstance(state, str) else list(state or ()) or None
         cursor, left = None, limit
         while left is None or left > 0:
             most = PAGE if left is None else min(PAGE, left)
             page = self._caller.call(
-                "runs.list", flow=flow, state=states, since=since, limit=most, cursor=cursor
+                "runs.list",
+                flow=flow,
+                state=states,
+                since=since,
+                deployment=deployment,
+                tag=tag,
+                limit=most,
+                cursor=cursor,
             )
             for head in page.runs:
                 yield RemoteRun(self._caller, head.id, head=head)

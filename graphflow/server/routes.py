@@ -81,7 +81,7 @@ def _parameters(operation: Operation) -> list[inspect.Parameter]:
     if "{deployment}" in operation.path:
         found += [_parameter(name, Annotated[str, Path()]) for name in ("flow", "name")]
     for name, each in operation.parameters.items():
-        if name == "deployment":
+        if name == "deployment" and operation.is_in_path(name):
             continue
         annotation: Any = each.annotation
         if operation.is_in_path(name):

@@ -96,6 +96,8 @@ def both(folder: Path) -> Iterator[tuple[Connection, Connection]]:
 QUESTIONS: list[Callable[[Connection], Any]] = [
     lambda gf: [run.head for run in gf.runs(limit=None)],
     lambda gf: [run.id for run in gf.runs(state=["Failed", "Crashed"], flow="doubles")],
+    lambda gf: [run.id for run in gf.runs(deployment="plain/nightly", state="Failed")],
+    lambda gf: [run.id for run in gf.runs(tag="big")],
     lambda gf: [run.id for run in gf.runs(limit=1)],
     lambda gf: gf.run("failed").view,
     lambda gf: gf.run("failed").nodes["double"].counts,
@@ -215,6 +217,14 @@ def test_runs_are_made_once_by_a_key(both: tuple[Connection, Connection]) -> Non
         assert run.state_name == "Scheduled"
         assert "waits for a worker of the pool default" in str(run.view.why)
     assert made[0] == made[1]
+    tagged = both[1].deployments["nightly"].run(n=7, tags=["big"])
+    for gf in both:
+        assert [run.id for run in gf.runs(deployment="plain/nightly")] == [tagged.id, made[0]]
+        assert [run.id for run in gf.runs(tag="big", state="Scheduled")] == [tagged.id]
+        assert [*gf.runs(tag="big", state="Failed")] == [*gf.runs(deployment="nightly")] == []
+    listed = json.loads(CliRunner().invoke(app, ["runs", "ls", "--tag", "big", "-o", "json"]).stdout)
+    assert [each["id"] for each in listed] == [tagged.id]
+    tagged.cancel()
     both[1].run(made[0]).cancel()
     assert both[0].run(made[0]).state_name == "Cancelled"
 
