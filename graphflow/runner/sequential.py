@@ -65,6 +65,7 @@ def _run_plain(batch: Batch) -> int:
     caches = batch.caches
     looked, marks = (0, caches.marks) if caches is not None else (batch.size, b"")
     careful: _Careful | None = None
+    is_again = False
     start = started
     position = -1
     for step in steps:
@@ -127,12 +128,15 @@ def _run_plain(batch: Batch) -> int:
                     batch.failed(step, position, error, start)
                 if step.recorder.nodes:
                     _renew(step)
-                if step.states[position] == _RETRYING:
-                    _try_again(batch, step, position)
-                    end = clock()
+                is_again = step.states[position] == _RETRYING
                 if _may_be_interrupt(error):
                     # Look now whether to go on.
                     check_at = 0.0
+            if is_again:
+                # Not while the error is handled: it would be the context of what further attempts raise.
+                is_again = False
+                _try_again(batch, step, position)
+                end = clock()
             start = end
             if is_chain and step.states[position] != _SUCCESS:
                 _run_rest(batch, step, position)

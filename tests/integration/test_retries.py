@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from typing import Any
 
@@ -259,3 +260,20 @@ def test_branches_of_one_lane_that_retry_apart_hand_their_values_on(backend_name
         return join.map(left.map(spreads), right.map(spreads))
 
     assert body() == [(i, i + 1) for i in range(5)]
+
+
+def test_an_attempt_knows_nothing_of_the_one_before(backend_name: str) -> None:
+    @task(retries=2)
+    def fails(x: int) -> None:
+        seen = sys.exc_info()[1]
+        raise ValueError(f"{x} after {seen!r}")
+
+    @flow(backend=backend_name)
+    def body() -> Any:
+        return fails.map([1, 2])
+
+    run = body.run()
+    for failure in run.nodes["fails"].failures():
+        assert str(failure.exception) == f"{failure.index + 1} after None"
+        assert failure.exception.__context__ is None
+        assert failure.attempts == 3

@@ -8,7 +8,7 @@ import pytest
 
 from simulator.launches import live
 
-SEEDS = 3_000
+SEEDS = 2_000
 """As many as CI has time for; 10,000 held on 2026-12-01 but for those in `OPEN`."""
 CHUNK = 200
 
