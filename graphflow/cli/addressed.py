@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,11 +11,12 @@ import typer
 
 from graphflow.cli.exits import ExitCode, errors_become_exit_codes
 from graphflow.cli.terminal import say_error
+from graphflow.common import settings
 
 if TYPE_CHECKING:
     from graphflow.client.connections import Connection
 
-__all__ = ["URL_VARIABLE", "check_local", "offers_remote", "server_url"]
+__all__ = ["URL_VARIABLE", "check_local", "connected", "offers_remote", "server_url"]
 
 URL_VARIABLE = "GRAPHFLOW_API_URL"
 P = ParamSpec("P")
@@ -24,7 +24,8 @@ P = ParamSpec("P")
 
 def server_url() -> str:
     """Return the server that commands are sent to; empty for the home here."""
-    return os.environ.get(URL_VARIABLE, "")
+    with errors_become_exit_codes():
+        return settings.api_server()[0]
 
 
 def check_local() -> None:
@@ -32,7 +33,7 @@ def check_local() -> None:
     if server_url():
         say_error(
             f"this command, or an option of it, needs the home itself, and cannot be sent to {server_url()}; run it there, or leave"
-            f" out --api and {URL_VARIABLE}"
+            f" out --api and {URL_VARIABLE}, or use a profile without api.url"
         )
         raise typer.Exit(ExitCode.USAGE)
 
@@ -46,7 +47,7 @@ def offers_remote(remote: Callable[..., None]) -> Callable[[Callable[P, None]], 
             if not server_url():
                 command(*args, **options)
                 return
-            with _connected() as connection:
+            with connected() as connection:
                 remote(connection, **options)
 
         return either
@@ -55,7 +56,8 @@ def offers_remote(remote: Callable[..., None]) -> Callable[[Callable[P, None]], 
 
 
 @contextmanager
-def _connected() -> Iterator[Connection]:
+def connected() -> Iterator[Connection]:
+    """Connect to the server that was named, else to the home here; turn errors into exit codes."""
     from graphflow.client.connections import connect  # help must not load it
 
     with errors_become_exit_codes():

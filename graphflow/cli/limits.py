@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from graphflow.cli import completing
+from graphflow.cli.addressed import connected
 from graphflow.cli.documents import ListFormat
-from graphflow.cli.stored import Listed, opened_stores, show_list
+from graphflow.cli.stored import Listed, show_list
 from graphflow.display.consoles import make_console
-from graphflow.errors import ParameterError, TaskOptionError
 
 __all__ = ["limits", "rates"]
 
@@ -34,20 +34,11 @@ RateName = Annotated[str, typer.Argument(metavar="NAME", help="The rate.", autoc
 @limits.command("ls")
 def list_limits(output: Listed = ListFormat.TABLE) -> None:
     """List limits, and who has slots of them."""
-    with opened_stores() as stores:
-        documents: list[dict[str, Any]] = [
-            {
-                "name": each.name,
-                "size": each.size,
-                "in_use": each.in_use,
-                "wanted": each.wanted,
-                "holders": [{"holder": of.holder, "slots": of.slots, "wants": of.want} for of in each.holders]
-                if output is not ListFormat.TABLE
-                else [f"{of.holder}: {of.slots}" for of in each.holders],
-            }
-            for each in stores.limits.all()
-        ]
-        show_list(("name", "size", "in_use", "wanted", "holders"), documents, output, "graphflow.limit/1")
+    with connected() as gf:
+        documents = [each.model_dump(mode="json") for each in gf.limits]
+    for each in documents if output is ListFormat.TABLE else ():
+        each["holders"] = [f"{of['holder']}: {of['slots']}" for of in each["holders"]]
+    show_list(("name", "size", "in_use", "wanted", "holders"), documents, output, "graphflow.limit/1")
 
 
 @limits.command("set")
@@ -55,28 +46,25 @@ def set_limit(
     name: LimitName, size: Annotated[int, typer.Argument(help="Slots; 0 lets nothing begin.", min=0)]
 ) -> None:
     """Make a limit or change its size; runs that go on follow within a second."""
-    with opened_stores() as stores:
-        stores.limits.set(name, size)
-        _say(f"the limit {name} has {size} slot{'' if size == 1 else 's'}")
+    with connected() as gf:
+        gf.limits.set(name, size)
+    _say(f"the limit {name} has {size} slot{'' if size == 1 else 's'}")
 
 
 @limits.command("rm")
 def remove_limit(name: LimitName) -> None:
     """Remove a limit: its name holds nothing up any more."""
-    with opened_stores() as stores:
-        stores.limits.remove(name)
-        _say(f"the limit {name} is removed")
+    with connected() as gf:
+        gf.limits.remove(name)
+    _say(f"the limit {name} is removed")
 
 
 @rates.command("ls")
 def list_rates(output: Listed = ListFormat.TABLE) -> None:
     """List rates."""
-    with opened_stores() as stores:
-        documents = [
-            {"name": each.name, "per_second": each.per_second, "burst": each.burst}
-            for each in stores.limits.rates()
-        ]
-        show_list(("name", "per_second", "burst"), documents, output, "graphflow.rate/1")
+    with connected() as gf:
+        documents = [each.model_dump(mode="json") for each in gf.rates]
+    show_list(("name", "per_second", "burst"), documents, output, "graphflow.rate/1")
 
 
 @rates.command("set")
@@ -88,25 +76,17 @@ def set_rate(
     ] = 1,
 ) -> None:
     """Make a rate or change it; runs that go on follow within a second."""
-    from graphflow.model.map_options import parse_rate
-
-    with opened_stores() as stores:
-        try:
-            per_second = parse_rate(f"the rate {name}", rate) or 0.0
-        except TaskOptionError:
-            raise ParameterError(
-                f"the rate {name} cannot be {rate!r}; use a number of starts per time, such as 50/s, 600/min or 1000/h"
-            ) from None
-        stores.limits.set_rate(name, per_second, burst=burst)
-        _say(f"the rate {name} is {rate}")
+    with connected() as gf:
+        gf.rates.set(name, rate, burst=burst)
+    _say(f"the rate {name} is {rate}")
 
 
 @rates.command("rm")
 def remove_rate(name: RateName) -> None:
     """Remove a rate: its name holds nothing up any more."""
-    with opened_stores() as stores:
-        stores.limits.remove_rate(name)
-        _say(f"the rate {name} is removed")
+    with connected() as gf:
+        gf.rates.remove(name)
+    _say(f"the rate {name} is removed")
 
 
 def _say(text: str) -> None:

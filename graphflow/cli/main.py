@@ -132,7 +132,7 @@ def options(
         typer.Option(
             "--api",
             metavar="URL",
-            help="Ask this server instead of the home here; its token is in GRAPHFLOW_API_TOKEN (default: GRAPHFLOW_API_URL).",
+            help="Ask this server instead of the home here; its token is in GRAPHFLOW_API_TOKEN (default: GRAPHFLOW_API_URL, else api.url of your profile).",
         ),
     ] = None,
 ) -> None:

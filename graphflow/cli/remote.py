@@ -35,15 +35,16 @@ def runs_ls(
     flow: str | None,
     state: list[str] | None,
     since: str | None,
+    deployment: str | None,
+    tag: str | None,
     limit: int,
     before: str | None,
     output: ListFormat,
 ) -> None:
     """List runs."""
     _refuse(before=before)
-    found = [
-        run.head.model_dump(mode="json") for run in gf.runs(flow=flow, state=state, since=since, limit=limit)
-    ]
+    runs = gf.runs(flow=flow, state=state, since=since, deployment=deployment, tag=tag, limit=limit)
+    found = [run.head.model_dump(mode="json") for run in runs]
     columns = ("id", "name", "flow", "state", "started", "duration_seconds", "why")
     _list(columns, found, output, "graphflow.run_header/1")
 

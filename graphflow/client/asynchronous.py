@@ -17,10 +17,23 @@ from graphflow.client.connections import (
     Tokens,
     connect,
 )
+from graphflow.client.governing import Automations, Hooks, Limits, Rates
 
 __all__ = ["AsyncConnection", "connect_async"]
 
-_PARTS = (Connection, Deployments, Events, Pools, RemoteDeployment, RemoteRun, Tokens)
+_PARTS = (
+    Automations,
+    Connection,
+    Deployments,
+    Events,
+    Hooks,
+    Limits,
+    Pools,
+    Rates,
+    RemoteDeployment,
+    RemoteRun,
+    Tokens,
+)
 _END = object()
 
 
@@ -53,7 +66,7 @@ class _Awaited:
         return _awaited_call(found) if callable(found) else _wrapped(found)
 
     def __getitem__(self, name: str) -> Any:
-        """Return a deployment, which asks nothing yet; a pool is awaited."""
+        """Return a deployment, which asks nothing yet; all else is awaited."""
         if isinstance(self._part, Deployments):
             return _wrapped(self._part[name])
         return _in_thread(lambda: self._part[name])

@@ -129,7 +129,7 @@ class RemoteCaller:
         given = {key: value for key, value in arguments.items() if value is not None}
         path, query, headers, body = operation.path, [], dict(self._headers), None
         for key, value in given.items():
-            if key == "deployment":
+            if key == "deployment" and operation.is_in_path(key):
                 flow, slash, own = str(value).partition("/")
                 address = f"{_quoted(flow)}/{_quoted(own)}" if slash else f"-/{_quoted(flow)}"
                 path = path.replace("{deployment}", address)

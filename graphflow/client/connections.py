@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from graphflow.client.calling import Caller, LocalCaller, RemoteCaller
+from graphflow.client.governing import Automations, Hooks, Limits, Rates
+from graphflow.common import settings
 from graphflow.common.waiting import check_timeout
 from graphflow.errors import (
     AccessDenied,
@@ -46,7 +48,7 @@ __all__ = ["Connection", "RemoteDeployment", "RemoteRun", "connect"]
 POLL_SECONDS = 0.1
 LONGEST_POLL_SECONDS = 2.0
 PAGE = 500
-URL_VARIABLE, TOKEN_VARIABLE = "GRAPHFLOW_API_URL", "GRAPHFLOW_API_TOKEN"
+TOKEN_VARIABLE = "GRAPHFLOW_API_TOKEN"
 
 
 def connect(
@@ -57,9 +59,11 @@ def connect(
     Parameters
     ----------
     url
-        The address of `graphflow serve`, such as `https://host`. Without one, `GRAPHFLOW_API_URL`, else the home here.
+        The address of `graphflow serve`, such as `https://host`. Without one, `GRAPHFLOW_API_URL`, else `api.url` of your profile,
+        else the home here.
     token
-        What the server is asked with; `GRAPHFLOW_API_TOKEN` by default.
+        What the server is asked with; by default `GRAPHFLOW_API_TOKEN`, else `api.token` of the profile that has the
+        address.
     home
         The folder of a home, in place of `GRAPHFLOW_HOME`.
 
@@ -70,12 +74,13 @@ def connect(
     ApiError
         If the address is wrong.
     """
-    address = url if url is not None or home is not None else os.environ.get(URL_VARIABLE) or None
+    known, known_token = settings.api_server() if url is None and home is None else ("", "")
+    address = url if url is not None else known or None
     if address is None:
         return Connection(LocalCaller(open_home(home)))
     if home is not None:
         raise GraphflowError("a connection is to a server or to a home here; give url or home")
-    given = token or os.environ.get(TOKEN_VARIABLE, "")
+    given = token or (known_token if url is None else os.environ.get(TOKEN_VARIABLE, ""))
     if not given:
         raise AccessDenied(
             f"{address} needs a token: connect(url, token=...), or {TOKEN_VARIABLE}; `graphflow token create` makes one there"
@@ -90,6 +95,10 @@ class Connection:
         self._caller = caller
         self.deployments = Deployments(caller)
         self.pools = Pools(caller)
+        self.limits = Limits(caller)
+        self.rates = Rates(caller)
+        self.automations = Automations(caller)
+        self.hooks = Hooks(caller)
         self.events = Events(caller)
         self.tokens = Tokens(caller)
 
@@ -111,15 +120,24 @@ class Connection:
         flow: str | None = None,
         state: str | Sequence[str] | None = None,
         since: str | None = None,
+        deployment: str | None = None,
+        tag: str | None = None,
         limit: int | None = 50,
     ) -> Iterator[RemoteRun]:
-        """Yield runs, newest first, page by page; all of them if `limit` is None."""
+        """Yield runs, newest first, page by page; all of them if `limit` is None. `deployment` is `flow/name`."""
         states = [state] if isinstance(state, str) else list(state or ()) or None
         cursor, left = None, limit
         while left is None or left > 0:
             most = PAGE if left is None else min(PAGE, left)
             page = self._caller.call(
-                "runs.list", flow=flow, state=states, since=since, limit=most, cursor=cursor
+                "runs.list",
+                flow=flow,
+                state=states,
+                since=since,
+                deployment=deployment,
+                tag=tag,
+                limit=most,
+                cursor=cursor,
             )
             for head in page.runs:
                 yield RemoteRun(self._caller, head.id, head=head)

@@ -81,6 +81,7 @@ def load() -> Configuration:
             if key not in places:
                 places[key], values[key] = describe(key), value
     _refuse_unknown(places)
+    _refuse_personal(places)
     try:
         model = _Settings(**_nested(values))
     except ValidationError as error:
@@ -368,6 +369,15 @@ def _flat_model(model: BaseModel) -> dict[str, Any]:
         section, _, name = each.key.rpartition(".")
         values[each.key] = getattr(getattr(model, section) if section else model, name)
     return values
+
+
+def _refuse_personal(places: Mapping[str, Place]) -> None:
+    for key, place in places.items():
+        if place.kind == "project" and BY_KEY[key].is_personal:
+            # A project's file could send the token of a user to any server.
+            raise SettingsError(
+                f"{place} is not a setting of a project; set it in your own file: graphflow config set {key} VALUE"
+            )
 
 
 def _refuse_unknown(places: Mapping[str, Place]) -> None:

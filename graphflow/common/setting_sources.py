@@ -44,6 +44,8 @@ class Setting:
     default: Any
     help: str
     is_secret: bool = False
+    is_personal: bool = False
+    """Whether it may not stand in a project's file, which comes with code of others."""
 
     @property
     def new_variable(self) -> str:
@@ -157,6 +159,23 @@ SETTINGS = (
         kind="text",
         default=None,
         help="Where people reach `graphflow serve`, such as https://flows.example.org; links in notifications begin with it.",
+    ),
+    Setting(
+        key="api.url",
+        variable="GRAPHFLOW_API_URL",
+        kind="text",
+        default=None,
+        help="The server that commands and graphflow.connect() ask instead of the home here; not in a project's file.",
+        is_personal=True,
+    ),
+    Setting(
+        key="api.token",
+        variable="GRAPHFLOW_API_TOKEN",
+        kind="text",
+        default=None,
+        help="What that server is asked with; not in a project's file.",
+        is_secret=True,
+        is_personal=True,
     ),
     Setting(
         key="display.progress",

@@ -31,6 +31,7 @@ from graphflow.common.setting_sources import (
 from graphflow.errors import SettingsError
 
 __all__ = [
+    "api_server",
     "backend",
     "BY_KEY",
     "compact_cache",
@@ -236,6 +237,16 @@ def worker_timeout_seconds() -> float:
 def wait_for_workers_seconds() -> float:
     """Return `workers.wait_seconds`: how long a run waits where there are no workers; 60 by default."""
     return float(resolved()["workers.wait_seconds"])
+
+
+def api_server() -> tuple[str, str]:
+    """Return `api.url` and `api.token`: the server that is asked instead of the home here, and its token; empty if there is none.
+
+    A token of a profile is for the address of that profile alone.
+    """
+    values, given = resolved(), given_in_environment()
+    is_elsewhere = "api.url" in given and "api.token" not in given
+    return values["api.url"] or "", "" if is_elsewhere else values["api.token"] or ""
 
 
 def server_url() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
@@ -250,12 +250,23 @@ class SqliteCatalog:
         return rows if len(rows) == 1 else self._runs(schema.RUNS_BY_NAME, text) or rows
 
     def runs(
-        self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
+        self,
+        *,
+        flow_name: str = "",
+        since: float | None = None,
+        before: RunHeader | None = None,
+        hidden: Collection[str] = (),
+        deployment: str = "",
+        tag: str = "",
     ) -> Iterator[Row]:
         oldest = float("-inf") if since is None else since
         while True:
             created, run_id = (before.created, before.id) if before is not None else (float("inf"), "")
-            rows = self._runs(schema.RUNS, flow_name, flow_name, oldest, created, run_id, RUNS_AT_ONCE)
+            rows = self._runs(
+                schema.RUNS,
+                *(flow_name, flow_name, oldest, created, run_id, json.dumps(sorted(hidden))),
+                *(deployment, deployment, tag, tag, RUNS_AT_ONCE),
+            )
             yield from rows
             if len(rows) < RUNS_AT_ONCE:
                 return

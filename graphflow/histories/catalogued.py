@@ -12,6 +12,7 @@ from graphflow.errors import HistoryError, RunNotFound
 from graphflow.histories.checks import GONE, is_failed, is_final
 from graphflow.histories.leases import SystemClock, this_process
 from graphflow.model.records import RunHeader
+from graphflow.model.states import state_names
 from graphflow.ports import Catalog, Claim, Clock, Holder, Row, claim_of
 
 __all__ = ["CatalogHistory"]
@@ -100,16 +101,33 @@ class CatalogHistory(ABC):
         since: float | None = None,
         limit: int | None = None,
         before: str | None = None,
+        deployment: str = "",
+        tag: str = "",
     ) -> list[RunHeader]:
         catalog = self._readable()
         if catalog is None:
             return []
         last = None if before is None else self._known(before)[0]
+        # What has not ended by its row may have ended when it is looked at; what has ended stays so.
+        hidden = [name for name in state_names() if states and name not in states and is_final(name)]
+        rows = catalog.runs(
+            flow_name=flow_name or "",
+            since=since,
+            before=last,
+            hidden=hidden,
+            deployment=deployment,
+            tag=tag,
+        )
         found: list[RunHeader] = []
-        for header in self._newest(catalog.runs(flow_name=flow_name or "", since=since, before=last)):
+        for header in self._newest(rows):
             if limit is not None and len(found) >= limit:
                 break
-            if (not states or header.state in states) and flow_name in (None, header.flow_name):
+            if (
+                (not states or header.state in states)
+                and flow_name in (None, header.flow_name)
+                and deployment in ("", header.plan.deployment)
+                and (not tag or tag in header.plan.tags)
+            ):
                 found.append(header)
         return found
 

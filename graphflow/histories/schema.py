@@ -198,10 +198,16 @@ _RUN_COLUMNS = (
 )
 _WORK_JOIN = " LEFT JOIN work ON work.run_id = run.id"
 _RUNS = f"SELECT {_RUN_COLUMNS} FROM run LEFT JOIN lease ON lease.run_id = run.id{_WORK_JOIN}"
+# Of a deployment, and with a tag. Rows without tags have an empty text there.
+_OF_PLAN = (
+    "(? = '' OR run.deployment = ?) AND (? = '' OR EXISTS (SELECT 1 FROM"
+    " json_each(CASE WHEN json_valid(run.tags) THEN run.tags ELSE '[]' END) WHERE value = ?))"
+)
 # In a catalog of version 1 that cannot be written, and so stays as it is.
 IN_VERSION_1 = (
     (_PLANNED, "'', '', 0, NULL, '', '', '', '', 0, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"),
     (_WORK_JOIN, ""),
+    (_OF_PLAN, "(? = '' OR ? = '') AND (? = '' OR ? = '')"),
 )
 ADD_RUN = (
     "INSERT INTO run (id, name, flow_name, state, created, started, ended, host, pid, epoch, deployment_id, deployment, revision,"
@@ -217,6 +223,8 @@ RUNS_BY_NAME = f"{_RUNS} WHERE run.name = ? ORDER BY run.created DESC, run.id DE
 RUNS = f"""{_RUNS}
     WHERE (? = '' OR run.flow_name = ?) AND run.created >= ?
         AND (run.created, run.id) < (?, ?)
+        AND run.state NOT IN (SELECT value FROM json_each(?))
+        AND {_OF_PLAN}
     ORDER BY run.created DESC, run.id DESC
     LIMIT ?"""
 # Catalogs of before have no column for what seals a row.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -61,7 +61,14 @@ class VolatileCatalog:
         return found if len(found) == 1 else [row for row in rows if row[0].name == text][:1] or found
 
     def runs(
-        self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
+        self,
+        *,
+        flow_name: str = "",
+        since: float | None = None,
+        before: RunHeader | None = None,
+        hidden: Collection[str] = (),
+        deployment: str = "",
+        tag: str = "",
     ) -> Iterator[Row]:
         with self._lock:
             rows = [(header, self._claims.get(header.id)) for header in self._headers.values()]
@@ -72,6 +79,9 @@ class VolatileCatalog:
                 (not flow_name or header.flow_name == flow_name)
                 and (since is None or header.created >= since)
                 and (before is None or (header.created, header.id) < (before.created, before.id))
+                and header.state not in hidden
+                and deployment in ("", header.plan.deployment)
+                and (not tag or tag in header.plan.tags)
             ):
                 yield row
 

@@ -13,11 +13,14 @@ __all__ = [
     "AskedBackfill",
     "AskedChanges",
     "AskedEvent",
+    "AskedLimit",
     "AskedPool",
     "AskedQueue",
+    "AskedRate",
     "AskedRun",
     "AskedSettings",
     "AskedToken",
+    "AskedTrial",
 ]
 
 
@@ -67,6 +70,33 @@ class AskedQueue(Asked):
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     size: int | None = Field(default=None, ge=0, le=1_000_000)
     is_paused: bool = False
+
+
+class AskedLimit(Asked):
+    """What a limit becomes."""
+
+    size: int = Field(ge=0, le=1_000_000)
+    """Slots; 0 lets nothing begin."""
+
+
+class AskedRate(Asked):
+    """What a rate becomes."""
+
+    rate: str | float
+    """Starts per second, or a text such as `50/s`, `600/min` or `1000/h`."""
+    burst: int = Field(default=1, ge=1, le=1_000_000)
+    """How many may begin at once after a pause."""
+
+
+class AskedTrial(Asked):
+    """An event that automations are tried with; it is not written."""
+
+    type: str
+    subject: str = ""
+    source: str = "trial"
+    related: Mapping[str, Any] = Field(default_factory=dict)
+    data: Mapping[str, Any] = Field(default_factory=dict)
+    id: str = "trial"
 
 
 class AskedEvent(Asked):

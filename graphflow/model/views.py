@@ -10,19 +10,27 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from graphflow.model.automated import Absence, Action, Hook, Pattern
 from graphflow.model.deployed import Concurrency, Deployment, Schedule
 
 __all__ = [
+    "AutomationList",
+    "AutomationView",
     "BackfillView",
     "DeploymentList",
     "DeploymentView",
     "Done",
+    "DoneAction",
     "EventList",
     "EventView",
     "FireList",
     "FireView",
+    "HookList",
+    "HookView",
     "ItemPage",
     "ItemView",
+    "LimitList",
+    "LimitView",
     "LinePage",
     "LineView",
     "MadeRun",
@@ -33,11 +41,17 @@ __all__ = [
     "PoolView",
     "PreviewView",
     "QueueView",
+    "RateList",
+    "RateView",
     "RunHead",
     "RunPage",
     "RunView",
     "ScheduleView",
     "SettingsView",
+    "SlotsView",
+    "TriedAction",
+    "TriedList",
+    "TriedView",
     "ValueView",
     "WorkerList",
     "WorkerView",
@@ -365,6 +379,133 @@ class PoolList(View):
     """Pools, by name."""
 
     pools: Sequence[PoolView]
+
+
+class SlotsView(View):
+    """What a run has of a limit, and how much it wants."""
+
+    holder: str
+    slots: int
+    wants: int
+
+
+class LimitView(View):
+    """A number of slots that runs share, by the name of a tag."""
+
+    name: str
+    size: int
+    in_use: int = 0
+    wanted: int = 0
+    """Slots that holders lack."""
+    holders: Sequence[SlotsView] = ()
+
+
+class LimitList(View):
+    """Limits, by name."""
+
+    limits: Sequence[LimitView]
+
+
+class RateView(View):
+    """Starts per second that runs share, by the name of a tag."""
+
+    name: str
+    per_second: float
+    burst: int = 1
+
+
+class RateList(View):
+    """Rates, by name."""
+
+    rates: Sequence[RateView]
+
+
+class DoneAction(View):
+    """Something that an automation did, or has to send."""
+
+    at: str | None = None
+    action: str
+    target: str | None = None
+    state: str
+    """`done`, `waiting`, `sent` or `failed`."""
+    tries: int = 0
+    error: str = ""
+    event: str
+    """The id of the event that it was done for."""
+    id: str
+
+
+class AutomationView(View):
+    """An automation as it is stored, and what it did."""
+
+    id: str
+    name: str
+    description: str = ""
+    watches: str
+    """What it watches for, in one line."""
+    is_paused: bool = False
+    revision: int
+    since: str | None = None
+    """It sees events from then on."""
+    made_by: str = ""
+    when: Pattern | None = None
+    count: int = 1
+    within_seconds: float | None = None
+    for_each: Sequence[str] = ()
+    after: Pattern | None = None
+    absent: Absence | None = None
+    then: Sequence[Action] = ()
+    fired: int = 0
+    """How often."""
+    last_fired: str | None = None
+    actions: Sequence[DoneAction] = ()
+    """What it did last, newest first; not in lists."""
+
+
+class AutomationList(View):
+    """Automations, by name."""
+
+    automations: Sequence[AutomationView]
+
+
+class TriedAction(View):
+    """What would be done for an event."""
+
+    state: str
+    error: str = ""
+    body: Mapping[str, Any] = Field(default_factory=dict)
+    """What would be done to what, or sent."""
+
+
+class TriedView(View):
+    """What an automation would do for an event."""
+
+    automation: str
+    fires: bool
+    why: str
+    """Why it would not fire."""
+    actions: Sequence[TriedAction] = ()
+
+
+class TriedList(View):
+    """What automations would do for an event, by name."""
+
+    automations: Sequence[TriedView]
+
+
+class HookView(Hook):
+    """A hook as it is stored; `secret` has names of secrets, not their texts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    made_by: str = ""
+    """The file that `deploy apply` made it from."""
+
+
+class HookList(View):
+    """Hooks, by name."""
+
+    hooks: Sequence[HookView]
 
 
 class WorkerView(View):

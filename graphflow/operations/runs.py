@@ -65,16 +65,20 @@ def list_runs(
     flow: str | None = None,
     state: list[str] | None = None,
     since: str | None = None,
+    deployment: str | None = None,
+    tag: str | None = None,
     limit: Limit = 50,
     cursor: str | None = None,
 ) -> RunPage:
-    """List runs, newest first."""
+    """List runs, newest first; `deployment` is `flow/name`."""
     found = home.runs.runs(
         flow=flow,
         state=state,
         since=None if since is None else parse_moment(since),
         limit=limit + 1,
         before=cursor,
+        deployment=deployment,
+        tag=tag,
     )
     page = [RunHead.model_validate(listed_document(each)) for each in found[:limit]]
     return RunPage(runs=page, next=page[-1].id if len(found) > limit else None)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from graphflow.errors import GraphflowError, NotFound, ParameterError
 from graphflow.model.access import Role
-from graphflow.operations import deployments, events, pools, runs
+from graphflow.operations import automations, deployments, events, limits, pools, runs
 from graphflow.operations.home import Home
 
 __all__ = ["HEADERS", "OPERATIONS", "Operation", "plain_errors"]
@@ -130,6 +130,23 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("pools.resume", "POST", "/pools/{pool}/resume", "operator", pools.resume_pool),
     Operation("queues.put", "PUT", "/pools/{pool}/queues/{queue}", "operator", pools.put_queue),
     Operation("workers.list", "GET", "/workers", "viewer", pools.list_workers),
+    Operation("limits.list", "GET", "/limits", "viewer", limits.list_limits),
+    Operation("limits.show", "GET", "/limits/{limit}", "viewer", limits.show_limit),
+    Operation("limits.set", "PUT", "/limits/{limit}", "operator", limits.set_limit),
+    Operation("limits.remove", "DELETE", "/limits/{limit}", "operator", limits.remove_limit),
+    Operation("rates.list", "GET", "/rates", "viewer", limits.list_rates),
+    Operation("rates.set", "PUT", "/rates/{rate}", "operator", limits.set_rate),
+    Operation("rates.remove", "DELETE", "/rates/{rate}", "operator", limits.remove_rate),
+    Operation("automations.list", "GET", "/automations", "viewer", automations.list_automations),
+    Operation("automations.show", "GET", "/automations/{automation}", "viewer", automations.show),
+    Operation("automations.pause", "POST", "/automations/{automation}/pause", "operator", automations.pause),
+    Operation(
+        "automations.resume", "POST", "/automations/{automation}/resume", "operator", automations.resume
+    ),
+    Operation("automations.remove", "DELETE", "/automations/{automation}", "admin", automations.remove),
+    Operation("automations.test", "POST", "/automations/test", "operator", automations.test, can_repeat=True),
+    Operation("hooks.list", "GET", "/hooks", "viewer", automations.list_hooks),
+    Operation("hooks.remove", "DELETE", "/hooks/{hook}", "admin", automations.remove_hook),
     Operation("events.list", "GET", "/events", "viewer", events.list_events),
     Operation("events.emit", "POST", "/events", "operator", events.emit, status=201),
     Operation("tokens.list", "GET", "/tokens", "admin", events.list_tokens),

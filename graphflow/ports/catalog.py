@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -122,9 +122,26 @@ class Catalog(Protocol):
         ...
 
     def runs(
-        self, *, flow_name: str = "", since: float | None = None, before: RunHeader | None = None
+        self,
+        *,
+        flow_name: str = "",
+        since: float | None = None,
+        before: RunHeader | None = None,
+        hidden: Collection[str] = (),
+        deployment: str = "",
+        tag: str = "",
     ) -> Iterator[Row]:
-        """Iterate over runs, newest first (by `created`, then id); `before` is the last run of the page before."""
+        """Iterate over runs, newest first (by `created`, then id).
+
+        Parameters
+        ----------
+        flow_name, since, deployment, tag
+            Only runs of this flow, created then or later, of this deployment, or with this tag.
+        before
+            The last run of the page before.
+        hidden
+            No runs whose rows have one of these states.
+        """
         ...
 
     def set_state(

@@ -126,6 +126,8 @@ class History(Protocol):
         since: float | None = None,
         limit: int | None = None,
         before: str | None = None,
+        deployment: str = "",
+        tag: str = "",
     ) -> list[RunHeader]:
         """Return runs, newest first; `before` is the id of the last run of the previous page."""
         ...

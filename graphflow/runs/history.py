@@ -76,6 +76,9 @@ class RunHistory:
         since: datetime | timedelta | float | None = None,
         limit: int | None = FIRST_PAGE,
         before: str | RecordedRun | None = None,
+        *,
+        deployment: str | None = None,
+        tag: str | None = None,
     ) -> list[RecordedRun]:
         """Return runs, newest first.
 
@@ -91,6 +94,10 @@ class RunHistory:
             Maximum number of runs; None for all.
         before
             A run (or its id): only older runs. Pass the last run of a page to get the next page.
+        deployment
+            Only runs of this deployment: `flow/name`.
+        tag
+            Only runs that their deployment, or who made them, gave this tag.
 
         Raises
         ------
@@ -105,6 +112,8 @@ class RunHistory:
             since=_seconds_of(since),
             limit=limit,
             before=before.id if isinstance(before, RecordedRun) else before,
+            deployment=deployment or "",
+            tag=tag or "",
         )
         return Listed(self._opened(header) for header in headers)
 

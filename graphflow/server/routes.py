@@ -25,7 +25,7 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
     """Add a route for each operation."""
     for each in OPERATIONS:
         app.add_api_route(
-            "/api/v1" + each.path.replace("{deployment}", "{flow}/{name}"),
+            _address(each),
             _endpoint(each, home),
             methods=[each.method],
             status_code=each.status,
@@ -38,6 +38,12 @@ def operation_routes(app: FastAPI, home: Home, access: Access) -> None:
             summary=each.name,
             responses=problem_responses(),
         )
+
+
+def _address(operation: Operation) -> str:
+    # A limit has the name of any tag, which may have a `/` in it.
+    found = operation.path.replace("{deployment}", "{flow}/{name}")
+    return "/api/v1" + found.replace("{limit}", "{limit:path}").replace("{rate}", "{rate:path}")
 
 
 def problem_responses() -> dict[int | str, dict[str, Any]]:
@@ -75,7 +81,7 @@ def _parameters(operation: Operation) -> list[inspect.Parameter]:
     if "{deployment}" in operation.path:
         found += [_parameter(name, Annotated[str, Path()]) for name in ("flow", "name")]
     for name, each in operation.parameters.items():
-        if name == "deployment":
+        if name == "deployment" and operation.is_in_path(name):
             continue
         annotation: Any = each.annotation
         if operation.is_in_path(name):

@@ -342,6 +342,10 @@ def test_what_the_catalog_says_is_shown_only_as_the_history_has_it(tmp_path):
         history.find("nightly")
     changed(home, "UPDATE run SET name = 'nightly', flow_name = 'billing'")
     assert history.runs(flow_name="billing") == []
+    # A list by state is of what the catalog says, and then checked.
+    changed(home, "UPDATE run SET state = 'Failed'")
+    assert history.runs(states=["Completed"]) == history.runs(states=["Failed"]) == []
+    assert [run.state for run in history.runs(states=["Completed"])] == ["Completed"]
     # Another driver does not seal what somebody changed.
     changed(home, "UPDATE run SET name = 'nightly'")
     journal = history.take(RUN)

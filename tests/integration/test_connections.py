@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import graphflow
 from graphflow import flow, task
+from graphflow.cli.main import app
 from graphflow.client.calling import RemoteCaller
 from graphflow.client.connections import Connection
 from graphflow.errors import AccessDenied, ApiError, GraphflowError, ParameterError
+from graphflow.model.automated import automation_of, hook_of
 from graphflow.model.deployed import Deployment
 from graphflow.model.sourced import Source
 from graphflow.operations.home import open_home
@@ -51,6 +54,12 @@ DEPLOYED = {
     "schedules": [{"kind": "cron", "spec": "0 2 * * *"}],
 }
 
+STORM = {
+    "when": {"type": "graphflow.run.failed", "for_each": ["related.flow"]},
+    "then": [{"emit": "shop.alarm", "data": {"flow": "{event.related.flow}"}}],
+}
+FAILURE = {"type": "graphflow.run.failed", "subject": "x", "related": {"flow": "f"}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -68,6 +77,10 @@ def both(folder: Path) -> Iterator[tuple[Connection, Connection]]:
     """Connections to one home: here, and behind a server."""
     with open_home(folder) as home:
         home.stores.plans.put(Deployment.model_validate({**DEPLOYED, "source": Source(**DEPLOYED["source"])}))  # type: ignore[arg-type]
+        home.stores.limits.set("team/db", 4)
+        home.stores.limits.set_rate("team/api", 2.0, burst=3)
+        home.stores.rules.put(automation_of("storm", STORM))
+        home.stores.hooks.put(hook_of("push", {"kind": "github", "secret": "PUSH_SECRET"}))
         server = ApiServer(home, ServerOptions(port=0))
         server.start()
         try:
@@ -83,6 +96,8 @@ def both(folder: Path) -> Iterator[tuple[Connection, Connection]]:
 QUESTIONS: list[Callable[[Connection], Any]] = [
     lambda gf: [run.head for run in gf.runs(limit=None)],
     lambda gf: [run.id for run in gf.runs(state=["Failed", "Crashed"], flow="doubles")],
+    lambda gf: [run.id for run in gf.runs(deployment="plain/nightly", state="Failed")],
+    lambda gf: [run.id for run in gf.runs(tag="big")],
     lambda gf: [run.id for run in gf.runs(limit=1)],
     lambda gf: gf.run("failed").view,
     lambda gf: gf.run("failed").nodes["double"].counts,
@@ -104,6 +119,16 @@ QUESTIONS: list[Callable[[Connection], Any]] = [
     lambda gf: list(gf.pools),
     lambda gf: gf.workers(),
     lambda gf: gf.events.list(type="graphflow.audit.*"),
+    lambda gf: list(gf.limits),
+    lambda gf: gf.limits["team/db"],
+    lambda gf: gf.limits.set("team/db", 4),
+    lambda gf: list(gf.rates),
+    lambda gf: gf.rates.set("team/api", "120/min", burst=3),
+    lambda gf: list(gf.automations),
+    lambda gf: gf.automations["storm"],
+    lambda gf: gf.automations.test(FAILURE),
+    lambda gf: gf.automations.test(FAILURE, automation="storm"),
+    lambda gf: list(gf.hooks),
     lambda gf: gf.settings(),
     lambda gf: gf.tokens.list(),
 ]
@@ -133,6 +158,20 @@ MISTAKES: list[Callable[[Connection], Any]] = [
     lambda gf: gf.deployments["nightly"].remove(if_match=77),
     lambda gf: gf.pools["nope"],
     lambda gf: gf.pools.put("gpu", backend="odd"),
+    lambda gf: gf.limits["nope"],
+    lambda gf: gf.limits.set("db", -1),
+    lambda gf: gf.limits.set(" ", 1),
+    lambda gf: gf.limits.remove("nope"),
+    lambda gf: gf.rates.set("api", "often"),
+    lambda gf: gf.rates.set("api", 0),
+    lambda gf: gf.rates.set("api", 1, burst=0),
+    lambda gf: gf.rates.remove("nope"),
+    lambda gf: gf.automations["nope"],
+    lambda gf: gf.automations.pause("nope"),
+    lambda gf: gf.automations.remove("nope"),
+    lambda gf: gf.automations.test({"subject": "x"}),
+    lambda gf: gf.automations.test(FAILURE, automation="nope"),
+    lambda gf: gf.hooks.remove("nope"),
     lambda gf: gf.events.emit("graphflow.mine"),
     lambda gf: gf.events.emit("shop.paid", data={"x": "y" * 70_000}),
     lambda gf: gf.tokens.remove("nobody"),
@@ -178,8 +217,87 @@ def test_runs_are_made_once_by_a_key(both: tuple[Connection, Connection]) -> Non
         assert run.state_name == "Scheduled"
         assert "waits for a worker of the pool default" in str(run.view.why)
     assert made[0] == made[1]
+    tagged = both[1].deployments["nightly"].run(n=7, tags=["big"])
+    for gf in both:
+        assert [run.id for run in gf.runs(deployment="plain/nightly")] == [tagged.id, made[0]]
+        assert [run.id for run in gf.runs(tag="big", state="Scheduled")] == [tagged.id]
+        assert [*gf.runs(tag="big", state="Failed")] == [*gf.runs(deployment="nightly")] == []
+    listed = json.loads(CliRunner().invoke(app, ["runs", "ls", "--tag", "big", "-o", "json"]).stdout)
+    assert [each["id"] for each in listed] == [tagged.id]
+    tagged.cancel()
     both[1].run(made[0]).cancel()
     assert both[0].run(made[0]).state_name == "Cancelled"
+
+
+def test_limits_rates_automations_and_hooks_are_changed(
+    both: tuple[Connection, Connection], folder: Path
+) -> None:
+    for gf, other in (both, both[::-1]):
+        assert (gf.limits.set("a/b", 2).size, other.limits["a/b"].size) == (2, 2)
+        assert gf.rates.set("a/b", "50/s").per_second == 50
+        assert "a/b" in [each.name for each in other.rates]
+        gf.limits.remove("a/b")
+        gf.rates.remove("a/b")
+        assert [[each.name for each in of] for of in (other.limits, other.rates)] == [
+            ["team/db"],
+            ["team/api"],
+        ]
+        (tried,) = gf.automations.test(FAILURE)
+        assert (tried.fires, tried.actions[0].body["type"]) == (True, "shop.alarm")
+        assert not gf.events.list(type="shop.alarm")
+        assert gf.automations.pause("storm").is_paused and other.automations["storm"].is_paused
+        assert not gf.automations.resume("storm").is_paused
+        with open_home(folder) as home:
+            home.stores.rules.put(automation_of("gone", STORM))
+            home.stores.hooks.put(hook_of("gone", {"kind": "github", "secret": "S"}))
+        assert gf.automations.remove("gone").name == "gone"
+        gf.hooks.remove("gone")
+        assert [[each.name for each in of] for of in (other.automations, other.hooks)] == [
+            ["storm"],
+            ["push"],
+        ]
+
+
+def test_commands_about_them_are_the_same_here_and_of_a_server(
+    both: tuple[Connection, Connection], tmp_path: Path
+) -> None:
+    caller: Any = both[1]._caller
+    there = {"GRAPHFLOW_API_URL": caller._base, "GRAPHFLOW_API_TOKEN": caller._token}
+
+    def ask(*arguments: str, code: int = 0, **environment: str) -> str:
+        done = CliRunner().invoke(app, arguments, env=environment, input=json.dumps(FAILURE))
+        assert done.exit_code == code, done.output
+        return done.output
+
+    for command in (
+        *("limits ls", "rates ls", "automations ls", "automations show storm", "automations test -"),
+        *("automations pause storm", "automations resume storm", "hooks ls"),
+    ):
+        told = [json.loads(ask(*command.split(), "-o", "json", **each)) for each in ({}, there)]
+        for each in told:
+            for field in ("revision", "since") if isinstance(each, dict) else ():
+                each.pop(field, None)
+        assert told[0] == told[1] != []
+    for set_one, remove in (("limits set x 3", "limits rm x"), ("rates set x 5/s", "rates rm x")):
+        assert ask(*set_one.split(), **there) == ask(*set_one.split())
+        told_there = ask(*remove.split(), **there)
+        assert "no " in ask(*remove.split(), code=4)
+        ask(*set_one.split())
+        assert ask(*remove.split()) == told_there
+    profile = tmp_path / "user.toml"
+    profile.write_text(f'[profiles.live.api]\nurl = "{caller._base}"\ntoken = "{caller._token}"\n')
+    live = {"GRAPHFLOW_CONFIG_FILE": str(profile), "GRAPHFLOW_PROFILE": "live"}
+    elsewhere = {"GRAPHFLOW_HOME": str(tmp_path / "home")}
+    assert ask("limits", "ls", **live, **elsewhere) == ask("limits", "ls")
+    assert ask("runs", "ls", "-o", "json", **live, **elsewhere) == ask("runs", "ls", "-o", "json", **there)
+    assert "cannot be sent to http" in ask("pool", "create", "x", code=2, **live, **elsewhere)
+    other = ("--api", caller._base.replace("127.0.0.1", "localhost"), "limits", "ls")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHFLOW_API_URL", "")
+        assert "needs a token" in ask(*other, code=1, **live)
+    assert not (tmp_path / "home").exists()
+    for command in ("limits rm nope", "rates rm nope", "automations rm nope", "hooks rm nope"):
+        assert ask(*command.split(), code=4, **there) == ask(*command.split(), code=4)
 
 
 def test_events_are_followed_from_the_call_on(both: tuple[Connection, Connection]) -> None:
@@ -318,6 +436,8 @@ def test_a_server_that_is_not_there_and_a_missing_token_are_errors(monkeypatch: 
         gf.settings()
     with pytest.raises(ApiError, match="is not the address of a server"):
         graphflow.connect("host:1", token="t")
+    with pytest.raises(ApiError, match="is not the address of a server"):
+        graphflow.connect("", token="t")
 
 
 def test_a_wrong_token_is_denied(both: tuple[Connection, Connection]) -> None:

@@ -35,6 +35,10 @@ PLACES = {
     "token": "t",
     "node": "n",
     "index": "0",
+    "limit": "l",
+    "rate": "r",
+    "automation": "a",
+    "hook": "h",
 }
 
 
@@ -72,7 +76,7 @@ class Asking:
             if not route.path.endswith("/stream"):
                 for method in route.methods:
                     found.append(
-                        (method, route.path.replace(":path}", "}").format(**PLACES), str(route_role(route)))
+                        (method, route.path.replace(":path", "").format(**PLACES), str(route_role(route)))
                     )
         return found
 
@@ -273,6 +277,9 @@ def test_changes_say_who_and_from_where(alone: Asking) -> None:
         ("gpu", "token:admin", "127.0.0.1"),
         ("gpu", "token:operator", "127.0.0.1"),
     ]
+    alone("PUT", "/api/v1/limits/team%2Fdb", body={"size": 2}, role="operator")
+    (found,) = json.loads(alone("GET", "/api/v1/events?type=graphflow.limit.changed").data)["events"]
+    assert (found["subject"], found["data"]["who"]) == ("team/db", "token:operator")
 
 
 def test_a_change_can_be_of_a_revision_alone(alone: Asking) -> None:

@@ -98,6 +98,8 @@ def set_(
         typed = checked(key, value)
         section, _, name = key.rpartition(".")
         table = [section] if section else []
+        if project and _known(key).is_personal:
+            raise SettingsError(f"{key} is not a setting of a project; leave out --project")
         if project:
             file = Path(next(iter(_project_files()), os.path.join(os.getcwd(), settings.PROJECT_FILE)))
         else:

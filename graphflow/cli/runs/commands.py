@@ -140,6 +140,16 @@ def ls(
             help="Only runs created since: 90s, 2h or 7d ago, or a time such as 2026-01-31T12:00Z.",
         ),
     ] = None,
+    deployment: Annotated[
+        str | None,
+        typer.Option(
+            "--deployment",
+            metavar="FLOW/NAME",
+            help="Only runs of this deployment.",
+            autocompletion=completing.deployments,
+        ),
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag.")] = None,
     limit: Limit = 50,
     before: Annotated[
         str | None,
@@ -156,6 +166,8 @@ def ls(
             since=None if since is None else parse_since(since),
             limit=limit + 1,
             before=older,
+            deployment=deployment,
+            tag=tag,
         )
         page = found[:limit]
         if output is ListFormat.TABLE:

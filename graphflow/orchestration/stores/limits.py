@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from graphflow.common import ids
+from graphflow.common.acting import ACTOR
 from graphflow.errors import NotFound, ParameterError
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
@@ -153,7 +154,7 @@ class Limits:
             type=f"graphflow.{kind}.changed",
             subject=name,
             related={},
-            data=data,
+            data={**data, **ACTOR.get()},
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from graphflow.errors import GraphflowError, HistoryDamaged, HistoryError, LeaseHeld, LeaseLost, RunNotFound
 from graphflow.histories.checks import GONE
-from graphflow.model.records import Entry, Kind, Record, RunHeader
+from graphflow.model.records import Entry, Kind, Plan, Record, RunHeader
 from graphflow.ports import Clock, History, Holder, Journal
 
 __all__ = ["HERE", "LEASE_SECONDS", "HistoryContract", "ManualClock", "Place", "header"]
@@ -65,11 +65,20 @@ class Place(Protocol):
 
 
 def header(
-    number: int = 1, *, name: str = "calm-otter", flow_name: str = "crawl", created: float = 0.0
+    number: int = 1,
+    *,
+    name: str = "calm-otter",
+    flow_name: str = "crawl",
+    created: float = 0.0,
+    plan: Plan | None = None,
 ) -> RunHeader:
     """Return a new run; ids of larger numbers are later ones."""
     return RunHeader(
-        id=f"01HZZZZZZZZZZZZZZZZZZZZZ{number:02d}", name=name, flow_name=flow_name, created=created
+        id=f"01HZZZZZZZZZZZZZZZZZZZZZ{number:02d}",
+        name=name,
+        flow_name=flow_name,
+        created=created,
+        plan=plan or Plan(),
     )
 
 
@@ -325,7 +334,8 @@ class HistoryContract:
             # Two of them at a moment.
             moment = began + number // 2
             flow_name = "crawl" if number % 3 else "train"
-            journal = history.create(header(number, flow_name=flow_name, created=moment))
+            plan = Plan(deployment="crawl/nightly", tags=("big", f"n{number}")) if number < 3 else None
+            journal = history.create(header(number, flow_name=flow_name, created=moment, plan=plan))
             journal.commit([], state="Failed" if number % 2 else "Completed")
             journal.close()
         ids = [header(number).id for number in range(7, 0, -1)]
@@ -337,7 +347,13 @@ class HistoryContract:
         assert [run.id for run in history.runs(flow_name="train")] == [header(6).id, header(3).id]
         assert [run.id for run in history.runs(states=["Completed"], limit=2)] == [header(6).id, header(4).id]
         assert [run.id for run in history.runs(states=["Completed", "Failed"])] == ids
+        assert [run.id for run in history.runs(states=["Running"])] == []
         assert [run.id for run in history.runs(since=began + 3)] == ids[:2]
+        assert [run.id for run in history.runs(deployment="crawl/nightly")] == ids[-2:]
+        assert [run.id for run in history.runs(deployment="crawl/nightly", states=["Failed"])] == ids[-1:]
+        assert [run.id for run in history.runs(tag="big", limit=1)] == ids[-2:-1]
+        assert [run.id for run in history.runs(tag="n1")] == ids[-1:]
+        assert history.runs(deployment="nightly") == history.runs(tag="bi") == []
         _raised(RunNotFound, lambda: history.runs(before="nobody"))
 
     # -- drivers -------------------------------------------------------------------------------------------

@@ -156,3 +156,21 @@ def test_each_setting_is_in_the_documentation() -> None:
     text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
     for each in settings.SETTINGS:
         assert re.search(rf"`{re.escape(each.key)}` \| `{each.variable}`", text), each.key
+
+
+def test_a_profile_has_a_server_and_its_token_is_for_it_alone(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.api_server() == ("", "")
+    (places / "user.toml").write_text('[profiles.default.api]\nurl = "https://one"\ntoken = "t1"\n')
+    assert settings.api_server() == ("https://one", "t1")
+    monkeypatch.setenv("GRAPHFLOW_API_TOKEN", "t2")
+    assert settings.api_server() == ("https://one", "t2")
+    monkeypatch.delenv("GRAPHFLOW_API_TOKEN")
+    monkeypatch.setenv("GRAPHFLOW_API_URL", "https://two")
+    assert settings.api_server() == ("https://two", "")
+    assert settings.shown()["GRAPHFLOW_API_TOKEN"] == "***"
+    (places / "project" / "graphflow.toml").write_text('[api]\ntoken = "t3"\n')
+    with pytest.raises(SettingsError, match="not a setting of a project; set it in your own file") as caught:
+        settings.api_server()
+    assert "t3" not in str(caught.value)

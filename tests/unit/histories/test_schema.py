@@ -96,6 +96,8 @@ def test_a_catalog_of_version_1_is_migrated_when_it_is_first_written_and_not_by_
     catalog = SqliteCatalog(home, creates=False)
     ((found, _),) = catalog.runs()
     assert (found.id, found.plan.deployment, found.work) == (make.RUN, "", None)
+    assert [*catalog.runs(hidden=[found.state])] == [*catalog.runs(deployment="a/b")] == []
+    assert [*catalog.runs(tag="x")] == [] != [*catalog.runs(hidden=["Odd"])]
     connection = sqlite3.connect(home / "catalog.db")
     assert connection.execute("SELECT value FROM meta WHERE name = 'schema'").fetchone() == ("1",)
     connection.close()
