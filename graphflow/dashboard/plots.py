@@ -18,13 +18,14 @@ from typing import Any
 from graphflow.dashboard.parts import marks
 from graphflow.dashboard.texts import took
 from graphflow.errors import GraphflowError
-from graphflow.records.figures import Durations, Timeline, bin_bounds
+from graphflow.records.figures import BINS, Durations, Timeline, bin_bounds
 
 __all__ = ["BOKEH", "bokeh_script", "duration_columns", "plots_name", "skeletons", "timeline_columns"]
 
 BOKEH = "bokeh.min.js"
 MOST_LANES = 40
 MOST_BARS = 3_000
+ROOM_BINS = 8
 LEVELS = 8
 """How busy a worker was is told in so many steps."""
 RED = 0.2
@@ -210,17 +211,20 @@ def _bars(name: str, lane: Any, width: float, merged: int) -> list[tuple[str, fl
 
 def duration_columns(durations: Durations) -> dict[str, Any]:
     """Return the columns of a histogram, with its percentiles as lines of different heights."""
-    places = [place for place, count in enumerate(durations.bins) if count]
-    if not places:
+    bins = durations.bins
+    used = [place for place, count in enumerate(bins) if count]
+    if not used:
         return {}
+    # Empty bins on both sides: room for the words, and bars that are no wider where all durations are alike.
+    places = sorted({max(0, used[0] - ROOM_BINS), *used, min(BINS - 1, used[-1] + ROOM_BINS)})
     bounds = [bin_bounds(place) for place in places]
-    top = max(durations.bins)
+    top = max(bins)
     found = [*marks(durations)]
     return {
         "durations": {
             "left": [float(f"{lo:.4g}") for lo, _ in bounds],
             "right": [float(f"{hi:.4g}") for _, hi in bounds],
-            "top": [durations.bins[place] for place in places],
+            "top": [bins[place] for place in places],
         },
         "marks": {
             "x": [float(f"{at:.4g}") for _, at in found],

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphflow.dashboard.parts import KINDS, bar, by_kind, percentile, strip
+from graphflow.dashboard.plots import duration_columns
 from graphflow.dashboard.rendering import asset, embedded, render
 from graphflow.model.looks import LOOKS
 from graphflow.model.reports import StepReport
@@ -139,3 +140,20 @@ def test_what_users_wrote_is_text() -> None:
     )
     assert "<img" not in html and "\u202e" not in html and "\x1b" not in html
     assert "&lt;img src=x onerror=alert(1)&gt;\\u202e{{7*7}}\\u001b[2J" in html
+
+
+def test_a_histogram_of_equal_durations_has_room_on_both_sides() -> None:
+    durations = Durations()
+    durations.add(
+        range(3),
+        StepReport(
+            node=1,
+            states=b"\x10" * 3,
+            attempts=b"\1" * 3,
+            starts=array("f", [0.0] * 3),
+            durations=array("f", [0.2] * 3),
+        ),
+    )
+    columns = duration_columns(durations)["durations"]
+    assert columns["top"] == [0, 3, 0]
+    assert columns["left"][0] < 0.2 / 3 and columns["right"][2] > 0.2 * 3
