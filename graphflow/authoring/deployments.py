@@ -191,7 +191,7 @@ def deployment_of(flow: Deployable, name: str, options: DeployOptions) -> deploy
             pool=given.get("work_pool_name", "default"),
             queue=given.get("work_queue_name", "default"),
             priority=given.get("priority", 0),
-            tags=_texts("tags", given.get("tags", ())),
+            tags=tuple(dict.fromkeys([*_texts("tags", given.get("tags", ())), *sorted(flow.options.tags)])),
             concurrency=concurrency,
             backend=_backend(given.get("backend", "")),
             env=given.get("env", {}),

@@ -20,7 +20,7 @@ from graphflow.graph.graph import Graph
 from graphflow.graph.recording import RECORDER, Recorder
 from graphflow.model.cache_policies import CachePolicy, changed_options
 from graphflow.model.flow_options import FlowOptions
-from graphflow.model.option_checks import refuse_unknown
+from graphflow.model.option_checks import check_tags, refuse_unknown
 from graphflow.model.option_table import documented, names_of
 from graphflow.runs.run import Run
 
@@ -53,16 +53,25 @@ class Flow(Decorated[P], Generic[P, R]):
         bound: Flow[..., R] = super().__get__(instance, owner)
         return bound
 
+    @property
+    def tags(self) -> frozenset[str]:
+        """Its tags."""
+        return self.options.tags
+
     def with_options(self, **options: Any) -> Flow[P, R]:
-        """Return a copy with some options changed.
+        """Return a copy with some options changed; tags are added.
 
         Raises
         ------
         TaskOptionError
             If an option is unknown or wrong.
         """
-        refuse_unknown(f"flow {self.options.name!r}", options, names_of("flow"))
-        return Flow(self._decorated, **changed_options(self._given, options))
+        owner = f"flow {self.options.name!r}"
+        refuse_unknown(owner, options, names_of("flow"))
+        merged = changed_options(self._given, options)
+        if options.get("tags") is not None:
+            merged["tags"] = self.options.tags | check_tags(owner, "tags", options["tags"])
+        return Flow(self._decorated, **merged)
 
     # -- hooks, also as decorators ----------------------------------------------------------------------
 
@@ -607,6 +616,7 @@ def flow(
     name: str | None = None,
     flow_run_name: str | Callable[..., str] | None = None,
     description: str | None = None,
+    tags: Iterable[str] | None = None,
     version: str | None = None,
     backend: Any = None,
     retries: int = 0,

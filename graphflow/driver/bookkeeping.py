@@ -18,6 +18,7 @@ from graphflow.core import events as ev
 from graphflow.core.core import Core
 from graphflow.core.nodes import ONLY
 from graphflow.driver.digesting import Digests
+from graphflow.driver.telling import Teller
 from graphflow.errors import GraphflowError, LeaseLost
 from graphflow.graph.graph import DepKind, Node
 from graphflow.identity.fingerprints import code_fingerprint, constants_digest
@@ -91,6 +92,7 @@ class Bookkeeper:
         self._sends: dict[tuple[int, ...], list[Dispatch]] = {}
         """Batches that are sent after the next commit, by the numbers of their nodes: told at its end."""
         self._state: str | None = None
+        self._teller = Teller()
         self._lock = threading.RLock()
 
     # -- the run as a whole -----------------------------------------------------------------------------
@@ -104,6 +106,7 @@ class Bookkeeper:
         with self._lock:
             self._numbers = {}
             self._open = {}
+            self._teller.begin_attempt()
 
     def run_moved(self, code: Code, message: str = "") -> None:
         """Record the run's new state."""
@@ -253,7 +256,9 @@ class Bookkeeper:
         elif isinstance(command, ev.NodeChanged):
             message = self._why.pop(command.node, "") if command.code in FINAL_CODES else ""
             moved = Transition(code=command.code, message=message, width=command.width)
-            self._add(self._writer.state(self._numbers[command.node], moved, at))
+            number = self._numbers[command.node]
+            self._add(self._writer.state(number, moved, at))
+            self._teller.moved(core.books[command.node], number, Code(command.code), at)
         elif isinstance(command, ev.NodeFailed) and command.error is not None:
             # Told with the state that it leads to.
             self._why[command.node] = mask(f"{type(command.error).__name__}: {command.error}")
@@ -287,6 +292,8 @@ class Bookkeeper:
             seq = self.journal.commit(records, state=self._state)
             self._records, self._sends = [], {}
             self._state = None
+            if self._teller.has_news:
+                self.journal.tell(self._teller.take(), left_out=self._teller.left_out)
             if self._digests is not None:
                 self._digests.wrote(records, seq=seq, number=self.journal.number, epoch=self.journal.epoch)
                 self._digest()

@@ -47,7 +47,7 @@ from graphflow.identity.carrying import secrets_in
 from graphflow.identity.fingerprints import code_fingerprint
 from graphflow.identity.hashing import canonical_digest
 from graphflow.model.cache_policies import NO_DEFAULTS, CacheDefaults
-from graphflow.model.records import Launch, Request, RunHeader
+from graphflow.model.records import Launch, Plan, Request, RunHeader
 from graphflow.model.states import Code
 from graphflow.ports import History, Journal, ResultStore
 from graphflow.records.codec import RecordWriter
@@ -171,6 +171,7 @@ class Durability:
             created=run.created,
             host=socket.gethostname(),
             pid=os.getpid(),
+            plan=Plan(tags=tuple(sorted(flow.options.tags))),
         )
         place = flow.options.results.result_storage or settings.result_storage()
         if place is not None:

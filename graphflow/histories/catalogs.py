@@ -19,7 +19,7 @@ from graphflow.histories.checks import is_final
 from graphflow.histories.databases import Database, build, migrate, open_database, version_of
 from graphflow.histories.runfiles import sync_folder
 from graphflow.histories.turns import turn
-from graphflow.model.records import Plan, Request, RunHeader, Work
+from graphflow.model.records import NodeNews, Plan, Request, RunHeader, Work
 from graphflow.ports import Claim, Holder, Row
 
 __all__ = ["CATALOG_FILE", "SqliteCatalog"]
@@ -299,6 +299,31 @@ class SqliteCatalog:
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
         with self._sealing(run_id):
             self._execute(schema.MEND_STATE, state, ended, run_id, epoch, state)
+
+    def tell_nodes(
+        self, run_id: str, epoch: int, news: Sequence[NodeNews], *, at: float, left_out: int = 0
+    ) -> None:
+        row = self.run(run_id) if news or left_out else None
+        if row is None or row[0].epoch != epoch:
+            return
+        header = row[0]
+        told: dict[str, Any] = {
+            "subject": run_id,
+            "related": self._related(header),
+            "depth": header.plan.depth,
+        }
+        for each in news:
+            data = {"node": each.name, "task": each.task_name, "state": each.state, "width": each.width}
+            self.emit(
+                id=f"{run_id}:{epoch}.{each.key}",
+                at=each.at,
+                type=f"graphflow.node.{each.state.lower()}",
+                data={**data, "counts": dict(each.counts)},
+                **told,
+            )
+        if left_out:
+            omitted = f"{run_id}:{epoch}.omitted"
+            self.emit(id=omitted, at=at, type="graphflow.node.omitted", data={"events": left_out}, **told)
 
     def set_summary(self, run_id: str, epoch: int, text: str) -> None:
         mac = _summary_mac(self._keys[0], run_id, text) if self._keys else None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from graphflow.common.failpoints import failpoint
 from graphflow.errors import HistoryError, HistoryLocked, LeaseLost
 from graphflow.histories.checks import GONE, is_final, started_at, state_code
-from graphflow.model.records import Record, Request, RunHeader
+from graphflow.model.records import NodeNews, Record, Request, RunHeader
 from graphflow.ports import Catalog, Claim, Clock, Limiter
 
 __all__ = ["RunJournal"]
@@ -86,7 +87,8 @@ class RunJournal:
         What the driver has of limits that runs share; None where there can be none.
 
     `commit` is for the driver's thread, `renew` may be called by another one. The catalog is written only when the
-    run's state changes, when a request is answered and when the lease is renewed.
+    run's state changes, when a request is answered, when the lease is renewed, and when lists are told of a run that goes on. Events of
+    nodes are written in these transactions, never in one of their own.
     """
 
     def __init__(
@@ -119,6 +121,9 @@ class RunJournal:
         self._state: str | None = None
         self._unpublished: tuple[str, float, int] | None = None
         self._summary = ""
+        self._news: list[NodeNews] = []
+        self._left_out = 0
+        self._news_lock = threading.Lock()
         self._seen_version = -1
         self._waiting: list[Request] = []
         self._unlisted = unlisted
@@ -175,7 +180,7 @@ class RunJournal:
         if self._unlisted is not None:
             self._list()
             return
-        with self._catalog.transaction():
+        with self._telling():
             is_ours = self._catalog.renew(claim)
             if is_ours and self._state is not None and self._unpublished is None:
                 # Somebody may have thought that this driver was dead.
@@ -214,9 +219,32 @@ class RunJournal:
         if not at_once or self._is_closed or self._unlisted is not None or self._pid != os.getpid():
             return
         try:
-            self._catalog.set_summary(self._run_id, self._epoch, text)
+            with self._telling():
+                self._catalog.set_summary(self._run_id, self._epoch, text)
         except HistoryError as error:
             _logger.debug("run %s: its summary could not be written: %s", self._run_id, error)
+
+    def tell(self, news: Sequence[NodeNews], *, left_out: int = 0) -> None:
+        """Keep events of nodes for the next transaction of the catalog; see `Journal.tell`."""
+        with self._news_lock:
+            self._news += news
+            self._left_out = left_out
+
+    @contextmanager
+    def _telling(self, *, at_end: bool = False) -> Iterator[None]:
+        """Run a transaction of the catalog, which also tells of nodes; if it fails, the next one does."""
+        with self._news_lock:
+            news, self._news = self._news, []
+        try:
+            with self._catalog.transaction():
+                left_out = self._left_out if at_end else 0
+                at = self._clock.wall()
+                self._catalog.tell_nodes(self._run_id, self._epoch, news, at=at, left_out=left_out)
+                yield
+        except BaseException:
+            with self._news_lock:
+                self._news = [*news, *self._news]
+            raise
 
     def close(self) -> None:
         """Release the lease; calling it again, or in a child process, does nothing."""
@@ -231,7 +259,7 @@ class RunJournal:
                 self._list()
             if self._unpublished is not None:
                 self._publish()
-            with self._catalog.transaction():
+            with self._telling(at_end=True):
                 self._catalog.give_back(self._run_id, self._epoch, at=self._clock.wall())
                 self._catalog.answer_all(self._run_id, self._epoch, GONE, at=self._clock.wall())
             failpoint("journal.close.after")
@@ -295,7 +323,7 @@ class RunJournal:
         failpoint("catalog.state.before")
         try:
             self._list()
-            with self._catalog.transaction():
+            with self._telling():
                 self._tell_state(state, at, seq)
                 if self._summary:
                     self._catalog.set_summary(self._run_id, self._epoch, self._summary)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from graphflow.model.records import Request, RunHeader
+from graphflow.model.records import NodeNews, Request, RunHeader
 from graphflow.ports import Claim, Row
 
 __all__ = ["VolatileCatalog"]
@@ -113,6 +113,11 @@ class VolatileCatalog:
             header = self._headers.get(run_id)
             if header is not None and header.epoch == epoch and header.state != state:
                 self._set(replace(header, state=state, ended=ended))
+
+    def tell_nodes(
+        self, run_id: str, epoch: int, news: Sequence[NodeNews], *, at: float, left_out: int = 0
+    ) -> None:
+        """No events are kept in memory."""
 
     def set_summary(self, run_id: str, epoch: int, text: str) -> None:
         with self._lock:

@@ -20,6 +20,7 @@ class FlowOptions:
     name: str
     flow_run_name: str | Callable[..., str] | None = None
     description: str | None = None
+    tags: frozenset[str] = frozenset()
     version: str | None = None
     backend: Any = None
     retries: int = 0

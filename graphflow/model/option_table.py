@@ -380,6 +380,14 @@ OPTIONS: tuple[Option, ...] = (
         "What it does, in a sentence; it is shown, and changes nothing.",
         check_name,
     ),
+    Option(
+        "flow",
+        "tags",
+        "Iterable[str] | None",
+        "None",
+        "Texts that mark its runs, and those of its deployments; `with_options` adds to them.",
+        check_tags,
+    ),
     Option("flow", "version", "str | None", "None", "A text that marks its version.", check_name),
     Option(
         "flow",

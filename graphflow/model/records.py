@@ -25,6 +25,7 @@ __all__ = [
     "Launch",
     "Lost",
     "NodeEntry",
+    "NodeNews",
     "Plan",
     "Record",
     "Request",
@@ -234,6 +235,20 @@ class Answer:
     kind: str
     body: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeNews:
+    """A node of a task came into a state: what its event says. `counts` are its items by state name."""
+
+    key: str
+    """Tells it from all others of its driver."""
+    name: str
+    task_name: str
+    state: str
+    at: float
+    width: int | None
+    counts: Mapping[str, int]
 
 
 # -- what the catalog of all runs holds --------------------------------------------------------------------

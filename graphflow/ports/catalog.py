@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from graphflow.errors import LeaseHeld
-from graphflow.model.records import Lease, Request, RunHeader
+from graphflow.model.records import Lease, NodeNews, Request, RunHeader
 from graphflow.ports.clock import Clock
 
 __all__ = ["Catalog", "Claim", "Holder", "Row", "claim_of"]
@@ -167,6 +167,15 @@ class Catalog(Protocol):
 
     def mend_state(self, run_id: str, epoch: int, state: str, *, ended: float | None) -> None:
         """Set back the state that the driver of this epoch wrote, if others noted another one meanwhile."""
+        ...
+
+    def tell_nodes(
+        self, run_id: str, epoch: int, news: Sequence[NodeNews], *, at: float, left_out: int = 0
+    ) -> None:
+        """Write events of a run's nodes, unless a driver of another epoch has it; in a transaction.
+
+        Where events are kept, there is one of each, however often it is told, and one, of the time `at`, that says how many were left out, if any.
+        """
         ...
 
     def set_summary(self, run_id: str, epoch: int, text: str) -> None:

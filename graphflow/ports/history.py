@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from graphflow.model.records import Entry, Record, Request, RunHeader
+from graphflow.model.records import Entry, NodeNews, Record, Request, RunHeader
 from graphflow.ports.limiter import Limiter
 
 __all__ = ["History", "Journal"]
@@ -13,7 +13,7 @@ __all__ = ["History", "Journal"]
 
 @runtime_checkable
 class Journal(Protocol):
-    """The history of one run as its driver writes it. Not thread-safe, except for `renew`."""
+    """The history of one run as its driver writes it. Not thread-safe, except for `renew` and `summarize`."""
 
     @property
     def run_id(self) -> str:
@@ -51,6 +51,16 @@ class Journal(Protocol):
 
     def summarize(self, text: str, *, at_once: bool = False) -> None:
         """Keep what lists show of the run, as JSON: with its next state, or at once; if that fails, the next one counts."""
+        ...
+
+    def tell(self, news: Sequence[NodeNews], *, left_out: int = 0) -> None:
+        """Keep events of nodes for the next write of the catalog that is made anyway; nothing is written for them alone.
+
+        Parameters
+        ----------
+        left_out
+            How many have no event of their own, so far: one event says so at the end.
+        """
         ...
 
     def renew(self) -> None:

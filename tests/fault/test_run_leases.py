@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from graphflow.errors import HistoryLocked
+from graphflow.orchestration.stores.opening import open_stores
+
 SIZE = 40
 VALUE = sum(x * x for x in range(SIZE))
 FLOWS = Path(__file__).parent / "programs" / "flows.py"
@@ -145,6 +148,95 @@ def test_a_short_lease_runs_out_while_its_driver_is_stopped(
     assert counts == {**{f"step {x}": 1 for x in range(SIZE)}, "hold": 2}
     seen = stage.look("run-1")
     assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def test_what_a_driver_that_was_stopped_past_its_lease_had_of_a_limit_is_for_others(
+    stage: Any, gate: Path, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    os.mkfifo(tmp_path / "other-gate")
+    gates = {"run-1": gate, "run-2": tmp_path / "other-gate"}
+
+    def drive(run_id: str) -> Any:
+        given = {"size": SIZE, "gate": str(gates[run_id])}
+        env = {"GRAPHFLOW_LEASE_SECONDS": "5"}
+        return stage.drive(name="limited_hold", run_id=run_id, parameters=given, env=env)
+
+    def is_driven_by_another() -> bool:
+        nonlocal successor
+        if successor.has_ended:
+            assert successor.result()["refused"] == "LeaseHeld"
+            successor = drive("run-1")
+        return ("run-1", 2) in {(held.holder, held.epoch) for held in holders()}
+
+    def holders() -> Any:
+        return stores.limits.all()[0].holders
+
+    def slots() -> dict[str, int]:
+        return {held.holder: held.slots for held in holders()}
+
+    with open_stores(stage.home) as stores:
+        stores.limits.set("db", 1)
+        sleeper = drive("run-1")
+        wait_until(lambda: stage.counts().get("hold") == 1)
+        other = drive("run-2")
+        wait_until(lambda: slots() == {"run-1": 1, "run-2": 0})
+        stop_outside_of_transactions(sleeper, stores, wait_until)
+        # Only when the lease has run out is its slot free: until then there is one at work.
+        wait_until(lambda: stage.counts()["hold"] == 2)
+        successor = drive("run-1")
+        wait_until(is_driven_by_another)
+        assert slots() == {"run-1": 0, "run-2": 1}
+        written = stage.look("run-1")["written"]["1"]
+        told = events_of_first(stores)
+        sleeper.send(signal.SIGCONT)
+        wait_until(lambda: is_opened(gate))
+        found = sleeper.result()
+        assert (found["state"], found["error"]) == ("Crashed", "LeaseLost"), found
+        assert "writes are now refused" in found["message"]
+        seen = stage.look("run-1")
+        assert (seen["written"]["1"], seen["wrong"]) == (written, [])
+        assert events_of_first(stores) == told
+        assert slots() == {"run-1": 0, "run-2": 1}
+        assert stage.counts()["hold"] == 2
+        wait_until(lambda: is_opened(gates["run-2"]))
+        assert other.result()["value"] == VALUE
+        # What waited for the slot has it now.
+        wait_until(lambda: is_opened(gate))
+        assert successor.result()["value"] == VALUE
+    assert stage.counts() == {**{f"step {x}": 2 for x in range(SIZE)}, "hold": 3}
+    seen = stage.look("run-1")
+    assert (seen["state"], seen["wrong"]) == ("Completed", [])
+
+
+def stop_outside_of_transactions(driver: Any, stores: Any, wait_until: Callable[..., None]) -> None:
+    """Stop a driver where it does not keep others from writing."""
+
+    def is_stopped_and_free() -> bool:
+        driver.send(signal.SIGSTOP)
+        wait_until(lambda: driver.is_stopped)
+        try:
+            with stores.catalog.transaction():
+                return True
+        except HistoryLocked:
+            driver.send(signal.SIGCONT)
+            return False
+
+    wait_until(is_stopped_and_free)
+
+
+def events_of_first(stores: Any) -> set[str]:
+    """The events that the first driver of the run told."""
+    found = {each.id for each in stores.events.last(subject="run-1", limit=1_000)}
+    return {each for each in found if not each.startswith("run-1:2.")}
+
+
+def is_opened(gate: Path) -> bool:
+    """Open a gate that somebody waits for; False if nobody does."""
+    try:
+        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def test_a_clock_that_is_set_back_takes_no_run_from_its_driver(

@@ -507,7 +507,7 @@ def test_a_delivery_and_its_run_are_one_transaction(stores, clock, monkeypatch, 
     connection.close()
 
 
-@pytest.mark.parametrize("page, count", [("automations", 11), ("webhooks", 1)])
+@pytest.mark.parametrize("page, count", [("automations", 12), ("webhooks", 1)])
 def test_what_the_documentation_shows_is_taken(page, count) -> None:
     text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
     found = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]

@@ -8,12 +8,16 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from graphflow import Secret, flow, serve
+from graphflow import Secret, flow, history, serve
+from graphflow.authoring.deployments import deployment_of
 from graphflow.common.loading import LOADING, StopLoading
 from graphflow.deployments import ConcurrencyLimitConfig, Deployment, run_deployment
-from graphflow.errors import DeploymentError, NotFound, ParameterError, ScheduleError
+from graphflow.errors import DeploymentError, NotFound, ParameterError, ScheduleError, TaskOptionError
+from graphflow.model.deployed import Source
 from graphflow.orchestration.stores.opening import open_stores
 from graphflow.schedules import At, Cron, CronSchedule, Interval, IntervalSchedule, RRule, RRuleSchedule
+
+SOURCE = Source(kind="file", place="/x.py:tagged")
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +92,35 @@ def test_a_flow_deploys_itself_with_several_schedules_and_a_limit() -> None:
         True,
         "7",
     )
+
+
+def test_tags_of_a_flow_are_those_of_its_runs_their_events_and_its_deployments() -> None:
+    @flow(tags=["big", "a"])
+    def tagged():
+        return 1
+
+    more = tagged.with_options(tags=["more"])
+    assert (tagged.tags, more.tags) == ({"big", "a"}, {"big", "a", "more"})
+    assert more.with_options(name="other").tags == more.tags
+    assert deployment_of(more, "nightly", {"tags": ["own", "a"], "source": SOURCE}).tags == (
+        "own",
+        "a",
+        "big",
+        "more",
+    )
+    run = more.run()
+    assert tagged.run().id != run.id
+    with history() as runs:
+        (found,) = runs.runs(tag="more")
+        assert (found.id, found.plan.tags) == (run.id, ("a", "big", "more"))
+        assert len(runs.runs(tag="big")) == 2
+    with open_stores() as stores:
+        events = stores.events.last(subject=run.id)
+        assert stores.work.header(run.id).is_verified
+    assert [each.type.rpartition(".")[2] for each in events] == ["running", "completed"]
+    assert {tuple(each.related["tags"]) for each in events} == {("a", "big", "more")}
+    with pytest.raises(TaskOptionError, match=r'use tags=\["big"\]'):
+        tagged.with_options(tags="big")
 
 
 def test_prefects_names_of_schedules_are_the_same_classes() -> None:

@@ -61,6 +61,13 @@ def gated(size: int, tally: str, gate: str = "") -> int:
     return hold(step.map(range(size), tally=tally), tally=tally, gate=gate).result()
 
 
+@flow
+def limited_hold(size: int, tally: str, gate: str) -> int:
+    """As `gated`, but the task that waits takes a slot of a limit."""
+    values = step.map(range(size), tally=tally)
+    return hold.with_options(limit="db")(values, tally=tally, gate=gate).result()
+
+
 @task(batch_size=2)
 def grow(x: int, nbytes: int, tally: str) -> bytes:
     """An item whose value is large."""
@@ -169,7 +176,7 @@ def executions(size: int) -> dict[str, int]:
     return found
 
 
-FLOWS = {each.name: each for each in (big_map, pipeline, gated, bulky)}
+FLOWS = {each.name: each for each in (big_map, pipeline, gated, limited_hold, bulky)}
 
 
 def drive(

@@ -20,7 +20,7 @@ from graphflow.driver.recovery import Recovery, Selection
 from graphflow.errors import HistoryError, LeaseHeld, LeaseLost
 from graphflow.graph.graph import DepKind
 from graphflow.histories.volatile import VolatileHistory
-from graphflow.model.records import Launch, Record, Request, RunHeader
+from graphflow.model.records import Launch, NodeNews, Record, Request, RunHeader
 from graphflow.model.states import FAILED_CODES, FINAL_CODES, GOOD_CODES, Code
 from graphflow.ports import Holder, Journal
 from graphflow.records.codec import RecordWriter
@@ -128,6 +128,9 @@ class _WatchedJournal:
 
     def summarize(self, text: str, *, at_once: bool = False) -> None:
         """No list is shown."""
+
+    def tell(self, news: Sequence[NodeNews], *, left_out: int = 0) -> None:
+        """No events are kept."""
 
     def renew(self) -> None:
         """Keep the lease."""
