@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from graphflow.histories import statements
+from graphflow.histories.checks import is_final
+from graphflow.model.states import Code
 from graphflow.operations.home import Home
 from graphflow.server.problems import Refused
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
 __all__ = ["metrics_text"]
+
+MOST_RUNS = 500
+"""Of so many runs that go on are items counted, the newest."""
 
 
 def metrics_text(home: Home) -> tuple[bytes, str]:
@@ -48,6 +53,14 @@ def _figures(home: Home) -> Iterator[GaugeMetricFamily]:
     for state, count in catalog.rows(statements.RUNS_BY_STATE):
         runs.add_metric([state], count)
     yield runs
+    rates = GaugeMetricFamily(
+        "graphflow_items_per_second",
+        "Items that ended, by flow, of runs that go on: the mean of each since it began.",
+        labels=["flow"],
+    )
+    for flow, rate in _item_rates(home, now).items():
+        rates.add_metric([flow], rate)
+    yield rates
     labels = ["pool", "queue"]
     waiting = GaugeMetricFamily("graphflow_queue_length", "Runs that wait for a worker.", labels=labels)
     age = GaugeMetricFamily(
@@ -81,3 +94,16 @@ def _figures(home: Home) -> Iterator[GaugeMetricFamily]:
     late = GaugeMetricFamily("graphflow_event_lag_seconds", "How old the first of them is.")
     late.add_metric([], 0.0 if oldest is None else max(0.0, now - oldest))
     yield from (lag, late)
+
+
+def _item_rates(home: Home, now: float) -> dict[str, float]:
+    """Return the items per second of runs that go on, by flow, as their summaries tell."""
+    found: dict[str, float] = {}
+    for run in home.runs.runs(state=[Code.RUNNING.state_name], limit=MOST_RUNS):
+        summary, started = run.summary, run.started
+        if summary is None or started is None:
+            continue
+        ended = sum(count for name, count in summary.counts.items() if is_final(name))
+        seconds = max(now - started.timestamp(), 1.0)
+        found[run.flow_name] = found.get(run.flow_name, 0.0) + ended / seconds
+    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from schemathesis.generation import GenerationMode
 
+from graphflow import flow, task
 from graphflow.errors import GraphflowError, NotFound, SettingsError
 from graphflow.model.automated import Hook
 from graphflow.operations.home import Home, open_home
@@ -23,6 +26,7 @@ from graphflow.server.access import MOST_NBYTES, Access, check_roles, route_role
 from graphflow.server.application import make_application
 from graphflow.server.document import page
 from graphflow.server.running import ApiServer, ServerOptions
+from graphflow.testing.waiting import eventually
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
 ROLES = ("viewer", "operator", "admin")
@@ -362,6 +366,35 @@ def test_health_and_figures(ask: Asking) -> None:
     text = ask("GET", "/metrics", role="viewer").data.decode()
     assert "# TYPE graphflow_queue_length gauge" in text
     assert "graphflow_events_pending" in text
+
+
+def test_items_per_second_are_those_of_runs_that_go_on(
+    alone: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHFLOW_HOME", str(tmp_path))
+    gate = threading.Event()
+
+    @task
+    def step(n: int) -> int:
+        return n if n < 50 or gate.wait(100) else -1
+
+    @flow(name="steady", backend="threads:2")
+    def steady() -> Any:
+        return step.map(range(52))
+
+    def rate() -> float:
+        text = alone("GET", "/metrics", role="viewer").data.decode()
+        found = re.search(r'graphflow_items_per_second\{flow="steady"\} (\S+)', text)
+        return 0.0 if found is None else float(found[1])
+
+    run = threading.Thread(target=steady)
+    run.start()
+    try:
+        eventually(lambda: rate() > 0)
+    finally:
+        gate.set()
+        run.join()
+    assert rate() == 0
 
 
 def test_the_document_is_the_committed_one(ask: Asking) -> None:
