@@ -234,9 +234,9 @@ def cached_sleep(x: int, seconds: float) -> int:
     return x
 
 
-def throttled(items: int, repeats: int) -> None:
-    """A store that refuses one request in ten, beside the same store: right values, each item once, how much longer."""
-    count = 100 if items <= 2_000 else 1_000
+@contextmanager
+def counted_store() -> Iterator[tuple[Path, str, S3Proxy]]:
+    """Give a home, the URL of a bucket, and the proxy that all requests to it pass."""
     server = S3Server()
     proxy = S3Proxy(server.endpoint)
     try:
@@ -244,54 +244,61 @@ def throttled(items: int, repeats: int) -> None:
             bucket = server.bucket()
             os.environ.update(bucket.environment)
             os.environ.update({name: proxy.endpoint for name in bucket.environment if "ENDPOINT" in name})
-            tally = folder / "tally"
-
-            @task(cache_policy=INPUTS, run_once=True, result_storage=f"{bucket.url}/cache")
-            def once(x: int) -> int:
-                time.sleep(0.02)
-                with tally.open("a") as file:
-                    file.write(f"{x}\n")
-                return 2 * x
-
-            @flow(backend="threads:16")
-            def body(start: int) -> int:
-                return once.map(range(start, start + count))
-
-            starts = iter(range(0, 10**12, 10**6))
-            body(next(starts))
-            took: dict[bool, list[float]] = {True: [], False: []}
-            asked, refused = 0, 0
-            for repeat in range(2 * repeats):
-                is_throttled = bool(repeat % 2)
-                refuses = Fault(times=None, every=10, status=503, code="SlowDown")
-                proxy.plan(*([refuses] if is_throttled else []))
-                proxy.forget()
-                tally.write_text("")
-                start, begin = next(starts), time.perf_counter()
-                values = body(start)
-                took[is_throttled].append(time.perf_counter() - begin)
-                if [*values] != [2 * x for x in range(start, start + count)]:
-                    raise SystemExit("a value is wrong")
-                if sorted(map(int, tally.read_text().split())) != [*range(start, start + count)]:
-                    raise SystemExit("an item was not executed once")
-                if is_throttled:
-                    asked, refused = len(proxy.seen()), refuses.hits
-            show(
-                {
-                    "what": "first run with caching, a tenth of all requests refused",
-                    "backend": "threads:16",
-                    "items": count,
-                    "item_seconds": 0.02,
-                    "seconds": round(statistics.median(took[True]), 2),
-                    "seconds_otherwise": round(statistics.median(took[False]), 2),
-                    "allowed_seconds": round(2 * statistics.median(took[False]), 2),
-                    "requests": asked,
-                    "refused": refused,
-                }
-            )
+            yield folder, bucket.url, proxy
     finally:
         proxy.close()
         server.close()
+
+
+def throttled(items: int, repeats: int) -> None:
+    """A store that refuses one request in ten, beside the same store: right values, each item once, how much longer."""
+    count = 100 if items <= 2_000 else 1_000
+    with counted_store() as (folder, url, proxy):
+        tally = folder / "tally"
+
+        @task(cache_policy=INPUTS, run_once=True, result_storage=f"{url}/cache")
+        def once(x: int) -> int:
+            time.sleep(0.02)
+            with tally.open("a") as file:
+                file.write(f"{x}\n")
+            return 2 * x
+
+        @flow(backend="threads:16")
+        def body(start: int) -> int:
+            return once.map(range(start, start + count))
+
+        starts = iter(range(0, 10**12, 10**6))
+        body(next(starts))
+        took: dict[bool, list[float]] = {True: [], False: []}
+        asked, refused = 0, 0
+        for repeat in range(2 * repeats):
+            is_throttled = bool(repeat % 2)
+            refuses = Fault(times=None, every=10, status=503, code="SlowDown")
+            proxy.plan(*([refuses] if is_throttled else []))
+            proxy.forget()
+            tally.write_text("")
+            start, begin = next(starts), time.perf_counter()
+            values = body(start)
+            took[is_throttled].append(time.perf_counter() - begin)
+            if [*values] != [2 * x for x in range(start, start + count)]:
+                raise SystemExit("a value is wrong")
+            if sorted(map(int, tally.read_text().split())) != [*range(start, start + count)]:
+                raise SystemExit("an item was not executed once")
+            if is_throttled:
+                asked, refused = len(proxy.seen()), refuses.hits
+        show(
+            {
+                "what": "first run with caching, a tenth of all requests refused",
+                "backend": "threads:16",
+                "items": count,
+                "item_seconds": 0.02,
+                "seconds": round(statistics.median(took[True]), 2),
+                "seconds_otherwise": round(statistics.median(took[False]), 2),
+                "allowed_seconds": round(2 * statistics.median(took[False]), 2),
+                "requests": asked,
+                "refused": refused,
+            }
+        )
 
 
 def slots(items: int, repeats: int) -> None:
@@ -300,27 +307,16 @@ def slots(items: int, repeats: int) -> None:
     places = ("inline", "threads:1", "threads:4", "threads:16", "local", "processes:2")
     if items <= 2_000:
         lengths, places = lengths[:2], places[1:3]
-    server = S3Server()
-    proxy = S3Proxy(server.endpoint)
-    try:
-        with home() as folder:
-            bucket = server.bucket()
-            os.environ.update(bucket.environment)
-            os.environ.update({name: proxy.endpoint for name in bucket.environment if "ENDPOINT" in name})
-            stores = (
-                (str(folder / "disk"), 0.0),
-                (f"{bucket.url}/cache", 0.0),
-                (f"{bucket.url}/cache", 0.02),
-            )
-            starts = iter(range(0, 10**12, 10**6))
-            for place in places:
-                for length, count in lengths:
-                    _first_runs(
-                        place, stores, proxy, length=length, count=count, repeats=repeats, starts=starts
-                    )
-    finally:
-        proxy.close()
-        server.close()
+    with counted_store() as (folder, url, proxy):
+        stores = (
+            (str(folder / "disk"), 0.0),
+            (f"{url}/cache", 0.0),
+            (f"{url}/cache", 0.02),
+        )
+        starts = iter(range(0, 10**12, 10**6))
+        for place in places:
+            for length, count in lengths:
+                _first_runs(place, stores, proxy, length=length, count=count, repeats=repeats, starts=starts)
 
 
 def _first_runs(

@@ -76,9 +76,9 @@ class Grants:
         """Return whether there is a limit or a rate that a stage goes by."""
         return any(name in self.slots or name in self.pacers for name in stage.limits)
 
-    def pacers_of(self, stage: Stage) -> list[DealtPacer]:
-        """Return the pacers of all rates that a stage goes by."""
-        return [self.pacers[name] for name in stage.limits if name in self.pacers]
+    def pacers_of(self, stage: Stage) -> dict[str, DealtPacer]:
+        """Return the pacers of all rates that a stage goes by, by name."""
+        return {name: self.pacers[name] for name in stage.limits if name in self.pacers}
 
     def take(self, flight: Flight, items: int) -> None:
         """Take the slots of so many items at the same time; of fewer than none, let them go."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Hashable, Iterable, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 
 from graphflow.core import events as ev
 from graphflow.core.batching import SLICE_SECONDS, grown_seconds, next_slice
@@ -71,7 +71,7 @@ class Queues:
     @property
     def is_starved(self) -> bool:
         """Whether work waits only because there is no slot at all."""
-        return bool(self._queue) and self._run.capacity.slots * (1 + self._run.capacity.queue) < 1
+        return bool(self._queue) and self.target < 1
 
     @property
     def target(self) -> int:
@@ -206,12 +206,12 @@ class Queues:
             or (stage.concurrency is not None and stage.flying >= self._run.capacity.slots)
         ):
             return False
-        dealt = self._run.grants.pacers_of(stage) if stage.limits else []
+        dealt = self._run.grants.pacers_of(stage) if stage.limits else {}
         if stage.rate is None and not dealt:
             return True
         return self._may_begin(stage, dealt)
 
-    def _may_begin(self, stage: Stage, dealt: Sequence[DealtPacer]) -> bool:
+    def _may_begin(self, stage: Stage, dealt: Mapping[str, DealtPacer]) -> bool:
         """Return whether starting slots for another batch are near, of the stage's own rate and those that runs share."""
         run = self._run
         dues: list[float | None] = []
@@ -220,12 +220,11 @@ class Queues:
             if stage.flying >= pacer.lanes * (1 + run.capacity.queue):
                 return False
             dues.append(pacer.due())
-        for each in dealt:
+        for name, each in dealt.items():
             each.lanes = self._lanes(stage, each.rate)
             wanted = each.wanted(run.now)
             if wanted:
                 each.is_asked = True
-                name = next(name for name, found in run.grants.pacers.items() if found is each)
                 run.commands.append(ev.ReserveSlots(name=name, count=wanted))
             dues.append(each.due(run.now))
         found = [due for due in dues if due is not None]
@@ -319,11 +318,11 @@ class Queues:
         pace: Pace | None = None
         starting_slots: StartingSlots | None = None
         dealt: list[tuple[str, Reservation]] = []
-        pacers = run.grants.pacers_of(stage) if stage.limits else []
+        pacers = run.grants.pacers_of(stage) if stage.limits else {}
         own = stage.pacer if stage.rate is not None else None
         if own is not None or pacers:
             # What is left is shared out: the rate must not hang on a single lane in the end.
-            every: list[Pacer | DealtPacer] = [*([] if own is None else [own]), *pacers]
+            every: list[Pacer | DealtPacer] = [*([] if own is None else [own]), *pacers.values()]
             each = math.ceil(stage.ready / min(pacer.lanes for pacer in every))
             each = min(each, stage.batch_size or each, *(pacer.offers(run.now) for pacer in every))
             reserved = [pacer.reserve(now=run.now, count=each) for pacer in every]
@@ -332,8 +331,7 @@ class Queues:
             count = places.count
             if own is not None:
                 starting_slots = reserved[0].slots
-            names = [name for name in stage.limits if name in run.grants.pacers]
-            dealt = list(zip(names, reserved[-len(names) :], strict=True)) if names else []
+            dealt = list(zip(pacers, reserved[len(reserved) - len(pacers) :], strict=True))
             if stage.finds and stage.has_found and stage.batch_size is None:
                 # What is found takes no turn.
                 count = max(count, FIND_AHEAD)

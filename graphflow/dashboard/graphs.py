@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from graphflow.common.escaping import printable
 from graphflow.dashboard.parts import by_kind
+from graphflow.graph.drawing import joined
 from graphflow.model.looks import LOOKS, kind_of
 from graphflow.model.states import Counts
 
@@ -88,7 +89,7 @@ def graph_svg(graph: Graph, nodes: Sequence[Node], *, href: str = "", opened: Co
         Flows inside the flow that are shown node by node.
     """
     shown = {node.id: node for node in nodes}
-    ups = _joined(graph, shown)
+    ups = joined(graph, shown)
     box_of = _boxes(shown, opened, by_task=False)
     if len(set(map(id, box_of.values()))) > MOST_BOXES:
         box_of = _boxes(shown, opened, by_task=True)
@@ -101,22 +102,6 @@ def graph_svg(graph: Graph, nodes: Sequence[Node], *, href: str = "", opened: Co
             if box_of[each].key != box_of[number].key:
                 above[box_of[number].key].add(box_of[each].key)
     return _svg(boxes, _without_circles(above), href)
-
-
-def _joined(graph: Graph, shown: Collection[int]) -> dict[int, set[int]]:
-    """Return for each node that is shown those it depends on, directly or through others."""
-    through: dict[int, set[int]] = {}
-    ups: dict[int, set[int]] = {}
-    for node in graph:
-        above: set[int] = set()
-        for dep in node.deps:
-            above |= through.get(dep.upstream, set())
-        if node.id in shown:
-            ups[node.id] = above
-            through[node.id] = {node.id}
-        else:
-            through[node.id] = above
-    return ups
 
 
 def _boxes(shown: dict[int, Node], opened: Collection[str], *, by_task: bool) -> dict[int, Box]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from graphflow.model.html import Markup, element
 from graphflow.model.looks import LOOKS, kind_of
 
-__all__ = ["MOST_NODES", "drawing"]
+__all__ = ["MOST_NODES", "drawing", "joined"]
 
 MOST_NODES = 60
 
@@ -29,7 +29,7 @@ _LONGEST = 20
 
 def drawing(graph: GraphView) -> Markup:
     """Return the graph as SVG; the engine's own nodes are left out, and what they connect is joined."""
-    ups = _joined(graph)
+    ups = joined(graph, {node.id for node in graph if not node.is_builtin})
     columns: dict[int, int] = {}
     for node, above in ups.items():
         columns[node] = max((columns[each] + 1 for each in above), default=0)
@@ -55,19 +55,19 @@ def drawing(graph: GraphView) -> Markup:
     )
 
 
-def _joined(graph: GraphView) -> dict[int, set[int]]:
-    """Return the nodes of the user with what each depends on, directly or through the engine's own."""
+def joined(nodes: Iterable[Any], shown: Collection[int]) -> dict[int, set[int]]:
+    """Return for each node that is shown those of them it depends on, directly or through others."""
     through: dict[int, set[int]] = {}
     ups: dict[int, set[int]] = {}
-    for node in graph:
+    for node in nodes:
         above: set[int] = set()
         for dep in node.deps:
             above |= through.get(dep.upstream, set())
-        if node.is_builtin:
-            through[node.id] = above
-        else:
+        if node.id in shown:
             ups[node.id] = above
             through[node.id] = {node.id}
+        else:
+            through[node.id] = above
     return ups
 
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from graphflow.common import ids
 from graphflow.common.acting import ACTOR
 from graphflow.errors import HistoryDamaged, HistoryError, HistoryLocked, HistoryTooNew, HistoryTooOld
 from graphflow.histories import schema, statements
@@ -440,6 +442,25 @@ class SqliteCatalog:
                 related, depth = {**related, "by": by}, max(depth, least)
             texts = json.dumps(dict(related)), depth, json.dumps(dict(data))
             return self._execute(statements.ADD_EVENT, id, at, type, SOURCE, subject, *texts) == 1
+
+    def audit(
+        self,
+        verb: str,
+        subject: str,
+        *,
+        at: float,
+        related: Mapping[str, Any] = MappingProxyType({}),
+        data: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Write the event of a change that somebody asked for."""
+        self.emit(
+            id=ids.run_id(),
+            at=at,
+            type=f"graphflow.audit.{verb}",
+            subject=subject,
+            related=related,
+            data=data,
+        )
 
     def _tell(self, run_id: str, state: str, *, at: float, key: str, message: str = "") -> None:
         """Write the event of a run's new state, in the transaction that sets it; an end is also that of its work."""

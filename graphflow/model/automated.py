@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from graphflow.common.durations import duration_seconds
 from graphflow.errors import DeploymentError
@@ -82,6 +82,15 @@ HookKind = Literal["github", "stripe", "standard-webhooks", "plain"]
 
 def _texts(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _named(text: str) -> str:
+    if not re.fullmatch(r"[\w][\w.-]*", text):
+        raise ValueError(f"{text!r} cannot be a name; use letters, digits, '-', '_' and '.'")
+    return text
+
+
+_Name = Annotated[str, AfterValidator(_named)]
 
 
 class Pattern(Model):
@@ -186,7 +195,7 @@ class Automation(Model):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: _Name
     when: Pattern | None = None
     count: int = Field(default=1, ge=1, le=MOST_COUNT)
     within_seconds: float | None = Field(default=None, gt=0)
@@ -199,13 +208,6 @@ class Automation(Model):
     then: tuple[Action, ...] = Field(min_length=1)
     description: str = ""
     is_paused: bool = False
-
-    @field_validator("name")
-    @classmethod
-    def _named(cls, text: str) -> str:
-        if not re.fullmatch(r"[\w][\w.-]*", text):
-            raise ValueError(f"{text!r} cannot be a name; use letters, digits, '-', '_' and '.'")
-        return text
 
     @field_validator("for_each")
     @classmethod
@@ -231,7 +233,7 @@ class Automation(Model):
 class Hook(Model):
     """An address that takes webhooks: how they are signed, and what one starts."""
 
-    name: str
+    name: _Name
     kind: HookKind
     secret: tuple[str, ...] = Field(min_length=1)
     """Names of secrets, in the environment or `secrets.toml`; several while one replaces another."""
@@ -244,13 +246,6 @@ class Hook(Model):
     header: str = "X-Signature-256"
     """Of the kind `plain`: which header has the signature."""
     is_paused: bool = False
-
-    @field_validator("name")
-    @classmethod
-    def _named(cls, text: str) -> str:
-        if not re.fullmatch(r"[\w][\w.-]*", text):
-            raise ValueError(f"{text!r} cannot be a name; use letters, digits, '-', '_' and '.'")
-        return text
 
     @field_validator("secret")
     @classmethod

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from graphflow.common import ids
 from graphflow.common.moments import parse_moment
 from graphflow.errors import DeploymentError, ParameterError
 from graphflow.model.asked import AskedBackfill, AskedRun
@@ -91,13 +90,8 @@ def run(home: Home, *, deployment: str, asked: AskedRun, idempotency_key: str | 
     if made.run_id is not None and not made.is_new:
         _check_same(home, made.run_id, name, asked, idempotency_key)
     elif made.run_id is not None:
-        home.stores.catalog.emit(
-            id=ids.run_id(),
-            at=home.stores.clock.wall(),
-            type="graphflow.audit.run-made",
-            subject=made.run_id,
-            related={"deployment": name},
-            data={},
+        home.stores.catalog.audit(
+            "run-made", made.run_id, at=home.stores.clock.wall(), related={"deployment": name}
         )
     return MadeRun(run=made.run_id, deployment=name, is_new=made.is_new, why=made.why)
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from graphflow.common import ids
 from graphflow.common.moments import parse_moment
 from graphflow.errors import ParameterError, RequestRefused
 from graphflow.model.asked import AskedChanges
@@ -225,11 +224,10 @@ def update(home: Home, *, run: str, changes: AskedChanges) -> Done:
 
 
 def _done(home: Home, found: RecordedRun, verb: str, **data: Any) -> Done:
-    home.stores.catalog.emit(
-        id=ids.run_id(),
+    home.stores.catalog.audit(
+        f"run-{verb}",
+        found.id,
         at=home.stores.clock.wall(),
-        type=f"graphflow.audit.run-{verb}",
-        subject=found.id,
         related={"flow": found.flow_name, "deployment": found.plan.deployment},
         data=data,
     )

@@ -84,11 +84,4 @@ class Hooks:
         return given
 
     def _audit(self, verb: str, name: str) -> None:
-        self._catalog.emit(
-            id=ids.run_id(),
-            at=self._clock.wall(),
-            type=f"graphflow.audit.{verb}",
-            subject=name,
-            related={"hook": name},
-            data={},
-        )
+        self._catalog.audit(verb, name, at=self._clock.wall(), related={"hook": name})

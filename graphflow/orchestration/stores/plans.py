@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from graphflow.common import ids
 from graphflow.errors import NotFound, RevisionChanged
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
@@ -288,14 +287,7 @@ class Plans:
             self._catalog.execute(statements.PUT_SCHEDULE, _schedule_row(each))
 
     def _audit(self, verb: str, name: str, at: float) -> None:
-        self._catalog.emit(
-            id=ids.run_id(),
-            at=at,
-            type=f"graphflow.audit.{verb}",
-            subject=name,
-            related={"deployment": name},
-            data={},
-        )
+        self._catalog.audit(verb, name, at=at, related={"deployment": name})
 
 
 def _check_revision(name: str, known: Stored | None, wanted: str | None) -> None:

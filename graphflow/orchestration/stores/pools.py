@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphflow.common import ids
 from graphflow.errors import NotFound, ParameterError
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
@@ -134,7 +133,7 @@ class Pools:
             _check_size(new["size"])
             row = (new["size"], int(new["is_paused"]), new["backend"], json.dumps(dict(new["env"])), name)
             self._catalog.execute(statements.SET_POOL, row)
-            self._audit(name, changes)
+            self._catalog.audit("pool", name, at=self._clock.wall(), data=changes)
         return self.find(name)
 
     def change_queue(self, pool: str, name: str, **changes: Any) -> Pool:
@@ -155,14 +154,8 @@ class Pools:
             _check_size(new["size"])
             row = (new["priority"], new["size"], int(new["is_paused"]), pool, name)
             self._catalog.execute(statements.SET_QUEUE, row)
-            self._audit(f"{pool}/{name}", changes)
+            self._catalog.audit("pool", f"{pool}/{name}", at=self._clock.wall(), data=changes)
         return self.find(pool)
-
-    def _audit(self, subject: str, changes: Mapping[str, Any]) -> None:
-        at = self._clock.wall()
-        self._catalog.emit(
-            id=ids.run_id(), at=at, type="graphflow.audit.pool", subject=subject, related={}, data=changes
-        )
 
     # -- workers ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from graphflow.common import ids
 from graphflow.errors import NotFound
 from graphflow.histories import statements
 from graphflow.histories.catalogs import SqliteCatalog
@@ -144,14 +143,7 @@ class Rules:
             self.put_bucket(stored.id, "", Bucket(opened=stored.since, due=due))
 
     def _audit(self, verb: str, name: str) -> None:
-        self._catalog.emit(
-            id=ids.run_id(),
-            at=self._clock.wall(),
-            type=f"graphflow.audit.{verb}",
-            subject=name,
-            related={"automation": name},
-            data={},
-        )
+        self._catalog.audit(verb, name, at=self._clock.wall(), related={"automation": name})
 
     # -- reading ---------------------------------------------------------------------------------------------
 

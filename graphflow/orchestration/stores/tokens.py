@@ -78,7 +78,7 @@ class Tokens:
                 raise AlreadyExists(
                     f"there is a token {name!r} already; remove it first: graphflow token rm {name}"
                 )
-            self._audit("token-created", name, role=role)
+            self._catalog.audit("token-created", name, at=self._clock.wall(), data={"role": role})
         return token, text
 
     def all(self) -> list[StoredToken]:
@@ -96,7 +96,7 @@ class Tokens:
         with self._catalog.transaction():
             if not self._catalog.execute(statements.DELETE_TOKEN, (name,)):
                 raise NotFound(f"there is no token {name!r}; `graphflow token ls` lists them")
-            self._audit("token-removed", name)
+            self._catalog.audit("token-removed", name, at=self._clock.wall())
 
     def by_digest(self, digest: str) -> StoredToken | None:
         """Return the token of a digest, unless it has expired."""
@@ -105,12 +105,6 @@ class Tokens:
         if found is not None and found.expires is not None and found.expires <= self._clock.wall():
             return None
         return found
-
-    def _audit(self, verb: str, name: str, **data: str) -> None:
-        at = self._clock.wall()
-        self._catalog.emit(
-            id=ids.run_id(), at=at, type=f"graphflow.audit.{verb}", subject=name, related={}, data=data
-        )
 
 
 def _token(name: str, digest: str, role: Role, created: float, expires: float | None) -> StoredToken:
